@@ -1,0 +1,169 @@
+"""What a model file must offer: its config, how its parts are built, and what the checkpoint calls them."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Any, ClassVar, Self
+
+import mlx.nn as nn
+import numpy as np
+
+from mlx_hf_bridge.errors import ConfigError
+from mlx_hf_bridge.layers.feed_forward import ACTIVATIONS, activation_for
+
+BASE_TASK = "feature-extraction"
+SEQUENCE_CLASSIFICATION = "text-classification"
+
+# Transformers' two default labels (PreTrainedConfig.num_labels); save_pretrained leaves them out of config.json.
+_DEFAULT_LABELS = {0: "LABEL_0", 1: "LABEL_1"}
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """config.json with HF's own keys; a field without a default must be in the file.
+
+    A family spells a key otherwise through `spelling` (field -> key in the file). `refused` lists values that change
+    the result and have no implementation.
+    """
+
+    model_type: str
+    vocab_size: int
+    hidden_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    intermediate_size: int
+    max_position_embeddings: int
+    hidden_act: str
+    layer_norm_eps: float = 1e-12
+    pad_token_id: int | None = 0
+    type_vocab_size: int = 2
+    id2label: Mapping[int, str] = field(default_factory=lambda: dict(_DEFAULT_LABELS))
+    label2id: Mapping[str, int] = field(default_factory=dict)
+    problem_type: str | None = None
+
+    spelling: ClassVar[Mapping[str, str]] = {}
+    refused: ClassVar[Mapping[str, Callable[[Any], bool]]] = {
+        "position_embedding_type": lambda value: value not in (None, "absolute"),
+        "is_decoder": bool,
+        "add_cross_attention": bool,
+        "is_encoder_decoder": bool,
+    }
+
+    @classmethod
+    def from_json(cls, raw: Mapping[str, Any]) -> Self:
+        """config.json's content -> the config; ConfigError for missing, contradicting or unsupported values."""
+        for key, is_refused in cls.refused.items():
+            if key in raw and is_refused(raw[key]):
+                raise ConfigError(
+                    f"config.json has {key}={raw[key]!r}, which {raw.get('model_type')!r} does not support here; "
+                    "the weights would give other vectors than the model's. Use a checkpoint without it."
+                )
+        values = {}
+        for spec in fields(cls):
+            key = cls.spelling.get(spec.name, spec.name)
+            if key in raw and not (raw[key] is None and spec.default is not MISSING):
+                values[spec.name] = raw[key]
+            elif spec.default is MISSING and spec.default_factory is MISSING:
+                raise ConfigError(
+                    f"config.json has no {key!r}, which model_type {raw.get('model_type')!r} needs. "
+                    "Take the file of the original checkpoint."
+                )
+        _check_types(cls, values)
+        return cls(**_labels(values, raw))
+
+    def __post_init__(self) -> None:
+        if self.hidden_size % self.num_attention_heads:
+            raise ConfigError(
+                f"config.json has hidden_size={self.hidden_size} and num_attention_heads={self.num_attention_heads}; "
+                "the first must be a multiple of the second. Take the file of the original checkpoint."
+            )
+        if self.hidden_act not in ACTIVATIONS:
+            activation_for(self.hidden_act)
+
+    @property
+    def num_labels(self) -> int:
+        return len(self.id2label)
+
+    @property
+    def max_length(self) -> int:
+        """The most tokens of a text that have a position, special tokens included."""
+        return self.max_position_embeddings
+
+    def last_place(self, ids: np.ndarray) -> int:
+        """The highest position that the rows of ids (B, L) ask for."""
+        return int(ids.shape[1]) - 1
+
+
+@dataclass(frozen=True)
+class PaddedPositionsConfig(EncoderConfig):
+    """Families whose places start after the padding id's (RoBERTa and its kin), so that fewer are usable."""
+
+    pad_token_id: int | None = 1
+
+    @property
+    def first_place(self) -> int:
+        return 0 if self.pad_token_id is None else self.pad_token_id
+
+    @property
+    def max_length(self) -> int:
+        return self.max_position_embeddings - self.first_place - 1
+
+    def last_place(self, ids: np.ndarray) -> int:
+        return self.first_place + int((ids != self.first_place).sum(axis=1).max())
+
+
+def _check_types(cls: type[EncoderConfig], values: Mapping[str, Any]) -> None:
+    for spec in fields(cls):
+        value = values.get(spec.name)
+        wrong_int = spec.type in (int, "int") and (isinstance(value, bool) or not isinstance(value, int) or value < 0)
+        wrong_float = spec.type in (float, "float") and not isinstance(value, (int, float))
+        if spec.name in values and (wrong_int or wrong_float):
+            key = cls.spelling.get(spec.name, spec.name)
+            kind = "a number" if wrong_float else "a whole number of 0 or more"
+            raise ConfigError(f"config.json has {key}={value!r}, expected {kind}. Take the original file.")
+
+
+def _labels(values: dict[str, Any], raw: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON's string keys made integers, label2id filled in, and `num_labels` of old files honoured."""
+    if "id2label" in values:
+        values["id2label"] = {int(number): str(label) for number, label in values["id2label"].items()}
+    elif (count := raw.get("num_labels", raw.get("_num_labels"))) is not None:
+        values["id2label"] = {number: f"LABEL_{number}" for number in range(count)}
+    labels = values.get("id2label", _DEFAULT_LABELS)
+    if sorted(labels) != list(range(len(labels))):
+        raise ConfigError(f"config.json has id2label with ids {sorted(labels)}, expected 0 to {len(labels) - 1}.")
+    if not values.get("label2id"):
+        values["label2id"] = {label: number for number, label in labels.items()}
+    return values
+
+
+@dataclass(frozen=True)
+class Head:
+    """One task's head: how it is built, what the checkpoint calls its modules, whether it reads the pooler."""
+
+    build: Callable[[Any], nn.Module]
+    names: Mapping[str, str]
+    hf_class: str
+    reads_pooler: bool = False
+
+
+@dataclass(frozen=True)
+class Family:
+    """One model_type.
+
+    `names` maps checkpoint modules to ours: {i}, {j} for numbers, `#n` for part n of a joined module. `prefix` is the
+    optional first word of base tensors. `foreign` are first words of heads that have no implementation yet: carried
+    along, never computed with. `ignored` are tensors that transformers itself makes anew.
+    """
+
+    model_type: str
+    config: type[EncoderConfig]
+    encoder: Callable[[Any], nn.Module]
+    names: Mapping[str, str]
+    prefix: str
+    hf_class: str
+    tokenizer: str
+    heads: Mapping[str, Head]
+    pooler: Callable[[Any], nn.Module] | None = None
+    foreign: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ("embeddings.position_ids", "embeddings.token_type_ids")
+    uses_segments: bool = True

@@ -1,0 +1,1 @@
+"""Texts or ids become hidden states, vectors or logits."""

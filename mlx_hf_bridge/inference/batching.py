@@ -1,0 +1,131 @@
+"""Tokens become batches: sorted by length, filled to a token budget, checked against the model's tables.
+
+B texts, L tokens.
+"""
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
+
+import mlx.core as mx
+import numpy as np
+from tqdm.auto import tqdm
+
+from mlx_hf_bridge.batch import TokenBatch
+from mlx_hf_bridge.errors import InputError, OverlongTextError, TokenRangeError
+from mlx_hf_bridge.family import EncoderConfig
+from mlx_hf_bridge.inference.run import run
+from mlx_hf_bridge.inference.tokenizer import Tokens
+
+logger = logging.getLogger(__name__)
+R = TypeVar("R")
+
+# A batch holds at most batch_size times this many slots, padding included: short texts go in larger batches.
+_SLOTS_A_TEXT = 128
+
+
+def checked_batch(
+    config: EncoderConfig,
+    ids: np.ndarray,
+    mask: np.ndarray | None = None,
+    segments: np.ndarray | None = None,
+    places: np.ndarray | None = None,
+) -> TokenBatch:
+    """ids, mask, segments and places, all (B, L) -> TokenBatch.
+
+    TokenRangeError for anything outside an embedding table, which MLX would read past without a word.
+    """
+    if ids.ndim != 2 or 0 in ids.shape:
+        raise InputError(f"input_ids has the shape {ids.shape}, expected (texts, tokens), neither of them 0.")
+    _in_table("input_ids", ids, config.vocab_size, "vocab_size")
+    last = config.last_place(ids) if places is None else int(places.max())
+    if last >= config.max_position_embeddings or (places is not None and places.min() < 0):
+        raise TokenRangeError(
+            f"{ids.shape[1]} tokens reach position {last}, and the model has positions 0 to "
+            f"{config.max_position_embeddings - 1} (at most {config.max_length} tokens). Truncate the texts."
+        )
+    if segments is not None and config.type_vocab_size:
+        _in_table("token_type_ids", segments, config.type_vocab_size, "type_vocab_size")
+    full = mask is None or bool(mask.all())
+    return TokenBatch(
+        mx.array(ids.astype(np.int32)),
+        None if full or mask is None else mx.array(mask.astype(bool)),
+        None if segments is None or not config.type_vocab_size else mx.array(segments.astype(np.int32)),
+        None if places is None else mx.array(places.astype(np.int32)),
+    )
+
+
+def _in_table(name: str, values: np.ndarray, size: int, key: str) -> None:
+    low, high = int(values.min()), int(values.max())
+    if low < 0 or high >= size:
+        raise TokenRangeError(
+            f"{name} has values from {low} to {high}, and the model's table has 0 to {size - 1} ({key}). "
+            "Check that the tokenizer belongs to the model."
+        )
+
+
+def padded(config: EncoderConfig, tokens: Sequence[Tokens], pad_token_id: int) -> TokenBatch:
+    """Tokens -> one batch, padded on the right to the longest."""
+    longest = max(len(one) for one in tokens)
+    ids = np.full((len(tokens), longest), pad_token_id, np.int32)
+    mask = np.zeros((len(tokens), longest), bool)
+    segments = np.zeros((len(tokens), longest), np.int32)
+    for row, one in enumerate(tokens):
+        ids[row, : len(one)], segments[row, : len(one)], mask[row, : len(one)] = one.ids, one.segments, True
+    return checked_batch(config, ids, mask, segments if segments.any() else None)
+
+
+def budgeted(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:
+    """Indices in batches, longest texts first, each batch within `batch_size` x 128 slots (one text at least)."""
+    order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
+    start = 0
+    while start < len(order):
+        rows = max(1, batch_size * _SLOTS_A_TEXT // max(1, lengths[order[start]]))
+        yield order[start : start + rows]
+        start += rows
+
+
+def in_batches(
+    tokens: Sequence[Tokens],
+    make_batch: Callable[[list[Tokens]], TokenBatch],
+    compute: Callable[[TokenBatch], mx.array],
+    batch_size: int,
+    show_progress: bool,
+) -> list[np.ndarray]:
+    """Each text's row of what `compute` gives for its batch, in the order of `tokens`, as float32."""
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        raise InputError(f"batch_size={batch_size!r}, expected a whole number of 1 or more.")
+    rows: list[np.ndarray] = [np.empty(0)] * len(tokens)
+    bar = tqdm(total=len(tokens), desc="Encoding", unit="text", disable=None if show_progress else True)
+    with bar:
+        for indices in budgeted([len(one) for one in tokens], batch_size):
+            chosen = [tokens[index] for index in indices]
+            result = run(lambda chosen=chosen: compute(make_batch(chosen)).astype(mx.float32))
+            for index, row in zip(indices, np.array(result), strict=True):
+                rows[index] = row
+            bar.update(len(indices))
+    return rows
+
+
+def report_cut(tokens: Sequence[Tokens], limit: int, overlong: str, already_told: bool) -> bool:
+    """Warn once of truncated texts, or refuse them -> whether the user has been told by now.
+
+    overlong: "truncate" warns with the count, "error" raises OverlongTextError.
+    """
+    cut = sum(one.cut for one in tokens)
+    if not cut:
+        return already_told
+    if overlong == "error":
+        raise OverlongTextError(
+            f"{cut} of {len(tokens)} texts have more than {limit} tokens, the most that the model takes. "
+            "Split them, or pass overlong='truncate' to lose their ends."
+        )
+    if not already_told:
+        logger.warning(
+            "%d of %d texts have more than %d tokens and were truncated; further ones will be too, without a word. "
+            "Pass overlong='error' to refuse them.",
+            cut,
+            len(tokens),
+            limit,
+        )
+    return True

@@ -1,0 +1,64 @@
+"""An encoder with what stands on it, run on a batch.
+
+B texts, L tokens, D hidden, H heads, C classes.
+"""
+
+from dataclasses import dataclass
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from mlx_hf_bridge.batch import TokenBatch
+from mlx_hf_bridge.family import BASE_TASK, EncoderConfig, Family
+from mlx_hf_bridge.layers.encoder import Trace
+from mlx_hf_bridge.layers.linear import PackedEmbedding
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """hidden (B, L, D); pooled (B, D) and logits (B, C) where the model has them; what the trace kept."""
+
+    hidden: mx.array
+    pooled: mx.array | None = None
+    logits: mx.array | None = None
+    states: tuple[mx.array, ...] | None = None
+    weights: tuple[mx.array, ...] | None = None
+
+
+class Model(nn.Module):
+    """encoder -> pooler -> head, the last two where there are any."""
+
+    def __init__(self, encoder: nn.Module, pooler: nn.Module | None, head: nn.Module | None) -> None:
+        super().__init__()
+        self.encoder = encoder
+        if pooler is not None:
+            self.pooler = pooler
+        if head is not None:
+            self.head = head
+
+    def __call__(self, batch: TokenBatch, states: bool = False, weights: bool = False) -> Encoded:
+        trace = Trace(states, weights)
+        hidden = self.encoder(batch, trace)
+        pooled = self.pooler(hidden, batch) if "pooler" in self else None
+        logits = self.head(hidden, pooled, batch) if "head" in self else None
+        return Encoded(
+            hidden, pooled, logits, tuple(trace.states) if states else None, tuple(trace.weights) if weights else None
+        )
+
+
+def build(family: Family, config: EncoderConfig, task: str, pooler: bool) -> Model:
+    """A model of the right shapes, its weights not yet there (zeros that are never computed)."""
+    head = None if task == BASE_TASK else family.heads[task]
+    with_pooler = family.pooler is not None and (head.reads_pooler if head else pooler)
+    return Model(
+        family.encoder(config),
+        family.pooler(config) if with_pooler and family.pooler else None,
+        head.build(config) if head else None,
+    )
+
+
+def set_activation_dtype(model: Model, dtype: mx.Dtype) -> None:
+    """Look-ups in packed tables answer in `dtype`; everything after them follows."""
+    for module in model.modules():
+        if isinstance(module, PackedEmbedding):
+            module.dtype = dtype

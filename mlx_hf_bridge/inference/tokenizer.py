@@ -1,0 +1,94 @@
+"""Texts become token ids, with every loss of tokens counted; tokenizer.json alone is read, without transformers.
+
+Padding and truncation that a tokenizer.json carries are reset: they belong to whoever saved it.
+"""
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tokenizers
+
+from mlx_hf_bridge.errors import RepositoryError
+
+Text = str | tuple[str, str]
+
+# transformers writes a huge number for "no limit" (VERY_LARGE_INTEGER).
+_NO_LIMIT = 1_000_000
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """One text or pair: ids (L,) and segments (L,) int32; `cut` tells that truncation dropped tokens."""
+
+    ids: np.ndarray
+    segments: np.ndarray
+    cut: bool = False
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+class Tokenizer:
+    """tokenizer.json with what tokenizer_config.json says of padding and length."""
+
+    def __init__(self, backend: tokenizers.Tokenizer, config: dict[str, Any]) -> None:
+        self.backend = backend
+        self._lock = threading.Lock()
+        self._limit: tuple[int, str] | None = None
+        backend.no_padding()
+        backend.no_truncation()
+        limit = config.get("model_max_length")
+        self.model_max_length = int(limit) if limit and limit < _NO_LIMIT else None
+        self.truncation_side = config.get("truncation_side", "right")
+        self.pad_token_id = self._id_of(config.get("pad_token"))
+
+    @classmethod
+    def from_folder(cls, folder: Path, config: dict[str, Any]) -> "Tokenizer":
+        """RepositoryError for a folder without a readable tokenizer.json."""
+        path = folder / "tokenizer.json"
+        if not path.is_file():
+            raise RepositoryError(
+                f"{folder} has no tokenizer.json, so texts cannot be read. Copy the tokenizer files of the original "
+                "checkpoint beside its weights and convert again, or pass token ids."
+            )
+        return cls(tokenizers.Tokenizer.from_file(str(path)), config)
+
+    def encode(
+        self, texts: Sequence[Text], max_length: int | None = None, strategy: str = "longest_first"
+    ) -> list[Tokens]:
+        """Texts or pairs -> tokens with special ones, cut to `max_length` (None = never) by tokenizers' strategy."""
+        with self._lock:
+            self._truncate(max_length, strategy)
+            encodings = self.backend.encode_batch_fast(list(texts))
+        return [
+            Tokens(np.array(one.ids, np.int32), np.array(one.type_ids, np.int32), bool(one.overflowing))
+            for one in encodings
+        ]
+
+    def count(self, text: str) -> int:
+        """Tokens of a text with special ones, uncut."""
+        return len(self.encode([text])[0])
+
+    def special_tokens(self, pair: bool = False) -> int:
+        """How many special tokens are put around a text or pair."""
+        return int(self.backend.num_special_tokens_to_add(pair))
+
+    def _truncate(self, max_length: int | None, strategy: str) -> None:
+        wanted = None if max_length is None else (max_length, strategy)
+        if wanted == self._limit:
+            return
+        if wanted is None:
+            self.backend.no_truncation()
+        else:
+            self.backend.enable_truncation(wanted[0], strategy=strategy, direction=self.truncation_side)
+        self._limit = wanted
+
+    def _id_of(self, token: Any) -> int:
+        """The padding token's id; any id serves where there is none, since padding is masked."""
+        content = token.get("content") if isinstance(token, dict) else token
+        found = self.backend.token_to_id(content) if content else None
+        return 0 if found is None else int(found)

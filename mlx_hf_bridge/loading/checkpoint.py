@@ -1,0 +1,110 @@
+"""What a folder of files holds: the model's config, its weight files, and sentence-transformers' modules."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from mlx_hf_bridge.errors import CheckpointError, ConfigError, RepositoryError
+from mlx_hf_bridge.loading.source import Source
+from mlx_hf_bridge.loading.tensors import INDEX_FILE, SINGLE_FILE, SafetensorsFile, WeightFile, shards
+from mlx_hf_bridge.loading.torch_file import TorchFile
+
+CONFIG_FILE = "config.json"
+MODULES_FILE = "modules.json"
+METADATA_FILE = "conversion_metadata.json"
+_TORCH_FILE = "pytorch_model.bin"
+_TORCH_INDEX = "pytorch_model.bin.index.json"
+_PREDECESSOR_FILE = "weights.npz"
+
+
+@dataclass(frozen=True)
+class ModuleEntry:
+    """One line of modules.json: its folder, and its class by last name ("Pooling")."""
+
+    path: str
+    kind: str
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model's files as they lie. `folder` is the repo, `model_folder` where config.json and the weights are."""
+
+    source: Source
+    folder: Path
+    model_folder: Path
+    config: dict[str, Any]
+    modules: tuple[ModuleEntry, ...] | None
+
+    @property
+    def is_converted(self) -> bool:
+        """Whether the weights are in MLX's packed form, or the folder was written by this package."""
+        return (self.folder / METADATA_FILE).is_file() or "quantization" in self.config
+
+
+def read_json(path: Path) -> Any:
+    """A JSON file's content; RepositoryError without it, ConfigError when it is not JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise RepositoryError(f"{path.parent} has no {path.name}. Give the folder or repo of a model.") from error
+    except (ValueError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not JSON ({error}). Take the file of the original checkpoint.") from error
+
+
+def read_modules(folder: Path) -> tuple[ModuleEntry, ...] | None:
+    """modules.json's entries in order, or None for a plain repo; ConfigError for a path out of the folder."""
+    if not (folder / MODULES_FILE).is_file():
+        return None
+    entries = []
+    for entry in sorted(read_json(folder / MODULES_FILE), key=lambda entry: entry["idx"]):
+        path = PurePosixPath(entry.get("path", ""))
+        if path.is_absolute() or ".." in path.parts:
+            raise ConfigError(f"{folder / MODULES_FILE} has the path {entry['path']!r}, which leaves the folder.")
+        entries.append(ModuleEntry("" if str(path) == "." else str(path), entry["type"].rsplit(".", 1)[-1]))
+    return tuple(entries)
+
+
+def read_checkpoint(source: Source) -> Checkpoint:
+    """The folder's config and modules; errors name the file that is missing or broken."""
+    folder = source.folder
+    modules = read_modules(folder)
+    path = next((entry.path for entry in modules or () if entry.kind == "Transformer"), "")
+    model_folder = folder if (folder / CONFIG_FILE).is_file() and not path else folder / path
+    config = read_json(model_folder / CONFIG_FILE)
+    if not isinstance(config, dict):
+        raise ConfigError(f"{model_folder / CONFIG_FILE} is not a JSON object. Take the original file.")
+    return Checkpoint(source, folder, model_folder, config, modules)
+
+
+def open_weights(checkpoint: Checkpoint) -> list[WeightFile]:
+    """The model's weight files, headers read, in transformers' order of preference.
+
+    model.safetensors, its shards, pytorch_model.bin, its shards. RepositoryError when there is none.
+    """
+    inside = checkpoint.model_folder.relative_to(checkpoint.folder).as_posix()
+    prefix = "" if inside == "." else f"{inside}/"
+    checkpoint.source.fetch([f"{prefix}{SINGLE_FILE}"])
+    if (checkpoint.model_folder / SINGLE_FILE).is_file():
+        return [SafetensorsFile(checkpoint.model_folder / SINGLE_FILE)]
+    for index, opened in ((INDEX_FILE, SafetensorsFile), (_TORCH_INDEX, TorchFile)):
+        if (checkpoint.model_folder / index).is_file():
+            paths = shards(checkpoint.model_folder / index)
+            checkpoint.source.fetch([f"{prefix}{path.name}" for path in paths])
+            _require(paths, index)
+            return [opened(path) for path in paths]
+        if index == INDEX_FILE:
+            checkpoint.source.fetch([f"{prefix}{_TORCH_FILE}"])
+            if (checkpoint.model_folder / _TORCH_FILE).is_file():
+                return [TorchFile(checkpoint.model_folder / _TORCH_FILE)]
+    remedy = "Give a folder or repo with weights."
+    if (checkpoint.model_folder / _PREDECESSOR_FILE).is_file():
+        remedy = f"Its {_PREDECESSOR_FILE} is another tool's float32 output; convert the original checkpoint."
+    raise RepositoryError(
+        f"{checkpoint.model_folder} has none of {SINGLE_FILE}, {INDEX_FILE}, {_TORCH_FILE}, {_TORCH_INDEX}. {remedy}"
+    )
+
+
+def _require(paths: list[Path], index: str) -> None:
+    if missing := [path.name for path in paths if not path.is_file()]:
+        raise CheckpointError(f"{paths[0].parent / index} names {missing}, which are not there. Download them again.")

@@ -1,0 +1,74 @@
+"""The cache of converted folders: found by what they were made from, made once, never half-written."""
+
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+from filelock import FileLock
+
+from mlx_hf_bridge.environment import bridge_cache
+from mlx_hf_bridge.loading.checkpoint import METADATA_FILE
+from mlx_hf_bridge.loading.source import Source
+from mlx_hf_bridge.quantization.recipes import MLXQuantizationConfig, recipe_name
+
+logger = logging.getLogger(__name__)
+
+_DIGEST_LETTERS = 16
+
+
+def cache_folder(source: Source, recipe: MLXQuantizationConfig | None, dtype: mx.Dtype | None, form: int) -> Path:
+    """The place of this source in this recipe, dtype and format number."""
+    key = {
+        "source": source.identity,
+        "recipe": recipe.to_dict() if recipe else None,
+        "dtype": str(dtype) if dtype else None,
+        "format": form,
+    }
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:_DIGEST_LETTERS]
+    readable = re.sub(r"[^\w.-]+", "--", source.name.strip("/").removeprefix("./"))[-64:].strip("-")
+    return bridge_cache() / "converted" / f"{readable}-{recipe_name(recipe)}-{digest}"
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether every file that the metadata lists is there in its size."""
+    try:
+        metadata = json.loads((folder / METADATA_FILE).read_text(encoding="utf-8"))
+        return all((folder / name).stat().st_size == size for name, size in metadata["files"].items())
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def made_once(folder: Path, make: Callable[[Path], Any]) -> Path:
+    """The folder, made by `make` where it is not there or broken; one process makes it while others wait."""
+    if is_whole(folder):
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{folder}.lock"):
+        if not is_whole(folder):
+            if folder.exists():
+                logger.warning("%s is broken; converting again", folder)
+            write_whole(folder, make)
+    return folder
+
+
+def write_whole(folder: Path, make: Callable[[Path], Any]) -> None:
+    """Let `make` fill a new folder beside `folder`, then put it in its place; nothing is left when it fails."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        made = scratch / folder.name
+        made.mkdir()
+        make(made)
+        if folder.exists():
+            os.replace(folder, scratch / "replaced")
+        os.replace(made, folder)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)

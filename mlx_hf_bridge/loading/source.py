@@ -1,0 +1,142 @@
+"""A Hub id or a local folder becomes a folder of files, with an identity that changes when the files do."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import constants, snapshot_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from tqdm.auto import tqdm
+
+from mlx_hf_bridge.errors import RepositoryError
+
+# Everything a model needs besides weights; exports for other runtimes are left on the Hub.
+SMALL_FILES = ("*.json", "*.txt", "*.model", "README.md")
+OTHER_RUNTIMES = ("onnx/*", "openvino/*", "coreml/*", "tf_model*", "flax_model*", "rust_model*")
+_LOCAL_FILES = ("*.json", "*.txt", "*.model", "*.safetensors", "*.bin", "*/*.json", "*/*.safetensors", "*/*.bin")
+
+
+@dataclass(frozen=True)
+class HubOptions:
+    """huggingface_hub's arguments, as transformers' from_pretrained takes them."""
+
+    revision: str | None = None
+    token: str | bool | None = None
+    cache_dir: str | None = None
+    local_files_only: bool = False
+    force_download: bool = False
+    subfolder: str = ""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a model's files are.
+
+    `identity` is what the converted cache is keyed by: the commit of a Hub repo; the path, sizes and mtimes of a
+    local folder.
+    """
+
+    name: str
+    folder: Path
+    revision: str | None
+    identity: dict[str, Any]
+    options: HubOptions = field(default_factory=HubOptions)
+
+    def fetch(self, patterns: Sequence[str]) -> None:
+        """Bring further files of a Hub repo into its folder; a local folder has what it has."""
+        if self.revision is not None:
+            _download(self.name, self.revision, self.options, [_under(self.options.subfolder, p) for p in patterns])
+
+
+class _TerminalBar(tqdm):  # type: ignore[type-arg]
+    """huggingface_hub's progress bar, silent where there is no terminal."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs["disable"] = kwargs.get("disable") or None
+        super().__init__(*args, **kwargs)
+
+
+def locate(name: str | Path, options: HubOptions) -> Source:
+    """A local folder, else a Hub repo with its small files downloaded -> Source; RepositoryError says what is amiss."""
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return _local(str(name), path.resolve() / options.subfolder, options)
+    if path.is_file() or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", str(name)):
+        raise RepositoryError(
+            f"{str(name)!r} is neither a folder on this machine nor a Hub id (\"name\" or \"organisation/name\"). "
+            "Check the path, or give the id of a repo."
+        )
+    return _hub(str(name), options)
+
+
+def _under(subfolder: str, pattern: str) -> str:
+    return f"{subfolder}/{pattern}" if subfolder else pattern
+
+
+def _local(name: str, folder: Path, options: HubOptions) -> Source:
+    if not folder.is_dir():
+        raise RepositoryError(f"{name!r} has no folder {options.subfolder!r}. Check `subfolder`.")
+    files = sorted({path for pattern in _LOCAL_FILES for path in folder.glob(pattern) if path.is_file()})
+    stats = [(path.relative_to(folder).as_posix(), path.stat()) for path in files]
+    identity = {"path": str(folder), "files": [[file, stat.st_size, stat.st_mtime_ns] for file, stat in stats]}
+    return Source(name, folder, None, identity, options)
+
+
+def _hub(repo_id: str, options: HubOptions) -> Source:
+    snapshot = _download(repo_id, options.revision, options, [_under(options.subfolder, p) for p in SMALL_FILES])
+    folder = snapshot / options.subfolder
+    if not folder.is_dir():
+        raise RepositoryError(f"the Hub repo {repo_id!r} has no folder {options.subfolder!r}. Check `subfolder`.")
+    identity = {"repo": repo_id, "commit": snapshot.name, "subfolder": options.subfolder}
+    return Source(repo_id, folder, snapshot.name, identity, options)
+
+
+def _download(repo_id: str, revision: str | None, options: HubOptions, patterns: Sequence[str]) -> Path:
+    try:
+        folder = snapshot_download(
+            repo_id,
+            revision=revision,
+            token=options.token,
+            cache_dir=options.cache_dir,
+            local_files_only=options.local_files_only or constants.is_offline_mode(),
+            force_download=options.force_download,
+            allow_patterns=list(patterns),
+            ignore_patterns=list(OTHER_RUNTIMES),
+            tqdm_class=_TerminalBar,
+        )
+    except GatedRepoError as error:
+        raise RepositoryError(
+            f"the Hub repo {repo_id!r} is gated. Accept its terms on huggingface.co, then log in (hf auth login) "
+            "or pass token=."
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise RepositoryError(
+            f"{repo_id!r} is not a folder on this machine and not a repo on the Hub that you may read. "
+            "Check the spelling; for a private repo log in (hf auth login) or pass token=."
+        ) from error
+    except RevisionNotFoundError as error:
+        raise RepositoryError(
+            f"the Hub repo {repo_id!r} has no revision {revision!r}. Give a branch, tag or commit of it."
+        ) from error
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
+        raise RepositoryError(
+            f"{repo_id!r} (revision {revision or 'main'!r}) is not in the Hub's cache on this machine, and the Hub "
+            "was not asked or not reached. Connect, unset HF_HUB_OFFLINE and local_files_only, or give a folder."
+        ) from error
+    except HFValidationError as error:
+        raise RepositoryError(f"{repo_id!r} is not a valid Hub id ({error}). Check the spelling.") from error
+    except (HfHubHTTPError, OSError) as error:
+        raise RepositoryError(
+            f"the files of {repo_id!r} could not be downloaded ({error}). Check the connection and try again."
+        ) from error
+    return Path(folder)

@@ -1,0 +1,107 @@
+"""Weight files as named tensors: headers first, data one tensor at a time.
+
+The safetensors layout is checked here before MLX reads it: a truncated file must be an error, not foreign memory
+(format: github.com/huggingface/safetensors, "8 bytes length, JSON header, data").
+"""
+
+import json
+import math
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import mlx.core as mx
+
+from mlx_hf_bridge.errors import CheckpointError
+
+SINGLE_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+_ITEM_SIZES = {"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2}
+_ITEM_SIZES |= {"I8": 1, "U8": 1, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1}
+_MLX_DTYPES = {"F32": mx.float32, "F16": mx.float16, "BF16": mx.bfloat16, "U32": mx.uint32, "U8": mx.uint8}
+_MLX_DTYPES |= {"F64": mx.float64, "I64": mx.int64, "I32": mx.int32}
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """What a header says of a tensor; dtype in safetensors' spelling ("F32")."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def mlx_dtype(self) -> mx.Dtype | None:
+        """MLX's dtype, or None where MLX has none."""
+        return _MLX_DTYPES.get(self.dtype)
+
+    @property
+    def is_float(self) -> bool:
+        return self.dtype in ("F32", "F16", "BF16", "F64")
+
+
+class WeightFile(Protocol):
+    """A file of named tensors."""
+
+    path: Path
+    infos: dict[str, TensorInfo]
+
+    def arrays(self) -> Iterator[tuple[str, mx.array]]:
+        """Each tensor in turn, not yet read; nothing holds on to one that was handed out."""
+        ...
+
+
+class SafetensorsFile:
+    """One .safetensors file; CheckpointError when header and size disagree."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.infos = _read_header(path)
+
+    def arrays(self) -> Iterator[tuple[str, mx.array]]:
+        loaded = mx.load(str(self.path))
+        assert isinstance(loaded, dict)
+        for name in sorted(loaded):
+            yield name, loaded.pop(name)
+
+
+def _broken(path: Path, what: str) -> CheckpointError:
+    return CheckpointError(f"{path} {what}. Delete it and download or copy it again.")
+
+
+def _read_header(path: Path) -> dict[str, TensorInfo]:
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        prefix = file.read(8)
+        length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else size
+        if length > size - 8:
+            raise _broken(path, f"has {size} bytes, too few for a safetensors header")
+        try:
+            header = json.loads(file.read(length))
+        except ValueError as error:
+            raise _broken(path, "has no readable safetensors header") from error
+    infos, data_size = {}, size - 8 - length
+    for name, entry in header.items():
+        if name == "__metadata__":
+            continue
+        info, (start, end) = TensorInfo(entry["dtype"], tuple(entry["shape"])), entry["data_offsets"]
+        if info.dtype not in _ITEM_SIZES:
+            raise _broken(path, f"has {name} with the unknown dtype {info.dtype!r}")
+        if end - start != math.prod(info.shape) * _ITEM_SIZES[info.dtype] or end > data_size:
+            raise _broken(path, f"is truncated: {name} ends at byte {8 + length + end} of {size}")
+        infos[name] = info
+    return infos
+
+
+def byte_size(info: TensorInfo) -> int:
+    return math.prod(info.shape) * _ITEM_SIZES[info.dtype]
+
+
+def shards(index: Path) -> list[Path]:
+    """The files that an index names; CheckpointError for one that is not there."""
+    try:
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (ValueError, KeyError, AttributeError) as error:
+        raise _broken(index, "is not a weight index with a weight_map") from error
+    return [index.parent / Path(name).name for name in names]

@@ -1,0 +1,81 @@
+"""ALBERT (Lan et al., arXiv 1909.11942); reference: transformers/models/albert/modeling_albert.py.
+
+BERT whose steps share one layer (or a few groups of them), with narrow embeddings that are widened.
+"""
+
+from dataclasses import dataclass
+
+from mlx_hf_bridge.family import SEQUENCE_CLASSIFICATION, EncoderConfig, Family, Head
+from mlx_hf_bridge.layers.embeddings import Embeddings
+from mlx_hf_bridge.layers.encoder import Encoder, LayerGroup
+from mlx_hf_bridge.layers.heads import PooledClassifier, Pooler
+from mlx_hf_bridge.layers.linear import Linear
+from mlx_hf_bridge.models import bert
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlbertConfig(EncoderConfig):
+    embedding_size: int
+    num_hidden_groups: int = 1
+    inner_group_num: int = 1
+
+
+def group_of_step(config: AlbertConfig) -> list[int]:
+    """The group of layers that each step runs through."""
+    steps_a_group = config.num_hidden_layers / config.num_hidden_groups
+    return [int(step / steps_a_group) for step in range(config.num_hidden_layers)]
+
+
+def layer_group(config: AlbertConfig) -> LayerGroup:
+    return LayerGroup([bert.post_norm_layer(config) for _ in range(config.inner_group_num)])
+
+
+def encoder(config: AlbertConfig) -> Encoder:
+    return Encoder(
+        Embeddings(
+            config.vocab_size,
+            config.embedding_size,
+            config.max_position_embeddings,
+            config.type_vocab_size,
+            config.layer_norm_eps,
+        ),
+        [layer_group(config) for _ in range(config.num_hidden_groups)],
+        projection=Linear(config.embedding_size, config.hidden_size),
+        order=group_of_step(config),
+    )
+
+
+_LAYER = "encoder.albert_layer_groups.{i}.albert_layers.{j}"
+NAMES = {
+    **bert.EMBEDDING_NAMES,
+    "encoder.embedding_hidden_mapping_in": "projection",
+    f"{_LAYER}.attention.query": "layers.{i}.layers.{j}.attention.qkv#0",
+    f"{_LAYER}.attention.key": "layers.{i}.layers.{j}.attention.qkv#1",
+    f"{_LAYER}.attention.value": "layers.{i}.layers.{j}.attention.qkv#2",
+    f"{_LAYER}.attention.dense": "layers.{i}.layers.{j}.attention.out",
+    f"{_LAYER}.attention.LayerNorm": "layers.{i}.layers.{j}.attention_norm",
+    f"{_LAYER}.ffn": "layers.{i}.layers.{j}.feed_forward.up",
+    f"{_LAYER}.ffn_output": "layers.{i}.layers.{j}.feed_forward.down",
+    f"{_LAYER}.full_layer_layer_norm": "layers.{i}.layers.{j}.feed_forward_norm",
+    "pooler": "pooler.dense",
+}
+
+FAMILY = Family(
+    model_type="albert",
+    config=AlbertConfig,
+    encoder=encoder,
+    names=NAMES,
+    prefix="albert",
+    hf_class="AlbertModel",
+    tokenizer="AlbertTokenizer",
+    pooler=lambda config: Pooler(config.hidden_size),
+    heads={
+        SEQUENCE_CLASSIFICATION: Head(
+            build=lambda config: PooledClassifier(config.hidden_size, config.num_labels),
+            names={"classifier": "out"},
+            hf_class="AlbertForSequenceClassification",
+            reads_pooler=True,
+        )
+    },
+    foreign=("predictions", "sop_classifier", "classifier", "qa_outputs"),
+)

@@ -1,0 +1,73 @@
+"""BERT (Devlin et al., arXiv 1810.04805); reference: transformers/models/bert/modeling_bert.py.
+
+The encoder that the other families are told apart from.
+"""
+
+from mlx_hf_bridge.family import SEQUENCE_CLASSIFICATION, EncoderConfig, Family, Head
+from mlx_hf_bridge.layers.attention import Attention
+from mlx_hf_bridge.layers.embeddings import Embeddings
+from mlx_hf_bridge.layers.encoder import Encoder, PostNormLayer
+from mlx_hf_bridge.layers.feed_forward import FeedForward, activation_for
+from mlx_hf_bridge.layers.heads import PooledClassifier, Pooler
+
+EMBEDDING_NAMES = {
+    "embeddings.word_embeddings": "embeddings.word",
+    "embeddings.position_embeddings": "embeddings.position",
+    "embeddings.token_type_embeddings": "embeddings.token_type",
+    "embeddings.LayerNorm": "embeddings.norm",
+}
+LAYER_NAMES = {
+    "encoder.layer.{i}.attention.self.query": "layers.{i}.attention.qkv#0",
+    "encoder.layer.{i}.attention.self.key": "layers.{i}.attention.qkv#1",
+    "encoder.layer.{i}.attention.self.value": "layers.{i}.attention.qkv#2",
+    "encoder.layer.{i}.attention.output.dense": "layers.{i}.attention.out",
+    "encoder.layer.{i}.attention.output.LayerNorm": "layers.{i}.attention_norm",
+    "encoder.layer.{i}.intermediate.dense": "layers.{i}.feed_forward.up",
+    "encoder.layer.{i}.output.dense": "layers.{i}.feed_forward.down",
+    "encoder.layer.{i}.output.LayerNorm": "layers.{i}.feed_forward_norm",
+}
+NAMES = {**EMBEDDING_NAMES, **LAYER_NAMES, "pooler.dense": "pooler.dense"}
+
+
+def post_norm_layer(config: EncoderConfig) -> PostNormLayer:
+    """One layer of the stack that BERT's kin share."""
+    return PostNormLayer(
+        Attention(config.hidden_size, config.num_attention_heads),
+        FeedForward(config.hidden_size, config.intermediate_size, activation_for(config.hidden_act)),
+        config.hidden_size,
+        config.layer_norm_eps,
+    )
+
+
+def encoder(config: EncoderConfig) -> Encoder:
+    return Encoder(
+        Embeddings(
+            config.vocab_size,
+            config.hidden_size,
+            config.max_position_embeddings,
+            config.type_vocab_size,
+            config.layer_norm_eps,
+        ),
+        [post_norm_layer(config) for _ in range(config.num_hidden_layers)],
+    )
+
+
+FAMILY = Family(
+    model_type="bert",
+    config=EncoderConfig,
+    encoder=encoder,
+    names=NAMES,
+    prefix="bert",
+    hf_class="BertModel",
+    tokenizer="BertTokenizer",
+    pooler=lambda config: Pooler(config.hidden_size),
+    heads={
+        SEQUENCE_CLASSIFICATION: Head(
+            build=lambda config: PooledClassifier(config.hidden_size, config.num_labels),
+            names={"classifier": "out"},
+            hf_class="BertForSequenceClassification",
+            reads_pooler=True,
+        )
+    },
+    foreign=("cls", "classifier", "qa_outputs"),
+)

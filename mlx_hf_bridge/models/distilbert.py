@@ -1,0 +1,60 @@
+"""DistilBERT (Sanh et al., arXiv 1910.01108); reference: transformers/models/distilbert/modeling_distilbert.py.
+
+BERT without segments or pooler, under other names; the classifier has a product of its own and relu.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import mlx.nn as nn
+
+from mlx_hf_bridge.family import SEQUENCE_CLASSIFICATION, EncoderConfig, Family, Head
+from mlx_hf_bridge.layers.heads import FirstTokenClassifier
+from mlx_hf_bridge.models import bert
+
+
+@dataclass(frozen=True)
+class DistilBertConfig(EncoderConfig):
+    type_vocab_size: int = 0
+
+    spelling: ClassVar = {
+        "hidden_size": "dim",
+        "num_hidden_layers": "n_layers",
+        "num_attention_heads": "n_heads",
+        "intermediate_size": "hidden_dim",
+        "hidden_act": "activation",
+    }
+
+
+NAMES = {
+    "embeddings.word_embeddings": "embeddings.word",
+    "embeddings.position_embeddings": "embeddings.position",
+    "embeddings.LayerNorm": "embeddings.norm",
+    "transformer.layer.{i}.attention.q_lin": "layers.{i}.attention.qkv#0",
+    "transformer.layer.{i}.attention.k_lin": "layers.{i}.attention.qkv#1",
+    "transformer.layer.{i}.attention.v_lin": "layers.{i}.attention.qkv#2",
+    "transformer.layer.{i}.attention.out_lin": "layers.{i}.attention.out",
+    "transformer.layer.{i}.sa_layer_norm": "layers.{i}.attention_norm",
+    "transformer.layer.{i}.ffn.lin1": "layers.{i}.feed_forward.up",
+    "transformer.layer.{i}.ffn.lin2": "layers.{i}.feed_forward.down",
+    "transformer.layer.{i}.output_layer_norm": "layers.{i}.feed_forward_norm",
+}
+
+FAMILY = Family(
+    model_type="distilbert",
+    config=DistilBertConfig,
+    encoder=bert.encoder,
+    names=NAMES,
+    prefix="distilbert",
+    hf_class="DistilBertModel",
+    tokenizer="BertTokenizer",
+    heads={
+        SEQUENCE_CLASSIFICATION: Head(
+            build=lambda config: FirstTokenClassifier(config.hidden_size, config.num_labels, nn.relu),
+            names={"pre_classifier": "dense", "classifier": "out"},
+            hf_class="DistilBertForSequenceClassification",
+        )
+    },
+    foreign=("vocab_transform", "vocab_layer_norm", "vocab_projector", "pre_classifier", "classifier", "qa_outputs"),
+    uses_segments=False,
+)

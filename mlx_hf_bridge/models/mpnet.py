@@ -1,0 +1,93 @@
+"""MPNet (Song et al., arXiv 2004.09297); reference: transformers/models/mpnet/modeling_mpnet.py.
+
+BERT with RoBERTa's places, no segments, and one relative-position term that every layer adds to its scores.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from mlx_hf_bridge.family import SEQUENCE_CLASSIFICATION, Family, Head, PaddedPositionsConfig
+from mlx_hf_bridge.layers.attention import relative_buckets
+from mlx_hf_bridge.layers.embeddings import Embeddings
+from mlx_hf_bridge.layers.encoder import Encoder
+from mlx_hf_bridge.layers.linear import Embedding
+from mlx_hf_bridge.models import bert, roberta
+
+# modeling_mpnet.py fixes both, whatever config.json says.
+_PADDING_INDEX = 1
+_BUCKETS = 32
+_MAX_DISTANCE = 128
+
+
+@dataclass(frozen=True)
+class MPNetConfig(PaddedPositionsConfig):
+    type_vocab_size: int = 0
+    relative_attention_num_buckets: int = _BUCKETS
+
+    @property
+    def first_place(self) -> int:
+        return _PADDING_INDEX
+
+
+class RelativePositionBias(nn.Module):
+    """L -> what is added to the scores (1, H, L, L)."""
+
+    def __init__(self, buckets: int, heads: int) -> None:
+        super().__init__()
+        self.table = Embedding(buckets, heads)
+
+    def __call__(self, length: int) -> mx.array:
+        return self.table(relative_buckets(length, _BUCKETS, _MAX_DISTANCE)).transpose(2, 0, 1)[None]
+
+
+def encoder(config: MPNetConfig) -> Encoder:
+    return Encoder(
+        Embeddings(
+            config.vocab_size,
+            config.hidden_size,
+            config.max_position_embeddings,
+            0,
+            config.layer_norm_eps,
+            pad_token_id=config.first_place,
+        ),
+        [bert.post_norm_layer(config) for _ in range(config.num_hidden_layers)],
+        position_bias=RelativePositionBias(config.relative_attention_num_buckets, config.num_attention_heads),
+    )
+
+
+NAMES = {
+    "embeddings.word_embeddings": "embeddings.word",
+    "embeddings.position_embeddings": "embeddings.position",
+    "embeddings.LayerNorm": "embeddings.norm",
+    "encoder.relative_attention_bias": "position_bias.table",
+    "encoder.layer.{i}.attention.attn.q": "layers.{i}.attention.qkv#0",
+    "encoder.layer.{i}.attention.attn.k": "layers.{i}.attention.qkv#1",
+    "encoder.layer.{i}.attention.attn.v": "layers.{i}.attention.qkv#2",
+    "encoder.layer.{i}.attention.attn.o": "layers.{i}.attention.out",
+    "encoder.layer.{i}.attention.LayerNorm": "layers.{i}.attention_norm",
+    "encoder.layer.{i}.intermediate.dense": "layers.{i}.feed_forward.up",
+    "encoder.layer.{i}.output.dense": "layers.{i}.feed_forward.down",
+    "encoder.layer.{i}.output.LayerNorm": "layers.{i}.feed_forward_norm",
+    "pooler.dense": "pooler.dense",
+}
+
+FAMILY = Family(
+    model_type="mpnet",
+    config=MPNetConfig,
+    encoder=encoder,
+    names=NAMES,
+    prefix="mpnet",
+    hf_class="MPNetModel",
+    tokenizer="MPNetTokenizer",
+    pooler=bert.FAMILY.pooler,
+    heads={
+        SEQUENCE_CLASSIFICATION: dataclasses.replace(
+            roberta.FAMILY.heads[SEQUENCE_CLASSIFICATION], hf_class="MPNetForSequenceClassification"
+        )
+    },
+    foreign=("lm_head", "classifier", "qa_outputs"),
+    uses_segments=False,
+)

@@ -1,0 +1,1 @@
+"""Low-bit storage: the recipes, what they cost, and which modules they touch."""

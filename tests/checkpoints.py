@@ -93,9 +93,10 @@ def ragged_inputs(row: Row, lengths: tuple[int, ...] = (17, 9, 4), seed: int = 0
     return inputs
 
 
-def make_wordpiece(folder: Path) -> None:
-    """A BERT vocabulary that fits the tiny models (101 ids)."""
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+def make_wordpiece(folder: Path, pad_token_id: int = 0) -> None:
+    """A BERT vocabulary that fits the tiny models (101 ids), padding where the family has it."""
+    special = ["[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    special.insert(pad_token_id, "[PAD]")
     letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
     vocabulary = [*special, *dict.fromkeys([*WORDS, *letters, *(f"##{letter}" for letter in letters)])]
     vocabulary += [f"[unused{number}]" for number in range(101 - len(vocabulary))]
@@ -106,7 +107,8 @@ def make_wordpiece(folder: Path) -> None:
 
 def make_checkpoint(folder: Path, row: Row | None = None, head: str = "Model", labels: int = 3, seed: int = 0) -> Any:
     """Save a tiny model with a tokenizer into `folder` -> the transformers model."""
-    model = make_model(row or FAMILIES[0], head, labels, seed)
+    row = row or FAMILIES[0]
+    model = make_model(row, head, labels, seed)
     model.save_pretrained(folder)
-    make_wordpiece(folder)
+    make_wordpiece(folder, row.pad_token_id)
     return model

@@ -69,9 +69,12 @@ class Tokenizer:
             for one in encodings
         ]
 
-    def count(self, text: str) -> int:
-        """Tokens of a text with special ones, uncut."""
-        return len(self.encode([text])[0])
+    def count_without_last_special(self, text: str) -> int:
+        """Tokens of a text, uncut, with the special ones before it and without one after it."""
+        with self._lock:
+            self._truncate(None, "longest_first")
+            special = self.backend.encode(text).special_tokens_mask
+        return len(special) - (1 if special and special[-1] else 0)
 
     def special_tokens(self, pair: bool = False) -> int:
         """How many special tokens are put around a text or pair."""

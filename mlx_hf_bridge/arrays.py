@@ -5,7 +5,8 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from mlx_hf_bridge.errors import ArgumentTypeError
+from mlx_hf_bridge.errors import ArgumentTypeError, InputError
+from mlx_hf_bridge.inference.run import run
 
 
 def kind_of(array: Any) -> str:
@@ -26,16 +27,29 @@ def to_numpy(array: Any) -> np.ndarray:
     return np.array(array) if isinstance(array, mx.array) else np.asarray(array)
 
 
+def whole_numbers(name: str, given: Any) -> np.ndarray:
+    """An argument of ids, segments or places -> numpy; InputError for ragged lists, ArgumentTypeError for others."""
+    try:
+        array = to_numpy(given)
+    except ValueError as error:
+        raise InputError(f"{name} has rows of different lengths. Pad them to one, and pass attention_mask.") from error
+    if array.size and array.dtype.kind not in "iub":
+        raise ArgumentTypeError(
+            f"{name} has the dtype {array.dtype}, expected whole numbers. Pass them as a tokenizer gives them."
+        )
+    return array
+
+
 def in_kind(result: mx.array, like: Any) -> Any:
     """An evaluated MLX array in the kind (and, for torch, on the device) of `like`."""
     kind = kind_of(like)
     if kind == "mlx":
         return result
-    widened = result.astype(mx.float32) if result.dtype == mx.bfloat16 else result
-    array = np.array(widened)
+    is_brain = result.dtype == mx.bfloat16
+    array = np.array(run(lambda: result.astype(mx.float32)) if is_brain else result)
     if kind == "numpy":
         return array
     import torch
 
     tensor = torch.from_numpy(array).to(like.device)
-    return tensor.to(torch.bfloat16) if result.dtype == mx.bfloat16 else tensor
+    return tensor.to(torch.bfloat16) if is_brain else tensor

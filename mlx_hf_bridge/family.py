@@ -8,13 +8,14 @@ import mlx.nn as nn
 import numpy as np
 
 from mlx_hf_bridge.errors import ConfigError
-from mlx_hf_bridge.layers.feed_forward import ACTIVATIONS, activation_for
+from mlx_hf_bridge.layers.feed_forward import activation_for
 
 BASE_TASK = "feature-extraction"
 SEQUENCE_CLASSIFICATION = "text-classification"
 
 # Transformers' two default labels (PreTrainedConfig.num_labels); save_pretrained leaves them out of config.json.
 _DEFAULT_LABELS = {0: "LABEL_0", 1: "LABEL_1"}
+_MAY_BE_ZERO = ("num_hidden_layers", "type_vocab_size", "pad_token_id")
 
 
 @dataclass(frozen=True)
@@ -76,8 +77,7 @@ class EncoderConfig:
                 f"config.json has hidden_size={self.hidden_size} and num_attention_heads={self.num_attention_heads}; "
                 "the first must be a multiple of the second. Take the file of the original checkpoint."
             )
-        if self.hidden_act not in ACTIVATIONS:
-            activation_for(self.hidden_act)
+        activation_for(self.hidden_act)
 
     @property
     def num_labels(self) -> int:
@@ -113,27 +113,40 @@ class PaddedPositionsConfig(EncoderConfig):
 
 def _check_types(cls: type[EncoderConfig], values: Mapping[str, Any]) -> None:
     for spec in fields(cls):
-        value = values.get(spec.name)
-        wrong_int = spec.type in (int, "int") and (isinstance(value, bool) or not isinstance(value, int) or value < 0)
-        wrong_float = spec.type in (float, "float") and not isinstance(value, (int, float))
-        if spec.name in values and (wrong_int or wrong_float):
+        if spec.name not in values:
+            continue
+        value, least = values[spec.name], 0 if spec.name in _MAY_BE_ZERO else 1
+        wrong_int = spec.type in (int, int | None) and (type(value) is not int or value < least)
+        wrong_float = spec.type is float and type(value) not in (int, float)
+        if wrong_int or wrong_float:
             key = cls.spelling.get(spec.name, spec.name)
-            kind = "a number" if wrong_float else "a whole number of 0 or more"
+            kind = "a number" if wrong_float else f"a whole number of {least} or more"
             raise ConfigError(f"config.json has {key}={value!r}, expected {kind}. Take the original file.")
 
 
 def _labels(values: dict[str, Any], raw: Mapping[str, Any]) -> dict[str, Any]:
     """JSON's string keys made integers, label2id filled in, and `num_labels` of old files honoured."""
     if "id2label" in values:
-        values["id2label"] = {int(number): str(label) for number, label in values["id2label"].items()}
+        values["id2label"] = _numbered(values["id2label"])
     elif (count := raw.get("num_labels", raw.get("_num_labels"))) is not None:
+        if type(count) is not int or count < 1:
+            raise ConfigError(f"config.json has num_labels={count!r}, expected a whole number of 1 or more.")
         values["id2label"] = {number: f"LABEL_{number}" for number in range(count)}
     labels = values.get("id2label", _DEFAULT_LABELS)
-    if sorted(labels) != list(range(len(labels))):
-        raise ConfigError(f"config.json has id2label with ids {sorted(labels)}, expected 0 to {len(labels) - 1}.")
-    if not values.get("label2id"):
-        values["label2id"] = {label: number for number, label in labels.items()}
+    if not isinstance(values.setdefault("label2id", {}), Mapping):
+        raise ConfigError(f"config.json has label2id={values['label2id']!r}, expected labels with their ids.")
+    values["label2id"] = values["label2id"] or {label: number for number, label in labels.items()}
     return values
+
+
+def _numbered(labels: Any) -> dict[int, str]:
+    try:
+        numbered = {int(number): str(label) for number, label in labels.items()}
+    except (AttributeError, ValueError) as error:
+        raise ConfigError(f"config.json has id2label={labels!r}, expected ids with their labels.") from error
+    if sorted(numbered) != list(range(len(numbered))):
+        raise ConfigError(f"config.json has id2label with ids {sorted(numbered)}, expected 0 to {len(numbered) - 1}.")
+    return numbered
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,10 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
-import mlx_hf_bridge  # noqa: F401  must come before anything that imports mlx
 import pytest
 import transformers
+
+import mlx_hf_bridge  # noqa: F401  must come before anything that imports mlx
 
 transformers.utils.logging.disable_progress_bar()
 

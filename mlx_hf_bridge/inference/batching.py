@@ -5,7 +5,7 @@ B texts, L tokens.
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from typing import TypeVar
+from functools import partial
 
 import mlx.core as mx
 import numpy as np
@@ -18,7 +18,6 @@ from mlx_hf_bridge.inference.run import run
 from mlx_hf_bridge.inference.tokenizer import Tokens
 
 logger = logging.getLogger(__name__)
-R = TypeVar("R")
 
 # A batch holds at most batch_size times this many slots, padding included: short texts go in larger batches.
 _SLOTS_A_TEXT = 128
@@ -39,9 +38,10 @@ def checked_batch(
         raise InputError(f"input_ids has the shape {ids.shape}, expected (texts, tokens), neither of them 0.")
     _in_table("input_ids", ids, config.vocab_size, "vocab_size")
     last = config.last_place(ids) if places is None else int(places.max())
-    if last >= config.max_position_embeddings or (places is not None and places.min() < 0):
+    first = 0 if places is None else int(places.min())
+    if last >= config.max_position_embeddings or first < 0:
         raise TokenRangeError(
-            f"{ids.shape[1]} tokens reach position {last}, and the model has positions 0 to "
+            f"{ids.shape[1]} tokens reach position {first if first < 0 else last}, and the model has positions 0 to "
             f"{config.max_position_embeddings - 1} (at most {config.max_length} tokens). Truncate the texts."
         )
     if segments is not None and config.type_vocab_size:
@@ -100,11 +100,17 @@ def in_batches(
     with bar:
         for indices in budgeted([len(one) for one in tokens], batch_size):
             chosen = [tokens[index] for index in indices]
-            result = run(lambda chosen=chosen: compute(make_batch(chosen)).astype(mx.float32))
+            result = run(partial(_computed, make_batch, compute, chosen))
             for index, row in zip(indices, np.array(result), strict=True):
                 rows[index] = row
             bar.update(len(indices))
     return rows
+
+
+def _computed(
+    make_batch: Callable[[list[Tokens]], TokenBatch], compute: Callable[[TokenBatch], mx.array], tokens: list[Tokens]
+) -> mx.array:
+    return compute(make_batch(tokens)).astype(mx.float32)
 
 
 def report_cut(tokens: Sequence[Tokens], limit: int, overlong: str, already_told: bool) -> bool:

@@ -55,7 +55,14 @@ class Tokenizer:
                 f"{folder} has no tokenizer.json, so texts cannot be read. Copy the tokenizer files of the original "
                 "checkpoint beside its weights and convert again, or pass token ids."
             )
-        return cls(tokenizers.Tokenizer.from_file(str(path)), config)
+        try:
+            backend = tokenizers.Tokenizer.from_file(str(path))
+        except Exception as error:  # the bare class is what tokenizers raises
+            raise RepositoryError(
+                f"{path} is not a tokenizer that tokenizers {tokenizers.__version__} reads ({error}). "
+                "Take the file of the original checkpoint, or upgrade tokenizers."
+            ) from error
+        return cls(backend, config)
 
     def encode(
         self, texts: Sequence[Text], max_length: int | None = None, strategy: str = "longest_first"

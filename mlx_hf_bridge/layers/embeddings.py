@@ -34,12 +34,11 @@ class Embeddings(nn.Module):
         self.pad_token_id = pad_token_id
 
     def __call__(self, batch: TokenBatch) -> mx.array:
-        if self.pad_token_id is None:
-            positions = batch.positions()
-        else:
-            positions = batch.positions_after(self.pad_token_id)
+        padding = self.pad_token_id
+        positions = batch.positions() if padding is None else batch.positions_after(padding)
         summed = self.word(batch.ids) + self.position(positions)  # (B, L, E)
         if "token_type" in self:
             segments = mx.zeros((1, 1), mx.int32) if batch.segments is None else batch.segments
             summed = summed + self.token_type(segments)
-        return self.norm(summed)
+        normed: mx.array = self.norm(summed)
+        return normed

@@ -45,7 +45,8 @@ class PostNormLayer(nn.Module):
         else:
             attended = self.attention(x, mask, bias)
         x = self.attention_norm(x + attended)
-        return self.feed_forward_norm(x + self.feed_forward(x))
+        normed: mx.array = self.feed_forward_norm(x + self.feed_forward(x))
+        return normed
 
 
 class LayerGroup(nn.Module):
@@ -59,7 +60,8 @@ class LayerGroup(nn.Module):
         for layer in self.layers[:-1]:
             x = layer(x, mask, bias, trace)
             trace.saw(x)
-        return self.layers[-1](x, mask, bias, trace)
+        last: mx.array = self.layers[-1](x, mask, bias, trace)
+        return last
 
 
 class Encoder(nn.Module):
@@ -87,7 +89,7 @@ class Encoder(nn.Module):
         self._order = tuple(range(len(self.layers)) if order is None else order)
 
     def __call__(self, batch: TokenBatch, trace: Trace) -> mx.array:
-        hidden = self.embeddings(batch)  # (B, L, E)
+        hidden: mx.array = self.embeddings(batch)  # (B, L, E)
         if "projection" in self:
             hidden = self.projection(hidden)  # (B, L, D)
         mask = batch.key_mask()

@@ -30,6 +30,7 @@ class PooledClassifier(nn.Module):
         self.out = Linear(hidden_size, classes)
 
     def __call__(self, hidden: mx.array, pooled: mx.array | None, batch: TokenBatch) -> mx.array:
+        assert pooled is not None  # build() gives a head that reads the pooler one
         return self.out(pooled)
 
 

@@ -68,10 +68,8 @@ class PackedLinear(Packed):
             self.bias = bias
 
     def __call__(self, x: mx.array) -> mx.array:
-        if unpacks_weights(x.size // x.shape[-1]):
-            product = x @ self.unpack(x.dtype).T
-        else:
-            product = self._packed_product(x)
+        unpacks = unpacks_weights(x.size // x.shape[-1])
+        product = x @ self.unpack(x.dtype).T if unpacks else self._packed_product(x)
         return product + self.bias if "bias" in self else product
 
     def _packed_product(self, x: mx.array) -> mx.array:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from mlx_hf_bridge.errors import CheckpointError, ConfigError, RepositoryError
+from mlx_hf_bridge.errors import CheckpointError, ConfigError, RepositoryError, UnsupportedModelError
 from mlx_hf_bridge.loading.source import Source
 from mlx_hf_bridge.loading.tensors import INDEX_FILE, SINGLE_FILE, SafetensorsFile, WeightFile, shards
 from mlx_hf_bridge.loading.torch_file import TorchFile
@@ -15,7 +15,8 @@ MODULES_FILE = "modules.json"
 METADATA_FILE = "conversion_metadata.json"
 _TORCH_FILE = "pytorch_model.bin"
 _TORCH_INDEX = "pytorch_model.bin.index.json"
-_PREDECESSOR_FILE = "weights.npz"
+PREDECESSOR_FILE = "weights.npz"
+_ADAPTER_FILE = "adapter_config.json"
 
 
 @dataclass(frozen=True)
@@ -54,15 +55,30 @@ def read_json(path: Path) -> Any:
 
 def read_modules(folder: Path) -> tuple[ModuleEntry, ...] | None:
     """modules.json's entries in order, or None for a plain repo; ConfigError for a path out of the folder."""
-    if not (folder / MODULES_FILE).is_file():
+    path = folder / MODULES_FILE
+    if not path.is_file():
         return None
-    entries = []
-    for entry in sorted(read_json(folder / MODULES_FILE), key=lambda entry: entry["idx"]):
-        path = PurePosixPath(entry.get("path", ""))
-        if path.is_absolute() or ".." in path.parts:
-            raise ConfigError(f"{folder / MODULES_FILE} has the path {entry['path']!r}, which leaves the folder.")
-        entries.append(ModuleEntry("" if str(path) == "." else str(path), entry["type"].rsplit(".", 1)[-1]))
-    return tuple(entries)
+    content = read_json(path)
+    try:
+        if not isinstance(content, list):
+            raise TypeError(type(content).__name__)
+        entries = sorted(content, key=lambda entry: entry["idx"])
+        return tuple(
+            ModuleEntry(_inside(path, entry.get("path", "")), entry["type"].rsplit(".", 1)[-1]) for entry in entries
+        )
+    except (TypeError, KeyError, AttributeError) as error:
+        raise ConfigError(
+            f"{path} is not a list of modules with idx, path and type ({error!r}). Take the original file."
+        ) from error
+
+
+def _inside(modules_file: Path, module_path: str) -> str:
+    path = PurePosixPath(module_path)
+    if path.is_absolute() or ".." in path.parts:
+        raise ConfigError(
+            f"{modules_file} has the path {module_path!r}, which leaves the folder. Give one that lies within it."
+        )
+    return "" if str(path) == "." else str(path)
 
 
 def read_checkpoint(source: Source) -> Checkpoint:
@@ -71,6 +87,11 @@ def read_checkpoint(source: Source) -> Checkpoint:
     modules = read_modules(folder)
     path = next((entry.path for entry in modules or () if entry.kind == "Transformer"), "")
     model_folder = folder if (folder / CONFIG_FILE).is_file() and not path else folder / path
+    if (model_folder / _ADAPTER_FILE).is_file() and not (model_folder / CONFIG_FILE).is_file():
+        raise UnsupportedModelError(
+            f"{model_folder} has {_ADAPTER_FILE}, a PEFT adapter without its model. Merge it into its base model "
+            "(peft: merge_and_unload, save_pretrained) and give the result."
+        )
     config = read_json(model_folder / CONFIG_FILE)
     if not isinstance(config, dict):
         raise ConfigError(f"{model_folder / CONFIG_FILE} is not a JSON object. Take the original file.")
@@ -98,8 +119,8 @@ def open_weights(checkpoint: Checkpoint) -> list[WeightFile]:
             if (checkpoint.model_folder / _TORCH_FILE).is_file():
                 return [TorchFile(checkpoint.model_folder / _TORCH_FILE)]
     remedy = "Give a folder or repo with weights."
-    if (checkpoint.model_folder / _PREDECESSOR_FILE).is_file():
-        remedy = f"Its {_PREDECESSOR_FILE} is another tool's float32 output; convert the original checkpoint."
+    if (checkpoint.model_folder / PREDECESSOR_FILE).is_file():
+        remedy = f"Its {PREDECESSOR_FILE} is another tool's float32 output; convert the original checkpoint."
     raise RepositoryError(
         f"{checkpoint.model_folder} has none of {SINGLE_FILE}, {INDEX_FILE}, {_TORCH_FILE}, {_TORCH_INDEX}. {remedy}"
     )

@@ -22,6 +22,7 @@ from mlx_hf_bridge.quantization.recipes import MLXQuantizationConfig, recipe_nam
 logger = logging.getLogger(__name__)
 
 _DIGEST_LETTERS = 16
+_READABLE_LETTERS = 64
 
 
 def cache_folder(source: Source, recipe: MLXQuantizationConfig | None, dtype: mx.Dtype | None, form: int) -> Path:
@@ -33,7 +34,8 @@ def cache_folder(source: Source, recipe: MLXQuantizationConfig | None, dtype: mx
         "format": form,
     }
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:_DIGEST_LETTERS]
-    readable = re.sub(r"[^\w.-]+", "--", source.name.strip("/").removeprefix("./"))[-64:].strip("-")
+    spelled = source.name if source.revision else source.folder.name
+    readable = re.sub(r"[^\w.-]+", "--", spelled)[-_READABLE_LETTERS:].strip("-")
     return bridge_cache() / "converted" / f"{readable}-{recipe_name(recipe)}-{digest}"
 
 
@@ -42,7 +44,7 @@ def is_whole(folder: Path) -> bool:
     try:
         metadata = json.loads((folder / METADATA_FILE).read_text(encoding="utf-8"))
         return all((folder / name).stat().st_size == size for name, size in metadata["files"].items())
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
 
 

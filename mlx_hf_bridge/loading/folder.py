@@ -8,6 +8,7 @@ from typing import Any
 import mlx.core as mx
 
 from mlx_hf_bridge.loading.checkpoint import CONFIG_FILE, MODULES_FILE, Checkpoint, read_json
+from mlx_hf_bridge.loading.tensors import dtype_name
 from mlx_hf_bridge.quantization.recipes import MLXQuantizationConfig
 
 # sentence-transformers' files of a Transformer module, read from wherever that module lies.
@@ -40,7 +41,7 @@ def write_config(
     """config.json as the source has it, with the dtype, and the packing in mlx-lm's form under both of its keys."""
     config = {key: value for key, value in checkpoint.config.items() if key not in _DROPPED_KEYS}
     config.setdefault("architectures", [architecture])
-    config["dtype"] = str(dtype).removeprefix("mlx.core.")
+    config["dtype"] = dtype_name(dtype)
     if recipe and packed_modules:
         packing = {"group_size": recipe.group_size, "bits": recipe.bits, "mode": recipe.mode}
         config |= {"quantization": packing, "quantization_config": packing}

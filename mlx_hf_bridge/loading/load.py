@@ -9,26 +9,27 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
-import mlx.nn as nn
 
 from mlx_hf_bridge.device import activation_dtype
-from mlx_hf_bridge.errors import ConfigError, QuantizationError
+from mlx_hf_bridge.errors import ConfigError
 from mlx_hf_bridge.family import EncoderConfig, Family
 from mlx_hf_bridge.inference.model import Model, build, set_activation_dtype
 from mlx_hf_bridge.inference.run import run
-from mlx_hf_bridge.loading.checkpoint import Checkpoint, open_weights, read_checkpoint
-from mlx_hf_bridge.loading.convert import FORMAT, plan_conversion, write_conversion
+from mlx_hf_bridge.loading.checkpoint import METADATA_FILE, Checkpoint, open_weights, read_checkpoint, read_json
+from mlx_hf_bridge.loading.convert import FORMAT, write_conversion
 from mlx_hf_bridge.loading.converted import cache_folder, made_once
+from mlx_hf_bridge.loading.names import Names, Place, place_all
+from mlx_hf_bridge.loading.packing import pack, packing_of, recipe_of, refuse_other_recipe
+from mlx_hf_bridge.loading.plan import plan_conversion
 from mlx_hf_bridge.loading.source import HubOptions, Source, locate
-from mlx_hf_bridge.loading.tensors import TensorInfo
-from mlx_hf_bridge.loading.weights import Names, Place, check_shapes, fill, place_all
+from mlx_hf_bridge.loading.tensors import TensorInfo, WeightFile, dtype_name
+from mlx_hf_bridge.loading.weights import check_fit, fill
 from mlx_hf_bridge.models import family_for
 from mlx_hf_bridge.quantization.recipes import MLXQuantizationConfig, QuantizationLike, recipe_from
 
 logger = logging.getLogger(__name__)
 
 _DTYPES = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}
-_PACKING_KEYS = ("group_size", "bits", "mode")
 
 
 @dataclass(frozen=True)
@@ -60,15 +61,15 @@ def load(
     recipe, stored = recipe_from(quantization_config), dtype_from(dtype)
     source = locate(name, options or HubOptions())
     checkpoint = read_checkpoint(source)
-    if checkpoint.is_converted:
-        _check_packing(checkpoint, recipe, stored)
+    if checkpoint.is_converted or packing_of(checkpoint.config):
+        _check_asked(checkpoint, recipe, stored)
     else:
         checkpoint = _converted(checkpoint, task, recipe, stored, show_progress)
-    return read_converted(checkpoint, task, pooler, source)
+    return run(lambda: read_converted(checkpoint, task, pooler, source))
 
 
 def dtype_from(given: Any) -> mx.Dtype | None:
-    """"auto" or None (the checkpoint's own) -> None; a name, an mx, torch or numpy dtype -> MLX's."""
+    """ "auto" or None (the checkpoint's own) -> None; a name, an mx, torch or numpy dtype -> MLX's."""
     if given is None or given == "auto":
         return None
     name = str(getattr(given, "__name__", given)).rpartition(".")[2]
@@ -96,62 +97,30 @@ def read_converted(checkpoint: Checkpoint, task: str, pooler: bool, source: Sour
     """A folder in the one format -> the module, weights read and evaluated."""
     family = family_for(checkpoint.config)
     config = family.config.from_json(checkpoint.config)
-    names = Names(family, task)
+    packing = packing_of(checkpoint.config)
+    names, where = Names(family, task), str(checkpoint.folder)
     files = open_weights(checkpoint)
     infos = {name: info for file in files for name, info in file.infos.items()}
-    placed = place_all(names, infos, str(checkpoint.folder))
+    placed = place_all(names, infos, where)
+    stored = _stored_dtype(infos, placed)
     has_pooler = any(place.ours and place.ours.startswith("pooler.") for place in placed.values())
     model = build(family, config, task, pooler=pooler and has_pooler)
-    packing = _packing(checkpoint)
-    _pack(model, placed, packing)
-    check_shapes(names, placed, infos, model, str(checkpoint.folder))
-    stored = _stored_dtype(infos, placed)
-    computed = activation_dtype(stored)
-
-    def read() -> list[mx.array]:
-        arrays = {
-            name: _widened(array, placed[name], computed)
-            for file in files
-            for name, array in file.arrays()
-            if name in placed and placed[name].ours
-        }
-        fill(model, placed, arrays)
-        set_activation_dtype(model, computed)
-        mx.eval(model.parameters())
-        return []
-
-    run(read)
-    recipe = MLXQuantizationConfig(**{key: packing[key] for key in _PACKING_KEYS if key in packing}) if packing else None
-    return Loaded(model, family, config, checkpoint.config, checkpoint.folder, task, stored, recipe, source)
+    pack(model, names, placed, packing)
+    check_fit(names, placed, infos, model, where)
+    fill(model, placed, _arrays(files, placed, activation_dtype(stored)))
+    set_activation_dtype(model, activation_dtype(stored))
+    mx.eval(model.parameters())
+    return Loaded(model, family, config, checkpoint.config, checkpoint.folder, task, stored, recipe_of(packing), source)
 
 
-def _packing(checkpoint: Checkpoint) -> dict[str, Any]:
-    """The packing that config.json tells of, under either of mlx-lm's keys; {} for a float folder."""
-    packing = checkpoint.config.get("quantization") or checkpoint.config.get("quantization_config") or {}
-    if packing and not {"group_size", "bits"} <= set(packing):
-        raise QuantizationError(
-            f"config.json has quantization_config={packing!r}, which is not MLX's packing (group_size, bits, mode). "
-            "Use the unquantised checkpoint and pass quantization_config='q8' or another recipe."
-        )
-    return packing
-
-
-def _pack(model: Model, placed: dict[str, Place], packing: dict[str, Any]) -> None:
-    """Give every module that has scales in the file the packed form of its recipe."""
-    recipes: dict[str, dict[str, Any]] = {}
-    default = {key: packing[key] for key in _PACKING_KEYS if key in packing}
-    for place in placed.values():
-        if place.leaf != "scales" or place.ours is None:
-            continue
-        override = packing.get(place.module)
-        recipe = {**default, **override} if isinstance(override, dict) else default
-        if recipes.setdefault(place.ours, recipe) != recipe:
-            raise QuantizationError(
-                f"config.json packs the parts of {place.ours} differently ({recipes[place.ours]} and {recipe}), "
-                "which cannot be joined. Convert the checkpoint with one recipe for queries, keys and values."
-            )
-    if recipes:
-        nn.quantize(model, class_predicate=lambda path, module: recipes.get(path, False))
+def _arrays(files: list[WeightFile], placed: dict[str, Place], dtype: mx.Dtype) -> dict[str, mx.array]:
+    """The tensors that the model computes with, float ones in `dtype`."""
+    return {
+        name: _widened(array, placed[name], dtype)
+        for file in files
+        for name, array in file.arrays()
+        if name in placed and placed[name].ours
+    }
 
 
 def _stored_dtype(infos: dict[str, TensorInfo], placed: dict[str, Place]) -> mx.Dtype:
@@ -166,16 +135,13 @@ def _widened(array: mx.array, place: Place, dtype: mx.Dtype) -> mx.array:
     return array if keep else array.astype(dtype)
 
 
-def _check_packing(checkpoint: Checkpoint, recipe: MLXQuantizationConfig | None, dtype: mx.Dtype | None) -> None:
-    packing = _packing(checkpoint)
-    there = {key: packing[key] for key in _PACKING_KEYS if key in packing}
-    wanted = {key: value for key, value in recipe.to_dict().items() if key in _PACKING_KEYS} if recipe else None
-    if wanted is not None and {"mode": "affine", **there} != wanted:
-        raise QuantizationError(
-            f"{checkpoint.source.name} is already converted with {there or 'no packing'}, and {wanted} was asked. "
-            "Leave quantization_config out, or convert the original checkpoint."
-        )
-    if dtype is not None and checkpoint.config.get("dtype") not in (None, str(dtype).removeprefix("mlx.core.")):
+def _check_asked(checkpoint: Checkpoint, recipe: MLXQuantizationConfig | None, dtype: mx.Dtype | None) -> None:
+    """A converted folder has what it has; asking for anything else is an error."""
+    if recipe is not None:
+        metadata = checkpoint.folder / METADATA_FILE
+        noted = read_json(metadata).get("recipe") if metadata.is_file() else None
+        refuse_other_recipe(packing_of(checkpoint.config), noted, recipe, checkpoint.source.name)
+    if dtype is not None and checkpoint.config.get("dtype") not in (None, dtype_name(dtype)):
         raise ConfigError(
             f"{checkpoint.source.name} is already converted to {checkpoint.config['dtype']}, and {dtype} was asked. "
             "Leave dtype out, or convert the original checkpoint."

@@ -18,12 +18,13 @@ from huggingface_hub.errors import (
 )
 from tqdm.auto import tqdm
 
-from mlx_hf_bridge.errors import RepositoryError
+from mlx_hf_bridge.errors import ArgumentTypeError, RepositoryError
 
 # Everything a model needs besides weights; exports for other runtimes are left on the Hub.
 SMALL_FILES = ("*.json", "*.txt", "*.model", "README.md")
+_LOCAL_KINDS = (".json", ".txt", ".model", ".safetensors", ".bin")
 OTHER_RUNTIMES = ("onnx/*", "openvino/*", "coreml/*", "tf_model*", "flax_model*", "rust_model*")
-_LOCAL_FILES = ("*.json", "*.txt", "*.model", "*.safetensors", "*.bin", "*/*.json", "*/*.safetensors", "*/*.bin")
+_LOCAL_FILES = tuple(f"{place}{kind}" for place in ("*", "*/*") for kind in _LOCAL_KINDS)
 
 
 @dataclass(frozen=True)
@@ -68,12 +69,14 @@ class _TerminalBar(tqdm):  # type: ignore[type-arg]
 
 def locate(name: str | Path, options: HubOptions) -> Source:
     """A local folder, else a Hub repo with its small files downloaded -> Source; RepositoryError says what is amiss."""
+    if not isinstance(name, (str, Path)):
+        raise ArgumentTypeError(f"got a {type(name).__name__} for a model, expected a folder or a Hub id as text.")
     path = Path(name).expanduser()
-    if path.is_dir():
+    if str(name) and path.is_dir():
         return _local(str(name), path.resolve() / options.subfolder, options)
     if path.is_file() or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", str(name)):
         raise RepositoryError(
-            f"{str(name)!r} is neither a folder on this machine nor a Hub id (\"name\" or \"organisation/name\"). "
+            f'{str(name)!r} is neither a folder on this machine nor a Hub id ("name" or "organisation/name"). '
             "Check the path, or give the id of a repo."
         )
     return _hub(str(name), options)

@@ -10,7 +10,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import mlx.core as mx
 
@@ -79,19 +79,30 @@ def _read_header(path: Path) -> dict[str, TensorInfo]:
             raise _broken(path, f"has {size} bytes, too few for a safetensors header")
         try:
             header = json.loads(file.read(length))
-        except ValueError as error:
-            raise _broken(path, "has no readable safetensors header") from error
-    infos, data_size = {}, size - 8 - length
-    for name, entry in header.items():
-        if name == "__metadata__":
-            continue
-        info, (start, end) = TensorInfo(entry["dtype"], tuple(entry["shape"])), entry["data_offsets"]
-        if info.dtype not in _ITEM_SIZES:
-            raise _broken(path, f"has {name} with the unknown dtype {info.dtype!r}")
-        if end - start != math.prod(info.shape) * _ITEM_SIZES[info.dtype] or end > data_size:
-            raise _broken(path, f"is truncated: {name} ends at byte {8 + length + end} of {size}")
-        infos[name] = info
-    return infos
+            return {
+                name: _tensor_info(path, name, entry, 8 + length, size)
+                for name, entry in header.items()
+                if name != "__metadata__"
+            }
+        except (ValueError, TypeError, LookupError, AttributeError) as error:
+            raise _broken(path, f"has no readable safetensors header ({error})") from error
+
+
+def _tensor_info(path: Path, name: str, entry: Any, data_start: int, size: int) -> TensorInfo:
+    """One entry of the header, its data within the file of `size` bytes."""
+    info, (start, end) = TensorInfo(entry["dtype"], tuple(entry["shape"])), entry["data_offsets"]
+    if info.dtype not in _ITEM_SIZES:
+        raise _broken(path, f"has {name} with the unknown dtype {info.dtype!r}")
+    if min(start, *info.shape, 0) < 0 or end - start != byte_size(info):
+        raise ValueError(f"{name} of shape {info.shape} lies at bytes {start} to {end}")
+    if data_start + end > size:
+        raise _broken(path, f"is truncated: {name} ends at byte {data_start + end} of {size}")
+    return info
+
+
+def dtype_name(dtype: mx.Dtype) -> str:
+    """ "float16", as config.json spells it."""
+    return str(dtype).removeprefix("mlx.core.")
 
 
 def byte_size(info: TensorInfo) -> int:
@@ -102,6 +113,6 @@ def shards(index: Path) -> list[Path]:
     """The files that an index names; CheckpointError for one that is not there."""
     try:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (ValueError, KeyError, AttributeError) as error:
+        return [index.parent / Path(name).name for name in names]
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise _broken(index, "is not a weight index with a weight_map") from error
-    return [index.parent / Path(name).name for name in names]

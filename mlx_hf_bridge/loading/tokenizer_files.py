@@ -35,7 +35,9 @@ def tokenizer_class_name(checkpoint: Checkpoint, family: Family) -> str:
     The file's own class where it names a specialised one; the generic class where it names a generic one of a
     specialised family; else the family's.
     """
-    declared = tokenizer_config(checkpoint.model_folder).get("tokenizer_class") or checkpoint.config.get("tokenizer_class")
+    declared = tokenizer_config(checkpoint.model_folder).get("tokenizer_class") or checkpoint.config.get(
+        "tokenizer_class"
+    )
     if not declared:
         return family.tokenizer
     declared = declared.removesuffix("Fast") if declared not in _GENERIC else declared
@@ -52,10 +54,10 @@ def build_tokenizer(checkpoint: Checkpoint, family: Family) -> Any:
             "original checkpoint there."
         )
     name = tokenizer_class_name(checkpoint, family)
-    found = getattr(transformers, name, None) or getattr(transformers, "PreTrainedTokenizerFast")
+    found = getattr(transformers, name, None) or transformers.PreTrainedTokenizerFast
     try:
         tokenizer = found.from_pretrained(str(checkpoint.model_folder), local_files_only=True)
-    except (OSError, ValueError, TypeError) as error:
+    except Exception as error:  # KeyError, TypeError, and the bare class from tokenizers, all for broken files
         raise RepositoryError(
             f"{checkpoint.model_folder} has no tokenizer that {name} can read ({error}). Copy tokenizer.json, "
             "vocab.txt, vocab.json with merges.txt, or the SentencePiece model of the original checkpoint there."

@@ -29,6 +29,20 @@ _STORAGES = {
     "ByteStorage": ("U8", np.uint8),
     "BoolStorage": ("BOOL", np.bool_),
 }
+# What unpickling foreign bytes may raise (docs.python.org/3/library/pickle.html#pickle.UnpicklingError), and zipfile.
+_UNREADABLE = (
+    pickle.UnpicklingError,
+    zipfile.BadZipFile,
+    StopIteration,
+    EOFError,
+    LookupError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    ArithmeticError,
+    MemoryError,
+    NotImplementedError,
+)
 
 
 @dataclass(frozen=True)
@@ -45,7 +59,11 @@ class _Tensor:
     stride: tuple[int, ...]
 
 
-def _rebuild_tensor(storage: _Storage, offset: int, shape: Any, stride: Any, *_: Any) -> _Tensor:
+def _rebuild_tensor(storage: Any, offset: int, shape: Any, stride: Any, *_: Any) -> _Tensor:
+    numbers = (offset, *shape, *stride)
+    whole = all(isinstance(number, int) and number >= 0 for number in numbers)
+    if not whole or len(shape) != len(stride) or not isinstance(storage, _Storage):
+        raise pickle.UnpicklingError(f"a tensor has offset {offset}, shape {shape} and strides {stride}")
     return _Tensor(storage, offset, tuple(shape), tuple(stride))
 
 
@@ -69,7 +87,15 @@ class _TensorUnpickler(pickle.Unpickler):
 
     def persistent_load(self, reference: Any) -> _Storage:
         _, kind, key, *_ = reference
+        if kind not in _STORAGES:
+            raise pickle.UnpicklingError(f"a storage is of kind {kind!r}")
         return _Storage(kind, key)
+
+
+def _named_tensors(found: Any) -> dict[str, _Tensor]:
+    if not isinstance(found, dict):
+        raise pickle.UnpicklingError(f"it holds a {type(found).__name__}, not tensors by name")
+    return {name: value for name, value in found.items() if isinstance(name, str) and isinstance(value, _Tensor)}
 
 
 class TorchFile:
@@ -81,13 +107,12 @@ class TorchFile:
             with zipfile.ZipFile(path) as archive:
                 self._root = next(name for name in archive.namelist() if name.endswith("/data.pkl"))[: -len("data.pkl")]
                 with archive.open(f"{self._root}data.pkl") as file:
-                    found = _TensorUnpickler(file).load()
-        except (zipfile.BadZipFile, StopIteration, pickle.UnpicklingError, EOFError, KeyError, TypeError) as error:
+                    self._tensors = _named_tensors(_TensorUnpickler(file).load())
+        except _UNREADABLE as error:
             raise CheckpointError(
                 f"{path} is not a torch checkpoint of plain tensors ({error}). Save it again as safetensors: "
                 "model.save_pretrained(folder)."
             ) from error
-        self._tensors = {name: value for name, value in dict(found).items() if isinstance(value, _Tensor)}
         self.infos = {
             name: TensorInfo(_STORAGES[tensor.storage.kind][0], tensor.shape) for name, tensor in self._tensors.items()
         }
@@ -100,11 +125,14 @@ class TorchFile:
     def _read(self, archive: zipfile.ZipFile, name: str) -> mx.array:
         tensor = self._tensors[name]
         kind, dtype = _STORAGES[tensor.storage.kind]
-        storage = np.frombuffer(archive.read(f"{self._root}data/{tensor.storage.key}"), dtype)
+        try:
+            storage: np.ndarray = np.frombuffer(archive.read(f"{self._root}data/{tensor.storage.key}"), dtype)
+        except _UNREADABLE as error:
+            raise CheckpointError(f"{self.path} is broken at {name} ({error}). Download it again.") from error
         last = tensor.offset + sum((size - 1) * step for size, step in zip(tensor.shape, tensor.stride, strict=True))
-        if math.prod(tensor.shape) and (last >= storage.size or min(tensor.stride, default=0) < 0):
+        if math.prod(tensor.shape) and last >= storage.size:
             raise CheckpointError(f"{self.path} is truncated: {name} reaches past its storage. Download it again.")
         strides = [step * storage.itemsize for step in tensor.stride]
         view = np.lib.stride_tricks.as_strided(storage[tensor.offset :], tensor.shape, strides, writeable=False)
-        array = mx.array(np.ascontiguousarray(view))
+        array = mx.array(np.array(view, order="C"))
         return array.view(mx.bfloat16) if kind == "BF16" else array

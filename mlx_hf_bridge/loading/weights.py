@@ -1,169 +1,71 @@
-"""Checkpoint names become places in the model: every tensor is placed, carried along, ignored by name, or an error."""
+"""Checkpoint tensors fitted into the model: all there, in shape, and none left over; then put in."""
 
-import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import mlx.core as mx
 from mlx.utils import tree_flatten
 
-from mlx_hf_bridge.errors import UnsupportedModelError, WeightsError
-from mlx_hf_bridge.family import BASE_TASK, Family
+from mlx_hf_bridge.errors import WeightsError
 from mlx_hf_bridge.inference.model import Model
+from mlx_hf_bridge.loading.names import Names, Place, refuse_unplaced, some
 from mlx_hf_bridge.loading.tensors import TensorInfo
 
-_NUMBER = re.compile(r"(?<=\.)\d+(?=\.|$)")
-_LETTERS = ("{i}", "{j}", "{k}")
-_LEGACY_LEAVES = {"gamma": "weight", "beta": "bias"}
-# Words that other tools put before base names: torch's DataParallel, mlx-embeddings.
-_WRAPPERS = ("module.", "model.")
-_SHOWN = 8
+_PACKED_DTYPES = ("U32", "U8")
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where a checkpoint tensor goes: `ours` and `leaf` name a parameter, `part` its share of a joined one.
-
-    `module` is the checkpoint's own module path without prefix or legacy spelling; `ours` is None for a tensor of
-    another head, which is carried along.
-    """
-
-    module: str
-    leaf: str
-    ours: str | None = None
-    part: int = 0
-    is_base: bool = False
-
-    @property
-    def name(self) -> str:
-        """The tensor's name as HF spells it today, without the family's prefix."""
-        return f"{self.module}.{self.leaf}"
-
-
-@dataclass(frozen=True)
-class Target:
-    """One of our modules, and the checkpoint modules whose rows it joins, in order."""
-
-    path: str
-    modules: tuple[str, ...]
-
-
-class Names:
-    """A family's name tables for one task, read in both directions."""
-
-    def __init__(self, family: Family, task: str) -> None:
-        if task != BASE_TASK and task not in family.heads:
-            raise UnsupportedModelError(
-                f"model_type {family.model_type!r} has no head for {task!r} here; "
-                f"it has {', '.join(sorted(family.heads))}. Use one of these, or transformers on torch."
-            )
-        self._family = family
-        self._base = {hf: ours if ours.startswith("pooler.") else f"encoder.{ours}" for hf, ours in family.names.items()}
-        head = family.heads[task].names if task != BASE_TASK else {}
-        self._head = {hf: f"head.{ours}" for hf, ours in head.items()}
-        self._other_heads = {name for other in family.heads.values() for name in other.names} - set(self._head)
-
-    def place(self, name: str) -> Place | None:
-        """A checkpoint tensor's name -> its place; None for one that no table knows."""
-        module, _, leaf = name.rpartition(".")
-        leaf = _LEGACY_LEAVES.get(leaf, leaf)
-        for spelled in self._spellings(module):
-            if found := self._lookup(spelled, leaf):
-                return found
-        return None
-
-    def is_ignored(self, name: str) -> bool:
-        """Whether transformers makes this tensor anew whatever the file says."""
-        return any(name == ignored or name.endswith(f".{ignored}") for ignored in self._family.ignored)
-
-    def targets(self, paths: Iterable[str]) -> list[Target]:
-        """Our module paths -> the checkpoint modules that fill them."""
-        sources: dict[str, list[tuple[int, str]]] = defaultdict(list)
-        for hf, ours in {**self._base, **self._head}.items():
-            path, _, part = ours.partition("#")
-            sources[path].append((int(part or 0), hf))
-        found = []
-        for path in paths:
-            pattern, numbers = _abstract(path)
-            modules = [_concrete(hf, numbers) for _, hf in sorted(sources[pattern])]
-            found.append(Target(path, tuple(modules)))
-        return found
-
-    def _spellings(self, module: str) -> Iterable[str]:
-        stripped = module
-        for wrapper in _WRAPPERS:
-            stripped = stripped.removeprefix(wrapper)
-        yield from dict.fromkeys((module, stripped, stripped.removeprefix(f"{self._family.prefix}.")))
-
-    def _lookup(self, module: str, leaf: str) -> Place | None:
-        pattern, numbers = _abstract(module)
-        for table, is_base in ((self._head, False), (self._base, True)):
-            if pattern in table:
-                ours, _, part = table[pattern].partition("#")
-                return Place(module, leaf, _concrete(ours, numbers), int(part or 0), is_base)
-        first_word = module.partition(".")[0]
-        if pattern in self._other_heads or first_word in self._family.foreign:
-            return Place(module, leaf)
-        return None
-
-
-def _abstract(path: str) -> tuple[str, list[str]]:
-    """ "layers.3.x" -> ("layers.{i}.x", ["3"])."""
-    numbers = _NUMBER.findall(path)
-    letters = iter(_LETTERS)
-    return _NUMBER.sub(lambda _: next(letters, "?"), path), numbers
-
-
-def _concrete(pattern: str, numbers: list[str]) -> str:
-    for letter, number in zip(_LETTERS, numbers, strict=False):
-        pattern = pattern.replace(letter, number)
-    return pattern
-
-
-def place_all(names: Names, tensors: Iterable[str], where: str) -> dict[str, Place]:
-    """Checkpoint names -> places; WeightsError lists the names that no table knows."""
-    placed, unexpected = {}, []
-    for name in sorted(tensors):
-        if names.is_ignored(name):
-            continue
-        place = names.place(name)
-        if place is None:
-            unexpected.append(name)
-        else:
-            placed[name] = place
-    if unexpected:
-        raise WeightsError(
-            f"{where} has {len(unexpected)} tensors that the model has no place for: {_some(unexpected)}. "
-            "Its architecture is not the one that config.json names; check that the two belong together."
-        )
-    return placed
-
-
-def check_shapes(names: Names, placed: Mapping[str, Place], infos: Mapping[str, TensorInfo], model: Model, where: str) -> None:
-    """Every parameter of the model is there in its shape; WeightsError lists those missing or of another shape."""
+def check_fit(
+    names: Names, placed: Mapping[str, Place], infos: Mapping[str, TensorInfo], model: Model, where: str
+) -> None:
+    """WeightsError lists tensors that the model lacks, has no parameter for, or has in another shape or kind."""
+    wanted = dict(_parameters(names, model))
     given = {(place.ours, place.leaf, place.part): name for name, place in placed.items() if place.ours}
-    missing, mismatched = [], []
-    for parameter, array in tree_flatten(model.parameters()):
-        path, _, leaf = parameter.rpartition(".")
-        target = names.targets([path])[0]
-        expected = (array.shape[0] // max(len(target.modules), 1), *array.shape[1:])
-        for part, module in enumerate(target.modules):
-            name = given.get((path, leaf, part))
-            if name is None:
-                missing.append(f"{module}.{leaf}")
-            elif infos[name].shape != expected:
-                mismatched.append(f"{name} has {infos[name].shape}, expected {expected}")
-    if missing:
-        heads = sorted({name.partition(".")[0] for name in missing})
+    refuse_unplaced(
+        [name for spot, name in given.items() if spot not in wanted and not _is_unused(spot[0], model)], where
+    )
+    _refuse_missing([label for spot, (label, _) in wanted.items() if spot not in given], where)
+    fitted = [(name, infos[name], wanted[spot][1]) for spot, name in given.items() if spot in wanted]
+    for name, info, parameter in fitted:
+        packed = parameter.dtype in (mx.uint32, mx.uint8) and info.dtype in _PACKED_DTYPES
+        if not info.is_float and not packed:
+            raise WeightsError(
+                f"{name} in {where} has the dtype {info.dtype}, expected a float one (F32, F16, BF16). "
+                "Take the unquantised checkpoint, and pass quantization_config for packed weights."
+            )
+    if wrong := [
+        f"{name} has {info.shape}, expected {like.shape}" for name, info, like in fitted if info.shape != like.shape
+    ]:
         raise WeightsError(
-            f"{where} lacks {len(missing)} tensors that the model needs: {_some(missing)}. Give a checkpoint that has "
-            f"them (a head that was never trained, under {', '.join(heads)}, would answer at random)."
-        )
-    if mismatched:
-        raise WeightsError(
-            f"{where} has {len(mismatched)} tensors of another shape than config.json says: {_some(mismatched)}. "
+            f"{where} has {len(wrong)} tensors of another shape than config.json says: {some(wrong)}. "
             "Check that the two belong together."
+        )
+
+
+def _parameters(names: Names, model: Model) -> Iterator[tuple[tuple[str, str, int], tuple[str, mx.array]]]:
+    """(module, leaf, part) -> its name in the checkpoint, and an array of its shape and dtype."""
+    for parameter, array in _flat(model):
+        path, _, leaf = parameter.rpartition(".")
+        modules = names.targets([path])[0].modules
+        for part, (module, like) in enumerate(zip(modules, mx.split(array, len(modules)), strict=True)):
+            yield (path, leaf, part), (f"{module}.{leaf}", like)
+
+
+def _flat(model: Model) -> list[tuple[str, mx.array]]:
+    flat: Any = tree_flatten(model.parameters())
+    return list(flat)
+
+
+def _is_unused(path: str, model: Model) -> bool:
+    """Whether a tensor belongs to a pooler that this model does without."""
+    return path.startswith("pooler.") and "pooler" not in model
+
+
+def _refuse_missing(missing: list[str], where: str) -> None:
+    if missing:
+        raise WeightsError(
+            f"{where} lacks {len(missing)} tensors that the model needs: {some(missing)}. Give a checkpoint that has "
+            "them; one that was not trained for this task has no head for it, and a new head would answer at random."
         )
 
 
@@ -173,7 +75,7 @@ def fill(model: Model, placed: Mapping[str, Place], arrays: Mapping[str, mx.arra
     for name, place in placed.items():
         if place.ours:
             parts[f"{place.ours}.{place.leaf}"][place.part] = arrays[name]
-    wanted = {parameter for parameter, _ in tree_flatten(model.parameters())}
+    wanted = {parameter for parameter, _ in _flat(model)}
     joined = [(name, _join(found)) for name, found in parts.items() if name in wanted]
     model.load_weights(joined, strict=True)
 
@@ -181,8 +83,3 @@ def fill(model: Model, placed: Mapping[str, Place], arrays: Mapping[str, mx.arra
 def _join(parts: Mapping[int, mx.array]) -> mx.array:
     ordered = [parts[part] for part in sorted(parts)]
     return ordered[0] if len(ordered) == 1 else mx.concatenate(ordered, axis=0)
-
-
-def _some(names: list[str]) -> str:
-    rest = len(names) - _SHOWN
-    return ", ".join(names[:_SHOWN]) + (f" and {rest} more" if rest > 0 else "")

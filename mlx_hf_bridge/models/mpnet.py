@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_hf_bridge.family import SEQUENCE_CLASSIFICATION, Family, Head, PaddedPositionsConfig
+from mlx_hf_bridge.family import SEQUENCE_CLASSIFICATION, Family, PaddedPositionsConfig
 from mlx_hf_bridge.layers.attention import relative_buckets
 from mlx_hf_bridge.layers.embeddings import Embeddings
 from mlx_hf_bridge.layers.encoder import Encoder

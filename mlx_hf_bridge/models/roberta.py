@@ -57,7 +57,5 @@ def renamed(model_type: str, hf_prefix: str, tokenizer: str) -> Family:
         model_type=model_type,
         hf_class=f"{hf_prefix}Model",
         tokenizer=tokenizer,
-        heads={
-            SEQUENCE_CLASSIFICATION: dataclasses.replace(head, hf_class=f"{hf_prefix}ForSequenceClassification")
-        },
+        heads={SEQUENCE_CLASSIFICATION: dataclasses.replace(head, hf_class=f"{hf_prefix}ForSequenceClassification")},
     )

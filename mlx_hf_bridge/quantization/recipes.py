@@ -27,26 +27,34 @@ class MLXQuantizationConfig:
     modules_to_not_convert: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.mode not in BITS:
+        if not isinstance(self.mode, str) or self.mode not in BITS:
             raise QuantizationError(f"mode={self.mode!r} is not packed by MLX; use one of {', '.join(BITS)}.")
         for name, table in (("bits", BITS), ("group_size", GROUP_SIZES)):
             value, allowed = getattr(self, name), table[self.mode]
             if value is None or value == BY_MODE:
                 object.__setattr__(self, name, allowed[0])
-            elif isinstance(value, bool) or value not in allowed:
+            elif type(value) is not int or value not in allowed:
                 raise QuantizationError(
                     f"{name}={value!r} is not packed by MLX in mode {self.mode!r}; "
                     f"use {' or '.join(str(number) for number in sorted(allowed))}."
                 )
-        object.__setattr__(self, "modules_to_not_convert", tuple(self.modules_to_not_convert))
+        names: Any = self.modules_to_not_convert or ()
+        if isinstance(names, str) or not all(isinstance(name, str) for name in names):
+            raise QuantizationError(f"modules_to_not_convert={names!r}, expected a list of module names.")
+        object.__setattr__(self, "modules_to_not_convert", tuple(names))
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready, with every default filled in."""
         return {**asdict(self), "modules_to_not_convert": list(self.modules_to_not_convert)}
 
     def skips(self, module: str) -> bool:
-        """Whether a checkpoint module path is one of `modules_to_not_convert`, or ends in one."""
-        return any(module == name or module.endswith(f".{name}") for name in self.modules_to_not_convert)
+        """Whether a checkpoint module path is one of `modules_to_not_convert`."""
+        return any(names_module(name, module) for name in self.modules_to_not_convert)
+
+
+def names_module(name: str, module: str) -> bool:
+    """Whether a name means a module path: the path, its last parts, or the path behind a prefix ("bert.")."""
+    return f".{module}".endswith(f".{name}") or name.endswith(f".{module}")
 
 
 RECIPES: dict[str, MLXQuantizationConfig] = {

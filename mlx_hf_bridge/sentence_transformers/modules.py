@@ -146,9 +146,13 @@ def _dense(folder: Path) -> Dense:
     if weight is None or weight.shape != expected:
         found = None if weight is None else weight.shape
         raise ConfigError(f"{folder} has linear.weight {found}, expected {expected}. Take the original files.")
-    residual = arrays.get("residual.weight")
-    loaded = [array.astype(mx.float32) if array is not None else None for array in (weight, bias, residual)]
-    return Dense(loaded[0], loaded[1], _activation(config, folder), loaded[2], bool(config.get("use_residual")))
+    return Dense(
+        weight=weight.astype(mx.float32),
+        bias=None if bias is None else bias.astype(mx.float32),
+        activation=_activation(config, folder),
+        residual=arrays["residual.weight"].astype(mx.float32) if "residual.weight" in arrays else None,
+        adds_input=bool(config.get("use_residual")),
+    )
 
 
 def _weights(folder: Path) -> WeightFile:

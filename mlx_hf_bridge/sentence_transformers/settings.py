@@ -25,9 +25,7 @@ class Settings:
 def read_settings(folder: Path) -> Settings:
     """config_sentence_transformers.json and sentence_bert_config.json (or its older names) -> Settings."""
     model = _json_or_empty(folder / "config_sentence_transformers.json")
-    transformer = next(
-        (read_json(folder / name) for name in TRANSFORMER_FILES if (folder / name).is_file()), {}
-    )
+    transformer = next((_json_or_empty(folder / name) for name in TRANSFORMER_FILES if (folder / name).is_file()), {})
     prompts = dict(model.get("prompts") or {})
     default = model.get("default_prompt_name")
     if default is not None and default not in prompts:

@@ -11,15 +11,16 @@ from mlx_hf_bridge.errors import ConfigError
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
+    unit: np.ndarray = vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
+    return unit
 
 
 def _cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    return _unit(a) @ _unit(b).T
+    return _dot(_unit(a), _unit(b))
 
 
 def _dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    return a @ b.T
+    return np.asarray(a @ b.T)
 
 
 def _euclidean(a: np.ndarray, b: np.ndarray) -> np.ndarray:

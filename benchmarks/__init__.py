@@ -1,0 +1,1 @@
+"""Scripts that make the figures of README and docs; each runs as `python -m benchmarks.<name>`."""

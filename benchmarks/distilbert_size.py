@@ -1,0 +1,42 @@
+"""Predicted and real size of typeform/distilbert-base-uncased-mnli's shape (random weights) at 8 and 4 bits.
+
+python -m benchmarks.distilbert_size
+"""
+
+import tempfile
+from pathlib import Path
+
+import torch
+import transformers
+
+from mlx_hf_bridge import MLXAutoModelForSequenceClassification
+from mlx_hf_bridge.family import SEQUENCE_CLASSIFICATION
+from mlx_hf_bridge.loading.checkpoint import read_checkpoint
+from mlx_hf_bridge.loading.convert import plan_conversion
+from mlx_hf_bridge.loading.source import HubOptions, locate
+from mlx_hf_bridge.quantization.recipes import recipe_from
+
+MIB = 2**20
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        torch.manual_seed(0)
+        labels = {0: "ENTAILMENT", 1: "NEUTRAL", 2: "CONTRADICTION"}
+        transformers.DistilBertForSequenceClassification(
+            transformers.DistilBertConfig(id2label=labels, label2id={name: number for number, name in labels.items()})
+        ).save_pretrained(folder)
+        source = (Path(folder) / "model.safetensors").stat().st_size / MIB
+        print(f"float32: {source:.1f} MiB")
+        for recipe in ("q8", "q4"):
+            checkpoint = read_checkpoint(locate(folder, HubOptions()))
+            plan = plan_conversion(checkpoint, SEQUENCE_CLASSIFICATION, recipe_from(recipe), None)
+            model = MLXAutoModelForSequenceClassification.from_pretrained(folder, quantization_config=recipe)
+            real = (model.folder / "model.safetensors").stat().st_size / MIB
+            print(
+                f"{recipe}: predicted {plan.weight_bytes / MIB:.2f} MiB, real {real:.2f} MiB, {real / source:.3f} of it"
+            )
+
+
+if __name__ == "__main__":
+    main()

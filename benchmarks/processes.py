@@ -1,0 +1,53 @@
+"""Fresh processes measured from outside: wall time and peak memory."""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+
+# The child's own peak (VmHWM of /proc), printed as its last line; ru_maxrss would count the parent before exec.
+_PEAK = (
+    "\nimport json as _j, re as _r, sys as _s\n"
+    "_p = int(_r.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read()).group(1)) / 1024\n"
+    "_s.stdout.write('\\n' + _j.dumps({'peak_mib': _p}))\n"
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """Seconds from start to exit, and MiB at the highest."""
+
+    seconds: float
+    peak_mib: float
+
+
+def run_code(code: str, *arguments: str) -> Run:
+    """One run of `code` in a fresh Python."""
+    start = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-c", code + _PEAK, *arguments],
+        check=True,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+    )
+    seconds = time.perf_counter() - start
+    return Run(seconds, json.loads(done.stdout.splitlines()[-1])["peak_mib"])
+
+
+def alternating(codes: dict[str, str], runs: int, *arguments: str) -> dict[str, list[Run]]:
+    """A B A B ...: each code `runs` times in turn, after one run that is not counted."""
+    for code in codes.values():
+        run_code(code, *arguments)
+    found: dict[str, list[Run]] = {name: [] for name in codes}
+    for _ in range(runs):
+        for name, code in codes.items():
+            found[name].append(run_code(code, *arguments))
+    return found
+
+
+def medians(runs: list[Run]) -> Run:
+    return Run(statistics.median(run.seconds for run in runs), statistics.median(run.peak_mib for run in runs))

@@ -1,0 +1,44 @@
+"""From how many rows on unpacking a layer beats MLX's packed product on this machine's CPU.
+
+python -m benchmarks.quantized_product [--bits 8]
+Times the two in turn on one 384 x 1536 layer; device.py holds the row count that follows.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+
+import mlx.core as mx
+
+import mlx_hf_bridge  # noqa: F401  loads the BLAS before mlx.core
+
+ROUNDS = 15
+
+
+def seconds(work: Callable[[], mx.array]) -> float:
+    start = time.perf_counter()
+    mx.eval(work())
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__)
+    arguments.add_argument("--bits", type=int, default=8)
+    bits = arguments.parse_args().bits
+    weight, scales, biases = mx.quantize(mx.random.normal((1536, 384)), bits=bits)
+    mx.eval(weight, scales, biases)
+    print("rows  packed/unpacked (medians of", ROUNDS, "pairs)")
+    for rows in (1, 2, 3, 4, 6, 8, 16, 64, 256):
+        x = mx.random.normal((rows, 384))
+        mx.eval(x)
+        ratios = []
+        for _ in range(ROUNDS):
+            packed = seconds(lambda x=x: mx.quantized_matmul(x, weight, scales, biases, bits=bits))
+            unpacked = seconds(lambda x=x: x @ mx.dequantize(weight, scales, biases, bits=bits).T)
+            ratios.append(packed / unpacked)
+        print(f"{rows:4d}  {statistics.median(ratios):6.2f}")
+
+
+if __name__ == "__main__":
+    main()

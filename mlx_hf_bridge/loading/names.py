@@ -1,0 +1,148 @@
+"""Checkpoint names become places in the model: every tensor is placed, carried along, ignored by name, or an error."""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from mlx_hf_bridge.errors import UnsupportedModelError, WeightsError
+from mlx_hf_bridge.family import BASE_TASK, Family
+
+_NUMBER = re.compile(r"(?<=\.)\d+(?=\.|$)")
+_LETTERS = ("{i}", "{j}", "{k}")
+# TensorFlow's spelling, and that of transformers' "metal" quantiser, whose packing is MLX's.
+_LEGACY_LEAVES = {"gamma": "weight", "beta": "bias", "qbiases": "biases"}
+# Words that other tools put before base names: torch's DataParallel, mlx-embeddings.
+_WRAPPERS = ("module.", "model.")
+_SHOWN = 8
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a checkpoint tensor goes: `ours` and `leaf` name a parameter, `part` its share of a joined one.
+
+    `module` is the checkpoint's own module path without prefix or legacy spelling; `ours` is None for a tensor of
+    another head, which is carried along.
+    """
+
+    module: str
+    leaf: str
+    ours: str | None = None
+    part: int = 0
+    is_base: bool = False
+
+    @property
+    def name(self) -> str:
+        """The tensor's name as HF spells it today, without the family's prefix."""
+        return f"{self.module}.{self.leaf}"
+
+
+@dataclass(frozen=True)
+class Target:
+    """One of our modules, and the checkpoint modules whose rows it joins, in order."""
+
+    path: str
+    modules: tuple[str, ...]
+
+
+class Names:
+    """A family's name tables for one task, read in both directions."""
+
+    def __init__(self, family: Family, task: str) -> None:
+        if task != BASE_TASK and task not in family.heads:
+            raise UnsupportedModelError(
+                f"model_type {family.model_type!r} has no head for {task!r} here; "
+                f"it has {', '.join(sorted(family.heads))}. Use one of these, or transformers on torch."
+            )
+        self._family = family
+        self._base = {
+            hf: ours if ours.startswith("pooler.") else f"encoder.{ours}" for hf, ours in family.names.items()
+        }
+        head = family.heads[task].names if task != BASE_TASK else {}
+        self._head = {hf: f"head.{ours}" for hf, ours in head.items()}
+        self._other_heads = {name for other in family.heads.values() for name in other.names} - set(self._head)
+
+    def place(self, name: str) -> Place | None:
+        """A checkpoint tensor's name -> its place; None for one that no table knows."""
+        module, _, leaf = name.rpartition(".")
+        leaf = _LEGACY_LEAVES.get(leaf, leaf)
+        for spelled in self._spellings(module):
+            if found := self._lookup(spelled, leaf):
+                return found
+        return None
+
+    def is_ignored(self, name: str) -> bool:
+        """Whether transformers makes this tensor anew whatever the file says."""
+        return any(name == ignored or name.endswith(f".{ignored}") for ignored in self._family.ignored)
+
+    def targets(self, paths: Iterable[str]) -> list[Target]:
+        """Our module paths -> the checkpoint modules that fill them."""
+        sources: dict[str, list[tuple[int, str]]] = defaultdict(list)
+        for hf, ours in {**self._base, **self._head}.items():
+            path, _, part = ours.partition("#")
+            sources[path].append((int(part or 0), hf))
+        found = []
+        for path in paths:
+            pattern, numbers = _abstract(path)
+            modules = [_concrete(hf, numbers) for _, hf in sorted(sources[pattern])]
+            found.append(Target(path, tuple(modules)))
+        return found
+
+    def _spellings(self, module: str) -> Iterable[str]:
+        stripped = module
+        for wrapper in _WRAPPERS:
+            stripped = stripped.removeprefix(wrapper)
+        yield from dict.fromkeys((module, stripped, stripped.removeprefix(f"{self._family.prefix}.")))
+
+    def _lookup(self, module: str, leaf: str) -> Place | None:
+        pattern, numbers = _abstract(module)
+        for table, is_base in ((self._head, False), (self._base, True)):
+            if pattern in table:
+                ours, _, part = table[pattern].partition("#")
+                return Place(module, leaf, _concrete(ours, numbers), int(part or 0), is_base)
+        first_word = module.partition(".")[0]
+        if pattern in self._other_heads or first_word in self._family.foreign:
+            return Place(module, leaf)
+        return None
+
+
+def _abstract(path: str) -> tuple[str, list[str]]:
+    """ "layers.3.x" -> ("layers.{i}.x", ["3"])."""
+    numbers = _NUMBER.findall(path)
+    letters = iter(_LETTERS)
+    return _NUMBER.sub(lambda _: next(letters, "?"), path), numbers
+
+
+def _concrete(pattern: str, numbers: list[str]) -> str:
+    for letter, number in zip(_LETTERS, numbers, strict=False):
+        pattern = pattern.replace(letter, number)
+    return pattern
+
+
+def place_all(names: Names, tensors: Iterable[str], where: str) -> dict[str, Place]:
+    """Checkpoint names -> places; WeightsError lists names that no table knows, or two names of one place."""
+    found = {name: names.place(name) for name in sorted(tensors) if not names.is_ignored(name)}
+    placed = {name: place for name, place in found.items() if place is not None}
+    refuse_unplaced([name for name, place in found.items() if place is None], where)
+    taken: dict[tuple[str, str, int], str] = {}
+    for name, place in placed.items():
+        if place.ours and (other := taken.setdefault((place.ours, place.leaf, place.part), name)) != name:
+            raise WeightsError(
+                f"{where} has {other} and {name}, two names of one tensor. Take the original checkpoint, or delete one."
+            )
+    return placed
+
+
+def refuse_unplaced(names: list[str], where: str) -> None:
+    """WeightsError for tensors without a place in the model, if there are any."""
+    if names:
+        raise WeightsError(
+            f"{where} has {len(names)} tensors that the model has no place for: {some(names)}. "
+            "Its architecture is not the one that config.json names; check that the two belong together."
+        )
+
+
+def some(names: list[str]) -> str:
+    """The first names of a list, and how many more there are."""
+    rest = len(names) - _SHOWN
+    return ", ".join(names[:_SHOWN]) + (f" and {rest} more" if rest > 0 else "")

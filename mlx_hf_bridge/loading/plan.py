@@ -1,0 +1,122 @@
+"""A conversion decided from headers alone: what becomes of every tensor, and the bytes that it will take."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import mlx.core as mx
+
+from mlx_hf_bridge.errors import QuantizationError
+from mlx_hf_bridge.family import EncoderConfig, Family
+from mlx_hf_bridge.inference.model import build
+from mlx_hf_bridge.loading.checkpoint import Checkpoint, open_weights
+from mlx_hf_bridge.loading.names import Names, Place, place_all
+from mlx_hf_bridge.loading.packing import packing_of
+from mlx_hf_bridge.loading.tensors import TensorInfo, WeightFile, byte_size
+from mlx_hf_bridge.loading.weights import check_fit
+from mlx_hf_bridge.models import family_for
+from mlx_hf_bridge.quantization.policy import is_packable
+from mlx_hf_bridge.quantization.recipes import MLXQuantizationConfig
+
+# What a quantised recipe stores beside its packed weights, unless `dtype` says otherwise.
+QUANTIZED_DTYPE = mx.float16
+
+
+@dataclass(frozen=True)
+class TensorPlan:
+    """What becomes of one tensor: its new name and dtype, and the recipe that packs it, if one does."""
+
+    name: str
+    info: TensorInfo
+    dtype: mx.Dtype
+    recipe: MLXQuantizationConfig | None = None
+
+    @property
+    def bytes(self) -> int:
+        """Bytes on disk, header apart."""
+        count = math.prod(self.info.shape)
+        if self.recipe is None:
+            return byte_size(self.info) if not self.info.is_float else count * self.dtype.size
+        groups = count // self.recipe.group_size
+        group_bytes = 2 * self.dtype.size if self.recipe.mode == "affine" else 1
+        return count * self.recipe.bits // 8 + groups * group_bytes
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A conversion, decided but not done."""
+
+    checkpoint: Checkpoint
+    family: Family
+    config: EncoderConfig
+    task: str
+    recipe: MLXQuantizationConfig | None
+    dtype: mx.Dtype
+    files: tuple[WeightFile, ...]
+    tensors: dict[str, TensorPlan]
+    left_in_float: tuple[str, ...]
+
+    @property
+    def weight_bytes(self) -> int:
+        """The predicted size of model.safetensors, but for its header of some hundred bytes a tensor."""
+        return sum(tensor.bytes for tensor in self.tensors.values())
+
+
+def plan_conversion(
+    checkpoint: Checkpoint, task: str, recipe: MLXQuantizationConfig | None, dtype: mx.Dtype | None
+) -> Plan:
+    """Decide every tensor's fate from headers; any fault of the checkpoint is an error before a byte is written."""
+    family = family_for(checkpoint.config)
+    config = family.config.from_json(checkpoint.config)
+    if checkpoint.is_converted or packing_of(checkpoint.config):
+        raise QuantizationError(
+            f"{checkpoint.source.name} is already converted; convert the checkpoint that it was made from."
+        )
+    names, where = Names(family, task), str(checkpoint.model_folder)
+    files = open_weights(checkpoint)
+    infos = {name: info for file in files for name, info in file.infos.items()}
+    placed = place_all(names, infos, where)
+    has_pooler = any(place.ours and place.ours.startswith("pooler.") for place in placed.values())
+    model = build(family, config, task, pooler=has_pooler)
+    check_fit(names, placed, infos, model, where)
+    candidates = {path for path, module in model.named_modules() if is_packable(path, module)} if recipe else set()
+    weights = {name: place for name, place in placed.items() if place.ours in candidates and place.leaf == "weight"}
+    packed = _packed(weights, infos, recipe)
+    prefix = "" if all(place.is_base for place in placed.values()) else f"{family.prefix}."
+    rest = dtype or (QUANTIZED_DTYPE if recipe else None)
+    tensors = {
+        name: TensorPlan(
+            (prefix if place.is_base else "") + place.name,
+            infos[name],
+            rest or _own_dtype(infos[name]),
+            recipe if name in packed else None,
+        )
+        for name, place in placed.items()
+    }
+    left = tuple(tensors[name].name for name in weights if name not in packed)
+    checked = rest or _most_common([tensor.dtype for tensor in tensors.values() if tensor.info.is_float])
+    return Plan(checkpoint, family, config, task, recipe, checked, tuple(files), tensors, left)
+
+
+def _packed(
+    weights: Mapping[str, Place], infos: Mapping[str, TensorInfo], recipe: MLXQuantizationConfig | None
+) -> set[str]:
+    """The weights that the recipe packs; of a joined module all parts or none, since they become one product."""
+    if recipe is None:
+        return set()
+    able = {
+        name
+        for name, place in weights.items()
+        if infos[name].shape[-1] % recipe.group_size == 0 and not recipe.skips(place.module)
+    }
+    halved = {place.ours for name, place in weights.items() if name not in able}
+    return {name for name in able if weights[name].ours not in halved}
+
+
+def _own_dtype(info: TensorInfo) -> mx.Dtype:
+    """As in the file; MLX has no float64 on a GPU, and whole numbers are copied whatever this says."""
+    return mx.float32 if info.mlx_dtype is None or info.mlx_dtype == mx.float64 else info.mlx_dtype
+
+
+def _most_common(dtypes: list[mx.Dtype]) -> mx.Dtype:
+    return max((mx.float32, mx.float16, mx.bfloat16), key=dtypes.count)

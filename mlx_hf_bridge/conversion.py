@@ -81,8 +81,8 @@ def convert(
     """Convert a Hub id or folder into the folder `output_dir`, wholly or not at all.
 
     A result that is there, of the same source, recipe, dtype and task, is left as it is. Anything else in the folder
-    is a RepositoryError, or replaced with overwrite=True. dry_run: decide, check and predict; write nothing (a Hub
-    model's files are still fetched into the Hub's cache). task: one of TASKS; None follows config.json.
+    is a RepositoryError, or replaced with overwrite=True. dry_run: decide, check and predict from headers alone, read
+    on the Hub where they are there; write nothing. task: one of TASKS; None follows config.json.
     Raises SizeTargetError when the weights would exceed target_size_mb, and what from_pretrained raises.
     """
     recipe, stored, folder = recipe_from(quantization_config), dtype_from(dtype), Path(output_dir).expanduser()
@@ -95,13 +95,12 @@ def convert(
         there, source_bytes = metadata["weight_bytes"], metadata["source_bytes"]
         check_target(there, target_size_mb, str(folder))
         return ConversionResult("skipped", folder, chosen, recipe, source_bytes, weight_bytes=there)
-    plan = _plan(checkpoint, chosen, recipe, stored)
+    plan = _plan(checkpoint, chosen, recipe, stored, fetch=not dry_run)
     check_target(plan.weight_bytes, target_size_mb, f"{name} in {recipe_name(recipe)}", _smaller(plan, target_size_mb))
-    source_bytes = sum(file.path.stat().st_size for file in plan.files)
     if dry_run:
-        return ConversionResult("would convert", folder, chosen, recipe, source_bytes, plan.weight_bytes)
+        return ConversionResult("would convert", folder, chosen, recipe, plan.source_bytes, plan.weight_bytes)
     written = _write(plan, folder, show_progress)
-    return ConversionResult("converted", folder, chosen, recipe, source_bytes, plan.weight_bytes, written)
+    return ConversionResult("converted", folder, chosen, recipe, plan.source_bytes, plan.weight_bytes, written)
 
 
 def task_of(config: Mapping[str, Any], asked: str | None) -> str:
@@ -135,8 +134,10 @@ def check_target(size: int, target_size_mb: float | None, what: str, advice: str
         )
 
 
-def _plan(checkpoint: Checkpoint, task: str, recipe: MLXQuantizationConfig | None, dtype: mx.Dtype | None) -> Plan:
-    return run(lambda: plan_conversion(checkpoint, task, recipe, dtype))
+def _plan(
+    checkpoint: Checkpoint, task: str, recipe: MLXQuantizationConfig | None, dtype: mx.Dtype | None, fetch: bool = True
+) -> Plan:
+    return run(lambda: plan_conversion(checkpoint, task, recipe, dtype, fetch))
 
 
 def _write(plan: Plan, folder: Path, show_progress: bool) -> int:

@@ -126,6 +126,10 @@ if BACKEND == "cpu" and sys.platform == "linux" and BLAS is None and blas_choice
 # On a CPU, unpacking a layer costs as much as about four rows of the packed product (benchmarks/quantized_product.py).
 _UNPACKING_ROWS = 4
 
+# A batch holds at most batch_size times this many slots, padding included, so that short texts go many at a time.
+# On a CPU small batches stay in its caches: 1,024 slots are faster than 4,096 (benchmarks/batch_slots.py).
+SLOTS_A_TEXT = 32 if BACKEND == "cpu" else 128
+
 
 def activation_dtype(stored: mx.Dtype) -> mx.Dtype:
     """The dtype to compute in for weights stored as `stored`: CPUs have no fast half precision."""

@@ -69,7 +69,7 @@ def row_name(row: Row) -> str:
 
 
 def make_model(row: Row, head: str = "Model", labels: int = 3, seed: int = 0) -> Any:
-    """A transformers model with every parameter redrawn: fresh norms are ones and fresh biases zeros, which hides swaps."""
+    """A transformers model, every parameter redrawn: fresh norms are ones and fresh biases zeros, which hides swaps."""
     names = {number: f"class {number}" for number in range(labels)}
     changed = {"id2label": names, "label2id": {name: number for number, name in names.items()}}
     config = type(row.config).from_dict({**row.config.to_dict(), **changed})

@@ -7,9 +7,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import numpy as np
 import pytest
 from convert_checkpoints import Capture, converted, make_bert, metadata_of, snapshot
+from huggingface_hub.utils import SafetensorsFileMetadata, SafetensorsRepoMetadata, TensorInfo
 from safetensors.numpy import load_file, save_file
 
 from mlx_hf_bridge import MLXAutoModel
@@ -199,3 +201,40 @@ def test_a_hub_model_is_converted_at_its_revision(bert: Path, monkeypatch: pytes
     assert f"its revision is '{'a' * 40}', asked is '{'b' * 40}'" in capsys.readouterr().err
     assert main(["convert", "--model", "someone/bert", "--revision", "older", "--no-skip"]) == 0
     assert metadata_of(converted())["revision"] == "b" * 40
+
+
+def test_a_dry_run_of_a_hub_model_reads_its_headers_there_and_fetches_no_weights(
+    bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    weights, commit = bert / "model.safetensors", "0" * 40
+    asked = []
+
+    def on_the_hub(name: str, **options: Any) -> SafetensorsRepoMetadata:
+        asked.append((name, options["revision"]))
+        with weights.open("rb") as file:
+            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        header.pop("__metadata__", None)
+        tensors = {tensor: TensorInfo(**entry) for tensor, entry in header.items()}
+        return SafetensorsRepoMetadata(
+            metadata=None,
+            sharded=False,
+            weight_map={},
+            files_metadata={weights.name: SafetensorsFileMetadata(metadata={}, tensors=tensors)},
+        )
+
+    plain = convert(bert, tmp_path / "out", dry_run=True)
+    weights.rename(tmp_path / weights.name)
+    weights = tmp_path / weights.name
+    repo = tmp_path / "hub" / "models--org--bert"
+    (repo / "refs").mkdir(parents=True)
+    (repo / "refs" / "main").write_text(commit, encoding="utf-8")
+    (repo / "snapshots").mkdir()
+    (repo / "snapshots" / commit).symlink_to(bert)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(huggingface_hub, "get_safetensors_metadata", on_the_hub)
+    before = snapshot(tmp_path)
+    assert convert("org/bert", tmp_path / "out", dry_run=True).predicted_bytes == plain.predicted_bytes
+    assert asked == [("org/bert", commit)]
+    assert main(["convert", "--model", "org/bert", "--dry-run"]) == 0
+    assert "would convert" in capsys.readouterr().out
+    assert snapshot(tmp_path) == before

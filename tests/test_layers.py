@@ -42,15 +42,11 @@ class Counting(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self._calls: list[Any] = []
+        self.calls = 0
 
     def __call__(self, x: Any, *_: Any) -> Any:
-        self._calls.append(x)
+        self.calls += 1
         return x
-
-    @property
-    def calls(self) -> int:
-        return len(self._calls)
 
 
 class Ones(nn.Module):

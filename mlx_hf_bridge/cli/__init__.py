@@ -21,8 +21,6 @@ _INTERRUPTED = 130
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one subcommand -> the exit code; wrong usage, --help and --version raise SystemExit, as argparse does."""
     args = parse(arguments)
-    # Without torch, transformers announces at import that it has only tokenizers; that is all that is used of it.
-    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     _log(args.verbose, args.debug)
     # Each subcommand is a module; only the one that is asked for is imported, so that --help is fast.
     command = importlib.import_module(f"{__name__}.{args.command}")

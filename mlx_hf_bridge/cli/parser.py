@@ -163,7 +163,7 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dry-run",
         action="store_true",
-        help="predict, write nothing (Hub files are downloaded)",
+        help="predict from headers, write nothing",
     )
     parser.add_argument("--no-skip", action="store_true", help="replace what is in the output folder")
     _add_packing(parser, "the config's, else 8 bits")

@@ -12,15 +12,13 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from mlx_hf_bridge.batch import TokenBatch
+from mlx_hf_bridge.device import SLOTS_A_TEXT
 from mlx_hf_bridge.errors import InputError, OverlongTextError, TokenRangeError
 from mlx_hf_bridge.family import EncoderConfig
 from mlx_hf_bridge.inference.run import run
 from mlx_hf_bridge.inference.tokenizer import Tokens
 
 logger = logging.getLogger(__name__)
-
-# A batch holds at most batch_size times this many slots, padding included: short texts go in larger batches.
-_SLOTS_A_TEXT = 128
 
 
 def checked_batch(
@@ -76,11 +74,11 @@ def padded(config: EncoderConfig, tokens: Sequence[Tokens], pad_token_id: int) -
 
 
 def budgeted(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:
-    """Indices in batches, longest texts first, each batch within `batch_size` x 128 slots (one text at least)."""
+    """Indices in batches, longest texts first; a batch has `batch_size` x SLOTS_A_TEXT slots or fewer, or one text."""
     order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
     start = 0
     while start < len(order):
-        rows = max(1, batch_size * _SLOTS_A_TEXT // max(1, lengths[order[start]]))
+        rows = max(1, batch_size * SLOTS_A_TEXT // max(1, lengths[order[start]]))
         yield order[start : start + rows]
         start += rows
 

@@ -14,10 +14,7 @@ from mlx_hf_bridge.family import BASE_TASK
 from mlx_hf_bridge.loading.checkpoint import METADATA_FILE
 from mlx_hf_bridge.loading.folder import copy_modules, write_config, write_json
 from mlx_hf_bridge.loading.names import some
-from mlx_hf_bridge.loading.plan import QUANTIZED_DTYPE as QUANTIZED_DTYPE
-from mlx_hf_bridge.loading.plan import Plan as Plan
-from mlx_hf_bridge.loading.plan import TensorPlan
-from mlx_hf_bridge.loading.plan import plan_conversion as plan_conversion
+from mlx_hf_bridge.loading.plan import Plan, TensorPlan
 from mlx_hf_bridge.loading.tensors import SINGLE_FILE, dtype_name
 from mlx_hf_bridge.loading.tokenizer_files import write_tokenizer
 from mlx_hf_bridge.quantization.recipes import MLXQuantizationConfig, names_module
@@ -125,7 +122,7 @@ def _metadata(plan: Plan, folder: Path) -> dict[str, Any]:
         "recipe": plan.recipe.to_dict() if plan.recipe else None,
         "dtype": dtype_name(plan.dtype),
         "libraries": {name: version(name) for name in _LIBRARIES},
-        "source_bytes": sum(file.path.stat().st_size for file in plan.files),
+        "source_bytes": plan.source_bytes,
         "weight_bytes": (folder / SINGLE_FILE).stat().st_size,
         "bits": dict(sorted(modules.items())),
         "left_in_float": list(plan.left_in_float),

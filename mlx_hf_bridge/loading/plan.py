@@ -12,6 +12,7 @@ from mlx_hf_bridge.inference.model import build
 from mlx_hf_bridge.loading.checkpoint import Checkpoint, open_weights
 from mlx_hf_bridge.loading.names import Names, Place, place_all
 from mlx_hf_bridge.loading.packing import packing_of
+from mlx_hf_bridge.loading.remote import read_headers
 from mlx_hf_bridge.loading.tensors import TensorInfo, WeightFile, byte_size
 from mlx_hf_bridge.loading.weights import check_fit
 from mlx_hf_bridge.models import family_for
@@ -57,15 +58,30 @@ class Plan:
     left_in_float: tuple[str, ...]
 
     @property
+    def source_bytes(self) -> int:
+        """The size of the source's weight files; of files on the Hub, headers apart."""
+        return sum(
+            file.path.stat().st_size if file.path.is_file() else sum(map(byte_size, file.infos.values()))
+            for file in self.files
+        )
+
+    @property
     def weight_bytes(self) -> int:
         """The predicted size of model.safetensors, but for its header of some hundred bytes a tensor."""
         return sum(tensor.bytes for tensor in self.tensors.values())
 
 
 def plan_conversion(
-    checkpoint: Checkpoint, task: str, recipe: MLXQuantizationConfig | None, dtype: mx.Dtype | None
+    checkpoint: Checkpoint,
+    task: str,
+    recipe: MLXQuantizationConfig | None,
+    dtype: mx.Dtype | None,
+    fetch: bool = True,
 ) -> Plan:
-    """Decide every tensor's fate from headers; any fault of the checkpoint is an error before a byte is written."""
+    """Decide every tensor's fate from headers; any fault of the checkpoint is an error before a byte is written.
+
+    fetch=False reads the headers of a Hub repo from afar; such a plan can be looked at but not written.
+    """
     family = family_for(checkpoint.config)
     config = family.config.from_json(checkpoint.config)
     if checkpoint.is_converted or packing_of(checkpoint.config):
@@ -73,7 +89,7 @@ def plan_conversion(
             f"{checkpoint.source.name} is already converted; convert the checkpoint that it was made from."
         )
     names, where = Names(family, task), str(checkpoint.model_folder)
-    files = open_weights(checkpoint)
+    files = open_weights(checkpoint) if fetch else read_headers(checkpoint)
     infos = {name: info for file in files for name, info in file.infos.items()}
     placed = place_all(names, infos, where)
     has_pooler = any(place.ours and place.ours.startswith("pooler.") for place in placed.values())

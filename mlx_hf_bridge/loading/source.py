@@ -24,6 +24,9 @@ from mlx_hf_bridge.errors import ArgumentTypeError, RepositoryError
 SMALL_FILES = ("*.json", "*.txt", "*.model", "README.md")
 _LOCAL_KINDS = (".json", ".txt", ".model", ".safetensors", ".bin")
 OTHER_RUNTIMES = ("onnx/*", "openvino/*", "coreml/*", "tf_model*", "flax_model*", "rust_model*")
+# The organisation that bare names belong to, as sentence-transformers resolves them.
+SENTENCE_TRANSFORMERS = "sentence-transformers"
+_HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 _LOCAL_FILES = tuple(f"{place}{kind}" for place in ("*", "*/*") for kind in _LOCAL_KINDS)
 
 
@@ -74,12 +77,25 @@ def locate(name: str | Path, options: HubOptions) -> Source:
     path = Path(name).expanduser()
     if str(name) and path.is_dir():
         return _local(str(name), path.resolve() / options.subfolder, options)
-    if path.is_file() or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", str(name)):
+    if path.is_file() or not _HUB_ID.fullmatch(str(name)):
         raise RepositoryError(
             f'{str(name)!r} is neither a folder on this machine nor a Hub id ("name" or "organisation/name"). '
             "Check the path, or give the id of a repo."
         )
-    return _hub(str(name), options)
+    if "/" in str(name):
+        return _hub(str(name), options)
+    return _short(str(name), options)
+
+
+def _short(name: str, options: HubOptions) -> Source:
+    """A bare name: an old Hub id without organisation ("bert-base-uncased"), else one of sentence-transformers."""
+    try:
+        return _hub(name, options)
+    except RepositoryError as error:
+        try:
+            return _hub(f"{SENTENCE_TRANSFORMERS}/{name}", options)
+        except RepositoryError:
+            raise error from None
 
 
 def _under(subfolder: str, pattern: str) -> str:

@@ -4,6 +4,8 @@ Transformers 5 rebuilds many tokenizers from their vocabulary instead of reading
 file that is written is the rebuilt one. AutoTokenizer itself is not used: where torch is installed it imports torch.
 """
 
+import importlib
+import logging
 import shutil
 from pathlib import Path
 from typing import Any
@@ -46,13 +48,12 @@ def tokenizer_class_name(checkpoint: Checkpoint, family: Family) -> str:
 
 def build_tokenizer(checkpoint: Checkpoint, family: Family) -> Any:
     """transformers' tokenizer object of the checkpoint; RepositoryError when its files are not there."""
-    import transformers
-
     if not has_tokenizer(checkpoint.model_folder):
         raise RepositoryError(
             f"{checkpoint.model_folder} has no tokenizer: none of {', '.join(_VOCABULARIES)}. Copy the files of the "
             "original checkpoint there."
         )
+    transformers = _transformers()
     name = tokenizer_class_name(checkpoint, family)
     found = getattr(transformers, name, None) or transformers.PreTrainedTokenizerFast
     try:
@@ -68,6 +69,16 @@ def build_tokenizer(checkpoint: Checkpoint, family: Family) -> Any:
             "tokenizer.json form. Use transformers on torch for this model."
         )
     return tokenizer
+
+
+def _transformers() -> Any:
+    """The package, without its notice that torch is not installed: its tokenizers are all that is used of it."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        return importlib.import_module("transformers")
+    finally:
+        logging.disable(before)
 
 
 def write_tokenizer(checkpoint: Checkpoint, family: Family, folder: Path) -> None:

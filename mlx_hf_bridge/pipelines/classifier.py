@@ -31,7 +31,8 @@ STREAM_ROWS = 256
 class Options:
     """What every task takes in a call, or as a default for all calls.
 
-    batch_size: a batch holds at most that many times 128 tokens; 1 also answers a stream text by text, as it comes.
+    batch_size: a batch holds at most that many times device.SLOTS_A_TEXT tokens; 1 also answers a stream text by text,
+    as it comes.
     num_workers: taken as transformers takes it; has no effect, since tokenizers works on all cores by itself.
     """
 

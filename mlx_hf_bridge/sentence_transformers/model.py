@@ -22,7 +22,7 @@ from mlx_hf_bridge.inference.run import run
 from mlx_hf_bridge.inference.tokenizer import Text, Tokenizer, Tokens
 from mlx_hf_bridge.loading.checkpoint import read_modules
 from mlx_hf_bridge.loading.load import load
-from mlx_hf_bridge.loading.source import HubOptions
+from mlx_hf_bridge.loading.source import SENTENCE_TRANSFORMERS, HubOptions
 from mlx_hf_bridge.loading.tokenizer_files import tokenizer_config
 from mlx_hf_bridge.quantization.recipes import MLXQuantizationConfig, QuantizationLike
 from mlx_hf_bridge.sentence_transformers.modules import read_after_transformer
@@ -32,7 +32,6 @@ from mlx_hf_bridge.sentence_transformers.similarity import similarity_named
 
 logger = logging.getLogger(__name__)
 
-_ORGANISATION = "sentence-transformers"
 _OVERLONG = ("truncate", "error")
 
 
@@ -121,9 +120,9 @@ class MLXSentenceTransformer:
         """A text -> its vector (V,) float32; texts or pairs of texts -> (N, V), in their order.
 
         convert_to_tensor gives a torch tensor; neither of the two a list of MLX arrays. Batches are made by length:
-        each holds at most batch_size x 128 token slots, so short texts go many at a time. truncate_dim keeps the
-        first dimensions, before normalising. Raises InputError for what is not text, OverlongTextError for a text
-        over max_seq_length when overlong="error".
+        each holds at most batch_size x device.SLOTS_A_TEXT token slots, so short texts go many at a time. truncate_dim
+        keeps the first dimensions, before normalising. Raises InputError for what is not text, OverlongTextError for
+        a text over max_seq_length when overlong="error".
         """
         overlong = self._overlong if overlong is None else _checked_overlong(overlong)
         texts, single = _texts(inputs)
@@ -197,7 +196,7 @@ def _with_organisation(name: str | Path) -> str:
     """sentence-transformers' rule: a bare name that is no folder belongs to its own organisation."""
     text = str(name)
     is_bare = "/" not in text and "\\" not in text and not Path(text).expanduser().exists()
-    return f"{_ORGANISATION}/{text}" if is_bare else text
+    return f"{SENTENCE_TRANSFORMERS}/{text}" if is_bare else text
 
 
 def _limit(own: int | None, tokenizer: int | None, positions: int) -> int:

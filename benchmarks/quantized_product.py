@@ -9,9 +9,10 @@ import statistics
 import time
 from collections.abc import Callable
 
-import mlx.core as mx
-
 import mlx_hf_bridge  # noqa: F401  loads the BLAS before mlx.core
+
+# isort: split
+import mlx.core as mx
 
 ROUNDS = 15
 

@@ -6,7 +6,16 @@ from typing import TYPE_CHECKING, Any
 from mlx_hf_bridge import device as device
 
 if TYPE_CHECKING:
-    from mlx_hf_bridge.auto import MLXAutoModel, MLXAutoModelForSequenceClassification
+    from mlx_hf_bridge.auto import (
+        MLXAutoModel,
+        MLXAutoModelForMaskedLM,
+        MLXAutoModelForMultipleChoice,
+        MLXAutoModelForNextSentencePrediction,
+        MLXAutoModelForPreTraining,
+        MLXAutoModelForQuestionAnswering,
+        MLXAutoModelForSequenceClassification,
+        MLXAutoModelForTokenClassification,
+    )
     from mlx_hf_bridge.pipelines import pipeline
     from mlx_hf_bridge.quantization.recipes import MLXQuantizationConfig
     from mlx_hf_bridge.sentence_transformers import MLXSentenceTransformer
@@ -15,14 +24,26 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "MLXAutoModel": "auto",
+    "MLXAutoModelForMaskedLM": "auto",
+    "MLXAutoModelForMultipleChoice": "auto",
+    "MLXAutoModelForNextSentencePrediction": "auto",
+    "MLXAutoModelForPreTraining": "auto",
+    "MLXAutoModelForQuestionAnswering": "auto",
     "MLXAutoModelForSequenceClassification": "auto",
+    "MLXAutoModelForTokenClassification": "auto",
     "MLXQuantizationConfig": "quantization.recipes",
     "MLXSentenceTransformer": "sentence_transformers",
     "pipeline": "pipelines",
 }
 __all__ = [
     "MLXAutoModel",
+    "MLXAutoModelForMaskedLM",
+    "MLXAutoModelForMultipleChoice",
+    "MLXAutoModelForNextSentencePrediction",
+    "MLXAutoModelForPreTraining",
+    "MLXAutoModelForQuestionAnswering",
     "MLXAutoModelForSequenceClassification",
+    "MLXAutoModelForTokenClassification",
     "MLXQuantizationConfig",
     "MLXSentenceTransformer",
     "pipeline",

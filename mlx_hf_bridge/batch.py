@@ -3,7 +3,8 @@
 B texts, L tokens, D hidden.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import mlx.core as mx
 
@@ -13,13 +14,18 @@ class TokenBatch:
     """Padded token rows. Only this class knows how the rows lie in memory.
 
     ids (B, L) int32; mask (B, L) bool, True = a real token, None = all are; segments (B, L) int32, None = all 0;
-    places (B, L) int32, None = counted from the rows.
+    places (B, L) int32, None = counted from the rows; vectors (B, L, E), None = the word table's.
     """
 
     ids: mx.array
     mask: mx.array | None = None
     segments: mx.array | None = None
     places: mx.array | None = None
+    vectors: mx.array | None = None
+
+    def words(self, table: Callable[[mx.array], mx.array]) -> mx.array:
+        """The tokens' vectors (B, L, E): the caller's own, or those that the table has for the ids."""
+        return table(self.ids) if self.vectors is None else self.vectors
 
     def key_mask(self) -> mx.array | None:
         """(B, 1, 1, L) bool, True = may be attended to; None = everything. A row of padding alone sees itself."""
@@ -58,4 +64,4 @@ class TokenBatch:
     def without_first(self, count: int) -> "TokenBatch":
         """The same rows with their first `count` real tokens masked out (a prompt that pooling leaves out)."""
         mask = self.token_mask(mx.int32)[:, :, 0]
-        return TokenBatch(self.ids, mx.logical_and(mask, mx.cumsum(mask, axis=1) > count), self.segments, self.places)
+        return replace(self, mask=mx.logical_and(mask, mx.cumsum(mask, axis=1) > count))

@@ -78,7 +78,7 @@ def _load_blas() -> str | None:
     choice = blas_choice()
     if sys.platform != "linux" or choice == "none":
         return None
-    if "mlx.core" in sys.modules:
+    if _MLX_CAME_FIRST:
         warnings.warn(
             "mlx.core was imported before mlx_hf_bridge, so matrix products run on MLX's reference BLAS, up to a "
             "hundred times slower than an OpenBLAS. Import mlx_hf_bridge first.",
@@ -99,6 +99,7 @@ def _load_blas() -> str | None:
     return next((candidate for candidate in candidates if _load_globally(candidate)), None)
 
 
+_MLX_CAME_FIRST = "mlx.core" in sys.modules
 BLAS = _load_blas()
 
 try:
@@ -115,7 +116,7 @@ def _backend() -> str:
 
 BACKEND = _backend()
 
-if BACKEND == "cpu" and sys.platform == "linux" and BLAS is None and blas_choice() is None:
+if BACKEND == "cpu" and sys.platform == "linux" and BLAS is None and blas_choice() is None and not _MLX_CAME_FIRST:
     warnings.warn(
         "no fast BLAS was found, so matrix products run on MLX's reference BLAS, up to a hundred times slower. "
         "pip install 'mlx-hf-bridge[cpu]', or apt-get install libopenblas0.",

@@ -11,7 +11,25 @@ from mlx_hf_bridge.errors import ConfigError
 from mlx_hf_bridge.layers.feed_forward import activation_for
 
 BASE_TASK = "feature-extraction"
+MASKED_LM = "fill-mask"
 SEQUENCE_CLASSIFICATION = "text-classification"
+TOKEN_CLASSIFICATION = "token-classification"
+QUESTION_ANSWERING = "question-answering"
+MULTIPLE_CHOICE = "multiple-choice"
+NEXT_SENTENCE = "next-sentence-prediction"
+PRE_TRAINING = "pre-training"
+
+# What transformers puts behind a family's name to name the class of a task.
+HF_SUFFIXES = {
+    BASE_TASK: "Model",
+    MASKED_LM: "ForMaskedLM",
+    SEQUENCE_CLASSIFICATION: "ForSequenceClassification",
+    TOKEN_CLASSIFICATION: "ForTokenClassification",
+    QUESTION_ANSWERING: "ForQuestionAnswering",
+    MULTIPLE_CHOICE: "ForMultipleChoice",
+    NEXT_SENTENCE: "ForNextSentencePrediction",
+    PRE_TRAINING: "ForPreTraining",
+}
 
 # Transformers' two default labels (PreTrainedConfig.num_labels); save_pretrained leaves them out of config.json.
 _DEFAULT_LABELS = {0: "LABEL_0", 1: "LABEL_1"}
@@ -37,6 +55,7 @@ class EncoderConfig:
     layer_norm_eps: float = 1e-12
     pad_token_id: int | None = 0
     type_vocab_size: int = 2
+    tie_word_embeddings: bool = True
     id2label: Mapping[int, str] = field(default_factory=lambda: dict(_DEFAULT_LABELS))
     label2id: Mapping[str, int] = field(default_factory=dict)
     problem_type: str | None = None
@@ -151,12 +170,27 @@ def _numbered(labels: Any) -> dict[int, str]:
 
 @dataclass(frozen=True)
 class Head:
-    """One task's head: how it is built, what the checkpoint calls its modules, whether it reads the pooler."""
+    """One task's head: how it is built, what the checkpoint calls its modules, whether it reads the pooler.
+
+    A head that scores words repeats the word table, or has a table of its own: `tied` names what only the first kind
+    has (the bias), `untied` the decoder that only the second computes with; each is passed over in the other kind.
+    """
 
     build: Callable[[Any], nn.Module]
     names: Mapping[str, str]
-    hf_class: str
     reads_pooler: bool = False
+    tied: Mapping[str, str] = field(default_factory=dict)
+    untied: Mapping[str, str] = field(default_factory=dict)
+
+    def names_for(self, config: EncoderConfig) -> Mapping[str, str]:
+        """Checkpoint modules -> ours, for a config that ties the tables or does not."""
+        return {**self.names, **(self.tied if config.tie_word_embeddings else self.untied)}
+
+    def passed_over(self, config: EncoderConfig) -> frozenset[str]:
+        """Checkpoint tensors that repeat others, or have no effect."""
+        tied = {f"{module}.bias" for module in self.tied}
+        untied = {f"{module}.{leaf}" for module in self.untied for leaf in ("weight", "bias")}
+        return frozenset(untied - tied if config.tie_word_embeddings else tied - untied)
 
 
 @dataclass(frozen=True)
@@ -164,8 +198,9 @@ class Family:
     """One model_type.
 
     `names` maps checkpoint modules to ours: {i}, {j} for numbers, `#n` for part n of a joined module. `prefix` is the
-    optional first word of base tensors. `foreign` are first words of heads that have no implementation yet: carried
-    along, never computed with. `ignored` are tensors that transformers itself makes anew.
+    optional first word of base tensors; `hf_prefix` starts the names of its transformers classes. `foreign` are first
+    words of heads that have no implementation: carried along, never computed with. `ignored` are tensors that
+    transformers itself makes anew.
     """
 
     model_type: str
@@ -173,10 +208,14 @@ class Family:
     encoder: Callable[[Any], nn.Module]
     names: Mapping[str, str]
     prefix: str
-    hf_class: str
+    hf_prefix: str
     tokenizer: str
     heads: Mapping[str, Head]
     pooler: Callable[[Any], nn.Module] | None = None
     foreign: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ("embeddings.position_ids", "embeddings.token_type_ids")
     uses_segments: bool = True
+
+    def hf_class(self, task: str) -> str:
+        """The transformers class of a task ("BertForMaskedLM")."""
+        return f"{self.hf_prefix}{HF_SUFFIXES[task]}"

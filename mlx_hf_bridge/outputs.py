@@ -46,7 +46,54 @@ class BaseModelOutputWithPooling(ModelOutput):
     fields = ("last_hidden_state", "pooler_output", "hidden_states", "attentions")
 
 
+class MaskedLMOutput(ModelOutput):
+    """logits (B, L, vocab_size) before softmax."""
+
+    fields = ("loss", "logits", "hidden_states", "attentions")
+
+
 class SequenceClassifierOutput(ModelOutput):
     """logits (B, num_labels) before softmax."""
 
     fields = ("loss", "logits", "hidden_states", "attentions")
+
+
+class TokenClassifierOutput(ModelOutput):
+    """logits (B, L, num_labels) before softmax."""
+
+    fields = ("loss", "logits", "hidden_states", "attentions")
+
+
+class QuestionAnsweringModelOutput(ModelOutput):
+    """start_logits and end_logits (B, L) before softmax."""
+
+    fields = ("loss", "start_logits", "end_logits", "hidden_states", "attentions")
+
+
+class MultipleChoiceModelOutput(ModelOutput):
+    """logits (B, choices) before softmax."""
+
+    fields = ("loss", "logits", "hidden_states", "attentions")
+
+
+class NextSentencePredictorOutput(ModelOutput):
+    """logits (B, 2): the second text follows the first, or is a random one."""
+
+    fields = ("loss", "logits", "hidden_states", "attentions")
+
+
+class PreTrainingOutput(ModelOutput):
+    """What the family was trained on.
+
+    prediction_logits (B, L, vocab_size) with seq_relationship_logits or sop_logits (B, 2); ELECTRA's logits (B, L).
+    """
+
+    fields = (
+        "loss",
+        "logits",
+        "prediction_logits",
+        "seq_relationship_logits",
+        "sop_logits",
+        "hidden_states",
+        "attentions",
+    )

@@ -435,7 +435,12 @@ def bert(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 IDS = np.array([[2, 6, 7, 3]])
 CALLS: dict[str, tuple[dict[str, Any], type, type, str]] = {
-    "no ids": ({}, errors.InputError, ValueError, r"input_ids is missing\. Pass token ids \(B, L\)"),
+    "no ids": (
+        {},
+        errors.InputError,
+        ValueError,
+        r"got neither of input_ids and inputs_embeds, expected one of them\. Pass token ids \(B, L\)",
+    ),
     "ids beyond the vocabulary": (
         {"input_ids": IDS + 95},
         errors.TokenRangeError,

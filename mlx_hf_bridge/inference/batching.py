@@ -27,8 +27,9 @@ def checked_batch(
     mask: np.ndarray | None = None,
     segments: np.ndarray | None = None,
     places: np.ndarray | None = None,
+    vectors: mx.array | None = None,
 ) -> TokenBatch:
-    """ids, mask, segments and places, all (B, L) -> TokenBatch.
+    """ids, mask, segments and places, all (B, L), and the vectors (B, L, E) in place of ids -> TokenBatch.
 
     TokenRangeError for anything outside an embedding table, which MLX would read past without a word.
     """
@@ -50,6 +51,7 @@ def checked_batch(
         None if full or mask is None else mx.array(mask.astype(bool)),
         None if segments is None or not config.type_vocab_size else mx.array(segments.astype(np.int32)),
         None if places is None else mx.array(places.astype(np.int32)),
+        vectors,
     )
 
 

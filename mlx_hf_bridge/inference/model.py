@@ -3,7 +3,8 @@
 B texts, L tokens, D hidden, H heads, C classes.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -16,13 +17,18 @@ from mlx_hf_bridge.layers.linear import PackedEmbedding
 
 @dataclass(frozen=True)
 class Encoded:
-    """hidden (B, L, D); pooled (B, D) and logits (B, C) where the model has them; what the trace kept."""
+    """hidden (B, L, D); pooled (B, D) and the head's answers by name where there are any; what the trace kept."""
 
     hidden: mx.array
     pooled: mx.array | None = None
-    logits: mx.array | None = None
+    answers: Mapping[str, mx.array] = field(default_factory=dict)
     states: tuple[mx.array, ...] | None = None
     weights: tuple[mx.array, ...] | None = None
+
+    @property
+    def logits(self) -> mx.array:
+        """The answer of a head that gives one; KeyError for a bare encoder."""
+        return self.answers["logits"]
 
 
 class Model(nn.Module):
@@ -40,9 +46,9 @@ class Model(nn.Module):
         trace = Trace(states, weights)
         hidden = self.encoder(batch, trace)
         pooled = self.pooler(hidden, batch) if "pooler" in self else None
-        logits = self.head(hidden, pooled, batch) if "head" in self else None
+        answers = self.head(hidden, pooled, batch, self.encoder.embeddings.word) if "head" in self else {}
         return Encoded(
-            hidden, pooled, logits, tuple(trace.states) if states else None, tuple(trace.weights) if weights else None
+            hidden, pooled, answers, tuple(trace.states) if states else None, tuple(trace.weights) if weights else None
         )
 
 

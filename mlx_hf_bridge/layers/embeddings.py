@@ -36,7 +36,7 @@ class Embeddings(nn.Module):
     def __call__(self, batch: TokenBatch) -> mx.array:
         padding = self.pad_token_id
         positions = batch.positions() if padding is None else batch.positions_after(padding)
-        summed = self.word(batch.ids) + self.position(positions)  # (B, L, E)
+        summed = batch.words(self.word) + self.position(positions)  # (B, L, E)
         if "token_type" in self:
             segments = mx.zeros((1, 1), mx.int32) if batch.segments is None else batch.segments
             summed = summed + self.token_type(segments)

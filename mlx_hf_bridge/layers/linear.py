@@ -39,6 +39,15 @@ class Packed(nn.Module):
             weight, scales, biases, group_size=self.group_size, bits=self.bits, mode=self.mode, dtype=dtype
         )
 
+    def product(self, x: mx.array) -> mx.array:
+        """x (..., I) -> x @ weights.T (..., O), by whichever way is faster for that many rows."""
+        if unpacks_weights(x.size // x.shape[-1]):
+            return x @ self.unpack(x.dtype).T
+        scales, biases = self.scales_as(x.dtype)
+        return mx.quantized_matmul(
+            x, self.weight, scales, biases, transpose=True, group_size=self.group_size, bits=self.bits, mode=self.mode
+        )
+
 
 class Linear(nn.Module):
     """x (..., I) -> x @ weight.T + bias (..., O); weight (O, I)."""
@@ -68,15 +77,8 @@ class PackedLinear(Packed):
             self.bias = bias
 
     def __call__(self, x: mx.array) -> mx.array:
-        unpacks = unpacks_weights(x.size // x.shape[-1])
-        product = x @ self.unpack(x.dtype).T if unpacks else self._packed_product(x)
+        product = self.product(x)
         return product + self.bias if "bias" in self else product
-
-    def _packed_product(self, x: mx.array) -> mx.array:
-        scales, biases = self.scales_as(x.dtype)
-        return mx.quantized_matmul(
-            x, self.weight, scales, biases, transpose=True, group_size=self.group_size, bits=self.bits, mode=self.mode
-        )
 
 
 class Embedding(nn.Module):
@@ -88,6 +90,10 @@ class Embedding(nn.Module):
 
     def __call__(self, ids: mx.array) -> mx.array:
         return self.weight[ids]
+
+    def scores(self, x: mx.array) -> mx.array:
+        """x (..., D) -> its product with every row (..., V)."""
+        return x @ self.weight.T
 
     def to_quantized(self, group_size: int, bits: int, mode: str = "affine") -> "PackedEmbedding":
         """The same look-up with a packed table."""
@@ -103,3 +109,7 @@ class PackedEmbedding(Packed):
 
     def __call__(self, ids: mx.array) -> mx.array:
         return self.unpack(self.dtype, ids)
+
+    def scores(self, x: mx.array) -> mx.array:
+        """x (..., D) -> its product with every row (..., V)."""
+        return self.product(x)

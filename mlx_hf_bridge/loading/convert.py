@@ -10,7 +10,6 @@ import mlx.core as mx
 from tqdm.auto import tqdm
 
 from mlx_hf_bridge.errors import WeightsError
-from mlx_hf_bridge.family import BASE_TASK
 from mlx_hf_bridge.loading.checkpoint import METADATA_FILE
 from mlx_hf_bridge.loading.folder import copy_modules, write_config, write_json
 from mlx_hf_bridge.loading.names import some
@@ -103,7 +102,7 @@ def _packed_modules(plan: Plan) -> list[str]:
 
 
 def _architecture(plan: Plan) -> str:
-    return plan.family.hf_class if plan.task == BASE_TASK else plan.family.heads[plan.task].hf_class
+    return plan.family.hf_class(plan.task)
 
 
 def _metadata(plan: Plan, folder: Path) -> dict[str, Any]:

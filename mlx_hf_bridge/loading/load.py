@@ -98,7 +98,7 @@ def read_converted(checkpoint: Checkpoint, task: str, pooler: bool, source: Sour
     family = family_for(checkpoint.config)
     config = family.config.from_json(checkpoint.config)
     packing = packing_of(checkpoint.config)
-    names, where = Names(family, task), str(checkpoint.folder)
+    names, where = Names(family, config, task), str(checkpoint.folder)
     files = open_weights(checkpoint)
     infos = {name: info for file in files for name, info in file.infos.items()}
     placed = place_all(names, infos, where)

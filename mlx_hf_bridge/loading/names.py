@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from mlx_hf_bridge.errors import UnsupportedModelError, WeightsError
-from mlx_hf_bridge.family import BASE_TASK, Family
+from mlx_hf_bridge.family import BASE_TASK, EncoderConfig, Family
 
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.|$)")
 _LETTERS = ("{i}", "{j}", "{k}")
@@ -48,7 +48,7 @@ class Target:
 class Names:
     """A family's name tables for one task, read in both directions."""
 
-    def __init__(self, family: Family, task: str) -> None:
+    def __init__(self, family: Family, config: EncoderConfig, task: str) -> None:
         if task != BASE_TASK and task not in family.heads:
             raise UnsupportedModelError(
                 f"model_type {family.model_type!r} has no head for {task!r} here; "
@@ -58,9 +58,12 @@ class Names:
         self._base = {
             hf: ours if ours.startswith("pooler.") else f"encoder.{ours}" for hf, ours in family.names.items()
         }
-        head = family.heads[task].names if task != BASE_TASK else {}
-        self._head = {hf: f"head.{ours}" for hf, ours in head.items()}
-        self._other_heads = {name for other in family.heads.values() for name in other.names} - set(self._head)
+        head = family.heads[task].names_for(config) if task != BASE_TASK else {}
+        self._head = {hf: f"head.{ours}".rstrip(".") for hf, ours in head.items()}
+        self._other_heads = {
+            name for other in family.heads.values() for name in (*other.names, *other.tied, *other.untied)
+        } - set(self._head)
+        self._passed_over = {name for head in family.heads.values() for name in head.passed_over(config)}
 
     def place(self, name: str) -> Place | None:
         """A checkpoint tensor's name -> its place; None for one that no table knows."""
@@ -72,8 +75,9 @@ class Names:
         return None
 
     def is_ignored(self, name: str) -> bool:
-        """Whether transformers makes this tensor anew whatever the file says."""
-        return any(name == ignored or name.endswith(f".{ignored}") for ignored in self._family.ignored)
+        """Whether transformers makes this tensor anew, or from another, whatever the file says."""
+        ignored = (*self._family.ignored, *self._passed_over)
+        return any(name == tensor or name.endswith(f".{tensor}") for tensor in ignored)
 
     def targets(self, paths: Iterable[str]) -> list[Target]:
         """Our module paths -> the checkpoint modules that fill them."""

@@ -88,7 +88,7 @@ def plan_conversion(
         raise QuantizationError(
             f"{checkpoint.source.name} is already converted; convert the checkpoint that it was made from."
         )
-    names, where = Names(family, task), str(checkpoint.model_folder)
+    names, where = Names(family, config, task), str(checkpoint.model_folder)
     files = open_weights(checkpoint) if fetch else read_headers(checkpoint)
     infos = {name: info for file in files for name, info in file.infos.items()}
     placed = place_all(names, infos, where)

@@ -5,10 +5,21 @@ BERT whose steps share one layer (or a few groups of them), with narrow embeddin
 
 from dataclasses import dataclass
 
-from mlx_hf_bridge.family import SEQUENCE_CLASSIFICATION, EncoderConfig, Family, Head
+from mlx_hf_bridge.family import (
+    MASKED_LM,
+    MULTIPLE_CHOICE,
+    PRE_TRAINING,
+    QUESTION_ANSWERING,
+    SEQUENCE_CLASSIFICATION,
+    TOKEN_CLASSIFICATION,
+    EncoderConfig,
+    Family,
+    Head,
+)
+from mlx_hf_bridge.heads import POOLED_CHOICE, POOLED_SEQUENCE, SPANS, TOKENS, pre_training, word_head
 from mlx_hf_bridge.layers.embeddings import Embeddings
 from mlx_hf_bridge.layers.encoder import Encoder, LayerGroup
-from mlx_hf_bridge.layers.heads import PooledClassifier, Pooler
+from mlx_hf_bridge.layers.heads import Pooler
 from mlx_hf_bridge.layers.linear import Linear
 from mlx_hf_bridge.models import bert
 
@@ -60,22 +71,37 @@ NAMES = {
     "pooler": "pooler.dense",
 }
 
+
+def _words(answer: str) -> Head:
+    return word_head(
+        {"predictions.dense": "dense", "predictions.LayerNorm": "norm"},
+        "predictions",
+        "predictions.decoder",
+        width=lambda config: config.embedding_size,
+        answer=answer,
+    )
+
+
 FAMILY = Family(
     model_type="albert",
     config=AlbertConfig,
     encoder=encoder,
     names=NAMES,
     prefix="albert",
-    hf_class="AlbertModel",
+    hf_prefix="Albert",
     tokenizer="AlbertTokenizer",
     pooler=lambda config: Pooler(config.hidden_size),
     heads={
-        SEQUENCE_CLASSIFICATION: Head(
-            build=lambda config: PooledClassifier(config.hidden_size, config.num_labels),
-            names={"classifier": "out"},
-            hf_class="AlbertForSequenceClassification",
-            reads_pooler=True,
-        )
+        MASKED_LM: _words("logits"),
+        SEQUENCE_CLASSIFICATION: POOLED_SEQUENCE,
+        TOKEN_CLASSIFICATION: TOKENS,
+        QUESTION_ANSWERING: SPANS,
+        MULTIPLE_CHOICE: POOLED_CHOICE,
+        PRE_TRAINING: pre_training(
+            _words("prediction_logits"),
+            "sop_classifier.classifier",
+            "sop_logits",
+            classes=lambda config: config.num_labels,
+        ),
     },
-    foreign=("predictions", "sop_classifier", "classifier", "qa_outputs"),
 )

@@ -3,7 +3,19 @@
 The encoder that the other families are told apart from.
 """
 
-from mlx_hf_bridge.family import SEQUENCE_CLASSIFICATION, EncoderConfig, Family, Head
+from mlx_hf_bridge.family import (
+    MASKED_LM,
+    MULTIPLE_CHOICE,
+    NEXT_SENTENCE,
+    PRE_TRAINING,
+    QUESTION_ANSWERING,
+    SEQUENCE_CLASSIFICATION,
+    TOKEN_CLASSIFICATION,
+    EncoderConfig,
+    Family,
+    Head,
+)
+from mlx_hf_bridge.heads import POOLED_CHOICE, POOLED_SEQUENCE, SPANS, TOKENS, pre_training, word_head
 from mlx_hf_bridge.layers.attention import Attention
 from mlx_hf_bridge.layers.embeddings import Embeddings
 from mlx_hf_bridge.layers.encoder import Encoder, PostNormLayer
@@ -52,22 +64,33 @@ def encoder(config: EncoderConfig) -> Encoder:
     )
 
 
+_WORDS = {"cls.predictions.transform.dense": "dense", "cls.predictions.transform.LayerNorm": "norm"}
+_DECODER = "cls.predictions.decoder"
+
 FAMILY = Family(
     model_type="bert",
     config=EncoderConfig,
     encoder=encoder,
     names=NAMES,
     prefix="bert",
-    hf_class="BertModel",
+    hf_prefix="Bert",
     tokenizer="BertTokenizer",
     pooler=lambda config: Pooler(config.hidden_size),
     heads={
-        SEQUENCE_CLASSIFICATION: Head(
-            build=lambda config: PooledClassifier(config.hidden_size, config.num_labels),
-            names={"classifier": "out"},
-            hf_class="BertForSequenceClassification",
+        MASKED_LM: word_head(_WORDS, "cls.predictions", _DECODER),
+        SEQUENCE_CLASSIFICATION: POOLED_SEQUENCE,
+        TOKEN_CLASSIFICATION: TOKENS,
+        QUESTION_ANSWERING: SPANS,
+        MULTIPLE_CHOICE: POOLED_CHOICE,
+        NEXT_SENTENCE: Head(
+            build=lambda config: PooledClassifier(config.hidden_size, 2),
+            names={"cls.seq_relationship": "out"},
             reads_pooler=True,
-        )
+        ),
+        PRE_TRAINING: pre_training(
+            word_head(_WORDS, "cls.predictions", _DECODER, answer="prediction_logits"),
+            "cls.seq_relationship",
+            "seq_relationship_logits",
+        ),
     },
-    foreign=("cls", "classifier", "qa_outputs"),
 )

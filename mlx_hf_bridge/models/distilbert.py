@@ -8,8 +8,16 @@ from typing import ClassVar
 
 import mlx.nn as nn
 
-from mlx_hf_bridge.family import SEQUENCE_CLASSIFICATION, EncoderConfig, Family, Head
-from mlx_hf_bridge.layers.heads import FirstTokenClassifier
+from mlx_hf_bridge.family import (
+    MASKED_LM,
+    MULTIPLE_CHOICE,
+    QUESTION_ANSWERING,
+    SEQUENCE_CLASSIFICATION,
+    TOKEN_CLASSIFICATION,
+    EncoderConfig,
+    Family,
+)
+from mlx_hf_bridge.heads import SPANS, TOKENS, first_token_head, word_head
 from mlx_hf_bridge.models import bert
 
 
@@ -40,21 +48,24 @@ NAMES = {
     "transformer.layer.{i}.output_layer_norm": "layers.{i}.feed_forward_norm",
 }
 
+_CLASSIFIER = {"pre_classifier": "dense", "classifier": "out"}
+
 FAMILY = Family(
     model_type="distilbert",
     config=DistilBertConfig,
     encoder=bert.encoder,
     names=NAMES,
     prefix="distilbert",
-    hf_class="DistilBertModel",
+    hf_prefix="DistilBert",
     tokenizer="BertTokenizer",
     heads={
-        SEQUENCE_CLASSIFICATION: Head(
-            build=lambda config: FirstTokenClassifier(config.hidden_size, config.num_labels, nn.relu),
-            names={"pre_classifier": "dense", "classifier": "out"},
-            hf_class="DistilBertForSequenceClassification",
-        )
+        MASKED_LM: word_head(
+            {"vocab_transform": "dense", "vocab_layer_norm": "norm"}, "vocab_projector", "vocab_projector"
+        ),
+        SEQUENCE_CLASSIFICATION: first_token_head(_CLASSIFIER, nn.relu),
+        TOKEN_CLASSIFICATION: TOKENS,
+        QUESTION_ANSWERING: SPANS,
+        MULTIPLE_CHOICE: first_token_head(_CLASSIFIER, nn.relu, classes=1),
     },
-    foreign=("vocab_transform", "vocab_layer_norm", "vocab_projector", "pre_classifier", "classifier", "qa_outputs"),
     uses_segments=False,
 )

@@ -5,11 +5,23 @@ BERT with embeddings of another width, no pooler, and a classifier with a produc
 
 from dataclasses import dataclass
 
-from mlx_hf_bridge.family import SEQUENCE_CLASSIFICATION, EncoderConfig, Family, Head
+from mlx_hf_bridge.errors import ConfigError
+from mlx_hf_bridge.family import (
+    MASKED_LM,
+    MULTIPLE_CHOICE,
+    PRE_TRAINING,
+    QUESTION_ANSWERING,
+    SEQUENCE_CLASSIFICATION,
+    TOKEN_CLASSIFICATION,
+    EncoderConfig,
+    Family,
+    Head,
+)
+from mlx_hf_bridge.heads import SPANS, TOKENS, first_token_head, word_head
 from mlx_hf_bridge.layers.embeddings import Embeddings
 from mlx_hf_bridge.layers.encoder import Encoder
-from mlx_hf_bridge.layers.feed_forward import gelu
-from mlx_hf_bridge.layers.heads import FirstTokenClassifier
+from mlx_hf_bridge.layers.feed_forward import activation_for, gelu
+from mlx_hf_bridge.layers.heads import FirstTokenClassifier, TokenDiscriminator
 from mlx_hf_bridge.layers.linear import Linear
 from mlx_hf_bridge.models import bert, roberta
 
@@ -17,6 +29,9 @@ from mlx_hf_bridge.models import bert, roberta
 @dataclass(frozen=True, kw_only=True)
 class ElectraConfig(EncoderConfig):
     embedding_size: int
+    summary_type: str = "first"
+    summary_use_proj: bool = True
+    summary_activation: str | None = "gelu"
 
 
 def encoder(config: ElectraConfig) -> Encoder:
@@ -34,27 +49,39 @@ def encoder(config: ElectraConfig) -> Encoder:
     )
 
 
+def choice_head(config: ElectraConfig) -> FirstTokenClassifier:
+    """ElectraSequenceSummary and a product to one number; ConfigError for summaries other than the default."""
+    if config.summary_type != "first" or not config.summary_use_proj:
+        raise ConfigError(
+            f"config.json has summary_type={config.summary_type!r} and summary_use_proj={config.summary_use_proj}; "
+            "computed here are 'first' and true. Use transformers on torch for this model."
+        )
+    return FirstTokenClassifier(config.hidden_size, 1, activation_for(config.summary_activation or "linear"))
+
+
 FAMILY = Family(
     model_type="electra",
     config=ElectraConfig,
     encoder=encoder,
     names={**bert.EMBEDDING_NAMES, **bert.LAYER_NAMES, "embeddings_project": "projection"},
     prefix="electra",
-    hf_class="ElectraModel",
+    hf_prefix="Electra",
     tokenizer="BertTokenizer",
     heads={
-        SEQUENCE_CLASSIFICATION: Head(
-            build=lambda config: FirstTokenClassifier(config.hidden_size, config.num_labels, gelu),
-            names=roberta.CLASSIFIER_NAMES,
-            hf_class="ElectraForSequenceClassification",
-        )
+        MASKED_LM: word_head(
+            {"generator_predictions.dense": "dense", "generator_predictions.LayerNorm": "norm"},
+            "generator_lm_head",
+            "generator_lm_head",
+            activation=gelu,
+            width=lambda config: config.embedding_size,
+        ),
+        SEQUENCE_CLASSIFICATION: first_token_head(roberta.CLASSIFIER_NAMES, gelu),
+        TOKEN_CLASSIFICATION: TOKENS,
+        QUESTION_ANSWERING: SPANS,
+        MULTIPLE_CHOICE: Head(build=choice_head, names={"sequence_summary.summary": "dense", "classifier": "out"}),
+        PRE_TRAINING: Head(
+            build=lambda config: TokenDiscriminator(config.hidden_size, activation_for(config.hidden_act)),
+            names={"discriminator_predictions.dense": "dense", "discriminator_predictions.dense_prediction": "out"},
+        ),
     },
-    foreign=(
-        "generator_predictions",
-        "generator_lm_head",
-        "discriminator_predictions",
-        "classifier",
-        "qa_outputs",
-        "sequence_summary",
-    ),
 )

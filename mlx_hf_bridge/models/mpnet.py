@@ -3,13 +3,12 @@
 BERT with RoBERTa's places, no segments, and one relative-position term that every layer adds to its scores.
 """
 
-import dataclasses
 from dataclasses import dataclass
 
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_hf_bridge.family import SEQUENCE_CLASSIFICATION, Family, PaddedPositionsConfig
+from mlx_hf_bridge.family import Family, PaddedPositionsConfig
 from mlx_hf_bridge.layers.attention import relative_buckets
 from mlx_hf_bridge.layers.embeddings import Embeddings
 from mlx_hf_bridge.layers.encoder import Encoder
@@ -80,14 +79,9 @@ FAMILY = Family(
     encoder=encoder,
     names=NAMES,
     prefix="mpnet",
-    hf_class="MPNetModel",
+    hf_prefix="MPNet",
     tokenizer="MPNetTokenizer",
     pooler=bert.FAMILY.pooler,
-    heads={
-        SEQUENCE_CLASSIFICATION: dataclasses.replace(
-            roberta.FAMILY.heads[SEQUENCE_CLASSIFICATION], hf_class="MPNetForSequenceClassification"
-        )
-    },
-    foreign=("lm_head", "classifier", "qa_outputs"),
+    heads=roberta.HEADS,
     uses_segments=False,
 )

@@ -7,13 +7,31 @@ import dataclasses
 
 import mlx.core as mx
 
-from mlx_hf_bridge.family import SEQUENCE_CLASSIFICATION, Family, Head, PaddedPositionsConfig
+from mlx_hf_bridge.family import (
+    MASKED_LM,
+    MULTIPLE_CHOICE,
+    QUESTION_ANSWERING,
+    SEQUENCE_CLASSIFICATION,
+    TOKEN_CLASSIFICATION,
+    PaddedPositionsConfig,
+)
+from mlx_hf_bridge.heads import POOLED_CHOICE, SPANS, TOKENS, first_token_head, word_head
 from mlx_hf_bridge.layers.embeddings import Embeddings
 from mlx_hf_bridge.layers.encoder import Encoder
-from mlx_hf_bridge.layers.heads import FirstTokenClassifier
+from mlx_hf_bridge.layers.feed_forward import gelu
 from mlx_hf_bridge.models import bert
 
 CLASSIFIER_NAMES = {"classifier.dense": "dense", "classifier.out_proj": "out"}
+# The word head's activation is gelu whatever config.json says (RobertaLMHead).
+HEADS = {
+    MASKED_LM: word_head(
+        {"lm_head.dense": "dense", "lm_head.layer_norm": "norm"}, "lm_head", "lm_head.decoder", activation=gelu
+    ),
+    SEQUENCE_CLASSIFICATION: first_token_head(CLASSIFIER_NAMES, mx.tanh),
+    TOKEN_CLASSIFICATION: TOKENS,
+    QUESTION_ANSWERING: SPANS,
+    MULTIPLE_CHOICE: POOLED_CHOICE,
+}
 
 
 def encoder(config: PaddedPositionsConfig) -> Encoder:
@@ -36,26 +54,7 @@ FAMILY = dataclasses.replace(
     config=PaddedPositionsConfig,
     encoder=encoder,
     prefix="roberta",
-    hf_class="RobertaModel",
+    hf_prefix="Roberta",
     tokenizer="RobertaTokenizer",
-    heads={
-        SEQUENCE_CLASSIFICATION: Head(
-            build=lambda config: FirstTokenClassifier(config.hidden_size, config.num_labels, mx.tanh),
-            names=CLASSIFIER_NAMES,
-            hf_class="RobertaForSequenceClassification",
-        )
-    },
-    foreign=("lm_head", "classifier", "qa_outputs"),
+    heads=HEADS,
 )
-
-
-def renamed(model_type: str, hf_prefix: str, tokenizer: str) -> Family:
-    """RoBERTa under another model_type, class prefix and tokenizer."""
-    head = FAMILY.heads[SEQUENCE_CLASSIFICATION]
-    return dataclasses.replace(
-        FAMILY,
-        model_type=model_type,
-        hf_class=f"{hf_prefix}Model",
-        tokenizer=tokenizer,
-        heads={SEQUENCE_CLASSIFICATION: dataclasses.replace(head, hf_class=f"{hf_prefix}ForSequenceClassification")},
-    )

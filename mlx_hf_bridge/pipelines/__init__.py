@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from mlx_hf_bridge.auto import MLXAutoModelForSequenceClassification, MLXPreTrainedModel
+from mlx_hf_bridge.auto import MLXAutoModelForSequenceClassification
 from mlx_hf_bridge.errors import ArgumentTypeError, InputError, UnknownNameError
 from mlx_hf_bridge.family import SEQUENCE_CLASSIFICATION
 from mlx_hf_bridge.loading.source import HubOptions
@@ -11,6 +11,7 @@ from mlx_hf_bridge.pipelines.classifier import Pipeline
 from mlx_hf_bridge.pipelines.text_classification import TextClassificationPipeline
 from mlx_hf_bridge.pipelines.tokenizer import reader_for
 from mlx_hf_bridge.pipelines.zero_shot_classification import ZeroShotClassificationPipeline
+from mlx_hf_bridge.pretrained import MLXPreTrainedModel
 from mlx_hf_bridge.quantization.recipes import QuantizationLike
 
 __all__ = ["Pipeline", "TextClassificationPipeline", "ZeroShotClassificationPipeline", "pipeline"]
@@ -60,7 +61,7 @@ def pipeline(
     )
     wanted = torch_dtype if torch_dtype is not None and dtype == "auto" else dtype
     ready = _ready(task, model, quantization_config, wanted, hub)
-    return TASKS[task](ready, reader_for(tokenizer, ready._loaded, hub), show_progress, **defaults)
+    return TASKS[task](ready, reader_for(tokenizer, ready.loaded, hub), show_progress, **defaults)
 
 
 def _ready(task: str, model: Any, quantization: QuantizationLike, dtype: Any, hub: HubOptions) -> MLXPreTrainedModel:
@@ -71,7 +72,7 @@ def _ready(task: str, model: Any, quantization: QuantizationLike, dtype: Any, hu
         return MLXAutoModelForSequenceClassification.from_pretrained(
             model, quantization_config=quantization, dtype=dtype, **vars(hub)
         )
-    if not isinstance(model, MLXPreTrainedModel) or model._loaded.task != SEQUENCE_CLASSIFICATION:
+    if not isinstance(model, MLXPreTrainedModel) or model.loaded.task != SEQUENCE_CLASSIFICATION:
         raise ArgumentTypeError(
             f"model is {model!r}, expected a Hub id, a folder or a model that "
             "MLXAutoModelForSequenceClassification.from_pretrained gave. Pass its name instead."

@@ -12,12 +12,12 @@ from typing import Any, ClassVar, TypeVar
 import mlx.core as mx
 import numpy as np
 
-from mlx_hf_bridge.auto import MLXPreTrainedModel
 from mlx_hf_bridge.batch import TokenBatch
 from mlx_hf_bridge.errors import ArgumentTypeError, EmptyInputError, InputError, TokenRangeError
 from mlx_hf_bridge.inference.batching import in_batches, padded
 from mlx_hf_bridge.inference.tokenizer import Tokenizer, Tokens
 from mlx_hf_bridge.pipelines.tokenizer import Reader
+from mlx_hf_bridge.pretrained import MLXPreTrainedModel
 
 R = TypeVar("R")
 
@@ -66,7 +66,7 @@ class Pipeline(ABC):
         self.model = model
         self._reader = reader
         self._show_progress = show_progress
-        self._max_length = model._loaded.config.max_length
+        self._max_length = model.loaded.config.max_length
 
     @abstractmethod
     def __call__(self, *args: Any, **options: Any) -> Any:
@@ -87,12 +87,10 @@ class Pipeline(ABC):
             raise TokenRangeError(
                 f"a text has {longest} tokens, and the model takes at most {self._max_length}. {remedy}"
             )
-        loaded, pad_token_id = self.model._loaded, self.tokenizer.pad_token_id
+        loaded, pad_token_id = self.model.loaded, self.tokenizer.pad_token_id
 
         def compute(batch: TokenBatch) -> mx.array:
-            logits = loaded.model(batch).logits
-            assert logits is not None
-            return logits
+            return loaded.model(batch).logits
 
         rows = in_batches(
             tokens, lambda chosen: padded(loaded.config, chosen, pad_token_id), compute, batch_size, self._show_progress

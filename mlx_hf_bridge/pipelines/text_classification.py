@@ -9,11 +9,11 @@ from typing import Any, ClassVar, final
 
 import numpy as np
 
-from mlx_hf_bridge.auto import MLXPreTrainedModel
 from mlx_hf_bridge.errors import ArgumentTypeError, InputError, UnknownNameError
 from mlx_hf_bridge.inference.tokenizer import Text, Tokens
 from mlx_hf_bridge.pipelines.classifier import Options, Pipeline, answered, changed, softmax
 from mlx_hf_bridge.pipelines.tokenizer import Reader
+from mlx_hf_bridge.pretrained import MLXPreTrainedModel
 
 
 def _sigmoid(values: np.ndarray) -> np.ndarray:

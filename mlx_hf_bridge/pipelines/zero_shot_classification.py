@@ -10,11 +10,11 @@ from typing import Any, ClassVar, final
 
 import numpy as np
 
-from mlx_hf_bridge.auto import MLXPreTrainedModel
 from mlx_hf_bridge.errors import ArgumentTypeError, InputError, TemplateError
 from mlx_hf_bridge.inference.tokenizer import Tokens
 from mlx_hf_bridge.pipelines.classifier import Options, Pipeline, answered, changed, softmax
 from mlx_hf_bridge.pipelines.tokenizer import Reader
+from mlx_hf_bridge.pretrained import MLXPreTrainedModel
 
 logger = logging.getLogger(__name__)
 

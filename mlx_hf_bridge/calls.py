@@ -1,0 +1,94 @@
+"""What a caller gives a model, checked and made into a batch.
+
+B texts, L tokens, N choices, D width of the word table.
+"""
+
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from mlx_hf_bridge.arrays import to_numpy, whole_numbers
+from mlx_hf_bridge.batch import TokenBatch
+from mlx_hf_bridge.errors import InputError
+from mlx_hf_bridge.family import MULTIPLE_CHOICE
+from mlx_hf_bridge.inference.batching import checked_batch
+from mlx_hf_bridge.inference.model import Encoded
+from mlx_hf_bridge.loading.load import Loaded
+
+
+class Call:
+    """The arguments of one call as numpy, choices of multiple choice laid out as texts.
+
+    `like` is what the answer's kind follows. InputError for what is missing, or of another shape than the ids.
+    """
+
+    def __init__(self, loaded: Loaded, ids: Any, mask: Any, segments: Any, places: Any, vectors: Any) -> None:
+        if (ids is None) == (vectors is None):
+            raise InputError(
+                f"got {'both' if ids is not None else 'neither'} of input_ids and inputs_embeds, expected one of them. "
+                "Pass token ids (B, L), as a tokenizer gives them."
+            )
+        self.loaded = loaded
+        self.like = vectors if ids is None else ids
+        self._vectors = None if vectors is None else self._floats(vectors)
+        self._ids = whole_numbers("input_ids", ids) if self._vectors is None else self._filler(self._vectors)
+        self.choices = self._flatten()
+        self._mask = self._beside("attention_mask", mask)
+        self._segments = self._checked_segments(self._beside("token_type_ids", segments))
+        self._places = self._beside("position_ids", places)
+
+    def batch(self) -> TokenBatch:
+        """TokenRangeError for ids, segments or positions outside the model's tables."""
+        return checked_batch(
+            self.loaded.config, self._ids, self._mask, self._segments, self._places, vectors=self._vectors
+        )
+
+    def unflattened(self, encoded: Encoded) -> Encoded:
+        """Logits of choices (B x N, 1) -> (B, N); others as they are."""
+        if self.choices is None:
+            return encoded
+        answers = {name: array.reshape(-1, self.choices) for name, array in encoded.answers.items()}
+        return Encoded(encoded.hidden, encoded.pooled, answers, encoded.states, encoded.weights)
+
+    def _flatten(self) -> int | None:
+        """(B, N, L) -> (B x N, L), and N; None for other tasks."""
+        if self.loaded.task != MULTIPLE_CHOICE:
+            return None
+        if self._ids.ndim != 3:
+            raise InputError(f"the input has {self._ids.ndim} axes, expected 3: texts, choices, tokens.")
+        choices = int(self._ids.shape[1])
+        self._ids = self._ids.reshape(-1, self._ids.shape[-1])
+        if self._vectors is not None:
+            self._vectors = self._vectors.reshape(-1, *self._vectors.shape[-2:])
+        return choices
+
+    def _beside(self, name: str, given: Any) -> np.ndarray | None:
+        """An argument in the shape of the ids ((1, L) is spread over the texts)."""
+        if given is None:
+            return None
+        array = to_numpy(given) if name == "attention_mask" else whole_numbers(name, given)
+        if self.choices is not None and array.ndim == 3:
+            array = array.reshape(-1, array.shape[-1])
+        shape = self._ids.shape
+        if array.shape != shape and array.shape != (1, *shape[1:]):
+            raise InputError(f"{name} has the shape {array.shape}, expected that of input_ids, {shape}.")
+        return np.broadcast_to(array, shape)
+
+    def _checked_segments(self, segments: np.ndarray | None) -> np.ndarray | None:
+        if segments is not None and not self.loaded.family.uses_segments and segments.any():
+            name = self.loaded.family.hf_class(self.loaded.task)
+            raise InputError(f"token_type_ids has values other than 0, and {name} has no segments. Leave it out.")
+        return segments
+
+    def _floats(self, vectors: Any) -> mx.array:
+        array = to_numpy(vectors)
+        if array.ndim < 3 or array.dtype.kind != "f":
+            raise InputError(
+                f"inputs_embeds has the shape {array.shape} and dtype {array.dtype}, expected floats (B, L, D)."
+            )
+        return mx.array(array.astype(np.float32))
+
+    def _filler(self, vectors: mx.array) -> np.ndarray:
+        """Ids in the place of vectors: none is padding, so that places are counted as transformers counts them."""
+        return np.full(vectors.shape[:-1], 0 if self.loaded.config.pad_token_id else 1, np.int32)

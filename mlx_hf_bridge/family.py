@@ -40,7 +40,8 @@ _MAY_BE_ZERO = ("num_hidden_layers", "type_vocab_size", "pad_token_id")
 class EncoderConfig:
     """config.json with HF's own keys; a field without a default must be in the file.
 
-    A family spells a key otherwise through `spelling` (field -> key in the file). `refused` lists values that change
+    A family spells a key otherwise through `spelling` (field -> key in the file), and fixes one whatever the file says
+    by a field with init=False. `refused` lists values that change
     the result and have no implementation.
     """
 
@@ -80,6 +81,8 @@ class EncoderConfig:
         values = {}
         for spec in fields(cls):
             key = cls.spelling.get(spec.name, spec.name)
+            if not spec.init:
+                continue
             if key in raw and not (raw[key] is None and spec.default is not MISSING):
                 values[spec.name] = raw[key]
             elif spec.default is MISSING and spec.default_factory is MISSING:

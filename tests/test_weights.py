@@ -414,3 +414,10 @@ def test_num_labels_beyond_the_classifier_is_a_shape_error(tmp_path: Path) -> No
     edit_config(tmp_path, id2label={str(number): str(number) for number in range(5)}, label2id=...)
     with pytest.raises(WeightsError, match=r"classifier\.weight has \(3, 24\), expected \(5, 24\)"):
         MLXAutoModelForSequenceClassification.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("row", [row for row in FAMILIES if row.model_type in ("mpnet", "distilbert")], ids=row_name)
+def test_a_segment_count_in_the_config_of_a_family_without_segments_has_no_effect(row: Row, tmp_path: Path) -> None:
+    theirs = make_checkpoint(tmp_path, row)
+    edit_config(tmp_path, type_vocab_size=2)
+    assert hidden_differs_by(theirs, tmp_path, row) < ABSOLUTE

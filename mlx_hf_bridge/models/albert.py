@@ -17,7 +17,6 @@ from mlx_hf_bridge.family import (
     Head,
 )
 from mlx_hf_bridge.heads import POOLED_CHOICE, POOLED_SEQUENCE, SPANS, TOKENS, pre_training, word_head
-from mlx_hf_bridge.layers.embeddings import Embeddings
 from mlx_hf_bridge.layers.encoder import Encoder, LayerGroup
 from mlx_hf_bridge.layers.heads import Pooler
 from mlx_hf_bridge.layers.linear import Linear
@@ -43,13 +42,7 @@ def layer_group(config: AlbertConfig) -> LayerGroup:
 
 def encoder(config: AlbertConfig) -> Encoder:
     return Encoder(
-        Embeddings(
-            config.vocab_size,
-            config.embedding_size,
-            config.max_position_embeddings,
-            config.type_vocab_size,
-            config.layer_norm_eps,
-        ),
+        bert.embeddings(config, config.embedding_size),
         [layer_group(config) for _ in range(config.num_hidden_groups)],
         projection=Linear(config.embedding_size, config.hidden_size),
         order=group_of_step(config),

@@ -51,17 +51,25 @@ def post_norm_layer(config: EncoderConfig) -> PostNormLayer:
     )
 
 
-def encoder(config: EncoderConfig) -> Encoder:
-    return Encoder(
-        Embeddings(
-            config.vocab_size,
-            config.hidden_size,
-            config.max_position_embeddings,
-            config.type_vocab_size,
-            config.layer_norm_eps,
-        ),
-        [post_norm_layer(config) for _ in range(config.num_hidden_layers)],
+def embeddings(config: EncoderConfig, width: int | None = None, pad_token_id: int | None = None) -> Embeddings:
+    """BERT's, of another width for those who widen them, with RoBERTa's places for those who give a padding id."""
+    return Embeddings(
+        config.vocab_size,
+        width or config.hidden_size,
+        config.max_position_embeddings,
+        config.type_vocab_size,
+        config.layer_norm_eps,
+        pad_token_id,
     )
+
+
+def layers(config: EncoderConfig) -> list[PostNormLayer]:
+    """A layer for each step."""
+    return [post_norm_layer(config) for _ in range(config.num_hidden_layers)]
+
+
+def encoder(config: EncoderConfig) -> Encoder:
+    return Encoder(embeddings(config), layers(config))
 
 
 _WORDS = {"cls.predictions.transform.dense": "dense", "cls.predictions.transform.LayerNorm": "norm"}

@@ -3,7 +3,7 @@
 BERT without segments or pooler, under other names; the classifier has a product of its own and relu.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import mlx.nn as nn
@@ -23,7 +23,7 @@ from mlx_hf_bridge.models import bert
 
 @dataclass(frozen=True)
 class DistilBertConfig(EncoderConfig):
-    type_vocab_size: int = 0
+    type_vocab_size: int = field(default=0, init=False)
 
     spelling: ClassVar = {
         "hidden_size": "dim",

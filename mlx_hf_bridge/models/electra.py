@@ -18,7 +18,6 @@ from mlx_hf_bridge.family import (
     Head,
 )
 from mlx_hf_bridge.heads import SPANS, TOKENS, first_token_head, word_head
-from mlx_hf_bridge.layers.embeddings import Embeddings
 from mlx_hf_bridge.layers.encoder import Encoder
 from mlx_hf_bridge.layers.feed_forward import activation_for, gelu
 from mlx_hf_bridge.layers.heads import FirstTokenClassifier, TokenDiscriminator
@@ -35,18 +34,9 @@ class ElectraConfig(EncoderConfig):
 
 
 def encoder(config: ElectraConfig) -> Encoder:
-    same_width = config.embedding_size == config.hidden_size
-    return Encoder(
-        Embeddings(
-            config.vocab_size,
-            config.embedding_size,
-            config.max_position_embeddings,
-            config.type_vocab_size,
-            config.layer_norm_eps,
-        ),
-        [bert.post_norm_layer(config) for _ in range(config.num_hidden_layers)],
-        projection=None if same_width else Linear(config.embedding_size, config.hidden_size),
-    )
+    width, hidden = config.embedding_size, config.hidden_size
+    projection = None if width == hidden else Linear(width, hidden)
+    return Encoder(bert.embeddings(config, width), bert.layers(config), projection=projection)
 
 
 def choice_head(config: ElectraConfig) -> FirstTokenClassifier:

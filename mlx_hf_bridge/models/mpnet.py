@@ -3,14 +3,13 @@
 BERT with RoBERTa's places, no segments, and one relative-position term that every layer adds to its scores.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_hf_bridge.family import Family, PaddedPositionsConfig
 from mlx_hf_bridge.layers.attention import relative_buckets
-from mlx_hf_bridge.layers.embeddings import Embeddings
 from mlx_hf_bridge.layers.encoder import Encoder
 from mlx_hf_bridge.layers.linear import Embedding
 from mlx_hf_bridge.models import bert, roberta
@@ -23,7 +22,7 @@ _MAX_DISTANCE = 128
 
 @dataclass(frozen=True)
 class MPNetConfig(PaddedPositionsConfig):
-    type_vocab_size: int = 0
+    type_vocab_size: int = field(default=0, init=False)
     relative_attention_num_buckets: int = _BUCKETS
 
     @property
@@ -44,15 +43,8 @@ class RelativePositionBias(nn.Module):
 
 def encoder(config: MPNetConfig) -> Encoder:
     return Encoder(
-        Embeddings(
-            config.vocab_size,
-            config.hidden_size,
-            config.max_position_embeddings,
-            0,
-            config.layer_norm_eps,
-            pad_token_id=config.first_place,
-        ),
-        [bert.post_norm_layer(config) for _ in range(config.num_hidden_layers)],
+        bert.embeddings(config, pad_token_id=config.first_place),
+        bert.layers(config),
         position_bias=RelativePositionBias(config.relative_attention_num_buckets, config.num_attention_heads),
     )
 

@@ -16,7 +16,6 @@ from mlx_hf_bridge.family import (
     PaddedPositionsConfig,
 )
 from mlx_hf_bridge.heads import POOLED_CHOICE, SPANS, TOKENS, first_token_head, word_head
-from mlx_hf_bridge.layers.embeddings import Embeddings
 from mlx_hf_bridge.layers.encoder import Encoder
 from mlx_hf_bridge.layers.feed_forward import gelu
 from mlx_hf_bridge.models import bert
@@ -35,17 +34,7 @@ HEADS = {
 
 
 def encoder(config: PaddedPositionsConfig) -> Encoder:
-    return Encoder(
-        Embeddings(
-            config.vocab_size,
-            config.hidden_size,
-            config.max_position_embeddings,
-            config.type_vocab_size,
-            config.layer_norm_eps,
-            pad_token_id=config.first_place,
-        ),
-        [bert.post_norm_layer(config) for _ in range(config.num_hidden_layers)],
-    )
+    return Encoder(bert.embeddings(config, pad_token_id=config.first_place), bert.layers(config))
 
 
 FAMILY = dataclasses.replace(

@@ -356,7 +356,7 @@ REFUSED: dict[str, tuple[str, Call, str]] = {
     "an argument without meaning": (TEXT, lambda pipe: pipe("a", return_all_scores=True), "got return_all_scores"),
     "tokens without special ones": (TEXT, lambda pipe: pipe("a", add_special_tokens=False), "got add_special_tokens"),
     "top_k of a string": (TEXT, lambda pipe: pipe("a", top_k="all"), "top_k='all'"),
-    "max_length 1": (TEXT, lambda pipe: pipe("a cat", max_length=1), "less than their special tokens"),
+    "max_length 1": (TEXT, lambda pipe: pipe("a cat", max_length=1), "less than the 2 special tokens"),
     "max_length 0": (TEXT, lambda pipe: pipe("a cat", max_length=0), "expected 1 token or more"),
     "a tuple of texts, zero-shot": (ZERO_SHOT, lambda pipe: pipe(("a", "b"), LABELS), "one flat list"),
     "nested texts": (ZERO_SHOT, lambda pipe: pipe([["a", "b"]], LABELS), "one flat list"),

@@ -316,3 +316,35 @@ def test_order_batch_size_and_company_do_not_change_a_vector(tmp_path: Path) -> 
 
 def test_sentence_transformers_is_new_enough_to_be_the_reference() -> None:
     assert int(sentence_transformers.__version__.split(".")[0]) >= 6
+
+
+def test_pairs_get_segments_only_where_the_tokenizer_class_gives_them(tmp_path: Path) -> None:
+    """A RoBERTa with segments in its tables, whose tokenizer lists none: transformers gives it none."""
+    row = next(row for row in FAMILIES if row.model_type == "roberta")
+    make_checkpoint(tmp_path / "repo", row)
+    path = tmp_path / "repo" / "tokenizer_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "model_input_names": ["input_ids", "attention_mask"]}))
+    assert_same(tmp_path, SentenceTransformer(str(tmp_path / "repo"), device="cpu"), [("the cat", "a dog sat")])
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda model: model.encode(["fine", "half \ud800 a pair"]), "text 1 is .* not a text in Unicode"),
+        (lambda model: model.encode(["a"], prompt=5), "prompt=5, expected a text"),
+    ],
+    ids=["surrogate", "prompt"],
+)
+def test_text_that_cannot_be_read_is_one_clear_error(call: Any, message: str, tmp_path: Path) -> None:
+    make_checkpoint(tmp_path / "repo")
+    with pytest.raises(InputError, match=message):
+        call(MLXSentenceTransformer(tmp_path / "repo"))
+
+
+def test_a_limit_below_the_special_tokens_is_refused(tmp_path: Path) -> None:
+    """tokenizers itself would not cut at all, without a word."""
+    make_checkpoint(tmp_path / "repo")
+    model = MLXSentenceTransformer(tmp_path / "repo")
+    model.max_seq_length = 1
+    with pytest.raises(InputError, match="max_length=1 is less than the 2 special tokens"):
+        model.encode("the cat")

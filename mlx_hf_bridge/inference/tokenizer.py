@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 import tokenizers
 
-from mlx_hf_bridge.errors import RepositoryError
+from mlx_hf_bridge.errors import InputError, RepositoryError
 
 Text = str | tuple[str, str]
 
 # transformers writes a huge number for "no limit" (VERY_LARGE_INTEGER).
 _NO_LIMIT = 1_000_000
+_SEGMENTS = "token_type_ids"
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Tokens:
 
 
 class Tokenizer:
-    """tokenizer.json with what tokenizer_config.json says of padding and length."""
+    """tokenizer.json with what tokenizer_config.json says of padding, length and segments."""
 
     def __init__(self, backend: tokenizers.Tokenizer, config: dict[str, Any]) -> None:
         self.backend = backend
@@ -45,6 +46,8 @@ class Tokenizer:
         self.model_max_length = int(limit) if limit and limit < _NO_LIMIT else None
         self.truncation_side = config.get("truncation_side", "right")
         self.pad_token_id = self._id_of(config.get("pad_token"))
+        # transformers gives a model the segments only where its tokenizer class lists them.
+        self.gives_segments = _SEGMENTS in (config.get("model_input_names") or [_SEGMENTS])
 
     @classmethod
     def from_folder(cls, folder: Path, config: dict[str, Any]) -> "Tokenizer":
@@ -67,14 +70,25 @@ class Tokenizer:
     def encode(
         self, texts: Sequence[Text], max_length: int | None = None, strategy: str = "longest_first"
     ) -> list[Tokens]:
-        """Texts or pairs -> tokens with special ones, cut to `max_length` (None = never) by tokenizers' strategy."""
-        with self._lock:
-            self._truncate(max_length, strategy)
-            encodings = self.backend.encode_batch_fast(list(texts))
-        return [
-            Tokens(np.array(one.ids, np.int32), np.array(one.type_ids, np.int32), bool(one.overflowing))
-            for one in encodings
-        ]
+        """Texts or pairs -> tokens with special ones, cut to `max_length` (None = never) by tokenizers' strategy.
+
+        InputError for what is no text in Unicode, and where the strategy cannot reach the length.
+        """
+        self._check_room(texts, max_length)
+        try:
+            with self._lock:
+                self._truncate(max_length, strategy)
+                encodings = self.backend.encode_batch_fast(list(texts))
+        except TypeError as error:
+            raise InputError(_not_unicode(texts)) from error
+        except Exception as error:  # the bare class is what tokenizers raises
+            if "Truncation error" not in str(error):
+                raise
+            raise InputError(
+                f"truncation={strategy!r} to max_length={max_length} cannot be done: {error}. "
+                "Pass truncation=True, which cuts the longer of text and pair."
+            ) from error
+        return [self._tokens(one) for one in encodings]
 
     def count_without_last_special(self, text: str) -> int:
         """Tokens of a text, uncut, with the special ones before it and without one after it."""
@@ -86,6 +100,20 @@ class Tokenizer:
     def special_tokens(self, pair: bool = False) -> int:
         """How many special tokens are put around a text or pair."""
         return int(self.backend.num_special_tokens_to_add(pair))
+
+    def _check_room(self, texts: Sequence[Text], max_length: int | None) -> None:
+        """tokenizers does not cut at all where the special tokens alone are more than the limit."""
+        special = self.special_tokens(pair=any(not isinstance(text, str) for text in texts))
+        if max_length is not None and max_length < special:
+            raise InputError(
+                f"max_length={max_length} is less than the {special} special tokens of a text. Allow for more."
+            )
+
+    def _tokens(self, one: tokenizers.Encoding) -> Tokens:
+        segments = np.array(one.type_ids, np.int32)
+        return Tokens(
+            np.array(one.ids, np.int32), segments if self.gives_segments else segments * 0, bool(one.overflowing)
+        )
 
     def _truncate(self, max_length: int | None, strategy: str) -> None:
         wanted = None if max_length is None else (max_length, strategy)
@@ -102,3 +130,17 @@ class Tokenizer:
         content = token.get("content") if isinstance(token, dict) else token
         found = self.backend.token_to_id(content) if content else None
         return 0 if found is None else int(found)
+
+
+def _not_unicode(texts: Sequence[Text]) -> str:
+    """What is wrong with the first text that holds half of a surrogate pair, or is no text at all."""
+    for index, text in enumerate(texts):
+        try:
+            for part in (text,) if isinstance(text, str) else text:
+                part.encode("utf-8")
+        except (UnicodeEncodeError, AttributeError) as error:
+            return (
+                f"text {index} is {text!r:.80}, which is not a text in Unicode ({error}). Decode it with "
+                "errors='replace', or leave it out."
+            )
+    return "the texts are not what tokenizers takes, expected strings or pairs of strings. Check their types."

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import constants, snapshot_download
 from huggingface_hub.errors import (
@@ -28,6 +28,11 @@ OTHER_RUNTIMES = ("onnx/*", "openvino/*", "coreml/*", "tf_model*", "flax_model*"
 SENTENCE_TRANSFORMERS = "sentence-transformers"
 _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 _LOCAL_FILES = tuple(f"{place}{kind}" for place in ("*", "*/*") for kind in _LOCAL_KINDS)
+
+if TYPE_CHECKING:
+    _Bar = tqdm[Any]  # generic for type checkers alone
+else:
+    _Bar = tqdm
 
 
 @dataclass(frozen=True)
@@ -62,7 +67,7 @@ class Source:
             _download(self.name, self.revision, self.options, [_under(self.options.subfolder, p) for p in patterns])
 
 
-class _TerminalBar(tqdm):  # type: ignore[type-arg]
+class _TerminalBar(_Bar):
     """huggingface_hub's progress bar, silent where there is no terminal."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

@@ -13,10 +13,13 @@ from typing import Any
 from mlx_hf_bridge.errors import RepositoryError, UnsupportedModelError
 from mlx_hf_bridge.family import Family
 from mlx_hf_bridge.loading.checkpoint import Checkpoint, read_json
+from mlx_hf_bridge.loading.folder import write_json
 
 TOKENIZER_FILE = "tokenizer.json"
 TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
 _VOCABULARIES = (TOKENIZER_FILE, "vocab.txt", "vocab.json", "sentencepiece.bpe.model", "spiece.model", "spm.model")
+# What save_pretrained notes of how the tokenizer was loaded.
+_NOT_SETTINGS = ("is_local", "local_files_only")
 _GENERIC = ("TokenizersBackend", "PreTrainedTokenizer", "PreTrainedTokenizerFast", "PythonBackend")
 
 
@@ -85,7 +88,11 @@ def write_tokenizer(checkpoint: Checkpoint, family: Family, folder: Path) -> Non
     """tokenizer.json and tokenizer_config.json into `folder`; nothing for a checkpoint without any vocabulary."""
     if not has_tokenizer(checkpoint.model_folder):
         return
-    build_tokenizer(checkpoint, family).save_pretrained(str(folder))
+    tokenizer = build_tokenizer(checkpoint, family)
+    tokenizer.save_pretrained(str(folder))
+    # The class knows its inputs and does not save them; a reader without the class needs them.
+    saved = {key: value for key, value in tokenizer_config(folder).items() if key not in _NOT_SETTINGS}
+    write_json(folder / TOKENIZER_CONFIG_FILE, {**saved, "model_input_names": list(tokenizer.model_input_names)})
     special = checkpoint.model_folder / "special_tokens_map.json"
     if special.is_file():
         shutil.copyfile(special, folder / special.name)

@@ -9,7 +9,7 @@ from mlx_hf_bridge.family import SEQUENCE_CLASSIFICATION
 from mlx_hf_bridge.loading.source import HubOptions
 from mlx_hf_bridge.pipelines.classifier import Pipeline
 from mlx_hf_bridge.pipelines.text_classification import TextClassificationPipeline
-from mlx_hf_bridge.pipelines.tokenizer import reader_for
+from mlx_hf_bridge.pipelines.tokenizer import tokenizer_for
 from mlx_hf_bridge.pipelines.zero_shot_classification import ZeroShotClassificationPipeline
 from mlx_hf_bridge.pretrained import MLXPreTrainedModel
 from mlx_hf_bridge.quantization.recipes import QuantizationLike
@@ -61,7 +61,7 @@ def pipeline(
     )
     wanted = torch_dtype if torch_dtype is not None and dtype == "auto" else dtype
     ready = _ready(task, model, quantization_config, wanted, hub)
-    return TASKS[task](ready, reader_for(tokenizer, ready.loaded, hub), show_progress, **defaults)
+    return TASKS[task](ready, tokenizer_for(tokenizer, ready.loaded, hub), show_progress, **defaults)
 
 
 def _ready(task: str, model: Any, quantization: QuantizationLike, dtype: Any, hub: HubOptions) -> MLXPreTrainedModel:

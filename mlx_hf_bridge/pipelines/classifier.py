@@ -16,7 +16,6 @@ from mlx_hf_bridge.batch import TokenBatch
 from mlx_hf_bridge.errors import ArgumentTypeError, EmptyInputError, InputError, TokenRangeError
 from mlx_hf_bridge.inference.batching import in_batches, padded
 from mlx_hf_bridge.inference.tokenizer import Tokenizer, Tokens
-from mlx_hf_bridge.pipelines.tokenizer import Reader
 from mlx_hf_bridge.pretrained import MLXPreTrainedModel
 
 R = TypeVar("R")
@@ -62,20 +61,15 @@ class Pipeline(ABC):
 
     task: ClassVar[str]
 
-    def __init__(self, model: MLXPreTrainedModel, reader: Reader, show_progress: bool = False) -> None:
+    def __init__(self, model: MLXPreTrainedModel, tokenizer: Tokenizer, show_progress: bool = False) -> None:
         self.model = model
-        self._reader = reader
+        self.tokenizer = tokenizer
         self._show_progress = show_progress
         self._max_length = model.loaded.config.max_length
 
     @abstractmethod
     def __call__(self, *args: Any, **options: Any) -> Any:
         """Text, list or stream of texts -> one result, a list of results or an iterator over results."""
-
-    @property
-    def tokenizer(self) -> Tokenizer:
-        """The tokenizer that texts are read with."""
-        return self._reader.tokenizer
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.task!r}, {self.model!r})"

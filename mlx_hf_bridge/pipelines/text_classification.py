@@ -3,16 +3,15 @@
 Reference: transformers/pipelines/text_classification.py. N texts, C classes.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, final
 
 import numpy as np
 
 from mlx_hf_bridge.errors import ArgumentTypeError, InputError, UnknownNameError
-from mlx_hf_bridge.inference.tokenizer import Text, Tokens
+from mlx_hf_bridge.inference.tokenizer import Text, Tokenizer
 from mlx_hf_bridge.pipelines.classifier import Options, Pipeline, answered, changed, softmax
-from mlx_hf_bridge.pipelines.tokenizer import Reader
 from mlx_hf_bridge.pretrained import MLXPreTrainedModel
 
 
@@ -76,8 +75,10 @@ class TextClassificationPipeline(Pipeline):
 
     task: ClassVar[str] = "text-classification"
 
-    def __init__(self, model: MLXPreTrainedModel, reader: Reader, show_progress: bool = False, **defaults: Any) -> None:
-        super().__init__(model, reader, show_progress)
+    def __init__(
+        self, model: MLXPreTrainedModel, tokenizer: Tokenizer, show_progress: bool = False, **defaults: Any
+    ) -> None:
+        super().__init__(model, tokenizer, show_progress)
         self._defaults = changed(TextOptions(), defaults, self.task)
 
     def __call__(self, inputs: Any, **options: Any) -> Any:
@@ -92,8 +93,7 @@ class TextClassificationPipeline(Pipeline):
         cut = self._cut(asked)
 
         def answer(texts: list[Any]) -> list[Any]:
-            tokens = self._reader.encode([_text_or_pair(text) for text in texts], *cut)
-            _check_cut(tokens, cut[0])
+            tokens = self.tokenizer.encode([_text_or_pair(text) for text in texts], *cut)
             remedy = "Pass truncation=True to cut texts there, or split them."
             return self._results(self._logits(tokens, asked.batch_size, remedy), asked)
 
@@ -132,16 +132,6 @@ def _check_max_length(given: Any) -> None:
         raise ArgumentTypeError(f"max_length={given!r}, expected a whole number of tokens.")
     if given is not None and given < 1:
         raise InputError(f"max_length={given}, expected 1 token or more. Leave it out for the model's own limit.")
-
-
-def _check_cut(tokens: Sequence[Tokens], most: int | None) -> None:
-    """tokenizers leaves a text whole when `most` has no room for its special tokens."""
-    longest = max(len(one) for one in tokens)
-    if most is not None and longest > most:
-        raise InputError(
-            f"texts cannot be cut to max_length={most}, which is less than their special tokens; one still has "
-            f"{longest} tokens. Pass a larger max_length."
-        )
 
 
 def _text_or_pair(given: Any) -> Text:

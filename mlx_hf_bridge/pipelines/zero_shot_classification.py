@@ -11,9 +11,8 @@ from typing import Any, ClassVar, final
 import numpy as np
 
 from mlx_hf_bridge.errors import ArgumentTypeError, InputError, TemplateError
-from mlx_hf_bridge.inference.tokenizer import Tokens
+from mlx_hf_bridge.inference.tokenizer import Tokenizer, Tokens
 from mlx_hf_bridge.pipelines.classifier import Options, Pipeline, answered, changed, softmax
-from mlx_hf_bridge.pipelines.tokenizer import Reader
 from mlx_hf_bridge.pretrained import MLXPreTrainedModel
 
 logger = logging.getLogger(__name__)
@@ -43,8 +42,10 @@ class ZeroShotClassificationPipeline(Pipeline):
 
     task: ClassVar[str] = "zero-shot-classification"
 
-    def __init__(self, model: MLXPreTrainedModel, reader: Reader, show_progress: bool = False, **defaults: Any) -> None:
-        super().__init__(model, reader, show_progress)
+    def __init__(
+        self, model: MLXPreTrainedModel, tokenizer: Tokenizer, show_progress: bool = False, **defaults: Any
+    ) -> None:
+        super().__init__(model, tokenizer, show_progress)
         self._defaults = changed(ZeroShotOptions(), defaults, self.task)
         self._limit = min(self.tokenizer.model_max_length or self._max_length, self._max_length)
         self._told = False
@@ -100,10 +101,10 @@ class ZeroShotClassificationPipeline(Pipeline):
     def _encode(self, pairs: list[tuple[str, str]]) -> list[Tokens]:
         """Cut by the text alone; a pair whose label leaves it no room stays whole, as in the reference."""
         try:
-            return self._reader.encode([*pairs], self._limit, "only_first")
+            return self.tokenizer.encode([*pairs], self._limit, "only_first")
         except InputError:
             if len(pairs) == 1:
-                return self._reader.encode([*pairs])
+                return self.tokenizer.encode([*pairs])
             return [one for pair in pairs for one in self._encode([pair])]
 
     def _report_cut(self, cut: set[str], texts: list[str]) -> None:

@@ -169,6 +169,8 @@ class MLXSentenceTransformer:
 
     def _prompt(self, prompt: str | None, name: str | None) -> str:
         if prompt is not None:
+            if not isinstance(prompt, str):
+                raise InputError(f"prompt={prompt!r}, expected a text to put before every text, or None.")
             if name is not None:
                 logger.warning("both prompt and prompt_name were given; prompt_name=%r is not used", name)
             return prompt
@@ -194,6 +196,8 @@ def _checked_overlong(overlong: str) -> str:
 
 def _with_organisation(name: str | Path) -> str:
     """sentence-transformers' rule: a bare name that is no folder belongs to its own organisation."""
+    if not isinstance(name, (str, Path)):
+        raise ArgumentTypeError(f"got a {type(name).__name__} for a model, expected a folder or a Hub id as text.")
     text = str(name)
     is_bare = "/" not in text and "\\" not in text and not Path(text).expanduser().exists()
     return f"{SENTENCE_TRANSFORMERS}/{text}" if is_bare else text

@@ -20,7 +20,7 @@ from mlx_hf_bridge.family import (
 )
 from mlx_hf_bridge.loading.load import load
 from mlx_hf_bridge.loading.source import HubOptions
-from mlx_hf_bridge.pretrained import MLXPreTrainedModel
+from mlx_hf_bridge.pretrained import MLXPreTrainedModel, model_of
 from mlx_hf_bridge.quantization.recipes import QuantizationLike
 
 logger = logging.getLogger(__name__)
@@ -77,9 +77,10 @@ class MLXAutoModel:
             ),
             pooler=add_pooling_layer,
         )
-        if cls._task == BASE_TASK and add_pooling_layer and loaded.family.pooler and "pooler" not in loaded.model:
+        expected = loaded.family.pooler is not None and loaded.family.bare_pooler
+        if cls._task == BASE_TASK and add_pooling_layer and expected and "pooler" not in loaded.model:
             logger.warning("%s has no pooler, so pooler_output is absent", pretrained_model_name_or_path)
-        return MLXPreTrainedModel(loaded)
+        return model_of(loaded)
 
 
 def _refuse(name: str, arguments: list[str]) -> NoReturn:

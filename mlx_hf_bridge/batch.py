@@ -34,6 +34,15 @@ class TokenBatch:
         nothing = mx.logical_not(self.mask.any(axis=1, keepdims=True))
         return mx.logical_or(self.mask, nothing)[:, None, None, :]
 
+    def causal_mask(self) -> mx.array:
+        """(1 or B, 1, L, L) bool, True = a real token at or before the query; a query always sees itself."""
+        places = mx.arange(self.ids.shape[1], dtype=mx.int32)
+        behind = (places[:, None] >= places[None, :])[None, None]
+        if self.mask is None:
+            return behind
+        itself = (places[:, None] == places[None, :])[None, None]
+        return mx.logical_or(mx.logical_and(behind, self.mask[:, None, None, :]), itself)
+
     def positions(self) -> mx.array:
         """Places from 0 at the row's first slot, padding counted (BERT) -> (1, L) or (B, L)."""
         if self.places is not None:

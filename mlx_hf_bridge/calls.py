@@ -29,6 +29,10 @@ class Call:
                 f"got {'both' if ids is not None else 'neither'} of input_ids and inputs_embeds, expected one of them. "
                 "Pass token ids (B, L), as a tokenizer gives them."
             )
+        if vectors is not None and not loaded.family.takes_vectors:
+            raise InputError(
+                f"got inputs_embeds, and {loaded.family.hf_class(loaded.task)} takes ids alone. Pass input_ids."
+            )
         self.loaded = loaded
         self.like = vectors if ids is None else ids
         self._vectors = None if vectors is None else self._floats(vectors)

@@ -131,7 +131,7 @@ _UNPACKING_ROWS = 4
 # On a CPU small batches stay in its caches: 1,024 slots are faster than 4,096 (benchmarks/batch_slots.py).
 SLOTS_A_TEXT = 32 if BACKEND == "cpu" else 128
 
-# MLX's erf on a CPU takes two to three times as long as a rational approximation spelled out (benchmarks/activations.py).
+# On a CPU, MLX's erf takes two to three times as long as a rational approximation (benchmarks/activations.py).
 ERF_IS_SLOW = BACKEND == "cpu"
 
 

@@ -31,6 +31,8 @@ HF_SUFFIXES = {
     PRE_TRAINING: "ForPreTraining",
 }
 
+# The length limit of models that have no table of positions: their tokenizer's alone counts.
+NO_POSITIONS = 2**31 - 1
 # Transformers' two default labels (PreTrainedConfig.num_labels); save_pretrained leaves them out of config.json.
 _DEFAULT_LABELS = {0: "LABEL_0", 1: "LABEL_1"}
 _MAY_BE_ZERO = ("num_hidden_layers", "type_vocab_size", "pad_token_id")
@@ -41,8 +43,8 @@ class EncoderConfig:
     """config.json with HF's own keys; a field without a default must be in the file.
 
     A family spells a key otherwise through `spelling` (field -> key in the file), and fixes one whatever the file says
-    by a field with init=False. `refused` lists values that change
-    the result and have no implementation.
+    by a field with init=False. `least` is the smallest value of a whole number where it is not 1. `refused` lists
+    values that change the result and have no implementation.
     """
 
     model_type: str
@@ -60,8 +62,10 @@ class EncoderConfig:
     id2label: Mapping[int, str] = field(default_factory=lambda: dict(_DEFAULT_LABELS))
     label2id: Mapping[str, int] = field(default_factory=dict)
     problem_type: str | None = None
+    head_dim: int | None = None
 
     spelling: ClassVar[Mapping[str, str]] = {}
+    least: ClassVar[Mapping[str, int]] = {}
     refused: ClassVar[Mapping[str, Callable[[Any], bool]]] = {
         "position_embedding_type": lambda value: value not in (None, "absolute"),
         "is_decoder": bool,
@@ -94,7 +98,7 @@ class EncoderConfig:
         return cls(**_labels(values, raw))
 
     def __post_init__(self) -> None:
-        if self.hidden_size % self.num_attention_heads:
+        if self.head_dim is None and self.hidden_size % self.num_attention_heads:
             raise ConfigError(
                 f"config.json has hidden_size={self.hidden_size} and num_attention_heads={self.num_attention_heads}; "
                 "the first must be a multiple of the second. Take the file of the original checkpoint."
@@ -106,9 +110,33 @@ class EncoderConfig:
         return len(self.id2label)
 
     @property
+    def pooler_has_weights(self) -> bool:
+        """Whether a checkpoint without the pooler's tensors has no pooler."""
+        return True
+
+    @property
+    def zero_segments_count(self) -> bool:
+        """Whether segments that are all 0 give another answer than none."""
+        return False
+
+    @property
+    def exceeds_float16(self) -> bool:
+        """Whether hidden states outgrow float16, so that float16 weights are computed with in float32."""
+        return False
+
+    @property
     def max_length(self) -> int:
         """The most tokens of a text that have a position, special tokens included."""
         return self.max_position_embeddings
+
+    @property
+    def most_tokens(self) -> int:
+        """The most tokens of a text that the layers can take, wherever the caller says that they stand."""
+        return NO_POSITIONS
+
+    def mask_for(self, ids: np.ndarray) -> np.ndarray | None:
+        """The mask (B, L) of a caller who gives none; None = every token is seen."""
+        return None
 
     def last_place(self, ids: np.ndarray) -> int:
         """The highest position that the rows of ids (B, L) ask for."""
@@ -137,7 +165,7 @@ def _check_types(cls: type[EncoderConfig], values: Mapping[str, Any]) -> None:
     for spec in fields(cls):
         if spec.name not in values:
             continue
-        value, least = values[spec.name], 0 if spec.name in _MAY_BE_ZERO else 1
+        value, least = values[spec.name], cls.least.get(spec.name, 0 if spec.name in _MAY_BE_ZERO else 1)
         wrong_int = spec.type in (int, int | None) and (type(value) is not int or value < least)
         wrong_float = spec.type is float and type(value) not in (int, float)
         if wrong_int or wrong_float:
@@ -177,6 +205,7 @@ class Head:
 
     A head that scores words repeats the word table, or has a table of its own: `tied` names what only the first kind
     has (the bias), `untied` the decoder that only the second computes with; each is passed over in the other kind.
+    `named_as` is the head whose names a config takes, where there are several.
     """
 
     build: Callable[[Any], nn.Module]
@@ -184,13 +213,18 @@ class Head:
     reads_pooler: bool = False
     tied: Mapping[str, str] = field(default_factory=dict)
     untied: Mapping[str, str] = field(default_factory=dict)
+    named_as: "Callable[[Any], Head] | None" = None
 
     def names_for(self, config: EncoderConfig) -> Mapping[str, str]:
         """Checkpoint modules -> ours, for a config that ties the tables or does not."""
+        if self.named_as is not None:
+            return self.named_as(config).names_for(config)
         return {**self.names, **(self.tied if config.tie_word_embeddings else self.untied)}
 
     def passed_over(self, config: EncoderConfig) -> frozenset[str]:
         """Checkpoint tensors that repeat others, or have no effect."""
+        if self.named_as is not None:
+            return self.named_as(config).passed_over(config)
         tied = {f"{module}.bias" for module in self.tied}
         untied = {f"{module}.{leaf}" for module in self.untied for leaf in ("weight", "bias")}
         return frozenset(untied - tied if config.tie_word_embeddings else tied - untied)
@@ -198,12 +232,20 @@ class Head:
 
 @dataclass(frozen=True)
 class Family:
-    """One model_type.
+    """One model_type: how it is built, what its transformers classes and its checkpoints' modules are called.
 
-    `names` maps checkpoint modules to ours: {i}, {j} for numbers, `#n` for part n of a joined module. `prefix` is the
-    optional first word of base tensors; `hf_prefix` starts the names of its transformers classes. `foreign` are first
-    words of heads that have no implementation: carried along, never computed with. `ignored` are tensors that
-    transformers itself makes anew.
+    names: checkpoint modules -> ours; {i}, {j} stand for numbers, `#n` for part n of a joined module.
+    prefix: the optional first word of base tensors; other_prefixes may stand in its place.
+    hf_prefix: starts the names of its transformers classes; hf_base ends that of the bare encoder's, hf_heads those of
+    heads that are named unlike other families'.
+    pooler: of the bare encoder (bare_pooler) and of heads that read it; without pooler_has_weights it merely chooses.
+    alternates: modules of files that name them otherwise -> the module of `names` or of a head, or, where one holds all
+    parts of a joined module, ours.
+    What is in a checkpoint and not computed with: `foreign` heads and `carried` base modules (by first words) are
+    carried along, `unread` modules too, for configs that pass them by; `ignored` tensors transformers makes anew;
+    `left_out` first words (a decoder) are dropped.
+    uses_segments, takes_vectors: whether the bare encoder takes segments, and vectors in the place of ids.
+    padding_shows: padding changes the answer, so that texts go together only with others of their length.
     """
 
     model_type: str
@@ -214,11 +256,22 @@ class Family:
     hf_prefix: str
     tokenizer: str
     heads: Mapping[str, Head]
+    hf_base: str = HF_SUFFIXES[BASE_TASK]
+    hf_heads: Mapping[str, str] = field(default_factory=dict)
+    other_prefixes: tuple[str, ...] = ()
+    alternates: Mapping[str, str] = field(default_factory=dict)
     pooler: Callable[[Any], nn.Module] | None = None
+    bare_pooler: bool = True
+    pooler_has_weights: bool = True
     foreign: tuple[str, ...] = ()
+    carried: tuple[str, ...] = ()
+    unread: Callable[[Any], tuple[str, ...]] = lambda config: ()
     ignored: tuple[str, ...] = ("embeddings.position_ids", "embeddings.token_type_ids")
+    left_out: tuple[str, ...] = ()
     uses_segments: bool = True
+    takes_vectors: bool = True
+    padding_shows: bool = False
 
     def hf_class(self, task: str) -> str:
         """The transformers class of a task ("BertForMaskedLM")."""
-        return f"{self.hf_prefix}{HF_SUFFIXES[task]}"
+        return f"{self.hf_prefix}{self.hf_base if task == BASE_TASK else self.hf_heads.get(task, HF_SUFFIXES[task])}"

@@ -34,6 +34,14 @@ class ModelOutput(dict[str, Any]):
         return tuple(self.values())
 
 
+def as_transformers(output: ModelOutput) -> Any:
+    """The same answer in transformers' own class, for callers on torch; ours where transformers has none."""
+    from transformers import modeling_outputs
+
+    found = getattr(modeling_outputs, type(output).__name__, None)
+    return output if found is None else found(**output)
+
+
 class BaseModelOutput(ModelOutput):
     """last_hidden_state (B, L, D); hidden_states, one (B, L, D) a layer and one before; attentions (B, H, L, L)."""
 

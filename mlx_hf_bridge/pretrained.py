@@ -4,14 +4,16 @@ Reference: transformers/modeling_utils.py, transformers/modeling_outputs.py. B t
 """
 
 import shutil
+import sys
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import mlx.core as mx
 
-from mlx_hf_bridge.arrays import in_kind
+from mlx_hf_bridge.arrays import in_kind, kind_of
 from mlx_hf_bridge.calls import Call
-from mlx_hf_bridge.errors import RepositoryError
+from mlx_hf_bridge.errors import ArgumentTypeError, RepositoryError
 from mlx_hf_bridge.family import (
     BASE_TASK,
     MASKED_LM,
@@ -24,7 +26,7 @@ from mlx_hf_bridge.family import (
 )
 from mlx_hf_bridge.inference.model import Encoded
 from mlx_hf_bridge.inference.run import run
-from mlx_hf_bridge.loading.load import Loaded
+from mlx_hf_bridge.loading.load import Loaded, load
 from mlx_hf_bridge.outputs import (
     BaseModelOutput,
     BaseModelOutputWithPooling,
@@ -36,6 +38,7 @@ from mlx_hf_bridge.outputs import (
     QuestionAnsweringModelOutput,
     SequenceClassifierOutput,
     TokenClassifierOutput,
+    as_transformers,
 )
 from mlx_hf_bridge.quantization.recipes import MLXQuantizationConfig
 
@@ -126,8 +129,51 @@ class MLXPreTrainedModel:
         weights = self._asked(output_attentions, "output_attentions")
         encoded = run(lambda: call.unflattened(self._loaded.model(call.batch(), states, weights)))
         output = self._output(encoded, call.like)
+        if kind_of(call.like) == "torch":
+            output = as_transformers(output)
         as_dict = self.config.to_dict().get("return_dict", True) if return_dict is None else return_dict
         return output if as_dict else output.to_tuple()
+
+    def forward(
+        self,
+        input_ids: Any = None,
+        attention_mask: Any = None,
+        token_type_ids: Any = None,
+        position_ids: Any = None,
+        inputs_embeds: Any = None,
+        **asked: Any,
+    ) -> Any:
+        """The call under torch's name, which transformers' pipelines look at."""
+        return self(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, **asked)
+
+    @property
+    def device(self) -> Any:
+        """The CPU, whose memory MLX shares: a torch.device where torch is loaded, else its name."""
+        torch = sys.modules.get("torch")
+        return torch.device("cpu") if torch else "cpu"
+
+    def to(self, device: Any = None, dtype: Any = None) -> Self:
+        """The model as it is: MLX computes on its own device. ArgumentTypeError for a change of dtype."""
+        asked = dtype if dtype is not None else device
+        if dtype is not None or type(asked).__name__ in ("dtype", "Dtype"):
+            raise ArgumentTypeError(
+                f"to() got the dtype {asked}, and a loaded model keeps its own. Pass dtype to from_pretrained."
+            )
+        return self
+
+    def eval(self) -> Self:
+        """The model as it is: it only infers."""
+        return self
+
+    @property
+    def base_model_prefix(self) -> str:
+        """The first word of the family's base tensors, as transformers' classes have it."""
+        return self._loaded.family.prefix
+
+    @staticmethod
+    def can_generate() -> bool:
+        """Encoders do not."""
+        return False
 
     def save_pretrained(self, save_directory: str | Path) -> None:
         """Write the converted folder: it loads back here, in MLX tools, and unquantised in transformers."""
@@ -143,6 +189,10 @@ class MLXPreTrainedModel:
         return (
             f"{self._loaded.family.hf_class(self._loaded.task)} on MLX ({self.name_or_path!r}, {packing}, {self.dtype})"
         )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copies and other processes read the converted folder again."""
+        return _read_again, (str(self.folder), self._loaded.task, "pooler" in self._loaded.model)
 
     def _asked(self, argument: bool | None, key: str) -> bool:
         return bool(self.config.to_dict().get(key, False)) if argument is None else bool(argument)
@@ -162,3 +212,17 @@ class MLXPreTrainedModel:
         if self._loaded.family.pooler is None:
             return BaseModelOutput(last_hidden_state=hidden, **traced)
         return BaseModelOutputWithPooling(last_hidden_state=hidden, pooler_output=answer(encoded.pooled), **traced)
+
+
+def model_of(loaded: Loaded) -> MLXPreTrainedModel:
+    """The model under the name of its transformers class, by which transformers' pipelines know their tasks."""
+    return _class_named(loaded.family.hf_class(loaded.task))(loaded)
+
+
+@cache
+def _class_named(name: str) -> type[MLXPreTrainedModel]:
+    return type(name, (MLXPreTrainedModel,), {"__doc__": MLXPreTrainedModel.__doc__})
+
+
+def _read_again(folder: str, task: str, pooler: bool) -> MLXPreTrainedModel:
+    return model_of(load(folder, task, pooler=pooler))

@@ -1,12 +1,16 @@
 """Tiny checkpoints of every family, made by transformers itself, and the table that the tests are parametrised over."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import transformers
+
+import mlx_hf_bridge
+from mlx_hf_bridge.family import HF_SUFFIXES
 
 # Values unlike any default, so that one that is ignored shows.
 SHARED: dict[str, Any] = {
@@ -19,6 +23,18 @@ SHARED: dict[str, Any] = {
     "layer_norm_eps": 1e-5,
 }
 WITH_SEGMENTS = {**SHARED, "type_vocab_size": 3}
+# Heads wider than D / H, and more buckets than are told apart without the logarithm.
+T5: dict[str, Any] = {
+    "vocab_size": 101,
+    "d_model": 24,
+    "d_kv": 7,
+    "d_ff": 40,
+    "num_layers": 3,
+    "num_heads": 4,
+    "relative_attention_num_buckets": 10,
+    "relative_attention_max_distance": 12,
+    "layer_norm_epsilon": 1e-5,
+}
 WORDS = [
     "the", "cat", "dog", "sat", "on", "mat", "a", "stock", "market", "rose", "today", "is", "this", "example", "about",
     "sport", "news", "good", "bad", "film", "i", "love", "hate", "##s", "##ing", "un", ".", ",", "!", "?", "world",
@@ -35,7 +51,94 @@ class Row:
     config: Any
     pad_token_id: int = 0
     segments: int = 0
+    base: str = "Model"
+    has_positions: bool = True
+    ignores_segments: bool = False
+    takes_vectors: bool = True
+    # Whether hidden states outgrow float16, so that they are computed in float32 for float16 weights.
+    exceeds_float16: bool = False
+    # Whether what stands beside a token counts even where that is padding, in transformers too.
+    padding_shows: bool = False
+    # Of the largest value that is compared; for models without norms, whose values reach 1e4 to 1e7.
+    relative: float = 0.0
+    # Whether half precision is far off in transformers too: unscaled scores (T5), or values that no norm brings back.
+    half_is_far_off: bool = False
+    in_float: tuple[str, ...] = ()
+    # Words in the names of tensors that conversion leaves out, since texts alone do not need them.
+    left_out: tuple[str, ...] = ()
+    # Suffixes of classes that are named unlike other families'.
+    named: Mapping[str, str] = field(default_factory=dict)
+    wide: Mapping[str, int] = field(default_factory=lambda: {"hidden_size": 128, "intermediate_size": 256})
 
+
+# Heads that cannot be served, by their transformers class.
+_DECODES = "reads what its decoder makes of the text"
+UNSERVED = {
+    f"{name}For{task}": _DECODES
+    for name in ("T5", "MT5", "UMT5")
+    for task in ("SequenceClassification", "QuestionAnswering")
+}
+UNSERVED |= {
+    "SplinterForPreTraining": "answers once for each of a text's questions, whose number differs from text to text",
+    "BigBirdForQuestionAnswering": "makes segments of its own from the separator's place in the text",
+}
+AS_QWEN3: dict[str, Any] = {
+    **{key: value for key, value in SHARED.items() if key != "layer_norm_eps"},
+    "rms_norm_eps": 1e-5,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+}
+QWEN3_TESTS: dict[str, Any] = {
+    "pad_token_id": 4,
+    "has_positions": False,
+    "wide": {"hidden_size": 128, "intermediate_size": 256, "head_dim": 32},
+    "in_float": ("score.",),
+}
+# How T5 and its kin differ from a usual row.
+AS_T5: dict[str, Any] = {
+    "base": "EncoderModel",
+    "has_positions": False,
+    "half_is_far_off": True,
+    "wide": {"d_model": 128, "d_ff": 256, "d_kv": 32},
+}
+# XLM and FlauBERT have other keys, segments that are words, and heads under other names.
+XLM: dict[str, Any] = {
+    "vocab_size": 101,
+    "emb_dim": 24,
+    "n_layers": 3,
+    "n_heads": 4,
+    "max_position_embeddings": 44,
+    "layer_norm_eps": 1e-5,
+    "pad_token_id": 1,
+}
+AS_XLM: dict[str, Any] = {
+    "pad_token_id": 1,
+    "segments": 101,
+    "in_float": ("lang_embeddings", "sequence_summary"),
+    "named": {"ForMaskedLM": "WithLMHeadModel", "ForQuestionAnswering": "ForQuestionAnsweringSimple"},
+    "wide": {"emb_dim": 128},
+}
+AS_DEBERTA: dict[str, Any] = {"hidden_size": 128, "intermediate_size": 256, "pooler_hidden_size": 128}
+# Rotary families look places up in no table; a few of their special ids must lie in the tiny vocabulary.
+ROTARY: dict[str, Any] = {key: value for key, value in SHARED.items() if key != "layer_norm_eps"}
+SPECIAL = {"pad_token_id": 3, "bos_token_id": 1, "eos_token_id": 2}
+# Their config.json has the width of a head beside the whole.
+WIDE_HEADS = {"hidden_size": 128, "intermediate_size": 256, "head_dim": 32}
+MODERN: dict[str, Any] = {**ROTARY, **SPECIAL, "norm_eps": 1e-3}
+# float32 through sums that no norm brings back to size 1; worst seen 8e-6.
+NO_NORM = 5e-5
+MOBILE: dict[str, Any] = {
+    **WITH_SEGMENTS,
+    "embedding_size": 16,
+    "intra_bottleneck_size": 12,
+    "num_feedforward_networks": 3,
+    "hidden_act": "gelu",
+}
+NARROW_64 = {"hidden_size": 128, "intermediate_size": 256, "intra_bottleneck_size": 64, "embedding_size": 64}
+AS_MOBILE: dict[str, Any] = {
+    "padding_shows": True,
+    "wide": {**NARROW_64, "true_hidden_size": 64},
+}
 
 FAMILIES = [
     Row("bert", "Bert", transformers.BertConfig(**WITH_SEGMENTS, hidden_act="gelu_new"), segments=3),
@@ -49,6 +152,7 @@ FAMILIES = [
         transformers.DistilBertConfig(
             vocab_size=101, dim=24, n_layers=3, n_heads=4, hidden_dim=40, max_position_embeddings=44, activation="relu"
         ),
+        wide={"dim": 128, "hidden_dim": 256},
     ),
     Row("mpnet", "MPNet", transformers.MPNetConfig(**SHARED), 1),
     Row("electra", "Electra", transformers.ElectraConfig(**WITH_SEGMENTS, embedding_size=16), segments=3),
@@ -61,11 +165,468 @@ FAMILIES = [
         ),
         segments=3,
     ),
+    Row("t5", "T5", transformers.T5Config(**T5, feed_forward_proj="relu"), **AS_T5),
+    Row("t5", "T5", transformers.T5Config(**T5, feed_forward_proj="gated-silu"), **AS_T5),
+    Row("mt5", "MT5", transformers.MT5Config(**T5), **AS_T5),
+    Row("umt5", "UMT5", transformers.UMT5Config(**T5), **AS_T5),
+    Row(
+        "clip_text_model",
+        "CLIPText",
+        transformers.CLIPTextConfig(**SHARED, hidden_act="quick_gelu", eos_token_id=7, pad_token_id=1),
+        pad_token_id=1,
+        takes_vectors=False,
+    ),
+    Row("clip_text_model", "CLIPText", transformers.CLIPTextConfig(**SHARED, eos_token_id=2), takes_vectors=False),
+    Row(
+        "siglip_text_model",
+        "SiglipText",
+        transformers.SiglipTextConfig(**SHARED, projection_size=10, pad_token_id=1),
+        pad_token_id=1,
+        takes_vectors=False,
+        in_float=("head.",),
+    ),
+    Row(
+        "siglip2_text_model",
+        "Siglip2Text",
+        transformers.Siglip2TextConfig(**SHARED),
+        takes_vectors=False,
+        in_float=("head.",),
+    ),
+    Row(
+        "fnet",
+        "FNet",
+        transformers.FNetConfig(**{**WITH_SEGMENTS, "num_attention_heads": 1}, hidden_act="gelu", pad_token_id=3),
+        pad_token_id=3,
+        segments=3,
+        padding_shows=True,
+    ),
+    Row(
+        "convbert",
+        "ConvBert",
+        transformers.ConvBertConfig(
+            **WITH_SEGMENTS, embedding_size=16, conv_kernel_size=5, num_groups=2, head_ratio=2, hidden_act="gelu_new"
+        ),
+        pad_token_id=1,
+        segments=3,
+        padding_shows=True,
+        in_float=("intermediate.dense", *(f"{layer}.output.dense" for layer in range(3))),
+    ),
+    Row("qwen3", "Qwen3", transformers.Qwen3Config(**AS_QWEN3, attention_bias=True, pad_token_id=4), **QWEN3_TESTS),
+    Row(
+        "gemma3_text",
+        "Gemma3Text",
+        transformers.Gemma3TextConfig(
+            **AS_QWEN3,
+            use_bidirectional_attention=True,
+            pad_token_id=4,
+            sliding_window=6,
+            query_pre_attn_scalar=11,
+            hidden_activation="gelu_pytorch_tanh",
+            layer_types=["sliding_attention", "full_attention", "sliding_attention"],
+            rope_parameters={
+                "full_attention": {"rope_type": "default", "rope_theta": 5000.0},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 700.0},
+            },
+        ),
+        **QWEN3_TESTS,
+    ),
+    Row(
+        "convbert",
+        "ConvBert",
+        transformers.ConvBertConfig(
+            **WITH_SEGMENTS,
+            embedding_size=24,
+            conv_kernel_size=3,
+            head_ratio=9,
+            summary_type="first",
+            summary_use_proj=True,
+            summary_activation="gelu",
+        ),
+        pad_token_id=1,
+        segments=3,
+        padding_shows=True,
+    ),
+    Row(
+        "deberta",
+        "Deberta",
+        transformers.DebertaConfig(
+            **SHARED,
+            relative_attention=True,
+            max_relative_positions=6,
+            pos_att_type="c2p|p2c",
+            position_biased_input=False,
+            pooler_hidden_act="tanh",
+        ),
+        ignores_segments=True,
+        has_positions=False,
+        wide=AS_DEBERTA,
+    ),
+    Row(
+        "deberta",
+        "Deberta",
+        transformers.DebertaConfig(
+            **WITH_SEGMENTS,
+            relative_attention=True,
+            pos_att_type=["p2c", "p2p"],
+            talking_head=True,
+            hidden_act="relu",
+            legacy=False,
+        ),
+        segments=3,
+        wide=AS_DEBERTA,
+    ),
+    Row(
+        "deberta",
+        "Deberta",
+        transformers.DebertaConfig(**WITH_SEGMENTS, pos_att_type=["c2p"], embedding_size=16),
+        segments=3,
+        wide=AS_DEBERTA,
+    ),
+    Row(
+        "deberta-v2",
+        "DebertaV2",
+        transformers.DebertaV2Config(
+            **SHARED,
+            relative_attention=True,
+            max_relative_positions=12,
+            position_buckets=6,
+            pos_att_type=["p2c", "c2p"],
+            share_att_key=True,
+            norm_rel_ebd="layer_norm",
+            position_biased_input=False,
+            pooler_hidden_act="relu",
+            legacy=False,
+        ),
+        ignores_segments=True,
+        has_positions=False,
+        wide=AS_DEBERTA,
+    ),
+    Row(
+        "deberta-v2",
+        "DebertaV2",
+        transformers.DebertaV2Config(
+            **WITH_SEGMENTS,
+            relative_attention=True,
+            max_relative_positions=7,
+            pos_att_type="c2p|p2c",
+            conv_kernel_size=5,
+            conv_groups=2,
+            conv_act="gelu",
+            embedding_size=16,
+        ),
+        segments=3,
+        wide=AS_DEBERTA,
+    ),
+    Row(
+        "deberta-v2",
+        "DebertaV2",
+        transformers.DebertaV2Config(
+            **SHARED, relative_attention=True, pos_att_type=["p2c"], position_buckets=4, conv_kernel_size=3
+        ),
+        ignores_segments=True,
+        wide=AS_DEBERTA,
+    ),
+    Row(
+        "deberta-v2",
+        "DebertaV2",
+        transformers.DebertaV2Config(**SHARED, relative_attention=True, pos_att_type=["c2p"], share_att_key=True),
+        ignores_segments=True,
+        wide=AS_DEBERTA,
+    ),
+    Row(
+        "deberta-v2",
+        "DebertaV2",
+        transformers.DebertaV2Config(**SHARED, pos_att_type=["c2p"]),
+        ignores_segments=True,
+        wide=AS_DEBERTA,
+    ),
+    Row(
+        "modernbert",
+        "ModernBert",
+        transformers.ModernBertConfig(
+            **MODERN,
+            local_attention=6,
+            layer_types=["sliding_attention", "full_attention", "sliding_attention"],
+            rope_parameters={
+                "full_attention": {"rope_type": "default", "rope_theta": 50.0},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 7.0},
+            },
+            hidden_activation="gelu_new",
+            classifier_pooling="mean",
+            decoder_bias=False,
+        ),
+        3,
+        has_positions=False,
+        in_float=("head.dense",),
+    ),
+    Row(
+        "modernbert",
+        "ModernBert",
+        transformers.ModernBertConfig(
+            **MODERN,
+            local_attention=5,
+            global_attn_every_n_layers=2,
+            norm_bias=True,
+            attention_bias=True,
+            mlp_bias=True,
+            classifier_bias=True,
+            classifier_activation="relu",
+        ),
+        3,
+        has_positions=False,
+        in_float=("head.dense",),
+    ),
+    Row(
+        "mobilebert",
+        "MobileBert",
+        transformers.MobileBertConfig(**MOBILE),
+        segments=3,
+        half_is_far_off=True,
+        exceeds_float16=True,
+        relative=NO_NORM,
+        **AS_MOBILE,
+    ),
+    Row(
+        "mobilebert",
+        "MobileBert",
+        transformers.MobileBertConfig(
+            **MOBILE,
+            normalization_type="layer_norm",
+            use_bottleneck_attention=True,
+            key_query_shared_bottleneck=False,
+            classifier_activation=False,
+        ),
+        segments=3,
+        **AS_MOBILE,
+    ),
+    Row(
+        "mobilebert",
+        "MobileBert",
+        transformers.MobileBertConfig(
+            **{**MOBILE, "trigram_input": False, "normalization_type": "layer_norm", "use_bottleneck": False}
+        ),
+        segments=3,
+        wide={**NARROW_64, "true_hidden_size": 128},
+    ),
+    Row(
+        "nomic_bert",
+        "NomicBert",
+        transformers.NomicBertConfig(**WITH_SEGMENTS, rope_theta=50.0, hidden_act="gelu_new"),
+        segments=3,
+        has_positions=False,
+        in_float=("emb_ln",),
+        wide=WIDE_HEADS,
+    ),
+    Row(
+        "jina_embeddings_v3",
+        "JinaEmbeddingsV3",
+        transformers.JinaEmbeddingsV3Config(**WITH_SEGMENTS, rope_theta=50.0, hidden_act="relu", pad_token_id=2),
+        2,
+        3,
+        has_positions=False,
+        in_float=("emb_ln",),
+    ),
+    Row(
+        "gte",
+        "Gte",
+        transformers.GteConfig(**WITH_SEGMENTS, rope_theta=50.0),
+        1,
+        3,
+        has_positions=False,
+        in_float=("attn_ln", "mlp_ln"),
+    ),
+    Row(
+        "gte",
+        "Gte",
+        transformers.GteConfig(**SHARED, type_vocab_size=0, rope_theta=50.0, hidden_act="relu"),
+        1,
+        has_positions=False,
+        ignores_segments=True,
+        in_float=("attn_ln", "mlp_ln"),
+    ),
+    Row(
+        "eurobert",
+        "EuroBert",
+        transformers.EuroBertConfig(
+            **ROTARY,
+            **SPECIAL,
+            rms_norm_eps=1e-3,
+            num_key_value_heads=2,
+            head_dim=10,
+            rope_theta=50.0,
+            hidden_act="gelu_new",
+            attention_bias=True,
+            mlp_bias=True,
+            tie_word_embeddings=True,
+        ),
+        3,
+        has_positions=False,
+        in_float=("dense.weight",),
+        wide=WIDE_HEADS,
+    ),
+    Row(
+        "eurobert",
+        "EuroBert",
+        transformers.EuroBertConfig(**ROTARY, **SPECIAL, rms_norm_eps=1e-3, rope_theta=50.0, classifier_pooling="mean"),
+        3,
+        has_positions=False,
+        in_float=("dense.weight",),
+        wide=WIDE_HEADS,
+    ),
+    Row(
+        "eurobert",
+        "EuroBert",
+        transformers.EuroBertConfig(**ROTARY, **SPECIAL, rope_theta=50.0, classifier_pooling="bos"),
+        3,
+        has_positions=False,
+        in_float=("dense.weight",),
+        wide=WIDE_HEADS,
+    ),
+    Row(
+        "roformer",
+        "RoFormer",
+        transformers.RoFormerConfig(**WITH_SEGMENTS, embedding_size=16, rotary_value=True, hidden_act="relu"),
+        segments=3,
+    ),
+    Row("roformer", "RoFormer", transformers.RoFormerConfig(**WITH_SEGMENTS), segments=3),
+    Row("data2vec-text", "Data2VecText", transformers.Data2VecTextConfig(**WITH_SEGMENTS, pad_token_id=1), 1, 3),
+    Row("ernie", "Ernie", transformers.ErnieConfig(**WITH_SEGMENTS, hidden_act="relu"), segments=3),
+    Row(
+        "ernie",
+        "Ernie",
+        transformers.ErnieConfig(**WITH_SEGMENTS, use_task_id=True, task_type_vocab_size=5),
+        segments=3,
+        in_float=("task_type",),
+    ),
+    Row(
+        "megatron-bert",
+        "MegatronBert",
+        transformers.MegatronBertConfig(**WITH_SEGMENTS),
+        segments=3,
+        in_float=(".ln.",),
+    ),
+    Row(
+        "xlm-roberta-xl",
+        "XLMRobertaXL",
+        transformers.XLMRobertaXLConfig(**WITH_SEGMENTS, pad_token_id=2, hidden_act="gelu_new"),
+        2,
+        3,
+    ),
+    Row(
+        "roberta-prelayernorm",
+        "RobertaPreLayerNorm",
+        transformers.RobertaPreLayerNormConfig(**WITH_SEGMENTS, pad_token_id=1),
+        1,
+        3,
+    ),
+    Row(
+        "rembert",
+        "RemBert",
+        transformers.RemBertConfig(
+            **WITH_SEGMENTS,
+            input_embedding_size=16,
+            output_embedding_size=20,
+            hidden_act="relu",
+            bos_token_id=2,
+            eos_token_id=3,
+        ),
+        segments=3,
+        wide={"hidden_size": 128, "intermediate_size": 256, "input_embedding_size": 128},
+    ),
+    Row("bert-generation", "BertGeneration", transformers.BertGenerationConfig(**SHARED), base="Encoder"),
+    Row("layoutlm", "LayoutLM", transformers.LayoutLMConfig(**WITH_SEGMENTS, max_2d_position_embeddings=7), segments=3),
+    Row(
+        "esm",
+        "Esm",
+        transformers.EsmConfig(
+            **SHARED,
+            pad_token_id=1,
+            mask_token_id=9,
+            position_embedding_type="rotary",
+            rope_theta=50.0,
+            token_dropout=True,
+            emb_layer_norm_before=True,
+        ),
+        1,
+        has_positions=False,
+        in_float=("contact_head", "inv_freq"),
+    ),
+    Row("esm", "Esm", transformers.EsmConfig(**SHARED, pad_token_id=2, mask_token_id=9), 2, in_float=("contact_head",)),
+    Row("splinter", "Splinter", transformers.SplinterConfig(**WITH_SEGMENTS, question_token_id=50), segments=3),
+    Row(
+        "big_bird",
+        "BigBird",
+        transformers.BigBirdConfig(
+            **WITH_SEGMENTS, attention_type="original_full", rescale_embeddings=True, hidden_act="relu"
+        ),
+        segments=3,
+    ),
+    Row(
+        "luke",
+        "Luke",
+        transformers.LukeConfig(**WITH_SEGMENTS, pad_token_id=1, entity_vocab_size=9, entity_emb_size=8),
+        1,
+        3,
+        left_out=("entity_", "w2e_query", "e2w_query", "e2e_query"),
+    ),
+    Row(
+        "squeezebert",
+        "SqueezeBert",
+        transformers.SqueezeBertConfig(
+            **WITH_SEGMENTS,
+            embedding_size=24,
+            q_groups=2,
+            k_groups=4,
+            v_groups=1,
+            post_attention_groups=2,
+            intermediate_groups=1,
+            output_groups=8,
+            hidden_act="gelu_new",
+        ),
+        segments=3,
+        in_float=("attention", "conv1d"),
+    ),
+    Row("xlm", "XLM", transformers.XLMConfig(**XLM, n_langs=4, sinusoidal_embeddings=True), **AS_XLM),
+    Row("xlm", "XLM", transformers.XLMConfig(**XLM, gelu_activation=False, summary_activation="tanh"), **AS_XLM),
+    Row("flaubert", "Flaubert", transformers.FlaubertConfig(**XLM, n_langs=4), **AS_XLM),
+    Row(
+        "ibert",
+        "IBert",
+        transformers.IBertConfig(**WITH_SEGMENTS, pad_token_id=1),
+        1,
+        3,
+        left_out=("_integer", "scaling_factor", ".x_min", ".x_max", ".shift"),
+    ),
 ]
 
 
 def row_name(row: Row) -> str:
     return f"{row.model_type}-{FAMILIES.index(row)}"
+
+
+def heads_of(row: Row) -> list[str]:
+    """The suffixes of the transformers classes that a family is served with, "Model" for the bare encoder."""
+    suffixes = [suffix for suffix in HF_SUFFIXES.values() if suffix != "Model"]
+    names = {suffix: row.classes + row.named.get(suffix, suffix) for suffix in suffixes}
+    return ["Model", *(head for head, name in names.items() if hasattr(transformers, name) and name not in UNSERVED)]
+
+
+def plainest_head(row: Row) -> tuple[str, str]:
+    """A head with few weights of its own, and its answer's name; the bare encoder where there is no head."""
+    for head in ("ForSequenceClassification", "ForTokenClassification"):
+        if head in heads_of(row):
+            return head, "logits"
+    return "Model", "last_hidden_state"
+
+
+def theirs_for(row: Row, head: str) -> Any:
+    """transformers' class for one of a row's heads."""
+    return getattr(transformers, row.classes + (row.base if head == "Model" else row.named.get(head, head)))
+
+
+def ours_for(head: str) -> Any:
+    """Our class for the suffix of a transformers class."""
+    return getattr(mlx_hf_bridge, "MLXAutoModel" + head.removeprefix("Model"))
 
 
 def make_model(row: Row, head: str = "Model", labels: int = 3, seed: int = 0) -> Any:
@@ -74,7 +635,7 @@ def make_model(row: Row, head: str = "Model", labels: int = 3, seed: int = 0) ->
     changed = {"id2label": names, "label2id": {name: number for number, name in names.items()}}
     config = type(row.config).from_dict({**row.config.to_dict(), **changed})
     torch.manual_seed(seed)
-    model = getattr(transformers, f"{row.classes}{head}")(config).eval()
+    model = theirs_for(row, head)(config).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.normal_(0, STD)

@@ -7,6 +7,8 @@ from pathlib import Path
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+# Tables are as wide as the terminal where this is set, which would fold cells that tests read.
+os.environ.pop("COLUMNS", None)
 
 import pytest
 import transformers

@@ -4,6 +4,7 @@ import json
 import os
 import struct
 from collections.abc import Callable
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from weight_files import answer, edit_config, read_tensors, rewrite, worst
 
 from mlx_hf_bridge import MLXAutoModel, MLXAutoModelForSequenceClassification, errors
 from mlx_hf_bridge.errors import BridgeError
-from mlx_hf_bridge.models import model_types
+from mlx_hf_bridge.family import PaddedPositionsConfig
+from mlx_hf_bridge.models import family_for, model_types
 
 BERT = FAMILIES[0]
 QUERY = "encoder.layer.1.attention.self.query.weight"
@@ -97,10 +99,10 @@ FOLDERS: dict[str, tuple[Callable[[Path], Any], type, type, str]] = {
         r"Its weights\.npz is another tool's float32 output; convert the original checkpoint",
     ),
     "unknown model_type": (
-        config(model_type="t5"),
+        config(model_type="gpt2"),
         errors.UnsupportedModelError,
         ValueError,
-        rf"model_type='t5'; supported are {', '.join(model_types())}\. Use a checkpoint",
+        rf"model_type='gpt2'; supported are {', '.join(model_types())}\. Use a checkpoint",
     ),
     "no model_type": (
         config(model_type=...),
@@ -531,18 +533,19 @@ def test_a_bad_call_is_one_clear_error(call: str, kind: str, bert: Any) -> None:
     assert isinstance(caught.value, theirs)
 
 
-@pytest.mark.parametrize("row", FAMILIES, ids=row_name)
+@pytest.mark.parametrize("row", [row for row in FAMILIES if row.has_positions], ids=row_name)
 def test_the_longest_text_works_as_in_transformers_and_one_more_token_raises(row: Row, tmp_path: Path) -> None:
     """Known trouble 4: RoBERTa's usable length is max_position_embeddings - pad_token_id - 1."""
     theirs = make_model(row)
     theirs.save_pretrained(tmp_path)
     ours = MLXAutoModel.from_pretrained(tmp_path)
-    first = {"roberta": 3, "xlm-roberta": 2, "camembert": 2, "mpnet": 2}.get(row.model_type, 0)
+    kind = family_for({"model_type": row.model_type}).config
+    first = row.pad_token_id + 1 if issubclass(kind, PaddedPositionsConfig) else 0
     longest = 44 - first
     ids = np.random.default_rng(0).integers(5, 101, (2, longest + 1))
     inputs = {"input_ids": ids[:, :longest], "attention_mask": np.ones((2, longest), np.int64)}
     assert worst(*(answer(model, inputs, "last_hidden_state") for model in (ours, theirs)), inputs) < ABSOLUTE
-    with pytest.raises((IndexError, RuntimeError)), torch.no_grad():
+    with pytest.raises((IndexError, RuntimeError, ValueError)), torch.no_grad():
         theirs(input_ids=torch.tensor(ids))
     message = rf"{longest + 1} tokens reach position 44, .* \(at most {longest} tokens\)\. Truncate the texts"
     with pytest.raises(errors.TokenRangeError, match=message):
@@ -553,13 +556,15 @@ def test_the_longest_text_works_as_in_transformers_and_one_more_token_raises(row
         assert worst(*(answer(model, inputs, "last_hidden_state") for model in (ours, theirs)), inputs) < ABSOLUTE
 
 
-@pytest.mark.parametrize("row", [row for row in FAMILIES if not row.segments], ids=row_name)
+@pytest.mark.parametrize(
+    "row", [row for row in FAMILIES if not row.segments and not row.ignores_segments], ids=row_name
+)
 def test_segments_for_a_family_without_them_are_refused_unless_they_say_nothing(row: Row, tmp_path: Path) -> None:
     make_model(row).save_pretrained(tmp_path)
     ours = MLXAutoModel.from_pretrained(tmp_path)
     np.testing.assert_array_equal(ours(IDS, token_type_ids=IDS * 0).last_hidden_state, ours(IDS).last_hidden_state)
     with pytest.raises(
-        errors.InputError, match=rf"values other than 0, and {row.classes}Model has no segments\. Leave it out"
+        errors.InputError, match=rf"values other than 0, and {row.classes}{row.base} has no segments\. Leave it out"
     ):
         ours(IDS, token_type_ids=IDS)
 
@@ -575,12 +580,13 @@ def test_every_error_is_a_bridge_error_and_one_of_pythons() -> None:
 def test_each_key_that_a_family_needs_is_named_when_it_is_missing(row: Row, tmp_path: Path) -> None:
     make_model(row).save_pretrained(tmp_path)
     original = (tmp_path / "config.json").read_text()
-    needed = ["vocab_size", "max_position_embeddings"]
-    distil = ["dim", "n_layers", "n_heads", "hidden_dim", "activation"]
-    usual = ["hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act"]
-    needed += distil if row.model_type == "distilbert" else usual
-    needed += ["embedding_size"] if row.model_type in ("albert", "electra") else []
-    for key in needed:
+    kind = family_for({"model_type": row.model_type}).config
+    optional = {
+        spec.name for spec in fields(kind) if spec.default is not MISSING or spec.default_factory is not MISSING
+    }
+    needed = {kind.spelling.get(spec.name, spec.name) for spec in fields(kind) if spec.name not in optional}
+    assert len(needed) > 5
+    for key in needed - {"model_type"}:
         (tmp_path / "config.json").write_text(original)
         edit_config(tmp_path, **{key: ...})
         with pytest.raises(

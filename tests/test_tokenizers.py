@@ -109,8 +109,26 @@ def sentence_piece(file: str, **options: Any) -> Callable[[Path], None]:
     return write
 
 
+def deberta_bpe(folder: Path) -> None:
+    """DeBERTa's vocab.json and merges.txt, with its tokenizer_config.json."""
+    trained = tokenizers.ByteLevelBPETokenizer()
+    special = ["[CLS]", "[PAD]", "[SEP]", "[UNK]", "[MASK]"]
+    trained.train_from_iterator([" ".join(WORDS)] * 50, vocab_size=330, min_frequency=1, special_tokens=special)
+    trained.save_model(str(folder))
+    (folder / "tokenizer_config.json").write_text('{"do_lower_case": false, "vocab_type": "gpt2"}')
+
+
+def deberta_v3(folder: Path) -> None:
+    """spm.model with the tokenizer_config.json of microsoft/deberta-v3-base."""
+    sentence_piece("spm.model", **DEBERTA_PIECES)(folder)
+    (folder / "tokenizer_config.json").write_text('{"do_lower_case": false, "vocab_type": "spm"}')
+
+
 ALBERT_PIECES = {"pad_id": 0, "unk_id": 1, "bos_id": -1, "eos_id": -1, "control_symbols": ["[CLS]", "[SEP]"]}
 ALBERT_PIECES |= {"user_defined_symbols": ["[MASK]"], "pad_piece": "<pad>"}
+# [MASK] is outside the vocabulary, as in the Hub's files.
+DEBERTA_PIECES = {"pad_id": 0, "bos_id": 1, "eos_id": 2, "unk_id": 3}
+DEBERTA_PIECES |= {"pad_piece": "[PAD]", "bos_piece": "[CLS]", "eos_piece": "[SEP]", "unk_piece": "[UNK]"}
 
 FILES: dict[str, tuple[str, Callable[[Path], None]]] = {
     "bert, as saved": ("bert", as_saved),
@@ -124,6 +142,10 @@ FILES: dict[str, tuple[str, Callable[[Path], None]]] = {
     "roberta, vocab.json and merges.txt": ("roberta", bpe),
     "xlm-roberta, SentencePiece": ("xlm-roberta", sentence_piece("sentencepiece.bpe.model")),
     "camembert, SentencePiece": ("camembert", sentence_piece("sentencepiece.bpe.model")),
+    "mobilebert, vocab.txt": ("mobilebert", vocab_txt_only),
+    "deberta, vocab.json and merges.txt": ("deberta", deberta_bpe),
+    "deberta-v2, SentencePiece": ("deberta-v2", sentence_piece("spm.model", **DEBERTA_PIECES)),
+    "deberta-v2, SentencePiece as on the Hub": ("deberta-v2", deberta_v3),
     "albert, SentencePiece": ("albert", sentence_piece("spiece.model", **ALBERT_PIECES)),
 }
 

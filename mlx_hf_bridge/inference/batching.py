@@ -43,8 +43,14 @@ def checked_batch(
             f"{ids.shape[1]} tokens reach position {first if first < 0 else last}, and the model has positions 0 to "
             f"{config.max_position_embeddings - 1} (at most {config.max_length} tokens). Truncate the texts."
         )
+    if ids.shape[1] > config.most_tokens:
+        raise TokenRangeError(
+            f"the texts have {ids.shape[1]} tokens, and {config.model_type!r} with this config.json is computed here "
+            f"for {config.most_tokens} or fewer. Truncate the texts, or use transformers on torch for longer ones."
+        )
     if segments is not None and config.type_vocab_size:
         _in_table("token_type_ids", segments, config.type_vocab_size, "type_vocab_size")
+    mask = config.mask_for(ids) if mask is None else mask
     full = mask is None or bool(mask.all())
     return TokenBatch(
         mx.array(ids.astype(np.int32)),
@@ -71,18 +77,28 @@ def padded(config: EncoderConfig, tokens: Sequence[Tokens], pad_token_id: int) -
     mask = np.zeros((len(tokens), longest), bool)
     segments = np.zeros((len(tokens), longest), np.int32)
     for row, one in enumerate(tokens):
-        ids[row, : len(one)], segments[row, : len(one)], mask[row, : len(one)] = one.ids, one.segments, True
-    return checked_batch(config, ids, mask, segments if segments.any() else None)
+        ids[row, : len(one)], mask[row, : len(one)] = one.ids, True
+        if one.segments is not None:
+            segments[row, : len(one)] = one.segments
+    given = any(one.segments is not None for one in tokens)
+    counts = segments.any() or (given and config.zero_segments_count)
+    return checked_batch(config, ids, mask, segments if counts else None)
 
 
-def budgeted(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:
-    """Indices in batches, longest texts first; a batch has `batch_size` x SLOTS_A_TEXT slots or fewer, or one text."""
+def budgeted(lengths: Sequence[int], batch_size: int, even: bool = False) -> Iterator[list[int]]:
+    """Indices in batches, longest texts first; a batch has `batch_size` x SLOTS_A_TEXT slots or fewer, or one text.
+
+    even: only texts of one length go together.
+    """
     order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
     start = 0
     while start < len(order):
-        rows = max(1, batch_size * SLOTS_A_TEXT // max(1, lengths[order[start]]))
-        yield order[start : start + rows]
-        start += rows
+        longest = lengths[order[start]]
+        rows = order[start : start + max(1, batch_size * SLOTS_A_TEXT // max(1, longest))]
+        if even:
+            rows = [index for index in rows if lengths[index] == longest]
+        yield rows
+        start += len(rows)
 
 
 def in_batches(
@@ -91,14 +107,18 @@ def in_batches(
     compute: Callable[[TokenBatch], mx.array],
     batch_size: int,
     show_progress: bool,
+    even: bool = False,
 ) -> list[np.ndarray]:
-    """Each text's row of what `compute` gives for its batch, in the order of `tokens`, as float32."""
+    """Each text's row of what `compute` gives for its batch, in the order of `tokens`, as float32.
+
+    even: texts go together only with others of their length, for models whose answers padding changes.
+    """
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
         raise InputError(f"batch_size={batch_size!r}, expected a whole number of 1 or more.")
     rows: list[np.ndarray] = [np.empty(0)] * len(tokens)
     bar = tqdm(total=len(tokens), desc="Encoding", unit="text", disable=None if show_progress else True)
     with bar:
-        for indices in budgeted([len(one) for one in tokens], batch_size):
+        for indices in budgeted([len(one) for one in tokens], batch_size, even):
             chosen = [tokens[index] for index in indices]
             result = run(partial(_computed, make_batch, compute, chosen))
             for index, row in zip(indices, np.array(result), strict=True):

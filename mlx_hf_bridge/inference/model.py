@@ -47,15 +47,14 @@ class Model(nn.Module):
         hidden = self.encoder(batch, trace)
         pooled = self.pooler(hidden, batch) if "pooler" in self else None
         answers = self.head(hidden, pooled, batch, self.encoder.embeddings.word) if "head" in self else {}
-        return Encoded(
-            hidden, pooled, answers, tuple(trace.states) if states else None, tuple(trace.weights) if weights else None
-        )
+        return Encoded(hidden, pooled, answers, tuple(trace.states) if states else None, tuple(trace.weights) or None)
 
 
 def build(family: Family, config: EncoderConfig, task: str, pooler: bool) -> Model:
     """A model of the right shapes, its weights not yet there (zeros that are never computed)."""
     head = None if task == BASE_TASK else family.heads[task]
-    with_pooler = family.pooler is not None and (head.reads_pooler if head else pooler)
+    pooler = pooler or not (family.pooler_has_weights and config.pooler_has_weights)
+    with_pooler = family.pooler is not None and (head.reads_pooler if head else pooler and family.bare_pooler)
     return Model(
         family.encoder(config),
         family.pooler(config) if with_pooler and family.pooler else None,

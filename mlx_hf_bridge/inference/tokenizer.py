@@ -23,10 +23,10 @@ _SEGMENTS = "token_type_ids"
 
 @dataclass(frozen=True)
 class Tokens:
-    """One text or pair: ids (L,) and segments (L,) int32; `cut` tells that truncation dropped tokens."""
+    """One text or pair: ids (L,) and segments (L,) int32, None where the model is given none; `cut`: some were lost."""
 
     ids: np.ndarray
-    segments: np.ndarray
+    segments: np.ndarray | None
     cut: bool = False
 
     def __len__(self) -> int:
@@ -110,10 +110,8 @@ class Tokenizer:
             )
 
     def _tokens(self, one: tokenizers.Encoding) -> Tokens:
-        segments = np.array(one.type_ids, np.int32)
-        return Tokens(
-            np.array(one.ids, np.int32), segments if self.gives_segments else segments * 0, bool(one.overflowing)
-        )
+        segments = np.array(one.type_ids, np.int32) if self.gives_segments else None
+        return Tokens(np.array(one.ids, np.int32), segments, bool(one.overflowing))
 
     def _truncate(self, max_length: int | None, strategy: str) -> None:
         wanted = None if max_length is None else (max_length, strategy)

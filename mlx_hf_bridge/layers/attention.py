@@ -31,41 +31,68 @@ def _additive(mask: mx.array | None, bias: mx.array | None, dtype: mx.Dtype) -> 
     return bias if mask is None else mx.where(mask, bias, mx.array(-mx.inf, dtype))
 
 
-class Attention(nn.Module):
-    """x (B, L, D), mask (B, 1, 1 or L, L) True = visible, bias (1, H, L, L) added to scores -> (B, L, D)."""
+def attend(
+    queries: mx.array, keys: mx.array, values: mx.array, scale: float, mask: mx.array | None, bias: mx.array | None
+) -> mx.array:
+    """queries, keys, values (B, H, L, K), mask and bias as in Attention -> values mixed (B, H, L, K)."""
+    added = _additive(mask, bias, queries.dtype)
+    return mx.fast.scaled_dot_product_attention(queries, keys, values, scale=scale, mask=added)
 
-    def __init__(self, hidden_size: int, heads: int) -> None:
+
+def attend_with_weights(
+    queries: mx.array, keys: mx.array, values: mx.array, scale: float, mask: mx.array | None, bias: mx.array | None
+) -> tuple[mx.array, mx.array]:
+    """The same, with the attention weights (B, H, L, L) spelled out."""
+    scores = (queries * scale) @ keys.swapaxes(-1, -2)
+    if bias is not None:
+        scores = scores + bias.astype(scores.dtype)
+    if mask is not None:
+        scores = mx.where(mask, scores, mx.array(-mx.inf, scores.dtype))
+    weights = mx.softmax(scores, axis=-1, precise=True)
+    return weights @ values, weights
+
+
+def split_heads(x: mx.array, heads: int) -> mx.array:
+    """x (B, L, H x K) -> (B, H, L, K)."""
+    batch, length, _ = x.shape
+    return x.reshape(batch, length, heads, -1).swapaxes(1, 2)
+
+
+def merge_heads(mixed: mx.array) -> mx.array:
+    """mixed (B, H, L, K) -> (B, L, H x K)."""
+    batch, _, length, _ = mixed.shape
+    return mixed.swapaxes(1, 2).reshape(batch, length, -1)
+
+
+class Attention(nn.Module):
+    """x (B, L, D), mask (B, 1, 1 or L, L) True = visible, bias (1, H, L, L) added to scores -> (B, L, D).
+
+    head_dim: K where it is not D / H; `scaled` False leaves scores as they are (T5), not divided by the root of K.
+    """
+
+    def __init__(
+        self, hidden_size: int, heads: int, head_dim: int | None = None, bias: bool = True, scaled: bool = True
+    ) -> None:
         super().__init__()
+        width = heads * (head_dim or hidden_size // heads)
         self.heads = heads
-        self.scale = (hidden_size // heads) ** -0.5
-        self.qkv = Linear(hidden_size, 3 * hidden_size)
-        self.out = Linear(hidden_size, hidden_size)
+        self.scale = (width // heads) ** -0.5 if scaled else 1.0
+        self.qkv = Linear(hidden_size, 3 * width, bias)
+        self.out = Linear(width, hidden_size, bias)
 
     def __call__(self, x: mx.array, mask: mx.array | None, bias: mx.array | None = None) -> mx.array:
         queries, keys, values = self._heads(x)
-        mixed = mx.fast.scaled_dot_product_attention(
-            queries, keys, values, scale=self.scale, mask=_additive(mask, bias, x.dtype)
-        )
-        return self._merge(mixed)
+        return self.out(merge_heads(attend(queries, keys, values, self.scale, mask, bias)))
 
     def with_weights(
         self, x: mx.array, mask: mx.array | None, bias: mx.array | None = None
     ) -> tuple[mx.array, mx.array]:
         """The same, with the attention weights (B, H, L, L) spelled out."""
         queries, keys, values = self._heads(x)
-        scores = (queries * self.scale) @ keys.swapaxes(-1, -2)
-        if bias is not None:
-            scores = scores + bias.astype(x.dtype)
-        if mask is not None:
-            scores = mx.where(mask, scores, mx.array(-mx.inf, x.dtype))
-        weights = mx.softmax(scores, axis=-1, precise=True)
-        return self._merge(weights @ values), weights
+        mixed, weights = attend_with_weights(queries, keys, values, self.scale, mask, bias)
+        return self.out(merge_heads(mixed)), weights
 
     def _heads(self, x: mx.array) -> list[mx.array]:
         batch, length, _ = x.shape
         qkv = self.qkv(x).reshape(batch, length, 3, self.heads, -1)  # (B, L, 3, H, K)
         return [qkv[:, :, part].swapaxes(1, 2) for part in range(3)]  # (B, H, L, K) each
-
-    def _merge(self, mixed: mx.array) -> mx.array:
-        batch, _, length, _ = mixed.shape
-        return self.out(mixed.swapaxes(1, 2).reshape(batch, length, -1))  # (B, L, D)

@@ -3,15 +3,14 @@
 B texts, L tokens, D hidden, H heads.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_hf_bridge.batch import TokenBatch
-from mlx_hf_bridge.layers.attention import Attention
-from mlx_hf_bridge.layers.feed_forward import FeedForward
 
 
 @dataclass
@@ -27,18 +26,31 @@ class Trace:
         if self.wants_states:
             self.states.append(hidden)
 
+    def saw_instead(self, hidden: mx.array) -> None:
+        """The last state, put in the place of the one before a final norm."""
+        if self.wants_states:
+            self.states[-1] = hidden
+
+
+class SelfAttention(Protocol):
+    """What a layer asks of its attention; `bias` is what the encoder's position term makes for that kind."""
+
+    def __call__(self, x: mx.array, mask: mx.array | None, bias: Any, /) -> mx.array: ...
+
+    def with_weights(self, x: mx.array, mask: mx.array | None, bias: Any, /) -> tuple[mx.array, mx.array]: ...
+
 
 class PostNormLayer(nn.Module):
     """x (B, L, D) -> norm(y + feed_forward(y)) with y = norm(x + attention(x))."""
 
-    def __init__(self, attention: Attention, feed_forward: FeedForward, hidden_size: int, eps: float) -> None:
+    def __init__(self, attention: SelfAttention, feed_forward: nn.Module, hidden_size: int, eps: float) -> None:
         super().__init__()
         self.attention = attention
         self.attention_norm = nn.LayerNorm(hidden_size, eps=eps)
         self.feed_forward = feed_forward
         self.feed_forward_norm = nn.LayerNorm(hidden_size, eps=eps)
 
-    def __call__(self, x: mx.array, mask: mx.array | None, bias: mx.array | None, trace: Trace) -> mx.array:
+    def __call__(self, x: mx.array, mask: mx.array | None, bias: Any, trace: Trace) -> mx.array:
         if trace.wants_weights:
             attended, weights = self.attention.with_weights(x, mask, bias)
             trace.weights.append(weights)
@@ -56,7 +68,7 @@ class LayerGroup(nn.Module):
         super().__init__()
         self.layers = list(layers)
 
-    def __call__(self, x: mx.array, mask: mx.array | None, bias: mx.array | None, trace: Trace) -> mx.array:
+    def __call__(self, x: mx.array, mask: mx.array | None, bias: Any, trace: Trace) -> mx.array:
         for layer in self.layers[:-1]:
             x = layer(x, mask, bias, trace)
             trace.saw(x)
@@ -68,7 +80,11 @@ class Encoder(nn.Module):
     """batch -> hidden (B, L, D).
 
     `projection` widens embeddings of another width; `order` names the layer of each step where layers are shared;
-    `position_bias` makes a (1, H, L, L) term for the scores of every layer from L.
+    `position_bias` makes a (1, H, L, L) term for the scores of every layer from L; `final_norm` follows the last layer,
+    and the last state is taken after it or, as in CLIP, before (`norms_last_state` False);
+    `sees` makes of the batch what may be attended to: every token, or TokenBatch.causal_mask;
+    `after_first` makes the second layer's input of the embeddings and what the first layer gives;
+    `rotary` makes of the batch what every layer turns queries and keys by, in the place of the term for the scores.
     """
 
     def __init__(
@@ -78,6 +94,11 @@ class Encoder(nn.Module):
         projection: nn.Module | None = None,
         position_bias: nn.Module | None = None,
         order: Sequence[int] | None = None,
+        final_norm: nn.Module | None = None,
+        norms_last_state: bool = True,
+        sees: Callable[[TokenBatch], mx.array | None] = TokenBatch.key_mask,
+        after_first: nn.Module | None = None,
+        rotary: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.embeddings = embeddings
@@ -86,16 +107,33 @@ class Encoder(nn.Module):
             self.projection = projection
         if position_bias is not None:
             self.position_bias = position_bias
+        if final_norm is not None:
+            self.final_norm = final_norm
+        if after_first is not None:
+            self.after_first = after_first
+        if rotary is not None:
+            self.rotary = rotary
+        self._norms_last_state = norms_last_state
+        self._sees = sees
         self._order = tuple(range(len(self.layers)) if order is None else order)
 
     def __call__(self, batch: TokenBatch, trace: Trace) -> mx.array:
         hidden: mx.array = self.embeddings(batch)  # (B, L, E)
         if "projection" in self:
             hidden = self.projection(hidden)  # (B, L, D)
-        mask = batch.key_mask()
+        mask = self._sees(batch)
         bias = self.position_bias(hidden.shape[1]) if "position_bias" in self else None
+        if "rotary" in self:
+            bias = self.rotary(batch)
         trace.saw(hidden)
-        for step in self._order:
+        embedded = hidden
+        for count, step in enumerate(self._order):
             hidden = self.layers[step](hidden, mask, bias, trace)
+            if count == 0 and "after_first" in self:
+                hidden = self.after_first(embedded, hidden)
             trace.saw(hidden)
+        if "final_norm" in self:
+            hidden = self.final_norm(hidden)
+            if self._norms_last_state:
+                trace.saw_instead(hidden)
         return hidden

@@ -101,9 +101,7 @@ def activation_for(name: str) -> Activation:
 class FeedForward(nn.Module):
     """x (B, L, D) -> up to (B, L, F), activation, down to (B, L, D)."""
 
-    def __init__(
-        self, hidden_size: int, intermediate_size: int, activation: Activation, bias: bool = True
-    ) -> None:
+    def __init__(self, hidden_size: int, intermediate_size: int, activation: Activation, bias: bool = True) -> None:
         super().__init__()
         self.up = Linear(hidden_size, intermediate_size, bias)
         self.down = Linear(intermediate_size, hidden_size, bias)

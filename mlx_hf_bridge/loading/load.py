@@ -18,7 +18,7 @@ from mlx_hf_bridge.inference.run import run
 from mlx_hf_bridge.loading.checkpoint import METADATA_FILE, Checkpoint, open_weights, read_checkpoint, read_json
 from mlx_hf_bridge.loading.convert import FORMAT, write_conversion
 from mlx_hf_bridge.loading.converted import cache_folder, made_once
-from mlx_hf_bridge.loading.names import Names, Place, place_all
+from mlx_hf_bridge.loading.names import EXACT_LEAVES, Names, Place, place_all
 from mlx_hf_bridge.loading.packing import pack, packing_of, recipe_of, refuse_other_recipe
 from mlx_hf_bridge.loading.plan import plan_conversion
 from mlx_hf_bridge.loading.source import HubOptions, Source, locate
@@ -107,8 +107,11 @@ def read_converted(checkpoint: Checkpoint, task: str, pooler: bool, source: Sour
     model = build(family, config, task, pooler=pooler and has_pooler)
     pack(model, names, placed, packing)
     check_fit(names, placed, infos, model, where)
-    fill(model, placed, _arrays(files, placed, activation_dtype(stored)))
-    set_activation_dtype(model, activation_dtype(stored))
+    computed = activation_dtype(stored)
+    if computed == mx.float16 and config.exceeds_float16:
+        computed = mx.float32
+    fill(model, placed, _arrays(files, placed, computed))
+    set_activation_dtype(model, computed)
     mx.eval(model.parameters())
     return Loaded(model, family, config, checkpoint.config, checkpoint.folder, task, stored, recipe_of(packing), source)
 
@@ -131,7 +134,7 @@ def _stored_dtype(infos: dict[str, TensorInfo], placed: dict[str, Place]) -> mx.
 
 def _widened(array: mx.array, place: Place, dtype: mx.Dtype) -> mx.array:
     """Float weights in the dtype that is computed in; packed codes and their scales as they are."""
-    keep = place.leaf in ("scales", "biases") or not mx.issubdtype(array.dtype, mx.floating)
+    keep = place.leaf in ("scales", "biases", *EXACT_LEAVES) or not mx.issubdtype(array.dtype, mx.floating)
     return array if keep else array.astype(dtype)
 
 

@@ -2,8 +2,8 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 
 from mlx_hf_bridge.errors import UnsupportedModelError, WeightsError
 from mlx_hf_bridge.family import BASE_TASK, EncoderConfig, Family
@@ -15,6 +15,8 @@ _LEGACY_LEAVES = {"gamma": "weight", "beta": "bias", "qbiases": "biases"}
 # Words that other tools put before base names: torch's DataParallel, mlx-embeddings.
 _WRAPPERS = ("module.", "model.")
 _SHOWN = 8
+# Kept in the dtype of the file: angles are these times places, and bfloat16 would be radians off at place 1,000.
+EXACT_LEAVES = ("inv_freq",)
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,7 @@ class Place:
     """Where a checkpoint tensor goes: `ours` and `leaf` name a parameter, `part` its share of a joined one.
 
     `module` is the checkpoint's own module path without prefix or legacy spelling; `ours` is None for a tensor of
-    another head, which is carried along.
+    another head or an unread module, which is carried along. `is_whole`: the tensor holds all parts of a joined one.
     """
 
     module: str
@@ -30,6 +32,7 @@ class Place:
     ours: str | None = None
     part: int = 0
     is_base: bool = False
+    is_whole: bool = False
 
     @property
     def name(self) -> str:
@@ -64,6 +67,7 @@ class Names:
             name for other in family.heads.values() for name in (*other.names, *other.tied, *other.untied)
         } - set(self._head)
         self._passed_over = {name for head in family.heads.values() for name in head.passed_over(config)}
+        self._unread = frozenset(family.unread(config))
 
     def place(self, name: str) -> Place | None:
         """A checkpoint tensor's name -> its place; None for one that no table knows."""
@@ -76,6 +80,8 @@ class Names:
 
     def is_ignored(self, name: str) -> bool:
         """Whether transformers makes this tensor anew, or from another, whatever the file says."""
+        if any(spelled.startswith(f"{word}.") for word in self._family.left_out for spelled in self._spellings(name)):
+            return True
         ignored = (*self._family.ignored, *self._passed_over)
         return any(name == tensor or name.endswith(f".{tensor}") for tensor in ignored)
 
@@ -96,17 +102,36 @@ class Names:
         stripped = module
         for wrapper in _WRAPPERS:
             stripped = stripped.removeprefix(wrapper)
-        yield from dict.fromkeys((module, stripped, stripped.removeprefix(f"{self._family.prefix}.")))
+        bare = [stripped.removeprefix(f"{prefix}.") for prefix in (self._family.prefix, *self._family.other_prefixes)]
+        yield from dict.fromkeys((module, stripped, *bare))
 
     def _lookup(self, module: str, leaf: str) -> Place | None:
-        pattern, numbers = _abstract(module)
-        for table, is_base in ((self._head, False), (self._base, True)):
-            if pattern in table:
-                ours, _, part = table[pattern].partition("#")
-                return Place(module, leaf, _concrete(ours, numbers), int(part or 0), is_base)
+        for pattern, numbers in _patterns(module):
+            for table, is_base in ((self._head, False), (self._base, True)):
+                if is_base and pattern in self._unread:
+                    return Place(module, leaf, is_base=True)
+                if pattern in table:
+                    ours, _, part = table[pattern].partition("#")
+                    return Place(module, leaf, _concrete(ours, numbers), int(part or 0), is_base)
+        if alternate := self._alternate(module, leaf):
+            return alternate
+        pattern, _ = _abstract(module)
         first_word = module.partition(".")[0]
+        if {first_word, pattern} & set(self._family.carried):
+            return Place(module, leaf, is_base=True)
         if pattern in self._other_heads or first_word in self._family.foreign:
             return Place(module, leaf)
+        return None
+
+    def _alternate(self, module: str, leaf: str) -> Place | None:
+        """The place of a module that this file names otherwise than the tables do."""
+        for pattern, numbers in _patterns(module):
+            if pattern not in self._family.alternates:
+                continue
+            known = _concrete(self._family.alternates[pattern], numbers)
+            if found := self._lookup(known, leaf):
+                return replace(found, module=module)
+            return Place(module, leaf, f"encoder.{known}", is_base=True, is_whole=True)
         return None
 
 
@@ -115,6 +140,15 @@ def _abstract(path: str) -> tuple[str, list[str]]:
     numbers = _NUMBER.findall(path)
     letters = iter(_LETTERS)
     return _NUMBER.sub(lambda _: next(letters, "?"), path), numbers
+
+
+def _patterns(path: str) -> Iterator[tuple[str, list[str]]]:
+    """ "block.3.layer.0" -> ("block.{i}.layer.{j}", ["3", "0"]), ("block.{i}.layer.0", ["3"]), (itself, [])."""
+    numbers = list(_NUMBER.finditer(path))
+    for count in range(len(numbers), -1, -1):
+        end = numbers[count - 1].end() if count else 0
+        pattern, found = _abstract(path[:end])
+        yield pattern + path[end:], found
 
 
 def _concrete(pattern: str, numbers: list[str]) -> str:

@@ -10,7 +10,7 @@ from mlx_hf_bridge.errors import QuantizationError
 from mlx_hf_bridge.family import EncoderConfig, Family
 from mlx_hf_bridge.inference.model import build
 from mlx_hf_bridge.loading.checkpoint import Checkpoint, open_weights
-from mlx_hf_bridge.loading.names import Names, Place, place_all
+from mlx_hf_bridge.loading.names import EXACT_LEAVES, Names, Place, place_all
 from mlx_hf_bridge.loading.packing import packing_of
 from mlx_hf_bridge.loading.remote import read_headers
 from mlx_hf_bridge.loading.tensors import TensorInfo, WeightFile, byte_size
@@ -104,7 +104,7 @@ def plan_conversion(
         name: TensorPlan(
             (prefix if place.is_base else "") + place.name,
             infos[name],
-            rest or _own_dtype(infos[name]),
+            _own_dtype(infos[name]) if place.leaf in EXACT_LEAVES or rest is None else rest,
             recipe if name in packed else None,
         )
         for name, place in placed.items()

@@ -14,6 +14,7 @@ from mlx_hf_bridge.errors import RepositoryError, UnsupportedModelError
 from mlx_hf_bridge.family import Family
 from mlx_hf_bridge.loading.checkpoint import Checkpoint, read_json
 from mlx_hf_bridge.loading.folder import write_json
+from mlx_hf_bridge.loading.residue_tokenizer import PYTHON_CLASS, as_fast
 
 TOKENIZER_FILE = "tokenizer.json"
 TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
@@ -66,6 +67,8 @@ def build_tokenizer(checkpoint: Checkpoint, family: Family) -> Any:
             f"{checkpoint.model_folder} has no tokenizer that {name} can read ({error}). Copy tokenizer.json, "
             "vocab.txt, vocab.json with merges.txt, or the SentencePiece model of the original checkpoint there."
         ) from error
+    if name == PYTHON_CLASS:
+        tokenizer = as_fast(tokenizer)
     if not getattr(tokenizer, "is_fast", False):
         raise UnsupportedModelError(
             f"{checkpoint.model_folder} has a tokenizer of class {name}, which is written in Python and has no "

@@ -1,7 +1,7 @@
 """Checkpoint tensors fitted into the model: all there, in shape, and none left over; then put in."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import mlx.core as mx
@@ -19,7 +19,8 @@ def check_fit(
     names: Names, placed: Mapping[str, Place], infos: Mapping[str, TensorInfo], model: Model, where: str
 ) -> None:
     """WeightsError lists tensors that the model lacks, has no parameter for, or has in another shape or kind."""
-    wanted = dict(_parameters(names, model))
+    wholes = {place.ours for place in placed.values() if place.is_whole}
+    wanted = dict(_parameters(names, model, wholes))
     given = {(place.ours, place.leaf, place.part): name for name, place in placed.items() if place.ours}
     refuse_unplaced(
         [name for spot, name in given.items() if spot not in wanted and not _is_unused(spot[0], model)], where
@@ -42,11 +43,13 @@ def check_fit(
         )
 
 
-def _parameters(names: Names, model: Model) -> Iterator[tuple[tuple[str, str, int], tuple[str, mx.array]]]:
-    """(module, leaf, part) -> its name in the checkpoint, and an array of its shape and dtype."""
+def _parameters(
+    names: Names, model: Model, wholes: Collection[str | None]
+) -> Iterator[tuple[tuple[str, str, int], tuple[str, mx.array]]]:
+    """(module, leaf, part) -> its name in the checkpoint, and an array of its shape and dtype; of `wholes` one part."""
     for parameter, array in _flat(model):
         path, _, leaf = parameter.rpartition(".")
-        modules = names.targets([path])[0].modules
+        modules = names.targets([path])[0].modules[: 1 if path in wholes else None]
         for part, (module, like) in enumerate(zip(modules, mx.split(array, len(modules)), strict=True)):
             yield (path, leaf, part), (f"{module}.{leaf}", like)
 

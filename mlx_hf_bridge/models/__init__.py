@@ -6,21 +6,35 @@ from typing import Any
 
 from mlx_hf_bridge.errors import UnsupportedModelError
 from mlx_hf_bridge.family import Family
+from mlx_hf_bridge.refused import REFUSED
 
 
 def model_types() -> list[str]:
     """Every model_type with a file here, sorted."""
-    return sorted(module.name.replace("_", "-") for module in pkgutil.iter_modules(__path__))
+    return sorted(_family_in(file).model_type for file in _files())
 
 
 def family_for(raw_config: dict[str, Any]) -> Family:
-    """config.json's content -> the family of its model_type; UnsupportedModelError names those there are."""
+    """config.json's content -> the family of its model_type; UnsupportedModelError says why not, or names those."""
     model_type = raw_config.get("model_type")
-    if not isinstance(model_type, str) or model_type.replace("_", "-") not in model_types():
+    if isinstance(model_type, str) and model_type in REFUSED:
+        raise UnsupportedModelError(
+            f"config.json has model_type={model_type!r}, which is not computed here: {REFUSED[model_type]}. "
+            "Use transformers on torch for this one."
+        )
+    file = model_type.replace("-", "_") if isinstance(model_type, str) else ""
+    if file not in _files() or _family_in(file).model_type != model_type:
         raise UnsupportedModelError(
             f"config.json has model_type={model_type!r}; supported are {', '.join(model_types())}. "
             "Use a checkpoint of one of these, or transformers on torch for this one."
         )
-    module = importlib.import_module(f"{__name__}.{model_type.replace('-', '_')}")
-    family: Family = module.FAMILY
+    return _family_in(file)
+
+
+def _files() -> set[str]:
+    return {module.name for module in pkgutil.iter_modules(__path__)}
+
+
+def _family_in(file: str) -> Family:
+    family: Family = importlib.import_module(f"{__name__}.{file}").FAMILY
     return family

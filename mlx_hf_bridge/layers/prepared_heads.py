@@ -1,0 +1,90 @@
+"""Heads in parts: hidden states are pooled and transformed, then answered from by a head of layers/heads.py.
+
+B texts, L tokens, D hidden, C classes, V words.
+"""
+
+from collections.abc import Callable
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from mlx_hf_bridge.batch import TokenBatch
+from mlx_hf_bridge.layers.feed_forward import Activation
+from mlx_hf_bridge.layers.heads import Answers, WordTable
+from mlx_hf_bridge.layers.linear import Linear
+
+Pool = Callable[[mx.array, TokenBatch], mx.array]
+
+
+def first_slot(hidden: mx.array, batch: TokenBatch) -> mx.array:
+    """hidden (B, L, D) -> the first slot's (B, D), padding or not."""
+    return batch.first_tokens(hidden)
+
+
+def first_real_token(hidden: mx.array, batch: TokenBatch) -> mx.array:
+    """hidden (B, L, D) -> the first token's that is not padding (B, D)."""
+    if batch.mask is None:
+        return batch.first_tokens(hidden)
+    return batch.take(hidden, mx.argmax(batch.mask.astype(mx.int32), axis=1))
+
+
+def mean_of_tokens(hidden: mx.array, batch: TokenBatch) -> mx.array:
+    """hidden (B, L, D) -> the mean over tokens (B, D), summed in float32; 0 for a row of padding."""
+    mask = batch.token_mask(mx.float32)
+    mean = (hidden * mask).sum(axis=1) / mx.maximum(mask.sum(axis=1), 1)
+    return mean.astype(hidden.dtype)
+
+
+class Transform(nn.Module):
+    """x (..., D) -> a product, activation and, where there is one, a norm (..., D)."""
+
+    def __init__(
+        self, hidden_size: int, activation: Activation, norm: nn.Module | None = None, bias: bool = True
+    ) -> None:
+        super().__init__()
+        self.dense = Linear(hidden_size, hidden_size, bias)
+        self.activation = activation
+        if norm is not None:
+            self.norm = norm
+
+    def __call__(self, x: mx.array) -> mx.array:
+        x = self.activation(self.dense(x))
+        return self.norm(x) if "norm" in self else x
+
+
+class PreparedHead(nn.Module):
+    """A head that is handed hidden states pooled and transformed; `pool_answers` pools what it says of each token."""
+
+    def __init__(
+        self, transform: Activation, head: nn.Module, pool: Pool | None = None, pool_answers: Pool | None = None
+    ) -> None:
+        super().__init__()
+        self.transform = transform
+        self.head = head
+        self.pool = pool
+        self.pool_answers = pool_answers
+
+    def __call__(self, hidden: mx.array, pooled: mx.array | None, batch: TokenBatch, words: WordTable) -> Answers:
+        x = hidden if self.pool is None else self.pool(hidden, batch)
+        answers: Answers = self.head(self.transform(x), pooled, batch, words)
+        if self.pool_answers is None:
+            return answers
+        return {name: self.pool_answers(answer, batch) for name, answer in answers.items()}
+
+
+class WordScores(nn.Module):
+    """hidden (B, L, D) -> the score of every word (B, L, V), by the word table or, not tied, a table of the head's own.
+
+    The bias, where there is one, is the head's when tied or `beside` the head's own table, else that table's.
+    """
+
+    def __init__(self, width: int, vocabulary: int, tied: bool, bias: bool = True, beside: bool = False) -> None:
+        super().__init__()
+        if not tied:
+            self.decoder = Linear(width, vocabulary, bias and not beside)
+        if bias and (tied or beside):
+            self.bias = mx.zeros((vocabulary,))
+
+    def __call__(self, hidden: mx.array, pooled: mx.array | None, batch: TokenBatch, words: WordTable) -> Answers:
+        scores = self.decoder(hidden) if "decoder" in self else words.scores(hidden)
+        return {"logits": scores + self.bias if "bias" in self else scores}

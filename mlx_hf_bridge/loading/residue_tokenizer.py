@@ -1,0 +1,33 @@
+"""ESM's tokenizer, which transformers has in Python alone, in the form of tokenizer.json.
+
+Reference: transformers/models/esm/tokenization_esm.py: a token for each letter of the vocabulary, and what stands
+between letters and spaces is one token.
+"""
+
+import importlib
+import re
+from typing import Any
+
+PYTHON_CLASS = "EsmTokenizer"
+
+
+def as_fast(slow: Any) -> Any:
+    """transformers' EsmTokenizer -> its generic tokenizer over the tokenizers library, with the same answers."""
+    tokenizers, transformers = (importlib.import_module(name) for name in ("tokenizers", "transformers"))
+    vocabulary, first, last = slow.get_vocab(), slow.cls_token, slow.eos_token
+    letters = re.escape("".join(word for word in vocabulary if len(word) == 1))
+    splits = tokenizers.pre_tokenizers
+    fast = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token=slow.unk_token))
+    fast.pre_tokenizer = splits.Sequence(
+        [splits.WhitespaceSplit(), splits.Split(tokenizers.Regex(f"[{letters}]"), "isolated")]
+    )
+    fast.post_processor = tokenizers.processors.TemplateProcessing(
+        f"{first} $A {last}",
+        pair=f"{first} $A {last} $B {last}",
+        special_tokens=[(token, vocabulary[token]) for token in (first, last)],
+    )
+    special = {key: str(token) for key, token in slow.special_tokens_map.items() if isinstance(token, str)}
+    names, longest = ["input_ids", "attention_mask"], slow.model_max_length
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=fast, model_input_names=names, model_max_length=longest, **special
+    )

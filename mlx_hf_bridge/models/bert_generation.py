@@ -1,0 +1,29 @@
+"""BertGeneration's encoder (Rothe et al., arXiv 1907.12461); reference: models/bert_generation/ of transformers.
+
+BERT without segments, pooler or heads.
+"""
+
+import dataclasses
+from dataclasses import dataclass, field
+
+from mlx_hf_bridge.family import EncoderConfig
+from mlx_hf_bridge.models import bert
+
+
+@dataclass(frozen=True)
+class BertGenerationConfig(EncoderConfig):
+    type_vocab_size: int = field(default=0, init=False)
+
+
+FAMILY = dataclasses.replace(
+    bert.FAMILY,
+    model_type="bert-generation",
+    config=BertGenerationConfig,
+    hf_prefix="BertGeneration",
+    tokenizer="BertGenerationTokenizer",
+    pooler=None,
+    heads={},
+    uses_segments=False,
+    left_out=("lm_head",),
+    hf_base="Encoder",
+)

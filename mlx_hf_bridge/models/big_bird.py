@@ -1,0 +1,82 @@
+"""BigBird (Zaheer et al., arXiv 2007.14062); reference: transformers/models/big_bird/modeling_big_bird.py.
+
+BERT that may scale its word vectors. Attention is full: block_sparse is so in transformers too, up to a length that
+its blocks fill; longer texts, whose tokens see only some others, are refused.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import ClassVar
+
+from mlx_hf_bridge.errors import ConfigError
+from mlx_hf_bridge.family import (
+    MASKED_LM,
+    MULTIPLE_CHOICE,
+    NO_POSITIONS,
+    PRE_TRAINING,
+    SEQUENCE_CLASSIFICATION,
+    TOKEN_CLASSIFICATION,
+    EncoderConfig,
+    Head,
+)
+from mlx_hf_bridge.layers.encoder import Encoder
+from mlx_hf_bridge.layers.feed_forward import activation_for
+from mlx_hf_bridge.layers.heads import FirstTokenClassifier
+from mlx_hf_bridge.models import bert, roberta
+
+
+@dataclass(frozen=True)
+class BigBirdConfig(EncoderConfig):
+    hidden_act: str = "gelu_new"
+    attention_type: str = "block_sparse"
+    block_size: int = 64
+    num_random_blocks: int = 3
+    rescale_embeddings: bool = False
+
+    least: ClassVar = {"num_random_blocks": 0}
+    refused: ClassVar = {**EncoderConfig.refused, "use_bias": lambda value: value is False}
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.attention_type not in ("block_sparse", "original_full"):
+            raise ConfigError(
+                f"config.json has attention_type={self.attention_type!r}; known are block_sparse and original_full. "
+                "Take the file of the original checkpoint."
+            )
+
+    @property
+    def most_tokens(self) -> int:
+        """The longest text for which block_sparse attention is full (BigBirdModel.forward, max_tokens_to_attend)."""
+        if self.attention_type == "original_full":
+            return NO_POSITIONS
+        return (5 + 2 * self.num_random_blocks) * self.block_size
+
+    @property
+    def max_length(self) -> int:
+        return min(self.max_position_embeddings, self.most_tokens)
+
+
+def encoder(config: BigBirdConfig) -> Encoder:
+    scale = config.hidden_size**0.5 if config.rescale_embeddings else 1.0
+    return Encoder(bert.embeddings(config, word_scale=scale), bert.layers(config))
+
+
+FAMILY = dataclasses.replace(
+    bert.FAMILY,
+    model_type="big_bird",
+    config=BigBirdConfig,
+    encoder=encoder,
+    names={**bert.EMBEDDING_NAMES, **bert.LAYER_NAMES, "pooler": "pooler.dense"},
+    hf_prefix="BigBird",
+    tokenizer="BigBirdTokenizer",
+    heads={
+        **{task: bert.FAMILY.heads[task] for task in (MASKED_LM, TOKEN_CLASSIFICATION, MULTIPLE_CHOICE, PRE_TRAINING)},
+        SEQUENCE_CLASSIFICATION: Head(
+            build=lambda config: FirstTokenClassifier(
+                config.hidden_size, config.num_labels, activation_for(config.hidden_act)
+            ),
+            names=roberta.CLASSIFIER_NAMES,
+        ),
+    },
+    foreign=("qa_classifier",),
+)

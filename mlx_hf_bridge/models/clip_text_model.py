@@ -1,0 +1,78 @@
+"""CLIP's text encoder (Radford et al., arXiv 2103.00020); reference: transformers/models/clip/modeling_clip.py.
+
+Unlike BERT: tokens see those before them, norms come before each block and after the last layer, embeddings are not
+normalised, and the text's vector is its end token's.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from mlx_hf_bridge.batch import TokenBatch
+from mlx_hf_bridge.family import EncoderConfig, Family
+from mlx_hf_bridge.layers.attention import Attention
+from mlx_hf_bridge.layers.encoder import Encoder
+from mlx_hf_bridge.layers.feed_forward import FeedForward, activation_for
+from mlx_hf_bridge.layers.last_token import EndPooler
+from mlx_hf_bridge.layers.placed_embeddings import PlacedEmbeddings
+from mlx_hf_bridge.layers.pre_norm import PreNormLayer
+
+
+@dataclass(frozen=True, kw_only=True)
+class CLIPTextConfig(EncoderConfig):
+    type_vocab_size: int = field(default=0, init=False)
+    layer_norm_eps: float = 1e-5
+    eos_token_id: int = 49407
+
+
+def layer(config: EncoderConfig) -> PreNormLayer:
+    width, eps = config.hidden_size, config.layer_norm_eps
+    return PreNormLayer(
+        Attention(width, config.num_attention_heads),
+        nn.LayerNorm(width, eps=eps),
+        FeedForward(width, config.intermediate_size, activation_for(config.hidden_act)),
+        nn.LayerNorm(width, eps=eps),
+    )
+
+
+def encoder(config: EncoderConfig, sees: Callable[[TokenBatch], mx.array | None] = TokenBatch.causal_mask) -> Encoder:
+    return Encoder(
+        PlacedEmbeddings(config.vocab_size, config.hidden_size, config.max_position_embeddings),
+        [layer(config) for _ in range(config.num_hidden_layers)],
+        final_norm=nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps),
+        norms_last_state=False,
+        sees=sees,
+    )
+
+
+NAMES = {
+    "embeddings.token_embedding": "embeddings.word",
+    "embeddings.position_embedding": "embeddings.position",
+    "encoder.layers.{i}.self_attn.q_proj": "layers.{i}.attention.qkv#0",
+    "encoder.layers.{i}.self_attn.k_proj": "layers.{i}.attention.qkv#1",
+    "encoder.layers.{i}.self_attn.v_proj": "layers.{i}.attention.qkv#2",
+    "encoder.layers.{i}.self_attn.out_proj": "layers.{i}.attention.out",
+    "encoder.layers.{i}.layer_norm1": "layers.{i}.attention_norm",
+    "encoder.layers.{i}.mlp.fc1": "layers.{i}.feed_forward.up",
+    "encoder.layers.{i}.mlp.fc2": "layers.{i}.feed_forward.down",
+    "encoder.layers.{i}.layer_norm2": "layers.{i}.feed_forward_norm",
+    "final_layer_norm": "final_norm",
+}
+
+FAMILY = Family(
+    model_type="clip_text_model",
+    config=CLIPTextConfig,
+    encoder=encoder,
+    names=NAMES,
+    prefix="text_model",
+    hf_prefix="CLIPText",
+    tokenizer="CLIPTokenizer",
+    heads={},
+    pooler=lambda config: EndPooler(config.eos_token_id),
+    foreign=("text_projection",),
+    uses_segments=False,
+    pooler_has_weights=False,
+    takes_vectors=False,
+)

@@ -1,0 +1,120 @@
+"""ConvBERT (Jiang et al., arXiv 2008.02496); reference: transformers/models/convbert/modeling_convbert.py.
+
+BERT with ELECTRA's embeddings and heads, half of whose attention heads are convolutions with kernels made of the text.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+
+from mlx_hf_bridge.errors import ConfigError
+from mlx_hf_bridge.family import (
+    MASKED_LM,
+    MULTIPLE_CHOICE,
+    QUESTION_ANSWERING,
+    SEQUENCE_CLASSIFICATION,
+    TOKEN_CLASSIFICATION,
+    EncoderConfig,
+    Head,
+)
+from mlx_hf_bridge.heads import SPANS, TOKENS
+from mlx_hf_bridge.layers.dynamic_convolution import MixedAttention
+from mlx_hf_bridge.layers.encoder import Encoder, PostNormLayer
+from mlx_hf_bridge.layers.feed_forward import FeedForward, activation_for
+from mlx_hf_bridge.layers.grouped import GroupedFeedForward
+from mlx_hf_bridge.layers.heads import FirstTokenClassifier, TokenClassifier
+from mlx_hf_bridge.layers.last_token import last_slot
+from mlx_hf_bridge.layers.linear import Linear
+from mlx_hf_bridge.layers.prepared_heads import PreparedHead, Transform, first_slot
+from mlx_hf_bridge.models import bert, electra, roberta
+
+_SUMMARIES = {"first": first_slot, "last": last_slot}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvBertConfig(EncoderConfig):
+    embedding_size: int
+    head_ratio: int = 2
+    conv_kernel_size: int = 9
+    num_groups: int = 1
+    summary_type: str = "last"
+    summary_use_proj: bool = False
+    summary_activation: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.conv_kernel_size % 2 == 0 or self.hidden_size % (2 * self.mixed_heads):
+            raise ConfigError(
+                f"config.json has conv_kernel_size={self.conv_kernel_size}, hidden_size={self.hidden_size} and "
+                f"{self.mixed_heads} heads of each kind; expected an odd kernel, and a width that the heads divide. "
+                "Take the file of the original checkpoint."
+            )
+
+    @property
+    def mixed_heads(self) -> int:
+        """How many heads attend; as many are convolutions."""
+        return max(1, self.num_attention_heads // self.head_ratio)
+
+
+def layer(config: ConvBertConfig) -> PostNormLayer:
+    sizes = config.hidden_size, config.intermediate_size, activation_for(config.hidden_act)
+    feed_forward = FeedForward(*sizes) if config.num_groups == 1 else GroupedFeedForward(*sizes, config.num_groups)
+    attention = MixedAttention(config.hidden_size, config.mixed_heads, config.conv_kernel_size)
+    return PostNormLayer(attention, feed_forward, config.hidden_size, config.layer_norm_eps)
+
+
+def encoder(config: ConvBertConfig) -> Encoder:
+    width, hidden = config.embedding_size, config.hidden_size
+    projection = None if width == hidden else Linear(width, hidden)
+    steps = [layer(config) for _ in range(config.num_hidden_layers)]
+    return Encoder(bert.embeddings(config, width), steps, projection=projection)
+
+
+def choice_head(config: ConvBertConfig) -> PreparedHead:
+    """ConvBertSequenceSummary and a product to one number; ConfigError for other summaries than of one slot."""
+    if config.summary_type not in _SUMMARIES:
+        raise ConfigError(
+            f"config.json has summary_type={config.summary_type!r}; computed here are {', '.join(_SUMMARIES)}. "
+            "Use transformers on torch for this model."
+        )
+    activation = activation_for(config.summary_activation or "linear")
+    summary = Transform(config.hidden_size, activation) if config.summary_use_proj else activation
+    return PreparedHead(summary, TokenClassifier(config.hidden_size, 1), pool=_SUMMARIES[config.summary_type])
+
+
+_SELF = "encoder.layer.{i}.attention.self"
+NAMES = {
+    **bert.EMBEDDING_NAMES,
+    **bert.LAYER_NAMES,
+    "embeddings_project": "projection",
+    f"{_SELF}.key_conv_attn_layer": "layers.{i}.attention.near_keys",
+    f"{_SELF}.key_conv_attn_layer.depthwise": "layers.{i}.attention.near_keys.depthwise",
+    f"{_SELF}.key_conv_attn_layer.pointwise": "layers.{i}.attention.near_keys.pointwise",
+    f"{_SELF}.conv_kernel_layer": "layers.{i}.attention.kernel",
+    f"{_SELF}.conv_out_layer": "layers.{i}.attention.near_values",
+}
+
+FAMILY = dataclasses.replace(
+    electra.FAMILY,
+    padding_shows=True,
+    model_type="convbert",
+    config=ConvBertConfig,
+    encoder=encoder,
+    names=NAMES,
+    prefix="convbert",
+    hf_prefix="ConvBert",
+    tokenizer="ConvBertTokenizer",
+    heads={
+        MASKED_LM: electra.FAMILY.heads[MASKED_LM],
+        SEQUENCE_CLASSIFICATION: Head(
+            build=lambda config: FirstTokenClassifier(
+                config.hidden_size, config.num_labels, activation_for(config.hidden_act)
+            ),
+            names=roberta.CLASSIFIER_NAMES,
+        ),
+        TOKEN_CLASSIFICATION: TOKENS,
+        QUESTION_ANSWERING: SPANS,
+        MULTIPLE_CHOICE: Head(
+            build=choice_head, names={"sequence_summary.summary": "transform.dense", "classifier": "head.out"}
+        ),
+    },
+)

@@ -1,0 +1,199 @@
+"""DeBERTa (He et al., arXiv 2006.03654); reference: transformers/models/deberta/modeling_deberta.py.
+
+BERT whose attention adds scores of relative places; no pooler, places and segments only where the config has them,
+padding cleared, and a classifier with a product and an activation of its own.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from mlx_hf_bridge.errors import ConfigError
+from mlx_hf_bridge.family import (
+    MASKED_LM,
+    QUESTION_ANSWERING,
+    SEQUENCE_CLASSIFICATION,
+    TOKEN_CLASSIFICATION,
+    EncoderConfig,
+    Family,
+    Head,
+)
+from mlx_hf_bridge.heads import SPANS, TOKENS, word_head
+from mlx_hf_bridge.layers.cleared_embeddings import ClearedEmbeddings
+from mlx_hf_bridge.layers.disentangled import (
+    DisentangledAttention,
+    HeadwiseProjection,
+    PlaceProjection,
+    TalkingHeads,
+)
+from mlx_hf_bridge.layers.encoder import Encoder
+from mlx_hf_bridge.layers.feed_forward import activation_for
+from mlx_hf_bridge.layers.heads import FirstTokenClassifier, WordScorer
+from mlx_hf_bridge.layers.linear import Linear
+from mlx_hf_bridge.layers.relative_places import RelativePlaces
+from mlx_hf_bridge.models import bert
+
+
+@dataclass(frozen=True)
+class DebertaConfig(EncoderConfig):
+    layer_norm_eps: float = 1e-7
+    type_vocab_size: int = 0
+    embedding_size: int | None = None
+    relative_attention: bool = False
+    max_relative_positions: int = -1
+    position_biased_input: bool = True
+    pos_att_type: str | Sequence[str] | None = None
+    talking_head: bool = False
+    pooler_hidden_act: str = "gelu"
+    legacy: bool = True
+
+    least: ClassVar = {"max_relative_positions": -1}
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        activation_for(self.pooler_hidden_act)
+
+    @property
+    def sides(self) -> list[str]:
+        """What is listed of "c2p", "p2c" and, counted by this family's scale but never computed, "p2p"."""
+        listed = self.pos_att_type or []
+        return [side.strip() for side in listed.lower().split("|")] if isinstance(listed, str) else list(listed)
+
+    @property
+    def width(self) -> int:
+        """That of the word table."""
+        return self.embedding_size or self.hidden_size
+
+    @property
+    def max_distance(self) -> int:
+        return self.max_relative_positions if self.max_relative_positions > 0 else self.max_position_embeddings
+
+    def last_place(self, ids: np.ndarray) -> int:
+        """Without a table of places there is nothing to read past."""
+        return super().last_place(ids) if self.position_biased_input else 0
+
+
+def embeddings(config: DebertaConfig) -> ClearedEmbeddings:
+    places = config.max_position_embeddings if config.position_biased_input else 0
+    size, eps = config.hidden_size, config.layer_norm_eps
+    return ClearedEmbeddings(config.vocab_size, config.width, size, places, config.type_vocab_size, eps)
+
+
+def place_projection(config: DebertaConfig, key_bias: bool) -> PlaceProjection | None:
+    """The products of places that the config names."""
+    if not config.relative_attention:
+        return None
+    size = config.hidden_size
+    return PlaceProjection(
+        config.num_attention_heads,
+        query=Linear(size, size) if "p2c" in config.sides else None,
+        key=Linear(size, size, key_bias) if "c2p" in config.sides else None,
+    )
+
+
+def attention(config: DebertaConfig) -> DisentangledAttention:
+    size, heads = config.hidden_size, config.num_attention_heads
+    return DisentangledAttention(
+        size,
+        heads,
+        HeadwiseProjection(size, heads),
+        config.sides,
+        terms=1 + len(config.sides),
+        places=place_projection(config, key_bias=False),
+        talking=TalkingHeads(heads) if config.talking_head else None,
+    )
+
+
+def encoder(config: DebertaConfig) -> Encoder:
+    return Encoder(
+        embeddings(config),
+        [bert.post_norm_layer(config, attention(config)) for _ in range(config.num_hidden_layers)],
+        position_bias=RelativePlaces(config.max_distance, config.hidden_size) if config.relative_attention else None,
+    )
+
+
+BASE_NAMES = {
+    **bert.EMBEDDING_NAMES,
+    **{hf: ours for hf, ours in bert.LAYER_NAMES.items() if ".self." not in hf},
+    "embeddings.embed_proj": "embeddings.projection",
+    "encoder.rel_embeddings": "position_bias.table",
+}
+_SELF = "encoder.layer.{i}.attention.self"
+NAMES = {
+    **BASE_NAMES,
+    _SELF: "layers.{i}.attention.projection",
+    f"{_SELF}.in_proj": "layers.{i}.attention.projection.qkv",
+    f"{_SELF}.pos_proj": "layers.{i}.attention.places.key",
+    f"{_SELF}.pos_q_proj": "layers.{i}.attention.places.query",
+    f"{_SELF}.head_logits_proj": "layers.{i}.attention.talking.scores",
+    f"{_SELF}.head_weights_proj": "layers.{i}.attention.talking.weights",
+}
+
+
+def _new_words(config: DebertaConfig) -> WordScorer:
+    """The head of the original code; ConfigError for a word table of another width, which it cannot score with."""
+    if config.width != config.hidden_size:
+        raise ConfigError(
+            f"config.json has legacy=false and embedding_size={config.width}, expected hidden_size="
+            f"{config.hidden_size}: this word head scores with the word table itself. Use transformers' legacy=true."
+        )
+    act = activation_for(config.hidden_act)
+    return WordScorer(config.hidden_size, config.width, config.vocab_size, act, config.layer_norm_eps)
+
+
+_WORDS = {
+    True: word_head(
+        bert.FAMILY.heads[MASKED_LM].names,
+        "cls.predictions",
+        "cls.predictions.decoder",
+        width=lambda config: config.width,
+    ),
+    False: Head(
+        build=_new_words,
+        names={
+            "lm_predictions.lm_head.dense": "dense",
+            "lm_predictions.lm_head.LayerNorm": "norm",
+            "lm_predictions.lm_head": "",
+        },
+    ),
+}
+
+
+def pooled_head(classes: int | None = None) -> Head:
+    """transformers' ContextPooler, which belongs to the heads here, and a product to labels or `classes`."""
+    return Head(
+        build=lambda config: FirstTokenClassifier(
+            config.hidden_size, classes or config.num_labels, activation_for(config.pooler_hidden_act)
+        ),
+        names={"pooler.dense": "dense", "classifier": "out"},
+    )
+
+
+def unread(config: DebertaConfig) -> tuple[str, ...]:
+    """The table of places that the Hub's files have, whether their config uses it or not."""
+    return () if config.position_biased_input else ("embeddings.position_embeddings",)
+
+
+FAMILY = Family(
+    model_type="deberta",
+    config=DebertaConfig,
+    encoder=encoder,
+    names=NAMES,
+    prefix="deberta",
+    hf_prefix="Deberta",
+    tokenizer="DebertaTokenizer",
+    heads={
+        MASKED_LM: Head(
+            build=lambda config: _WORDS[config.legacy].build(config),
+            names={},
+            named_as=lambda config: _WORDS[config.legacy],
+        ),
+        SEQUENCE_CLASSIFICATION: pooled_head(),
+        TOKEN_CLASSIFICATION: TOKENS,
+        QUESTION_ANSWERING: SPANS,
+    },
+    foreign=("cls", "lm_predictions", "mask_predictions"),
+    unread=unread,
+)

@@ -1,0 +1,144 @@
+"""DeBERTa v2 and v3 (He et al., arXiv 2111.09543); reference: transformers/models/deberta_v2/modeling_deberta_v2.py.
+
+DeBERTa with queries, keys and values as BERT has them, logarithmic buckets of distance, a table of places that may be
+normalised and go through the contents' products, and in v2 a convolution beside the first layer.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import ClassVar
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from mlx_hf_bridge.errors import ConfigError
+from mlx_hf_bridge.family import MULTIPLE_CHOICE
+from mlx_hf_bridge.layers.disentangled import DisentangledAttention, JoinedProjection
+from mlx_hf_bridge.layers.encoder import Encoder
+from mlx_hf_bridge.layers.feed_forward import Activation, activation_for
+from mlx_hf_bridge.layers.relative_places import RelativePlaces
+from mlx_hf_bridge.models import bert, deberta
+
+
+@dataclass(frozen=True)
+class DebertaV2Config(deberta.DebertaConfig):
+    position_buckets: int = -1
+    share_att_key: bool = False
+    norm_rel_ebd: str = "none"
+    conv_kernel_size: int = 0
+    conv_groups: int = 1
+    conv_act: str = "tanh"
+    attention_head_size: int | None = None
+
+    least: ClassVar = {**deberta.DebertaConfig.least, "position_buckets": -1, "conv_kernel_size": 0}
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        activation_for(self.conv_act)
+        own_size = self.hidden_size // self.num_attention_heads
+        if self.attention_head_size not in (None, own_size):
+            raise ConfigError(
+                f"config.json has attention_head_size={self.attention_head_size}, expected {own_size}, hidden_size "
+                "divided by num_attention_heads; transformers has no other. Take the file of the original checkpoint."
+            )
+        if self.position_buckets == 1:
+            raise ConfigError(
+                f"config.json has position_buckets={self.position_buckets}, expected 2 or more, or -1 for none. "
+                "Take the file of the original checkpoint."
+            )
+        if self.conv_kernel_size > 0 and self.conv_kernel_size % 2 == 0:
+            raise ConfigError(
+                f"config.json has conv_kernel_size={self.conv_kernel_size}, expected an odd number, which leaves the "
+                "length of a text as it is. Take the file of the original checkpoint."
+            )
+
+    @property
+    def normalises_places(self) -> bool:
+        return "layer_norm" in [word.strip() for word in self.norm_rel_ebd.lower().split("|")]
+
+
+class Convolution(nn.Module):
+    """x (B, L, D) -> each token with its neighbours (B, L, D); weight (D, D / groups, kernel) as torch has it."""
+
+    def __init__(self, hidden_size: int, kernel: int, groups: int) -> None:
+        super().__init__()
+        self.weight = mx.zeros((hidden_size, hidden_size // groups, kernel))
+        self.bias = mx.zeros((hidden_size,))
+        self._padding, self._groups = (kernel - 1) // 2, groups
+
+    def __call__(self, x: mx.array) -> mx.array:
+        weight = self.weight.swapaxes(1, 2)
+        return mx.conv1d(x, weight, padding=self._padding, groups=self._groups) + self.bias
+
+
+class ConvolvedSum(nn.Module):
+    """embeddings and what the first layer makes of them, both (B, L, D) -> norm(layer + activation(convolution))."""
+
+    def __init__(self, convolution: Convolution, activation: Activation, hidden_size: int, eps: float) -> None:
+        super().__init__()
+        self.convolution = convolution
+        self.activation = activation
+        self.norm = nn.LayerNorm(hidden_size, eps=eps)
+
+    def __call__(self, embedded: mx.array, hidden: mx.array) -> mx.array:
+        normed: mx.array = self.norm(hidden + self.activation(self.convolution(embedded)))
+        return normed
+
+
+def attention(config: DebertaV2Config) -> DisentangledAttention:
+    size, heads = config.hidden_size, config.num_attention_heads
+    sides = {"c2p", "p2c"} & set(config.sides)
+    places = None if config.share_att_key else deberta.place_projection(config, key_bias=True)
+    return DisentangledAttention(size, heads, JoinedProjection(size, heads), sides, terms=1 + len(sides), places=places)
+
+
+def relative_places(config: DebertaV2Config) -> RelativePlaces:
+    bucketed = config.position_buckets > 0
+    size = config.hidden_size
+    return RelativePlaces(
+        config.position_buckets if bucketed else config.max_distance,
+        size,
+        norm=nn.LayerNorm(size, eps=config.layer_norm_eps) if config.normalises_places else None,
+        buckets=config.position_buckets,
+        max_distance=config.max_distance,
+    )
+
+
+def convolved_sum(config: DebertaV2Config) -> ConvolvedSum:
+    size = config.hidden_size
+    convolution = Convolution(size, config.conv_kernel_size, config.conv_groups)
+    return ConvolvedSum(convolution, activation_for(config.conv_act), size, config.layer_norm_eps)
+
+
+def encoder(config: DebertaV2Config) -> Encoder:
+    return Encoder(
+        deberta.embeddings(config),
+        [bert.post_norm_layer(config, attention(config)) for _ in range(config.num_hidden_layers)],
+        position_bias=relative_places(config) if config.relative_attention else None,
+        after_first=convolved_sum(config) if config.conv_kernel_size > 0 else None,
+    )
+
+
+_SELF = "encoder.layer.{i}.attention.self"
+NAMES = {
+    **deberta.BASE_NAMES,
+    f"{_SELF}.query_proj": "layers.{i}.attention.projection.query_key#0",
+    f"{_SELF}.key_proj": "layers.{i}.attention.projection.query_key#1",
+    f"{_SELF}.value_proj": "layers.{i}.attention.projection.value",
+    f"{_SELF}.pos_query_proj": "layers.{i}.attention.places.query",
+    f"{_SELF}.pos_key_proj": "layers.{i}.attention.places.key",
+    "encoder.LayerNorm": "position_bias.norm",
+    "encoder.conv.conv": "after_first.convolution",
+    "encoder.conv.LayerNorm": "after_first.norm",
+}
+
+FAMILY = dataclasses.replace(
+    deberta.FAMILY,
+    model_type="deberta-v2",
+    config=DebertaV2Config,
+    encoder=encoder,
+    names=NAMES,
+    hf_prefix="DebertaV2",
+    tokenizer="DebertaV2Tokenizer",
+    heads={**deberta.FAMILY.heads, MULTIPLE_CHOICE: deberta.pooled_head(classes=1)},
+)

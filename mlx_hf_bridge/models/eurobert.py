@@ -1,0 +1,119 @@
+"""EuroBERT (Boizard et al., arXiv 2503.05500); reference: transformers/models/eurobert/modeling_eurobert.py.
+
+Llama's layers without the causal mask: rotary positions, RMS norms first, a gate, and keys and values that several
+queries may share; no segments, no pooler.
+"""
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from mlx_hf_bridge.errors import ConfigError
+from mlx_hf_bridge.family import MASKED_LM, SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION, Family, Head
+from mlx_hf_bridge.heads import TOKENS
+from mlx_hf_bridge.layers.embeddings import WordEmbeddings
+from mlx_hf_bridge.layers.encoder import Encoder
+from mlx_hf_bridge.layers.feed_forward import activation_for, gelu
+from mlx_hf_bridge.layers.gated import GatedFeedForward
+from mlx_hf_bridge.layers.heads import TokenClassifier
+from mlx_hf_bridge.layers.norm import RMSNorm
+from mlx_hf_bridge.layers.pre_norm import PreNormLayer
+from mlx_hf_bridge.layers.prepared_heads import PreparedHead, Transform, WordScores, first_slot, mean_of_tokens
+from mlx_hf_bridge.layers.rotary_attention import RotaryAttention
+from mlx_hf_bridge.models import nomic_bert
+from mlx_hf_bridge.rope import RotaryConfig
+
+# What is pooled before the classifier, if anything; "late" means its answers.
+_POOLS = {"bos": first_slot, "mean": mean_of_tokens, "late": None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class EuroBertConfig(RotaryConfig):
+    type_vocab_size: int = field(default=0, init=False)
+    layer_norm_eps: float = 1e-5
+    num_key_value_heads: int | None = None
+    attention_bias: bool = False
+    mlp_bias: bool = False
+    tie_word_embeddings: bool = False
+    classifier_pooling: str = "late"
+
+    spelling: ClassVar = {"layer_norm_eps": "rms_norm_eps"}
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.classifier_pooling not in _POOLS:
+            raise ConfigError(
+                f"config.json has classifier_pooling={self.classifier_pooling!r}, expected one of {', '.join(_POOLS)}."
+            )
+        if self.num_attention_heads % self.key_heads:
+            raise ConfigError(
+                f"config.json has num_key_value_heads={self.key_heads} for num_attention_heads="
+                f"{self.num_attention_heads}; the second must be a multiple of the first. Take the original file."
+            )
+
+    @property
+    def key_heads(self) -> int:
+        return self.num_key_value_heads or self.num_attention_heads
+
+
+def layer(config: EuroBertConfig) -> PreNormLayer:
+    width, eps = config.hidden_size, config.layer_norm_eps
+    attention = RotaryAttention(
+        width, config.num_attention_heads, config.head_dim, config.key_heads, config.attention_bias
+    )
+    activation = activation_for(config.hidden_act)
+    feed_forward = GatedFeedForward(width, config.intermediate_size, activation, config.mlp_bias)
+    return PreNormLayer(attention, RMSNorm(width, eps), feed_forward, RMSNorm(width, eps))
+
+
+def encoder(config: EuroBertConfig) -> Encoder:
+    return Encoder(
+        WordEmbeddings(config.vocab_size, config.hidden_size),
+        [layer(config) for _ in range(config.num_hidden_layers)],
+        final_norm=RMSNorm(config.hidden_size, config.layer_norm_eps),
+        rotary=nomic_bert.rotary(config),
+    )
+
+
+def classifier(config: EuroBertConfig) -> PreparedHead:
+    """EuroBertForSequenceClassification: gelu whatever `hidden_act` says."""
+    return PreparedHead(
+        Transform(config.hidden_size, gelu),
+        TokenClassifier(config.hidden_size, config.num_labels),
+        pool=_POOLS[config.classifier_pooling],
+        pool_answers=mean_of_tokens if config.classifier_pooling == "late" else None,
+    )
+
+
+def words(config: EuroBertConfig) -> WordScores:
+    return WordScores(config.hidden_size, config.vocab_size, config.tie_word_embeddings, config.mlp_bias)
+
+
+NAMES = {
+    "embed_tokens": "embeddings.word",
+    "layers.{i}.self_attn.q_proj": "layers.{i}.attention.query",
+    "layers.{i}.self_attn.k_proj": "layers.{i}.attention.kv#0",
+    "layers.{i}.self_attn.v_proj": "layers.{i}.attention.kv#1",
+    "layers.{i}.self_attn.o_proj": "layers.{i}.attention.out",
+    "layers.{i}.input_layernorm": "layers.{i}.attention_norm",
+    "layers.{i}.mlp.gate_proj": "layers.{i}.feed_forward.gate_up#0",
+    "layers.{i}.mlp.up_proj": "layers.{i}.feed_forward.gate_up#1",
+    "layers.{i}.mlp.down_proj": "layers.{i}.feed_forward.down",
+    "layers.{i}.post_attention_layernorm": "layers.{i}.feed_forward_norm",
+    "norm": "final_norm",
+}
+
+FAMILY = Family(
+    model_type="eurobert",
+    config=EuroBertConfig,
+    encoder=encoder,
+    names=NAMES,
+    prefix="model",
+    hf_prefix="EuroBert",
+    tokenizer="PreTrainedTokenizerFast",
+    heads={
+        MASKED_LM: Head(build=words, names={}, tied={"lm_head": ""}, untied={"lm_head": "decoder"}),
+        SEQUENCE_CLASSIFICATION: Head(build=classifier, names={"dense": "transform.dense", "classifier": "head.out"}),
+        TOKEN_CLASSIFICATION: TOKENS,
+    },
+    uses_segments=False,
+)

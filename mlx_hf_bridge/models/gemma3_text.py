@@ -1,0 +1,127 @@
+"""EmbeddingGemma (Vera et al., arXiv 2509.20354), Gemma 3 whose tokens see those on both sides.
+
+Reference: transformers/models/gemma3/modeling_gemma3.py. Qwen3 with norms after each block too, all of them by one
+plus their weights, two rotary bases, and layers that see near tokens alone. Decoders of this type are refused.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, ClassVar
+
+from mlx_hf_bridge.errors import ConfigError
+from mlx_hf_bridge.family import SEQUENCE_CLASSIFICATION, EncoderConfig
+from mlx_hf_bridge.layers.embeddings import WordEmbeddings
+from mlx_hf_bridge.layers.encoder import Encoder
+from mlx_hf_bridge.layers.feed_forward import activation_for
+from mlx_hf_bridge.layers.gated import GatedFeedForward
+from mlx_hf_bridge.layers.norm import RMSNorm
+from mlx_hf_bridge.layers.rotary import Rotary
+from mlx_hf_bridge.layers.rotary_attention import RotaryAttention
+from mlx_hf_bridge.layers.sandwich import SandwichLayer
+from mlx_hf_bridge.models import qwen3
+from mlx_hf_bridge.rope import theta_of
+
+_GLOBAL, _LOCAL = "full_attention", "sliding_attention"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gemma3Config(EncoderConfig):
+    type_vocab_size: int = field(default=0, init=False)
+    layer_norm_eps: float = 1e-6
+    num_key_value_heads: int = 4
+    head_dim: int | None = 256
+    attention_bias: bool = False
+    query_pre_attn_scalar: float = 256
+    sliding_window: int = 4096
+    sliding_window_pattern: int = 6
+    layer_types: Sequence[str] | None = None
+    rope_parameters: Mapping[str, Any] | None = None
+    rope_scaling: Mapping[str, Any] | None = None
+    rope_theta: float = 1_000_000.0
+    rope_local_base_freq: float = 10_000.0
+    use_bidirectional_attention: bool = False
+
+    spelling: ClassVar = {"layer_norm_eps": "rms_norm_eps", "hidden_act": "hidden_activation"}
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.use_bidirectional_attention:
+            raise ConfigError(
+                "config.json has use_bidirectional_attention=false, a decoder; expected true, as in EmbeddingGemma. "
+                "Use mlx-lm for decoders."
+            )
+        wrong = len(self.kinds) != self.num_hidden_layers or set(self.kinds) - {_GLOBAL, _LOCAL}
+        if wrong or self.num_attention_heads % self.num_key_value_heads:
+            raise ConfigError(
+                f"config.json has layer_types={self.layer_types!r}, num_attention_heads={self.num_attention_heads} and "
+                f"num_key_value_heads={self.num_key_value_heads}; expected a kind for each layer, and a multiple. "
+                "Take the file of the original checkpoint."
+            )
+        assert all(theta > 0 for theta in self.thetas)
+
+    @property
+    def kinds(self) -> Sequence[str]:
+        """Each layer's kind of attention."""
+        every = self.sliding_window_pattern
+        return self.layer_types or [_LOCAL if (i + 1) % every else _GLOBAL for i in range(self.num_hidden_layers)]
+
+    @property
+    def thetas(self) -> tuple[float, float]:
+        """The bases of the periods of global and of local layers."""
+        theta_of(self.rope_scaling, 1.0)
+        given = self.rope_parameters or {}
+        return theta_of(given.get(_GLOBAL), self.rope_theta), theta_of(given.get(_LOCAL), self.rope_local_base_freq)
+
+    def last_place(self, ids: Any) -> int:
+        """0, since places are computed with and not looked up."""
+        return 0
+
+
+def layer(config: Gemma3Config, kind: str) -> SandwichLayer:
+    """One layer; local ones see half the window to each side."""
+    width, eps, head_dim = config.hidden_size, config.layer_norm_eps, config.head_dim or 0
+    attention = RotaryAttention(
+        width,
+        config.num_attention_heads,
+        head_dim,
+        config.num_key_value_heads,
+        config.attention_bias,
+        window=config.sliding_window // 2 if kind == _LOCAL else None,
+        turn=int(kind == _LOCAL),
+        scale=config.query_pre_attn_scalar**-0.5,
+        query_norm=RMSNorm(head_dim, eps, offset=1.0),
+        key_norm=RMSNorm(head_dim, eps, offset=1.0),
+    )
+    feed_forward = GatedFeedForward(width, config.intermediate_size, activation_for(config.hidden_act))
+    return SandwichLayer(attention, feed_forward, partial(RMSNorm, width, eps, 1.0))
+
+
+def encoder(config: Gemma3Config) -> Encoder:
+    return Encoder(
+        WordEmbeddings(config.vocab_size, config.hidden_size, scale=config.hidden_size**0.5),
+        [layer(config, kind) for kind in config.kinds],
+        final_norm=RMSNorm(config.hidden_size, config.layer_norm_eps, offset=1.0),
+        rotary=Rotary(config.head_dim or 0, *config.thetas),
+    )
+
+
+NAMES = {
+    **qwen3.NAMES,
+    "layers.{i}.post_attention_layernorm": "layers.{i}.attended_norm",
+    "layers.{i}.pre_feedforward_layernorm": "layers.{i}.feed_forward_norm",
+    "layers.{i}.post_feedforward_layernorm": "layers.{i}.fed_norm",
+}
+
+FAMILY = dataclasses.replace(
+    qwen3.FAMILY,
+    model_type="gemma3_text",
+    config=Gemma3Config,
+    encoder=encoder,
+    names=NAMES,
+    other_prefixes=(),
+    hf_prefix="Gemma3Text",
+    tokenizer="GemmaTokenizer",
+    heads={SEQUENCE_CLASSIFICATION: qwen3.LAST_TOKEN},
+)

@@ -1,0 +1,73 @@
+"""GTE, multilingual and v1.5 (Zhang et al., arXiv 2407.19669); reference: transformers/models/gte/modeling_gte.py.
+
+NomicBERT with biases in attention and on the way down, and for some checkpoints no segment table.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from mlx_hf_bridge.family import MASKED_LM, SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION, Family
+from mlx_hf_bridge.heads import POOLED_SEQUENCE, TOKENS, word_head
+from mlx_hf_bridge.layers.encoder import Encoder, PostNormLayer
+from mlx_hf_bridge.layers.feed_forward import activation_for, gelu
+from mlx_hf_bridge.layers.gated import GatedFeedForward
+from mlx_hf_bridge.layers.rotary_attention import RotaryAttention
+from mlx_hf_bridge.models import bert, nomic_bert
+from mlx_hf_bridge.rope import RotaryConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class GteConfig(RotaryConfig):
+    default_theta: ClassVar = 160_000.0
+
+
+def layer(config: GteConfig) -> PostNormLayer:
+    """The gate's rows come last, as in the authors' joined product."""
+    width, activation = config.hidden_size, activation_for(config.hidden_act)
+    attention = RotaryAttention(width, config.num_attention_heads, config.head_dim)
+    feed_forward = GatedFeedForward(width, config.intermediate_size, activation, down_bias=True, gate_last=True)
+    return PostNormLayer(attention, feed_forward, width, config.layer_norm_eps)
+
+
+def encoder(config: GteConfig) -> Encoder:
+    layers = [layer(config) for _ in range(config.num_hidden_layers)]
+    return Encoder(nomic_bert.embeddings(config), layers, rotary=nomic_bert.rotary(config))
+
+
+_GATED_NAMES = {
+    "layers.{i}.mlp.up_proj": "layers.{i}.feed_forward.gate_up#0",
+    "layers.{i}.mlp.gate_proj": "layers.{i}.feed_forward.gate_up#1",
+    "layers.{i}.mlp.down_proj": "layers.{i}.feed_forward.down",
+}
+# The authors' files (transformers/conversion_mapping.py).
+_ALTERNATES = {
+    "encoder.layer.{i}.attention.qkv_proj": "layers.{i}.attention.qkv",
+    "encoder.layer.{i}.attention.o_proj": "layers.{i}.self_attn.o_proj",
+    "encoder.layer.{i}.attn_ln": "layers.{i}.post_attention_layernorm",
+    "encoder.layer.{i}.mlp_ln": "layers.{i}.post_mlp_layernorm",
+    "encoder.layer.{i}.mlp.up_gate_proj": "layers.{i}.feed_forward.gate_up",
+    "encoder.layer.{i}.mlp.down_proj": "layers.{i}.mlp.down_proj",
+    "lm_head.norm": "lm_head.layer_norm",
+}
+
+FAMILY = Family(
+    model_type="gte",
+    config=GteConfig,
+    encoder=encoder,
+    names={**nomic_bert.ATTENTION_NAMES, **_GATED_NAMES},
+    prefix="gte",
+    hf_prefix="Gte",
+    tokenizer="XLMRobertaTokenizer",
+    pooler=bert.FAMILY.pooler,
+    heads={
+        # Its activation is gelu whatever config.json says (GteLMHead).
+        MASKED_LM: word_head(
+            {"lm_head.dense": "dense", "lm_head.layer_norm": "norm"}, "lm_head.decoder", "lm_head.decoder", gelu
+        ),
+        SEQUENCE_CLASSIFICATION: POOLED_SEQUENCE,
+        TOKEN_CLASSIFICATION: TOKENS,
+    },
+    alternates=_ALTERNATES,
+    other_prefixes=("new",),
+    bare_pooler=False,
+)

@@ -1,0 +1,62 @@
+"""Jina Embeddings v3 (Sturua et al., arXiv 2409.10173); reference: transformers/models/jina_embeddings_v3.
+
+NomicBERT with biases and BERT's feed-forward block, and XLM-RoBERTa's heads. The tasks' LoRA weights are no part of
+transformers' class; its checkpoints hold them as adapters beside the model.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from mlx_hf_bridge.family import MULTIPLE_CHOICE, Family
+from mlx_hf_bridge.layers.encoder import Encoder, PostNormLayer
+from mlx_hf_bridge.layers.feed_forward import FeedForward, activation_for
+from mlx_hf_bridge.layers.rotary_attention import RotaryAttention
+from mlx_hf_bridge.models import bert, nomic_bert, roberta
+from mlx_hf_bridge.rope import RotaryConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class JinaEmbeddingsV3Config(RotaryConfig):
+    default_theta: ClassVar = 20_000.0
+
+
+def layer(config: JinaEmbeddingsV3Config) -> PostNormLayer:
+    width, activation = config.hidden_size, activation_for(config.hidden_act)
+    attention = RotaryAttention(width, config.num_attention_heads, config.head_dim)
+    return PostNormLayer(
+        attention, FeedForward(width, config.intermediate_size, activation), width, config.layer_norm_eps
+    )
+
+
+def encoder(config: JinaEmbeddingsV3Config) -> Encoder:
+    layers = [layer(config) for _ in range(config.num_hidden_layers)]
+    return Encoder(nomic_bert.embeddings(config), layers, rotary=nomic_bert.rotary(config))
+
+
+_BLOCK_NAMES = {
+    "layers.{i}.mlp.fc1": "layers.{i}.feed_forward.up",
+    "layers.{i}.mlp.fc2": "layers.{i}.feed_forward.down",
+}
+# The authors' files (transformers/conversion_mapping.py).
+_ALTERNATES = {
+    "emb_ln": "embeddings.LayerNorm",
+    "encoder.layers.{i}.mixer.Wqkv": "layers.{i}.attention.qkv",
+    "encoder.layers.{i}.mixer.out_proj": "layers.{i}.self_attn.o_proj",
+    "encoder.layers.{i}.norm1": "layers.{i}.post_attention_layernorm",
+    "encoder.layers.{i}.norm2": "layers.{i}.post_mlp_layernorm",
+    "encoder.layers.{i}.mlp.fc1": "layers.{i}.mlp.fc1",
+    "encoder.layers.{i}.mlp.fc2": "layers.{i}.mlp.fc2",
+}
+
+FAMILY = Family(
+    model_type="jina_embeddings_v3",
+    config=JinaEmbeddingsV3Config,
+    encoder=encoder,
+    names={**nomic_bert.ATTENTION_NAMES, **_BLOCK_NAMES},
+    prefix="roberta",
+    hf_prefix="JinaEmbeddingsV3",
+    tokenizer="XLMRobertaTokenizer",
+    pooler=bert.FAMILY.pooler,
+    heads={task: head for task, head in roberta.HEADS.items() if task != MULTIPLE_CHOICE},
+    alternates=_ALTERNATES,
+)

@@ -1,0 +1,51 @@
+"""LayoutLM (Xu et al., arXiv 1912.13318); reference: transformers/models/layoutlm/modeling_layoutlm.py.
+
+BERT of texts whose words have places on a page. Here they have none: as in transformers when no `bbox` is given, all
+stand at 0 with height and width 0.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+
+from mlx_hf_bridge.family import (
+    MASKED_LM,
+    QUESTION_ANSWERING,
+    SEQUENCE_CLASSIFICATION,
+    TOKEN_CLASSIFICATION,
+    EncoderConfig,
+)
+from mlx_hf_bridge.layers.embeddings import FirstRow
+from mlx_hf_bridge.layers.encoder import Encoder
+from mlx_hf_bridge.models import bert
+
+# x stands for left and right, y for top and bottom.
+_TIMES = {"x": 2, "y": 2, "h": 1, "w": 1}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayoutLMConfig(EncoderConfig):
+    max_2d_position_embeddings: int
+
+
+def encoder(config: LayoutLMConfig) -> Encoder:
+    rows, width = config.max_2d_position_embeddings, config.hidden_size
+    nowhere = {axis: FirstRow(rows, width, times) for axis, times in _TIMES.items()}
+    return Encoder(bert.embeddings(config, constants=nowhere), bert.layers(config))
+
+
+FAMILY = dataclasses.replace(
+    bert.FAMILY,
+    model_type="layoutlm",
+    config=LayoutLMConfig,
+    encoder=encoder,
+    names={
+        **bert.NAMES,
+        **{f"embeddings.{axis}_position_embeddings": f"embeddings.constants.{axis}" for axis in _TIMES},
+    },
+    prefix="layoutlm",
+    hf_prefix="LayoutLM",
+    heads={
+        task: bert.FAMILY.heads[task]
+        for task in (MASKED_LM, SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION, QUESTION_ANSWERING)
+    },
+)

@@ -1,0 +1,33 @@
+"""LUKE (Yamada et al., arXiv 2010.01057); reference: transformers/models/luke/modeling_luke.py.
+
+RoBERTa that can also read entities. Here it reads texts alone, in which the entities' tables and queries have no part;
+they are left out.
+"""
+
+import dataclasses
+from dataclasses import dataclass, field
+
+from mlx_hf_bridge.family import SEQUENCE_CLASSIFICATION, PaddedPositionsConfig
+from mlx_hf_bridge.heads import POOLED_SEQUENCE
+from mlx_hf_bridge.models import bert, roberta
+
+
+@dataclass(frozen=True)
+class LukeConfig(PaddedPositionsConfig):
+    # LukeForMaskedLM has a word table of its own, whatever config.json says.
+    tie_word_embeddings: bool = field(default=False, init=False)
+
+
+_ENTITY_QUERIES = ("w2e_query", "e2w_query", "e2e_query")
+
+FAMILY = dataclasses.replace(
+    roberta.FAMILY,
+    model_type="luke",
+    config=LukeConfig,
+    prefix="luke",
+    hf_prefix="Luke",
+    tokenizer="RobertaTokenizer",
+    heads={**roberta.HEADS, SEQUENCE_CLASSIFICATION: POOLED_SEQUENCE},
+    ignored=(*bert.FAMILY.ignored, *(f"{query}.{leaf}" for query in _ENTITY_QUERIES for leaf in ("weight", "bias"))),
+    left_out=("entity_embeddings", "entity_predictions"),
+)

@@ -1,0 +1,199 @@
+"""MobileBERT (Sun et al., arXiv 2004.02984); reference: transformers/models/mobilebert/modeling_mobilebert.py.
+
+BERT with layers narrower than their hidden states and several feed-forward blocks in each, words widened with their
+neighbours, and in place of norms a product and a sum. Released weights give hidden states of 1e7, beyond float16.
+"""
+
+from dataclasses import dataclass, replace
+
+import mlx.nn as nn
+
+from mlx_hf_bridge.errors import ConfigError
+from mlx_hf_bridge.family import MASKED_LM, PRE_TRAINING, EncoderConfig, Family, Head
+from mlx_hf_bridge.heads import pre_training
+from mlx_hf_bridge.layers.bottleneck import (
+    Bottleneck,
+    BottleneckAttention,
+    BottleneckLayer,
+    FirstToken,
+    NoNorm,
+    NormedProduct,
+    SplitWordScorer,
+    TrigramEmbeddings,
+)
+from mlx_hf_bridge.layers.encoder import Encoder
+from mlx_hf_bridge.layers.feed_forward import FeedForward, activation_for
+from mlx_hf_bridge.layers.heads import Pooler
+from mlx_hf_bridge.layers.linear import Embedding, Linear
+from mlx_hf_bridge.models import bert
+
+_NORMS = ("no_norm", "layer_norm")
+# torch's own, which the reference leaves to two of a layer's norms whatever layer_norm_eps says.
+_TORCH_EPS = 1e-5
+
+
+@dataclass(frozen=True)
+class MobileBertConfig(EncoderConfig):
+    embedding_size: int = 128
+    trigram_input: bool = True
+    use_bottleneck: bool = True
+    intra_bottleneck_size: int = 128
+    use_bottleneck_attention: bool = False
+    key_query_shared_bottleneck: bool = True
+    num_feedforward_networks: int = 4
+    normalization_type: str = "no_norm"
+    classifier_activation: bool = True
+    true_hidden_size: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.normalization_type not in _NORMS:
+            raise ConfigError(
+                f"config.json has normalization_type={self.normalization_type!r}; known are {', '.join(_NORMS)}. "
+                "Take the file of the original checkpoint."
+            )
+        same = self.scored_width == self.narrow == (self.true_hidden_size or self.narrow)
+        if not same or self.narrow % self.num_attention_heads:
+            raise ConfigError(
+                f"config.json has intra_bottleneck_size={self.intra_bottleneck_size}, hidden_size={self.hidden_size}, "
+                f"num_attention_heads={self.num_attention_heads} and true_hidden_size={self.true_hidden_size}, "
+                f"expected layers of width {self.narrow}, a multiple of the heads and as wide as what they score. "
+                "Take the file of the original checkpoint."
+            )
+
+    @property
+    def narrow(self) -> int:
+        """The width that layers work at."""
+        return self.intra_bottleneck_size if self.use_bottleneck else self.hidden_size
+
+    @property
+    def scored_width(self) -> int:
+        narrows = self.use_bottleneck_attention or self.key_query_shared_bottleneck
+        return self.narrow if narrows else self.hidden_size
+
+    @property
+    def widens_words(self) -> bool:
+        return self.trigram_input or self.embedding_size != self.hidden_size
+
+    @property
+    def pooler_has_weights(self) -> bool:
+        return self.classifier_activation
+
+    @property
+    def exceeds_float16(self) -> bool:
+        return self.normalization_type == "no_norm"
+
+
+def norm(config: MobileBertConfig, width: int, eps: float | None = None) -> nn.Module:
+    if config.normalization_type == "no_norm":
+        return NoNorm(width)
+    return nn.LayerNorm(width, eps=config.layer_norm_eps if eps is None else eps)
+
+
+def embeddings(config: MobileBertConfig) -> TrigramEmbeddings:
+    size, words = config.hidden_size, config.embedding_size * (3 if config.trigram_input else 1)
+    return TrigramEmbeddings(
+        Embedding(config.vocab_size, config.embedding_size),
+        Embedding(config.max_position_embeddings, size),
+        Embedding(config.type_vocab_size, size),
+        Linear(words, size) if config.widens_words else None,
+        norm(config, size, _TORCH_EPS),
+        config.trigram_input,
+    )
+
+
+def bottleneck(config: MobileBertConfig) -> Bottleneck:
+    def narrowing() -> NormedProduct:
+        return NormedProduct(Linear(config.hidden_size, config.narrow), norm(config, config.narrow))
+
+    scores_apart = config.key_query_shared_bottleneck and not config.use_bottleneck_attention
+    return Bottleneck(narrowing(), narrowing() if scores_apart else None, config.use_bottleneck_attention)
+
+
+def layer(config: MobileBertConfig) -> BottleneckLayer:
+    size, narrow = config.hidden_size, config.narrow
+    activation = activation_for(config.hidden_act)
+    eps = [config.layer_norm_eps] * (config.num_feedforward_networks - 1) + [_TORCH_EPS]
+    return BottleneckLayer(
+        BottleneckAttention(narrow, narrow if config.use_bottleneck_attention else size, config.num_attention_heads),
+        NormedProduct(Linear(narrow, narrow), norm(config, narrow)),
+        [
+            NormedProduct(FeedForward(narrow, config.intermediate_size, activation), norm(config, narrow, one))
+            for one in eps
+        ],
+        bottleneck(config) if config.use_bottleneck else None,
+        NormedProduct(Linear(narrow, size), norm(config, size)) if config.use_bottleneck else None,
+    )
+
+
+def encoder(config: MobileBertConfig) -> Encoder:
+    return Encoder(embeddings(config), [layer(config) for _ in range(config.num_hidden_layers)])
+
+
+_LAYER = "encoder.layer.{i}"
+NAMES = {
+    **bert.EMBEDDING_NAMES,
+    "embeddings.embedding_transformation": "embeddings.widening",
+    f"{_LAYER}.bottleneck.input.dense": "layers.{i}.bottleneck.rest.product",
+    f"{_LAYER}.bottleneck.input.LayerNorm": "layers.{i}.bottleneck.rest.norm",
+    f"{_LAYER}.bottleneck.attention.dense": "layers.{i}.bottleneck.scored.product",
+    f"{_LAYER}.bottleneck.attention.LayerNorm": "layers.{i}.bottleneck.scored.norm",
+    f"{_LAYER}.attention.self.query": "layers.{i}.attention.query_key#0",
+    f"{_LAYER}.attention.self.key": "layers.{i}.attention.query_key#1",
+    f"{_LAYER}.attention.self.value": "layers.{i}.attention.value",
+    f"{_LAYER}.attention.output.dense": "layers.{i}.attention_out.product",
+    f"{_LAYER}.attention.output.LayerNorm": "layers.{i}.attention_out.norm",
+    f"{_LAYER}.ffn.{{j}}.intermediate.dense": "layers.{i}.blocks.{j}.product.up",
+    f"{_LAYER}.ffn.{{j}}.output.dense": "layers.{i}.blocks.{j}.product.down",
+    f"{_LAYER}.ffn.{{j}}.output.LayerNorm": "layers.{i}.blocks.{j}.norm",
+    f"{_LAYER}.intermediate.dense": "layers.{i}.last_block.product.up",
+    f"{_LAYER}.output.dense": "layers.{i}.last_block.product.down",
+    f"{_LAYER}.output.LayerNorm": "layers.{i}.last_block.norm",
+    f"{_LAYER}.output.bottleneck.dense": "layers.{i}.widening.product",
+    f"{_LAYER}.output.bottleneck.LayerNorm": "layers.{i}.widening.norm",
+    "pooler.dense": "pooler.dense",
+}
+
+
+def unread(config: MobileBertConfig) -> tuple[str, ...]:
+    """Modules that the reference always has and some configs pass by."""
+    words = () if config.widens_words else ("embeddings.embedding_transformation",)
+    scored = tuple(f"{_LAYER}.bottleneck.attention.{part}" for part in ("dense", "LayerNorm"))
+    pooler = () if config.classifier_activation else ("pooler.dense",)
+    return (*words, *(scored if config.use_bottleneck_attention else ()), *pooler)
+
+
+def _words(answer: str) -> Head:
+    def build(config: MobileBertConfig) -> SplitWordScorer:
+        size = config.hidden_size
+        return SplitWordScorer(
+            Linear(size, size),
+            nn.LayerNorm(size, eps=config.layer_norm_eps),
+            activation_for(config.hidden_act),
+            config.embedding_size,
+            config.vocab_size,
+            config.tie_word_embeddings,
+            answer,
+        )
+
+    like = bert.FAMILY.heads[MASKED_LM]
+    return replace(like, build=build, names={**like.names, "cls.predictions.dense": "rest"})
+
+
+FAMILY = Family(
+    padding_shows=True,
+    model_type="mobilebert",
+    config=MobileBertConfig,
+    encoder=encoder,
+    names=NAMES,
+    prefix="mobilebert",
+    hf_prefix="MobileBert",
+    tokenizer="MobileBertTokenizer",
+    pooler=lambda config: Pooler(config.hidden_size) if config.classifier_activation else FirstToken(),
+    heads={
+        **bert.FAMILY.heads,
+        MASKED_LM: _words("logits"),
+        PRE_TRAINING: pre_training(_words("prediction_logits"), "cls.seq_relationship", "seq_relationship_logits"),
+    },
+    unread=unread,
+)

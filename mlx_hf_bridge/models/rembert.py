@@ -1,0 +1,60 @@
+"""RemBERT (Chung et al., arXiv 2010.12821); reference: transformers/models/rembert/modeling_rembert.py.
+
+BERT with narrow embeddings that are widened, and a wide table of its own to score words by.
+"""
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from mlx_hf_bridge.family import (
+    MASKED_LM,
+    MULTIPLE_CHOICE,
+    QUESTION_ANSWERING,
+    SEQUENCE_CLASSIFICATION,
+    TOKEN_CLASSIFICATION,
+    EncoderConfig,
+)
+from mlx_hf_bridge.heads import POOLED_CHOICE, POOLED_SEQUENCE, SPANS, TOKENS, word_head
+from mlx_hf_bridge.layers.encoder import Encoder
+from mlx_hf_bridge.layers.linear import Linear
+from mlx_hf_bridge.models import bert
+
+
+@dataclass(frozen=True, kw_only=True)
+class RemBertConfig(EncoderConfig):
+    embedding_size: int
+    output_embedding_size: int
+    tie_word_embeddings: bool = field(default=False, init=False)
+
+    spelling: ClassVar = {"embedding_size": "input_embedding_size"}
+
+
+def encoder(config: RemBertConfig) -> Encoder:
+    width = config.embedding_size
+    projection = Linear(width, config.hidden_size)
+    return Encoder(bert.embeddings(config, width), bert.layers(config), projection=projection)
+
+
+FAMILY = dataclasses.replace(
+    bert.FAMILY,
+    model_type="rembert",
+    config=RemBertConfig,
+    encoder=encoder,
+    names={**bert.NAMES, "encoder.embedding_hidden_mapping_in": "projection"},
+    prefix="rembert",
+    hf_prefix="RemBert",
+    tokenizer="RemBertTokenizer",
+    heads={
+        MASKED_LM: word_head(
+            {"cls.predictions.dense": "dense", "cls.predictions.LayerNorm": "norm"},
+            "cls.predictions",
+            "cls.predictions.decoder",
+            width=lambda config: config.output_embedding_size,
+        ),
+        SEQUENCE_CLASSIFICATION: POOLED_SEQUENCE,
+        TOKEN_CLASSIFICATION: TOKENS,
+        QUESTION_ANSWERING: SPANS,
+        MULTIPLE_CHOICE: POOLED_CHOICE,
+    },
+)

@@ -1,0 +1,39 @@
+"""SigLIP's text encoder (Zhai et al., arXiv 2303.15343); reference: transformers/models/siglip/modeling_siglip.py.
+
+CLIP's, but every token sees every other, and the text's vector is a product of its last slot: texts are padded to
+their full length, as the model was trained, or the vector is another one.
+"""
+
+import dataclasses
+from dataclasses import dataclass, field
+
+from mlx_hf_bridge.batch import TokenBatch
+from mlx_hf_bridge.family import EncoderConfig
+from mlx_hf_bridge.layers.encoder import Encoder
+from mlx_hf_bridge.layers.last_token import LastSlotPooler
+from mlx_hf_bridge.models import clip_text_model as clip
+
+
+@dataclass(frozen=True, kw_only=True)
+class SiglipTextConfig(EncoderConfig):
+    type_vocab_size: int = field(default=0, init=False)
+    layer_norm_eps: float = 1e-6
+    projection_size: int | None = None
+
+
+def encoder(config: SiglipTextConfig) -> Encoder:
+    return clip.encoder(config, TokenBatch.key_mask)
+
+
+FAMILY = dataclasses.replace(
+    clip.FAMILY,
+    model_type="siglip_text_model",
+    config=SiglipTextConfig,
+    encoder=encoder,
+    names={**clip.NAMES, "head": "pooler.out"},
+    hf_prefix="SiglipText",
+    tokenizer="SiglipTokenizer",
+    pooler=lambda config: LastSlotPooler(config.hidden_size, config.projection_size or config.hidden_size),
+    foreign=(),
+    pooler_has_weights=True,
+)

@@ -1,0 +1,87 @@
+"""SqueezeBERT (Iandola et al., arXiv 2006.11316); reference: transformers/models/squeezebert/modeling_squeezebert.py.
+
+BERT whose products go in groups: weights (O, I / groups, 1), too narrow to be packed. Its attentions are scores.
+"""
+
+import dataclasses
+import math
+from dataclasses import dataclass
+
+from mlx_hf_bridge.errors import ConfigError
+from mlx_hf_bridge.family import NEXT_SENTENCE, PRE_TRAINING, EncoderConfig
+from mlx_hf_bridge.layers.encoder import Encoder, PostNormLayer
+from mlx_hf_bridge.layers.feed_forward import activation_for
+from mlx_hf_bridge.layers.pointwise import Pointwise, PointwiseAttention, PointwiseFeedForward
+from mlx_hf_bridge.models import bert
+
+_KEEPING = ("q_groups", "k_groups", "v_groups", "post_attention_groups")
+_WIDENING = ("intermediate_groups", "output_groups")
+# SqueezeBertLayerNorm has it whatever config.json says.
+_NORM_EPS = 1e-12
+
+
+@dataclass(frozen=True)
+class SqueezeBertConfig(EncoderConfig):
+    q_groups: int = 4
+    k_groups: int = 4
+    v_groups: int = 4
+    post_attention_groups: int = 1
+    intermediate_groups: int = 4
+    output_groups: int = 4
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for key in (*_KEEPING, *_WIDENING):
+            width = math.gcd(self.hidden_size, self.intermediate_size if key in _WIDENING else 0)
+            if width % getattr(self, key):
+                raise ConfigError(
+                    f"config.json has {key}={getattr(self, key)}, expected a divisor of {width}, "
+                    "which the widths that it splits have in common. Take the file of the original checkpoint."
+                )
+
+
+def layer(config: SqueezeBertConfig) -> PostNormLayer:
+    width, wide = config.hidden_size, config.intermediate_size
+    attention = PointwiseAttention(
+        Pointwise(width, width, config.q_groups),
+        Pointwise(width, width, config.k_groups),
+        Pointwise(width, width, config.v_groups),
+        Pointwise(width, width, config.post_attention_groups),
+        config.num_attention_heads,
+        (width // config.num_attention_heads) ** -0.5,
+    )
+    feed_forward = PointwiseFeedForward(
+        Pointwise(width, wide, config.intermediate_groups),
+        Pointwise(wide, width, config.output_groups),
+        activation_for(config.hidden_act),
+    )
+    return PostNormLayer(attention, feed_forward, width, _NORM_EPS)
+
+
+def encoder(config: SqueezeBertConfig) -> Encoder:
+    return Encoder(bert.embeddings(config), [layer(config) for _ in range(config.num_hidden_layers)])
+
+
+NAMES = {
+    **bert.EMBEDDING_NAMES,
+    "encoder.layers.{i}.attention.query": "layers.{i}.attention.query",
+    "encoder.layers.{i}.attention.key": "layers.{i}.attention.key",
+    "encoder.layers.{i}.attention.value": "layers.{i}.attention.value",
+    "encoder.layers.{i}.post_attention.conv1d": "layers.{i}.attention.out",
+    "encoder.layers.{i}.post_attention.layernorm": "layers.{i}.attention_norm",
+    "encoder.layers.{i}.intermediate.conv1d": "layers.{i}.feed_forward.up",
+    "encoder.layers.{i}.output.conv1d": "layers.{i}.feed_forward.down",
+    "encoder.layers.{i}.output.layernorm": "layers.{i}.feed_forward_norm",
+    "pooler.dense": "pooler.dense",
+}
+
+FAMILY = dataclasses.replace(
+    bert.FAMILY,
+    model_type="squeezebert",
+    config=SqueezeBertConfig,
+    encoder=encoder,
+    names=NAMES,
+    prefix="transformer",
+    hf_prefix="SqueezeBert",
+    heads={task: head for task, head in bert.FAMILY.heads.items() if task not in (NEXT_SENTENCE, PRE_TRAINING)},
+)

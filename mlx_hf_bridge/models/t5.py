@@ -1,0 +1,113 @@
+"""T5's encoder (Raffel et al., arXiv 1910.10683); reference: transformers/models/t5/modeling_t5.py.
+
+Unlike BERT: no position table, but one relative-position term that every layer adds to its scores, which are not
+divided by the root of K; RMS norms before each block and after the last layer, no biases, and in v1.1 a gate.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Self
+
+from mlx_hf_bridge.errors import ConfigError
+from mlx_hf_bridge.family import NO_POSITIONS, TOKEN_CLASSIFICATION, EncoderConfig, Family
+from mlx_hf_bridge.heads import TOKENS
+from mlx_hf_bridge.layers.attention import Attention
+from mlx_hf_bridge.layers.embeddings import WordEmbeddings
+from mlx_hf_bridge.layers.encoder import Encoder
+from mlx_hf_bridge.layers.feed_forward import FeedForward, activation_for
+from mlx_hf_bridge.layers.gated import GatedFeedForward
+from mlx_hf_bridge.layers.norm import RMSNorm
+from mlx_hf_bridge.layers.position_bias import RelativePositionBias
+from mlx_hf_bridge.layers.pre_norm import PreNormLayer
+
+
+@dataclass(frozen=True, kw_only=True)
+class T5Config(EncoderConfig):
+    max_position_embeddings: int = field(default=NO_POSITIONS, init=False)
+    type_vocab_size: int = field(default=0, init=False)
+    tie_word_embeddings: bool = field(default=True, init=False)
+    layer_norm_eps: float = 1e-6
+    head_dim: int = field()
+    hidden_act: str = "relu"
+    is_gated: bool = False
+    relative_attention_num_buckets: int = 32
+    relative_attention_max_distance: int = 128
+
+    spelling: ClassVar = {
+        "hidden_size": "d_model",
+        "num_hidden_layers": "num_layers",
+        "num_attention_heads": "num_heads",
+        "intermediate_size": "d_ff",
+        "head_dim": "d_kv",
+        "layer_norm_eps": "layer_norm_epsilon",
+    }
+    refused: ClassVar = {"is_decoder": bool}
+    default_feed_forward: ClassVar[str] = "relu"
+
+    @classmethod
+    def from_json(cls, raw: Mapping[str, Any]) -> Self:
+        """The same, with `feed_forward_proj` ("relu", "gated-gelu") taken apart; "gated-gelu" is the tanh form."""
+        given = raw.get("feed_forward_proj", cls.default_feed_forward)
+        gate, _, activation = str(given).rpartition("-")
+        if gate not in ("", "gated"):
+            raise ConfigError(
+                f"config.json has feed_forward_proj={given!r}, expected an activation's name, or gated- and one. "
+                "Take the file of the original checkpoint."
+            )
+        activation = "gelu_new" if given == "gated-gelu" else activation
+        return super().from_json({**raw, "hidden_act": activation, "is_gated": bool(gate)})
+
+
+def position_bias(config: T5Config) -> RelativePositionBias:
+    buckets, heads = config.relative_attention_num_buckets, config.num_attention_heads
+    return RelativePositionBias(buckets, heads, buckets, config.relative_attention_max_distance)
+
+
+def layer(config: T5Config, own_bias: RelativePositionBias | None = None) -> PreNormLayer:
+    """One layer; `own_bias` is a term that only it adds."""
+    width, eps = config.hidden_size, config.layer_norm_eps
+    attention = Attention(width, config.num_attention_heads, config.head_dim, bias=False, scaled=False)
+    block = GatedFeedForward if config.is_gated else FeedForward
+    feed_forward = block(width, config.intermediate_size, activation_for(config.hidden_act), bias=False)
+    return PreNormLayer(attention, RMSNorm(width, eps), feed_forward, RMSNorm(width, eps), own_bias)
+
+
+def encoder(config: T5Config) -> Encoder:
+    return Encoder(
+        WordEmbeddings(config.vocab_size, config.hidden_size),
+        [layer(config) for _ in range(config.num_hidden_layers)],
+        position_bias=position_bias(config),
+        final_norm=RMSNorm(config.hidden_size, config.layer_norm_eps),
+    )
+
+
+_ATTENTION, _FEED_FORWARD = "encoder.block.{i}.layer.0", "encoder.block.{i}.layer.1"
+LAYER_NAMES = {
+    "shared": "embeddings.word",
+    f"{_ATTENTION}.SelfAttention.q": "layers.{i}.attention.qkv#0",
+    f"{_ATTENTION}.SelfAttention.k": "layers.{i}.attention.qkv#1",
+    f"{_ATTENTION}.SelfAttention.v": "layers.{i}.attention.qkv#2",
+    f"{_ATTENTION}.SelfAttention.o": "layers.{i}.attention.out",
+    f"{_ATTENTION}.layer_norm": "layers.{i}.attention_norm",
+    f"{_FEED_FORWARD}.DenseReluDense.wi": "layers.{i}.feed_forward.up",
+    f"{_FEED_FORWARD}.DenseReluDense.wi_0": "layers.{i}.feed_forward.gate_up#0",
+    f"{_FEED_FORWARD}.DenseReluDense.wi_1": "layers.{i}.feed_forward.gate_up#1",
+    f"{_FEED_FORWARD}.DenseReluDense.wo": "layers.{i}.feed_forward.down",
+    f"{_FEED_FORWARD}.layer_norm": "layers.{i}.feed_forward_norm",
+    "encoder.final_layer_norm": "final_norm",
+}
+
+FAMILY = Family(
+    model_type="t5",
+    config=T5Config,
+    encoder=encoder,
+    names={**LAYER_NAMES, "encoder.block.0.layer.0.SelfAttention.relative_attention_bias": "position_bias.table"},
+    prefix="transformer",
+    hf_prefix="T5",
+    tokenizer="T5Tokenizer",
+    heads={TOKEN_CLASSIFICATION: TOKENS},
+    ignored=("encoder.embed_tokens.weight",),
+    uses_segments=False,
+    left_out=("decoder", "lm_head"),
+    hf_base="EncoderModel",
+)

@@ -1,0 +1,26 @@
+"""umT5's encoder (Chung et al., arXiv 2304.09151); reference: transformers/models/umt5/modeling_umt5.py.
+
+mT5 whose layers each have a relative-position term of their own.
+"""
+
+import dataclasses
+
+from mlx_hf_bridge.layers.embeddings import WordEmbeddings
+from mlx_hf_bridge.layers.encoder import Encoder
+from mlx_hf_bridge.layers.norm import RMSNorm
+from mlx_hf_bridge.models import mt5, t5
+
+
+def encoder(config: t5.T5Config) -> Encoder:
+    return Encoder(
+        WordEmbeddings(config.vocab_size, config.hidden_size),
+        [t5.layer(config, t5.position_bias(config)) for _ in range(config.num_hidden_layers)],
+        final_norm=RMSNorm(config.hidden_size, config.layer_norm_eps),
+    )
+
+
+_OWN_BIAS = {"encoder.block.{i}.layer.0.SelfAttention.relative_attention_bias": "layers.{i}.position_bias.table"}
+
+FAMILY = dataclasses.replace(
+    mt5.FAMILY, model_type="umt5", encoder=encoder, names={**t5.LAYER_NAMES, **_OWN_BIAS}, hf_prefix="UMT5"
+)

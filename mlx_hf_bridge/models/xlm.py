@@ -1,0 +1,135 @@
+"""XLM (Lample and Conneau, arXiv 1901.07291); reference: transformers/models/xlm/modeling_xlm.py.
+
+BERT under other names, without a pooler: segments are looked up among the words, an absent mask is found from the
+padding id, and one product of the first token classifies. The languages' vectors are carried along, not computed with:
+a text without `langs` has none in transformers either.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import mlx.nn as nn
+import numpy as np
+
+from mlx_hf_bridge.errors import ConfigError
+from mlx_hf_bridge.family import (
+    MASKED_LM,
+    MULTIPLE_CHOICE,
+    QUESTION_ANSWERING,
+    SEQUENCE_CLASSIFICATION,
+    TOKEN_CLASSIFICATION,
+    EncoderConfig,
+    Family,
+    Head,
+)
+from mlx_hf_bridge.heads import SPANS, TOKENS
+from mlx_hf_bridge.layers.encoder import Encoder
+from mlx_hf_bridge.layers.feed_forward import activation_for
+from mlx_hf_bridge.layers.prepared_heads import WordScores
+from mlx_hf_bridge.layers.summary import SummaryClassifier
+from mlx_hf_bridge.layers.word_segments import WordSegmentEmbeddings
+from mlx_hf_bridge.models import bert
+
+
+@dataclass(frozen=True, kw_only=True)
+class XLMConfig(EncoderConfig):
+    intermediate_size: int = 0
+    type_vocab_size: int = 0
+    hidden_act: str = "gelu"
+    pad_token_id: int | None = 2
+    summary_type: str = "first"
+    summary_use_proj: bool = True
+    summary_proj_to_labels: bool = True
+    summary_activation: str | None = None
+
+    spelling: ClassVar = {"hidden_size": "emb_dim", "num_hidden_layers": "n_layers", "num_attention_heads": "n_heads"}
+    refused: ClassVar = {
+        "causal": bool,
+        "asm": bool,
+        "pre_norm": bool,
+        "is_encoder": lambda value: not value,
+    }
+
+    @classmethod
+    def from_json(cls, raw: Mapping[str, Any]) -> Self:
+        """The same, with old files' spellings, and what other families have keys for."""
+        spelled = {"vocab_size": "n_words", "pad_token_id": "pad_index"}
+        raw = {**{new: raw[old] for new, old in spelled.items() if old in raw}, **raw}
+        width = raw.get("emb_dim")
+        derived: dict[str, Any] = {"intermediate_size": 4 * width} if type(width) is int else {}
+        derived["hidden_act"] = "gelu" if raw.get("gelu_activation", True) else "relu"
+        return super().from_json({**raw, **derived, "type_vocab_size": raw.get("vocab_size")})
+
+    @property
+    def zero_segments_count(self) -> bool:
+        """Segment 0 adds the vector of word 0."""
+        return True
+
+    def mask_for(self, ids: np.ndarray) -> np.ndarray:
+        """As many first slots as there are ids that are not padding (get_masks)."""
+        lengths = (ids != self.pad_token_id).sum(axis=1, keepdims=True)
+        return np.asarray(np.arange(ids.shape[1])[None] < lengths)
+
+
+def encoder(config: XLMConfig) -> Encoder:
+    norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+    places = config.max_position_embeddings
+    embeddings = WordSegmentEmbeddings(config.vocab_size, config.hidden_size, places, norm)
+    return Encoder(embeddings, bert.layers(config))
+
+
+def summary_head(config: XLMConfig, is_choice: bool = False) -> SummaryClassifier:
+    """XLMSequenceSummary; ConfigError for summaries other than the default."""
+    if (config.summary_type, config.summary_use_proj, config.summary_proj_to_labels) != ("first", True, True):
+        raise ConfigError(
+            f"config.json has summary_type={config.summary_type!r}, summary_use_proj={config.summary_use_proj} and "
+            f"summary_proj_to_labels={config.summary_proj_to_labels}; computed here are 'first', true and true. "
+            "Use transformers on torch for this model."
+        )
+    activation = activation_for(config.summary_activation or "linear")
+    return SummaryClassifier(config.hidden_size, config.num_labels, activation, is_choice)
+
+
+_SUMMARY = {"sequence_summary.summary": "summary"}
+
+FAMILY = Family(
+    model_type="xlm",
+    config=XLMConfig,
+    encoder=encoder,
+    names={
+        "embeddings": "embeddings.word",
+        "position_embeddings": "embeddings.position",
+        "layer_norm_emb": "embeddings.norm",
+        "attentions.{i}.q_lin": "layers.{i}.attention.qkv#0",
+        "attentions.{i}.k_lin": "layers.{i}.attention.qkv#1",
+        "attentions.{i}.v_lin": "layers.{i}.attention.qkv#2",
+        "attentions.{i}.out_lin": "layers.{i}.attention.out",
+        "layer_norm1.{i}": "layers.{i}.attention_norm",
+        "ffns.{i}.lin1": "layers.{i}.feed_forward.up",
+        "ffns.{i}.lin2": "layers.{i}.feed_forward.down",
+        "layer_norm2.{i}": "layers.{i}.feed_forward_norm",
+    },
+    prefix="transformer",
+    hf_prefix="XLM",
+    tokenizer="XLMTokenizer",
+    heads={
+        MASKED_LM: Head(
+            build=lambda config: WordScores(config.hidden_size, config.vocab_size, config.tie_word_embeddings),
+            names={},
+            tied={"pred_layer.proj": ""},
+            untied={"pred_layer.proj": "decoder"},
+        ),
+        SEQUENCE_CLASSIFICATION: Head(build=summary_head, names=_SUMMARY),
+        TOKEN_CLASSIFICATION: TOKENS,
+        QUESTION_ANSWERING: SPANS,
+        MULTIPLE_CHOICE: Head(
+            build=lambda config: summary_head(config, is_choice=True), names={**_SUMMARY, "logits_proj": "out"}
+        ),
+    },
+    # The heads of XLMForQuestionAnswering, which searches by beams.
+    foreign=("qa_outputs",),
+    ignored=("position_ids",),
+    carried=("lang_embeddings",),
+    hf_heads={MASKED_LM: "WithLMHeadModel", QUESTION_ANSWERING: "ForQuestionAnsweringSimple"},
+)

@@ -1,0 +1,30 @@
+"""XLM-R XL and XXL (Goyal et al., arXiv 2105.00572); reference: models/xlm_roberta_xl/modeling_xlm_roberta_xl.py.
+
+XLM-R that normalises before each block and after the last layer, and not its embeddings.
+"""
+
+import dataclasses
+
+from mlx_hf_bridge.family import PaddedPositionsConfig
+from mlx_hf_bridge.layers.encoder import Encoder
+from mlx_hf_bridge.models import bert, megatron_bert, xlm_roberta
+
+
+def encoder(config: PaddedPositionsConfig) -> Encoder:
+    return Encoder(
+        bert.embeddings(config, pad_token_id=config.first_place, normed=False),
+        megatron_bert.pre_norm_layers(config),
+        final_norm=megatron_bert.norm(config),
+    )
+
+
+NAMES = {
+    **{hf: ours for hf, ours in megatron_bert.PRE_NORM_NAMES.items() if ours != "embeddings.norm"},
+    "encoder.layer.{i}.attention.self_attn_layer_norm": "layers.{i}.attention_norm",
+    "encoder.layer.{i}.LayerNorm": "layers.{i}.feed_forward_norm",
+    "encoder.LayerNorm": "final_norm",
+}
+
+FAMILY = dataclasses.replace(
+    xlm_roberta.FAMILY, model_type="xlm-roberta-xl", encoder=encoder, names=NAMES, hf_prefix="XLMRobertaXL"
+)

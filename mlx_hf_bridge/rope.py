@@ -1,0 +1,60 @@
+"""What config.json says of rotary positions, in its three spellings; the plain form is the one that is computed."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from mlx_hf_bridge.errors import ConfigError
+from mlx_hf_bridge.family import EncoderConfig
+
+
+def theta_of(parameters: Mapping[str, Any] | None, otherwise: float) -> float:
+    """The base of the periods that `parameters` gives, else `otherwise`; ConfigError for scaled or partial forms."""
+    given = parameters or {}
+    if not isinstance(given, Mapping) or isinstance(given.get("rope_theta", 1.0), (bool, str)):
+        raise ConfigError(f"config.json has rope_parameters={parameters!r}, expected rope_type and rope_theta.")
+    kind, part = given.get("rope_type", given.get("type", "default")), given.get("partial_rotary_factor")
+    if kind != "default" or part not in (None, 1):
+        raise ConfigError(
+            f"config.json has rope_type={kind!r} and partial_rotary_factor={part!r}; computed here are 'default' and "
+            "1. Use transformers on torch for this model."
+        )
+    theta = given.get("rope_theta") or otherwise
+    return float(theta)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RotaryConfig(EncoderConfig):
+    """Families with rotary positions, which need no table: any length can be computed, to `max_length` was trained.
+
+    The base of the periods is in `rope_parameters`, in files from before transformers 5 in `rope_theta`, else the
+    family's `default_theta`.
+    """
+
+    rope_parameters: Mapping[str, Any] | None = None
+    rope_scaling: Mapping[str, Any] | None = None
+    rope_theta: float | None = None
+    partial_rotary_factor: float | None = None
+
+    default_theta: ClassVar[float] = 10_000.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        assert self.theta > 0
+
+    @property
+    def theta(self) -> float:
+        """The base of the periods."""
+        part = {} if self.partial_rotary_factor is None else {"partial_rotary_factor": self.partial_rotary_factor}
+        given = self.rope_scaling or self.rope_parameters or {}
+        return theta_of({**part, **given}, self.rope_theta or self.default_theta)
+
+    @property
+    def width_of_head(self) -> int:
+        return self.head_dim or self.hidden_size // self.num_attention_heads
+
+    def last_place(self, ids: np.ndarray) -> int:
+        """0, since places are computed with and not looked up."""
+        return 0

@@ -1,0 +1,57 @@
+"""BigBird's block_sparse attention: full while transformers itself makes it full, refused beyond."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import transformers
+from checkpoints import WITH_SEGMENTS, Row, make_model
+from weight_files import answer, edit_config, worst
+
+from mlx_hf_bridge import MLXAutoModel
+from mlx_hf_bridge.errors import ConfigError, TokenRangeError
+
+ABSOLUTE = 2e-5
+# Sparse beyond (5 + 2 x 1) x 4 tokens.
+LONGEST = 28
+ROW = Row(
+    "big_bird",
+    "BigBird",
+    transformers.BigBirdConfig(**WITH_SEGMENTS, attention_type="block_sparse", block_size=4, num_random_blocks=1),
+)
+
+
+def texts(length: int) -> dict[str, Any]:
+    ids = np.random.default_rng(0).integers(5, 101, (2, length))
+    return {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+
+
+@pytest.mark.parametrize("length", [3, LONGEST])
+def test_block_sparse_attention_is_full_up_to_its_blocks(length: int, tmp_path: Path) -> None:
+    theirs = make_model(ROW)
+    theirs.save_pretrained(tmp_path)
+    ours = MLXAutoModel.from_pretrained(tmp_path)
+    assert worst(*(answer(model, texts(length), "last_hidden_state") for model in (ours, theirs)), texts(length)) < (
+        ABSOLUTE
+    )
+
+
+def test_a_text_for_which_it_is_sparse_is_refused_wherever_its_places_are(tmp_path: Path) -> None:
+    make_model(ROW).save_pretrained(tmp_path)
+    ours = MLXAutoModel.from_pretrained(tmp_path)
+    assert ours.config.max_length == LONGEST
+    message = rf"have {LONGEST + 1} tokens, and 'big_bird' with this config\.json .* {LONGEST} or fewer\. Truncate"
+    for places in (None, np.zeros((1, LONGEST + 1), int)):
+        with pytest.raises(TokenRangeError, match=message):
+            ours(**texts(LONGEST + 1), position_ids=places)
+
+
+def test_another_kind_of_attention_is_refused(tmp_path: Path) -> None:
+    make_model(ROW).save_pretrained(tmp_path)
+    edit_config(tmp_path, attention_type="sparser")
+    with pytest.raises(ConfigError, match=r"attention_type='sparser'; known are block_sparse and original_full\. Take"):
+        MLXAutoModel.from_pretrained(tmp_path)
+    edit_config(tmp_path, attention_type="original_full", use_bias=False)
+    with pytest.raises(ConfigError, match=r"use_bias=False"):
+        MLXAutoModel.from_pretrained(tmp_path)

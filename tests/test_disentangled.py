@@ -1,0 +1,124 @@
+"""DeBERTa's buckets of distance, and its files as they lie on the Hub."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from checkpoints import FAMILIES, make_model, ragged_inputs
+from transformers.models.deberta_v2.modeling_deberta_v2 import build_relative_position
+from weight_files import Tensors, answer, edit_config, read_tensors, rewrite, worst
+
+from mlx_hf_bridge import MLXAutoModel, MLXAutoModelForMaskedLM, MLXAutoModelForSequenceClassification
+from mlx_hf_bridge.errors import ConfigError, TokenRangeError, WeightsError
+from mlx_hf_bridge.layers.relative_places import RelativePlaces, log_buckets
+
+# float32 on other kernels, hidden states of size 1; worst seen 6e-7.
+ABSOLUTE = 2e-5
+ROWS = {
+    model_type: [row for row in FAMILIES if row.model_type == model_type] for model_type in ("deberta", "deberta-v2")
+}
+V1, V2 = ROWS["deberta"][0], ROWS["deberta-v2"][0]
+BUCKETS = [(buckets, distance) for buckets in (4, 6, 32, 256, 512) for distance in (44, 512, 514, 1024, 4096)]
+
+
+@pytest.mark.parametrize(("buckets", "max_distance"), [(256, 512), *(pair for pair in BUCKETS if pair[0] < pair[1])])
+def test_buckets_are_those_of_transformers(buckets: int, max_distance: int) -> None:
+    """A logarithm that is rounded up: its last bit decides the bucket."""
+    length = 700
+    tokens = torch.zeros(1, length, 1)
+    wanted = build_relative_position(tokens, tokens, buckets, max_distance)[0].numpy()
+    distances = np.arange(1 - length, length)
+    got = log_buckets(distances, buckets, max_distance)
+    places = np.arange(length)
+    np.testing.assert_array_equal(got[places[:, None] - places[None, :] + length - 1], wanted)
+
+
+def test_short_texts_compute_only_the_places_that_they_reach() -> None:
+    places = RelativePlaces(256, 8, buckets=256, max_distance=512)
+    relative = places(5)
+    assert relative.vectors.shape == (10, 8)
+    assert np.array(relative.index).tolist()[0] == [5, 4, 3, 2, 1]
+    assert places(600).vectors.shape == (512, 8)
+    assert int(places(600).index.max()) == 511
+
+
+def on_the_hub(tensors: Tensors) -> Tensors:
+    """What microsoft's files have besides: a table of places that the config does not use, and pre-training heads."""
+    size = tensors["deberta.embeddings.word_embeddings.weight"].shape[1]
+    return {
+        **tensors,
+        "deberta.embeddings.position_embeddings.weight": torch.full((44, size), 7.0),
+        "mask_predictions.dense.weight": torch.full((size, size), 7.0),
+        "mask_predictions.classifier.bias": torch.full((1,), 7.0),
+    }
+
+
+@pytest.mark.parametrize("row", [V1, V2], ids=["v1", "v2"])
+@pytest.mark.parametrize("recipe", [None, "q8"])
+def test_files_of_the_hub_are_read_whole(row: object, recipe: str | None, tmp_path: Path) -> None:
+    theirs = make_model(row, "ForMaskedLM")
+    theirs.save_pretrained(tmp_path)
+    rewrite(tmp_path, on_the_hub)
+    inputs = ragged_inputs(row)
+    ours = MLXAutoModelForMaskedLM.from_pretrained(tmp_path, quantization_config=recipe)
+    assert {name.removesuffix(".scales").removesuffix(".biases") for name in read_tensors(ours.folder)} >= set(
+        read_tensors(tmp_path)
+    )
+    if recipe:
+        return
+    base = MLXAutoModel.from_pretrained(tmp_path)
+    assert worst(*(answer(model, inputs, "logits") for model in (ours, theirs)), inputs) < ABSOLUTE
+    hidden = [answer(model, inputs, "last_hidden_state") for model in (base, theirs.deberta)]
+    assert worst(*hidden, inputs) < ABSOLUTE
+    again = transformers.AutoModelForMaskedLM.from_pretrained(ours.folder)
+    assert worst(*(answer(model, inputs, "logits") for model in (again, theirs)), inputs) < ABSOLUTE
+
+
+def test_a_word_head_of_the_other_kind_is_missing_not_guessed(tmp_path: Path) -> None:
+    """legacy=true, the default, beside the original code's head: transformers would start a new one at random."""
+    make_model(V2, "ForMaskedLM").save_pretrained(tmp_path)
+    edit_config(tmp_path, legacy=True)
+    with pytest.raises(WeightsError, match=r"lacks 5 tensors that the model needs: cls\.predictions"):
+        MLXAutoModelForMaskedLM.from_pretrained(tmp_path)
+
+
+def test_without_a_table_of_places_texts_may_be_longer(tmp_path: Path) -> None:
+    for row, fits in ((V1, True), (V2, True), (ROWS["deberta"][1], False)):
+        theirs = make_model(row, "ForSequenceClassification")
+        theirs.save_pretrained(tmp_path)
+        ours = MLXAutoModelForSequenceClassification.from_pretrained(tmp_path)
+        inputs = ragged_inputs(row, (90, 61))
+        if fits:
+            assert worst(*(answer(model, inputs, "logits") for model in (ours, theirs)), inputs) < ABSOLUTE
+        else:
+            with pytest.raises(TokenRangeError, match=r"90 tokens reach position 89"):
+                ours(**inputs)
+
+
+REFUSED = [
+    ({"attention_head_size": 64}, r"attention_head_size=64, expected 6, hidden_size divided by"),
+    ({"conv_kernel_size": 4}, r"conv_kernel_size=4, expected an odd number"),
+    ({"conv_act": "swiglu"}, r"'swiglu'; known are"),
+    ({"pooler_hidden_act": "swiglu"}, r"'swiglu'; known are"),
+    ({"position_buckets": 1}, r"position_buckets=1, expected 2 or more"),
+    ({"max_relative_positions": 1.5}, r"max_relative_positions=1\.5, expected a whole number"),
+]
+
+
+@pytest.mark.parametrize(("values", "message"), REFUSED, ids=str)
+def test_a_config_that_transformers_cannot_compute_is_refused(
+    values: dict[str, object], message: str, tmp_path: Path
+) -> None:
+    make_model(V2).save_pretrained(tmp_path)
+    edit_config(tmp_path, **values)
+    with pytest.raises(ConfigError, match=message):
+        MLXAutoModel.from_pretrained(tmp_path)
+
+
+def test_the_new_word_head_needs_a_word_table_as_wide_as_hidden_states(tmp_path: Path) -> None:
+    make_model(ROWS["deberta"][2], "ForMaskedLM").save_pretrained(tmp_path)
+    edit_config(tmp_path, legacy=False)
+    with pytest.raises(ConfigError, match=r"legacy=false and embedding_size=16, expected hidden_size=24"):
+        MLXAutoModelForMaskedLM.from_pretrained(tmp_path)

@@ -1,0 +1,87 @@
+"""MobileBERT's modules that a config passes by, its real config.json, and what it refuses."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from checkpoints import FAMILIES, Row, make_model, ragged_inputs
+from weight_files import answer, edit_config, read_tensors, rewrite, worst
+
+from mlx_hf_bridge import MLXAutoModel, MLXAutoModelForSequenceClassification
+from mlx_hf_bridge.errors import ConfigError
+
+# float32 on other kernels, hidden states of size 1; worst seen 5e-7.
+ABSOLUTE = 2e-5
+ROW = next(row for row in FAMILIES if row.model_type == "mobilebert")
+
+
+def varied(**values: object) -> Row:
+    config = transformers.MobileBertConfig(**{**ROW.config.to_dict(), **values})
+    return dataclasses.replace(ROW, config=config)
+
+
+PASSED_BY = {
+    "the second bottleneck": {"use_bottleneck_attention": True},
+    "the product of words": {"trigram_input": False, "embedding_size": 24},
+    "the pooler": {"classifier_activation": False},
+    "bottlenecks": {"use_bottleneck": False, "true_hidden_size": 24},
+}
+
+
+@pytest.mark.parametrize("case", PASSED_BY)
+def test_modules_that_a_config_passes_by_are_carried_and_not_computed(case: str, tmp_path: Path) -> None:
+    row = varied(**PASSED_BY[case])
+    theirs = make_model(row)
+    theirs.save_pretrained(tmp_path)
+    pooler = {"pooler.dense.weight": torch.full((24, 24), 7.0), "pooler.dense.bias": torch.full((24,), 7.0)}
+    rewrite(tmp_path, lambda tensors: {**pooler, **tensors})
+    ours = MLXAutoModel.from_pretrained(tmp_path)
+    assert set(read_tensors(ours.folder)) == set(read_tensors(tmp_path))
+    inputs = ragged_inputs(row)
+    for name in ("last_hidden_state", "pooler_output"):
+        assert worst(*(answer(model, inputs, name) for model in (ours, theirs)), inputs) < ABSOLUTE
+
+
+def test_one_block_and_the_config_of_the_hub_compute_as_transformers(tmp_path: Path) -> None:
+    row = varied(num_feedforward_networks=1, classifier_activation=False, hidden_act="relu")
+    theirs = make_model(row, "ForSequenceClassification")
+    theirs.save_pretrained(tmp_path)
+    edit_config(tmp_path, true_hidden_size=12)
+    ours = MLXAutoModelForSequenceClassification.from_pretrained(tmp_path)
+    inputs = ragged_inputs(row, (17, 2, 1))
+    assert worst(*(answer(model, inputs, "logits") for model in (ours, theirs)), inputs) < ABSOLUTE
+
+
+def test_two_tokens_and_one_are_computed_too(tmp_path: Path) -> None:
+    """Lengths at which neighbours on both sides are missing."""
+    theirs = make_model(ROW)
+    theirs.save_pretrained(tmp_path)
+    ours = MLXAutoModel.from_pretrained(tmp_path)
+    for length in (1, 2, 3):
+        ids = {"input_ids": np.arange(5, 5 + length)[None]}
+        got, wanted = (answer(model, ids, "last_hidden_state") for model in (ours, theirs))
+        np.testing.assert_allclose(got, wanted, rtol=0, atol=ABSOLUTE)
+
+
+REFUSED = [
+    ({"normalization_type": "rms_norm"}, r"normalization_type='rms_norm'; known are no_norm, layer_norm\."),
+    ({"true_hidden_size": 16}, r"true_hidden_size=16, expected layers of width 12, a multiple of the heads"),
+    (
+        {"key_query_shared_bottleneck": False},
+        r"expected layers of width 12, a multiple of the heads and as wide as what they score",
+    ),
+    ({"num_attention_heads": 8}, r"num_attention_heads=8 and true_hidden_size=12, expected layers of width 12"),
+]
+
+
+@pytest.mark.parametrize(("values", "message"), REFUSED, ids=str)
+def test_a_config_that_transformers_cannot_compute_is_refused(
+    values: dict[str, object], message: str, tmp_path: Path
+) -> None:
+    make_model(ROW).save_pretrained(tmp_path)
+    edit_config(tmp_path, **values)
+    with pytest.raises(ConfigError, match=message):
+        MLXAutoModel.from_pretrained(tmp_path)

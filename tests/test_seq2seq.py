@@ -1,0 +1,100 @@
+"""The encoder of a checkpoint that has a decoder too."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from checkpoints import FAMILIES, STD, Row, make_model, ragged_inputs, row_name
+from weight_files import answer, edit_config, read_tensors, rewrite, worst
+
+from mlx_hf_bridge import MLXAutoModel
+from mlx_hf_bridge.errors import ConfigError
+from mlx_hf_bridge.layers.attention import relative_buckets
+from mlx_hf_bridge.loading import load as load_module
+
+# float32 on other kernels, as in test_parity.
+ABSOLUTE = 2e-5
+T5_ROWS = [row for row in FAMILIES if row.model_type in ("t5", "mt5", "umt5")]
+
+
+def make_whole(folder: Path, row: Row) -> Any:
+    """Save encoder, decoder and word scorer -> the transformers model."""
+    torch.manual_seed(0)
+    whole = getattr(transformers, f"{row.classes}ForConditionalGeneration")(row.config).eval()
+    with torch.no_grad():
+        for parameter in whole.parameters():
+            parameter.normal_(0, STD)
+    whole.save_pretrained(folder)
+    return whole
+
+
+@pytest.mark.parametrize("row", T5_ROWS, ids=row_name)
+def test_a_decoder_is_left_out_and_its_encoder_answers_as_transformers(row: Row, tmp_path: Path) -> None:
+    whole = make_whole(tmp_path, row)
+    ours = MLXAutoModel.from_pretrained(tmp_path)
+    inputs = ragged_inputs(row)
+    assert worst(*(answer(model, inputs, "last_hidden_state") for model in (ours, whole.encoder)), inputs) < ABSOLUTE
+    assert not [name for name in read_tensors(ours.folder) if name.startswith(("decoder.", "lm_head."))]
+    again = MLXAutoModel.from_pretrained(ours.folder)
+    assert np.array_equal(again(**inputs).last_hidden_state, ours(**inputs).last_hidden_state)
+
+
+def test_copies_of_the_word_table_are_passed_over(tmp_path: Path) -> None:
+    """Files of old transformers hold the one table up to four times."""
+    whole = make_whole(tmp_path, T5_ROWS[0])
+    copies = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight", "lm_head.weight")
+    rewrite(tmp_path, lambda tensors: {**tensors, **dict.fromkeys(copies, tensors["shared.weight"])})
+    inputs = ragged_inputs(T5_ROWS[0])
+    ours = MLXAutoModel.from_pretrained(tmp_path)
+    assert worst(*(answer(model, inputs, "last_hidden_state") for model in (ours, whole.encoder)), inputs) < ABSOLUTE
+
+
+@pytest.mark.parametrize("length", [200, 700])
+def test_texts_longer_than_the_last_bucket_answer_as_transformers(length: int, tmp_path: Path) -> None:
+    row = T5_ROWS[0]
+    config = transformers.T5Config(**{**row.config.to_dict(), "num_layers": 1, "num_decoder_layers": 1})
+    whole = make_model(replace(row, config=config))
+    whole.save_pretrained(tmp_path)
+    inputs = ragged_inputs(row, (length, 3))
+    ours = MLXAutoModel.from_pretrained(tmp_path)
+    assert worst(*(answer(model, inputs, "last_hidden_state") for model in (ours, whole)), inputs) < ABSOLUTE
+
+
+@pytest.mark.parametrize(("buckets", "far"), [(32, 128), (10, 12), (64, 256), (32, 20)])
+def test_every_distance_falls_into_the_bucket_of_transformers(buckets: int, far: int) -> None:
+    places = torch.arange(600)
+    wanted = transformers.models.t5.modeling_t5.T5Attention._relative_position_bucket(
+        places[None] - places[:, None], True, buckets, far
+    )
+    np.testing.assert_array_equal(np.array(relative_buckets(600, buckets, far)), wanted.numpy())
+
+
+def test_float16_sums_beyond_its_largest_number_do_not_become_nan(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """T5's hidden states pass 65504 in real checkpoints; transformers clamps them."""
+    monkeypatch.setattr(load_module, "activation_dtype", lambda stored: stored)
+    theirs = transformers.T5EncoderModel(T5_ROWS[0].config).eval()
+    with torch.no_grad():
+        for parameter in theirs.parameters():
+            parameter.normal_(0, STD)
+        theirs.shared.weight.mul_(2e5)
+        theirs.shared.weight.clamp_(-6e4, 6e4)
+        theirs.encoder.block[0].layer[1].layer_norm.weight.mul_(2e4)
+    theirs.save_pretrained(tmp_path)
+    ours = MLXAutoModel.from_pretrained(tmp_path, dtype="float16")
+    assert np.isfinite(np.asarray(ours(**ragged_inputs(T5_ROWS[0])).last_hidden_state, np.float32)).all()
+
+
+def test_a_feed_forward_of_another_form_is_refused(tmp_path: Path) -> None:
+    make_whole(tmp_path, T5_ROWS[0])
+    edit_config(tmp_path, feed_forward_proj="twice-relu")
+    with pytest.raises(ConfigError, match="feed_forward_proj='twice-relu', expected an activation's name, or gated-"):
+        MLXAutoModel.from_pretrained(tmp_path)
+    edit_config(tmp_path, feed_forward_proj="swiglu")
+    with pytest.raises(ConfigError, match="hidden_act='swiglu'; known are"):
+        MLXAutoModel.from_pretrained(tmp_path)

@@ -1,0 +1,144 @@
+"""Our models inside transformers' own pipelines, unchanged, against the same calls on torch."""
+
+import copy
+import multiprocessing
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from checkpoints import FAMILIES, make_checkpoint
+
+import mlx_hf_bridge
+from mlx_hf_bridge import MLXAutoModel, MLXAutoModelForSequenceClassification
+from mlx_hf_bridge.errors import ArgumentTypeError
+
+# Probabilities in float32 on other kernels.
+SCORE = 1e-4
+HEADS = {
+    "feature-extraction": "Model",
+    "fill-mask": "ForMaskedLM",
+    "text-classification": "ForSequenceClassification",
+    "token-classification": "ForTokenClassification",
+    "zero-shot-classification": "ForSequenceClassification",
+}
+TEXT, TEXTS = "the cat sat on the mat.", ["the cat sat", "a dog is on the news today!", "bad film"]
+MASKED = "the [MASK] sat on the mat."
+CALLS: list[tuple[str, Any, dict[str, Any]]] = [
+    ("feature-extraction", TEXT, {}),
+    ("feature-extraction", TEXTS, {}),
+    ("feature-extraction", TEXT, {"return_tensors": True}),
+    ("fill-mask", MASKED, {}),
+    ("fill-mask", [MASKED, "i [MASK] this [MASK]!"], {}),
+    ("fill-mask", MASKED, {"top_k": 2}),
+    ("fill-mask", MASKED, {"targets": ["cat", "dog"]}),
+    ("text-classification", TEXT, {}),
+    ("text-classification", TEXTS, {}),
+    ("text-classification", TEXTS, {"batch_size": 2}),
+    ("text-classification", TEXTS, {"top_k": None}),
+    ("text-classification", TEXTS, {"function_to_apply": "sigmoid"}),
+    ("text-classification", {"text": "the cat", "text_pair": "a dog"}, {}),
+    ("token-classification", TEXT, {}),
+    ("token-classification", TEXTS, {"batch_size": 3}),
+    ("token-classification", TEXT, {"aggregation_strategy": "simple"}),
+    ("token-classification", TEXT, {"aggregation_strategy": "max"}),
+    ("zero-shot-classification", TEXT, {"candidate_labels": ["sport", "news"]}),
+    ("zero-shot-classification", TEXTS, {"candidate_labels": "sport, news, film", "multi_label": True}),
+    ("zero-shot-classification", TEXTS, {"candidate_labels": ["sport"], "hypothesis_template": "about {}"}),
+]
+
+
+def assert_alike(got: Any, wanted: Any) -> None:
+    """The same structure, types and strings; numbers within SCORE."""
+    assert type(got) is type(wanted)
+    if isinstance(wanted, dict):
+        assert list(got) == list(wanted)
+        for name in wanted:
+            assert_alike(got[name], wanted[name])
+    elif isinstance(wanted, (list, tuple)):
+        assert len(got) == len(wanted)
+        for mine, his in zip(got, wanted, strict=True):
+            assert_alike(mine, his)
+    elif isinstance(wanted, torch.Tensor):
+        torch.testing.assert_close(got, wanted, rtol=0, atol=SCORE)
+    elif isinstance(wanted, (float, np.floating)):
+        assert abs(got - wanted) <= SCORE
+    else:
+        assert got == wanted
+
+
+@pytest.mark.parametrize(("task", "inputs", "options"), CALLS, ids=lambda value: str(value)[:40])
+def test_a_transformers_pipeline_answers_the_same_on_our_model(
+    task: str, inputs: Any, options: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    theirs = make_checkpoint(tmp_path, FAMILIES[0], HEADS[task])
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    ours = getattr(mlx_hf_bridge, f"MLXAuto{'Model' if HEADS[task] == 'Model' else 'Model' + HEADS[task]}")
+    answers = []
+    caplog.clear()
+    for model in (ours.from_pretrained(tmp_path), theirs):
+        pipe = transformers.pipeline(task, model=model, tokenizer=tokenizer, device="cpu")
+        answers.append(pipe(inputs, **options))
+    assert_alike(*answers)
+    assert "is not supported for" not in caplog.text
+
+
+def test_a_generator_streams_through_a_transformers_pipeline(tmp_path: Path) -> None:
+    theirs = make_checkpoint(tmp_path, head="ForSequenceClassification")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    ours = MLXAutoModelForSequenceClassification.from_pretrained(tmp_path)
+    answers = [
+        list(
+            transformers.pipeline("text-classification", model=model, tokenizer=tokenizer)(
+                (text for text in TEXTS), batch_size=2
+            )
+        )
+        for model in (ours, theirs)
+    ]
+    assert_alike(*answers)
+
+
+def test_torch_callers_get_transformers_own_outputs(tmp_path: Path) -> None:
+    theirs = make_checkpoint(tmp_path)
+    ids = torch.tensor([[1, 7, 8, 2]])
+    got, wanted = MLXAutoModel.from_pretrained(tmp_path)(ids), theirs(ids)
+    assert isinstance(got, transformers.utils.ModelOutput)
+    assert list(got) == list(wanted)
+    assert got[0].dtype == wanted[0].dtype
+
+
+def test_the_model_goes_by_the_name_of_its_transformers_class(tmp_path: Path) -> None:
+    theirs = make_checkpoint(tmp_path, head="ForSequenceClassification")
+    ours = MLXAutoModelForSequenceClassification.from_pretrained(tmp_path)
+    assert type(ours).__name__ == type(theirs).__name__
+    assert ours.base_model_prefix == theirs.base_model_prefix
+    assert repr(ours).startswith("BertForSequenceClassification on MLX")
+
+
+def test_moving_is_accepted_and_a_change_of_dtype_is_not(tmp_path: Path) -> None:
+    make_checkpoint(tmp_path)
+    ours = MLXAutoModel.from_pretrained(tmp_path)
+    assert ours.to("mps") is ours.to(torch.device("cpu")) is ours.eval() is ours
+    assert ours.device == torch.device("cpu")
+    for arguments in ((torch.float16,), ("cpu", torch.float16)):
+        with pytest.raises(ArgumentTypeError, match=r"got the dtype torch\.float16.*Pass dtype to from_pretrained"):
+            ours.to(*arguments)
+
+
+def hidden_of(model: Any) -> np.ndarray:
+    return np.asarray(model(np.array([[1, 7, 8, 2]])).last_hidden_state)
+
+
+@pytest.mark.parametrize("pooler", [True, False])
+def test_copies_and_other_processes_have_the_same_model(pooler: bool, tmp_path: Path) -> None:
+    make_checkpoint(tmp_path)
+    ours = MLXAutoModel.from_pretrained(tmp_path, add_pooling_layer=pooler)
+    wanted = hidden_of(ours)
+    for again in (copy.deepcopy(ours), pickle.loads(pickle.dumps(ours))):
+        np.testing.assert_array_equal(hidden_of(again), wanted)
+        assert ("pooler_output" in again(np.array([[1, 2]]))) == pooler
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        np.testing.assert_array_equal(pool.apply(hidden_of, (ours,)), wanted)

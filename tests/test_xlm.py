@@ -1,0 +1,64 @@
+"""What XLM and FlauBERT do unlike BERT, beyond the table of families."""
+
+from pathlib import Path
+
+import pytest
+import transformers
+from checkpoints import AS_XLM, XLM, Row, make_model, ragged_inputs
+from weight_files import answer, edit_config, worst
+
+from mlx_hf_bridge import MLXAutoModel, MLXAutoModelForQuestionAnswering, MLXAutoModelForSequenceClassification
+from mlx_hf_bridge.errors import ConfigError, WeightsError
+
+ABSOLUTE = 2e-5
+ROWS = [
+    Row("xlm", "XLM", transformers.XLMConfig(**XLM, n_langs=4), **AS_XLM),
+    Row("flaubert", "Flaubert", transformers.FlaubertConfig(**XLM), **AS_XLM),
+]
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.model_type)
+def test_an_absent_mask_is_found_from_the_padding_id(row: Row, tmp_path: Path) -> None:
+    theirs = make_model(row)
+    theirs.save_pretrained(tmp_path)
+    ours = MLXAutoModel.from_pretrained(tmp_path)
+    inputs = ragged_inputs(row)
+    given = {"input_ids": inputs["input_ids"]}
+    got, wanted = (answer(model, given, "last_hidden_state") for model in (ours, theirs))
+    assert worst(got, wanted, inputs) < ABSOLUTE
+
+
+def test_old_spellings_of_keys_are_read(tmp_path: Path) -> None:
+    theirs = make_model(ROWS[0])
+    theirs.save_pretrained(tmp_path)
+    edit_config(tmp_path, vocab_size=..., n_words=101, pad_token_id=..., pad_index=1)
+    ours = MLXAutoModel.from_pretrained(tmp_path)
+    assert (ours.config.vocab_size, ours.config.pad_token_id) == (101, 1)
+    inputs = ragged_inputs(ROWS[0])
+    assert worst(*(answer(model, inputs, "last_hidden_state") for model in (ours, theirs)), inputs) < ABSOLUTE
+
+
+def test_the_head_that_searches_by_beams_is_no_span_classifier(tmp_path: Path) -> None:
+    model = transformers.XLMForQuestionAnswering(ROWS[0].config)
+    model.save_pretrained(tmp_path)
+    assert MLXAutoModel.from_pretrained(tmp_path)([[5, 6]]).last_hidden_state.shape == (1, 2, 24)
+    with pytest.raises(WeightsError, match=r"lacks 2 tensors that the model needs: qa_outputs"):
+        MLXAutoModelForQuestionAnswering.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "values", [{"pre_norm": True}, {"asm": True}, {"causal": True}, {"is_encoder": False}], ids=lambda v: next(iter(v))
+)
+def test_what_would_give_other_vectors_is_refused(values: dict[str, bool], tmp_path: Path) -> None:
+    make_model(ROWS[1]).save_pretrained(tmp_path)
+    edit_config(tmp_path, **values)
+    key, value = next(iter(values.items()))
+    with pytest.raises(ConfigError, match=rf"config\.json has {key}={value}, which 'flaubert' does not support here"):
+        MLXAutoModel.from_pretrained(tmp_path)
+
+
+def test_another_summary_than_the_first_tokens_is_refused(tmp_path: Path) -> None:
+    make_model(ROWS[0], "ForSequenceClassification").save_pretrained(tmp_path)
+    edit_config(tmp_path, summary_type="mean")
+    with pytest.raises(ConfigError, match=r"summary_type='mean', .* computed here are 'first', true and true\. Use"):
+        MLXAutoModelForSequenceClassification.from_pretrained(tmp_path)

@@ -372,7 +372,9 @@ def test_an_unquantised_save_loads_in_transformers_with_equal_outputs(row: Row, 
         dropped = ("pooler", *row.left_out)
         assert all(any(word in missing for word in dropped) for missing in report["missing_keys"])
         assert worst(answer(loaded, inputs, name), answer(ours, inputs, name), inputs) < ABSOLUTE
-    for name, tensor in theirs.state_dict().items():
+    # Against its own reading of the source: Chinese CLIP's class empties the padding's row on the way.
+    reread = theirs_for(row, head).from_pretrained(tmp_path / "source").state_dict()
+    for name, tensor in reread.items():
         if not any(word in name for word in row.left_out):
             assert torch.equal(loaded.state_dict()[name], tensor), name
 

@@ -597,6 +597,12 @@ FAMILIES = [
         3,
         left_out=("_integer", "scaling_factor", ".x_min", ".x_max", ".shift"),
     ),
+    Row(
+        "chinese_clip_text_model",
+        "ChineseCLIPText",
+        transformers.ChineseCLIPTextConfig(**WITH_SEGMENTS, hidden_act="gelu_new"),
+        segments=3,
+    ),
 ]
 
 

@@ -603,6 +603,7 @@ FAMILIES = [
         transformers.ChineseCLIPTextConfig(**WITH_SEGMENTS, hidden_act="gelu_new"),
         segments=3,
     ),
+    Row("align_text_model", "AlignText", transformers.AlignTextConfig(**WITH_SEGMENTS, hidden_act="relu"), segments=3),
 ]
 
 

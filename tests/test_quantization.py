@@ -34,8 +34,8 @@ BETWEEN_PATHS = 1e-5
 # Hidden states of size 1 to 4 computed in half precision (8 or 11 bits of mantissa) through three layers.
 HALF = {mx.float16: 0.02, mx.bfloat16: 0.15}
 
-# What ours may be off by, relative to transformers in the same dtype, for rows where that itself is far off (worst seen
-# 3.5, with packed weights; 1.1 with float ones).
+# What ours may be off by, relative to transformers in the same dtype, for rows where that itself is far off; worst seen
+# 3.5, with packed weights.
 SHARPER = 4
 
 

@@ -3,8 +3,8 @@
 B texts, L tokens, D hidden.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 
 import mlx.core as mx
 
@@ -14,7 +14,8 @@ class TokenBatch:
     """Padded token rows. Only this class knows how the rows lie in memory.
 
     ids (B, L) int32; mask (B, L) bool, True = a real token, None = all are; segments (B, L) int32, None = all 0;
-    places (B, L) int32, None = counted from the rows; vectors (B, L, E), None = the word table's.
+    places (B, L) int32, None = counted from the rows; vectors (B, L, E), None = the word table's; given: what
+    arguments that only this family has say of the tokens (B, L) int32, by their names in transformers.
     """
 
     ids: mx.array
@@ -22,6 +23,7 @@ class TokenBatch:
     segments: mx.array | None = None
     places: mx.array | None = None
     vectors: mx.array | None = None
+    given: Mapping[str, mx.array] = field(default_factory=dict)
 
     def words(self, table: Callable[[mx.array], mx.array]) -> mx.array:
         """The tokens' vectors (B, L, E): the caller's own, or those that the table has for the ids."""

@@ -3,6 +3,7 @@
 B texts, L tokens, N choices, D width of the word table.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import mlx.core as mx
@@ -10,7 +11,7 @@ import numpy as np
 
 from mlx_hf_bridge.arrays import to_numpy, whole_numbers
 from mlx_hf_bridge.batch import TokenBatch
-from mlx_hf_bridge.errors import InputError
+from mlx_hf_bridge.errors import ArgumentTypeError, InputError
 from mlx_hf_bridge.family import MULTIPLE_CHOICE
 from mlx_hf_bridge.inference.batching import checked_batch
 from mlx_hf_bridge.inference.model import Encoded
@@ -23,7 +24,9 @@ class Call:
     `like` is what the answer's kind follows. InputError for what is missing, or of another shape than the ids.
     """
 
-    def __init__(self, loaded: Loaded, ids: Any, mask: Any, segments: Any, places: Any, vectors: Any) -> None:
+    def __init__(
+        self, loaded: Loaded, ids: Any, mask: Any, segments: Any, places: Any, vectors: Any, given: Mapping[str, Any]
+    ) -> None:
         if (ids is None) == (vectors is None):
             raise InputError(
                 f"got {'both' if ids is not None else 'neither'} of input_ids and inputs_embeds, expected one of them. "
@@ -41,11 +44,12 @@ class Call:
         self._mask = self._beside("attention_mask", mask)
         self._segments = self._checked_segments(self._beside("token_type_ids", segments))
         self._places = self._beside("position_ids", places)
+        self._given = self._own(given)
 
     def batch(self) -> TokenBatch:
         """TokenRangeError for ids, segments or positions outside the model's tables."""
         return checked_batch(
-            self.loaded.config, self._ids, self._mask, self._segments, self._places, vectors=self._vectors
+            self.loaded.config, self._ids, self._mask, self._segments, self._places, self._vectors, self._given
         )
 
     def unflattened(self, encoded: Encoded) -> Encoded:
@@ -53,7 +57,7 @@ class Call:
         if self.choices is None:
             return encoded
         answers = {name: array.reshape(-1, self.choices) for name, array in encoded.answers.items()}
-        return Encoded(encoded.hidden, encoded.pooled, answers, encoded.states, encoded.weights)
+        return Encoded(encoded.hidden, encoded.pooled, answers, encoded.states, encoded.weights, encoded.global_weights)
 
     def _flatten(self) -> int | None:
         """(B, N, L) -> (B x N, L), and N; None for other tasks."""
@@ -84,6 +88,21 @@ class Call:
             name = self.loaded.family.hf_class(self.loaded.task)
             raise InputError(f"token_type_ids has values other than 0, and {name} has no segments. Leave it out.")
         return segments
+
+    def _own(self, given: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """The family's own arguments; those that this config.json has no table for may only be 0."""
+        name, known = self.loaded.family.hf_class(self.loaded.task), self.loaded.config.arguments
+        if unknown := sorted(set(given) - set(known)):
+            own = f"of its own it takes {', '.join(known)}" if known else "it has no arguments of its own"
+            raise ArgumentTypeError(f"{name} got {', '.join(unknown)}, which it does not take; {own}. Leave it out.")
+        arrays = {argument: self._beside(argument, values) for argument, values in given.items()}
+        for argument, array in arrays.items():
+            if array is not None and not known[argument] and array.any():
+                raise InputError(
+                    f"{argument} has values other than 0, and this {name} has no table for them (config.json). "
+                    "Leave it out."
+                )
+        return {argument: array for argument, array in arrays.items() if array is not None and known[argument]}
 
     def _floats(self, vectors: Any) -> mx.array:
         array = to_numpy(vectors)

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Self
 import mlx.nn as nn
 import numpy as np
 
+from mlx_hf_bridge.batch import TokenBatch
 from mlx_hf_bridge.errors import ConfigError
 from mlx_hf_bridge.layers.feed_forward import activation_for
 
@@ -134,6 +135,11 @@ class EncoderConfig:
         """The most tokens of a text that the layers can take, wherever the caller says that they stand."""
         return NO_POSITIONS
 
+    @property
+    def arguments(self) -> Mapping[str, int]:
+        """Arguments of a call (B, L) that only this family has, and how many values each knows; 0 = all are ignored."""
+        return {}
+
     def mask_for(self, ids: np.ndarray) -> np.ndarray | None:
         """The mask (B, L) of a caller who gives none; None = every token is seen."""
         return None
@@ -205,7 +211,8 @@ class Head:
 
     A head that scores words repeats the word table, or has a table of its own: `tied` names what only the first kind
     has (the bias), `untied` the decoder that only the second computes with; each is passed over in the other kind.
-    `named_as` is the head whose names a config takes, where there are several.
+    `named_as` is the head whose names a config takes, where there are several. `prepared` says of a batch what the task
+    implies and the caller has not said.
     """
 
     build: Callable[[Any], nn.Module]
@@ -214,6 +221,7 @@ class Head:
     tied: Mapping[str, str] = field(default_factory=dict)
     untied: Mapping[str, str] = field(default_factory=dict)
     named_as: "Callable[[Any], Head] | None" = None
+    prepared: Callable[[Any, TokenBatch], TokenBatch] | None = None
 
     def names_for(self, config: EncoderConfig) -> Mapping[str, str]:
         """Checkpoint modules -> ours, for a config that ties the tables or does not."""

@@ -39,6 +39,10 @@ def as_transformers(output: ModelOutput) -> Any:
     from transformers import modeling_outputs
 
     found = getattr(modeling_outputs, type(output).__name__, None)
+    if "global_attentions" in output:
+        from transformers.models.longformer import modeling_longformer
+
+        found = getattr(modeling_longformer, f"Longformer{type(output).__name__}")
     return output if found is None else found(**output)
 
 
@@ -51,37 +55,37 @@ class BaseModelOutput(ModelOutput):
 class BaseModelOutputWithPooling(ModelOutput):
     """The same with pooler_output (B, D) in second place."""
 
-    fields = ("last_hidden_state", "pooler_output", "hidden_states", "attentions")
+    fields = ("last_hidden_state", "pooler_output", "hidden_states", "attentions", "global_attentions")
 
 
 class MaskedLMOutput(ModelOutput):
     """logits (B, L, vocab_size) before softmax."""
 
-    fields = ("loss", "logits", "hidden_states", "attentions")
+    fields = ("loss", "logits", "hidden_states", "attentions", "global_attentions")
 
 
 class SequenceClassifierOutput(ModelOutput):
     """logits (B, num_labels) before softmax."""
 
-    fields = ("loss", "logits", "hidden_states", "attentions")
+    fields = ("loss", "logits", "hidden_states", "attentions", "global_attentions")
 
 
 class TokenClassifierOutput(ModelOutput):
     """logits (B, L, num_labels) before softmax."""
 
-    fields = ("loss", "logits", "hidden_states", "attentions")
+    fields = ("loss", "logits", "hidden_states", "attentions", "global_attentions")
 
 
 class QuestionAnsweringModelOutput(ModelOutput):
     """start_logits and end_logits (B, L) before softmax."""
 
-    fields = ("loss", "start_logits", "end_logits", "hidden_states", "attentions")
+    fields = ("loss", "start_logits", "end_logits", "hidden_states", "attentions", "global_attentions")
 
 
 class MultipleChoiceModelOutput(ModelOutput):
     """logits (B, choices) before softmax."""
 
-    fields = ("loss", "logits", "hidden_states", "attentions")
+    fields = ("loss", "logits", "hidden_states", "attentions", "global_attentions")
 
 
 class NextSentencePredictorOutput(ModelOutput):

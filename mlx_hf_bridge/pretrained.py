@@ -116,15 +116,17 @@ class MLXPreTrainedModel:
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
         return_dict: bool | None = None,
+        **given: Any,
     ) -> Any:
         """Token ids, or vectors in their place -> outputs in the kind of the input (mx, numpy or torch).
 
         input_ids, attention_mask (1 = token, 0 = padding), token_type_ids, position_ids: all (B, L), for multiple
-        choice (B, N, L); inputs_embeds has one axis more, the width of the word table. Returns the output that
+        choice (B, N, L), as are arguments that only this model's class has, by their names there (`langs`,
+        `global_attention_mask`); inputs_embeds has one axis more, the width of the word table. Returns the output that
         transformers' class returns, or its tuple with return_dict=False. Raises TokenRangeError for ids or positions
-        outside the model's tables, InputError for shapes that do not fit.
+        outside the model's tables, InputError for shapes that do not fit, ArgumentTypeError for other arguments.
         """
-        call = Call(self._loaded, input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
+        call = Call(self._loaded, input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, given)
         states = self._asked(output_hidden_states, "output_hidden_states")
         weights = self._asked(output_attentions, "output_attentions")
         encoded = run(lambda: call.unflattened(self._loaded.model(call.batch(), states, weights)))
@@ -204,6 +206,11 @@ class MLXPreTrainedModel:
         traced = {
             "hidden_states": encoded.states and tuple(answer(array) for array in encoded.states),
             "attentions": encoded.weights and tuple(answer(array) for array in encoded.weights),
+            **(
+                {"global_attentions": tuple(answer(array) for array in encoded.global_weights)}
+                if encoded.global_weights
+                else {}
+            ),
         }
         if self._loaded.task != BASE_TASK:
             answers = {name: answer(array) for name, array in encoded.answers.items()}

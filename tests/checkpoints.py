@@ -68,6 +68,8 @@ class Row:
     left_out: tuple[str, ...] = ()
     # Suffixes of classes that are named unlike other families'.
     named: Mapping[str, str] = field(default_factory=dict)
+    # Ids that a pair's texts are told apart by, three in every text that heads of pairs are given.
+    separator: int | None = None
     wide: Mapping[str, int] = field(default_factory=lambda: {"hidden_size": 128, "intermediate_size": 256})
 
 
@@ -604,6 +606,14 @@ FAMILIES = [
         segments=3,
     ),
     Row("align_text_model", "AlignText", transformers.AlignTextConfig(**WITH_SEGMENTS, hidden_act="relu"), segments=3),
+    Row(
+        "longformer",
+        "Longformer",
+        transformers.LongformerConfig(**WITH_SEGMENTS, pad_token_id=2, sep_token_id=4, attention_window=[4, 8, 4]),
+        2,
+        3,
+        separator=4,
+    ),
 ]
 
 
@@ -656,6 +666,8 @@ def ragged_inputs(row: Row, lengths: tuple[int, ...] = (17, 9, 4), seed: int = 0
     ids = random.integers(5, row.config.vocab_size, shape)
     mask = (np.arange(shape[1])[None] < np.array(lengths)[:, None]).astype(np.int64)
     inputs = {"input_ids": np.where(mask == 1, ids, row.pad_token_id), "attention_mask": mask}
+    if row.separator is not None:
+        inputs["input_ids"][:, 1:4] = row.separator
     if row.segments:
         inputs["token_type_ids"] = random.integers(0, row.segments, shape) * mask
     return inputs

@@ -56,6 +56,11 @@ def assert_same(got: Any, wanted: Any, valid: np.ndarray) -> None:
     for mine, his in zip(got.attentions or (), wanted.get("attentions", ()), strict=True):
         rows = np.broadcast_to(valid[:, None, :], his.shape[:3])
         np.testing.assert_allclose(mine[rows], his.numpy()[rows], rtol=0, atol=ABSOLUTE)
+    for mine, his in zip(got.get("global_attentions", ()), wanted.get("global_attentions") or (), strict=True):
+        rows = np.broadcast_to(valid[:, None, :], mine.shape[:3])
+        # Where a text has fewer global tokens than another, transformers has a mean over all slots, and we have 0.
+        there = np.where(mine.any(axis=2, keepdims=True), his[:, :, : valid.shape[1]].numpy(), 0)
+        np.testing.assert_allclose(mine[rows], there[rows], rtol=0, atol=ABSOLUTE)
 
 
 @pytest.mark.parametrize(("row", "suffix"), CASES)

@@ -4,7 +4,7 @@ B texts, L tokens.
 """
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 
 import mlx.core as mx
@@ -28,8 +28,9 @@ def checked_batch(
     segments: np.ndarray | None = None,
     places: np.ndarray | None = None,
     vectors: mx.array | None = None,
+    given: Mapping[str, np.ndarray] | None = None,
 ) -> TokenBatch:
-    """ids, mask, segments and places, all (B, L), and the vectors (B, L, E) in place of ids -> TokenBatch.
+    """ids, mask, segments, places and own arguments, all (B, L), and vectors (B, L, E) in place of ids -> TokenBatch.
 
     TokenRangeError for anything outside an embedding table, which MLX would read past without a word.
     """
@@ -50,6 +51,9 @@ def checked_batch(
         )
     if segments is not None and config.type_vocab_size:
         _in_table("token_type_ids", segments, config.type_vocab_size, "type_vocab_size")
+    own = dict(given or {})
+    for name, values in own.items():
+        _in_table(name, values, config.arguments[name], f"{name} of this config.json")
     mask = config.mask_for(ids) if mask is None else mask
     full = mask is None or bool(mask.all())
     return TokenBatch(
@@ -58,6 +62,7 @@ def checked_batch(
         None if segments is None or not config.type_vocab_size else mx.array(segments.astype(np.int32)),
         None if places is None else mx.array(places.astype(np.int32)),
         vectors,
+        {name: mx.array(values.astype(np.int32)) for name, values in own.items()},
     )
 
 

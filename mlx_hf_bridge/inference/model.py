@@ -3,8 +3,9 @@
 B texts, L tokens, D hidden, H heads, C classes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -24,6 +25,7 @@ class Encoded:
     answers: Mapping[str, mx.array] = field(default_factory=dict)
     states: tuple[mx.array, ...] | None = None
     weights: tuple[mx.array, ...] | None = None
+    global_weights: tuple[mx.array, ...] | None = None
 
     @property
     def logits(self) -> mx.array:
@@ -34,8 +36,15 @@ class Encoded:
 class Model(nn.Module):
     """encoder -> pooler -> head, the last two where there are any."""
 
-    def __init__(self, encoder: nn.Module, pooler: nn.Module | None, head: nn.Module | None) -> None:
+    def __init__(
+        self,
+        encoder: nn.Module,
+        pooler: nn.Module | None,
+        head: nn.Module | None,
+        prepared: Callable[[TokenBatch], TokenBatch] | None = None,
+    ) -> None:
         super().__init__()
+        self._prepared = prepared
         self.encoder = encoder
         if pooler is not None:
             self.pooler = pooler
@@ -43,11 +52,13 @@ class Model(nn.Module):
             self.head = head
 
     def __call__(self, batch: TokenBatch, states: bool = False, weights: bool = False) -> Encoded:
+        batch = batch if self._prepared is None else self._prepared(batch)
         trace = Trace(states, weights)
         hidden = self.encoder(batch, trace)
         pooled = self.pooler(hidden, batch) if "pooler" in self else None
         answers = self.head(hidden, pooled, batch, self.encoder.embeddings.word) if "head" in self else {}
-        return Encoded(hidden, pooled, answers, tuple(trace.states) if states else None, tuple(trace.weights) or None)
+        kept = tuple(trace.states) if states else None
+        return Encoded(hidden, pooled, answers, kept, tuple(trace.weights) or None, tuple(trace.global_weights) or None)
 
 
 def build(family: Family, config: EncoderConfig, task: str, pooler: bool) -> Model:
@@ -59,6 +70,7 @@ def build(family: Family, config: EncoderConfig, task: str, pooler: bool) -> Mod
         family.encoder(config),
         family.pooler(config) if with_pooler and family.pooler else None,
         head.build(config) if head else None,
+        partial(head.prepared, config) if head and head.prepared else None,
     )
 
 

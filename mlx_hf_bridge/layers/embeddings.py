@@ -28,16 +28,23 @@ class WordEmbeddings(nn.Module):
         return words if self.scale == 1.0 else words * self.scale
 
 
-class FirstRow(nn.Module):
-    """-> `times` the first row (E,) of a table whose other rows are for what callers here cannot say of a token."""
+class OwnTable(nn.Module):
+    """batch -> the rows (B, L, E) of a table of the family's own, for the ids given as `argument`.
 
-    def __init__(self, rows: int, width: int, times: int = 1) -> None:
+    Without such ids `times` the first row (E,), or with `times` 0 nothing.
+    """
+
+    def __init__(self, rows: int, width: int, argument: str | None = None, times: int = 1) -> None:
         super().__init__()
         self.weight = mx.zeros((rows, width))
+        self.argument = argument
         self.times = times
 
-    def __call__(self) -> mx.array:
-        return self.weight[0] * self.times
+    def __call__(self, batch: TokenBatch) -> mx.array | None:
+        given = None if self.argument is None else batch.given.get(self.argument)
+        if given is not None:
+            return self.weight[given]
+        return self.weight[0] * self.times if self.times else None
 
 
 class Embeddings(nn.Module):
@@ -45,7 +52,7 @@ class Embeddings(nn.Module):
 
     pad_token_id None: places count every slot from 0; else they count real tokens, from that id + 1 on.
     layer_norm_eps None: the sum is not normalised. word_scale: what word vectors are multiplied by.
-    constants: by name, what is added to every token.
+    own: by name, tables of what only this family knows of a token.
     """
 
     def __init__(
@@ -57,7 +64,7 @@ class Embeddings(nn.Module):
         layer_norm_eps: float | None,
         pad_token_id: int | None = None,
         word_scale: float = 1.0,
-        constants: Mapping[str, FirstRow] | None = None,
+        own: Mapping[str, OwnTable] | None = None,
     ) -> None:
         super().__init__()
         self.word = Embedding(vocabulary, width)
@@ -68,7 +75,7 @@ class Embeddings(nn.Module):
             self.norm = nn.LayerNorm(width, eps=layer_norm_eps)
         self.pad_token_id = pad_token_id
         self.word_scale = word_scale
-        self.constants = dict(constants or {})
+        self.own = dict(own or {})
 
     def __call__(self, batch: TokenBatch) -> mx.array:
         padding = self.pad_token_id
@@ -78,6 +85,7 @@ class Embeddings(nn.Module):
         if "token_type" in self:
             segments = mx.zeros((1, 1), mx.int32) if batch.segments is None else batch.segments
             summed = summed + self.token_type(segments)
-        for constant in self.constants.values():
-            summed = summed + constant()
+        for table in self.own.values():
+            rows = table(batch)
+            summed = summed if rows is None else summed + rows
         return self.norm(summed) if "norm" in self else summed

@@ -15,16 +15,25 @@ from mlx_hf_bridge.batch import TokenBatch
 
 @dataclass
 class Trace:
-    """What a forward pass is asked to keep on its way: states (B, L, D) and weights (B, H, L, L), first layer first."""
+    """What a forward pass is asked to keep on its way: states (B, L, D) and weights (B, H, L, L), first layer first.
+
+    global_weights (B, H, L, G): those of tokens that see everything, beside local ones (Longformer).
+    """
 
     wants_states: bool = False
     wants_weights: bool = False
     states: list[mx.array] = field(default_factory=list)
     weights: list[mx.array] = field(default_factory=list)
+    global_weights: list[mx.array] = field(default_factory=list)
 
     def saw(self, hidden: mx.array) -> None:
         if self.wants_states:
             self.states.append(hidden)
+
+    def saw_weights(self, weights: mx.array, global_weights: mx.array | None = None) -> None:
+        self.weights.append(weights)
+        if global_weights is not None:
+            self.global_weights.append(global_weights)
 
     def saw_instead(self, hidden: mx.array) -> None:
         """The last state, put in the place of the one before a final norm."""
@@ -37,7 +46,9 @@ class SelfAttention(Protocol):
 
     def __call__(self, x: mx.array, mask: mx.array | None, bias: Any, /) -> mx.array: ...
 
-    def with_weights(self, x: mx.array, mask: mx.array | None, bias: Any, /) -> tuple[mx.array, mx.array]: ...
+    def with_weights(self, x: mx.array, mask: mx.array | None, bias: Any, /) -> tuple[mx.array, ...]:
+        """The same, with the weights, and those of global tokens where there are any."""
+        ...
 
 
 class PostNormLayer(nn.Module):
@@ -52,8 +63,8 @@ class PostNormLayer(nn.Module):
 
     def __call__(self, x: mx.array, mask: mx.array | None, bias: Any, trace: Trace) -> mx.array:
         if trace.wants_weights:
-            attended, weights = self.attention.with_weights(x, mask, bias)
-            trace.weights.append(weights)
+            attended, *weights = self.attention.with_weights(x, mask, bias)
+            trace.saw_weights(*weights)
         else:
             attended = self.attention(x, mask, bias)
         x = self.attention_norm(x + attended)
@@ -84,7 +95,8 @@ class Encoder(nn.Module):
     and the last state is taken after it or, as in CLIP, before (`norms_last_state` False);
     `sees` makes of the batch what may be attended to: every token, or TokenBatch.causal_mask;
     `after_first` makes the second layer's input of the embeddings and what the first layer gives;
-    `rotary` makes of the batch what every layer turns queries and keys by, in the place of the term for the scores.
+    in the place of the term for the scores, every layer is handed what `rotary` makes of the batch, by which queries
+    and keys are turned, or what `marked` makes of it, such as the tokens that see everything.
     """
 
     def __init__(
@@ -99,6 +111,7 @@ class Encoder(nn.Module):
         sees: Callable[[TokenBatch], mx.array | None] = TokenBatch.key_mask,
         after_first: nn.Module | None = None,
         rotary: nn.Module | None = None,
+        marked: Callable[[TokenBatch], Any] | None = None,
     ) -> None:
         super().__init__()
         self.embeddings = embeddings
@@ -115,6 +128,7 @@ class Encoder(nn.Module):
             self.rotary = rotary
         self._norms_last_state = norms_last_state
         self._sees = sees
+        self._marked = marked
         self._order = tuple(range(len(self.layers)) if order is None else order)
 
     def __call__(self, batch: TokenBatch, trace: Trace) -> mx.array:
@@ -125,6 +139,8 @@ class Encoder(nn.Module):
         bias = self.position_bias(hidden.shape[1]) if "position_bias" in self else None
         if "rotary" in self:
             bias = self.rotary(batch)
+        if self._marked is not None:
+            bias = self._marked(batch)
         trace.saw(hidden)
         embedded = hidden
         for count, step in enumerate(self._order):

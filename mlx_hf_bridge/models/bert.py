@@ -19,7 +19,7 @@ from mlx_hf_bridge.family import (
 )
 from mlx_hf_bridge.heads import POOLED_CHOICE, POOLED_SEQUENCE, SPANS, TOKENS, pre_training, word_head
 from mlx_hf_bridge.layers.attention import Attention
-from mlx_hf_bridge.layers.embeddings import Embeddings, FirstRow
+from mlx_hf_bridge.layers.embeddings import Embeddings, OwnTable
 from mlx_hf_bridge.layers.encoder import Encoder, PostNormLayer, SelfAttention
 from mlx_hf_bridge.layers.feed_forward import FeedForward, activation_for
 from mlx_hf_bridge.layers.heads import PooledClassifier, Pooler
@@ -61,7 +61,7 @@ def embeddings(
     pad_token_id: int | None = None,
     normed: bool = True,
     word_scale: float = 1.0,
-    constants: Mapping[str, FirstRow] | None = None,
+    own: Mapping[str, OwnTable] | None = None,
 ) -> Embeddings:
     """BERT's, of another width for those who widen them, with RoBERTa's places for those who give a padding id."""
     return Embeddings(
@@ -72,7 +72,7 @@ def embeddings(
         config.layer_norm_eps if normed else None,
         pad_token_id,
         word_scale,
-        constants,
+        own,
     )
 
 

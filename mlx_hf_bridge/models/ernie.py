@@ -1,15 +1,17 @@
 """ERNIE (Sun et al., arXiv 1904.09223, 2107.02137); reference: transformers/models/ernie/modeling_ernie.py.
 
-BERT that may add a vector for the task, which is the first task's, as transformers has it when none is given.
+BERT that may add a vector for the task that `task_type_ids` name; without them the first task's, as in transformers.
 """
 
 import dataclasses
 from dataclasses import dataclass
 
 from mlx_hf_bridge.family import EncoderConfig
-from mlx_hf_bridge.layers.embeddings import FirstRow
+from mlx_hf_bridge.layers.embeddings import OwnTable
 from mlx_hf_bridge.layers.encoder import Encoder
 from mlx_hf_bridge.models import bert
+
+_ARGUMENT = "task_type_ids"
 
 
 @dataclass(frozen=True)
@@ -17,10 +19,15 @@ class ErnieConfig(EncoderConfig):
     use_task_id: bool = False
     task_type_vocab_size: int = 3
 
+    @property
+    def arguments(self) -> dict[str, int]:
+        return {_ARGUMENT: self.task_type_vocab_size if self.use_task_id else 0}
+
 
 def encoder(config: ErnieConfig) -> Encoder:
-    tasks = {"task_type": FirstRow(config.task_type_vocab_size, config.hidden_size)} if config.use_task_id else None
-    return Encoder(bert.embeddings(config, constants=tasks), bert.layers(config))
+    tasks = OwnTable(config.task_type_vocab_size, config.hidden_size, _ARGUMENT)
+    own = {"task_type": tasks} if config.use_task_id else None
+    return Encoder(bert.embeddings(config, own=own), bert.layers(config))
 
 
 FAMILY = dataclasses.replace(
@@ -28,7 +35,7 @@ FAMILY = dataclasses.replace(
     model_type="ernie",
     config=ErnieConfig,
     encoder=encoder,
-    names={**bert.NAMES, "embeddings.task_type_embeddings": "embeddings.constants.task_type"},
+    names={**bert.NAMES, "embeddings.task_type_embeddings": "embeddings.own.task_type"},
     prefix="ernie",
     hf_prefix="Ernie",
     unread=lambda config: () if config.use_task_id else ("embeddings.task_type_embeddings",),

@@ -14,7 +14,7 @@ from mlx_hf_bridge.family import (
     TOKEN_CLASSIFICATION,
     EncoderConfig,
 )
-from mlx_hf_bridge.layers.embeddings import FirstRow
+from mlx_hf_bridge.layers.embeddings import OwnTable
 from mlx_hf_bridge.layers.encoder import Encoder
 from mlx_hf_bridge.models import bert
 
@@ -29,8 +29,8 @@ class LayoutLMConfig(EncoderConfig):
 
 def encoder(config: LayoutLMConfig) -> Encoder:
     rows, width = config.max_2d_position_embeddings, config.hidden_size
-    nowhere = {axis: FirstRow(rows, width, times) for axis, times in _TIMES.items()}
-    return Encoder(bert.embeddings(config, constants=nowhere), bert.layers(config))
+    nowhere = {axis: OwnTable(rows, width, times=times) for axis, times in _TIMES.items()}
+    return Encoder(bert.embeddings(config, own=nowhere), bert.layers(config))
 
 
 FAMILY = dataclasses.replace(
@@ -40,7 +40,7 @@ FAMILY = dataclasses.replace(
     encoder=encoder,
     names={
         **bert.NAMES,
-        **{f"embeddings.{axis}_position_embeddings": f"embeddings.constants.{axis}" for axis in _TIMES},
+        **{f"embeddings.{axis}_position_embeddings": f"embeddings.own.{axis}" for axis in _TIMES},
     },
     prefix="layoutlm",
     hf_prefix="LayoutLM",

@@ -1,8 +1,8 @@
 """XLM (Lample and Conneau, arXiv 1901.07291); reference: transformers/models/xlm/modeling_xlm.py.
 
 BERT under other names, without a pooler: segments are looked up among the words, an absent mask is found from the
-padding id, and one product of the first token classifies. The languages' vectors are carried along, not computed with:
-a text without `langs` has none in transformers either.
+padding id, and one product of the first token classifies. Tokens whose languages are given as `langs` add a vector of
+theirs; without `langs` none is added, as in transformers.
 """
 
 from collections.abc import Mapping
@@ -24,12 +24,15 @@ from mlx_hf_bridge.family import (
     Head,
 )
 from mlx_hf_bridge.heads import SPANS, TOKENS
+from mlx_hf_bridge.layers.embeddings import OwnTable
 from mlx_hf_bridge.layers.encoder import Encoder
 from mlx_hf_bridge.layers.feed_forward import activation_for
 from mlx_hf_bridge.layers.prepared_heads import WordScores
 from mlx_hf_bridge.layers.summary import SummaryClassifier
 from mlx_hf_bridge.layers.word_segments import WordSegmentEmbeddings
 from mlx_hf_bridge.models import bert
+
+_ARGUMENT = "langs"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +45,8 @@ class XLMConfig(EncoderConfig):
     summary_use_proj: bool = True
     summary_proj_to_labels: bool = True
     summary_activation: str | None = None
+    n_langs: int = 1
+    use_lang_emb: bool = True
 
     spelling: ClassVar = {"hidden_size": "emb_dim", "num_hidden_layers": "n_layers", "num_attention_heads": "n_heads"}
     refused: ClassVar = {
@@ -62,6 +67,15 @@ class XLMConfig(EncoderConfig):
         return super().from_json({**raw, **derived, "type_vocab_size": raw.get("vocab_size")})
 
     @property
+    def languages(self) -> int:
+        """The rows of the table of languages; 0 where there is none."""
+        return self.n_langs if self.use_lang_emb and self.n_langs > 1 else 0
+
+    @property
+    def arguments(self) -> dict[str, int]:
+        return {_ARGUMENT: self.languages}
+
+    @property
     def zero_segments_count(self) -> bool:
         """Segment 0 adds the vector of word 0."""
         return True
@@ -75,7 +89,8 @@ class XLMConfig(EncoderConfig):
 def encoder(config: XLMConfig) -> Encoder:
     norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
     places = config.max_position_embeddings
-    embeddings = WordSegmentEmbeddings(config.vocab_size, config.hidden_size, places, norm)
+    table = OwnTable(config.languages, config.hidden_size, _ARGUMENT, times=0) if config.languages else None
+    embeddings = WordSegmentEmbeddings(config.vocab_size, config.hidden_size, places, norm, table)
     return Encoder(embeddings, bert.layers(config))
 
 
@@ -100,6 +115,7 @@ FAMILY = Family(
     names={
         "embeddings": "embeddings.word",
         "position_embeddings": "embeddings.position",
+        "lang_embeddings": "embeddings.languages",
         "layer_norm_emb": "embeddings.norm",
         "attentions.{i}.q_lin": "layers.{i}.attention.qkv#0",
         "attentions.{i}.k_lin": "layers.{i}.attention.qkv#1",
@@ -130,6 +146,6 @@ FAMILY = Family(
     # The heads of XLMForQuestionAnswering, which searches by beams.
     foreign=("qa_outputs",),
     ignored=("position_ids",),
-    carried=("lang_embeddings",),
+    unread=lambda config: () if config.languages else ("lang_embeddings",),
     hf_heads={MASKED_LM: "WithLMHeadModel", QUESTION_ANSWERING: "ForQuestionAnsweringSimple"},
 )

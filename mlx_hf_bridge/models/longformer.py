@@ -1,0 +1,123 @@
+"""Longformer (Beltagy et al., arXiv 2004.05150); reference: transformers/models/longformer/modeling_longformer.py.
+
+RoBERTa whose tokens see near ones alone, but for global ones that the caller names by `global_attention_mask`. Three
+heads name some where the caller does not: classifiers the first token, span classifiers the question, multiple choice
+the choice.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import mlx.core as mx
+import numpy as np
+
+from mlx_hf_bridge.batch import TokenBatch
+from mlx_hf_bridge.errors import ConfigError, InputError
+from mlx_hf_bridge.family import (
+    MULTIPLE_CHOICE,
+    QUESTION_ANSWERING,
+    SEQUENCE_CLASSIFICATION,
+    PaddedPositionsConfig,
+)
+from mlx_hf_bridge.layers.encoder import Encoder
+from mlx_hf_bridge.layers.global_attention import ARGUMENT, LocalGlobalAttention, marked
+from mlx_hf_bridge.models import bert, roberta
+
+# A question and its text, or a text and its choice, as RoBERTa's tokenizer joins them: <s> one </s></s> other </s>.
+_SEPARATORS = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class LongformerConfig(PaddedPositionsConfig):
+    attention_window: int | Sequence[int] = field()
+    sep_token_id: int = 2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(self.windows) != self.num_hidden_layers or not all(
+            type(window) is int and window > 0 and window % 2 == 0 for window in self.windows
+        ):
+            raise ConfigError(
+                f"config.json has attention_window={self.attention_window!r}, expected an even number of tokens, or "
+                f"one for each of num_hidden_layers={self.num_hidden_layers}. Take the file of the original checkpoint."
+            )
+
+    @property
+    def windows(self) -> tuple[int, ...]:
+        """Each layer's window: half of it is seen to each side."""
+        given = self.attention_window
+        return (given,) * self.num_hidden_layers if isinstance(given, int) else tuple(given)
+
+    @property
+    def arguments(self) -> dict[str, int]:
+        return {ARGUMENT: 2}
+
+
+def encoder(config: LongformerConfig) -> Encoder:
+    width, heads = config.hidden_size, config.num_attention_heads
+    return Encoder(
+        bert.embeddings(config, pad_token_id=config.first_place),
+        [bert.post_norm_layer(config, LocalGlobalAttention(width, heads, window // 2)) for window in config.windows],
+        marked=marked,
+    )
+
+
+def first_token(config: LongformerConfig, batch: TokenBatch) -> mx.array:
+    return mx.broadcast_to(mx.arange(batch.ids.shape[1])[None] == 0, batch.ids.shape)
+
+
+def before_separator(config: LongformerConfig, batch: TokenBatch) -> mx.array:
+    return mx.arange(batch.ids.shape[1])[None] < first_separators(config, batch)
+
+
+def behind_separators(config: LongformerConfig, batch: TokenBatch) -> mx.array:
+    return mx.arange(batch.ids.shape[1])[None] > first_separators(config, batch) + 1
+
+
+def first_separators(config: LongformerConfig, batch: TokenBatch) -> mx.array:
+    """The slot of each text's first separator (B, 1); InputError for a text without three."""
+    found = np.array(batch.ids) == config.sep_token_id
+    if wrong := [int(count) for count in found.sum(axis=1) if count != _SEPARATORS]:
+        raise InputError(
+            f"a text has {wrong[0]} separators (id {config.sep_token_id}), expected {_SEPARATORS}, as the tokenizer "
+            f"joins pairs, by which the tokens that see all others are found. Pass pairs, or {ARGUMENT}."
+        )
+    return mx.array(found.argmax(axis=1).astype(np.int32))[:, None]
+
+
+def with_global(
+    chosen: Callable[[LongformerConfig, TokenBatch], mx.array], from_ids: bool
+) -> Callable[[LongformerConfig, TokenBatch], TokenBatch]:
+    """Batches without global tokens get those that are `chosen`; none for vectors if they are found `from_ids`."""
+
+    def prepared(config: LongformerConfig, batch: TokenBatch) -> TokenBatch:
+        if ARGUMENT in batch.given or (from_ids and batch.vectors is not None):
+            return batch
+        return dataclasses.replace(batch, given={**batch.given, ARGUMENT: chosen(config, batch)})
+
+    return prepared
+
+
+_GLOBAL = {
+    SEQUENCE_CLASSIFICATION: with_global(first_token, from_ids=False),
+    QUESTION_ANSWERING: with_global(before_separator, from_ids=True),
+    MULTIPLE_CHOICE: with_global(behind_separators, from_ids=True),
+}
+_SELF = "encoder.layer.{i}.attention.self"
+
+FAMILY = dataclasses.replace(
+    roberta.FAMILY,
+    model_type="longformer",
+    config=LongformerConfig,
+    encoder=encoder,
+    names={
+        **roberta.FAMILY.names,
+        f"{_SELF}.query_global": "layers.{i}.attention.global_query",
+        f"{_SELF}.key_global": "layers.{i}.attention.global_kv#0",
+        f"{_SELF}.value_global": "layers.{i}.attention.global_kv#1",
+    },
+    prefix="longformer",
+    hf_prefix="Longformer",
+    heads={task: dataclasses.replace(head, prepared=_GLOBAL.get(task)) for task, head in roberta.FAMILY.heads.items()},
+)

@@ -1,0 +1,89 @@
+"""What Longformer does unlike RoBERTa, beyond the table of families: windows, and tokens that see everything."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from checkpoints import FAMILIES, WITH_SEGMENTS, Row, make_model, ours_for, ragged_inputs
+from weight_files import answer, edit_config, worst
+
+from mlx_hf_bridge import MLXAutoModel, MLXAutoModelForQuestionAnswering
+from mlx_hf_bridge.errors import ConfigError, InputError, TokenRangeError
+
+ABSOLUTE = 2e-5
+BY_TYPE = {row.model_type: row for row in FAMILIES}
+# Windows of 4 and 8 tokens to each side: 33 and more tokens go in blocks.
+LONG: dict[str, Any] = {**WITH_SEGMENTS, "max_position_embeddings": 100, "pad_token_id": 2, "sep_token_id": 4}
+LONG_ROW = Row(
+    "longformer", "Longformer", transformers.LongformerConfig(**LONG, attention_window=[8, 16, 8]), 2, 3, separator=4
+)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
+    folder = tmp_path_factory.mktemp("longformer")
+    theirs = make_model(LONG_ROW)
+    theirs.save_pretrained(folder)
+    return MLXAutoModel.from_pretrained(folder), theirs
+
+
+@pytest.mark.parametrize("global_tokens", ["none", "first", "some", "all"])
+@pytest.mark.parametrize("longest", [3, 15, 16, 17, 40, 97])
+def test_any_length_and_any_global_tokens_answer_as_transformers(
+    models: tuple[Any, Any], longest: int, global_tokens: str
+) -> None:
+    inputs = ragged_inputs(LONG_ROW, (longest, longest // 2, 1), seed=longest)
+    shape = inputs["input_ids"].shape
+    if global_tokens != "none":
+        share = {"first": 0.0, "some": 0.2, "all": 1.0}[global_tokens]
+        marks = (np.random.default_rng(longest).random(shape) < share).astype(np.int64)
+        marks[0, 0] = 1
+        inputs["global_attention_mask"] = marks
+    for given in (inputs, {name: array[:, ::-1].copy() for name, array in inputs.items()}):
+        got, wanted = (answer(model, given, "last_hidden_state") for model in models)
+        assert worst(got, wanted, given) < ABSOLUTE
+
+
+@pytest.mark.parametrize("suffix", ["ForSequenceClassification", "ForQuestionAnswering"])
+def test_named_global_tokens_win_over_those_that_a_head_names(suffix: str, tmp_path: Path) -> None:
+    theirs = make_model(LONG_ROW, suffix, labels=2)
+    theirs.save_pretrained(tmp_path)
+    inputs = ragged_inputs(LONG_ROW)
+    inputs["global_attention_mask"] = (np.arange(17) % 5 == 3).astype(np.int64) * np.ones((3, 1), np.int64)
+    name = "logits" if suffix == "ForSequenceClassification" else "start_logits"
+    ours = ours_for(suffix).from_pretrained(tmp_path)
+    got, wanted = (answer(model, inputs, name) for model in (ours, theirs))
+    assert worst(got, wanted, inputs) < ABSOLUTE
+    del inputs["global_attention_mask"]
+    assert not np.allclose(answer(ours, inputs, name), got)
+
+
+def test_torch_callers_get_transformers_own_output(models: tuple[Any, Any]) -> None:
+    ids, marks = torch.tensor([[5, 6, 7]]), torch.tensor([[1, 0, 0]])
+    output = models[0](ids, global_attention_mask=marks, output_attentions=True)
+    assert type(output) is type(models[1](ids, global_attention_mask=marks))
+    assert output.global_attentions[0].shape == (1, 4, 3, 1)
+
+
+def test_pairs_without_three_separators_are_refused(tmp_path: Path) -> None:
+    make_model(LONG_ROW, "ForQuestionAnswering", labels=2).save_pretrained(tmp_path)
+    ours = MLXAutoModelForQuestionAnswering.from_pretrained(tmp_path)
+    with pytest.raises(InputError, match=r"a text has 1 separators \(id 4\), expected 3, .* Pass pairs, or global_att"):
+        ours([[5, 4, 6, 7]])
+    assert ours([[5, 4, 6, 7]], global_attention_mask=[[1, 0, 0, 0]]).start_logits.shape == (1, 4)
+
+
+def test_other_values_than_0_and_1_are_refused(models: tuple[Any, Any]) -> None:
+    with pytest.raises(TokenRangeError, match=r"global_attention_mask has values from 0 to 2, and the model's table"):
+        models[0]([[5, 6]], global_attention_mask=[[2, 0]])
+
+
+@pytest.mark.parametrize("window", [[8, 16], [8, 16, 7], 0, [8, 16, None]], ids=str)
+def test_windows_that_transformers_refuses_are_refused(window: Any, tmp_path: Path) -> None:
+    make_model(LONG_ROW).save_pretrained(tmp_path)
+    edit_config(tmp_path, attention_window=window)
+    with pytest.raises(ConfigError, match=r"config\.json has attention_window=.*, expected an even number of tokens"):
+        MLXAutoModel.from_pretrained(tmp_path)

@@ -59,6 +59,9 @@ class Row:
     exceeds_float16: bool = False
     # Whether what stands beside a token counts even where that is padding, in transformers too.
     padding_shows: bool = False
+    # Whether padding attends to nothing, or to all alike, in transformers: what stands in its slots has no meaning, nor
+    # has a head that reads the first slot of texts padded on the left.
+    padding_is_blind: bool = False
     # Of the largest value that is compared; for models without norms, whose values reach 1e4 to 1e7.
     relative: float = 0.0
     # Whether half precision is far off in transformers too: unscaled scores (T5), or values that no norm brings back.
@@ -68,7 +71,7 @@ class Row:
     left_out: tuple[str, ...] = ()
     # Suffixes of classes that are named unlike other families'.
     named: Mapping[str, str] = field(default_factory=dict)
-    # Ids that a pair's texts are told apart by, three in every text that heads of pairs are given.
+    # An id that heads or the pooler look for, thrice in every text.
     separator: int | None = None
     wide: Mapping[str, int] = field(default_factory=lambda: {"hidden_size": 128, "intermediate_size": 256})
 
@@ -116,11 +119,15 @@ XLM: dict[str, Any] = {
 AS_XLM: dict[str, Any] = {
     "pad_token_id": 1,
     "segments": 101,
+    "padding_is_blind": True,
     "in_float": ("lang_embeddings", "sequence_summary"),
     "named": {"ForMaskedLM": "WithLMHeadModel", "ForQuestionAnswering": "ForQuestionAnsweringSimple"},
     "wide": {"emb_dim": 128},
 }
-AS_DEBERTA: dict[str, Any] = {"hidden_size": 128, "intermediate_size": 256, "pooler_hidden_size": 128}
+AS_DEBERTA: dict[str, Any] = {
+    "wide": {"hidden_size": 128, "intermediate_size": 256, "pooler_hidden_size": 128},
+    "padding_is_blind": True,
+}
 # Rotary families look places up in no table; a few of their special ids must lie in the tiny vocabulary.
 ROTARY: dict[str, Any] = {key: value for key, value in SHARED.items() if key != "layer_norm_eps"}
 SPECIAL = {"pad_token_id": 3, "bos_token_id": 1, "eos_token_id": 2}
@@ -177,6 +184,7 @@ FAMILIES = [
         transformers.CLIPTextConfig(**SHARED, hidden_act="quick_gelu", eos_token_id=7, pad_token_id=1),
         pad_token_id=1,
         takes_vectors=False,
+        separator=7,
     ),
     Row("clip_text_model", "CLIPText", transformers.CLIPTextConfig(**SHARED, eos_token_id=2), takes_vectors=False),
     Row(
@@ -261,7 +269,7 @@ FAMILIES = [
         ),
         ignores_segments=True,
         has_positions=False,
-        wide=AS_DEBERTA,
+        **AS_DEBERTA,
     ),
     Row(
         "deberta",
@@ -275,14 +283,14 @@ FAMILIES = [
             legacy=False,
         ),
         segments=3,
-        wide=AS_DEBERTA,
+        **AS_DEBERTA,
     ),
     Row(
         "deberta",
         "Deberta",
         transformers.DebertaConfig(**WITH_SEGMENTS, pos_att_type=["c2p"], embedding_size=16),
         segments=3,
-        wide=AS_DEBERTA,
+        **AS_DEBERTA,
     ),
     Row(
         "deberta-v2",
@@ -301,7 +309,7 @@ FAMILIES = [
         ),
         ignores_segments=True,
         has_positions=False,
-        wide=AS_DEBERTA,
+        **AS_DEBERTA,
     ),
     Row(
         "deberta-v2",
@@ -317,7 +325,7 @@ FAMILIES = [
             embedding_size=16,
         ),
         segments=3,
-        wide=AS_DEBERTA,
+        **AS_DEBERTA,
     ),
     Row(
         "deberta-v2",
@@ -326,21 +334,21 @@ FAMILIES = [
             **SHARED, relative_attention=True, pos_att_type=["p2c"], position_buckets=4, conv_kernel_size=3
         ),
         ignores_segments=True,
-        wide=AS_DEBERTA,
+        **AS_DEBERTA,
     ),
     Row(
         "deberta-v2",
         "DebertaV2",
         transformers.DebertaV2Config(**SHARED, relative_attention=True, pos_att_type=["c2p"], share_att_key=True),
         ignores_segments=True,
-        wide=AS_DEBERTA,
+        **AS_DEBERTA,
     ),
     Row(
         "deberta-v2",
         "DebertaV2",
         transformers.DebertaV2Config(**SHARED, pos_att_type=["c2p"]),
         ignores_segments=True,
-        wide=AS_DEBERTA,
+        **AS_DEBERTA,
     ),
     Row(
         "modernbert",
@@ -359,6 +367,7 @@ FAMILIES = [
         ),
         3,
         has_positions=False,
+        padding_is_blind=True,
         in_float=("head.dense",),
     ),
     Row(
@@ -376,6 +385,7 @@ FAMILIES = [
         ),
         3,
         has_positions=False,
+        padding_is_blind=True,
         in_float=("head.dense",),
     ),
     Row(

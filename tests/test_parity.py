@@ -41,41 +41,60 @@ def reference(model: Any, inputs: dict[str, np.ndarray], **options: Any) -> Any:
         return model(**{name: torch.tensor(array) for name, array in inputs.items()}, **options)
 
 
-def assert_same(got: Any, wanted: Any, valid: np.ndarray) -> None:
-    """Every field that transformers gives, where a token is."""
+def assert_same(got: Any, wanted: Any, valid: np.ndarray, blind: bool, case: str) -> None:
+    """Every field that transformers gives, where a token is; of texts whose first slot has one if padding is blind."""
     # transformers adds an empty `cross_attentions` or a cache to encoders that could also decode, and LUKE's for no
     # entities.
     extra = ("cross_attentions", "past_key_values", "entity_hidden_states")
-    assert list(got) == [name for name in wanted if name not in extra]
+    traced = ("attentions", "global_attentions")
+    texts = valid[:, 0] if blind else np.ones(len(valid), bool)
+    texts = texts.reshape(len(got["logits"]), -1) if "Choice" in type(got).__name__ else texts
+    assert [name for name in got if name in wanted or name not in traced] == [
+        name for name in wanted if name not in extra
+    ]
     for name in ("last_hidden_state", *ANSWERS):
         if name in wanted:
-            kept = valid if wanted[name].shape[:2] == valid.shape else slice(None)
-            np.testing.assert_allclose(got[name][kept], wanted[name].numpy()[kept], rtol=0, atol=ABSOLUTE)
+            kept = valid if wanted[name].shape[:2] == valid.shape else texts
+            np.testing.assert_allclose(got[name][kept], wanted[name].numpy()[kept], rtol=0, atol=ABSOLUTE, err_msg=case)
     for mine, his in zip(got.hidden_states, wanted.hidden_states, strict=True):
-        np.testing.assert_allclose(mine[valid], his.numpy()[valid], rtol=0, atol=ABSOLUTE)
-    for mine, his in zip(got.attentions or (), wanted.get("attentions", ()), strict=True):
+        np.testing.assert_allclose(mine[valid], his.numpy()[valid], rtol=0, atol=ABSOLUTE, err_msg=case)
+    for mine, his in zip(got.attentions or (), wanted.get("attentions") or (), strict="attentions" in wanted):
         rows = np.broadcast_to(valid[:, None, :], his.shape[:3])
-        np.testing.assert_allclose(mine[rows], his.numpy()[rows], rtol=0, atol=ABSOLUTE)
-    for mine, his in zip(got.get("global_attentions", ()), wanted.get("global_attentions") or (), strict=True):
+        np.testing.assert_allclose(mine[rows], his.numpy()[rows], rtol=0, atol=ABSOLUTE, err_msg=case)
+    for mine, his in zip(
+        got.get("global_attentions", ()), wanted.get("global_attentions") or (), strict="attentions" in wanted
+    ):
         rows = np.broadcast_to(valid[:, None, :], mine.shape[:3])
         # Where a text has fewer global tokens than another, transformers has a mean over all slots, and we have 0.
         there = np.where(mine.any(axis=2, keepdims=True), his[:, :, : valid.shape[1]].numpy(), 0)
-        np.testing.assert_allclose(mine[rows], there[rows], rtol=0, atol=ABSOLUTE)
+        np.testing.assert_allclose(mine[rows], there[rows], rtol=0, atol=ABSOLUTE, err_msg=case)
 
 
 @pytest.mark.parametrize(("row", "suffix"), CASES)
 def test_answers_as_transformers_on_every_valid_token(row: Row, suffix: str, tmp_path: Path) -> None:
+    """Batches padded on either side and a text alone, against each of transformers' own ways of attention."""
     theirs = make_model(row, suffix, labels=labels_for(suffix))
-    theirs.set_attn_implementation("eager")
     theirs.save_pretrained(tmp_path)
     ours = ours_for(suffix).from_pretrained(tmp_path)
-    inputs = ragged_inputs(row)
-    if suffix == "ForMultipleChoice":
-        inputs = with_choices(inputs)
-    wanted = reference(theirs, inputs, output_hidden_states=True, output_attentions=True)
-    got = ours(**inputs, output_hidden_states=True, output_attentions=True)
-    mask = inputs["attention_mask"].astype(bool)
-    assert_same(got, wanted, mask.reshape(-1, mask.shape[-1]))
+    for name, inputs in paddings(row).items():
+        given = with_choices(inputs) if suffix == "ForMultipleChoice" else inputs
+        got = ours(**given, output_hidden_states=True, output_attentions=True)
+        mask = given["attention_mask"].astype(bool).reshape(-1, given["attention_mask"].shape[-1])
+        for way in ("eager", "sdpa") if theirs._supports_sdpa else ("eager",):
+            theirs.set_attn_implementation(way)
+            wanted = reference(theirs, given, output_hidden_states=True, output_attentions=way == "eager")
+            assert_same(got, wanted, mask, row.padding_is_blind, f"{way}, {name}")
+
+
+def paddings(row: Row) -> dict[str, dict[str, np.ndarray]]:
+    """Ragged texts padded on the right and on the left, and the second of them alone."""
+    right = ragged_inputs(row)
+    length = int(right["attention_mask"][1].sum())
+    return {
+        "right": right,
+        "left": {name: array[:, ::-1].copy() for name, array in right.items()},
+        "alone": {name: array[1:2, :length] for name, array in right.items()},
+    }
 
 
 @pytest.mark.parametrize(("row", "suffix"), [case for case in CASES if "Masked" in case.id or "PreTraining" in case.id])
@@ -115,28 +134,13 @@ def test_vectors_in_place_of_ids_answer_as_transformers(row: Row, tmp_path: Path
 
 
 @pytest.mark.parametrize("row", FAMILIES, ids=row_name)
-def test_left_padding_and_explicit_positions_answer_as_transformers(row: Row, tmp_path: Path) -> None:
+def test_explicit_positions_answer_as_transformers(row: Row, tmp_path: Path) -> None:
     theirs = make_model(row)
     theirs.save_pretrained(tmp_path)
-    ours = MLXAutoModel.from_pretrained(tmp_path)
-    flipped = {name: array[:, ::-1].copy() for name, array in ragged_inputs(row).items()}
-    placed = {**ragged_inputs(row), "position_ids": np.arange(17)[None][:, ::-1].copy() + 3}
-    for inputs in (flipped, placed):
-        valid = inputs["attention_mask"].astype(bool)
-        # Each text's own: XLM's and FlauBERT's transformers classes spread none over the texts.
-        spread = {name: np.broadcast_to(array, valid.shape).copy() for name, array in inputs.items()}
-        wanted = reference(theirs, spread).last_hidden_state.numpy()
-        np.testing.assert_allclose(ours(**inputs).last_hidden_state[valid], wanted[valid], rtol=0, atol=ABSOLUTE)
-
-
-@pytest.mark.parametrize("row", FAMILIES, ids=row_name)
-def test_a_text_alone_answers_as_in_its_batch(row: Row, tmp_path: Path) -> None:
-    theirs = make_model(row)
-    theirs.save_pretrained(tmp_path)
-    ours = MLXAutoModel.from_pretrained(tmp_path)
     inputs = ragged_inputs(row)
-    batch = ours(**inputs).last_hidden_state
-    for index, length in enumerate(inputs["attention_mask"].sum(axis=1)):
-        one = {name: array[index : index + 1, :length] for name, array in inputs.items()}
-        wanted = reference(theirs, one).last_hidden_state[0] if row.padding_shows else batch[index, :length]
-        np.testing.assert_allclose(ours(**one).last_hidden_state[0], wanted, rtol=0, atol=ABSOLUTE)
+    # Each text's own: XLM's and FlauBERT's transformers classes spread none over the texts.
+    backwards = np.broadcast_to(np.arange(17)[None][:, ::-1] + 3, (3, 17)).copy()
+    wanted = reference(theirs, {**inputs, "position_ids": backwards}).last_hidden_state.numpy()
+    got = MLXAutoModel.from_pretrained(tmp_path)(**inputs, position_ids=backwards[:1]).last_hidden_state
+    valid = inputs["attention_mask"].astype(bool)
+    np.testing.assert_allclose(got[valid], wanted[valid], rtol=0, atol=ABSOLUTE)

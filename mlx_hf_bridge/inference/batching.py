@@ -6,6 +6,7 @@ B texts, L tokens.
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from typing import Any, TypeVar
 
 import mlx.core as mx
 import numpy as np
@@ -19,6 +20,8 @@ from mlx_hf_bridge.inference.run import run
 from mlx_hf_bridge.inference.tokenizer import Tokens
 
 logger = logging.getLogger(__name__)
+
+Batch = TypeVar("Batch")
 
 
 def checked_batch(
@@ -106,36 +109,44 @@ def budgeted(lengths: Sequence[int], batch_size: int, even: bool = False) -> Ite
         start += len(rows)
 
 
+def float_rows(result: Any) -> Any:
+    """An array with a row a text -> the same in numpy and float32."""
+    return np.array(result)
+
+
 def in_batches(
     tokens: Sequence[Tokens],
-    make_batch: Callable[[list[Tokens]], TokenBatch],
-    compute: Callable[[TokenBatch], mx.array],
+    make_batch: Callable[[list[Tokens]], Batch],
+    compute: Callable[[Batch], Any],
     batch_size: int,
     show_progress: bool,
     even: bool = False,
-) -> list[np.ndarray]:
-    """Each text's row of what `compute` gives for its batch, in the order of `tokens`, as float32.
+    rows_of: Callable[[Any], Sequence[Any]] = float_rows,
+) -> list[Any]:
+    """Each text's part of what `compute` gives for its batch, in the order of `tokens`.
 
     even: texts go together only with others of their length, for models whose answers padding changes.
+    rows_of: what `compute` gave, evaluated (a single array in float32) -> one part a text.
     """
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
         raise InputError(f"batch_size={batch_size!r}, expected a whole number of 1 or more.")
-    rows: list[np.ndarray] = [np.empty(0)] * len(tokens)
+    rows: list[Any] = [None] * len(tokens)
     bar = tqdm(total=len(tokens), desc="Encoding", unit="text", disable=None if show_progress else True)
     with bar:
         for indices in budgeted([len(one) for one in tokens], batch_size, even):
             chosen = [tokens[index] for index in indices]
             result = run(partial(_computed, make_batch, compute, chosen))
-            for index, row in zip(indices, np.array(result), strict=True):
+            for index, row in zip(indices, rows_of(result), strict=True):
                 rows[index] = row
             bar.update(len(indices))
     return rows
 
 
 def _computed(
-    make_batch: Callable[[list[Tokens]], TokenBatch], compute: Callable[[TokenBatch], mx.array], tokens: list[Tokens]
-) -> mx.array:
-    return compute(make_batch(tokens)).astype(mx.float32)
+    make_batch: Callable[[list[Tokens]], Batch], compute: Callable[[Batch], Any], tokens: list[Tokens]
+) -> Any:
+    result = compute(make_batch(tokens))
+    return result.astype(mx.float32) if isinstance(result, mx.array) else result
 
 
 def report_cut(tokens: Sequence[Tokens], limit: int, overlong: str, already_told: bool) -> bool:

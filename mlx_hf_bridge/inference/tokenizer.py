@@ -3,6 +3,7 @@
 Padding and truncation that a tokenizer.json carries are reset: they belong to whoever saved it.
 """
 
+import json
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -38,14 +39,17 @@ class Tokenizer:
 
     def __init__(self, backend: tokenizers.Tokenizer, config: dict[str, Any]) -> None:
         self.backend = backend
+        self.config = config
         self._lock = threading.Lock()
         self._limit: tuple[int, str] | None = None
+        # The length that whoever saved the file cut at; only static embeddings go by it.
+        self.saved_max_length = backend.truncation["max_length"] if backend.truncation else None
         backend.no_padding()
         backend.no_truncation()
         limit = config.get("model_max_length")
         self.model_max_length = int(limit) if limit and limit < _NO_LIMIT else None
         self.truncation_side = config.get("truncation_side", "right")
-        self.pad_token_id = self._id_of(config.get("pad_token"))
+        self.pad_token_id = self.special_id("pad_token") or 0  # any id serves, since padding is masked
         # transformers gives a model the segments only where its tokenizer class lists them.
         self.gives_segments = _SEGMENTS in (config.get("model_input_names") or [_SEGMENTS])
 
@@ -67,18 +71,32 @@ class Tokenizer:
             ) from error
         return cls(backend, config)
 
+    def save(self, folder: Path) -> None:
+        """tokenizer.json and tokenizer_config.json, as from_folder and transformers read them."""
+        with self._lock:
+            self._truncate(None, "longest_first")
+            self.backend.save(str(folder / "tokenizer.json"))
+        if self.config:
+            text = json.dumps(self.config, indent=2, ensure_ascii=False)
+            (folder / "tokenizer_config.json").write_text(text + "\n", encoding="utf-8")
+
     def encode(
-        self, texts: Sequence[Text], max_length: int | None = None, strategy: str = "longest_first"
+        self,
+        texts: Sequence[Text],
+        max_length: int | None = None,
+        strategy: str = "longest_first",
+        add_special_tokens: bool = True,
     ) -> list[Tokens]:
-        """Texts or pairs -> tokens with special ones, cut to `max_length` (None = never) by tokenizers' strategy.
+        """Texts or pairs -> tokens, cut to `max_length` (None = never) by tokenizers' strategy.
 
         InputError for what is no text in Unicode, and where the strategy cannot reach the length.
         """
-        self._check_room(texts, max_length)
+        if add_special_tokens:
+            self._check_room(texts, max_length)
         try:
             with self._lock:
                 self._truncate(max_length, strategy)
-                encodings = self.backend.encode_batch_fast(list(texts))
+                encodings = self.backend.encode_batch_fast(list(texts), add_special_tokens=add_special_tokens)
         except TypeError as error:
             raise InputError(_not_unicode(texts)) from error
         except Exception as error:  # the bare class is what tokenizers raises
@@ -96,6 +114,29 @@ class Tokenizer:
             self._truncate(None, "longest_first")
             special = self.backend.encode(text).special_tokens_mask
         return len(special) - (1 if special and special[-1] else 0)
+
+    def special_id(self, name: str) -> int | None:
+        """The id of tokenizer_config.json's "mask_token", "unk_token", ...; None where there is none."""
+        token = self.config.get(name)
+        content = token.get("content") if isinstance(token, dict) else token
+        return self.backend.token_to_id(content) if content else None
+
+    def convert_tokens_to_ids(self, tokens: str | Sequence[str]) -> Any:
+        """A token or several -> their ids; of a token that is not in the vocabulary the unknown one's, or None."""
+        if isinstance(tokens, str):
+            found = self.backend.token_to_id(tokens)
+            return self.special_id("unk_token") if found is None else found
+        return [self.convert_tokens_to_ids(token) for token in tokens]
+
+    def convert_ids_to_tokens(self, ids: int | Sequence[int]) -> Any:
+        """An id or several -> their tokens, None for an id outside the vocabulary."""
+        if isinstance(ids, (int, np.integer)):
+            return self.backend.id_to_token(int(ids))
+        return [self.convert_ids_to_tokens(one) for one in ids]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copies and other processes make a lock of their own."""
+        return Tokenizer, (self.backend, {**self.config, "model_max_length": self.model_max_length})
 
     def special_tokens(self, pair: bool = False) -> int:
         """How many special tokens are put around a text or pair."""
@@ -122,12 +163,6 @@ class Tokenizer:
         else:
             self.backend.enable_truncation(wanted[0], strategy=strategy, direction=self.truncation_side)
         self._limit = wanted
-
-    def _id_of(self, token: Any) -> int:
-        """The padding token's id; any id serves where there is none, since padding is masked."""
-        content = token.get("content") if isinstance(token, dict) else token
-        found = self.backend.token_to_id(content) if content else None
-        return 0 if found is None else int(found)
 
 
 def _not_unicode(texts: Sequence[Text]) -> str:

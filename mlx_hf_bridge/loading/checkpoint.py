@@ -17,14 +17,17 @@ _TORCH_FILE = "pytorch_model.bin"
 _TORCH_INDEX = "pytorch_model.bin.index.json"
 PREDECESSOR_FILE = "weights.npz"
 _ADAPTER_FILE = "adapter_config.json"
+# sentence-transformers' names of the module that holds the model itself; the second is an older one for masked LMs.
+TRANSFORMER_KINDS = ("Transformer", "MLMTransformer")
 
 
 @dataclass(frozen=True)
 class ModuleEntry:
-    """One line of modules.json: its folder, and its class by last name ("Pooling")."""
+    """One line of modules.json: its folder, and its class by last name ("Pooling") and as it is written."""
 
     path: str
     kind: str
+    type: str = ""
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,8 @@ def read_modules(folder: Path) -> tuple[ModuleEntry, ...] | None:
             raise TypeError(type(content).__name__)
         entries = sorted(content, key=lambda entry: entry["idx"])
         return tuple(
-            ModuleEntry(_inside(path, entry.get("path", "")), entry["type"].rsplit(".", 1)[-1]) for entry in entries
+            ModuleEntry(_inside(path, entry.get("path", "")), entry["type"].rsplit(".", 1)[-1], entry["type"])
+            for entry in entries
         )
     except (TypeError, KeyError, AttributeError) as error:
         raise ConfigError(
@@ -85,7 +89,7 @@ def read_checkpoint(source: Source) -> Checkpoint:
     """The folder's config and modules; errors name the file that is missing or broken."""
     folder = source.folder
     modules = read_modules(folder)
-    path = next((entry.path for entry in modules or () if entry.kind == "Transformer"), "")
+    path = next((entry.path for entry in modules or () if entry.kind in TRANSFORMER_KINDS), "")
     model_folder = folder if (folder / CONFIG_FILE).is_file() and not path else folder / path
     if (model_folder / _ADAPTER_FILE).is_file() and not (model_folder / CONFIG_FILE).is_file():
         raise UnsupportedModelError(

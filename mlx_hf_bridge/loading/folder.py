@@ -7,7 +7,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from mlx_hf_bridge.loading.checkpoint import CONFIG_FILE, MODULES_FILE, Checkpoint, read_json
+from mlx_hf_bridge.loading.checkpoint import CONFIG_FILE, MODULES_FILE, TRANSFORMER_KINDS, Checkpoint, read_json
 from mlx_hf_bridge.loading.tensors import dtype_name
 from mlx_hf_bridge.quantization.recipes import MLXQuantizationConfig
 
@@ -60,7 +60,7 @@ def copy_modules(checkpoint: Checkpoint, folder: Path) -> None:
         return
     entries = read_json(checkpoint.folder / MODULES_FILE)
     for entry, module in zip(sorted(entries, key=lambda entry: entry["idx"]), checkpoint.modules, strict=True):
-        if module.kind == "Transformer":
+        if module.kind in TRANSFORMER_KINDS:
             entry["path"] = ""
         elif module.path:
             _copy_module(checkpoint, module.path, folder)

@@ -48,7 +48,7 @@ class Loaded:
 
 
 def load(
-    name: str | Path,
+    name: str | Path | Source,
     task: str,
     *,
     quantization_config: QuantizationLike = None,
@@ -59,7 +59,7 @@ def load(
 ) -> Loaded:
     """The whole flow; `task` is one of the family's heads, or "feature-extraction" for the bare encoder."""
     recipe, stored = recipe_from(quantization_config), dtype_from(dtype)
-    source = locate(name, options or HubOptions())
+    source = name if isinstance(name, Source) else locate(name, options or HubOptions())
     checkpoint = read_checkpoint(source)
     if checkpoint.is_converted or packing_of(checkpoint.config):
         _check_asked(checkpoint, recipe, stored)

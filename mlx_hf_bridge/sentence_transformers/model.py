@@ -1,249 +1,386 @@
 """MLXSentenceTransformer: texts become vectors as in sentence-transformers, computed by MLX.
 
-Reference: sentence_transformers/sentence_transformer/model.py (encode), base/model.py.
+Reference: sentence_transformers/sentence_transformer/model.py. N texts, V vector width.
 """
 
-import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import mlx.core as mx
 import numpy as np
-from tokenizers.normalizers import Lowercase
-from tokenizers.normalizers import Sequence as NormalizerSequence
 
-from mlx_hf_bridge.batch import TokenBatch
-from mlx_hf_bridge.errors import ArgumentTypeError, InputError
-from mlx_hf_bridge.family import BASE_TASK
-from mlx_hf_bridge.inference.batching import in_batches, padded, report_cut
+from mlx_hf_bridge.errors import InputError
 from mlx_hf_bridge.inference.pooling import normalized
-from mlx_hf_bridge.inference.run import run
-from mlx_hf_bridge.inference.tokenizer import Text, Tokenizer, Tokens
-from mlx_hf_bridge.loading.checkpoint import read_modules
-from mlx_hf_bridge.loading.load import load
-from mlx_hf_bridge.loading.source import SENTENCE_TRANSFORMERS, HubOptions
-from mlx_hf_bridge.loading.tokenizer_files import tokenizer_config
-from mlx_hf_bridge.quantization.recipes import MLXQuantizationConfig, QuantizationLike
-from mlx_hf_bridge.sentence_transformers.modules import read_after_transformer
-from mlx_hf_bridge.sentence_transformers.saving import save
-from mlx_hf_bridge.sentence_transformers.settings import read_settings
-from mlx_hf_bridge.sentence_transformers.similarity import similarity_named
+from mlx_hf_bridge.quantization.recipes import QuantizationLike
+from mlx_hf_bridge.sentence_transformers.arguments import checked_overlong
+from mlx_hf_bridge.sentence_transformers.base import MLXBaseModel
+from mlx_hf_bridge.sentence_transformers.engine import rows_of_texts
+from mlx_hf_bridge.sentence_transformers.features import TOKENS, VECTOR, Features, Module
+from mlx_hf_bridge.sentence_transformers.loader import Loader
+from mlx_hf_bridge.sentence_transformers.modules.pooling import Pooling
+from mlx_hf_bridge.sentence_transformers.modules.transformer_settings import refuse_chat_template
+from mlx_hf_bridge.sentence_transformers.pools import Pool
+from mlx_hf_bridge.sentence_transformers.precision import checked_precision, quantize_embeddings
+from mlx_hf_bridge.sentence_transformers.results import (
+    as_mlx,
+    everything,
+    rows_of_everything,
+    rows_to_last,
+    stacked,
+    tokens_and_mask,
+)
+from mlx_hf_bridge.sentence_transformers.similarity import (
+    SIMILARITIES,
+    checked_similarity,
+    pairwise_similarity,
+    similarity,
+)
 
-logger = logging.getLogger(__name__)
-
-_OVERLONG = ("truncate", "error")
+_OUTPUTS = (VECTOR, TOKENS, None)
 
 
-class MLXSentenceTransformer:
-    """sentence_transformers.SentenceTransformer's encode, on any repo with modules.json or a plain encoder."""
+class MLXSentenceTransformer(MLXBaseModel):
+    """sentence_transformers.SentenceTransformer on MLX, for repos with modules.json and for plain encoders."""
+
+    model_type: ClassVar[str] = "SentenceTransformer"
+    default_huggingface_organization: ClassVar[str | None] = "sentence-transformers"
 
     def __init__(
         self,
-        model_name_or_path: str | Path,
+        model_name_or_path: str | Path | None = None,
         *,
-        quantization_config: QuantizationLike = None,
-        dtype: Any = "auto",
+        modules: Sequence[Module] | None = None,
+        device: str | None = None,
         prompts: Mapping[str, str] | None = None,
         default_prompt_name: str | None = None,
-        truncate_dim: int | None = None,
-        overlong: str = "truncate",
-        revision: str | None = None,
-        token: str | bool | None = None,
         cache_folder: str | Path | None = None,
+        trust_remote_code: bool = False,
+        revision: str | None = None,
         local_files_only: bool = False,
+        token: bool | str | None = None,
+        use_auth_token: bool | str | None = None,
+        model_kwargs: Mapping[str, Any] | None = None,
+        processor_kwargs: Mapping[str, Any] | None = None,
+        config_kwargs: Mapping[str, Any] | None = None,
+        model_card_data: Any = None,
+        backend: str = "mlx",
+        similarity_fn_name: str | None = None,
+        truncate_dim: int | None = None,
+        quantization_config: QuantizationLike = None,
+        dtype: Any = "auto",
+        overlong: str = "truncate",
     ) -> None:
-        """Load a folder, a Hub id, or a name of the organisation sentence-transformers.
+        """Load a folder, a Hub id, or a name of the organisation sentence-transformers; or take modules.
 
-        overlong: "truncate" cuts texts to the model's limit and warns once; "error" refuses them. The other
-        arguments are those of sentence-transformers and of MLXAutoModel.from_pretrained, and so are the errors.
+        quantization_config, dtype: as of MLXAutoModel.from_pretrained. overlong: "truncate" cuts texts to the model's
+        limit and warns once; "error" refuses them. The others are sentence-transformers'; device, trust_remote_code
+        and model_card_data change nothing here. Errors are those of MLXAutoModel.from_pretrained.
         """
-        self._overlong = _checked_overlong(overlong)
-        name = _with_organisation(model_name_or_path)
-        cache_dir = None if cache_folder is None else str(cache_folder)
-        options = HubOptions(revision, token, cache_dir, local_files_only)
-        self._loaded = load(
-            name, BASE_TASK, quantization_config=quantization_config, dtype=dtype, options=options, pooler=False
+        if use_auth_token is not None and token is not None:
+            raise InputError("both token and use_auth_token were given; give token alone.")
+        super().__init__(
+            model_name_or_path,
+            modules=modules,
+            prompts=prompts,
+            default_prompt_name=default_prompt_name,
+            cache_folder=cache_folder,
+            revision=revision,
+            local_files_only=local_files_only,
+            token=use_auth_token if token is None else token,
+            model_kwargs=model_kwargs,
+            processor_kwargs=processor_kwargs,
+            config_kwargs=config_kwargs,
+            backend=backend,
+            quantization_config=quantization_config,
+            dtype=dtype,
+            overlong=overlong,
         )
-        folder = self._loaded.folder
-        self._entries = read_modules(folder)
-        self._modules = run(lambda: read_after_transformer(folder, self._entries))
-        settings = read_settings(folder)
-        self.tokenizer = Tokenizer.from_folder(folder, tokenizer_config(folder))
-        if settings.do_lower_case:
-            _lowercase_first(self.tokenizer)
-        self.prompts = dict(settings.prompts if prompts is None else prompts)
-        self.default_prompt_name = settings.default_prompt_name if default_prompt_name is None else default_prompt_name
-        if self.default_prompt_name is not None:
-            self._prompt(None, self.default_prompt_name)
-        self.truncate_dim = settings.truncate_dim if truncate_dim is None else truncate_dim
-        self.similarity_fn_name = settings.similarity_fn_name or "cosine"
-        self._length = _limit(settings.max_seq_length, self.tokenizer.model_max_length, self._loaded.config.max_length)
-        self._told_of_cut = False
+        saved = self._saved_config
+        name = saved.get("similarity_fn_name") if similarity_fn_name is None else similarity_fn_name
+        self.similarity_fn_name = name if similarity_fn_name is not None or name in SIMILARITIES else None
+        self.truncate_dim = checked_width(saved.get("truncate_dim") if truncate_dim is None else truncate_dim)
+
+    def _default_modules(self, loader: Loader) -> list[Module]:
+        """Mean pooling; of causal language models the last token."""
+        refuse_chat_template(loader.source.folder, loader.source.name)
+        transformer = loader.transformer(loader.source, loader.source.folder)
+        config = transformer.loaded.raw_config
+        architecture = str((config.get("architectures") or [""])[0])
+        mode = "lasttoken" if architecture.endswith("ForCausalLM") and config.get("is_causal", True) else "mean"
+        return [transformer, Pooling(transformer.get_embedding_dimension(), mode)]
 
     @property
-    def max_seq_length(self) -> int:
-        """The most tokens of a text that are used, special ones included; may be set up to the model's positions."""
-        return self._length
+    def similarity_fn_name(self) -> str:
+        """The name of the similarity function; "cosine" unless it was set or saved."""
+        return self._similarity_fn_name or "cosine"
 
-    @max_seq_length.setter
-    def max_seq_length(self, length: int) -> None:
-        most = self._loaded.config.max_length
-        if isinstance(length, bool) or not isinstance(length, int) or not 1 <= length <= most:
-            raise InputError(f"max_seq_length={length!r}, expected 1 to {most}, the model's positions.")
-        self._length = length
-
-    @property
-    def folder(self) -> Path:
-        """The converted folder that the weights were read from."""
-        return self._loaded.folder
-
-    @property
-    def quantization_config(self) -> MLXQuantizationConfig | None:
-        """The recipe that packed the weights; None for float ones."""
-        return self._loaded.recipe
+    @similarity_fn_name.setter
+    def similarity_fn_name(self, name: Any) -> None:
+        self._similarity_fn_name = checked_similarity(name, SIMILARITIES)
 
     def encode(
         self,
-        inputs: str | Sequence[Text] | np.ndarray,
+        inputs: Any,
         prompt_name: str | None = None,
         prompt: str | None = None,
         batch_size: int = 32,
         show_progress_bar: bool | None = None,
-        *,
+        output_value: str | None = VECTOR,
+        precision: str = "float32",
         convert_to_numpy: bool = True,
         convert_to_tensor: bool = False,
+        device: Any = None,
         normalize_embeddings: bool = False,
         truncate_dim: int | None = None,
+        pool: Pool | None = None,
+        chunk_size: int | None = None,
+        *,
         overlong: str | None = None,
+        **kwargs: Any,
     ) -> Any:
         """A text -> its vector (V,) float32; texts or pairs of texts -> (N, V), in their order.
 
-        convert_to_tensor gives a torch tensor; neither of the two a list of MLX arrays. Batches are made by length:
-        each holds at most batch_size x device.SLOTS_A_TEXT token slots, so short texts go many at a time. truncate_dim
-        keeps the first dimensions, before normalising. Raises InputError for what is not text, OverlongTextError for
-        a text over max_seq_length when overlong="error".
+        output_value: "sentence_embedding"; "token_embeddings" gives a list of (tokens, V); None a dict of everything
+        for each text. precision: see precision.quantize_embeddings. convert_to_tensor gives a torch tensor; without
+        it and without convert_to_numpy a list of MLX arrays. A batch holds at most batch_size x device.SLOTS_A_TEXT
+        token slots. truncate_dim keeps the first dimensions, before normalising. pool, or a list as device: in worker
+        processes. Raises InputError for what is not text, OverlongTextError for a text over max_seq_length when
+        overlong="error".
         """
-        overlong = self._overlong if overlong is None else _checked_overlong(overlong)
-        texts, single = _texts(inputs)
-        prefix = self._prompt(prompt, prompt_name)
-        tokens = self._tokens(texts, prefix, overlong)
+        if output_value not in _OUTPUTS:
+            raise InputError(f"output_value={output_value!r}, expected one of {_OUTPUTS}.")
+        precision = checked_precision(precision)
+        if output_value is None and precision != "float32":
+            raise InputError(
+                f"precision={precision!r} needs vectors, and output_value=None gives dicts. Give one of them."
+            )
+        self._check_kwargs("encode", kwargs)
+        texts, single = self._listed(inputs)
         width = self.truncate_dim if truncate_dim is None else truncate_dim
-        if width is not None and (isinstance(width, bool) or not isinstance(width, int) or width < 1):
-            raise InputError(f"truncate_dim={width!r}, expected a whole number of 1 or more, or None.")
-        skipped = self._prompt_length(prefix)
+        rows = self._rows(
+            texts,
+            device,
+            pool,
+            chunk_size,
+            show_progress_bar,
+            prompt=self._resolve_prompt(prompt, prompt_name),
+            batch_size=batch_size,
+            output_value=output_value,
+            normalize_embeddings=normalize_embeddings,
+            truncate_dim=checked_width(width),
+            overlong=None if overlong is None else checked_overlong(overlong),
+            **kwargs,
+        )
+        if precision != "float32" and rows:
+            rows = list(quantize_embeddings(np.stack(rows) if output_value == VECTOR else rows, precision))
+        if output_value != VECTOR:
+            return as_mlx(rows[0] if single else rows)
+        answer = stacked(rows, convert_to_numpy and not convert_to_tensor, convert_to_tensor)
+        return answer[0] if single else answer
 
-        def vectors(batch: TokenBatch) -> mx.array:
-            hidden = self._loaded.model(batch).hidden
-            pooled = self._modules(hidden, batch, skipped)
-            cut = pooled if width is None else pooled[:, :width]
+    def encode_query(
+        self,
+        inputs: Any,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        batch_size: int = 32,
+        show_progress_bar: bool | None = None,
+        output_value: str | None = VECTOR,
+        precision: str = "float32",
+        convert_to_numpy: bool = True,
+        convert_to_tensor: bool = False,
+        device: Any = None,
+        normalize_embeddings: bool = False,
+        truncate_dim: int | None = None,
+        pool: Pool | None = None,
+        chunk_size: int | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """encode with the prompt "query" where there is one, by the route for queries."""
+        if prompt_name is None and prompt is None and "query" in self.prompts:
+            prompt_name = "query"
+        return self.encode(
+            inputs,
+            prompt_name,
+            prompt,
+            batch_size,
+            show_progress_bar,
+            output_value,
+            precision,
+            convert_to_numpy,
+            convert_to_tensor,
+            device,
+            normalize_embeddings,
+            truncate_dim,
+            pool,
+            chunk_size,
+            task="query",
+            **kwargs,
+        )
+
+    def encode_document(
+        self,
+        inputs: Any,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        batch_size: int = 32,
+        show_progress_bar: bool | None = None,
+        output_value: str | None = VECTOR,
+        precision: str = "float32",
+        convert_to_numpy: bool = True,
+        convert_to_tensor: bool = False,
+        device: Any = None,
+        normalize_embeddings: bool = False,
+        truncate_dim: int | None = None,
+        pool: Pool | None = None,
+        chunk_size: int | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """encode with the first of the prompts "document", "passage", "corpus", by the route for documents."""
+        if prompt_name is None and prompt is None:
+            prompt_name = self._document_prompt_name()
+        return self.encode(
+            inputs,
+            prompt_name,
+            prompt,
+            batch_size,
+            show_progress_bar,
+            output_value,
+            precision,
+            convert_to_numpy,
+            convert_to_tensor,
+            device,
+            normalize_embeddings,
+            truncate_dim,
+            pool,
+            chunk_size,
+            task="document",
+            **kwargs,
+        )
+
+    def encode_multi_process(
+        self,
+        sentences: Sequence[str],
+        pool: Pool,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        batch_size: int = 32,
+        chunk_size: int | None = None,
+        show_progress_bar: bool | None = None,
+        precision: str = "float32",
+        normalize_embeddings: bool = False,
+        truncate_dim: int | None = None,
+    ) -> np.ndarray:
+        """encode with a pool, by its older name."""
+        answer: np.ndarray = self.encode(
+            sentences,
+            prompt_name,
+            prompt,
+            batch_size,
+            show_progress_bar,
+            precision=precision,
+            normalize_embeddings=normalize_embeddings,
+            truncate_dim=truncate_dim,
+            pool=pool,
+            chunk_size=chunk_size,
+        )
+        return answer
+
+    def similarity(self, embeddings1: Any, embeddings2: Any) -> Any:
+        """(M, V), (N, V) -> scores (M, N) by similarity_fn_name, larger = more alike; torch where torch was given."""
+        return similarity(self.similarity_fn_name, embeddings1, embeddings2)
+
+    def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> Any:
+        """(N, V), (N, V) -> the score (N,) of each with the one at its place."""
+        return pairwise_similarity(self.similarity_fn_name, embeddings1, embeddings2)
+
+    def get_embedding_dimension(self) -> int | None:
+        """The width of encode's vectors; None where it is not known."""
+        widths = (module.get_embedding_dimension() for module in reversed(self._modules))
+        width = next((width for width in widths if width is not None), None)
+        if self.truncate_dim is None or width is None:
+            return self.truncate_dim if width is None else width
+        return min(width, self.truncate_dim)
+
+    def get_sentence_embedding_dimension(self) -> int | None:
+        """get_embedding_dimension, by its older name."""
+        return self.get_embedding_dimension()
+
+    @contextmanager
+    def truncate_embeddings(self, truncate_dim: int | None) -> Iterator[None]:
+        """Within it, encode gives the first `truncate_dim` dimensions."""
+        before = self.truncate_dim
+        self.truncate_dim = checked_width(truncate_dim)
+        try:
+            yield
+        finally:
+            self.truncate_dim = before
+
+    @contextmanager
+    def truncate_sentence_embeddings(self, truncate_dim: int | None) -> Iterator[None]:
+        """truncate_embeddings, by its older name."""
+        with self.truncate_embeddings(truncate_dim):
+            yield
+
+    def set_pooling_include_prompt(self, include_prompt: bool) -> None:
+        """Whether the tokens of a prompt are pooled too."""
+        for module in self._modules:
+            if isinstance(module, Pooling):
+                module.include_prompt = include_prompt
+                return
+
+    @staticmethod
+    def load(input_path: str) -> "MLXSentenceTransformer":
+        """The class itself, by an older name."""
+        return MLXSentenceTransformer(input_path)
+
+    def _inference(
+        self,
+        inputs: list[Any],
+        *,
+        show_progress: bool = False,
+        prompt: str = "",
+        batch_size: int = 32,
+        output_value: str | None = VECTOR,
+        normalize_embeddings: bool = False,
+        truncate_dim: int | None = None,
+        **kwargs: Any,
+    ) -> list[Any]:
+        texts, asked = self._read(inputs, prompt, kwargs)
+
+        def vectors(features: Features) -> mx.array:
+            cut = features[VECTOR] if truncate_dim is None else features[VECTOR][:, :truncate_dim]
             return normalized(cut) if normalize_embeddings else cut
 
-        show = logger.getEffectiveLevel() <= logging.INFO if show_progress_bar is None else show_progress_bar
-        rows = in_batches(tokens, self._batch, vectors, batch_size, show, self._loaded.family.padding_shows)
-        return _converted(rows, single, convert_to_numpy, convert_to_tensor)
+        def all_of(features: Features) -> dict[str, mx.array]:
+            arrays = everything(features)
+            return {**arrays, VECTOR: arrays[VECTOR][:, :truncate_dim]} if truncate_dim else arrays
 
-    def similarity(self, embeddings1: Any, embeddings2: Any) -> np.ndarray:
-        """(M, V), (N, V) -> scores (M, N) by the model's similarity_fn_name; larger = more alike."""
-        first, second = (np.atleast_2d(np.asarray(given, np.float32)) for given in (embeddings1, embeddings2))
-        return similarity_named(self.similarity_fn_name)(first, second)
-
-    def save_pretrained(self, path: str | Path) -> None:
-        """Write a folder that loads back here and, unquantised, in sentence-transformers."""
-        save(self.folder, Path(path), self._entries)
-
-    def __repr__(self) -> str:
-        recipe = self._loaded.recipe
-        packing = f"{recipe.bits} bits, {recipe.mode}" if recipe else "not quantised"
-        after = [type(module).__name__ for module in (self._modules.pooling, *self._modules.after)]
-        return f"MLXSentenceTransformer({self._loaded.source.name!r}, {packing}, Transformer, {', '.join(after)})"
-
-    def _tokens(self, texts: Sequence[Text], prefix: str, overlong: str) -> list[Tokens]:
-        prefixed = [prefix + text if isinstance(text, str) else (prefix + text[0], text[1]) for text in texts]
-        tokens = self.tokenizer.encode(prefixed, self._length)
-        self._told_of_cut = report_cut(tokens, self._length, overlong, self._told_of_cut)
-        return tokens
-
-    def _batch(self, tokens: list[Tokens]) -> TokenBatch:
-        return padded(self._loaded.config, tokens, self.tokenizer.pad_token_id)
-
-    def _prompt(self, prompt: str | None, name: str | None) -> str:
-        if prompt is not None:
-            if not isinstance(prompt, str):
-                raise InputError(f"prompt={prompt!r}, expected a text to put before every text, or None.")
-            if name is not None:
-                logger.warning("both prompt and prompt_name were given; prompt_name=%r is not used", name)
-            return prompt
-        name = self.default_prompt_name if name is None else name
-        if name is None:
-            return ""
-        if name not in self.prompts:
-            raise InputError(f"prompt_name={name!r} is not one of the model's prompts, {sorted(self.prompts)}.")
-        return self.prompts[name]
-
-    def _prompt_length(self, prefix: str) -> int:
-        """Tokens of a prompt that pooling leaves out, the leading special one included."""
-        if not prefix or self._modules.pooling.include_prompt:
-            return 0
-        return self.tokenizer.count_without_last_special(prefix)
-
-
-def _checked_overlong(overlong: str) -> str:
-    if overlong not in _OVERLONG:
-        raise InputError(f"overlong={overlong!r}, expected 'truncate' or 'error'.")
-    return overlong
-
-
-def _with_organisation(name: str | Path) -> str:
-    """sentence-transformers' rule: a bare name that is no folder belongs to its own organisation."""
-    if not isinstance(name, (str, Path)):
-        raise ArgumentTypeError(f"got a {type(name).__name__} for a model, expected a folder or a Hub id as text.")
-    text = str(name)
-    is_bare = "/" not in text and "\\" not in text and not Path(text).expanduser().exists()
-    return f"{SENTENCE_TRANSFORMERS}/{text}" if is_bare else text
-
-
-def _limit(own: int | None, tokenizer: int | None, positions: int) -> int:
-    """sentence-transformers' max_seq_length, else the tokenizer's, never more than there are positions."""
-    asked = own if own is not None else tokenizer
-    return positions if asked is None else min(asked, positions)
-
-
-def _lowercase_first(tokenizer: Tokenizer) -> None:
-    present = tokenizer.backend.normalizer
-    tokenizer.backend.normalizer = NormalizerSequence([Lowercase()] + ([present] if present else []))
-
-
-def _texts(inputs: Any) -> tuple[list[Text], bool]:
-    """What encode takes -> texts, and whether it was a single one."""
-    if isinstance(inputs, str):
-        return [inputs], True
-    if isinstance(inputs, np.ndarray) and inputs.ndim == 1 and inputs.dtype.kind in "UO":
-        inputs = inputs.tolist()
-    if not isinstance(inputs, (list, tuple)):
-        raise InputError(f"got a {type(inputs).__name__} to encode, expected a text or a list of texts.")
-    texts: list[Text] = []
-    for index, item in enumerate(inputs):
-        is_pair = isinstance(item, (list, tuple)) and len(item) == 2 and all(isinstance(part, str) for part in item)
-        if not isinstance(item, str) and not is_pair:
-            raise InputError(
-                f"item {index} to encode is a {type(item).__name__} ({item!r:.80}), expected a text or a pair of texts."
+        finish: Any = {VECTOR: vectors, TOKENS: tokens_and_mask, None: all_of}[output_value]
+        if output_value == VECTOR:
+            return rows_of_texts(
+                self._modules, texts, asked, finish=finish, batch_size=batch_size, show_progress=show_progress
             )
-        texts.append(str(item) if isinstance(item, str) else (item[0], item[1]))
-    return texts, False
+        rows_of: Any = rows_to_last if output_value == TOKENS else rows_of_everything
+        return rows_of_texts(
+            self._modules,
+            texts,
+            asked,
+            finish=finish,
+            rows_of=rows_of,
+            batch_size=batch_size,
+            show_progress=show_progress,
+        )
+
+    def _model_config(self) -> dict[str, Any]:
+        config = {**super()._model_config(), "similarity_fn_name": self.similarity_fn_name}
+        return config if self.truncate_dim is None else {**config, "truncate_dim": self.truncate_dim}
 
 
-def _converted(rows: list[np.ndarray], single: bool, to_numpy: bool, to_tensor: bool) -> Any:
-    if to_tensor:
-        try:
-            import torch
-        except ImportError as error:
-            raise ArgumentTypeError(
-                "convert_to_tensor=True gives torch tensors, and torch is not installed. pip install torch, or leave "
-                "it out for numpy arrays."
-            ) from error
-        return torch.from_numpy(rows[0] if single else np.stack(rows)) if rows else torch.tensor([])
-    if to_numpy:
-        return rows[0] if single else (np.stack(rows) if rows else np.array([]))
-    arrays = [mx.array(row) for row in rows]
-    return arrays[0] if single else arrays
+def checked_width(width: Any) -> int | None:
+    """How many dimensions are kept, None = all; InputError for what is not 1 or more."""
+    if width is not None and (isinstance(width, bool) or not isinstance(width, int) or width < 1):
+        raise InputError(f"truncate_dim={width!r}, expected a whole number of 1 or more, or None.")
+    return width

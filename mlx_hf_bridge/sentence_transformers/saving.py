@@ -1,28 +1,72 @@
-"""A converted folder written where the user wants it, complete as a sentence-transformers repo."""
+"""Modules and settings written where the user wants them, complete as a sentence-transformers repo."""
 
 import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
+
+from huggingface_hub import HfApi
 
 from mlx_hf_bridge.errors import RepositoryError
-from mlx_hf_bridge.loading.checkpoint import CONFIG_FILE, MODULES_FILE, ModuleEntry, read_json
+from mlx_hf_bridge.loading.checkpoint import MODULES_FILE
 from mlx_hf_bridge.loading.folder import write_json
+from mlx_hf_bridge.sentence_transformers.features import Module
+from mlx_hf_bridge.sentence_transformers.modules.input import InputModule
+from mlx_hf_bridge.sentence_transformers.modules.router import Router
+from mlx_hf_bridge.sentence_transformers.settings import MODEL_FILE
 
-_PLAIN_MODULES = [
-    {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
-    {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
-]
 
-
-def save(folder: Path, target: Path, entries: tuple[ModuleEntry, ...] | None) -> None:
-    """Copy the folder; a plain encoder gets the modules.json that says what encode did: mean pooling."""
+def save(modules: Sequence[Module], config: Mapping[str, Any], target: Path, readme: Path | None) -> None:
+    """Every module's folder, modules.json and the model's settings; `target` is left as it was when one fails."""
+    target = target.expanduser()
     if target.is_file():
         raise RepositoryError(f"{target} is a file, expected a folder to save into. Give another path.")
-    if target.resolve() != folder.resolve():
-        shutil.copytree(folder, target, dirs_exist_ok=True, copy_function=shutil.copyfile)
-    if entries is None:
-        config = read_json(target / CONFIG_FILE)
-        width = config.get("hidden_size", config.get("dim"))
-        (target / "1_Pooling").mkdir(exist_ok=True)
-        pooling = {"word_embedding_dimension": width, "pooling_mode_mean_tokens": True}
-        write_json(target / "1_Pooling" / CONFIG_FILE, pooling)
-        write_json(target / MODULES_FILE, _PLAIN_MODULES)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as scratch:
+        made = Path(scratch)
+        _write(modules, config, made)
+        if readme is not None and readme.is_file():
+            shutil.copyfile(readme, made / "README.md")
+        shutil.copytree(made, target, dirs_exist_ok=True, copy_function=shutil.copyfile)
+
+
+def _write(modules: Sequence[Module], config: Mapping[str, Any], folder: Path) -> None:
+    entries = []
+    for index, module in enumerate(modules):
+        in_root = index == 0 and isinstance(module, (InputModule, Router))
+        path = "" if in_root else f"{index}_{type(module).__name__}"
+        (folder / path).mkdir(exist_ok=True)
+        module.save(folder / path)
+        entries.append({"idx": index, "name": str(index), "path": path, "type": module.reference})
+    write_json(folder / MODULES_FILE, entries)
+    write_json(folder / MODEL_FILE, {**config, "__version__": {"mlx_hf_bridge": version("mlx-hf-bridge")}})
+
+
+def push(
+    save_into: Callable[[Path], None],
+    repo_id: str,
+    token: str | None,
+    private: bool | None,
+    commit_message: str | None,
+    local_model_path: str | None,
+    exist_ok: bool,
+    revision: str | None,
+    create_pr: bool,
+) -> str:
+    """A saved folder to a repo of the Hub, made where it is not there -> the address of the commit."""
+    api = HfApi(token=token)
+    repo = api.create_repo(repo_id=repo_id, private=private, exist_ok=exist_ok or create_pr)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(local_model_path or scratch)
+        if local_model_path is None:
+            save_into(folder)
+        commit = api.upload_folder(
+            repo_id=repo.repo_id,
+            folder_path=folder,
+            commit_message=commit_message or "Add new model.",
+            revision=revision,
+            create_pr=create_pr,
+        )
+    return str(commit.pr_url if create_pr else commit.commit_url)

@@ -1,22 +1,23 @@
-"""Scores between vectors, in the four ways of sentence-transformers (util/similarity.py).
+"""Scores between vectors, in the four ways of sentence-transformers (util/similarity.py), dense and sparse.
 
 M and N vectors, V their width.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from typing import Any
 
 import numpy as np
 
-from mlx_hf_bridge.errors import ConfigError
+from mlx_hf_bridge.errors import ConfigError, InputError
+from mlx_hf_bridge.sentence_transformers.results import as_numpy
+
+_SMALLEST_NORM = 1e-12
+_Score = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:
-    unit: np.ndarray = vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
+    unit: np.ndarray = vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), _SMALLEST_NORM)
     return unit
-
-
-def _cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    return _dot(_unit(a), _unit(b))
 
 
 def _dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -32,16 +33,66 @@ def _manhattan(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 # a (M, V), b (N, V) -> (M, N), larger = more alike.
-SIMILARITIES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
-    "cosine": _cosine,
+SIMILARITIES: dict[str, _Score] = {
+    "cosine": lambda a, b: _dot(_unit(a), _unit(b)),
     "dot": _dot,
     "euclidean": _euclidean,
     "manhattan": _manhattan,
 }
+# a (N, V), b (N, V) -> (N,).
+_PAIRWISE: dict[str, _Score] = {
+    "cosine": lambda a, b: (_unit(a) * _unit(b)).sum(axis=-1),
+    "dot": lambda a, b: (a * b).sum(axis=-1),
+    "euclidean": lambda a, b: -np.linalg.norm(a - b, axis=-1),
+    "manhattan": lambda a, b: -np.abs(a - b).sum(axis=-1),
+}
 
 
-def similarity_named(name: str | None) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
-    """config_sentence_transformers.json's similarity_fn_name (None = cosine) -> the function."""
-    if (name or "cosine") not in SIMILARITIES:
-        raise ConfigError(f"similarity_fn_name={name!r} is not known; use one of {', '.join(SIMILARITIES)}.")
-    return SIMILARITIES[name or "cosine"]
+def checked_similarity(name: Any, known: Collection[str]) -> str | None:
+    """A name, a member of sentence-transformers' SimilarityFunction, or None -> the name; ConfigError for another."""
+    name = getattr(name, "value", name)
+    if name is not None and name not in known:
+        raise ConfigError(f"similarity_fn_name={name!r} is not known; use one of {', '.join(known)}.")
+    return None if name is None else str(name)
+
+
+def similarity(name: str, first: Any, second: Any) -> Any:
+    """(M, V) or (V,), (N, V) or (V,) -> (M, N), a torch tensor where either is one, else numpy."""
+    a, b = (np.atleast_2d(_floats(given)) for given in (first, second))
+    _check_widths(a, b)
+    return _as_given(SIMILARITIES[name](a, b) if len(a) else np.zeros((0, len(b)), np.float32), first, second)
+
+
+def pairwise_similarity(name: str, first: Any, second: Any) -> Any:
+    """(N, V), (N, V) -> (N,); of two single vectors one number."""
+    a, b = _floats(first), _floats(second)
+    _check_widths(a, b)
+    if a.ndim == b.ndim and len(a) != len(b):
+        raise InputError(f"got {len(a)} and {len(b)} vectors, expected as many of the first as of the second.")
+    return _as_given(np.asarray(_PAIRWISE[name](a, b)), first, second)
+
+
+def is_torch(value: Any) -> bool:
+    """A torch tensor, or a list that starts with one."""
+    first = value[0] if isinstance(value, (list, tuple)) and value else value
+    return type(first).__module__.partition(".")[0] == "torch"
+
+
+def _floats(given: Any) -> np.ndarray:
+    if isinstance(given, (list, tuple)) and given and not isinstance(given[0], (int, float)):
+        given = np.stack([as_numpy(one) for one in given])
+    array = as_numpy(given)
+    return array if array.dtype in (np.float32, np.float64) else array.astype(np.float32)
+
+
+def _check_widths(a: np.ndarray, b: np.ndarray) -> None:
+    if a.ndim > 2 or b.ndim > 2 or a.shape[-1] != b.shape[-1]:
+        raise InputError(f"got vectors of the shapes {a.shape} and {b.shape}, expected (texts, width) of one width.")
+
+
+def _as_given(scores: np.ndarray, *given: Any) -> Any:
+    if not any(is_torch(one) for one in given):
+        return scores.astype(np.float32)
+    import torch
+
+    return torch.from_numpy(scores.astype(np.float32))

@@ -1,0 +1,1 @@
+"""sentence-transformers' modules: one small class each, features in, features out."""

@@ -1,0 +1,58 @@
+"""WeightedLayerPooling: tokens as a weighted mean of what several layers make of them.
+
+Reference: sentence_transformers/sentence_transformer/modules/weighted_layer_pooling.py.
+"""
+
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import mlx.core as mx
+
+from mlx_hf_bridge.sentence_transformers.features import TOKENS, Features, Module
+from mlx_hf_bridge.sentence_transformers.modules.weights import read_arrays, read_config, take, whole_number
+
+
+class WeightedLayerPooling(Module):
+    """Hidden states from `layer_start` on, each (B, L, D) -> token_embeddings (B, L, D) in float32.
+
+    As in the reference, nothing happens unless config.json of the model has output_hidden_states.
+    """
+
+    reference: ClassVar[str] = (
+        "sentence_transformers.sentence_transformer.modules.weighted_layer_pooling.WeightedLayerPooling"
+    )
+
+    def __init__(self, embedding_dimension: int, layer_weights: mx.array, layer_start: int) -> None:
+        self.embedding_dimension = embedding_dimension
+        self.layer_weights = layer_weights
+        self.layer_start = layer_start
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        config = read_config(folder)
+        start = whole_number(config, "layer_start", folder, 4, least=0)
+        count = whole_number(config, "num_hidden_layers", folder, 12) + 1 - start
+        weights = take(read_arrays(folder), "layer_weights", (count,), folder)
+        return cls(whole_number(config, "embedding_dimension", folder), weights, start)
+
+    def __call__(self, features: Features) -> Features:
+        if features.layers is None:
+            return features
+        total = sum(
+            weight * layer.astype(mx.float32)
+            for weight, layer in zip(self.layer_weights, features.layers[self.layer_start :], strict=True)
+        )
+        return features.having(TOKENS, mx.array(total) / self.layer_weights.sum())
+
+    def get_embedding_dimension(self) -> int | None:
+        return self.embedding_dimension
+
+    def get_config_dict(self) -> dict[str, Any]:
+        return {
+            "embedding_dimension": self.embedding_dimension,
+            "layer_start": self.layer_start,
+            "num_hidden_layers": self.layer_weights.size + self.layer_start - 1,
+        }
+
+    def arrays(self) -> dict[str, mx.array]:
+        return {"layer_weights": self.layer_weights}

@@ -1,0 +1,75 @@
+"""Pooling: one vector a text from those of its tokens.
+
+Reference: sentence_transformers/sentence_transformer/modules/pooling.py.
+"""
+
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+from mlx_hf_bridge.errors import ConfigError
+from mlx_hf_bridge.inference.pooling import POOLINGS, pool
+from mlx_hf_bridge.sentence_transformers.features import TOKENS, VECTOR, Features, Module
+from mlx_hf_bridge.sentence_transformers.modules.weights import read_config
+
+# Keys of sentence-transformers before 5.6, in the order in which several are concatenated.
+_LEGACY_MODES = {
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
+    "pooling_mode_weightedmean_tokens": "weightedmean",
+    "pooling_mode_lasttoken": "lasttoken",
+}
+
+
+class Pooling(Module):
+    """token_embeddings (B, L, D) -> sentence_embedding (B, D x modes), in float32 whatever the model's dtype."""
+
+    reference: ClassVar[str] = "sentence_transformers.sentence_transformer.modules.pooling.Pooling"
+
+    def __init__(
+        self,
+        embedding_dimension: int | None = None,
+        pooling_mode: str | tuple[str, ...] | list[str] = "mean",
+        include_prompt: bool = True,
+    ) -> None:
+        modes = (pooling_mode,) if isinstance(pooling_mode, str) else tuple(pooling_mode)
+        if not modes or (unknown := [mode for mode in modes if mode not in POOLINGS]):
+            raise ConfigError(
+                f"pooling_mode is {list(modes) if not modes else unknown}; known are {', '.join(POOLINGS)}. "
+                "Give one of them, or several to be concatenated."
+            )
+        self.embedding_dimension = embedding_dimension
+        self.pooling_mode = modes[0] if len(modes) == 1 else modes
+        self.include_prompt = include_prompt
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """config.json with today's keys or with those before 5.6."""
+        config = read_config(folder)
+        legacy = [mode for key, mode in _LEGACY_MODES.items() if config.get(key)]
+        modes = config.get("pooling_mode") or legacy or "mean"
+        try:
+            return cls(config.get("embedding_dimension"), modes, bool(config.get("include_prompt", True)))
+        except ConfigError as error:
+            raise ConfigError(f"{folder / 'config.json'}: {error}") from error
+
+    @property
+    def modes(self) -> tuple[str, ...]:
+        """The modes that are concatenated."""
+        return (self.pooling_mode,) if isinstance(self.pooling_mode, str) else self.pooling_mode
+
+    def __call__(self, features: Features) -> Features:
+        skipped = 0 if self.include_prompt else features.prompt_length
+        return features.having(VECTOR, pool(features[TOKENS], features.batch, self.modes, skipped))
+
+    def get_embedding_dimension(self) -> int | None:
+        return None if self.embedding_dimension is None else len(self.modes) * self.embedding_dimension
+
+    def get_config_dict(self) -> dict[str, Any]:
+        modes = self.pooling_mode if isinstance(self.pooling_mode, str) else list(self.pooling_mode)
+        return {
+            "embedding_dimension": self.embedding_dimension,
+            "pooling_mode": modes,
+            "include_prompt": self.include_prompt,
+        }

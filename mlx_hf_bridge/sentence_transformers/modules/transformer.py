@@ -1,0 +1,186 @@
+"""Transformer: the encoder itself with its tokenizer, lengths and prompts.
+
+Reference: sentence_transformers/base/modules/transformer.py. B texts, L tokens, D hidden, V words.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import mlx.core as mx
+import numpy as np
+
+from mlx_hf_bridge.batch import TokenBatch
+from mlx_hf_bridge.errors import InputError, UnsupportedModelError
+from mlx_hf_bridge.inference.batching import padded, report_cut
+from mlx_hf_bridge.inference.model import Encoded
+from mlx_hf_bridge.inference.tokenizer import Text, Tokenizer, Tokens
+from mlx_hf_bridge.loading.load import Loaded
+from mlx_hf_bridge.pretrained import MLXPreTrainedModel, model_of
+from mlx_hf_bridge.sentence_transformers.features import Features
+from mlx_hf_bridge.sentence_transformers.modules.input import Asked, InputModule, prefixed
+from mlx_hf_bridge.sentence_transformers.modules.processing import text_options
+from mlx_hf_bridge.sentence_transformers.modules.query_expansion import ExpandedTokens, QueryExpansion, expanded
+from mlx_hf_bridge.sentence_transformers.modules.transformer_settings import TransformerSettings, save_transformer
+
+logger = logging.getLogger(__name__)
+
+
+class Transformer(InputModule):
+    """Texts -> token_embeddings (B, L, D), scores (B, C) or causal_logits (B, 1, V), as its settings say."""
+
+    reference: ClassVar[str] = "sentence_transformers.base.modules.transformer.Transformer"
+
+    def __init__(
+        self, loaded: Loaded, tokenizer: Tokenizer, settings: TransformerSettings, overlong: str = "truncate"
+    ) -> None:
+        self.loaded, self.tokenizer = loaded, tokenizer
+        self.transformer_task = settings.transformer_task
+        self.module_output_name = settings.module_output_name
+        self.modality_config = settings.modality_config
+        self.processing_kwargs = dict(settings.processing_kwargs)
+        self.do_lower_case = settings.do_lower_case
+        self.query_length, self.document_length = settings.query_length, settings.document_length
+        self.query_expansion = settings.query_expansion
+        self.pads_show = loaded.family.padding_shows
+        self._output = settings.output
+        self._overlong = overlong
+        self._told_of_cut = False
+        positions = loaded.config.max_length
+        asked = settings.max_seq_length or tokenizer.model_max_length or positions
+        self._length = min(asked, positions)
+
+    @property
+    def auto_model(self) -> MLXPreTrainedModel:
+        """The model alone, as MLXAutoModel gives it."""
+        return model_of(self.loaded)
+
+    model = auto_model
+
+    @property
+    def config(self) -> Any:
+        """config.json as attributes."""
+        return self.auto_model.config
+
+    @property
+    def processor(self) -> Tokenizer:
+        """The tokenizer; there is no other processor."""
+        return self.tokenizer
+
+    @property
+    def query_expansion(self) -> dict[str, Any] | None:
+        """ColBERT's query expansion as sentence-transformers writes it, or None."""
+        return self._expansion.to_dict() if self._expansion else None
+
+    @query_expansion.setter
+    def query_expansion(self, given: Mapping[str, Any] | QueryExpansion | None) -> None:
+        self._expansion = QueryExpansion.from_dict(given)
+        if self._expansion is None:
+            return
+        self._expansion.token_id(self.tokenizer)
+        if self.query_length is not None and self.query_length < self._expansion.length:
+            raise InputError(
+                f"query_length={self.query_length} is less than the {self._expansion.length} tokens that "
+                "query_expansion fills queries up to. Raise the first, or lower the second."
+            )
+
+    @property
+    def max_seq_length(self) -> int:
+        """The most tokens of a text that are used, special ones included; may be set up to the model's positions."""
+        return self._length
+
+    @max_seq_length.setter
+    def max_seq_length(self, length: int) -> None:
+        most = self.loaded.config.max_length
+        if isinstance(length, bool) or not isinstance(length, int) or not 1 <= length <= most:
+            raise InputError(f"max_seq_length={length!r}, expected 1 to {most}, the model's positions.")
+        self._length = length
+
+    def tokens(self, texts: Sequence[Text], asked: Asked) -> list[Tokens]:
+        limit = {"query": self.query_length, "document": self.document_length}.get(asked.task or "")
+        expansion = self._expansion if asked.task == "query" else None
+        if expansion:
+            limit = expansion.length if expansion.strategy == "fixed" else limit and max(limit, expansion.length)
+        options = text_options(self.processing_kwargs, asked.processing_kwargs, limit or self._length)
+        if expansion and expansion.strategy == "fixed":
+            options = replace(options, max_length=expansion.length)
+        tokens = self.tokenizer.encode(
+            prefixed(texts, asked.prompt), options.max_length, options.strategy, options.add_special_tokens
+        )
+        most = options.max_length or self._length
+        self._told_of_cut = report_cut(tokens, most, asked.overlong or self._overlong, self._told_of_cut)
+        if expansion is None:
+            return tokens
+        token_id = expansion.token_id(self.tokenizer)
+        return [expanded(one, expansion.length, token_id) for one in tokens]
+
+    def features(self, tokens: list[Tokens], asked: Asked) -> Features:
+        batch = padded(self.loaded.config, tokens, self.tokenizer.pad_token_id)
+        added = _added(tokens, batch.ids.shape[1])
+        if added is not None and self._expansion and not self._expansion.attend:
+            seen = np.arange(batch.ids.shape[1])[None] < np.array([[len(one)] for one in tokens])
+            batch = replace(batch, mask=mx.array(seen & ~added))
+        return Features(
+            batch,
+            prompt_length=self.tokenizer.count_without_last_special(asked.prompt) if asked.prompt else 0,
+            task=asked.task,
+            added=None if added is None else mx.array(added),
+            active_dims=asked.max_active_dims,
+        )
+
+    def __call__(self, features: Features) -> Features:
+        keeps = bool(self.loaded.raw_config.get("output_hidden_states")) or self._output[0] == "hidden_states"
+        encoded = self.loaded.model(features.batch, keeps)
+        features = features.having(self.module_output_name, self._answer(encoded, features.batch))
+        return replace(features, layers=encoded.states) if keeps else features
+
+    def _answer(self, encoded: Encoded, batch: TokenBatch) -> mx.array:
+        if self.transformer_task == "text-generation":
+            last = batch.take(encoded.hidden, batch.token_mask(mx.int32).sum(axis=1)[:, 0] - 1)
+            scores: mx.array = self.loaded.model.encoder.embeddings.word.scores(last)
+            return scores[:, None]
+        if self._output[0] == "hidden_states" and encoded.states:
+            return encoded.states[int(self._output[1])]
+        answer = {"last_hidden_state": encoded.hidden, "pooler_output": encoded.pooled, **encoded.answers}
+        found = answer.get(str(self._output[0]))
+        if found is None:
+            raise UnsupportedModelError(
+                f"{self.loaded.source.name} reads {'.'.join(map(str, self._output))} of its model, which has "
+                f"{', '.join(name for name, array in answer.items() if array is not None)}. "
+                "Use sentence-transformers on torch for this model."
+            )
+        return found
+
+    def get_embedding_dimension(self) -> int | None:
+        return int(self.loaded.config.hidden_size)
+
+    def get_config_dict(self) -> dict[str, Any]:
+        config = {
+            "transformer_task": self.transformer_task,
+            "modality_config": self.modality_config,
+            "module_output_name": self.module_output_name,
+        }
+        added = {
+            "do_lower_case": self.do_lower_case,
+            "processing_kwargs": self.processing_kwargs,
+            "query_length": self.query_length,
+            "document_length": self.document_length,
+            "query_expansion": self.query_expansion,
+        }
+        return config | {key: value for key, value in added.items() if value}
+
+    def save(self, folder: Path) -> None:
+        save_transformer(self.loaded.folder, folder, self.get_config_dict(), self.max_seq_length)
+
+
+def _added(tokens: list[Tokens], width: int) -> np.ndarray | None:
+    """(B, L) bool, True = put there by query expansion; None where nothing was expanded."""
+    if not any(isinstance(one, ExpandedTokens) for one in tokens):
+        return None
+    added = np.zeros((len(tokens), width), bool)
+    for row, one in enumerate(tokens):
+        count = one.added if isinstance(one, ExpandedTokens) else 0
+        added[row, len(one) - count : len(one)] = True
+    return added

@@ -53,6 +53,14 @@ class TemplateError(InputError, AttributeError):
     """A hypothesis_template that has no place for the label."""
 
 
+class MaskError(InputError):
+    """A text without a mask token, or a tokenizer that has none, where a word is to be filled in."""
+
+
+class TopKError(InputError, RuntimeError):
+    """A top_k of more answers than there are."""
+
+
 class UnknownNameError(BridgeError, KeyError):
     """A task or option that is not one of the known names."""
 

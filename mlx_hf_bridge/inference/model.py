@@ -60,6 +60,13 @@ class Model(nn.Module):
         kept = tuple(trace.states) if states else None
         return Encoded(hidden, pooled, answers, kept, tuple(trace.weights) or None, tuple(trace.global_weights) or None)
 
+    def at_slots(self, batch: TokenBatch, slots: mx.array) -> mx.array:
+        """What a head of words says of some slots (B, M) of each text alone -> logits (B, M, V)."""
+        hidden = self.encoder(batch, Trace())
+        chosen = mx.take_along_axis(hidden, slots[:, :, None], axis=1)
+        answers: Mapping[str, mx.array] = self.head(chosen, None, batch, self.encoder.embeddings.word)
+        return answers["logits"]
+
 
 def build(family: Family, config: EncoderConfig, task: str, pooler: bool) -> Model:
     """A model of the right shapes, its weights not yet there (zeros that are never computed)."""

@@ -57,7 +57,7 @@ def build_tokenizer(checkpoint: Checkpoint, family: Family) -> Any:
             f"{checkpoint.model_folder} has no tokenizer: none of {', '.join(_VOCABULARIES)}. Copy the files of the "
             "original checkpoint there."
         )
-    transformers = _transformers()
+    transformers = import_transformers()
     name = tokenizer_class_name(checkpoint, family)
     found = getattr(transformers, name, None) or transformers.PreTrainedTokenizerFast
     try:
@@ -77,7 +77,7 @@ def build_tokenizer(checkpoint: Checkpoint, family: Family) -> Any:
     return tokenizer
 
 
-def _transformers() -> Any:
+def import_transformers() -> Any:
     """The package, without its notice that torch is not installed: its tokenizers are all that is used of it."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)

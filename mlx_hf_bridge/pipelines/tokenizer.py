@@ -1,44 +1,82 @@
-"""Which tokenizer a pipeline reads with: the model's own, or the one that it was given."""
+"""Which tokenizer a pipeline reads with, the model's own or the one that it was given, and how it is called."""
 
+import threading
 from pathlib import Path
 from typing import Any
 
-import tokenizers
-
 from mlx_hf_bridge.errors import ArgumentTypeError
-from mlx_hf_bridge.inference.tokenizer import Tokenizer
 from mlx_hf_bridge.loading.checkpoint import CONFIG_FILE, Checkpoint, read_json
 from mlx_hf_bridge.loading.load import Loaded
 from mlx_hf_bridge.loading.source import HubOptions, locate
-from mlx_hf_bridge.loading.tokenizer_files import build_tokenizer, tokenizer_config
+from mlx_hf_bridge.loading.tokenizer_files import build_tokenizer, import_transformers
+from mlx_hf_bridge.pipelines.host_array import host
 
-_READ = ("model_max_length", "truncation_side", "pad_token", "model_input_names")
+# A call of a fast tokenizer sets its truncation first, which other threads must not see.
+turn = threading.RLock()
+# transformers writes a huge number for "no limit" (VERY_LARGE_INTEGER).
+_NO_LIMIT = 1_000_000
+_UNCUT = (None, False, "do_not_truncate")
 
 
-def tokenizer_for(given: Any, loaded: Loaded, options: HubOptions) -> Tokenizer:
-    """None (the model's own), a Hub id or folder, one of our tokenizers or a transformers fast one -> Tokenizer.
+def tokenizer_for(given: Any, loaded: Loaded, options: HubOptions) -> Any:
+    """None (the model's own), a Hub id or folder, or a tokenizer of transformers -> that tokenizer.
 
     Raises RepositoryError for a repo without a tokenizer, ArgumentTypeError for any other object.
     """
     if given is None:
-        return Tokenizer.from_folder(loaded.folder, tokenizer_config(loaded.folder))
-    if isinstance(given, Tokenizer):
-        return given
+        given, options = loaded.folder, HubOptions()
     if isinstance(given, (str, Path)):
         source = locate(given, options)
         config_file = source.folder / CONFIG_FILE
         config = read_json(config_file) if config_file.is_file() else {}
-        given = build_tokenizer(Checkpoint(source, source.folder, source.folder, config, None), loaded.family)
-    return _from_transformers(given)
-
-
-def _from_transformers(given: Any) -> Tokenizer:
-    """A copy, so that the caller's tokenizer keeps its own truncation and padding."""
-    backend = getattr(given, "backend_tokenizer", None)
-    if not isinstance(backend, tokenizers.Tokenizer):
+        return build_tokenizer(Checkpoint(source, source.folder, source.folder, config, None), loaded.family)
+    if not isinstance(given, import_transformers().PreTrainedTokenizerBase):
         raise ArgumentTypeError(
-            f"tokenizer is a {type(given).__name__}, expected a Hub id, a folder or a fast tokenizer of transformers "
-            "(tokenizer.is_fast). Leave it out to use the model's own."
+            f"tokenizer is a {type(given).__name__}, expected a Hub id, a folder or a tokenizer of transformers. "
+            "Leave it out to use the model's own."
         )
-    config = {name: getattr(given, name) for name in _READ}
-    return Tokenizer(tokenizers.Tokenizer.from_str(backend.to_str()), config)
+    return given
+
+
+class HostTokenizer:
+    """A tokenizer of transformers that gives arrays of the host where torch's tensors are asked for.
+
+    Cuts at the model's own length where its tokenizer knows none, and counts the texts that it cut.
+    """
+
+    def __init__(self, tokenizer: Any, max_length: int) -> None:
+        vars(self).update(tokenizer=tokenizer, max_length=max_length, cut=0)
+
+    def __call__(self, *texts: Any, return_tensors: str | None = None, **options: Any) -> Any:
+        """As the tokenizer's own call."""
+        own = vars(self)
+        cutting = options.get("truncation") not in _UNCUT
+        if cutting and options.get("max_length") is None and own["max_length"] < _NO_LIMIT:
+            options["max_length"] = min(own["max_length"], own["tokenizer"].model_max_length)
+        encoded = own["tokenizer"](*texts, return_tensors=return_tensors and "np", **options)
+        if cutting and not options.get("return_overflowing_tokens"):
+            own["cut"] += sum(bool(one.overflowing) for one in encoded.encodings or ())
+        if return_tensors:
+            encoded.data = {name: host(array) for name, array in encoded.data.items()}
+        return encoded
+
+    def take_cut(self) -> int:
+        """How many texts were cut since this was asked last."""
+        cut: int = vars(self)["cut"]
+        vars(self)["cut"] = 0
+        return cut
+
+    @property  # type: ignore[misc]  # object's can be assigned to, which nobody needs
+    def __class__(self) -> type:
+        """The tokenizer's, for code that asks what it is."""
+        kind: type = type(vars(self)["tokenizer"])
+        return kind
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(vars(self)["tokenizer"], name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(vars(self)["tokenizer"], name, value)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return HostTokenizer, (vars(self)["tokenizer"], vars(self)["max_length"])

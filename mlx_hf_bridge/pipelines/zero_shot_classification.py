@@ -1,145 +1,120 @@
 """Zero-shot classification: texts and labels of the caller's choice become premise and hypothesis of an NLI model.
 
-Reference: transformers/pipelines/zero_shot_classification.py. The softmax subtracts the maximum, where the reference
-overflows to nan from logits of 89 on. T texts, N labels, C classes.
+Reference: transformers/pipelines/zero_shot_classification.py, whose reading of arguments and post-processing this runs;
+logits are shifted first, since its softmax overflows to nan from 89 on. T texts, N labels.
 """
 
 import logging
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any, ClassVar, final
 
 import numpy as np
 
+import mlx_hf_bridge.pipelines.theirs.pipelines.zero_shot_classification as theirs
 from mlx_hf_bridge.errors import ArgumentTypeError, InputError, TemplateError
-from mlx_hf_bridge.inference.tokenizer import Tokenizer, Tokens
-from mlx_hf_bridge.pipelines.classifier import Options, Pipeline, answered, changed, softmax
-from mlx_hf_bridge.pretrained import MLXPreTrainedModel
+from mlx_hf_bridge.pipelines.base import Chunk, Pipeline
+from mlx_hf_bridge.pipelines.host_array import host
 
 logger = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True)
-class ZeroShotOptions(Options):
-    """truncation: True is all there is, since the text is always cut to make room for its label."""
-
-    candidate_labels: Any = None
-    hypothesis_template: Any = "This example is {}."
-    multi_label: bool = False
-    truncation: bool | str = True
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.truncation not in (True, "only_first"):
-            raise InputError(
-                f"truncation={self.truncation!r}, and zero-shot-classification always cuts the text so that its label "
-                "fits beside it. Leave it out."
-            )
+_TEMPLATE = "This example is {}."
 
 
 @final
-class ZeroShotClassificationPipeline(Pipeline):
-    """Which of the given labels fits a text; every text with every label goes through the model in shared batches."""
+class ZeroShotClassificationPipeline(theirs.ZeroShotClassificationPipeline):
+    """Which of the given labels fits a text; every text with every label goes through the model in shared batches.
+
+    Text -> {"sequence", "labels" best first, "scores"}; list -> list of these; stream -> iterator. The second argument
+    or candidate_labels: labels, or a string of them with commas. hypothesis_template: has {} where the label goes.
+    multi_label: False shares 1 out among the labels, True judges each by itself. A text too long for the model is cut,
+    and a warning logged once. Raises InputError (ValueError) for an empty text or no labels, ArgumentTypeError
+    (TypeError) for what is no text or no labels, TemplateError, EmptyInputError for [].
+    """
 
     task: ClassVar[str] = "zero-shot-classification"
+    takes: ClassVar[tuple[str, ...]] = ("candidate_labels", "hypothesis_template", "multi_label", "truncation")
+    remedy: ClassVar[str] = "Shorten the label: only texts are cut."
+    _args_parser = theirs.ZeroShotClassificationArgumentHandler()
 
-    def __init__(
-        self, model: MLXPreTrainedModel, tokenizer: Tokenizer, show_progress: bool = False, **defaults: Any
-    ) -> None:
-        super().__init__(model, tokenizer, show_progress)
-        self._defaults = changed(ZeroShotOptions(), defaults, self.task)
-        self._limit = min(self.tokenizer.model_max_length or self._max_length, self._max_length)
-        self._told = False
+    def __init__(self, *parts: Any, **options: Any) -> None:
+        Pipeline.__init__(self, *parts, **options)
         if self.entailment_id == -1:
             logger.warning(
                 "%s has label2id=%s, in which no label starts with 'entail', so its last class is taken for "
                 "entailment. Use a model trained on NLI, or correct label2id in its config.json.",
-                model.name_or_path,
-                dict(model.config.label2id),
+                self.model.name_or_path,
+                dict(self.model.config.label2id),
             )
 
-    @property
-    def entailment_id(self) -> int:
-        """The class of the first label that starts with "entail", in any case; -1 where there is none."""
-        labels = self.model.config.label2id.items()
-        return next((int(number) for label, number in labels if label.lower().startswith("entail")), -1)
-
     def __call__(self, sequences: Any, *args: Any, **options: Any) -> Any:
-        """Text -> {"sequence", "labels" best first, "scores"}; a list -> a list of these; a stream -> an iterator.
-
-        The second argument or candidate_labels: labels, or a string of them with commas. hypothesis_template: has {}
-        where the label goes. multi_label: False shares 1 out among the labels, True judges each by itself. A text too
-        long for the model is cut, and a warning logged once. Raises InputError (ValueError) for an empty text or no
-        labels, ArgumentTypeError (TypeError) for what is no text or no labels, TemplateError, EmptyInputError for [].
-        """
         if len(args) > 1 or (args and "candidate_labels" in options):
             raise InputError(
                 f"got the arguments {args!r} after the texts, expected the labels alone. Pass the others by name."
             )
-        if args:
-            options["candidate_labels"] = args[0]
-        asked = changed(self._defaults, options, self.task)
-        labels = _labels(asked.candidate_labels)
-        hypotheses = _hypotheses(asked.hypothesis_template, labels)
+        return super().__call__(sequences, *args, **options)
 
-        def answer(texts: list[Any]) -> list[dict[str, Any]]:
-            checked = [_text(text) for text in texts]
-            logits = self._entailments(checked, hypotheses, asked.batch_size)
-            scores = self._scores(logits, asked.multi_label)
-            return [_ranked(text, labels, row) for text, row in zip(checked, scores, strict=True)]
-
-        return answered(sequences, answer, asked, len(labels))
-
-    def _entailments(self, texts: list[str], hypotheses: list[str], batch_size: int) -> np.ndarray:
-        """T texts x N hypotheses -> logits (T, N, C). Equal pairs are computed once, so that they tie exactly."""
-        pairs = [(text, hypothesis) for text in texts for hypothesis in hypotheses]
-        rows = {pair: row for row, pair in enumerate(dict.fromkeys(pairs))}
-        tokens = self._encode(list(rows))
-        self._report_cut({text for (text, _), one in zip(rows, tokens, strict=True) if one.cut}, texts)
-        logits = self._logits(tokens, batch_size, "Shorten the label: only texts are cut.")
-        return logits[[rows[pair] for pair in pairs]].reshape(len(texts), len(hypotheses), -1)
-
-    def _encode(self, pairs: list[tuple[str, str]]) -> list[Tokens]:
-        """Cut by the text alone; a pair whose label leaves it no room stays whole, as in the reference."""
-        try:
-            return self.tokenizer.encode([*pairs], self._limit, "only_first")
-        except InputError:
-            if len(pairs) == 1:
-                return self.tokenizer.encode([*pairs])
-            return [one for pair in pairs for one in self._encode([pair])]
-
-    def _report_cut(self, cut: set[str], texts: list[str]) -> None:
-        if cut and not self._told:
-            self._told = True
-            logger.warning(
-                "%d of %d texts have, with a label, more than %d tokens and were truncated; further ones will be too, "
-                "without a word. Split them to have every part read.",
-                sum(text in cut for text in texts),
-                len(texts),
-                self._limit,
+    def _sanitize_parameters(self, **options: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        if options.get("truncation", True) not in (True, "only_first"):
+            raise InputError(
+                f"truncation={options['truncation']!r}, and zero-shot-classification always cuts the text so that its "
+                "label fits beside it. Leave it out."
             )
+        split: tuple[dict[str, Any], dict[str, Any], dict[str, Any]] = super()._sanitize_parameters(**options)
+        return split
 
-    def _scores(self, logits: np.ndarray, multi_label: bool) -> np.ndarray:
-        """logits (T, N, C) -> (T, N): entailment against contradiction for each label, or shared among the labels."""
+    def _rows_a_text(self, before: Mapping[str, Any]) -> int:
+        return len(_hypotheses(before))
+
+    def _prepared(self, texts: list[Any], before: dict[str, Any]) -> list[list[Chunk]]:
+        texts = [_text(text) for text in texts]
+        hypotheses, labels = _hypotheses(before), before["candidate_labels"]
+        pairs = [[text, hypothesis] for text in texts for hypothesis in hypotheses]
+        cut: set[str] = set()
+        rows = iter(self._encoded(pairs, cut))
+        self._report_cut(sum(text in cut for text in texts), len(texts))
+        return [[{**next(rows), "candidate_label": label, "sequence": text} for label in labels] for text in texts]
+
+    def _encoded(self, pairs: list[list[str]], cut: set[str]) -> list[Chunk]:
+        """Cut by the text alone, noted in `cut`; a pair whose label leaves it no room stays whole, as in theirs."""
+        try:
+            answer = self.tokenizer(pairs, truncation="only_first")
+        except Exception as error:  # the bare class is what tokenizers raises
+            if "too short" not in str(error):
+                raise
+            if len(pairs) > 1:
+                return [chunk for pair in pairs for chunk in self._encoded([pair], cut)]
+            answer = self.tokenizer(pairs)
+        cut |= {pairs[row][0] for row, one in enumerate(answer.encodings or ()) if one.overflowing}
+        return [{name: host([rows[row]]) for name, rows in answer.items()} for row in range(len(pairs))]
+
+    def _finished(self, outputs: list[Any], after: dict[str, Any]) -> Any:
+        return self.postprocess(outputs, **after)
+
+    def postprocess(self, model_outputs: list[Chunk], multi_label: bool = False) -> dict[str, Any]:
+        """What was said of a text with each label -> {"sequence", "labels", "scores"}."""
+        logits = np.concatenate([output["logits"] for output in model_outputs])  # (N, C)
         entailment = self.entailment_id
-        if multi_label or logits.shape[1] == 1:
+        if multi_label or len(logits) == 1:
             contradiction = -1 if entailment == 0 else 0
-            return softmax(logits[..., [contradiction, entailment]])[..., 1]
-        return softmax(logits[..., entailment])
+            highest = logits[:, [contradiction, entailment]].max(axis=1, keepdims=True)
+        else:
+            highest = logits[:, entailment].max()
+        shifted = [
+            {**output, "logits": host(row[None])} for output, row in zip(model_outputs, logits - highest, strict=True)
+        ]
+        answer: dict[str, Any] = super().postprocess(shifted, multi_label)
+        return answer
 
 
-def _labels(given: Any) -> list[Any]:
-    if isinstance(given, str):
-        given = [label.strip() for label in given.split(",") if label.strip()]
-    if not isinstance(given, (list, tuple, np.ndarray)):
+def _hypotheses(before: Mapping[str, Any]) -> list[str]:
+    """The labels in their template; ArgumentTypeError, InputError or TemplateError where that cannot be."""
+    labels, template = before.get("candidate_labels"), before.get("hypothesis_template", _TEMPLATE)
+    if not isinstance(labels, (list, tuple, np.ndarray)):
         raise ArgumentTypeError(
-            f"candidate_labels is {given!r}, expected a list of labels, or a string of them with commas between."
+            f"candidate_labels is {labels!r}, expected a list of labels, or a string of them with commas between."
         )
-    if len(given) == 0:
+    if len(labels) == 0:
         raise InputError("candidate_labels has no label, expected at least one.")
-    return list(given)
-
-
-def _hypotheses(template: Any, labels: list[Any]) -> list[str]:
     if not isinstance(template, str):
         raise TemplateError(f"hypothesis_template={template!r}, expected a string like 'This example is {{}}.'.")
     try:
@@ -156,7 +131,7 @@ def _hypotheses(template: Any, labels: list[Any]) -> list[str]:
 
 
 def _text(given: Any) -> str:
-    """A text as it is, a list of one text as that text; the reference would drop all but the first of several."""
+    """A text as it is, a list of one text as that text; transformers would drop all but the first of several."""
     if isinstance(given, (list, tuple)) and len(given) == 1:
         given = given[0]
     if isinstance(given, (list, tuple)):
@@ -166,9 +141,3 @@ def _text(given: Any) -> str:
     if not given:
         raise InputError("one text is empty, expected at least one character. Leave it out.")
     return given
-
-
-def _ranked(text: str, labels: list[Any], scores: np.ndarray) -> dict[str, Any]:
-    """Best first; ties in the reference's order, which reverses an ascending sort."""
-    order = scores.argsort()[::-1]
-    return {"sequence": text, "labels": [labels[index] for index in order], "scores": scores[order].tolist()}

@@ -1,0 +1,56 @@
+"""Feature extraction: a text gets the vectors of its tokens.
+
+Reference: transformers/pipelines/feature_extraction.py, whose reading of arguments and post-processing this runs.
+"""
+
+from typing import Any, ClassVar, final
+
+import mlx.core as mx
+import numpy as np
+
+import mlx_hf_bridge.pipelines.theirs.pipelines.feature_extraction as theirs
+from mlx_hf_bridge.batch import TokenBatch
+from mlx_hf_bridge.errors import InputError
+from mlx_hf_bridge.family import BASE_TASK
+from mlx_hf_bridge.pipelines.base import Chunk, OfEveryToken, Pipeline
+from mlx_hf_bridge.pipelines.host_array import HostArray, host
+from mlx_hf_bridge.pipelines.plain_texts import check_tokenizer_options, encoded
+
+
+@final
+class FeatureExtractionPipeline(OfEveryToken, theirs.FeatureExtractionPipeline):
+    """The vectors of a text's tokens, special ones too: [[[...] a token]], or an array (1, L, D) with return_tensors.
+
+    truncation, or tokenize_kwargs with whatever the tokenizer takes. A text's result has its own length, whatever
+    batch_size is. Raises TokenRangeError (IndexError) for a text that is too long, EmptyInputError (IndexError) for [].
+    """
+
+    task: ClassVar[str] = "feature-extraction"
+    takes: ClassVar[tuple[str, ...]] = ("truncation", "tokenize_kwargs", "return_tensors")
+    remedy: ClassVar[str] = "Pass truncation=True to cut texts there, or split them."
+    rows_at_once: ClassVar[int] = 256
+    answers_padding: ClassVar[bool] = True
+    __init__ = Pipeline.__init__
+
+    def _sanitize_parameters(self, **options: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        if options.get("tokenize_kwargs") is not None:
+            # transformers writes into the caller's dict.
+            options["tokenize_kwargs"] = dict(options["tokenize_kwargs"])
+        split: tuple[dict[str, Any], dict[str, Any], dict[str, Any]] = super()._sanitize_parameters(**options)
+        check_tokenizer_options(split[0])
+        return split
+
+    def _prepared(self, texts: list[Any], before: dict[str, Any]) -> list[list[Chunk]]:
+        for text in texts:
+            if not isinstance(text, str):
+                raise InputError(f"one text is {text!r:.80}, expected a string.")
+        return [[chunk] for chunk in encoded(self.tokenizer, texts, before)]
+
+    def _compute(self, batch: TokenBatch) -> mx.array:
+        loaded = self.model.loaded
+        encoding = loaded.model(batch)
+        found: mx.array = encoding.hidden if loaded.task == BASE_TASK else next(iter(encoding.answers.values()))
+        return found
+
+    def _output(self, chunk: Chunk, answer: np.ndarray) -> list[HostArray]:
+        return [host(answer[None])]

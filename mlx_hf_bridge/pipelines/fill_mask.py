@@ -1,0 +1,77 @@
+"""Fill-mask: the words that fit best where a text has the mask token.
+
+Reference: transformers/pipelines/fill_mask.py, whose reading of arguments and post-processing this runs. M masks.
+"""
+
+from typing import Any, ClassVar, final
+
+import mlx.core as mx
+import numpy as np
+
+import mlx_hf_bridge.pipelines.theirs.pipelines.fill_mask as theirs
+from mlx_hf_bridge.batch import TokenBatch
+from mlx_hf_bridge.errors import ArgumentTypeError, InputError
+from mlx_hf_bridge.pipelines import host_array
+from mlx_hf_bridge.pipelines.base import Chunk, Pipeline
+from mlx_hf_bridge.pipelines.host_array import HostArray, host
+from mlx_hf_bridge.pipelines.plain_texts import check_tokenizer_options, encoded
+
+# What transformers' file takes from torch: nonzero().
+theirs.torch = host_array
+
+
+class _AtMasks:
+    """Logits that are known at the masked slots alone, which is where they are looked up."""
+
+    def __init__(self, logits: np.ndarray) -> None:
+        self._logits = logits
+
+    def __getitem__(self, place: Any) -> HostArray:
+        return host(self._logits)
+
+
+@final
+class FillMaskPipeline(theirs.FillMaskPipeline):
+    """The words that fit best where a text has the mask token, best first.
+
+    Text with one mask -> [{"score", "token", "token_str", "sequence"}]; with several -> such a list a mask; list ->
+    list, but that of a list of one text alone; stream -> iterator. top_k: how many words, 5 if left out. targets: the
+    only words to choose from. tokenizer_kwargs: what the tokenizer takes, {"truncation": True} say. Raises MaskError
+    for a text without mask, TopKError (RuntimeError) for more words than there are, InputError (ValueError) for no
+    targets, TokenRangeError (IndexError) for a text that is too long.
+    """
+
+    task: ClassVar[str] = "fill-mask"
+    takes: ClassVar[tuple[str, ...]] = ("top_k", "targets", "tokenizer_kwargs")
+    remedy: ClassVar[str] = "Pass tokenizer_kwargs={'truncation': True} to cut texts there, or shorten them."
+    # An answer has a number for each word of the vocabulary.
+    rows_at_once: ClassVar[int] = 256
+    __init__ = Pipeline.__init__
+
+    def _sanitize_parameters(self, **options: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        top_k = options.get("top_k")
+        if top_k is not None and (isinstance(top_k, bool) or not isinstance(top_k, int)):
+            raise ArgumentTypeError(f"top_k={top_k!r}, expected a whole number of words.")
+        check_tokenizer_options(options.get("tokenizer_kwargs") or {})
+        split: tuple[dict[str, Any], dict[str, Any], dict[str, Any]] = super()._sanitize_parameters(**options)
+        return split
+
+    def _prepared(self, texts: list[Any], before: dict[str, Any]) -> list[list[Chunk]]:
+        for text in texts:
+            if not isinstance(text, str):
+                raise InputError(f"one text is {text!r:.80}, expected a string with {self.tokenizer.mask_token}.")
+        chunks = encoded(self.tokenizer, texts, before.get("tokenizer_kwargs") or {})
+        for chunk in chunks:
+            self.ensure_exactly_one_mask_token(chunk)
+        return [[chunk] for chunk in chunks]
+
+    def _compute(self, batch: TokenBatch) -> mx.array:
+        """Logits of the masked slots (B, M, V); M is that of the text with most, others have slots of no meaning."""
+        masked = np.array(batch.ids) == self.tokenizer.mask_token_id
+        slots = np.argsort(~masked, axis=1, kind="stable")[:, : masked.sum(axis=1).max()]
+        logits: mx.array = self.model.loaded.model.at_slots(batch, mx.array(slots.astype(np.int32)))
+        return logits
+
+    def _output(self, chunk: Chunk, answer: np.ndarray) -> Any:
+        masks = int((chunk["input_ids"] == self.tokenizer.mask_token_id).sum())
+        return {"input_ids": chunk["input_ids"], "logits": _AtMasks(answer[:masks])}

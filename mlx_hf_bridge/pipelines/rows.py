@@ -1,0 +1,95 @@
+"""Rows of tokens go through the model in shared batches: equal rows once, sorted by length, in the order they came.
+
+L tokens, C classes, D hidden.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from mlx_hf_bridge.batch import TokenBatch
+from mlx_hf_bridge.errors import TokenRangeError
+from mlx_hf_bridge.inference.batching import checked_batch, in_batches, padded
+from mlx_hf_bridge.inference.tokenizer import Tokens
+from mlx_hf_bridge.loading.load import Loaded
+
+Compute = Callable[[TokenBatch], mx.array]
+
+
+@dataclass(frozen=True)
+class Row(Tokens):
+    """Tokens of which the mask (L,) leaves some out, as padding; None = all count."""
+
+    mask: np.ndarray | None = None
+
+    @property
+    def key(self) -> tuple[bytes | None, ...]:
+        """Equal for rows that have equal answers."""
+        return tuple(None if array is None else array.tobytes() for array in (self.ids, self.segments, self.mask))
+
+
+def row_of(inputs: Mapping[str, Any], names: Sequence[str], trimmed: bool) -> Row:
+    """A tokenizer's answer for one text, arrays (1, L), read for the input `names` of its model.
+
+    trimmed: padding on the right is dropped, since no answer is wanted there.
+    """
+
+    def read(name: str) -> np.ndarray | None:
+        return np.asarray(inputs[name][0], np.int32) if name in names and name in inputs else None
+
+    ids, segments, mask = np.asarray(inputs["input_ids"][0], np.int32), read("token_type_ids"), read("attention_mask")
+    if mask is not None and mask.all():
+        mask = None
+    if mask is not None and trimmed and mask.any():
+        length = int(mask.nonzero()[0][-1]) + 1
+        ids, segments, mask = ids[:length], None if segments is None else segments[:length], mask[:length]
+        mask = None if mask.all() else mask
+    return Row(ids, segments, mask=mask)
+
+
+def computed(
+    loaded: Loaded, rows: Sequence[Row], compute: Compute, pad_token_id: int, batch_size: int, show_progress: bool
+) -> list[np.ndarray]:
+    """Each row's part of what `compute` gives for its batch, float32.
+
+    Rows with padding of their own go only with rows of their length, since places are counted over their padding.
+    """
+    places: dict[tuple[bytes | None, ...], int] = {}
+    where = [places.setdefault(row.key, len(places)) for row in rows]
+    distinct = dict(zip(where, rows, strict=True))
+    answers: dict[int, np.ndarray] = {}
+    for own in (False, True):
+        chosen = {place: row for place, row in distinct.items() if (row.mask is not None) == own}
+        if not chosen:
+            continue
+        make = _stacked(loaded) if own else _padded(loaded, pad_token_id)
+        even = own or loaded.family.padding_shows
+        found = in_batches(list(chosen.values()), make, compute, batch_size, show_progress, even)
+        answers.update(zip(chosen, found, strict=True))
+    return [answers[place] for place in where]
+
+
+def check_lengths(loaded: Loaded, rows: Sequence[Row], remedy: str) -> None:
+    """TokenRangeError for a row that is longer than the model takes."""
+    longest, limit = max(len(row) for row in rows), loaded.config.max_length
+    if longest > limit:
+        raise TokenRangeError(f"a text has {longest} tokens, and the model takes at most {limit}. {remedy}")
+
+
+def _padded(loaded: Loaded, pad_token_id: int) -> Callable[[list[Tokens]], TokenBatch]:
+    return lambda tokens: padded(loaded.config, tokens, pad_token_id)
+
+
+def _stacked(loaded: Loaded) -> Callable[[list[Tokens]], TokenBatch]:
+    """Rows of one length, each with its own mask."""
+
+    def stack(tokens: list[Tokens]) -> TokenBatch:
+        masks = [row.mask if isinstance(row, Row) and row.mask is not None else np.ones(len(row)) for row in tokens]
+        segments = [np.zeros(len(row), np.int32) if row.segments is None else row.segments for row in tokens]
+        ids = np.stack([row.ids for row in tokens])
+        return checked_batch(loaded.config, ids, np.stack(masks), np.stack(segments))
+
+    return stack

@@ -45,11 +45,16 @@ def in_kind(result: mx.array, like: Any) -> Any:
     kind = kind_of(like)
     if kind == "mlx":
         return result
-    is_brain = result.dtype == mx.bfloat16
-    array = np.array(run(lambda: result.astype(mx.float32)) if is_brain else result)
-    if kind == "numpy":
-        return array
+    if kind == "torch":
+        return _to_torch(result, like.device)
+    return np.array(run(lambda: result.astype(mx.float32)) if result.dtype == mx.bfloat16 else result)
+
+
+def _to_torch(result: mx.array, device: Any) -> Any:
+    """Without a copy on the CPU, whose memory MLX shares; numpy has no bfloat16, so its bits go as whole numbers."""
     import torch
 
-    tensor = torch.from_numpy(array).to(like.device)
-    return tensor.to(torch.bfloat16) if is_brain else tensor
+    if result.dtype != mx.bfloat16:
+        return torch.from_numpy(np.array(result, copy=False)).to(device)
+    bits = run(lambda: result.view(mx.uint16))
+    return torch.from_numpy(np.array(bits, copy=False)).view(torch.bfloat16).to(device)

@@ -79,3 +79,7 @@ class OverlongTextError(InputError):
 
 class ForkedProcessError(BridgeError, RuntimeError):
     """MLX was used before this process was forked; it would hang."""
+
+
+class UnservedUseError(BridgeError, NotImplementedError):
+    """A use of a model that only torch can serve: training, gradients, hooks, submodules, parameters."""

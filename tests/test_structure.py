@@ -27,7 +27,7 @@ ORDER = [
     {"inference"},
     {"quantization", "tracing"},
     {"loading"},
-    {"arrays", "outputs", "calls", "pretrained", "auto", "conversion"},
+    {"arrays", "outputs", "calls", "pretrained", "auto", "conversion", "facade"},
     {"sentence_transformers", "pipelines"},
     {"verify", "zero_change", "support"},
     {"cli"},

@@ -1,0 +1,85 @@
+"""The way from MLX to torch: a facade becomes the torch model that stands behind it."""
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from mlx_hf_bridge.errors import UnservedUseError
+from mlx_hf_bridge.pretrained import MLXPreTrainedModel
+
+BRIDGE = "_mlx_bridge"
+# The one parameter, without elements, by which containers know the dtype and the device.
+PROBE = "mlx_dtype"
+_turn = threading.RLock()
+
+
+@dataclass
+class Bridge:
+    """What a facade holds in the place of weights.
+
+    dtype: of the answers when it was made. shape: the torch model without memory, on the meta device.
+    """
+
+    model: MLXPreTrainedModel
+    dtype: torch.dtype
+    fall_back: Callable[[str], PreTrainedModel] | None = None
+    called: Callable[[float], None] | None = None
+    shape: PreTrainedModel | None = None
+
+
+def bridge_of(module: nn.Module) -> Bridge | None:
+    """What stands behind a facade; None for any other module, and for what was a facade."""
+    bridge: Bridge | None = module.__dict__.get(BRIDGE)
+    return bridge
+
+
+def probe_of(module: nn.Module) -> nn.Parameter:
+    """A facade's one parameter."""
+    probe = module._parameters[PROBE]
+    assert probe is not None
+    return probe
+
+
+def leave(module: nn.Module, reason: str) -> None:
+    """Make a facade the torch model, class and all; nothing happens to other modules.
+
+    reason: what was asked, as the middle of a sentence. UnservedUseError where there is no torch model to become.
+    """
+    with _turn:
+        bridge = bridge_of(module)
+        if bridge is None:
+            return
+        if bridge.fall_back is None:
+            raise UnservedUseError(
+                f"{type(module).__name__} is computed by MLX for inference alone, and {reason}. Load the model with "
+                "transformers on torch for that."
+            )
+        real = bridge.fall_back(reason)
+        _hand_over(module, bridge, real)
+
+
+def _hand_over(module: nn.Module, bridge: Bridge, real: Any) -> None:
+    probe = probe_of(module)
+    if probe.dtype != bridge.dtype:
+        real.to(probe.dtype)
+    if not probe.requires_grad:
+        real.requires_grad_(False)
+    real.train(module.training)
+    known = {*real.__dict__, *bridge.shape.__dict__, BRIDGE}
+    real.__dict__.update({name: value for name, value in module.__dict__.items() if name not in known})
+    _share_config(real, module.config)
+    object.__setattr__(module, "__dict__", real.__dict__)
+    object.__setattr__(module, "__class__", type(real))
+
+
+def _share_config(real: PreTrainedModel, config: Any) -> None:
+    """The config that the caller holds, and may have changed, in every submodule that read the loaded one."""
+    loaded = real.config
+    for module in real.modules():
+        if module.__dict__.get("config") is loaded:
+            module.config = config

@@ -1,0 +1,393 @@
+"""A model behind its transformers class: what it answers, what it hands to torch, and what it refuses."""
+
+import copy
+import inspect
+import multiprocessing
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from checkpoints import FAMILIES, Row, make_checkpoint, ours_for, ragged_inputs, theirs_for
+from torch import nn
+
+from mlx_hf_bridge.arrays import in_kind
+from mlx_hf_bridge.errors import TokenRangeError, UnservedUseError
+from mlx_hf_bridge.facade import facade, leave
+
+# float32 on other kernels, as in test_parity.py.
+FLOAT32 = 2e-5
+IDS = torch.tensor([[1, 7, 8, 2], [1, 9, 2, 0]])
+MASK = torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]])
+
+
+def row_of(model_type: str) -> Row:
+    return next(row for row in FAMILIES if row.model_type == model_type)
+
+
+class TorchBehind:
+    """A fall_back that notes the reasons that it was called for."""
+
+    def __init__(self, hf_class: Any, folder: Path) -> None:
+        self.hf_class, self.folder = hf_class, folder
+        self.reasons: list[str] = []
+
+    def __call__(self, reason: str) -> Any:
+        self.reasons.append(reason)
+        return self.hf_class.from_pretrained(self.folder)
+
+
+def pair(
+    folder: Path, head: str = "Model", model_type: str = "bert", torch_behind: bool = True
+) -> tuple[Any, Any, Any]:
+    """A facade, the torch model of the same checkpoint, and what the facade falls back on."""
+    row = row_of(model_type)
+    make_checkpoint(folder, row, head, labels=2 if head == "ForQuestionAnswering" else 3)
+    hf_class = theirs_for(row, head)
+    behind = TorchBehind(hf_class, folder)
+    ours = facade(ours_for(head).from_pretrained(folder), fall_back=behind if torch_behind else None)
+    return ours, hf_class.from_pretrained(folder), behind
+
+
+def assert_same(got: Any, wanted: Any) -> None:
+    """The same class and fields, and numbers within FLOAT32 where a token is."""
+    assert type(got) is type(wanted)
+    if isinstance(wanted, dict):
+        assert list(got) == list(wanted)
+        got, wanted = got.to_tuple(), wanted.to_tuple()
+    if isinstance(wanted, tuple):
+        assert len(got) == len(wanted)
+        for mine, his in zip(got, wanted, strict=True):
+            assert_same(mine, his)
+    else:
+        seen = MASK.bool() if wanted.shape[:2] == MASK.shape else slice(None)
+        assert got.dtype == wanted.dtype
+        torch.testing.assert_close(got[seen], wanted[seen], rtol=1e-4, atol=FLOAT32)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "head"),
+    [
+        ("bert", "Model"),
+        ("bert", "ForPreTraining"),
+        ("bert", "ForQuestionAnswering"),
+        ("distilbert", "ForSequenceClassification"),
+        ("roberta", "ForMaskedLM"),
+        ("electra", "ForPreTraining"),
+        ("modernbert", "ForTokenClassification"),
+    ],
+)
+def test_answers_are_the_transformers_class_s_own(model_type: str, head: str, tmp_path: Path) -> None:
+    ours, theirs, behind = pair(tmp_path, head, model_type)
+    assert isinstance(ours, type(theirs))
+    assert (type(ours).__name__, type(ours).__module__) == (type(theirs).__name__, type(theirs).__module__)
+    assert repr(ours) == repr(theirs)
+    assert inspect.signature(ours.forward) == inspect.signature(theirs.forward)
+    assert get_type_hints(ours.forward) == get_type_hints(theirs.forward)
+    assert ours.num_parameters() == theirs.num_parameters()
+    with torch.no_grad():
+        assert_same(ours(IDS, MASK), theirs(IDS, MASK))
+        assert_same(ours(input_ids=IDS, attention_mask=MASK, return_dict=False), theirs(IDS, MASK, return_dict=False))
+        assert_same(
+            ours(IDS, attention_mask=MASK, output_hidden_states=True),
+            theirs(IDS, attention_mask=MASK, output_hidden_states=True),
+        )
+    assert behind.reasons == []
+
+
+def test_settings_in_the_config_count_as_in_transformers(tmp_path: Path) -> None:
+    ours, theirs, behind = pair(tmp_path)
+    for model in (ours, theirs):
+        model.config.output_hidden_states = True
+    with torch.no_grad():
+        assert_same(ours(IDS, MASK), theirs(IDS, MASK))
+    assert len(ours(IDS, MASK).hidden_states) == 4
+    assert behind.reasons == []
+
+
+def test_attributes_are_the_torch_model_s(tmp_path: Path) -> None:
+    ours, theirs, behind = pair(tmp_path, "ForSequenceClassification")
+    assert ours.num_labels == theirs.num_labels
+    assert ours.name_or_path == theirs.name_or_path == str(tmp_path)
+    assert ours.base_model_prefix == "bert"
+    assert not hasattr(ours, "hf_device_map")
+    assert hasattr(ours, "resize_token_embeddings")
+    with pytest.raises(AttributeError, match="'BertForSequenceClassification' object has no attribute 'clasifier'"):
+        _ = ours.clasifier
+    assert behind.reasons == []
+
+
+def test_making_one_leaves_torch_s_random_numbers_alone(tmp_path: Path) -> None:
+    ours, _, _ = pair(tmp_path)
+    torch.manual_seed(3)
+    wanted = torch.rand(2)
+    torch.manual_seed(3)
+    facade(ours.mlx_model)
+    torch.testing.assert_close(torch.rand(2), wanted, rtol=0, atol=0)
+
+
+def test_a_change_of_dtype_changes_the_answers_alone(tmp_path: Path) -> None:
+    ours, theirs, behind = pair(tmp_path)
+    exact = theirs(IDS)[0]
+    for change, dtype in (
+        (lambda model: model.half(), torch.float16),
+        (lambda model: model.to(torch.bfloat16), torch.bfloat16),
+        (lambda model: model.to("cpu", dtype=torch.float64), torch.float64),
+        (lambda model: nn.Sequential(model).half()[0], torch.float16),
+        (lambda model: model.float(), torch.float32),
+    ):
+        assert change(ours) is ours
+        assert ours.dtype == ours(IDS)[0].dtype == dtype
+        torch.testing.assert_close(ours(IDS)[0].float(), exact, atol=2e-2, rtol=1e-2)
+    torch.testing.assert_close(ours(IDS)[0], exact, atol=FLOAT32, rtol=1e-4)
+    assert behind.reasons == []
+
+
+def test_every_device_is_accepted_and_none_changes_anything(tmp_path: Path) -> None:
+    ours, _, behind = pair(tmp_path)
+    assert ours.to("mps") is ours.to(torch.device("cuda:1")) is ours.cuda() is ours.cpu() is ours.eval() is ours
+    assert ours.device == torch.device("cpu")
+    assert behind.reasons == []
+
+
+def test_a_container_sees_one_parameter_without_elements(tmp_path: Path) -> None:
+    ours, _, behind = pair(tmp_path)
+    container = nn.Sequential(ours, nn.Linear(2, 2))
+    assert [parameter.numel() for parameter in container.parameters()] == [0, 4, 2]
+    assert [type(module).__name__ for module in container.modules()] == ["Sequential", "BertModel", "Linear"]
+    assert not container.eval().training
+    assert behind.reasons == []
+
+
+def test_compiling_changes_nothing(tmp_path: Path) -> None:
+    ours, theirs, behind = pair(tmp_path)
+    ours.compile()
+    compiled = torch.compile(nn.Sequential(ours), backend="eager")
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(IDS)[0], theirs(IDS)[0], atol=FLOAT32, rtol=1e-4)
+    assert behind.reasons == []
+
+
+def hook(*arguments: Any) -> None:
+    """A forward hook that does nothing."""
+
+
+# What only torch serves -> the reason that is given.
+USES: dict[str, tuple[Callable[[Any], Any], str]] = {
+    "parameters": (lambda model: list(model.parameters()), "parameters() was called"),
+    "named_parameters": (lambda model: dict(model.named_parameters()), "named_parameters() was called"),
+    "state_dict": (lambda model: model.state_dict(), "state_dict() was called"),
+    "container's state_dict": (lambda model: nn.Sequential(model).state_dict(), "state_dict() was called"),
+    "modules": (lambda model: list(model.modules()), "modules() was called"),
+    "named_modules": (lambda model: list(model.named_modules()), "its submodules were asked for"),
+    "hook": (lambda model: model.register_forward_hook(hook), "register_forward_hook() was called"),
+    "submodule": (lambda model: model.embeddings, "its attribute 'embeddings' was asked for"),
+    "input embeddings": (lambda model: model.get_input_embeddings(), "get_input_embeddings() was called"),
+    "resizing": (lambda model: model.resize_token_embeddings(105), "resize_token_embeddings() was called"),
+    "replacing": (lambda model: setattr(model, "pooler", nn.Identity()), "its attribute 'pooler' was set"),
+    "an argument": (
+        lambda model: model(IDS, encoder_hidden_states=torch.zeros(2, 4, 24)),
+        "forward was given encoder_hidden_states",
+    ),
+    "a mask for every pair": (
+        lambda model: model(IDS, torch.ones(2, 1, 4, 4).bool()),
+        "MLX refused the call (attention_mask has the shape (2, 1, 4, 4)",
+    ),
+    "a gradient of the inputs": (
+        lambda model: model(inputs_embeds=torch.zeros(1, 2, 24, requires_grad=True)),
+        "inputs_embeds asks for a gradient",
+    ),
+}
+
+
+@pytest.mark.parametrize("use", USES)
+def test_what_only_torch_serves_goes_to_torch_once_and_for_good(use: str, tmp_path: Path) -> None:
+    ours, theirs, behind = pair(tmp_path)
+    forward, served = ours.forward, ours.state_dict
+    ours.note = "kept"
+    act, reason = USES[use]
+    act(ours)
+    assert len(behind.reasons) == 1
+    assert behind.reasons[0].startswith(reason)
+    assert type(ours) is type(theirs)
+    assert ours.note == "kept"
+    if use not in ("resizing", "replacing"):
+        with torch.no_grad():
+            assert_same(ours(IDS, MASK), theirs(IDS, MASK))
+            assert_same(forward(IDS, MASK), theirs(IDS, MASK))
+        assert {name: value.shape for name, value in served().items()} == {
+            name: value.shape for name, value in theirs.state_dict().items()
+        }
+    leave(ours, "nothing is left to leave")
+    assert len(behind.reasons) == 1
+
+
+@pytest.mark.parametrize("use", [use for use in USES if "mask" not in use])
+def test_without_torch_behind_it_is_an_error_that_says_what_to_do(use: str, tmp_path: Path) -> None:
+    ours, theirs, _ = pair(tmp_path, torch_behind=False)
+    act, _ = USES[use]
+    with pytest.raises(UnservedUseError, match=r"computed by MLX for inference alone, and .* Load the model with"):
+        act(ours)
+    with torch.no_grad():
+        assert_same(ours(IDS, MASK), theirs(IDS, MASK))
+
+
+def test_training_goes_to_torch_or_says_what_to_do(tmp_path: Path) -> None:
+    ours, _, behind = pair(tmp_path / "with")
+    assert ours.train().training
+    assert behind.reasons == ["train() was called"]
+    alone, _, _ = pair(tmp_path / "without", torch_behind=False)
+    with pytest.raises(UnservedUseError, match="and forward was called in training mode"):
+        alone.train()(IDS)
+    assert alone.eval()(IDS)[0].shape == (2, 4, 24)
+
+
+def test_a_gradient_that_is_asked_for_later_is_torch_s(tmp_path: Path) -> None:
+    ours, theirs, behind = pair(tmp_path, "ForSequenceClassification")
+    answers = [model(IDS, MASK).logits for model in (ours, theirs)]
+    assert all(answer.requires_grad for answer in answers)
+    assert behind.reasons == []
+    for answer in answers:
+        answer[:, 1].sum().backward()
+    assert behind.reasons == ["a gradient was asked for"]
+    gradients = [model.bert.embeddings.word_embeddings.weight.grad for model in (ours, theirs)]
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-5)
+
+
+def test_answers_ask_for_no_gradient_where_transformers_would_not(tmp_path: Path) -> None:
+    ours, _, _ = pair(tmp_path)
+    assert not ours.requires_grad_(False)(IDS)[0].requires_grad
+    ours.requires_grad_(True)
+    with torch.inference_mode():
+        assert not ours(IDS)[0].requires_grad
+
+
+def test_the_torch_model_takes_over_what_was_set(tmp_path: Path) -> None:
+    ours, _, _ = pair(tmp_path)
+    ours.half().requires_grad_(False)
+    ours.config.output_hidden_states = True
+    config = ours.config
+    leave(ours, "of this test")
+    assert {parameter.dtype for parameter in ours.parameters()} == {torch.float16}
+    assert not any(parameter.requires_grad for parameter in ours.parameters())
+    assert ours.config is ours.encoder.layer[0].attention.self.config is config
+    assert len(ours(IDS).hidden_states) == 4
+
+
+def answer_of(model: Any) -> np.ndarray:
+    with torch.no_grad():
+        return np.asarray(model(IDS, MASK)[0])
+
+
+def test_copies_pickles_and_spawned_workers_answer_the_same(tmp_path: Path) -> None:
+    ours, theirs, behind = pair(tmp_path)
+    ours.half().requires_grad_(False)
+    ours.note = [1]
+    wanted = answer_of(ours)
+    again = copy.deepcopy(ours)
+    assert again.mlx_model is ours.mlx_model
+    assert again.config is not ours.config
+    for model in (again, pickle.loads(pickle.dumps(ours)), copy.deepcopy(nn.Sequential(ours))[0]):
+        np.testing.assert_array_equal(answer_of(model), wanted)
+        assert isinstance(model, type(theirs))
+        assert model.note == [1]
+        assert model.note is not ours.note
+        assert not model(IDS)[0].requires_grad
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        np.testing.assert_array_equal(pool.apply(answer_of, (ours,)), wanted)
+    assert behind.reasons == []
+
+
+@pytest.mark.parametrize("head", ["Model", "ForMaskedLM"])
+def test_a_saved_one_loads_in_transformers(head: str, tmp_path: Path) -> None:
+    ours, theirs, behind = pair(tmp_path / "made", head)
+    ours.save_pretrained(tmp_path / "saved", safe_serialization=True)
+    again = type(theirs).from_pretrained(tmp_path / "saved")
+    with torch.no_grad():
+        assert_same(again(IDS, MASK), theirs(IDS, MASK))
+    assert again.config.architectures == [type(theirs).__name__]
+    assert behind.reasons == []
+
+
+@pytest.mark.parametrize("options", [{"max_shard_size": "10kB"}, {"state_dict": None}, {}])
+def test_saving_otherwise_is_torch_s(options: dict[str, Any], tmp_path: Path) -> None:
+    ours, theirs, behind = pair(tmp_path / "made")
+    if not options:
+        ours.half()
+    ours.save_pretrained(tmp_path / "saved", **options)
+    assert len(behind.reasons) == 1
+    assert behind.reasons[0].startswith("save_pretrained() was called")
+    again = type(theirs).from_pretrained(tmp_path / "saved")
+    torch.testing.assert_close(again(IDS)[0].float(), theirs(IDS)[0], atol=2e-2, rtol=1e-2)
+
+
+def test_a_packed_one_is_saved_in_mlx_s_storage(tmp_path: Path) -> None:
+    row = row_of("bert")
+    config = type(row.config).from_dict({**row.config.to_dict(), **row.wide})
+    wide = Row(row.model_type, row.classes, config, segments=3)
+    make_checkpoint(tmp_path / "made", wide)
+    packed = ours_for("Model").from_pretrained(tmp_path / "made", quantization_config="q8")
+    ours = facade(packed)
+    assert not hasattr(ours.config, "quantization_config")
+    ours.save_pretrained(tmp_path / "saved")
+    again = facade(ours_for("Model").from_pretrained(tmp_path / "saved"))
+    np.testing.assert_array_equal(answer_of(again), answer_of(ours))
+    behind = TorchBehind(transformers.BertModel, tmp_path / "made")
+    facade(packed, fall_back=behind).save_pretrained(tmp_path / "float")
+    assert behind.reasons == ["save_pretrained() was called"]
+    assert_same(
+        transformers.BertModel.from_pretrained(tmp_path / "float")(IDS, MASK),
+        transformers.BertModel.from_pretrained(tmp_path / "made")(IDS, MASK),
+    )
+
+
+def test_ids_outside_the_tables_are_an_error_as_on_torch(tmp_path: Path) -> None:
+    ours, theirs, behind = pair(tmp_path)
+    outside = torch.tensor([[1, 500, 2]])
+    with pytest.raises(IndexError):
+        theirs(outside)
+    with pytest.raises(TokenRangeError, match="500"):
+        ours(outside)
+    assert behind.reasons == []
+
+
+def test_segments_that_a_family_ignores_are_ignored(tmp_path: Path) -> None:
+    ours, theirs, _ = pair(tmp_path, "Model", "distilbert")
+    with torch.no_grad():
+        assert_same(ours(IDS, MASK, token_type_ids=MASK), theirs(IDS, MASK, token_type_ids=MASK))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_answers_reach_torch_without_a_copy(dtype: str) -> None:
+    import mlx.core as mx
+
+    result = mx.arange(6).reshape(2, 3).astype(getattr(mx, dtype))
+    mx.eval(result)
+    tensor = in_kind(result, IDS)
+    assert tensor.dtype == getattr(torch, dtype)
+    assert tensor.tolist() == [[0, 1, 2], [3, 4, 5]]
+    if dtype != "bfloat16":
+        assert np.shares_memory(np.array(result, copy=False), tensor.numpy())
+
+
+def test_calls_are_told_their_seconds(tmp_path: Path) -> None:
+    ours, _, _ = pair(tmp_path)
+    told: list[float] = []
+    timed = facade(ours.mlx_model, called=told.append)
+    timed(IDS)
+    timed(IDS)
+    assert len(told) == 2
+    assert all(seconds > 0 for seconds in told)
+
+
+def test_real_inputs_of_every_length_agree(tmp_path: Path) -> None:
+    row = row_of("bert")
+    ours, theirs, _ = pair(tmp_path)
+    inputs = {name: torch.from_numpy(value) for name, value in ragged_inputs(row).items()}
+    seen = inputs["attention_mask"].bool()
+    with torch.no_grad():
+        torch.testing.assert_close(ours(**inputs)[0][seen], theirs(**inputs)[0][seen], atol=FLOAT32, rtol=1e-4)

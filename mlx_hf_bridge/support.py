@@ -9,9 +9,11 @@ from mlx_hf_bridge.refused import REFUSED
 _HEADING = """# Models
 
 Every text encoder of transformers, as `mlx-hf-bridge models --markdown` prints it from the code. A native type is
-computed by a file of its own under `mlx_hf_bridge/models/`, and each of its heads is compared with transformers on
-random weights, through files on disk, to 2e-5 (`tests/test_parity.py`). Any other type ends in an error with the
-reason below.
+computed by a file of its own under `mlx_hf_bridge/models/`. Each of its heads is compared with transformers on random
+weights, through files on disk: batches padded on either side and texts alone, eager and sdpa attention, to 2e-5
+(`tests/test_parity.py`); computed in float16 and bfloat16, with padding in every pattern
+(`tests/test_half_precision.py`); with every quantisation recipe (`tests/test_quantization.py`); and at the longest text
+it takes (`tests/test_lengths.py`). Any other type ends in an error with the reason below.
 """
 
 

@@ -615,6 +615,28 @@ FAMILIES = [
         transformers.ChineseCLIPTextConfig(**WITH_SEGMENTS, hidden_act="gelu_new"),
         segments=3,
     ),
+    *(
+        Row(
+            f"{name}_text_model",
+            f"{classes}Text",
+            getattr(transformers, f"{classes}TextConfig")(**SHARED, hidden_act=act, eos_token_id=7, pad_token_id=1),
+            pad_token_id=1,
+            takes_vectors=False,
+            separator=7,
+        )
+        for name, classes, act in (
+            ("metaclip_2", "MetaClip2", "relu"),
+            ("clipseg", "CLIPSeg", "quick_gelu"),
+        )
+    ),
+    Row(
+        "clap_text_model",
+        "ClapText",
+        transformers.ClapTextConfig(**WITH_SEGMENTS, pad_token_id=2),
+        2,
+        3,
+        left_out=("position_ids", "token_type_ids"),
+    ),
     Row("align_text_model", "AlignText", transformers.AlignTextConfig(**WITH_SEGMENTS, hidden_act="relu"), segments=3),
     Row(
         "longformer",

@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
+from transformers.models.auto import modeling_auto
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
 from mlx_hf_bridge.cli import main
 from mlx_hf_bridge.errors import UnsupportedModelError
@@ -11,11 +13,34 @@ from mlx_hf_bridge.models import family_for, model_types
 from mlx_hf_bridge.refused import REFUSED
 from mlx_hf_bridge.support import as_markdown, supported
 
+# In transformers' tables beside encoders of text, and none: decoders, and models of sound alone.
+NOT_TEXT_ENCODERS = {
+    "audioflamingo3", "emu3", "emu3_text_model", "glmasr", "granite_speech", "granite_speech_plus",
+    "kosmos_2_5_text_model", "kosmos_2_text_model", "llama4", "mistral4", "mllama", "mllama_text_model",
+    "molmo2_text", "moss_transcribe_diarize", "musicflamingo", "nemo_speechlm", "pix2struct_text_model", "qwen2_audio",
+    "qwen3_asr", "vibevoice_asr", "voxtral", "voxtral_realtime",
+}  # fmt: skip
+
+ENCODING = {f"FOR_{name}" for name in (
+    "MASKED_LM", "TEXT_ENCODING", "SEQUENCE_CLASSIFICATION", "TOKEN_CLASSIFICATION", "QUESTION_ANSWERING",
+    "MULTIPLE_CHOICE", "NEXT_SENTENCE_PREDICTION", "SEQ_TO_SEQ_CAUSAL_LM",
+)}  # fmt: skip
 PAGE = Path(__file__).parent.parent / "docs" / "models.md"
 
 
 def test_the_page_in_docs_is_what_the_code_says() -> None:
     assert PAGE.read_text(encoding="utf-8") == as_markdown(), "mlx-hf-bridge models --markdown > docs/models.md"
+
+
+def test_every_encoder_of_transformers_is_native_or_refused_with_a_reason() -> None:
+    """What transformers trains to fill masks, to encode text or to pair texts, and does not let generate alone."""
+    tables = {name: set(getattr(modeling_auto, f"MODEL_{name}_MAPPING_NAMES")) for name in ENCODING | {"FOR_CAUSAL_LM"}}
+    decoders = tables.pop("FOR_CAUSAL_LM") - tables["FOR_MASKED_LM"]
+    towers = {name for name in CONFIG_MAPPING_NAMES if name.endswith(("_text_model", "t5gemma2_encoder"))}
+    encoders = set().union(*tables.values(), towers) - decoders - NOT_TEXT_ENCODERS
+    assert len(encoders) > 90
+    assert encoders <= {row.model_type for row in supported()}
+    assert all(row.heads or row.reason for row in supported())
 
 
 def test_no_type_is_both_native_and_refused() -> None:

@@ -34,7 +34,8 @@ from mlx_hf_bridge.models import bert, roberta
 
 # The share of tokens that was masked in training (EsmEmbeddings.forward).
 _MASKED_IN_TRAINING = 0.15 * 0.8
-_LEAST_SHARE = 1e-6
+# Of tokens that are not masked: below that of one in the longest text, and words divided by it fit into float16.
+_LEAST_SHARE = 2.0**-11
 
 
 @dataclass(frozen=True, kw_only=True)

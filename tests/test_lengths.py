@@ -1,0 +1,51 @@
+"""Texts as long as a family takes, and one token longer: computed, truncated or refused, never read out of bounds."""
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+from checkpoints import FAMILIES, Row, make_checkpoint, ragged_inputs, row_name
+from weight_files import answer
+
+from mlx_hf_bridge import MLXAutoModel, MLXSentenceTransformer
+from mlx_hf_bridge.errors import OverlongTextError, TokenRangeError
+
+ABSOLUTE = 2e-5
+# Sentence vectors of tiny models with weights of std 0.3 reach 10 in size.
+RELATIVE = 1e-5
+# What the rows' tokenizer allows, and the rows of their position tables.
+LIMIT = 44
+
+
+@pytest.mark.parametrize("row", FAMILIES, ids=row_name)
+def test_the_longest_text_is_computed_and_one_token_more_truncated_or_refused(
+    row: Row, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Known trouble 4: MLX reads past a table without a word."""
+    theirs = make_checkpoint(tmp_path, row)
+    ours = MLXAutoModel.from_pretrained(tmp_path)
+    limit = min(ours.loaded.config.max_length, LIMIT)
+    assert row.has_positions or limit == LIMIT
+    for length in (limit, limit + 1):
+        inputs = ragged_inputs(row, (length, 3))
+        if row.has_positions and length > limit:
+            with pytest.raises((IndexError, RuntimeError, ValueError)):
+                answer(theirs, inputs, "last_hidden_state")
+            with pytest.raises(TokenRangeError, match=rf"{length} tokens reach position {LIMIT}.*at most {limit} tok"):
+                ours(**inputs)
+            continue
+        wanted = answer(theirs, inputs, "last_hidden_state")
+        bound = max(ABSOLUTE, row.relative * np.abs(wanted).max())
+        valid = inputs["attention_mask"].astype(bool)
+        np.testing.assert_allclose(ours(**inputs).last_hidden_state[valid], wanted[valid], rtol=0, atol=bound)
+
+    sentences = MLXSentenceTransformer(tmp_path)
+    words = ["cat"] * limit
+    with caplog.at_level(logging.WARNING):
+        long = sentences.encode([" ".join(words)])
+    assert f"1 of 1 texts have more than {limit} tokens and were truncated" in caplog.text
+    fits = sentences.encode([" ".join(words[: limit - 2])], overlong="error")
+    np.testing.assert_allclose(long, fits, rtol=RELATIVE, atol=RELATIVE)
+    with pytest.raises(OverlongTextError, match=rf"1 of 1 texts have more than {limit} tokens"):
+        sentences.encode([" ".join(words[: limit - 1])], overlong="error")

@@ -1,4 +1,4 @@
-"""MLX's erf against the rational one that gelu uses on CPUs: time ratio and largest difference.
+"""MLX's transcendental functions against the same by sums and products, which CPUs use: time ratio and difference.
 
 python -m benchmarks.activations
 """
@@ -6,30 +6,49 @@ python -m benchmarks.activations
 import mlx_hf_bridge  # noqa: F401  loads the BLAS before mlx.core
 
 # isort: split
+import math
 import statistics
 import time
+from collections.abc import Callable
+from functools import partial
 
 import mlx.core as mx
 
-from mlx_hf_bridge.layers.feed_forward import rational_erf
+from mlx_hf_bridge.layers.attention_by_powers import attend_by_powers
+from mlx_hf_bridge.layers.exponential import LOG2_E, power_of_two_to_zero, sigmoid, tanh
+from mlx_hf_bridge.layers.feed_forward import gelu_by_powers
 
 ROUNDS = 15
+PAIRS: dict[str, tuple[Callable[[mx.array], mx.array], Callable[[mx.array], mx.array]]] = {
+    "gelu": (lambda x: x * (mx.erf(x * math.sqrt(0.5)) + 1) * 0.5, gelu_by_powers),
+    "exp of -|x|": (lambda x: mx.exp(-mx.abs(x)), lambda x: power_of_two_to_zero(-mx.abs(x) * LOG2_E)),
+    "sigmoid": (mx.sigmoid, sigmoid),
+    "tanh": (mx.tanh, tanh),
+}
 
 
-def seconds(function: object, x: mx.array) -> float:
-    assert callable(function)
+def seconds(work: Callable[[], mx.array]) -> float:
     start = time.perf_counter()
-    mx.eval(function(x))
+    mx.eval(work())
     return time.perf_counter() - start
 
 
+def line(name: str, theirs: Callable[[], mx.array], ours: Callable[[], mx.array], worst: float) -> None:
+    ratios = [seconds(theirs) / seconds(ours) for _ in range(ROUNDS)]
+    print(f"{name:12s} takes MLX {statistics.median(ratios):5.2f} times as long; largest difference {worst:.1e}")
+
+
 def main() -> None:
-    x = mx.random.normal((2048, 1536)) * 2
-    mx.eval(x)
-    ratios = [seconds(mx.erf, x) / seconds(rational_erf, x) for _ in range(ROUNDS)]
-    wide = mx.linspace(-6, 6, 1_000_001)
-    worst = mx.abs(mx.erf(wide) - rational_erf(wide)).max().item()
-    print(f"mx.erf takes {statistics.median(ratios):.2f} times as long; largest difference {worst:.1e}")
+    x, wide = mx.random.normal((512, 1536)) * 2, mx.linspace(-12, 12, 1_000_001)
+    mx.eval(x, wide)
+    for name, (theirs, ours) in PAIRS.items():
+        worst = mx.abs(theirs(wide) - ours(wide)).max().item()
+        line(name, partial(theirs, x), partial(ours, x), float(str(worst)))
+    parts = [mx.random.normal((8, 12, 64, 32)) for _ in range(3)]
+    mx.eval(parts)
+    theirs_attend = partial(mx.fast.scaled_dot_product_attention, *parts, scale=0.2)
+    ours_attend = partial(attend_by_powers, *parts, 0.2, None, None)
+    line("attention", theirs_attend, ours_attend, float(str(mx.abs(theirs_attend() - ours_attend()).max().item())))
 
 
 if __name__ == "__main__":

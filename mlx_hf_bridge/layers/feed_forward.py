@@ -9,63 +9,67 @@ from collections.abc import Callable
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_hf_bridge.device import ERF_IS_SLOW
+from mlx_hf_bridge.device import TRANSCENDENTALS_ARE_SLOW, fused
 from mlx_hf_bridge.errors import ConfigError
+from mlx_hf_bridge.layers.exponential import sigmoid, tanh
 from mlx_hf_bridge.layers.linear import Linear
 
 Activation = Callable[[mx.array], mx.array]
 
+_sigmoid: Activation = sigmoid if TRANSCENDENTALS_ARE_SLOW else mx.sigmoid
 
-# An odd polynomial over an even one for |x| <= 4, beyond which erf is 1 in float32: the coefficients of Eigen and XLA
-# (ErfImpl32), highest power first. Within 5e-7 of erf.
-_ERF_LIMIT = 4.0
-_ERF_ABOVE = (
-    -2.72614225801306e-10,
-    2.77068142495902e-08,
-    -2.10102402082508e-06,
-    -5.69250639462346e-05,
-    -7.34990630326855e-04,
-    -2.95459980854025e-03,
-    -1.60960333262415e-02,
+# (1 - Phi(x))^(1/32) for 0 <= x <= 5.6, Phi the normal distribution's, lowest power first. A root is nearly straight,
+# so that few powers serve: x (1 - Phi(x)) is within 1.2e-7, in float32 arithmetic within 4.5e-7.
+_TAIL_ROOT = (
+    0.9785721898078918,
+    -0.02440195344388485,
+    -0.009417979046702385,
+    -0.0008972007199190557,
+    0.00024974666303023696,
+    -1.3068583939457312e-05,
 )
-_ERF_BELOW = (
-    -1.45660718464996e-05,
-    -2.13374055278905e-04,
-    -1.68282697438203e-03,
-    -7.37332916720468e-03,
-    -1.42647390514189e-02,
-)
+_TAIL_SQUARINGS = 5
+_TAIL_END = 5.6
 
 
-def _polynomial(x: mx.array, coefficients: tuple[float, ...]) -> mx.array:
-    """Horner's rule, highest power first."""
-    value = x * coefficients[0] + coefficients[1]
-    for coefficient in coefficients[2:]:
-        value = value * x + coefficient
-    return value
+def gelu_by_powers(x: mx.array) -> mx.array:
+    """x Phi(x) by sums and products alone, in float32: relu(x) less what is symmetric, |x| (1 - Phi(|x|))."""
+    wide = x.astype(mx.float32)
+    size = mx.minimum(mx.abs(wide), _TAIL_END)
+    tail = size * _TAIL_ROOT[-1] + _TAIL_ROOT[-2]
+    for coefficient in reversed(_TAIL_ROOT[:-2]):
+        tail = tail * size + coefficient
+    for _ in range(_TAIL_SQUARINGS):
+        tail = tail * tail
+    return (mx.maximum(wide, 0) - size * tail).astype(x.dtype)
 
 
-def rational_erf(x: mx.array) -> mx.array:
-    """erf by products and sums alone, in float32."""
-    clipped = mx.clip(x.astype(mx.float32), -_ERF_LIMIT, _ERF_LIMIT)
-    square = clipped * clipped
-    return (clipped * _polynomial(square, _ERF_ABOVE) / _polynomial(square, _ERF_BELOW)).astype(x.dtype)
+@fused
+def _gelu(x: mx.array) -> mx.array:
+    return x * (mx.erf(x * math.sqrt(0.5)) + 1) * 0.5
 
 
 def gelu(x: mx.array) -> mx.array:
     """The exact form, with erf (Hendrycks and Gimpel, arXiv 1606.08415); HF's "gelu"."""
-    erf = rational_erf if ERF_IS_SLOW else mx.erf
-    return x * (erf(x * math.sqrt(0.5)) + 1) * 0.5
+    return gelu_by_powers(x) if TRANSCENDENTALS_ARE_SLOW else _gelu(x)
 
 
+@fused
 def gelu_tanh(x: mx.array) -> mx.array:
     """The tanh form of the same paper; HF's "gelu_new", "gelu_pytorch_tanh" and, rounded otherwise, "gelu_fast"."""
-    return 0.5 * x * (1 + mx.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)))
+    return x * _sigmoid(2 * math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x))
 
 
+@fused
 def quick_gelu(x: mx.array) -> mx.array:
     """x * sigmoid(1.702 x)."""
-    return x * mx.sigmoid(1.702 * x)
+    return x * _sigmoid(1.702 * x)
+
+
+@fused
+def silu(x: mx.array) -> mx.array:
+    """x * sigmoid(x)."""
+    return x * _sigmoid(x)
 
 
 # HF's names (transformers/activations.py, ACT2FN).
@@ -78,11 +82,11 @@ ACTIVATIONS: dict[str, Activation] = {
     "quick_gelu": quick_gelu,
     "relu": nn.relu,
     "relu6": nn.relu6,
-    "silu": nn.silu,
-    "swish": nn.silu,
+    "silu": silu,
+    "swish": silu,
     "mish": nn.mish,
-    "tanh": mx.tanh,
-    "sigmoid": mx.sigmoid,
+    "tanh": tanh if TRANSCENDENTALS_ARE_SLOW else mx.tanh,
+    "sigmoid": _sigmoid,
     "linear": lambda x: x,
 }
 

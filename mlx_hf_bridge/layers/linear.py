@@ -3,15 +3,42 @@
 I inputs, O outputs, V rows of a table, D its width.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_hf_bridge.device import unpacks_weights
+from mlx_hf_bridge.device import unpacks_by_parts, unpacks_weights
 
 
 def _pack(weight: mx.array, group_size: int, bits: int, mode: str) -> tuple[mx.array, mx.array, mx.array | None]:
     packed, scales, *biases = mx.quantize(weight, group_size=group_size, bits=bits, mode=mode)
     return packed, scales, biases[0] if biases else None
+
+
+_unpacked_once: ContextVar[dict[tuple[int, mx.Dtype], mx.array] | None] = ContextVar("_unpacked_once", default=None)
+
+
+@contextmanager
+def unpacking_once() -> Iterator[None]:
+    """Within the block every packed weight is unpacked once, for all products that are built there."""
+    token = _unpacked_once.set({})
+    try:
+        yield
+    finally:
+        _unpacked_once.reset(token)
+
+
+def _unpacked_by_parts(weight: mx.array, scales: mx.array, biases: mx.array, bits: int) -> mx.array:
+    """weight (..., W) uint32, scales and biases (..., N) -> float32 (..., I), in passes over whole arrays."""
+    codes = weight.view(mx.uint8)
+    if bits == 4:
+        codes = mx.stack([mx.bitwise_and(codes, 15), mx.right_shift(codes, 4)], axis=-1)
+    groups = codes.reshape(*scales.shape, -1).astype(mx.float32)
+    values = groups * scales[..., None] + biases[..., None]
+    return values.reshape(*weight.shape[:-1], -1)
 
 
 class Packed(nn.Module):
@@ -32,21 +59,36 @@ class Packed(nn.Module):
 
     def unpack(self, dtype: mx.Dtype, rows: mx.array | None = None) -> mx.array:
         """The float weights, or those rows of them."""
+        if rows is not None:
+            return self._unpacked(dtype, rows)
+        unpacked = _unpacked_once.get()
+        if unpacked is None:
+            return self._unpacked(dtype, None)
+        key = id(self), dtype
+        if key not in unpacked:
+            unpacked[key] = self._unpacked(dtype, None)
+        return unpacked[key]
+
+    def _unpacked(self, dtype: mx.Dtype, rows: mx.array | None) -> mx.array:
         weight, (scales, biases) = self.weight, self.scales_as(dtype)
         if rows is not None:
             weight, scales, biases = weight[rows], scales[rows], None if biases is None else biases[rows]
+        if biases is not None and dtype == mx.float32 and unpacks_by_parts(self.bits):
+            return _unpacked_by_parts(weight, scales, biases, self.bits)
         return mx.dequantize(
             weight, scales, biases, group_size=self.group_size, bits=self.bits, mode=self.mode, dtype=dtype
         )
 
-    def product(self, x: mx.array) -> mx.array:
-        """x (..., I) -> x @ weights.T (..., O), by whichever way is faster for that many rows."""
+    def product(self, x: mx.array, bias: mx.array | None = None) -> mx.array:
+        """x (..., I) -> x @ weights.T + bias (..., O), by whichever way is faster for that many rows."""
         if unpacks_weights(x.size // x.shape[-1]):
-            return x @ self.unpack(x.dtype).T
+            weight = self.unpack(x.dtype).T
+            return x @ weight if bias is None else mx.addmm(bias, x, weight)
         scales, biases = self.scales_as(x.dtype)
-        return mx.quantized_matmul(
+        product = mx.quantized_matmul(
             x, self.weight, scales, biases, transpose=True, group_size=self.group_size, bits=self.bits, mode=self.mode
         )
+        return product if bias is None else product + bias
 
 
 class Linear(nn.Module):
@@ -77,8 +119,7 @@ class PackedLinear(Packed):
             self.bias = bias
 
     def __call__(self, x: mx.array) -> mx.array:
-        product = self.product(x)
-        return product + self.bias if "bias" in self else product
+        return self.product(x, self.get("bias"))
 
 
 class Embedding(nn.Module):

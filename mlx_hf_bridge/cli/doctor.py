@@ -1,0 +1,39 @@
+"""`mlx-hf-bridge doctor`: what this machine computes with, how fast, and what to do about it."""
+
+import argparse
+from dataclasses import asdict
+
+from mlx_hf_bridge.cli.console import listing, show, show_json, table
+from mlx_hf_bridge.doctor import Diagnosis, diagnose
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the diagnosis as tables or JSON."""
+    found = diagnose()
+    if args.json:
+        show_json(asdict(found))
+        return 0
+    show(listing("Machine", _facts(found)), "")
+    show(listing("Versions", [(name, number or "not installed") for name, number in found.versions.items()]), "")
+    speeds = [(name, f"{gflops:,.0f}") for name, gflops in found.speeds.items()]
+    show(table("Matrix products", ("weights", "GFLOP/s"), speeds, numeric=("GFLOP/s",)), "")
+    show(listing("Advice", [(line,) for line in found.advice or ("Nothing to do.",)]))
+    return 0
+
+
+def _facts(found: Diagnosis) -> list[tuple[str, str]]:
+    return [
+        ("system", found.system),
+        ("backend", f"{found.backend} ({found.device})"),
+        ("cores", f"{found.cores}; batches side by side: {found.streams}"),
+        ("BLAS", _blas(found)),
+        ("cache", found.cache),
+    ]
+
+
+def _blas(found: Diagnosis) -> str:
+    if found.blas is None:
+        return "MLX's own"
+    kernels = f", kernels for {found.blas_kernels}" if found.blas_kernels else ""
+    threads = f", {found.blas_threads} threads" if found.blas_threads else ""
+    return f"{found.blas}{kernels}{threads}"

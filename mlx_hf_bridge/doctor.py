@@ -1,0 +1,116 @@
+"""What this machine computes with and how fast, and what would make it faster."""
+
+import os
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+
+import mlx.core as mx
+
+from mlx_hf_bridge import device
+from mlx_hf_bridge.blas import kernel_name
+from mlx_hf_bridge.environment import BLAS_VARIABLE, bridge_cache
+from mlx_hf_bridge.inference.run import run
+from mlx_hf_bridge.layers.linear import Linear
+
+PACKAGES = ("mlx-hf-bridge", "mlx", "transformers", "tokenizers", "sentence-transformers", "torch")
+
+# Below this many GFLOP/s a core, products run on a BLAS without vector instructions.
+_SLOW_PER_CORE = 15
+_ROWS, _WIDTH = 512, 1024
+_SECONDS = 0.3
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """speeds: GFLOP/s of products of (512, 1024) and (1024, 1024), measured now; advice: none where all is well."""
+
+    versions: dict[str, str | None]
+    system: str
+    backend: str
+    device: str
+    cores: int
+    streams: int
+    blas: str | None
+    blas_kernels: str | None
+    blas_threads: int | None
+    speeds: dict[str, float]
+    cache: str
+    advice: tuple[str, ...]
+
+
+def diagnose() -> Diagnosis:
+    """Look at the machine and time its products, which takes about a second."""
+    speeds = {name: round(run(measure), 1) for name, measure in _measures().items()}
+    return Diagnosis(
+        versions={name: _version(name) for name in PACKAGES},
+        system=f"Python {platform.python_version()}, {platform.platform()}",
+        backend=device.BACKEND,
+        device=device.device_name(),
+        cores=os.cpu_count() or 1,
+        streams=device.STREAMS,
+        blas=device.BLAS,
+        blas_kernels=kernel_name(device.BLAS) if device.BLAS else None,
+        blas_threads=device.BLAS_THREADS.count() if device.BLAS_THREADS.known else None,
+        speeds=speeds,
+        cache=str(bridge_cache()),
+        advice=tuple(_advice(speeds["float32"])),
+    )
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _measures() -> dict[str, Callable[[], float]]:
+    dtypes = {"float32": mx.float32}
+    if device.activation_dtype(mx.float16) == mx.float16:
+        dtypes["float16"] = mx.float16
+    measures: dict[str, Callable[[], float]] = {name: partial(_float, dtype) for name, dtype in dtypes.items()}
+    return measures | {f"{bits} bits": partial(_packed, bits) for bits in (8, 4)}
+
+
+def _float(dtype: mx.Dtype) -> float:
+    x, weight = mx.random.normal((_ROWS, _WIDTH)).astype(dtype), mx.random.normal((_WIDTH, _WIDTH)).astype(dtype)
+    return _gflops(lambda: x @ weight.T)
+
+
+def _packed(bits: int) -> float:
+    dtype = device.activation_dtype(mx.float16)
+    layer = Linear(_WIDTH, _WIDTH, bias=False)
+    layer.weight = mx.random.normal((_WIDTH, _WIDTH))
+    packed, x = layer.to_quantized(64, bits), mx.random.normal((_ROWS, _WIDTH)).astype(dtype)
+    return _gflops(lambda: packed(x))
+
+
+def _gflops(product: Callable[[], mx.array]) -> float:
+    """The best of as many runs as fit into a third of a second."""
+    mx.eval(product())
+    best, end = float("inf"), time.perf_counter() + _SECONDS
+    while (start := time.perf_counter()) < end:
+        mx.eval(product())
+        best = min(best, time.perf_counter() - start)
+    return 2 * _ROWS * _WIDTH * _WIDTH / best / 1e9
+
+
+def _advice(gflops: float) -> list[str]:
+    found = []
+    if device.BACKEND == "cpu" and device.BLAS is None:
+        found.append(
+            "No fast BLAS is loaded. pip install 'mlx-hf-bridge[cpu]', or apt-get install libopenblas0; unset "
+            f"{BLAS_VARIABLE} if it is 'none', and import mlx_hf_bridge before mlx."
+        )
+    elif device.BACKEND == "cpu" and gflops < _SLOW_PER_CORE * device.STREAMS:
+        found.append(
+            f"Products reach {gflops:.0f} GFLOP/s on {device.STREAMS} cores, which is slow for a BLAS with vector "
+            "instructions. See whether other programs use the cores."
+        )
+    if device.BACKEND == "cpu" and (name := os.environ.get("OPENBLAS_CORETYPE")):
+        found.append(f"OPENBLAS_CORETYPE={name} decides which kernels OpenBLAS uses; unset, it chooses by itself.")
+    return found

@@ -1,0 +1,41 @@
+"""`doctor` tells what the machine is and what to do, in tables and in JSON."""
+
+import json
+
+import pytest
+from convert_checkpoints import Capture
+
+import mlx_hf_bridge
+from mlx_hf_bridge import device, doctor
+from mlx_hf_bridge.cli import main
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "_SECONDS", 0.01)
+
+
+def test_doctor_prints_what_it_found(capsys: Capture) -> None:
+    assert main(["doctor", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["versions"]["mlx-hf-bridge"] == mlx_hf_bridge.__version__
+    assert found["blas"] == device.BLAS
+    assert {"float32", "8 bits", "4 bits"} <= set(found["speeds"])
+    assert min(found["speeds"].values()) > 0
+    assert main(["doctor"]) == 0
+    shown = capsys.readouterr().out
+    for word in ("Machine", "Versions", "GFLOP/s", "Advice", str(found["cores"]), found["backend"]):
+        assert word in shown
+
+
+def test_doctor_speaks_of_a_missing_blas(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device, "BLAS", None)
+    assert "pip install 'mlx-hf-bridge[cpu]'" in doctor.diagnose().advice[0]
+
+
+def test_doctor_speaks_of_slow_products_and_of_forced_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENBLAS_CORETYPE", "Nehalem")
+    monkeypatch.setattr(doctor, "_SLOW_PER_CORE", 1e9)
+    advice = " ".join(doctor.diagnose().advice)
+    assert "GFLOP/s on" in advice
+    assert "OPENBLAS_CORETYPE=Nehalem" in advice

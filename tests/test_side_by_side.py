@@ -1,0 +1,92 @@
+"""Work that runs side by side gives what it gives alone, in its order, and leaves settings as they were."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from mlx_hf_bridge import device
+from mlx_hf_bridge.inference import side_by_side as module
+from mlx_hf_bridge.inference.batching import budgeted
+from mlx_hf_bridge.inference.side_by_side import side_by_side
+from mlx_hf_bridge.layers import linear
+from mlx_hf_bridge.layers.linear import Linear, PackedLinear, unpacking_once
+
+
+def product(seed: int) -> mx.array:
+    x = mx.random.normal((8 + seed, 64), key=mx.random.key(seed))
+    return (x @ x.T).sum(axis=1)
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 11])
+def test_results_come_in_order_from_any_thread(count: int) -> None:
+    wanted = [np.array(product(seed)) for seed in range(count)]
+
+    def results() -> list[mx.array]:
+        return list(side_by_side(partial(product, seed) for seed in range(count)))
+
+    with ThreadPoolExecutor(3) as pool:
+        for got in (results(), *(future.result() for future in [pool.submit(results) for _ in range(3)])):
+            assert len(got) == count
+            for one, other in zip(got, wanted, strict=True):
+                np.testing.assert_array_equal(np.array(one), other)
+
+
+def test_no_more_work_is_taken_than_is_under_way() -> None:
+    taken: list[int] = []
+
+    def works() -> Iterator[partial[mx.array]]:
+        for seed in range(40):
+            taken.append(seed)
+            yield partial(product, seed)
+
+    results = side_by_side(works())
+    next(results)
+    assert len(taken) == module._AHEAD * device.STREAMS
+
+
+@pytest.mark.skipif(not device.BLAS_THREADS.known, reason="this BLAS does not tell its threads")
+def test_an_error_is_raised_and_the_threads_of_the_blas_come_back() -> None:
+    def fails() -> mx.array:
+        raise ZeroDivisionError("at work")
+
+    before = device.BLAS_THREADS.count()
+    with pytest.raises(ZeroDivisionError, match="at work"):
+        list(side_by_side([partial(product, 1), fails, partial(product, 2)]))
+    abandoned = side_by_side(partial(product, seed) for seed in range(9))
+    next(abandoned)
+    abandoned.close()
+    assert device.BLAS_THREADS.count() == before
+
+
+def test_little_work_is_split_among_the_streams(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mlx_hf_bridge.inference.batching.STREAMS", 2)
+    assert [len(rows) for rows in budgeted([40] * 16, 32)] == [8, 8]
+    assert [len(rows) for rows in budgeted([4] * 8, 32)] == [8]
+
+
+@pytest.mark.parametrize(("bits", "group_size"), [(8, 32), (8, 128), (4, 32), (4, 64)])
+def test_weights_unpacked_by_parts_are_mlxs(bits: int, group_size: int) -> None:
+    weight, scales, biases = mx.quantize(mx.random.normal((48, 256)), group_size=group_size, bits=bits)
+    wanted = mx.dequantize(weight, scales, biases, group_size=group_size, bits=bits)
+    assert mx.array_equal(linear._unpacked_by_parts(weight, scales, biases, bits), wanted)
+
+
+def test_weights_are_unpacked_once_in_a_block_and_let_go_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    packed = Linear(64, 32).to_quantized(32, 8)
+    counted: list[int] = []
+    monkeypatch.setattr(
+        PackedLinear, "_unpacked", lambda self, dtype, rows: counted.append(1) or mx.zeros((32, 64), dtype)
+    )
+    with unpacking_once():
+        for _ in range(3):
+            packed.unpack(mx.float32)
+        assert len(counted) == 1
+        packed.unpack(mx.float16)
+        assert len(counted) == 2
+    packed.unpack(mx.float32)
+    packed.unpack(mx.float32)
+    assert len(counted) == 4

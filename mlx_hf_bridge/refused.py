@@ -78,7 +78,6 @@ REFUSED: dict[str, str] = {
     "seamless_m4t_v2": _SEQ2SEQ,
     "siglip2": _IMAGE_PARTNER,
     "switch_transformers": "a mixture of experts",
-    "t5gemma": _SEQ2SEQ,
     "t5gemma2": _SEQ2SEQ,
     "t5gemma2_encoder": _SEQ2SEQ,
     "t5gemma2_text": _SEQ2SEQ,

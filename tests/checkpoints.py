@@ -73,7 +73,7 @@ class Row:
     named: Mapping[str, str] = field(default_factory=dict)
     # An id that heads or the pooler look for, thrice in every text.
     separator: int | None = None
-    wide: Mapping[str, int] = field(default_factory=lambda: {"hidden_size": 128, "intermediate_size": 256})
+    wide: Mapping[str, Any] = field(default_factory=lambda: {"hidden_size": 128, "intermediate_size": 256})
 
 
 # Heads that cannot be served, by their transformers class.
@@ -98,6 +98,16 @@ QWEN3_TESTS: dict[str, Any] = {
     "has_positions": False,
     "wide": {"hidden_size": 128, "intermediate_size": 256, "head_dim": 32},
     "in_float": ("score.",),
+}
+T5GEMMA: dict[str, Any] = {
+    **AS_QWEN3,
+    "pad_token_id": 4,
+    "sliding_window": 3,
+    "query_pre_attn_scalar": 11,
+    "hidden_activation": "gelu_pytorch_tanh",
+    "attn_logit_softcapping": 0.7,
+    "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+    "rope_parameters": {"rope_type": "default", "rope_theta": 700.0},
 }
 # How T5 and its kin differ from a usual row.
 AS_T5: dict[str, Any] = {
@@ -638,6 +648,15 @@ FAMILIES = [
         left_out=("position_ids", "token_type_ids"),
     ),
     Row("align_text_model", "AlignText", transformers.AlignTextConfig(**WITH_SEGMENTS, hidden_act="relu"), segments=3),
+    Row(
+        "t5gemma",
+        "T5Gemma",
+        transformers.T5GemmaConfig(
+            encoder=T5GEMMA, decoder=T5GEMMA, is_encoder_decoder=False, vocab_size=101, pad_token_id=4
+        ),
+        base="EncoderModel",
+        **{**QWEN3_TESTS, "wide": {key: {**T5GEMMA, **QWEN3_TESTS["wide"]} for key in ("encoder", "decoder")}},
+    ),
     Row(
         "longformer",
         "Longformer",

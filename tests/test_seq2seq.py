@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from checkpoints import FAMILIES, STD, Row, make_model, ragged_inputs, row_name
+from checkpoints import FAMILIES, STD, Row, make_model, ours_for, ragged_inputs, row_name
 from weight_files import answer, edit_config, read_tensors, rewrite, worst
 
 from mlx_hf_bridge import MLXAutoModel
@@ -19,6 +19,7 @@ from mlx_hf_bridge.loading import load as load_module
 # float32 on other kernels, as in test_parity.
 ABSOLUTE = 2e-5
 T5_ROWS = [row for row in FAMILIES if row.model_type in ("t5", "mt5", "umt5")]
+T5GEMMA_ROW = next(row for row in FAMILIES if row.model_type == "t5gemma")
 
 
 def make_whole(folder: Path, row: Row) -> Any:
@@ -32,13 +33,18 @@ def make_whole(folder: Path, row: Row) -> Any:
     return whole
 
 
-@pytest.mark.parametrize("row", T5_ROWS, ids=row_name)
+def with_decoder(row: Row) -> Row:
+    return replace(row, config=type(row.config)(**{**row.config.to_dict(), "is_encoder_decoder": True}))
+
+
+@pytest.mark.parametrize("row", [*T5_ROWS, T5GEMMA_ROW], ids=row_name)
 def test_a_decoder_is_left_out_and_its_encoder_answers_as_transformers(row: Row, tmp_path: Path) -> None:
-    whole = make_whole(tmp_path, row)
+    whole = make_whole(tmp_path, with_decoder(row))
     ours = MLXAutoModel.from_pretrained(tmp_path)
     inputs = ragged_inputs(row)
-    assert worst(*(answer(model, inputs, "last_hidden_state") for model in (ours, whole.encoder)), inputs) < ABSOLUTE
-    assert not [name for name in read_tensors(ours.folder) if name.startswith(("decoder.", "lm_head."))]
+    encoder = whole.get_encoder()
+    assert worst(*(answer(model, inputs, "last_hidden_state") for model in (ours, encoder)), inputs) < ABSOLUTE
+    assert not [name for name in read_tensors(ours.folder) if "decoder." in name or name.startswith("lm_head.")]
     again = MLXAutoModel.from_pretrained(ours.folder)
     assert np.array_equal(again(**inputs).last_hidden_state, ours(**inputs).last_hidden_state)
 
@@ -88,6 +94,25 @@ def test_float16_sums_beyond_its_largest_number_do_not_become_nan(
     theirs.save_pretrained(tmp_path)
     ours = MLXAutoModel.from_pretrained(tmp_path, dtype="float16")
     assert np.isfinite(np.asarray(ours(**ragged_inputs(T5_ROWS[0])).last_hidden_state, np.float32)).all()
+
+
+@pytest.mark.parametrize("suffix", ["ForSequenceClassification", "ForTokenClassification"])
+def test_heads_that_read_t5gemmas_decoder_are_refused(suffix: str, tmp_path: Path) -> None:
+    make_model(with_decoder(T5GEMMA_ROW), suffix).save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match="is_encoder_decoder=true: this head reads what the decoder makes"):
+        ours_for(suffix).from_pretrained(tmp_path)
+
+
+def test_t5gemmas_mask_is_found_from_the_padding_id_and_its_config_in_the_encoders_part(tmp_path: Path) -> None:
+    theirs = make_model(T5GEMMA_ROW)
+    theirs.save_pretrained(tmp_path)
+    ours = MLXAutoModel.from_pretrained(tmp_path)
+    inputs = ragged_inputs(T5GEMMA_ROW)
+    ids = {"input_ids": inputs["input_ids"]}
+    assert worst(*(answer(model, ids, "last_hidden_state") for model in (ours, theirs)), inputs) < ABSOLUTE
+    edit_config(tmp_path, encoder=...)
+    with pytest.raises(ConfigError, match=r"config\.json has encoder=None, expected the encoder's own configuration"):
+        MLXAutoModel.from_pretrained(tmp_path)
 
 
 def test_a_feed_forward_of_another_form_is_refused(tmp_path: Path) -> None:

@@ -44,10 +44,18 @@ def attend(
 
 
 def attend_with_weights(
-    queries: mx.array, keys: mx.array, values: mx.array, scale: float, mask: mx.array | None, bias: mx.array | None
+    queries: mx.array,
+    keys: mx.array,
+    values: mx.array,
+    scale: float,
+    mask: mx.array | None,
+    bias: mx.array | None,
+    cap: float | None = None,
 ) -> tuple[mx.array, mx.array]:
-    """The same, with the attention weights (B, H, L, L) spelled out."""
+    """The same, with the attention weights (B, H, L, L) spelled out; scores stay between -cap and cap by tanh."""
     scores = (queries * scale) @ keys.swapaxes(-1, -2)
+    if cap is not None:
+        scores = mx.tanh(scores / cap) * cap
     if bias is not None:
         scores = scores + bias.astype(scores.dtype)
     if mask is not None:

@@ -13,14 +13,20 @@ from mlx_hf_bridge.layers.linear import Embedding
 
 
 class WordEmbeddings(nn.Module):
-    """batch -> its words' vectors times `scale`, or the caller's own (B, L, E); layers bring the places in."""
+    """batch -> its words' vectors times `scale`, or the caller's own (B, L, E); layers bring the places in.
 
-    def __init__(self, vocabulary: int, width: int, scale: float = 1.0) -> None:
+    scales_vectors: the caller's own are multiplied too.
+    """
+
+    def __init__(self, vocabulary: int, width: int, scale: float = 1.0, scales_vectors: bool = False) -> None:
         super().__init__()
         self.word = Embedding(vocabulary, width)
         self.scale = scale
+        self.scales_vectors = scales_vectors
 
     def __call__(self, batch: TokenBatch) -> mx.array:
+        if self.scales_vectors:
+            return batch.words(self.word) * self.scale
         return batch.words(self._scaled)
 
     def _scaled(self, ids: mx.array) -> mx.array:

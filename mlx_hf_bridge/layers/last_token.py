@@ -52,9 +52,9 @@ class LastTokenClassifier(nn.Module):
     count as tokens.
     """
 
-    def __init__(self, hidden_size: int, classes: int, pad_token_id: int | None) -> None:
+    def __init__(self, hidden_size: int, classes: int, pad_token_id: int | None, bias: bool = False) -> None:
         super().__init__()
-        self.out = Linear(hidden_size, classes, bias=False)
+        self.out = Linear(hidden_size, classes, bias)
         self.pad_token_id = pad_token_id
 
     def __call__(self, hidden: mx.array, pooled: mx.array | None, batch: TokenBatch, words: WordTable) -> Answers:

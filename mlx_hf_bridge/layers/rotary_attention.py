@@ -19,7 +19,8 @@ class RotaryAttention(nn.Module):
 
     key_heads: G, for keys and values that several queries share, with products of their own; None joins the three.
     window: how far a token sees, None = everywhere. turn: which of the turns is this layer's. scale: of the scores,
-    None = one by the root of K. query_norm, key_norm: of each head's (..., K), before they are turned.
+    None = one by the root of K. cap: of the scores, by tanh; such layers spell their weights out.
+    query_norm, key_norm: of each head's (..., K), before they are turned.
     """
 
     def __init__(
@@ -35,11 +36,12 @@ class RotaryAttention(nn.Module):
         scale: float | None = None,
         query_norm: nn.Module | None = None,
         key_norm: nn.Module | None = None,
+        cap: float | None = None,
     ) -> None:
         super().__init__()
         width = head_dim or hidden_size // heads
         self.heads, self.key_heads, self.scale = heads, key_heads or heads, scale or width**-0.5
-        self.window, self.turn, self.turns_values = window, turn, turns_values
+        self.window, self.turn, self.turns_values, self.cap = window, turn, turns_values, cap
         if key_heads is None:
             self.qkv = Linear(hidden_size, 3 * heads * width, bias)
         else:
@@ -52,6 +54,8 @@ class RotaryAttention(nn.Module):
             self.key_norm = key_norm
 
     def __call__(self, x: mx.array, mask: mx.array | None, turns: Sequence[Turn]) -> mx.array:
+        if self.cap is not None:
+            return self.with_weights(x, mask, turns)[0]
         queries, keys, values = self._turned(x, turns)
         if self.window is None:
             mixed = attend(queries, keys, values, self.scale, mask, None)
@@ -67,7 +71,7 @@ class RotaryAttention(nn.Module):
             keys, values = mx.repeat(keys, shared, axis=1), mx.repeat(values, shared, axis=1)
         if self.window is not None:
             mask = local_mask(x.shape[1], self.window, mask)
-        mixed, weights = attend_with_weights(queries, keys, values, self.scale, mask, None)
+        mixed, weights = attend_with_weights(queries, keys, values, self.scale, mask, None, self.cap)
         return self.out(merge_heads(mixed)), weights
 
     def _turned(self, x: mx.array, turns: Sequence[Turn]) -> tuple[mx.array, mx.array, mx.array]:

@@ -1,0 +1,149 @@
+"""T5Gemma's encoder (Zhang et al., arXiv 2504.06225); reference: transformers/models/t5gemma/modeling_t5gemma.py.
+
+Gemma 3 on both sides without norms of queries and keys, whose scores are capped, and whose config is one of two in a
+file. Heads that read the decoder are refused.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar, Self
+
+import mlx.nn as nn
+import numpy as np
+
+from mlx_hf_bridge.errors import ConfigError
+from mlx_hf_bridge.family import SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION, Head
+from mlx_hf_bridge.layers.embeddings import WordEmbeddings
+from mlx_hf_bridge.layers.encoder import Encoder
+from mlx_hf_bridge.layers.feed_forward import activation_for
+from mlx_hf_bridge.layers.gated import GatedFeedForward
+from mlx_hf_bridge.layers.heads import TokenClassifier
+from mlx_hf_bridge.layers.last_token import LastTokenClassifier
+from mlx_hf_bridge.layers.norm import RMSNorm
+from mlx_hf_bridge.layers.rotary import Rotary
+from mlx_hf_bridge.layers.rotary_attention import RotaryAttention
+from mlx_hf_bridge.layers.sandwich import SandwichLayer
+from mlx_hf_bridge.models import gemma3_text
+from mlx_hf_bridge.rope import theta_of
+
+_LOCAL = "sliding_attention"
+# Of the whole model, not of its encoder, in the file.
+_SHARED_KEYS = (
+    "model_type",
+    "id2label",
+    "label2id",
+    "num_labels",
+    "problem_type",
+    "pad_token_id",
+    "is_encoder_decoder",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class T5GemmaConfig(gemma3_text.Gemma3Config):
+    use_bidirectional_attention: bool = True
+    sliding_window_pattern: int = 2
+    rope_theta: float = 10_000.0
+    attn_logit_softcapping: float | None = 50.0
+    is_encoder_decoder: bool = True
+
+    refused: ClassVar = {"is_decoder": bool}
+
+    @classmethod
+    def from_json(cls, raw: Mapping[str, Any]) -> Self:
+        """The encoder's part of the file."""
+        part = raw.get("encoder")
+        if not isinstance(part, Mapping):
+            raise ConfigError(
+                f"config.json has encoder={part!r}, expected the encoder's own configuration. "
+                "Take the file of the original checkpoint."
+            )
+        whole = {key: raw[key] for key in _SHARED_KEYS if key in raw}
+        return super().from_json({**part, **whole})
+
+    @property
+    def thetas(self) -> tuple[float, float]:
+        """The base of the periods, the same for all layers."""
+        theta = theta_of(self.rope_parameters, self.rope_theta)
+        return theta, theta
+
+    def mask_for(self, ids: np.ndarray) -> np.ndarray:
+        """What is not padding, by its id (make_default_2d_attention_mask)."""
+        return np.asarray(ids != self.pad_token_id)
+
+
+def layer(config: T5GemmaConfig, kind: str) -> SandwichLayer:
+    """One layer; local ones see a window to each side."""
+    width, eps = config.hidden_size, config.layer_norm_eps
+    attention = RotaryAttention(
+        width,
+        config.num_attention_heads,
+        config.head_dim,
+        config.num_key_value_heads,
+        config.attention_bias,
+        window=config.sliding_window if kind == _LOCAL else None,
+        scale=config.query_pre_attn_scalar**-0.5,
+        cap=config.attn_logit_softcapping,
+    )
+    feed_forward = GatedFeedForward(width, config.intermediate_size, activation_for(config.hidden_act))
+    return SandwichLayer(attention, feed_forward, partial(RMSNorm, width, eps, 1.0))
+
+
+def encoder(config: T5GemmaConfig) -> Encoder:
+    return Encoder(
+        WordEmbeddings(config.vocab_size, config.hidden_size, scale=config.hidden_size**0.5, scales_vectors=True),
+        [layer(config, kind) for kind in config.kinds],
+        final_norm=RMSNorm(config.hidden_size, config.layer_norm_eps, offset=1.0),
+        rotary=Rotary(config.head_dim or 0, config.thetas[0]),
+    )
+
+
+def of_encoder(build: Callable[[T5GemmaConfig], nn.Module]) -> Head:
+    """A head of checkpoints without decoder."""
+
+    def checked(config: T5GemmaConfig) -> nn.Module:
+        if config.is_encoder_decoder:
+            raise ConfigError(
+                "config.json has is_encoder_decoder=true: this head reads what the decoder makes of the text, and here "
+                "the encoder alone is computed. Use transformers on torch for this head."
+            )
+        return build(config)
+
+    return Head(build=checked, names={"score.out_proj": "out"})
+
+
+_SELF = "layers.{i}.self_attn"
+_NAMES = {
+    "embed_tokens": "embeddings.word",
+    "layers.{i}.pre_self_attn_layernorm": "layers.{i}.attention_norm",
+    f"{_SELF}.q_proj": "layers.{i}.attention.query",
+    f"{_SELF}.k_proj": "layers.{i}.attention.kv#0",
+    f"{_SELF}.v_proj": "layers.{i}.attention.kv#1",
+    f"{_SELF}.o_proj": "layers.{i}.attention.out",
+    "layers.{i}.post_self_attn_layernorm": "layers.{i}.attended_norm",
+    "layers.{i}.pre_feedforward_layernorm": "layers.{i}.feed_forward_norm",
+    "layers.{i}.mlp.gate_proj": "layers.{i}.feed_forward.gate_up#0",
+    "layers.{i}.mlp.up_proj": "layers.{i}.feed_forward.gate_up#1",
+    "layers.{i}.mlp.down_proj": "layers.{i}.feed_forward.down",
+    "layers.{i}.post_feedforward_layernorm": "layers.{i}.fed_norm",
+    "norm": "final_norm",
+}
+
+FAMILY = dataclasses.replace(
+    gemma3_text.FAMILY,
+    model_type="t5gemma",
+    config=T5GemmaConfig,
+    encoder=encoder,
+    names={f"encoder.{module}": ours for module, ours in _NAMES.items()},
+    hf_prefix="T5Gemma",
+    hf_base="EncoderModel",
+    heads={
+        SEQUENCE_CLASSIFICATION: of_encoder(
+            lambda config: LastTokenClassifier(config.hidden_size, config.num_labels, config.pad_token_id, bias=True)
+        ),
+        TOKEN_CLASSIFICATION: of_encoder(lambda config: TokenClassifier(config.hidden_size, config.num_labels)),
+    },
+    left_out=("decoder", "lm_head"),
+)

@@ -5,6 +5,7 @@ them over their whole range).
 """
 
 import math
+from typing import cast
 
 import mlx.core as mx
 
@@ -27,14 +28,15 @@ _LOWEST, _HIGHEST = -100.0, 100.0
 
 def power_of_two(x: mx.array) -> mx.array:
     """2^x in float32, for x float32 from -100 to 100; outside, the power of the nearer end. Within 3e-7 of it."""
-    return _power(mx.clip(x, _LOWEST, _HIGHEST))
+    return cast(mx.array, _power(mx.clip(x, _LOWEST, _HIGHEST)))
 
 
 def power_of_two_to_zero(x: mx.array) -> mx.array:
     """The same for x <= 0, for which one bound is enough."""
-    return _power(mx.maximum(x, _LOWEST))
+    return cast(mx.array, _power(mx.maximum(x, _LOWEST)))
 
 
+@mx.custom_function
 def _power(x: mx.array) -> mx.array:
     """2^k x 2^f with k + f = x: k goes into the exponent's bits, where the shift drops the bits of the constant."""
     shifted = x + _ROUNDING
@@ -45,6 +47,12 @@ def _power(x: mx.array) -> mx.array:
     value = value * fraction + 1.0
     exponent = mx.left_shift(shifted.view(mx.int32), _MANTISSA_BITS)
     return (value.view(mx.int32) + exponent).view(mx.float32)
+
+
+@_power.vjp
+def _slope(x: mx.array, cotangent: mx.array, power: mx.array) -> mx.array:
+    """The derivative of 2^x, which cannot be seen through the exponent's bits."""
+    return cotangent * power * math.log(2)
 
 
 def sigmoid(x: mx.array) -> mx.array:

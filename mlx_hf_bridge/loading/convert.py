@@ -7,15 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
+import numpy as np
 from tqdm.auto import tqdm
 
 from mlx_hf_bridge.errors import WeightsError
+from mlx_hf_bridge.loading.calibrated import Tensors, calibrated_tensors
 from mlx_hf_bridge.loading.checkpoint import METADATA_FILE
 from mlx_hf_bridge.loading.folder import copy_modules, write_config, write_json
 from mlx_hf_bridge.loading.names import some
+from mlx_hf_bridge.loading.packing import packing_for
 from mlx_hf_bridge.loading.plan import Plan, TensorPlan
 from mlx_hf_bridge.loading.tensors import SINGLE_FILE, dtype_name
 from mlx_hf_bridge.loading.tokenizer_files import write_tokenizer
+from mlx_hf_bridge.quantization.grid import fitted
+from mlx_hf_bridge.quantization.methods import CALIBRATED
 from mlx_hf_bridge.quantization.recipes import MLXQuantizationConfig, names_module
 
 logger = logging.getLogger(__name__)
@@ -27,10 +32,13 @@ _LIBRARIES = ("mlx-hf-bridge", "mlx", "transformers", "tokenizers", "numpy")
 def write_conversion(plan: Plan, folder: Path, show_progress: bool = True) -> dict[str, Any]:
     """Write the planned folder into an empty one -> its metadata."""
     _report(plan)
-    arrays = dict(_converted(plan, show_progress))
+    decided = calibrated_tensors(plan, folder, show_progress) if _is_calibrated(plan) else {}
+    arrays = dict(_converted(plan, decided, show_progress))
     mx.save_safetensors(str(folder / SINGLE_FILE), arrays, metadata={"format": "mlx"})
     del arrays
-    write_config(plan.checkpoint, folder, plan.recipe, plan.dtype, _packed_modules(plan), _architecture(plan))
+    write_config(
+        plan.checkpoint, folder, plan.dtype, packing_for(plan.recipe, _packed_modules(plan)), _architecture(plan)
+    )
     write_tokenizer(plan.checkpoint, plan.family, folder)
     copy_modules(plan.checkpoint, folder)
     metadata = _metadata(plan, folder)
@@ -52,14 +60,18 @@ def _report(plan: Plan) -> None:
         logger.warning("modules_to_not_convert names %s, which the checkpoint does not have", unknown)
 
 
-def _converted(plan: Plan, show_progress: bool) -> Iterator[tuple[str, mx.array]]:
+def _is_calibrated(plan: Plan) -> bool:
+    return plan.recipe is not None and plan.recipe.method in CALIBRATED and bool(_packed_modules(plan))
+
+
+def _converted(plan: Plan, decided: Tensors, show_progress: bool) -> Iterator[tuple[str, mx.array]]:
     total = len(plan.tensors)
     bar = tqdm(total=total, desc="Converting", unit="tensor", disable=None if show_progress else True)
     with bar:
         for file in plan.files:
             for name, array in file.arrays():
                 if name in plan.tensors:
-                    yield from _convert_one(plan.tensors[name], array)
+                    yield from decided.pop(name, None) or _convert_one(plan.tensors[name], array)
                     bar.update()
 
 
@@ -77,12 +89,15 @@ def _convert_one(tensor: TensorPlan, array: mx.array) -> list[tuple[str, mx.arra
 def _packed(tensor: TensorPlan, recipe: MLXQuantizationConfig, array: mx.array) -> list[tuple[str, mx.array]]:
     if not bool(mx.isfinite(array).all()):
         raise WeightsError(f"{tensor.name} holds inf or nan, which cannot be packed. Download the file again.")
+    module = tensor.name.rpartition(".")[0]
+    if recipe.method != "minmax":
+        codes = fitted(np.array(array.astype(mx.float32)), recipe.bits, recipe.group_size, tensor.dtype)
+        return [(f"{module}.{leaf}", value) for leaf, value in codes.packed(tensor.dtype).items()]
     packed, *others = mx.quantize(
         array.astype(mx.float32), group_size=recipe.group_size, bits=recipe.bits, mode=recipe.mode
     )
     if recipe.mode == "affine":
         others = [_cast(tensor, other) for other in others]
-    module = tensor.name.rpartition(".")[0]
     named = zip(("weight", "scales", "biases"), (packed, *others), strict=False)
     return [(f"{module}.{leaf}", value) for leaf, value in named]
 
@@ -97,8 +112,9 @@ def _cast(tensor: TensorPlan, array: mx.array) -> mx.array:
     return cast
 
 
-def _packed_modules(plan: Plan) -> list[str]:
-    return sorted(tensor.name.rpartition(".")[0] for tensor in plan.tensors.values() if tensor.recipe)
+def _packed_modules(plan: Plan) -> dict[str, MLXQuantizationConfig]:
+    packed = {tensor.name.rpartition(".")[0]: tensor.recipe for tensor in plan.tensors.values() if tensor.recipe}
+    return dict(sorted(packed.items()))
 
 
 def _architecture(plan: Plan) -> str:

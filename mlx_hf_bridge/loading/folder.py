@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,6 @@ import mlx.core as mx
 
 from mlx_hf_bridge.loading.checkpoint import CONFIG_FILE, MODULES_FILE, TRANSFORMER_KINDS, Checkpoint, read_json
 from mlx_hf_bridge.loading.tensors import dtype_name
-from mlx_hf_bridge.quantization.recipes import MLXQuantizationConfig
 
 # sentence-transformers' files of a Transformer module, read from wherever that module lies.
 TRANSFORMER_FILES = (
@@ -33,17 +33,15 @@ def write_json(path: Path, content: Any) -> None:
 def write_config(
     checkpoint: Checkpoint,
     folder: Path,
-    recipe: MLXQuantizationConfig | None,
     dtype: mx.Dtype,
-    packed_modules: list[str],
+    packing: Mapping[str, Any],
     architecture: str,
 ) -> None:
     """config.json as the source has it, with the dtype, and the packing in mlx-lm's form under both of its keys."""
     config = {key: value for key, value in checkpoint.config.items() if key not in _DROPPED_KEYS}
     config.setdefault("architectures", [architecture])
     config["dtype"] = dtype_name(dtype)
-    if recipe and packed_modules:
-        packing = {"group_size": recipe.group_size, "bits": recipe.bits, "mode": recipe.mode}
+    if packing:
         config |= {"quantization": packing, "quantization_config": packing}
     write_json(folder / CONFIG_FILE, config)
 

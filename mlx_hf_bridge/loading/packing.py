@@ -34,6 +34,19 @@ def recipe_of(packing: Mapping[str, Any]) -> MLXQuantizationConfig | None:
     return MLXQuantizationConfig(**_recipe(packing)) if packing else None
 
 
+def packing_for(recipe: MLXQuantizationConfig | None, modules: Mapping[str, MLXQuantizationConfig]) -> dict[str, Any]:
+    """mlx-lm's form for packed modules: the recipe's own width, and by path where a module's differs."""
+    if recipe is None or not modules:
+        return {}
+    width = _width_of(recipe)
+    differing = {path: _width_of(one) for path, one in modules.items() if _width_of(one) != width}
+    return {**width, **differing}
+
+
+def _width_of(recipe: MLXQuantizationConfig) -> dict[str, Any]:
+    return {key: getattr(recipe, key) for key in _KEYS}
+
+
 def pack(model: Model, names: Names, placed: Mapping[str, Place], packing: Mapping[str, Any]) -> None:
     """Give every module that has scales in the file the packed form of its recipe (mlx-lm: one path may differ)."""
     overrides = {

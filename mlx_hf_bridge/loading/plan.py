@@ -105,7 +105,7 @@ def plan_conversion(
             (prefix if place.is_base else "") + place.name,
             infos[name],
             _own_dtype(infos[name]) if place.leaf in EXACT_LEAVES or rest is None else rest,
-            recipe if name in packed else None,
+            packed.get(name),
         )
         for name, place in placed.items()
     }
@@ -116,17 +116,23 @@ def plan_conversion(
 
 def _packed(
     weights: Mapping[str, Place], infos: Mapping[str, TensorInfo], recipe: MLXQuantizationConfig | None
-) -> set[str]:
-    """The weights that the recipe packs; of a joined module all parts or none, since they become one product."""
+) -> dict[str, MLXQuantizationConfig]:
+    """The weights that are packed, each with its recipe; of a joined module all parts or none, in one way."""
     if recipe is None:
-        return set()
-    able = {
-        name
-        for name, place in weights.items()
-        if infos[name].shape[-1] % recipe.group_size == 0 and not recipe.skips(place.module)
-    }
+        return {}
+    own = {name: recipe.for_module(place.module) for name, place in weights.items()}
+    able = {name: one for name, one in own.items() if one and infos[name].shape[-1] % one.group_size == 0}
     halved = {place.ours for name, place in weights.items() if name not in able}
-    return {name for name in able if weights[name].ours not in halved}
+    whole = {name: one for name, one in able.items() if weights[name].ours not in halved}
+    widths: dict[str | None, tuple[int, int]] = {}
+    for name, one in whole.items():
+        width = (one.bits, one.group_size)
+        if widths.setdefault(weights[name].ours, width) != width:
+            raise QuantizationError(
+                f"modules gives {weights[name].module} {width[0]} bits in groups of {width[1]}, and modules that are "
+                f"joined with it {widths[weights[name].ours]}. Give queries, keys and values the same."
+            )
+    return whole
 
 
 def _own_dtype(info: TensorInfo) -> mx.Dtype:

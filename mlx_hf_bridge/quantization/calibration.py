@@ -1,0 +1,36 @@
+"""From a float model and batches of texts to codes, and to tuned norms and biases where answers are taught."""
+
+from collections.abc import Mapping
+
+import mlx.core as mx
+
+from mlx_hf_bridge.errors import QuantizationError
+from mlx_hf_bridge.quantization.codes import Codes
+from mlx_hf_bridge.quantization.distillation import distilled
+from mlx_hf_bridge.quantization.layerwise import Work, rounded_layers
+
+# Of distillation; more bring little.
+STEPS = 200
+
+
+def calibrate(work: Work, method: str, seed: int) -> tuple[dict[str, Codes], dict[str, mx.array]]:
+    """-> codes by module path, and tuned parameters by our parameter names; QuantizationError for inputs not finite."""
+    codes = rounded_layers(work)
+    _check_finite(codes)
+    if method != "distill":
+        return codes, {}
+    return distilled(work, codes, seed, STEPS)
+
+
+def ticks(work_modules: int, method: str) -> int:
+    """How often `calibrate` calls `work.tick`."""
+    return work_modules + (STEPS if method == "distill" else 0)
+
+
+def _check_finite(codes: Mapping[str, Codes]) -> None:
+    for path, found in codes.items():
+        if not all(bool(mx.isfinite(mx.array(part)).all()) for part in (found.scales, found.biases)):
+            raise QuantizationError(
+                f"{path} reads inputs that are inf or nan on the calibration texts, so it cannot be calibrated. Check "
+                "the checkpoint, or use method='least_squares'."
+            )

@@ -1,0 +1,111 @@
+"""The inputs that each product of a model sees: which products share them, and their second moments.
+
+I inputs.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+
+import mlx.core as mx
+import numpy as np
+
+from mlx_hf_bridge.batch import TokenBatch
+from mlx_hf_bridge.inference.model import Model
+from mlx_hf_bridge.layers.linear import Linear
+from mlx_hf_bridge.quantization.codes import Floats
+
+Tell = Callable[[str, mx.array], None]
+
+
+class Reached(Exception):
+    """All that a pass was for has been seen; it ends early."""
+
+
+class _Watched(Linear):
+    """A product that tells of its inputs; modules take this class, and lay it down again."""
+
+    tell: Callable[[mx.array], None]
+
+    def __call__(self, x: mx.array) -> mx.array:
+        self.tell(x)
+        return super().__call__(x)
+
+
+@contextmanager
+def watched(products: Mapping[str, Linear], tell: Tell) -> Iterator[None]:
+    """Let `tell(path, x)` know of each product's inputs x (..., I) while the block runs."""
+    for path, module in products.items():
+        module.__class__ = _Watched
+        module.tell = lambda x, path=path: tell(path, x)
+    try:
+        yield
+    finally:
+        for module in products.values():
+            module.__class__ = Linear
+            del module.tell
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Products that read the same input, and how many calls of theirs there are in a pass."""
+
+    paths: tuple[str, ...]
+    calls: int
+
+
+def stages(model: Model, products: Mapping[str, Linear], batch: TokenBatch) -> list[Stage]:
+    """The products in the order of their first calls; those that read one and the same array stand together."""
+    seen: list[tuple[str, mx.array]] = []
+    with watched(products, lambda path, x: seen.append((path, x))):
+        model(batch)
+    order: list[tuple[list[str], mx.array]] = []
+    first: dict[str, mx.array] = {}
+    for path, x in seen:
+        first.setdefault(path, x)
+    for path, x in first.items():
+        if order and order[-1][1] is x:
+            order[-1][0].append(path)
+        else:
+            order.append(([path], x))
+    return [Stage(tuple(paths), sum(path in paths for path, _ in seen)) for paths, _ in order]
+
+
+@dataclass
+class Moments:
+    """Sums of x x' and of x (y - x)', both (I, I), for inputs x of the packed and y of the float model."""
+
+    rows: int = 0
+    second: mx.array = field(default_factory=lambda: mx.array(0.0))
+    cross: mx.array = field(default_factory=lambda: mx.array(0.0))
+
+    def add(self, packed: mx.array, floats: mx.array) -> None:
+        """One call's inputs (..., I) in both models."""
+        x, y = (part.reshape(-1, part.shape[-1]).astype(mx.float32) for part in (packed, floats))
+        self.rows += len(x)
+        self.second = self.second + x.T @ x
+        self.cross = self.cross + x.T @ (y - x)
+        mx.eval(self.second, self.cross)
+
+    def means(self) -> tuple[Floats, Floats]:
+        """`second` and `cross`, of all rows so far."""
+        second, cross = (np.array(sums / self.rows) for sums in (self.second, self.cross))
+        return second, cross
+
+
+def inputs_of(stage: Stage, model: Model, products: Mapping[str, Linear], batch: TokenBatch) -> list[mx.array]:
+    """What the stage's first product reads in one pass, call by call; the pass ends after the stage's last call."""
+    kept: list[mx.array] = []
+    calls = 0
+
+    def tell(path: str, x: mx.array) -> None:
+        nonlocal calls
+        calls += 1
+        if path == stage.paths[0]:
+            kept.append(x)
+        if calls == stage.calls:
+            raise Reached
+
+    with watched({path: products[path] for path in stage.paths}, tell), suppress(Reached):
+        model(batch)
+    return kept

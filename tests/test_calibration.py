@@ -1,0 +1,229 @@
+"""Calibrated rounding: smaller errors than MLX's own rounding, in MLX's own storage, the same each time."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from checkpoints import FAMILIES, make_checkpoint
+from convert_checkpoints import make_bert, metadata_of
+
+from mlx_hf_bridge import MLXAutoModel, MLXQuantizationConfig, MLXSentenceTransformer
+from mlx_hf_bridge.conversion import convert
+from mlx_hf_bridge.errors import QuantizationError
+from mlx_hf_bridge.quantization import calibration, distillation, layerwise
+from mlx_hf_bridge.quantization.grid import fitted
+from mlx_hf_bridge.quantization.methods import bundled_texts
+from mlx_hf_bridge.quantization.recipes import BITS, GROUP_SIZES, recipe_from
+from mlx_hf_bridge.quantization.rounding import error_of, rounded
+
+WIDTHS = [(bits, size) for bits in BITS["affine"] for size in GROUP_SIZES["affine"]]
+TEXTS = [f"{first} {second} the {third}" for first in "abcd" for second in ("cat sat", "dog ran") for third in "xyz"]
+
+
+def random_weights(outputs: int = 24, inputs: int = 128) -> np.ndarray:
+    return np.random.default_rng(0).normal(size=(outputs, inputs)).astype(np.float32)
+
+
+def unpacked(packed: Any, bits: int, group_size: int) -> np.ndarray:
+    return np.array(mx.dequantize(*packed, group_size=group_size, bits=bits))
+
+
+def own_rounding(weights: np.ndarray, bits: int, group_size: int) -> np.ndarray:
+    """What mx.quantize makes of the weights."""
+    return unpacked(mx.quantize(mx.array(weights), group_size=group_size, bits=bits), bits, group_size)
+
+
+@pytest.mark.parametrize(("bits", "group_size"), WIDTHS)
+def test_mlx_reads_our_codes_as_what_they_stand_for(bits: int, group_size: int) -> None:
+    codes = fitted(random_weights(), bits, group_size, mx.float32)
+    packed = codes.packed(mx.float32)
+    read = unpacked((packed["weight"], packed["scales"], packed["biases"]), bits, group_size)
+    np.testing.assert_allclose(read, codes.weights(), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(("bits", "group_size"), WIDTHS)
+def test_least_squares_errs_less_than_mlx_and_second_order_rounding_less_than_both(bits: int, group_size: int) -> None:
+    weights, random = random_weights(), np.random.default_rng(1)
+    inputs = random.normal(size=(400, 128)) @ (random.normal(size=(128, 128)) * np.linspace(0.1, 2, 128))
+    second = (inputs.T @ inputs / 400).astype(np.float32)
+    plain, fit = own_rounding(weights, bits, group_size), fitted(weights, bits, group_size)
+    assert ((weights - fit.weights()) ** 2).mean() < ((weights - plain) ** 2).mean()
+    over_inputs = float((((weights - plain) @ second) * (weights - plain)).sum())
+    assert error_of(weights, rounded(weights, second, bits, group_size), second) < 0.6 * error_of(weights, fit, second)
+    assert error_of(weights, fit, second) < over_inputs
+
+
+@pytest.mark.parametrize("weights", [np.zeros((2, 64)), np.full((2, 64), 3.0), np.eye(2, 64), np.full((2, 64), 1e-9)])
+def test_groups_without_a_range_are_kept_as_they_are(weights: np.ndarray) -> None:
+    found = fitted(weights.astype(np.float32), 4, 64).weights()
+    np.testing.assert_allclose(found, weights, rtol=0, atol=1e-3)
+    again = rounded(weights.astype(np.float32), np.zeros((64, 64), np.float32), 4, 64).weights()
+    np.testing.assert_allclose(again, weights, rtol=0, atol=1e-3)
+
+
+def cosine_to_float(folder: Path, recipe: Any) -> float:
+    """The mean cosine of hidden states to the float model's."""
+    ids = np.random.default_rng(5).integers(5, 60, (12, 9))
+    floats, ours = (
+        MLXAutoModel.from_pretrained(folder),
+        MLXAutoModel.from_pretrained(folder, quantization_config=recipe),
+    )
+    one, other = (np.array(model(ids).last_hidden_state).reshape(108, -1) for model in (floats, ours))
+    cosines = (one * other).sum(axis=1) / np.linalg.norm(one, axis=1) / np.linalg.norm(other, axis=1)
+    return float(cosines.mean())
+
+
+def test_a_calibrated_folder_is_nearer_to_the_float_model_than_a_plain_one(tmp_path: Path) -> None:
+    make_bert(tmp_path)
+    plain = cosine_to_float(tmp_path, "q3")
+    recipes = {method: MLXQuantizationConfig(3, method=method) for method in ("least_squares", "gptq")}
+    by_method = {method: cosine_to_float(tmp_path, recipe) for method, recipe in recipes.items()}
+    assert plain < by_method["least_squares"] < by_method["gptq"] < 1
+
+
+CALIBRATED = [row for row in FAMILIES if row.model_type in ("bert", "albert", "modernbert", "t5")]
+
+
+@pytest.mark.parametrize("row", CALIBRATED, ids=lambda row: row.model_type)
+def test_other_families_are_calibrated_too(row: Any, tmp_path: Path) -> None:
+    """Shared layers, gated products, layers that pass on more than they give: what is written loads and is finite."""
+    from test_quantization import widened
+
+    make_checkpoint(tmp_path, widened(row))
+    recipe = {"bits": 4, "method": "gptq", "calibration_texts": TEXTS}
+    ours = MLXAutoModel.from_pretrained(tmp_path, quantization_config=recipe)
+    assert np.isfinite(np.array(ours(np.array([[5, 6, 7]])).last_hidden_state)).all()
+    plain = MLXAutoModel.from_pretrained(tmp_path, quantization_config="q4")
+    names = [set(mx.load(str(model.folder / "model.safetensors"))) for model in (ours, plain)]
+    assert names[0] == names[1]
+
+
+def test_calibration_gives_the_same_bytes_each_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calibration, "STEPS", 4)
+    make_bert(tmp_path / "bert")
+    recipe = MLXQuantizationConfig(bits=4, method="distill", calibration_texts=TEXTS)
+    for name in ("one", "two"):
+        convert(tmp_path / "bert", tmp_path / name, quantization_config=recipe, show_progress=False)
+    one, two = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("one", "two"))
+    assert one == two
+
+
+def test_a_calibration_that_was_broken_off_goes_on_where_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calibration, "STEPS", 6)
+    monkeypatch.setattr(distillation, "_KEPT_EVERY", 2)
+    make_bert(tmp_path / "bert")
+    recipe = MLXQuantizationConfig(bits=4, method="distill", calibration_texts=TEXTS)
+
+    def run(name: str) -> bytes:
+        convert(tmp_path / "bert", tmp_path / name, quantization_config=recipe, show_progress=False)
+        return (tmp_path / name / "model.safetensors").read_bytes()
+
+    whole = run("whole")
+    step, done = distillation._Lesson.step, []
+
+    def stopping(self: Any, batch: Any, rate: float) -> None:
+        if len(done) == 5:
+            raise KeyboardInterrupt
+        done.append(rate)
+        step(self, batch, rate)
+
+    monkeypatch.setattr(distillation._Lesson, "step", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        run("broken")
+    assert not (tmp_path / "broken").exists()
+    done.clear()
+    rounds: list[str] = []
+    monkeypatch.setattr(layerwise, "rounded", lambda *args: rounds.append("again"))
+    assert run("resumed") == whole
+    assert len(done) == 2
+    assert not rounds
+
+
+def test_the_texts_and_the_method_belong_to_the_identity(tmp_path: Path) -> None:
+    make_bert(tmp_path)
+    recipes = [
+        MLXQuantizationConfig(4, method="gptq"),
+        MLXQuantizationConfig(4, method="gptq", calibration_texts=TEXTS),
+        MLXQuantizationConfig(4, method="gptq", calibration_texts=TEXTS[::-1]),
+        MLXQuantizationConfig(4, method="least_squares"),
+        MLXQuantizationConfig(4),
+    ]
+    folders = [MLXSentenceTransformer(str(tmp_path), quantization_config=recipe).folder for recipe in recipes]
+    assert len(set(folders)) == len(recipes)
+    noted = metadata_of(folders[1])["recipe"]
+    assert noted == recipes[1].to_dict()
+    assert "cat sat" not in json.dumps(noted)
+    again = MLXSentenceTransformer(str(folders[1]), quantization_config=recipes[1])
+    assert again.folder == folders[1]
+    with pytest.raises(QuantizationError, match="is already converted with"):
+        MLXSentenceTransformer(str(folders[1]), quantization_config=recipes[2])
+
+
+def test_a_recipe_comes_back_from_its_dict_where_its_texts_are_at_hand() -> None:
+    for name in ("q4-gptq", "q4-best", "q3"):
+        recipe = recipe_from(name)
+        assert recipe is not None
+        assert recipe_from(recipe.to_dict()) == recipe
+    own = MLXQuantizationConfig(4, method="gptq", calibration_texts=TEXTS)
+    with pytest.raises(QuantizationError, match=r"calibration='\w+', the hash of texts that are not at hand"):
+        recipe_from(own.to_dict())
+
+
+def test_a_checkpoint_without_a_tokenizer_cannot_be_calibrated(tmp_path: Path) -> None:
+    from checkpoints import make_model
+    from test_quantization import BERT
+
+    make_model(BERT).save_pretrained(tmp_path)
+    with pytest.raises(QuantizationError, match=r"has no tokenizer, so it cannot read calibration.*least_squares"):
+        MLXAutoModel.from_pretrained(tmp_path, quantization_config="q4-gptq")
+    MLXAutoModel.from_pretrained(tmp_path, quantization_config="q4-fit")
+
+
+IMPOSSIBLE = [
+    ({"method": "awq"}, r"method='awq' is not known; use one of minmax, least_squares, gptq, distill\."),
+    ({"method": "gptq", "mode": "mxfp4"}, r"method='gptq' finds affine scales and biases, and mode='mxfp4' has none\."),
+    ({"method": "gptq", "calibration_texts": "text"}, r"calibration_texts is 'text', expected a list of texts\."),
+    ({"method": "gptq", "calibration_texts": ["a"]}, r"calibration_texts has 1 texts that are not blank, expected 16"),
+    ({"calibration_texts": TEXTS}, r"calibration_texts were given, and method='minmax' reads none\."),
+    ({"seed": -1}, r"seed=-1, expected a whole number from 0"),
+    ({"modules": {"a": 4}}, r"modules has a=4, expected \{'bits': \.\.\., 'group_size'"),
+    ({"modules": {"a": {"bits": 7}}}, r"bits=7 is not packed"),
+    ({"modules": {1: None}}, r"modules has the key 1, expected a module's path\."),
+]
+
+
+@pytest.mark.parametrize(("given", "message"), IMPOSSIBLE, ids=str)
+def test_an_impossible_calibration_is_refused(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(QuantizationError, match=message):
+        recipe_from(given)
+
+
+def test_modules_have_the_widths_that_they_are_given(tmp_path: Path) -> None:
+    make_bert(tmp_path)
+    modules = {"intermediate.dense": {"bits": 8, "group_size": 32}, "word_embeddings": None}
+    ours = MLXAutoModel.from_pretrained(tmp_path, quantization_config={"bits": 3, "modules": modules})
+    bits = metadata_of(ours.folder)["bits"]
+    assert bits["encoder.layer.0.intermediate.dense.weight"] == 8
+    assert bits["encoder.layer.0.output.dense.weight"] == 3
+    assert bits["embeddings.word_embeddings.weight"] == "float16"
+    packing = json.loads((ours.folder / "config.json").read_text())["quantization"]
+    own = {"group_size": 32, "bits": 8, "mode": "affine"}
+    assert packing == {
+        "group_size": 64,
+        "bits": 3,
+        "mode": "affine",
+        **{f"encoder.layer.{layer}.intermediate.dense": own for layer in range(2)},
+    }
+    with pytest.raises(QuantizationError, match="joined with it"):
+        MLXAutoModel.from_pretrained(tmp_path, quantization_config={"bits": 4, "modules": {"query": {"bits": 8}}})
+
+
+def test_the_bundled_texts_are_many_and_different() -> None:
+    texts = bundled_texts()
+    assert len(set(texts)) == len(texts) >= 300
+    assert min(map(len, texts)) < 10 < 200 < max(map(len, texts))

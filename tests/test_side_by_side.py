@@ -10,8 +10,9 @@ import pytest
 
 from mlx_hf_bridge import device
 from mlx_hf_bridge.inference import side_by_side as module
-from mlx_hf_bridge.inference.batching import budgeted
+from mlx_hf_bridge.inference.batching import Steps, budgeted, in_batches, in_blocks
 from mlx_hf_bridge.inference.side_by_side import side_by_side
+from mlx_hf_bridge.inference.tokenizer import Tokens
 from mlx_hf_bridge.layers import linear
 from mlx_hf_bridge.layers.linear import Linear, PackedLinear, unpacking_once
 
@@ -90,3 +91,35 @@ def test_weights_are_unpacked_once_in_a_block_and_let_go_after_it(monkeypatch: p
     packed.unpack(mx.float32)
     packed.unpack(mx.float32)
     assert len(counted) == 4
+
+
+def test_later_texts_are_tokenised_while_earlier_ones_are_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And no more of them are held than two blocks."""
+    events: list[str] = []
+    steps = Steps(
+        make=lambda tokens: events.append("batch") or mx.array([len(one) for one in tokens]),
+        compute=lambda lengths: lengths[:, None] * 2.0,
+    )
+
+    def blocks() -> Iterator[tuple[list[int], list[Tokens]]]:
+        for start in range(0, 12, 4):
+            events.append("tokens")
+            numbers = [11 - start - step for step in range(4)]
+            yield numbers, [Tokens(np.zeros(number + 1, np.int32), None) for number in numbers]
+
+    rows = in_blocks(blocks(), 12, steps, batch_size=1, show_progress=False)
+    assert [float(row[0]) for row in rows] == [2.0 * (number + 1) for number in range(12)]
+    assert events.count("tokens") == 3
+    assert events.index("batch") < events.index("tokens", 1)
+
+
+def test_texts_of_equal_tokens_are_computed_once() -> None:
+    computed: list[int] = []
+    steps = Steps(
+        make=lambda tokens: computed.append(len(tokens)) or mx.array([int(one.ids[0]) for one in tokens]),
+        compute=lambda ids: ids[:, None],
+    )
+    tokens = [Tokens(np.array([number], np.int32), None) for number in (5, 7, 5, 5, 9, 7)]
+    rows = in_batches(tokens, steps, batch_size=32, show_progress=False)
+    assert [float(row[0]) for row in rows] == [5, 7, 5, 5, 9, 7]
+    assert sum(computed) == 3

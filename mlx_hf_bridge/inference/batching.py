@@ -4,9 +4,11 @@ B texts, L tokens.
 """
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -20,8 +22,6 @@ from mlx_hf_bridge.inference.side_by_side import side_by_side
 from mlx_hf_bridge.inference.tokenizer import Tokens
 
 logger = logging.getLogger(__name__)
-
-Batch = TypeVar("Batch")
 
 # Work of fewer slots is not split among streams: products of few rows are slow.
 _FEWEST_SLOTS = 128
@@ -119,40 +119,80 @@ def float_rows(result: Any) -> Any:
     return np.array(result)
 
 
-def in_batches(
-    tokens: Sequence[Tokens],
-    make_batch: Callable[[list[Tokens]], Batch],
-    compute: Callable[[Batch], Any],
+@dataclass(frozen=True)
+class Steps:
+    """What happens to the tokens of a batch: `make` a batch of them, `compute`, and `rows_of` that a part a text.
+
+    make: tokens -> what `compute` takes. compute: that -> an array with a row a text (made float32), or any structure
+    of arrays. rows_of: that, evaluated -> one part a text. even: texts go together only with others of their length,
+    for models whose answers padding changes.
+    """
+
+    make: Callable[[list[Tokens]], Any]
+    compute: Callable[[Any], Any]
+    rows_of: Callable[[Any], Sequence[Any]] = float_rows
+    even: bool = False
+
+    @property
+    def shares(self) -> bool:
+        """Whether equal texts may have one part in common: an array, which callers copy."""
+        return self.rows_of is float_rows
+
+    def run_on(self, tokens: list[Tokens]) -> Any:
+        """The lazy result of one batch."""
+        result = self.compute(self.make(tokens))
+        return result.astype(mx.float32) if isinstance(result, mx.array) else result
+
+
+def in_blocks(
+    blocks: Iterable[tuple[Sequence[int], Sequence[Tokens]]],
+    count: int,
+    steps: Steps,
     batch_size: int,
     show_progress: bool,
-    even: bool = False,
-    rows_of: Callable[[Any], Sequence[Any]] = float_rows,
 ) -> list[Any]:
-    """Each text's part of what `compute` gives for its batch, in the order of `tokens`.
+    """Each text's part of what the steps give for its batch, in the order of the texts' numbers, 0 to `count` - 1.
 
-    even: texts go together only with others of their length, for models whose answers padding changes.
-    rows_of: what `compute` gave, evaluated (a single array in float32) -> one part a text.
+    blocks: the numbers of some texts and their tokens; the next block is asked for while batches of the last one are
+    still being computed.
     """
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
         raise InputError(f"batch_size={batch_size!r}, expected a whole number of 1 or more.")
-    rows: list[Any] = [None] * len(tokens)
-    batches = list(budgeted([len(one) for one in tokens], batch_size, even))
-    works = (partial(_computed, make_batch, compute, [tokens[index] for index in indices]) for indices in batches)
-    with tqdm(total=len(tokens), desc="Encoding", unit="text", disable=None if show_progress else True) as bar:
-        for indices, result in zip(batches, side_by_side(works), strict=True):
-            for index, row in zip(indices, rows_of(result), strict=True):
-                rows[index] = row
-            bar.update(len(indices))
-    if len(batches) > STREAMS:
+    rows: list[Any] = [None] * count
+    under_way: deque[list[list[int]]] = deque()
+
+    def works() -> Iterator[Callable[[], Any]]:
+        for numbers, tokens in blocks:
+            alone = (([number], one) for number, one in zip(numbers, tokens, strict=True))
+            groups = _equal(numbers, tokens) if steps.shares else list(alone)
+            for indices in budgeted([len(one) for _, one in groups], batch_size, steps.even):
+                under_way.append([groups[index][0] for index in indices])
+                yield partial(steps.run_on, [groups[index][1] for index in indices])
+
+    batches = 0
+    with tqdm(total=count, desc="Encoding", unit="text", disable=None if show_progress else True) as bar:
+        for result in side_by_side(works()):
+            batches += 1
+            for numbers, row in zip(under_way.popleft(), steps.rows_of(result), strict=True):
+                for number in numbers:
+                    rows[number] = row
+                bar.update(len(numbers))
+    if batches > STREAMS:
         give_back_memory()
     return rows
 
 
-def _computed(
-    make_batch: Callable[[list[Tokens]], Batch], compute: Callable[[Batch], Any], tokens: list[Tokens]
-) -> Any:
-    result = compute(make_batch(tokens))
-    return result.astype(mx.float32) if isinstance(result, mx.array) else result
+def _equal(numbers: Sequence[int], tokens: Sequence[Tokens]) -> list[tuple[list[int], Tokens]]:
+    """Texts with equal tokens together: their numbers, and the tokens of the first."""
+    found: dict[tuple[bytes | None, ...], tuple[list[int], Tokens]] = {}
+    for number, one in zip(numbers, tokens, strict=True):
+        found.setdefault(one.key, ([], one))[0].append(number)
+    return list(found.values())
+
+
+def in_batches(tokens: Sequence[Tokens], steps: Steps, batch_size: int, show_progress: bool) -> list[Any]:
+    """The same for tokens that are all there."""
+    return in_blocks([(range(len(tokens)), tokens)], len(tokens), steps, batch_size, show_progress)
 
 
 def report_cut(tokens: Sequence[Tokens], limit: int, overlong: str, already_told: bool) -> bool:

@@ -33,6 +33,11 @@ class Tokens:
     def __len__(self) -> int:
         return len(self.ids)
 
+    @property
+    def key(self) -> tuple[bytes | None, ...]:
+        """Equal for rows that have equal answers."""
+        return self.ids.tobytes(), None if self.segments is None else self.segments.tobytes()
+
 
 class Tokenizer:
     """tokenizer.json with what tokenizer_config.json says of padding, length and segments."""

@@ -12,7 +12,7 @@ import numpy as np
 
 from mlx_hf_bridge.batch import TokenBatch
 from mlx_hf_bridge.errors import TokenRangeError
-from mlx_hf_bridge.inference.batching import checked_batch, in_batches, padded
+from mlx_hf_bridge.inference.batching import Steps, checked_batch, in_batches, padded
 from mlx_hf_bridge.inference.tokenizer import Tokens
 from mlx_hf_bridge.loading.load import Loaded
 
@@ -27,8 +27,7 @@ class Row(Tokens):
 
     @property
     def key(self) -> tuple[bytes | None, ...]:
-        """Equal for rows that have equal answers."""
-        return tuple(None if array is None else array.tobytes() for array in (self.ids, self.segments, self.mask))
+        return *super().key, None if self.mask is None else self.mask.tobytes()
 
 
 def row_of(inputs: Mapping[str, Any], names: Sequence[str], trimmed: bool) -> Row:
@@ -57,19 +56,15 @@ def computed(
 
     Rows with padding of their own go only with rows of their length, since places are counted over their padding.
     """
-    places: dict[tuple[bytes | None, ...], int] = {}
-    where = [places.setdefault(row.key, len(places)) for row in rows]
-    distinct = dict(zip(where, rows, strict=True))
     answers: dict[int, np.ndarray] = {}
     for own in (False, True):
-        chosen = {place: row for place, row in distinct.items() if (row.mask is not None) == own}
-        if not chosen:
-            continue
-        make = _stacked(loaded) if own else _padded(loaded, pad_token_id)
-        even = own or loaded.family.padding_shows
-        found = in_batches(list(chosen.values()), make, compute, batch_size, show_progress, even)
+        chosen = [number for number, row in enumerate(rows) if (row.mask is not None) == own]
+        steps = Steps(
+            _stacked(loaded) if own else _padded(loaded, pad_token_id), compute, even=own or loaded.family.padding_shows
+        )
+        found = in_batches([rows[number] for number in chosen], steps, batch_size, show_progress) if chosen else []
         answers.update(zip(chosen, found, strict=True))
-    return [answers[place] for place in where]
+    return [answers[number] for number in range(len(rows))]
 
 
 def check_lengths(loaded: Loaded, rows: Sequence[Row], remedy: str) -> None:

@@ -1,15 +1,18 @@
 """The one way from texts to results, which all four classes take: tokens, batches by length, modules, rows in order."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
-from mlx_hf_bridge.errors import UnsupportedModelError
-from mlx_hf_bridge.inference.batching import float_rows, in_batches
-from mlx_hf_bridge.inference.tokenizer import Text
+from mlx_hf_bridge.errors import InputError, UnsupportedModelError
+from mlx_hf_bridge.inference.batching import Steps, float_rows, in_blocks
+from mlx_hf_bridge.inference.tokenizer import Text, Tokens
 from mlx_hf_bridge.sentence_transformers.features import Features, Module
 from mlx_hf_bridge.sentence_transformers.modules.input import Asked, InputModule
 from mlx_hf_bridge.sentence_transformers.modules.router import flattened
+
+# Enough to sort well by length, few enough to keep their tokens in little memory.
+_TEXTS_A_BLOCK = 2048
 
 
 def rows_of_texts(
@@ -40,6 +43,19 @@ def rows_of_texts(
             features = module(features)
         return finish(features)
 
-    tokens = first.tokens(texts, asked)
-    make = partial(first.features, asked=asked)
-    return in_batches(tokens, make, compute, batch_size, show_progress, first.pads_show, rows_of)
+    steps = Steps(partial(first.features, asked=asked), compute, rows_of, first.pads_show)
+    return in_blocks(_blocks(first, texts, asked), len(texts), steps, batch_size, show_progress)
+
+
+def _blocks(
+    first: InputModule, texts: Sequence[Text], asked: Asked
+) -> Iterator[tuple[Sequence[int], Sequence[Tokens]]]:
+    """Texts are tokenised only when they are wanted."""
+    for start in range(0, len(texts), _TEXTS_A_BLOCK):
+        numbers = range(start, min(start + _TEXTS_A_BLOCK, len(texts)))
+        try:
+            tokens = first.tokens(texts[start : numbers.stop], asked)
+        except InputError:
+            first.tokens(texts, asked)  # the same error, with the text's own number
+            raise
+        yield numbers, tokens

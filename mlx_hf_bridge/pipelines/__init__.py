@@ -7,7 +7,7 @@ from typing import Any
 
 from mlx_hf_bridge import auto
 from mlx_hf_bridge.errors import ArgumentTypeError, InputError, UnknownNameError
-from mlx_hf_bridge.family import MASKED_LM, SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION
+from mlx_hf_bridge.family import MASKED_LM, QUESTION_ANSWERING, SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION
 from mlx_hf_bridge.loading.source import HubOptions
 from mlx_hf_bridge.pipelines.base import Pipeline
 from mlx_hf_bridge.pipelines.tokenizer import tokenizer_for
@@ -34,7 +34,14 @@ _CLASSIFIER = (auto.MLXAutoModelForSequenceClassification, SEQUENCE_CLASSIFICATI
 TASKS = {
     "feature-extraction": Task("feature_extraction", "FeatureExtractionPipeline", auto.MLXAutoModel, None),
     "fill-mask": Task("fill_mask", "FillMaskPipeline", auto.MLXAutoModelForMaskedLM, MASKED_LM),
+    "question-answering": Task(
+        "question_answering",
+        "QuestionAnsweringPipeline",
+        auto.MLXAutoModelForQuestionAnswering,
+        QUESTION_ANSWERING,
+    ),
     "text-classification": Task("text_classification", "TextClassificationPipeline", *_CLASSIFIER),
+    "text-ranking": Task("text_ranking", "TextRankingPipeline", *_CLASSIFIER),
     "token-classification": Task(
         "token_classification",
         "TokenClassificationPipeline",

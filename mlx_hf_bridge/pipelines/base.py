@@ -150,11 +150,11 @@ class Pipeline:
         """Options -> those of preprocess, of nothing, and of postprocess, as transformers' files split them."""
         raise NotImplementedError
 
-    def preprocess(self, inputs: Any, **options: Any) -> Any:
+    def preprocess(self, inputs: Any, *args: Any, **options: Any) -> Any:
         """One text -> what the tokenizer says of it, arrays (1, L)."""
         raise NotImplementedError
 
-    def postprocess(self, model_outputs: Any, **options: Any) -> Any:
+    def postprocess(self, model_outputs: Any, *args: Any, **options: Any) -> Any:
         """What the tokenizer and the model say of one text -> its result."""
         raise NotImplementedError
 

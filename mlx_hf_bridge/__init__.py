@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from mlx_hf_bridge.pipelines import pipeline
     from mlx_hf_bridge.quantization.recipes import MLXQuantizationConfig
     from mlx_hf_bridge.sentence_transformers import MLXSentenceTransformer
+    from mlx_hf_bridge.zero_change import install, load_ipython_extension, uninstall, unload_ipython_extension
 
 __version__ = "0.1.0"
 
@@ -33,7 +34,11 @@ _HOMES = {
     "MLXAutoModelForTokenClassification": "auto",
     "MLXQuantizationConfig": "quantization.recipes",
     "MLXSentenceTransformer": "sentence_transformers",
+    "install": "zero_change",
+    "load_ipython_extension": "zero_change",
     "pipeline": "pipelines",
+    "uninstall": "zero_change",
+    "unload_ipython_extension": "zero_change",
 }
 __all__ = [
     "MLXAutoModel",
@@ -46,7 +51,11 @@ __all__ = [
     "MLXAutoModelForTokenClassification",
     "MLXQuantizationConfig",
     "MLXSentenceTransformer",
+    "install",
+    "load_ipython_extension",
     "pipeline",
+    "uninstall",
+    "unload_ipython_extension",
 ]
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 CACHE_VARIABLE = "MLX_HF_BRIDGE_CACHE"
 BLAS_VARIABLE = "MLX_HF_BRIDGE_BLAS"
+QUANTIZATION_VARIABLE = "MLX_HF_BRIDGE_QUANTIZATION"
 
 
 def hub_cache() -> Path:
@@ -26,3 +27,8 @@ def bridge_cache() -> Path:
 def blas_choice() -> str | None:
     """MLX_HF_BRIDGE_BLAS: the path of a BLAS library to load before MLX, "none" for MLX's own, None to search."""
     return os.environ.get(BLAS_VARIABLE) or None
+
+
+def quantization_choice() -> str | None:
+    """MLX_HF_BRIDGE_QUANTIZATION: the recipe of zero-change mode, None for the weights as they are."""
+    return os.environ.get(QUANTIZATION_VARIABLE) or None

@@ -83,3 +83,7 @@ class ForkedProcessError(BridgeError, RuntimeError):
 
 class UnservedUseError(BridgeError, NotImplementedError):
     """A use of a model that only torch can serve: training, gradients, hooks, submodules, parameters."""
+
+
+class FallBackError(BridgeError, RuntimeError):
+    """A model would go to torch in zero-change mode, and that was forbidden."""

@@ -16,7 +16,7 @@ sentence-transformers' modules, torch containers.
   does not serve) calls `fall_back(reason)`, which returns the torch model; from then on the object *is* that model, its
   class included. Without `fall_back` it is an UnservedUseError that says so.
 
-Only this package and its users import torch.
+Importing this package imports torch and transformers.
 """
 
 from collections.abc import Callable

@@ -1,6 +1,7 @@
 """The way from MLX to torch: a facade becomes the torch model that stands behind it."""
 
 import threading
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,7 @@ from mlx_hf_bridge.pretrained import MLXPreTrainedModel
 BRIDGE = "_mlx_bridge"
 # The one parameter, without elements, by which containers know the dtype and the device.
 PROBE = "mlx_dtype"
+_OWNER = "_mlx_owner"
 _turn = threading.RLock()
 
 
@@ -43,6 +45,19 @@ def probe_of(module: nn.Module) -> nn.Parameter:
     probe = module._parameters[PROBE]
     assert probe is not None
     return probe
+
+
+def set_probe(module: nn.Module, dtype: torch.dtype, requires_grad: bool) -> None:
+    """Give a facade the parameter that carries its dtype."""
+    probe = nn.Parameter(torch.empty(0, dtype=dtype), requires_grad)
+    setattr(probe, _OWNER, weakref.ref(module))
+    module._parameters[PROBE] = probe
+
+
+def owner_of(parameter: nn.Parameter) -> nn.Module | None:
+    """The facade that a parameter is of; None for weights."""
+    owner: nn.Module | None = getattr(parameter, _OWNER, lambda: None)()
+    return owner
 
 
 def leave(module: nn.Module, reason: str) -> None:

@@ -11,8 +11,8 @@ from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from mlx_hf_bridge.facade.forward import forward_for
-from mlx_hf_bridge.facade.leaving import BRIDGE, Bridge, leave, probe_of
-from mlx_hf_bridge.facade.model import Facade, set_probe
+from mlx_hf_bridge.facade.leaving import BRIDGE, Bridge, leave, probe_of, set_probe
+from mlx_hf_bridge.facade.model import Facade
 
 # Methods that are right as they are: they read the class and the config alone, or go through what Facade answers.
 _UNTOUCHED = {

@@ -8,7 +8,7 @@ import mlx.core as mx
 import torch
 from torch import nn
 
-from mlx_hf_bridge.facade.leaving import BRIDGE, PROBE, bridge_of, leave, probe_of
+from mlx_hf_bridge.facade.leaving import BRIDGE, bridge_of, leave, probe_of, set_probe
 from mlx_hf_bridge.facade.saving import save
 from mlx_hf_bridge.pretrained import MLXPreTrainedModel
 
@@ -117,9 +117,3 @@ class Facade(nn.Module):
 
     def __repr__(self) -> str:
         return repr(self.__dict__[BRIDGE].shape)
-
-
-def set_probe(module: nn.Module, dtype: torch.dtype, requires_grad: bool) -> None:
-    """Give a facade the parameter without elements that carries its dtype."""
-    parameter = nn.Parameter(torch.empty(0, dtype=dtype), requires_grad)
-    module._parameters[PROBE] = parameter

@@ -1,0 +1,32 @@
+"""What zero-change mode adds to `import transformers`: CPU seconds of fresh processes, the two in turn."""
+
+import argparse
+import resource
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+
+def spent(*arguments: str) -> float:
+    """CPU seconds of one Python process."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run([sys.executable, *arguments], check=True, stderr=subprocess.DEVNULL)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=int, default=10)
+    runs = parser.parse_args().runs
+    with tempfile.TemporaryDirectory() as folder:
+        script = Path(folder) / "script.py"
+        script.write_text("import transformers\n", encoding="utf-8")
+        pairs = [(spent(str(script)), spent("-m", "mlx_hf_bridge", str(script))) for _ in range(runs)]
+    plain, mode = (min(seconds) for seconds in zip(*pairs, strict=True))
+    print(f"plain {plain:.3f} s, in zero-change mode {mode:.3f} s, ratio {mode / plain:.3f} (best of {runs})")
+
+
+if __name__ == "__main__":
+    main()

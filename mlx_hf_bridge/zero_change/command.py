@@ -1,0 +1,51 @@
+"""`python -m mlx_hf_bridge [options] script.py arguments...`, or `-m module arguments...` in the script's place."""
+
+import atexit
+import sys
+
+from mlx_hf_bridge.errors import BridgeError
+from mlx_hf_bridge.zero_change import install, report
+from mlx_hf_bridge.zero_change.script import run_module, run_script
+
+USAGE = """usage: python -m mlx_hf_bridge [options] script.py [arguments ...]
+       python -m mlx_hf_bridge [options] -m module [arguments ...]
+
+Run a program that uses transformers or sentence-transformers with its encoder models on MLX.
+
+  --quantization RECIPE  store weights by a recipe: q8, q4, ... (default: MLX_HF_BRIDGE_QUANTIZATION)
+  --report               print at the end what ran on MLX, what went to torch, and why
+  --strict               make it an error where a model would go to torch
+"""
+OPTIONS = ("--quantization", "--report", "--strict", "-m")
+_WRONG_USAGE = 2
+
+
+def main(arguments: list[str]) -> int:
+    """Options, then a program with its own arguments -> 0, or what the program raises; 2 for wrong usage."""
+    rest, recipe, flags = list(arguments), None, set()
+    while rest and rest[0].startswith("-") and rest[0] != "-m":
+        option, given, value = rest.pop(0).partition("=")
+        if option == "--quantization" and (given or rest):
+            recipe = value if given else rest.pop(0)
+        elif option in ("--report", "--strict") and not given:
+            flags.add(option)
+        else:
+            return _wrong(f"unknown option {option!r}" if option not in OPTIONS else f"{option} is incomplete")
+    if not rest or rest == ["-m"]:
+        return _wrong("no program was given")
+    try:
+        install(recipe, strict="--strict" in flags)
+    except BridgeError as error:
+        return _wrong(str(error))
+    if "--report" in flags:
+        atexit.register(lambda: sys.stderr.write(f"{report()}\n"))
+    if rest[0] == "-m":
+        run_module(rest[1], rest[2:])
+    else:
+        run_script(rest[0], rest[1:])
+    return 0
+
+
+def _wrong(message: str) -> int:
+    sys.stderr.write(f"{USAGE}\nerror: {message}\n")
+    return _WRONG_USAGE

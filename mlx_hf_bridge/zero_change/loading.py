@@ -1,0 +1,134 @@
+"""`from_pretrained` of transformers' classes, answered by MLX where it can, by torch where it cannot.
+
+Reference: transformers/modeling_utils.py, PreTrainedModel.from_pretrained.
+"""
+
+import functools
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from threading import get_ident
+from types import ModuleType
+from typing import Any, Self
+
+from transformers import PreTrainedModel
+
+from mlx_hf_bridge.errors import BridgeError
+from mlx_hf_bridge.facade import facade
+from mlx_hf_bridge.loading.load import load
+from mlx_hf_bridge.pretrained import model_of
+from mlx_hf_bridge.quantization.recipes import MLXQuantizationConfig
+from mlx_hf_bridge.zero_change.patches import Patches
+from mlx_hf_bridge.zero_change.report import Record, Report
+from mlx_hf_bridge.zero_change.served import served
+
+# Whether a torch model is being loaded, with what it loads on the way.
+_on_torch: ContextVar[bool] = ContextVar("on_torch", default=False)
+
+
+@dataclass(frozen=True)
+class Mode:
+    """How zero-change mode was installed."""
+
+    recipe: MLXQuantizationConfig | None
+    strict: bool
+    report: Report
+
+
+@dataclass
+class TorchBehind:
+    """The torch model that a facade falls back on: the same call of from_pretrained."""
+
+    hf_class: Any
+    arguments: tuple[Any, ...]
+    options: dict[str, Any]
+    record: Record
+    strict: bool
+
+    def __call__(self, reason: str) -> Any:
+        """FallBackError where falling back was forbidden; else what transformers returns or raises."""
+        self.record.fall_back(reason, self.strict)
+        with _torch_alone():
+            loaded = self.hf_class.from_pretrained(*self.arguments, **self.options)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded  # output_loading_info
+        if isinstance(model, PreTrainedModel):
+            Stopwatch(self.record).watch(model)
+        return loaded
+
+
+@dataclass
+class Stopwatch:
+    """Times the calls of a torch model, for the report."""
+
+    record: Record
+    started: dict[int, float] = field(default_factory=dict)
+
+    def watch(self, model: PreTrainedModel) -> None:
+        """Hooks on the model itself; its submodules are left alone."""
+        model.register_forward_pre_hook(self.start)
+        model.register_forward_hook(self.stop)
+
+    def start(self, *call: Any) -> None:
+        self.started[get_ident()] = time.perf_counter()
+
+    def stop(self, *call: Any) -> None:
+        self.record.on_torch(time.perf_counter() - self.started.pop(get_ident(), time.perf_counter()))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self
+
+
+@contextmanager
+def _torch_alone() -> Iterator[None]:
+    token = _on_torch.set(True)
+    try:
+        yield
+    finally:
+        _on_torch.reset(token)
+
+
+def replace_loading(patches: Patches, modeling_utils: ModuleType, mode: Mode) -> None:
+    """Put MLX before PreTrainedModel.from_pretrained, which auto classes, pipelines and concrete classes all call."""
+    original = PreTrainedModel.__dict__["from_pretrained"].__func__
+
+    @functools.wraps(original)
+    def from_pretrained(cls: Any, pretrained_model_name_or_path: Any, *model_args: Any, **kwargs: Any) -> Any:
+        if _on_torch.get():
+            return original(cls, pretrained_model_name_or_path, *model_args, **kwargs)
+        return _load(mode, cls, pretrained_model_name_or_path, model_args, kwargs)
+
+    patches.replace(modeling_utils.PreTrainedModel, "from_pretrained", classmethod(from_pretrained))
+
+
+def _load(mode: Mode, hf_class: Any, name: Any, model_args: tuple[Any, ...], options: dict[str, Any]) -> Any:
+    record = mode.report.new(str(name), hf_class.__name__)
+    behind = TorchBehind(hf_class, (name, *model_args), options, record, mode.strict)
+    try:
+        return _on_mlx(mode, behind)
+    except BridgeError as error:
+        reason = str(error)
+    return behind(reason)
+
+
+def _on_mlx(mode: Mode, behind: TorchBehind) -> Any:
+    name, *model_args = behind.arguments
+    request = served(behind.hf_class, name, tuple(model_args), behind.options)
+    loaded = load(
+        name,
+        request.task,
+        quantization_config=mode.recipe,
+        dtype=request.dtype,
+        options=request.hub,
+        pooler=request.pooler,
+    )
+    model = model_of(loaded)
+    return facade(
+        model,
+        request.config,
+        behind.hf_class,
+        dtype=request.answer_dtype(loaded),
+        fall_back=behind,
+        called=behind.record.on_mlx,
+    )

@@ -1,0 +1,80 @@
+"""A script or module run as plain Python runs it: its arguments, its path, its `__main__`, its tracebacks.
+
+Reference: Modules/main.c and Lib/runpy.py of CPython.
+"""
+
+import importlib.machinery
+import io
+import os
+import runpy
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType, TracebackType
+from typing import Any
+
+_CANNOT_OPEN = 2
+# What `python -m` itself calls.
+_run_as_main: Callable[..., None] = runpy._run_module_as_main  # type: ignore[attr-defined]
+
+
+def run_script(path: str, arguments: list[str]) -> None:
+    """`python path arguments...`, a folder or zip file with a __main__.py too; raises what the program raises."""
+    where = os.path.join(Path.cwd(), path)  # as Python says it: absolute, and not tidied
+    if Path(path).is_dir() or path.endswith((".zip", ".pyz")):
+        _enter(where, path, arguments)
+        _shown_from_inside(lambda main: _run_as_main("__main__", False))
+        return
+    try:
+        with io.open_code(where) as file:
+            source = file.read()
+    except OSError as error:
+        sys.stderr.write(f"{sys.executable}: can't open file {where!r}: [Errno {error.errno}] {error.strerror}\n")
+        raise SystemExit(_CANNOT_OPEN) from None
+    _enter(str(Path(where).resolve().parent), path, arguments)
+
+    def execute(main: ModuleType) -> None:
+        loader = importlib.machinery.SourceFileLoader("__main__", where)
+        main.__dict__.update(__file__=where, __cached__=None, __loader__=loader)
+        exec(compile(source, where, "exec", dont_inherit=True), main.__dict__)
+
+    _shown_from_inside(execute)
+
+
+def run_module(name: str, arguments: list[str]) -> None:
+    """`python -m name arguments...`; raises what the module raises."""
+    _enter(str(Path.cwd()), "-m", arguments)
+    _shown_from_inside(lambda main: _run_as_main(name))
+
+
+def _enter(folder: str, name: str, arguments: list[str]) -> None:
+    sys.argv = [name, *arguments]
+    if not sys.flags.safe_path:
+        # `python -m mlx_hf_bridge` has put the working folder there.
+        sys.path[0] = folder
+
+
+def _shown_from_inside(execute: Callable[[ModuleType], None]) -> None:
+    """Run a program in a `__main__` of its own; what ends it is shown without the frames of this file."""
+    main = ModuleType("__main__")
+    main.__dict__.update(__builtins__=sys.modules["builtins"], __annotations__={})
+    sys.modules["__main__"] = main
+    try:
+        execute(main)
+    except SystemExit:
+        raise
+    except BaseException as error:
+        _hide_callers(error.__traceback__)
+        raise
+
+
+def _hide_callers(traceback: TracebackType | None) -> None:
+    inner = traceback
+    while inner is not None and inner.tb_frame.f_code.co_filename == __file__:
+        inner = inner.tb_next
+    hook = sys.excepthook
+
+    def shown(kind: type[BaseException], error: BaseException, _: Any) -> None:
+        hook(kind, error.with_traceback(inner), inner)
+
+    sys.excepthook = shown

@@ -1,0 +1,182 @@
+"""Which calls of from_pretrained MLX serves, and what they ask for.
+
+Reference: transformers/modeling_utils.py, PreTrainedModel.from_pretrained.
+"""
+
+import copy
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import torch
+from transformers import PreTrainedConfig
+
+from mlx_hf_bridge.errors import UnservedUseError
+from mlx_hf_bridge.facade.model import torch_dtype
+from mlx_hf_bridge.family import BASE_TASK
+from mlx_hf_bridge.loading.load import Loaded
+from mlx_hf_bridge.loading.source import HubOptions
+from mlx_hf_bridge.models import family_for
+
+_HUB = ("revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder")
+# Arguments that change nothing of what is computed: how weights are read, where they lie, who asks.
+_WITHOUT_EFFECT = (
+    "_commit_hash",
+    "_from_auto",
+    "_from_pipeline",
+    "disable_mmap",
+    "low_cpu_mem_usage",
+    "tqdm_class",
+    "trust_remote_code",
+    "weights_only",
+)
+# Arguments of from_pretrained itself that only torch serves, where they have another value than these.
+_UNSERVED: dict[str, tuple[Any, ...]] = {
+    "adapter_name": ("default",),
+    "device_mesh": (),
+    "distributed_config": (),
+    "experts_implementation": (),
+    "fusion_config": (),
+    "generation_config": (),
+    "gguf_file": (),
+    "ignore_mismatched_sizes": (False,),
+    "kernel_config": (),
+    "key_mapping": (),
+    "max_memory": (),
+    "offload_buffers": (False,),
+    "offload_folder": (),
+    "output_loading_info": (False,),
+    "proxies": (),
+    "quantization_config": (),
+    "state_dict": (),
+    "tp_plan": (),
+    "tp_size": (),
+    "use_kernels": (False,),
+    "use_safetensors": (True,),
+    "variant": (),
+}
+# Keys of the config that the caller reads or that count in training alone; the facade has the caller's config.
+_OF_THE_CALLER = {
+    "_name_or_path",
+    "architectures",
+    "dtype",
+    "id2label",
+    "label2id",
+    "output_attentions",
+    "output_hidden_states",
+    "problem_type",
+    "return_dict",
+    "tokenizer_class",
+    "torch_dtype",
+    "transformers_version",
+    "use_cache",
+}
+_ATTENTION = (None, "eager", "sdpa")
+_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a call of from_pretrained asks of MLX. dtype: None = the checkpoint's own."""
+
+    task: str
+    config: PreTrainedConfig
+    hub: HubOptions
+    dtype: torch.dtype | None
+    pooler: bool
+
+    def answer_dtype(self, loaded: Loaded) -> torch.dtype:
+        """The dtype that the torch model would have; the config says it too, as in transformers."""
+        stored = torch.float32 if loaded.recipe else torch_dtype(loaded.dtype)
+        chosen: Any = self.dtype or self.config.dtype or stored
+        chosen = getattr(torch, chosen) if isinstance(chosen, str) else chosen
+        self.config.dtype = chosen
+        answered: torch.dtype = chosen
+        return answered
+
+
+def served(hf_class: Any, name: Any, model_args: tuple[Any, ...], options: dict[str, Any]) -> Request:
+    """A call of from_pretrained -> what it asks of MLX; UnservedUseError says what only torch has.
+
+    UnsupportedModelError for model types that there are not.
+    """
+    task = _task(hf_class)
+    if model_args or name is None:
+        _refuse("it was given arguments of its constructor" if model_args else "it has no checkpoint")
+    rest = {key: value for key, value in options.items() if key not in _WITHOUT_EFFECT}
+    _refuse_unserved(rest)
+    hub = {key: rest.pop(key) for key in _HUB if key in rest}
+    dtype = _dtype(rest.pop("dtype", None), rest.pop("torch_dtype", None))
+    config, rest = _config(hf_class, name, hub, rest)
+    pooler = rest.pop("add_pooling_layer", True)
+    if rest:
+        _refuse(f"it was given {', '.join(sorted(rest))}")
+    _refuse_changed(config, hf_class.config_class.from_pretrained(name, **hub), task)
+    return Request(task, config, HubOptions(**hub), dtype, pooler)
+
+
+def _task(hf_class: Any) -> str:
+    """The task of a transformers class that MLX computes."""
+    config_class = hf_class.config_class
+    if not hf_class.__module__.startswith("transformers.models.") or config_class is None:
+        _refuse(f"{hf_class.__name__} is not a class of transformers")
+    family = family_for({"model_type": config_class.model_type})
+    tasks = {family.hf_class(task): task for task in (BASE_TASK, *family.heads)}
+    if hf_class.__name__ not in tasks:
+        _refuse(f"MLX has no {hf_class.__name__}, of its family {', '.join(sorted(tasks))}")
+    return tasks[hf_class.__name__]
+
+
+def _refuse_unserved(rest: dict[str, Any]) -> None:
+    """Take out what from_pretrained itself reads, and refuse what MLX cannot do."""
+    for key, served_values in _UNSERVED.items():
+        value = rest.pop(key, None)
+        if value is not None and value not in served_values:
+            _refuse(f"it was given {key}")
+    if (rest.pop("adapter_kwargs", None) or {}).get("_adapter_model_path"):
+        _refuse("it has a PEFT adapter")
+    if isinstance(rest.pop("device_map", None), dict):
+        _refuse("it was given a device_map by modules")
+
+
+def _config(hf_class: Any, name: Any, hub: dict[str, Any], rest: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """The config that transformers would use, and the arguments that are left for the constructor."""
+    config = rest.pop("config", None)
+    if not isinstance(config, PreTrainedConfig):
+        where = name if config is None else config
+        config, rest = hf_class.config_class.from_pretrained(where, return_unused_kwargs=True, **hub, **rest)
+    else:
+        config = copy.deepcopy(config)
+    if "attn_implementation" in rest:
+        config._attn_implementation = rest.pop("attn_implementation")
+    config.name_or_path = str(name)
+    return config, rest
+
+
+def _refuse_changed(config: Any, stored: Any, task: str) -> None:
+    """A config that says otherwise than the checkpoint's, where that changes what is computed."""
+    if type(config) is not type(stored):
+        _refuse(f"its config is a {type(config).__name__}")
+    if config._attn_implementation not in _ATTENTION:
+        _refuse(f"it was given attn_implementation={config._attn_implementation!r}")
+    given, kept = config.to_dict(), stored.to_dict()
+    keys = {key for key in {*given, *kept} if given.get(key) != kept.get(key)} - _OF_THE_CALLER
+    if task != BASE_TASK and config.num_labels != stored.num_labels:
+        keys.add("num_labels")
+    if keys := {key for key in keys if not key.startswith("_")}:
+        _refuse(f"its config was changed: {', '.join(f'{key}={getattr(config, key, None)!r}' for key in sorted(keys))}")
+
+
+def _dtype(*given: Any) -> torch.dtype | None:
+    """The first that is given, dtype before torch_dtype; None = the checkpoint's own."""
+    chosen = next((dtype for dtype in given if dtype is not None), None)
+    if chosen is None or chosen == "auto":
+        return None
+    dtype = getattr(torch, chosen, None) if isinstance(chosen, str) else chosen
+    if dtype not in _DTYPES:
+        _refuse(f"it was given dtype={chosen!r}")
+    served_dtype: torch.dtype = dtype
+    return served_dtype
+
+
+def _refuse(reason: str) -> NoReturn:
+    raise UnservedUseError(reason)

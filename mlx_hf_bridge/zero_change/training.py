@@ -1,0 +1,76 @@
+"""Training, which belongs to torch: models go there before an optimizer is made of what is left of them.
+
+A container's `parameters()` yields a facade's one parameter without elements, which would train nothing.
+"""
+
+import functools
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Any, NoReturn
+
+import torch
+from torch import nn
+
+from mlx_hf_bridge.errors import UnservedUseError
+from mlx_hf_bridge.facade import leave
+from mlx_hf_bridge.facade.leaving import bridge_of, owner_of
+from mlx_hf_bridge.zero_change.patches import Patches
+
+
+def replace_training(patches: Patches, trainer: ModuleType) -> None:
+    """Trainer.train, also of sentence-transformers' trainers, sends the models in its model to torch."""
+    original = trainer.Trainer.train
+
+    @functools.wraps(original)
+    def train(self: Any, *args: Any, **kwargs: Any) -> Any:
+        for module in (self.model, *_parts(self.model)):
+            leave(module, "transformers.Trainer trains it")
+        return original(self, *args, **kwargs)
+
+    patches.replace(trainer.Trainer, "train", train)
+
+
+def replace_optimizers(patches: Patches) -> None:
+    """An optimizer that is given a facade's parameter gets the torch model's in its place."""
+    original = torch.optim.Optimizer.__init__
+
+    @functools.wraps(original)
+    def made(self: Any, params: Any, defaults: dict[str, Any]) -> None:
+        given = params if isinstance(params, torch.Tensor) else list(params)
+        if isinstance(given, list):
+            given = [own for parameter in given for own in _owned(parameter)]
+        original(self, given, defaults)
+
+    patches.replace(torch.optim.Optimizer, "__init__", made)
+
+
+def _parts(model: nn.Module) -> list[nn.Module]:
+    return [] if bridge_of(model) else list(model.modules())
+
+
+def _owned(given: Any) -> Iterator[Any]:
+    """One entry of an optimizer's `params`: a parameter, a name with one, or a group."""
+    if isinstance(given, dict):
+        inside = given["params"] if isinstance(given["params"], (list, tuple)) else [given["params"]]
+        if any(_facade_of(entry) is not None for entry in inside):
+            _refuse_group()
+        yield given
+    elif (facade := _facade_of(given)) is None:
+        yield given
+    else:
+        leave(facade, "an optimizer was given its parameters")
+        yield from (
+            facade.named_parameters(given[0].rpartition(".")[0]) if isinstance(given, tuple) else facade.parameters()
+        )
+
+
+def _facade_of(given: Any) -> nn.Module | None:
+    parameter = given[1] if isinstance(given, tuple) else given
+    return owner_of(parameter) if isinstance(parameter, nn.Parameter) else None
+
+
+def _refuse_group() -> NoReturn:
+    raise UnservedUseError(
+        "an optimizer's groups were made from a model on MLX, which shows no weights to sort into groups. Call "
+        "train() on the model before its parameters are asked for: it goes to torch then."
+    )

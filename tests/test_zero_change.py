@@ -1,0 +1,460 @@
+"""Zero-change mode: untouched programs print the same, and what MLX cannot serve goes to torch."""
+
+import json
+import logging
+import os
+import re
+import runpy
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from checkpoints import FAMILIES, make_checkpoint, make_wordpiece
+from programs import outcome, start
+from sentence_transformers import CrossEncoder, MultiVectorEncoder, SentenceTransformer, SparseEncoder
+from torch import nn
+from transformers import AutoModel, AutoModelForSequenceClassification, BertModel
+from transformers.models.auto import modeling_auto
+
+import mlx_hf_bridge
+from mlx_hf_bridge import zero_change
+from mlx_hf_bridge.errors import FallBackError, QuantizationError, UnservedUseError
+from mlx_hf_bridge.facade import Facade
+from mlx_hf_bridge.zero_change.script import run_script
+
+SCRIPTS = Path(__file__).parent / "scripts"
+# What a reader of printed results would call the same.
+PRINTED = 1e-3
+FLOAT32 = 2e-5
+IDS = torch.tensor([[1, 7, 8, 2]])
+NLI = {0: "ENTAILMENT", 1: "NEUTRAL", 2: "CONTRADICTION"}
+NUMBER = re.compile(r"-?\d+\.\d+(?:e-?\d+)?")
+
+
+@pytest.fixture
+def mode() -> Iterator[None]:
+    mlx_hf_bridge.install()
+    yield
+    mlx_hf_bridge.uninstall()
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    """A tiny BERT with the head that the script needs."""
+    head, labels = getattr(request, "param", ("Model", 3))
+    make_checkpoint(tmp_path / "model", head=head, labels=labels)
+    if labels == len(NLI):
+        config = json.loads((tmp_path / "model" / "config.json").read_text())
+        config |= {"id2label": NLI, "label2id": {name: number for number, name in NLI.items()}}
+        (tmp_path / "model" / "config.json").write_text(json.dumps(config))
+    return tmp_path / "model"
+
+
+def in_mode(*arguments: Any, **environment: str) -> tuple[int, str, str]:
+    """Run `python -m mlx_hf_bridge arguments...` -> return code, standard output, standard error."""
+    program = "import runpy, sys; sys.argv.pop(0); runpy._run_module_as_main('mlx_hf_bridge', False)"
+    return outcome(start(program, "mlx_hf_bridge", *arguments, **environment))
+
+
+def assert_printed_alike(got: str, wanted: str) -> None:
+    assert NUMBER.sub("#", got) == NUMBER.sub("#", wanted)
+    numbers = [[float(number) for number in NUMBER.findall(text)] for text in (got, wanted)]
+    assert numbers[1], "nothing was compared"
+    np.testing.assert_allclose(*numbers, rtol=0, atol=PRINTED)
+
+
+def plainly(script: str, model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
+    """What a script prints without us."""
+    monkeypatch.setattr(sys, "argv", [script, str(model)])
+    capsys.readouterr()
+    runpy.run_path(str(SCRIPTS / script), run_name="__main__")
+    return capsys.readouterr().out.strip()
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("script", "checkpoint"),
+    [
+        ("zero_shot.py", ("ForSequenceClassification", 3)),
+        ("ner.py", ("ForTokenClassification", 5)),
+        ("fill_mask.py", ("ForMaskedLM", 2)),
+        ("search.py", ("Model", 2)),
+        ("rerank.py", ("ForSequenceClassification", 1)),
+        ("keywords.py", ("Model", 2)),
+    ],
+    indirect=["checkpoint"],
+)
+def test_an_untouched_script_prints_the_same_and_runs_on_mlx_alone(
+    script: str, checkpoint: Path, minilm: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = minilm if script in ("search.py", "keywords.py") else checkpoint
+    code, printed, complaint = in_mode("--report", "--strict", SCRIPTS / script, model)
+    assert code == 0, complaint
+    assert_printed_alike(printed, plainly(script, model, monkeypatch, capsys))
+    report = complaint[complaint.index("mlx_hf_bridge: what ran where") :]
+    assert re.search(r"^MLX +[1-9]\d* +\d+\.\d{3}  \w+ " + re.escape(str(model)), report, re.MULTILINE)
+    assert "torch" not in report.replace(str(model), "")
+
+
+def test_every_script_has_a_test() -> None:
+    here = Path(__file__).read_text(encoding="utf-8")
+    assert all(f'"{path.name}"' in here for path in SCRIPTS.glob("*.py"))
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("checkpoint", [("ForSequenceClassification", 2)], indirect=True)
+def test_fine_tuning_goes_to_torch_and_ends_with_the_same_loss(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, printed, complaint = in_mode("--report", SCRIPTS / "finetune.py", checkpoint)
+    assert code == 0, complaint
+    plain = plainly("finetune.py", checkpoint, monkeypatch, capsys)
+    last = [text.splitlines()[-2:] for text in (printed, plain)]
+    assert last[0][0].startswith("loss")
+    assert last[0] == last[1]
+    assert f"BertForSequenceClassification of '{checkpoint}' goes to torch: modules() was called" in complaint
+    assert re.search(r"^torch +2 +\d+\.\d{3}  BertForSequenceClassification .*\n +because modules\(\)", complaint, re.M)
+
+
+def assert_on_mlx(model: Any) -> None:
+    assert isinstance(model, Facade)
+
+
+def test_every_door_of_transformers_opens_on_mlx(mode: None, checkpoint: Path) -> None:
+    for load in (AutoModel.from_pretrained, BertModel.from_pretrained, transformers.AutoModel.from_pretrained):
+        model = load(checkpoint)
+        assert_on_mlx(model)
+        assert isinstance(model, BertModel)
+    assert_on_mlx(transformers.pipeline("feature-extraction", str(checkpoint)).model)
+    assert_on_mlx(AutoModel.from_pretrained(checkpoint, config=transformers.AutoConfig.from_pretrained(checkpoint)))
+
+
+def test_every_class_of_sentence_transformers_answers_the_same(checkpoint: Path, tmp_path: Path) -> None:
+    texts = ["the cat sat", "a dog is on the news today"]
+    make_checkpoint(tmp_path / "words", head="ForMaskedLM")
+
+    def answers() -> list[Any]:
+        torch.manual_seed(0)  # for the projection that MultiVectorEncoder draws
+        models: list[Any] = [SentenceTransformer(str(checkpoint)), MultiVectorEncoder(str(checkpoint))]
+        sparse = SparseEncoder(str(tmp_path / "words"))
+        found = [models[0].encode(texts), *models[1].encode(texts), sparse.encode(texts).to_dense()]
+        found.append(models[0].half().encode(texts, device="cpu"))
+        return [[model[0].auto_model for model in (*models, sparse)], *found]
+
+    plain = answers()
+    mlx_hf_bridge.install(strict=True)
+    try:
+        bridged = answers()
+    finally:
+        mlx_hf_bridge.uninstall()
+    assert all(isinstance(model, Facade) for model in bridged[0])
+    for got, wanted in zip(bridged[1:], plain[1:], strict=True):
+        assert type(got) is type(wanted)
+        tolerance = 5e-3 if got.dtype in (np.float16, torch.float16) else 1e-4
+        np.testing.assert_allclose(np.asarray(got), np.asarray(wanted), rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("checkpoint", [("ForSequenceClassification", 1)], indirect=True)
+def test_a_cross_encoder_scores_the_same(mode: None, checkpoint: Path) -> None:
+    bridged = CrossEncoder(str(checkpoint))
+    assert_on_mlx(bridged[0].auto_model)
+    mlx_hf_bridge.uninstall()
+    pairs = [("the cat", "a dog"), ("good film", "bad film")]
+    np.testing.assert_allclose(bridged.predict(pairs), CrossEncoder(str(checkpoint)).predict(pairs), atol=1e-5)
+
+
+# Arguments that MLX does not serve -> the reason.
+UNSERVED: dict[str, tuple[dict[str, Any], str]] = {
+    "layers": ({"num_hidden_layers": 1}, "its config was changed: num_hidden_layers=1"),
+    "decoder": ({"is_decoder": True}, "its config was changed: is_decoder=True"),
+    "double": ({"dtype": torch.float64}, "it was given dtype=torch.float64"),
+    "sizes": ({"ignore_mismatched_sizes": True}, "it was given ignore_mismatched_sizes"),
+    "info": ({"output_loading_info": True}, "it was given output_loading_info"),
+    "mapping": ({"key_mapping": {"a": "b"}}, "it was given key_mapping"),
+}
+
+
+@pytest.mark.parametrize("name", UNSERVED)
+def test_arguments_that_mlx_does_not_serve_go_to_torch(
+    name: str, mode: None, checkpoint: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    options, reason = UNSERVED[name]
+    with caplog.at_level(logging.WARNING, "mlx_hf_bridge"):
+        got = AutoModel.from_pretrained(checkpoint, **options)
+    [record] = zero_change.report().records
+    assert record.reason == reason
+    assert f"BertModel of '{checkpoint}' goes to torch: {reason}" in caplog.text
+    mlx_hf_bridge.uninstall()
+    wanted = AutoModel.from_pretrained(checkpoint, **options)
+    if name == "info":
+        (got, found), (wanted, expected) = got, wanted
+        assert found == expected
+    assert type(got) is BertModel
+    torch.testing.assert_close(got(IDS)[0], wanted(IDS)[0], rtol=0, atol=0)
+    assert record.torch_calls == 1
+
+
+def test_arguments_that_change_no_answer_stay_on_mlx(mode: None, checkpoint: Path) -> None:
+    plain = BertModel.from_pretrained
+    for options in (
+        {"attn_implementation": "eager"},
+        {"dtype": "auto", "low_cpu_mem_usage": True, "trust_remote_code": True},
+        {"torch_dtype": torch.float16},
+        {"output_hidden_states": True, "return_dict": False},
+        {"device_map": "cpu"},
+        {"add_pooling_layer": False},
+        {"id2label": {0: "a", 1: "b", 2: "c", 3: "d"}},
+    ):
+        model = plain(checkpoint, **options)
+        assert_on_mlx(model)
+        if "device_map" in options:
+            continue  # transformers itself asks for accelerate
+        mlx_hf_bridge.uninstall()
+        theirs = plain(checkpoint, **options)
+        mlx_hf_bridge.install()
+        with torch.no_grad():
+            got, wanted = model(IDS), theirs(IDS)
+        assert len(got) == len(wanted)
+        assert got[0].dtype == wanted[0].dtype == model.dtype == model.config.dtype
+        torch.testing.assert_close(
+            got[0], wanted[0], rtol=1e-2, atol=2e-2 if got[0].dtype == torch.float16 else FLOAT32
+        )
+        assert model.config._attn_implementation == theirs.config._attn_implementation
+        assert model.config.to_dict() == theirs.config.to_dict()
+
+
+def test_models_that_mlx_does_not_have_go_to_torch(mode: None, tmp_path: Path) -> None:
+    config = transformers.GPT2Config(n_layer=1, n_head=2, n_embd=8, vocab_size=20, n_positions=16)
+    transformers.GPT2LMHeadModel(config).save_pretrained(tmp_path / "gpt2")
+
+    class Own(BertModel):
+        """A class of the user's own."""
+
+    make_checkpoint(tmp_path / "bert")
+    assert type(transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "gpt2")) is transformers.GPT2LMHeadModel
+    assert type(Own.from_pretrained(tmp_path / "bert")) is Own
+    assert type(transformers.BertLMHeadModel.from_pretrained(tmp_path / "bert")) is transformers.BertLMHeadModel
+    reasons = [record.reason or "" for record in zero_change.report().records]
+    assert "config.json has model_type='gpt2'" in reasons[0]
+    assert reasons[1] == "Own is not a class of transformers"
+    assert reasons[2].startswith("MLX has no BertLMHeadModel, of its family BertForMaskedLM, ")
+
+
+def test_a_head_that_the_checkpoint_lacks_is_drawn_by_torch(mode: None, checkpoint: Path) -> None:
+    torch.manual_seed(5)
+    got = AutoModelForSequenceClassification.from_pretrained(checkpoint)
+    mlx_hf_bridge.uninstall()
+    torch.manual_seed(5)
+    wanted = AutoModelForSequenceClassification.from_pretrained(checkpoint)
+    torch.testing.assert_close(got(IDS).logits, wanted(IDS).logits, rtol=0, atol=0)
+    assert "lacks" in str(zero_change.report().records[0].reason)
+
+
+def test_a_use_that_only_torch_has_is_reported_once_a_model(mode: None, checkpoint: Path) -> None:
+    model = BertModel.from_pretrained(checkpoint)
+    with torch.no_grad():
+        on_mlx = model(IDS)[0]
+        model.get_input_embeddings()
+        model.register_forward_hook(lambda *call: None)
+        torch.testing.assert_close(model(IDS)[0], on_mlx, rtol=1e-4, atol=FLOAT32)
+    [record] = zero_change.report().records
+    assert (record.mlx_calls, record.torch_calls) == (1, 1)
+    assert record.reason == "get_input_embeddings() was called"
+    lines = str(zero_change.report()).splitlines()
+    assert [line.split()[:2] for line in lines[2:4]] == [["MLX", "1"], ["torch", "1"]]
+    assert lines[4].strip() == "because get_input_embeddings() was called"
+
+
+def test_strict_makes_a_fall_back_an_error_and_leaves_the_model_on_mlx(checkpoint: Path) -> None:
+    mlx_hf_bridge.install(strict=True)
+    try:
+        model = BertModel.from_pretrained(checkpoint)
+        with pytest.raises(
+            FallBackError, match=r"BertModel of '.*' would go to torch: parameters\(\) was called\. Run"
+        ):
+            model.parameters()
+        assert_on_mlx(model)
+        with pytest.raises(FallBackError, match="num_hidden_layers"):
+            BertModel.from_pretrained(checkpoint, num_hidden_layers=1)
+    finally:
+        mlx_hf_bridge.uninstall()
+
+
+def weights(model: nn.Module) -> list[torch.Tensor]:
+    return [parameter.detach().clone() for parameter in model.parameters()]
+
+
+@pytest.mark.parametrize("entries", ["parameters", "named_parameters"])
+def test_an_optimizer_of_a_container_trains_the_torch_model(mode: None, checkpoint: Path, entries: str) -> None:
+    def step() -> list[torch.Tensor]:
+        torch.manual_seed(1)
+        container = nn.Sequential(BertModel.from_pretrained(checkpoint))
+        optimizer = torch.optim.SGD(getattr(container, entries)(), lr=0.1)
+        container(IDS)[0].sum().backward()
+        optimizer.step()
+        return weights(container)
+
+    got = step()
+    assert zero_change.report().records[0].reason == "an optimizer was given its parameters"
+    mlx_hf_bridge.uninstall()
+    wanted = step()
+    assert len(got) == len(wanted)
+    torch.testing.assert_close(got, wanted, rtol=0, atol=0)
+
+
+def test_groups_made_of_a_container_s_parameters_are_an_error(mode: None, checkpoint: Path) -> None:
+    container = nn.Sequential(BertModel.from_pretrained(checkpoint))
+    with pytest.raises(UnservedUseError, match=r"groups were made from a model on MLX.*Call train\(\) on the model"):
+        torch.optim.SGD([{"params": list(container.parameters()), "lr": 0.1}])
+    container.train()
+    assert len(list(container.parameters())) > 1
+
+
+def test_a_recipe_packs_every_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    row = FAMILIES[0]
+    config = type(row.config).from_dict({**row.config.to_dict(), **row.wide})
+    BertModel(config).save_pretrained(tmp_path)
+    make_wordpiece(tmp_path)
+    monkeypatch.setenv("MLX_HF_BRIDGE_QUANTIZATION", "q4")
+    try:
+        for given, bits in (("q8", 8), (None, 4)):
+            mlx_hf_bridge.install(given)
+            model: Any = AutoModel.from_pretrained(tmp_path)
+            assert model.mlx_model.quantization_config.bits == bits
+            assert model(IDS)[0].dtype == torch.float32
+        with pytest.raises(QuantizationError, match="q99"):
+            mlx_hf_bridge.install("q99")
+    finally:
+        mlx_hf_bridge.uninstall()
+
+
+def registries() -> list[Any]:
+    """Everything outside this package that the mode touches, or that it could have."""
+    autos = [value for value in vars(modeling_auto).values() if hasattr(value, "_model_mapping")]
+    extra = [dict(getattr(auto._model_mapping, "_extra_content", {})) for auto in autos]
+    classes = [transformers.PreTrainedModel, BertModel, transformers.Trainer, torch.optim.Optimizer, nn.Module]
+    return [extra, *(dict(vars(owner)) for owner in classes), list(sys.meta_path), sys.excepthook]
+
+
+def test_uninstalling_leaves_no_trace(checkpoint: Path) -> None:
+    before = registries()
+    mlx_hf_bridge.install()
+    mlx_hf_bridge.install()
+    assert registries() != before
+    model = AutoModel.from_pretrained(checkpoint)
+    mlx_hf_bridge.uninstall()
+    assert registries() == before
+    mlx_hf_bridge.uninstall()
+    assert registries() == before
+    assert type(AutoModel.from_pretrained(checkpoint)) is BertModel
+    assert_on_mlx(model)
+    assert model.embeddings is not None
+    assert type(model) is BertModel
+
+
+def test_the_notebook_extension_installs_and_uninstalls(checkpoint: Path) -> None:
+    mlx_hf_bridge.load_ipython_extension(None)
+    assert_on_mlx(AutoModel.from_pretrained(checkpoint))
+    mlx_hf_bridge.unload_ipython_extension(None)
+    assert type(AutoModel.from_pretrained(checkpoint)) is BertModel
+
+
+WATCHED = """
+import sys
+import mlx_hf_bridge
+mlx_hf_bridge.install()
+assert not {"torch", "transformers"} & set(sys.modules)
+from transformers import AutoConfig, AutoModel
+assert "mlx_hf_bridge.facade" not in sys.modules
+model = AutoModel.from_pretrained(sys.argv[1])
+import transformers.modeling_utils as module
+assert type(module.__loader__).__name__ == type(module.__spec__.loader).__name__ == "SourceFileLoader"
+print(type(model).__mro__[1].__name__)
+"""
+
+
+def test_nothing_is_done_before_a_model_is_wanted(checkpoint: Path) -> None:
+    code, printed, complaint = outcome(start(WATCHED, checkpoint))
+    assert code == 0, complaint
+    assert printed == "Facade"
+
+
+PROGRAM = """
+from __future__ import annotations
+import sys
+print(__name__, __file__, __spec__ and __spec__.name, __package__, sorted(globals()), sys.argv, sys.path[0])
+import __main__
+print(vars(__main__) is globals())
+if sys.argv[1:] == ["exit"]:
+    sys.exit(7)
+try:
+    {}["missing"]
+except KeyError as error:
+    raise KeyboardInterrupt if sys.argv[1:] == ["stop"] else ValueError("wrong") from error
+"""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["program.py", "x", "--strict"],
+        ["./program.py", "exit"],
+        ["program.py", "stop"],
+        ["-m", "package", "y"],
+        ["-m", "missing"],
+        ["missing.py"],
+        ["package", "z"],
+    ],
+    ids=" ".join,
+)
+def test_a_program_runs_as_plain_python_runs_it(arguments: list[str], tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text(PROGRAM)
+    (tmp_path / "package").mkdir()
+    (tmp_path / "package" / "__init__.py").touch()
+    (tmp_path / "package" / "__main__.py").write_text(PROGRAM)
+    results = []
+    for mode in ([], ["-m", "mlx_hf_bridge", "--strict"]):
+        command = [sys.executable, *mode, *arguments]
+        environment = {"PYTHONPATH": ":".join(path for path in sys.path if path), "MLX_HF_BRIDGE_BLAS": "none"}
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env={**os.environ, **environment})
+        results.append((done.returncode, done.stdout, done.stderr))
+    assert results[0] == results[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--report"], "error: no program was given"),
+        (["--strict", "-m"], "error: no program was given"),
+        (["--report", "--quick", "x.py"], "error: unknown option '--quick'"),
+        (["--quantization"], "error: --quantization is incomplete"),
+        (["--quantization=q99", "x.py"], "error: "),
+    ],
+)
+def test_wrong_usage_says_what_is_right(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    from mlx_hf_bridge.__main__ import main
+
+    assert main(arguments) == 2
+    complaint = capsys.readouterr().err
+    assert "usage: python -m mlx_hf_bridge [options] script.py" in complaint
+    assert message in complaint.splitlines()[-1]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no getrusage")
+def test_importing_transformers_costs_at_most_a_tenth_more() -> None:
+    code, printed, complaint = outcome(start("from benchmarks.startup import main; main()", "--runs", 4))
+    assert code == 0, complaint
+    assert float(printed.split()[-4]) < 1.1
+
+
+def test_a_missing_script_ends_as_in_python(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        run_script("no_such_script.py", [])
+    assert ended.value.code == 2
+    assert "can't open file" in capsys.readouterr().err

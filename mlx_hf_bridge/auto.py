@@ -5,9 +5,10 @@ Reference: transformers/models/auto/auto_factory.py.
 
 import logging
 from pathlib import Path
-from typing import Any, ClassVar, NoReturn
+from typing import Any, ClassVar, Literal, NoReturn, overload
 
-from mlx_hf_bridge.errors import ArgumentTypeError, RepositoryError
+from mlx_hf_bridge.arguments import sorted_arguments
+from mlx_hf_bridge.errors import RepositoryError, UnservedUseError
 from mlx_hf_bridge.family import (
     BASE_TASK,
     MASKED_LM,
@@ -19,7 +20,6 @@ from mlx_hf_bridge.family import (
     TOKEN_CLASSIFICATION,
 )
 from mlx_hf_bridge.loading.load import load
-from mlx_hf_bridge.loading.source import HubOptions
 from mlx_hf_bridge.pretrained import MLXPreTrainedModel, model_of
 from mlx_hf_bridge.quantization.recipes import QuantizationLike
 
@@ -37,57 +37,71 @@ class MLXAutoModel:
             f"{name} is designed to be instantiated using `{name}.from_pretrained(pretrained_model_name_or_path)`."
         )
 
+    @overload
     @classmethod
     def from_pretrained(
         cls,
         pretrained_model_name_or_path: str | Path,
-        *,
+        *model_args: Any,
         quantization_config: QuantizationLike = None,
-        dtype: Any = "auto",
-        revision: str | None = None,
-        token: str | bool | None = None,
-        cache_dir: str | Path | None = None,
-        local_files_only: bool = False,
-        force_download: bool = False,
-        subfolder: str = "",
-        add_pooling_layer: bool = True,
-        **unknown: Any,
-    ) -> MLXPreTrainedModel:
+        dtype: Any = None,
+        output_loading_info: Literal[True],
+        **kwargs: Any,
+    ) -> tuple[MLXPreTrainedModel, dict[str, Any]]: ...
+
+    @overload
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | Path,
+        *model_args: Any,
+        quantization_config: QuantizationLike = None,
+        dtype: Any = None,
+        **kwargs: Any,
+    ) -> MLXPreTrainedModel: ...
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | Path,
+        *model_args: Any,
+        quantization_config: QuantizationLike = None,
+        dtype: Any = None,
+        **kwargs: Any,
+    ) -> Any:
         """A Hub id or folder, converted once into the cache, as a model that is ready to run.
 
         quantization_config: a recipe's name ("q8", "q4", ...), a dict, an MLXQuantizationConfig, or None to keep the
-        weights. dtype: "auto" (the checkpoint's own; float16 beside packed weights), a name, an mx or torch dtype.
-        The others are huggingface_hub's. Raises RepositoryError, CheckpointError, ConfigError, WeightsError,
-        UnsupportedModelError or QuantizationError, which are also what transformers raises for the same faults.
+        weights. dtype: None or "auto" (the checkpoint's own; float16 beside packed weights), a name, an mx or torch
+        dtype. All others are transformers', keys of the config among them: docs/compatibility.md has the table. With
+        output_loading_info=True a tuple, the model and its load report. Raises RepositoryError, CheckpointError,
+        ConfigError, WeightsError, UnsupportedModelError, QuantizationError or ArgumentTypeError, which are also what
+        transformers raises for the same faults.
         """
-        if unknown:
-            _refuse(cls.__name__, sorted(unknown))
+        given = {**kwargs, "quantization_config": quantization_config, "dtype": dtype}
+        request = sorted_arguments(cls.__name__, cls._task, model_args, given)
         loaded = load(
             pretrained_model_name_or_path,
             cls._task,
-            quantization_config=quantization_config,
-            dtype=dtype,
-            options=HubOptions(
-                revision,
-                token,
-                None if cache_dir is None else str(cache_dir),
-                local_files_only,
-                force_download,
-                subfolder,
-            ),
-            pooler=add_pooling_layer,
+            quantization_config=request.quantization_config,
+            dtype=request.dtype,
+            options=request.options,
+            pooler=request.pooler,
+            changes=request.changes,
         )
-        expected = loaded.family.pooler is not None and loaded.family.bare_pooler
-        if cls._task == BASE_TASK and add_pooling_layer and expected and "pooler" not in loaded.model:
-            logger.warning("%s has no pooler, so pooler_output is absent", pretrained_model_name_or_path)
-        return model_of(loaded)
+        loaded.report.log(loaded.family.hf_class(loaded.task), str(pretrained_model_name_or_path))
+        if kwargs.get("trust_remote_code") and "auto_map" in loaded.raw_config:
+            logger.warning("%s has code of its own, which is not run", pretrained_model_name_or_path)
+        model = model_of(loaded)
+        return (model, loaded.report.to_dict()) if request.output_loading_info else model
 
-
-def _refuse(name: str, arguments: list[str]) -> NoReturn:
-    raise ArgumentTypeError(
-        f"{name}.from_pretrained() got {', '.join(arguments)}, which it does not take. Leave it out; for quantised "
-        "weights pass quantization_config."
-    )
+    @classmethod
+    def from_config(cls, config: Any, **kwargs: Any) -> NoReturn:
+        """Refused with UnservedUseError: a model made from a config alone has random weights."""
+        raise UnservedUseError(
+            f"{cls.__name__}.from_config() would make a model of random weights, which only training can use. "
+            "Use from_pretrained, or transformers on torch to train."
+        )
 
 
 class MLXAutoModelForMaskedLM(MLXAutoModel):

@@ -42,7 +42,8 @@ class Call:
         self._ids = whole_numbers("input_ids", ids) if self._vectors is None else self._filler(self._vectors)
         self.choices = self._flatten()
         self._mask = self._beside("attention_mask", mask)
-        self._segments = self._checked_segments(self._beside("token_type_ids", segments))
+        # Ignored as in transformers: AutoTokenizer gives DistilBERT's pairs segments that the model has no table for.
+        self._segments = self._beside("token_type_ids", segments) if loaded.family.uses_segments else None
         self._places = self._beside("position_ids", places)
         self._given = self._own(given)
 
@@ -82,12 +83,6 @@ class Call:
         if array.shape != shape and array.shape != (1, *shape[1:]):
             raise InputError(f"{name} has the shape {array.shape}, expected that of input_ids, {shape}.")
         return np.broadcast_to(array, shape)
-
-    def _checked_segments(self, segments: np.ndarray | None) -> np.ndarray | None:
-        if segments is not None and not self.loaded.family.uses_segments and segments.any():
-            name = self.loaded.family.hf_class(self.loaded.task)
-            raise InputError(f"token_type_ids has values other than 0, and {name} has no segments. Leave it out.")
-        return segments
 
     def _own(self, given: Mapping[str, Any]) -> dict[str, np.ndarray]:
         """The family's own arguments; those that this config.json has no table for may only be 0."""

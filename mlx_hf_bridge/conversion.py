@@ -17,8 +17,8 @@ from mlx_hf_bridge.inference.run import run
 from mlx_hf_bridge.loading.checkpoint import Checkpoint, read_checkpoint
 from mlx_hf_bridge.loading.convert import write_conversion
 from mlx_hf_bridge.loading.converted import write_whole
+from mlx_hf_bridge.loading.dtypes import dtype_from
 from mlx_hf_bridge.loading.existing import check_replaceable, is_occupied, same_result
-from mlx_hf_bridge.loading.load import dtype_from
 from mlx_hf_bridge.loading.plan import QUANTIZED_DTYPE, Plan, plan_conversion
 from mlx_hf_bridge.loading.source import HubOptions, locate
 from mlx_hf_bridge.quantization.recipes import (

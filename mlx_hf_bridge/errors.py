@@ -21,6 +21,14 @@ class ConfigError(BridgeError, ValueError):
     """A configuration file has a missing, contradicting or unsupported value."""
 
 
+class MissingConfigError(RepositoryError, ConfigError):
+    """A folder without config.json, which transformers calls an unrecognised model."""
+
+
+class UnknownDtypeError(ConfigError, AttributeError):
+    """A dtype's name that no library knows."""
+
+
 class UnsupportedModelError(BridgeError, ValueError):
     """The model type, head or module has no implementation here."""
 

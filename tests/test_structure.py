@@ -28,7 +28,7 @@ ORDER = [
     {"inference"},
     {"quantization", "tracing"},
     {"loading"},
-    {"arrays", "outputs", "calls", "pretrained", "auto", "conversion", "facade"},
+    {"arrays", "outputs", "calls", "arguments", "model_config", "pretrained", "auto", "conversion", "facade"},
     {"sentence_transformers", "pipelines"},
     {"verify", "zero_change", "support", "doctor"},
     {"cli"},

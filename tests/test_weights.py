@@ -93,7 +93,7 @@ def test_a_missing_pooler_costs_only_the_pooler_output(tmp_path: Path, caplog: p
     assert output.pooler_output is None
     wanted = answer(theirs, inputs, "last_hidden_state")
     assert worst(output.last_hidden_state, wanted, inputs) < ABSOLUTE
-    assert "has no pooler, so pooler_output is absent" in caplog.text
+    assert "pooler_output is absent" in caplog.text
 
 
 def test_add_pooling_layer_false_leaves_the_pooler_out(tmp_path: Path) -> None:
@@ -254,6 +254,7 @@ def as_bin(folder: Path, dtype: torch.dtype, shards: int = 1, **options: Any) ->
 def test_bin_files_load_as_the_same_tensors(dtype: torch.dtype, shards: int, tmp_path: Path) -> None:
     make_model(BERT).save_pretrained(tmp_path)
     as_bin(tmp_path, dtype, shards)
+    edit_config(tmp_path, dtype=str(dtype).removeprefix("torch."))
     kept = torch.float32 if dtype == torch.float64 else dtype
     theirs = transformers.BertModel.from_pretrained(tmp_path, dtype=kept).float()
     ours = MLXAutoModel.from_pretrained(tmp_path)

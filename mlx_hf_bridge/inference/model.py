@@ -62,6 +62,7 @@ class Model(nn.Module):
 
     def at_slots(self, batch: TokenBatch, slots: mx.array) -> mx.array:
         """What a head of words says of some slots (B, M) of each text alone -> logits (B, M, V)."""
+        batch = batch if self._prepared is None else self._prepared(batch)
         hidden = self.encoder(batch, Trace())
         chosen = mx.take_along_axis(hidden, slots[:, :, None], axis=1)
         answers: Mapping[str, mx.array] = self.head(chosen, None, batch, self.encoder.embeddings.word)

@@ -120,7 +120,7 @@ def float_model(plan: Plan, task: str, places: Mapping[str, Place]) -> Model:
         for name, array in file.arrays()
         if name in places and places[name].ours
     }
-    fill(model, places, arrays)
+    fill(model, places, arrays, {})
     mx.eval(model.parameters())
     return model
 

@@ -5,7 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from mlx_hf_bridge.errors import CheckpointError, ConfigError, RepositoryError, UnsupportedModelError
+from mlx_hf_bridge.errors import (
+    CheckpointError,
+    ConfigError,
+    MissingConfigError,
+    RepositoryError,
+    UnsupportedModelError,
+)
 from mlx_hf_bridge.loading.source import Source
 from mlx_hf_bridge.loading.tensors import INDEX_FILE, SINGLE_FILE, SafetensorsFile, WeightFile, shards
 from mlx_hf_bridge.loading.torch_file import TorchFile
@@ -85,8 +91,11 @@ def _inside(modules_file: Path, module_path: str) -> str:
     return "" if str(path) == "." else str(path)
 
 
-def read_checkpoint(source: Source) -> Checkpoint:
-    """The folder's config and modules; errors name the file that is missing or broken."""
+def read_checkpoint(source: Source, needs_config: bool = True) -> Checkpoint:
+    """The folder's config and modules; errors name the file that is missing or broken.
+
+    needs_config=False takes a folder without config.json, whose config is then {}.
+    """
     folder = source.folder
     modules = read_modules(folder)
     path = next((entry.path for entry in modules or () if entry.kind in TRANSFORMER_KINDS), "")
@@ -96,38 +105,82 @@ def read_checkpoint(source: Source) -> Checkpoint:
             f"{model_folder} has {_ADAPTER_FILE}, a PEFT adapter without its model. Merge it into its base model "
             "(peft: merge_and_unload, save_pretrained) and give the result."
         )
-    config = read_json(model_folder / CONFIG_FILE)
+    return Checkpoint(source, folder, model_folder, _read_config(model_folder / CONFIG_FILE, needs_config), modules)
+
+
+def _read_config(path: Path, needed: bool) -> dict[str, Any]:
+    if not path.is_file():
+        if needed:
+            raise MissingConfigError(f"{path.parent} has no {path.name}. Give the folder or repo of a model.")
+        return {}
+    config = read_json(path)
     if not isinstance(config, dict):
-        raise ConfigError(f"{model_folder / CONFIG_FILE} is not a JSON object. Take the original file.")
-    return Checkpoint(source, folder, model_folder, config, modules)
+        raise ConfigError(f"{path} is not a JSON object. Take the original file.")
+    return config
 
 
 def open_weights(checkpoint: Checkpoint) -> list[WeightFile]:
     """The model's weight files, headers read, in transformers' order of preference.
 
-    model.safetensors, its shards, pytorch_model.bin, its shards. RepositoryError when there is none.
+    The file that config.json names as transformers_weights; else model.safetensors, its shards, pytorch_model.bin, its
+    shards, each of the variant asked for. RepositoryError when there is none.
     """
-    inside = checkpoint.model_folder.relative_to(checkpoint.folder).as_posix()
-    prefix = "" if inside == "." else f"{inside}/"
-    checkpoint.source.fetch([f"{prefix}{SINGLE_FILE}"])
-    if (checkpoint.model_folder / SINGLE_FILE).is_file():
-        return [SafetensorsFile(checkpoint.model_folder / SINGLE_FILE)]
-    for index, opened in ((INDEX_FILE, SafetensorsFile), (_TORCH_INDEX, TorchFile)):
-        if (checkpoint.model_folder / index).is_file():
-            paths = shards(checkpoint.model_folder / index)
-            checkpoint.source.fetch([f"{prefix}{path.name}" for path in paths])
-            _require(paths, index)
-            return [opened(path) for path in paths]
-        if index == INDEX_FILE:
-            checkpoint.source.fetch([f"{prefix}{_TORCH_FILE}"])
-            if (checkpoint.model_folder / _TORCH_FILE).is_file():
-                return [TorchFile(checkpoint.model_folder / _TORCH_FILE)]
-    remedy = "Give a folder or repo with weights."
-    if (checkpoint.model_folder / PREDECESSOR_FILE).is_file():
-        remedy = f"Its {PREDECESSOR_FILE} is another tool's float32 output; convert the original checkpoint."
+    candidates = _candidates(checkpoint)
+    for name in candidates:
+        if not name.endswith(".json"):
+            _fetch(checkpoint, [name])
+        path = checkpoint.model_folder / name
+        opened = TorchFile if ".bin" in name else SafetensorsFile
+        if path.is_file() and name.endswith(".json"):
+            paths = shards(path)
+            _fetch(checkpoint, [shard.name for shard in paths])
+            _require(paths, name)
+            return [opened(shard) for shard in paths]
+        if path.is_file():
+            return [opened(path)]
     raise RepositoryError(
-        f"{checkpoint.model_folder} has none of {SINGLE_FILE}, {INDEX_FILE}, {_TORCH_FILE}, {_TORCH_INDEX}. {remedy}"
+        f"{checkpoint.model_folder} has none of {', '.join(candidates)}. {_remedy(checkpoint, candidates)}"
     )
+
+
+def _candidates(checkpoint: Checkpoint) -> list[str]:
+    """The names that weights may have, best first (transformers/modeling_utils.py, _get_resolved_checkpoint_files)."""
+    options = checkpoint.source.options
+    if named := checkpoint.config.get("transformers_weights"):
+        if (
+            not isinstance(named, str)
+            or not named.endswith((".safetensors", ".safetensors.index.json"))
+            or Path(named).name != named
+        ):
+            raise ConfigError(
+                f"config.json has transformers_weights={named!r}, expected the name of a .safetensors file, or of the "
+                "index of its shards, beside it. Take the file of the original checkpoint."
+            )
+        return [named]
+    safe, torch = [SINGLE_FILE, INDEX_FILE], [_TORCH_FILE, _TORCH_INDEX]
+    names = {None: safe + torch, True: safe, False: torch}[options.use_safetensors]
+    return [_with_variant(name, options.variant) for name in names]
+
+
+def _with_variant(name: str, variant: str | None) -> str:
+    """ "model.safetensors", "fp16" -> "model.fp16.safetensors"."""
+    stem, _, kind = name.rpartition(".")
+    return f"{stem}.{variant}.{kind}" if variant else name
+
+
+def _fetch(checkpoint: Checkpoint, names: list[str]) -> None:
+    inside = checkpoint.model_folder.relative_to(checkpoint.folder)
+    checkpoint.source.fetch([(inside / name).as_posix() for name in names])
+
+
+def _remedy(checkpoint: Checkpoint, tried: list[str]) -> str:
+    folder, chosen = checkpoint.model_folder, checkpoint.source.options.chosen_weights
+    others = [name for name in (SINGLE_FILE, INDEX_FILE, _TORCH_FILE, _TORCH_INDEX) if name not in tried]
+    if there := [name for name in others if (folder / name).is_file()]:
+        return f"It has {', '.join(there)}: leave out {' and '.join(chosen) or 'transformers_weights'} to load that."
+    if (folder / PREDECESSOR_FILE).is_file():
+        return f"Its {PREDECESSOR_FILE} is another tool's float32 output; convert the original checkpoint."
+    return "Give a folder or repo with weights."
 
 
 def _require(paths: list[Path], index: str) -> None:

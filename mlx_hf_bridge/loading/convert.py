@@ -141,6 +141,7 @@ def _metadata(plan: Plan, folder: Path) -> dict[str, Any]:
         "weight_bytes": (folder / SINGLE_FILE).stat().st_size,
         "bits": dict(sorted(modules.items())),
         "left_in_float": list(plan.left_in_float),
+        "left_out": list(plan.left_out),
         "files": {
             path.relative_to(folder).as_posix(): path.stat().st_size
             for path in sorted(folder.rglob("*"))

@@ -4,7 +4,8 @@ Reads as the flow; every step is in its own file.
 """
 
 import logging
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,24 +13,27 @@ import mlx.core as mx
 
 from mlx_hf_bridge.device import activation_dtype
 from mlx_hf_bridge.errors import ConfigError
-from mlx_hf_bridge.family import EncoderConfig, Family
+from mlx_hf_bridge.family import BASE_TASK, EncoderConfig, Family
 from mlx_hf_bridge.inference.model import Model, build, set_activation_dtype
 from mlx_hf_bridge.inference.run import run
 from mlx_hf_bridge.loading.checkpoint import METADATA_FILE, Checkpoint, open_weights, read_checkpoint, read_json
 from mlx_hf_bridge.loading.convert import FORMAT, write_conversion
 from mlx_hf_bridge.loading.converted import cache_folder, made_once
+from mlx_hf_bridge.loading.dtypes import dtype_from
+from mlx_hf_bridge.loading.fit import Tolerance, check_fit, pooler_names
+from mlx_hf_bridge.loading.folder import STORAGE_KEYS
 from mlx_hf_bridge.loading.names import EXACT_LEAVES, Names, Place, place_all
+from mlx_hf_bridge.loading.overrides import ConfigLike, config_from, differences, overridden
 from mlx_hf_bridge.loading.packing import pack, packing_of, recipe_of, refuse_other_recipe
 from mlx_hf_bridge.loading.plan import plan_conversion
+from mlx_hf_bridge.loading.report import LoadReport
 from mlx_hf_bridge.loading.source import HubOptions, Source, locate
 from mlx_hf_bridge.loading.tensors import TensorInfo, WeightFile, dtype_name
-from mlx_hf_bridge.loading.weights import check_fit, fill
+from mlx_hf_bridge.loading.weights import drawn, fill
 from mlx_hf_bridge.models import family_for
 from mlx_hf_bridge.quantization.recipes import MLXQuantizationConfig, QuantizationLike, recipe_from
 
 logger = logging.getLogger(__name__)
-
-_DTYPES = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,23 @@ class Loaded:
     dtype: mx.Dtype
     recipe: MLXQuantizationConfig | None
     source: Source
+    report: LoadReport
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What a caller wants otherwise than the checkpoint's files say.
+
+    config: an object, dict or path in the place of config.json. overrides: keys put over it. anew: draw at random what
+    is missing of a head, or of another shape than the config says.
+    """
+
+    config: ConfigLike = None
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    anew: bool = False
+
+
+AS_IT_IS = Changes()
 
 
 def load(
@@ -56,26 +77,35 @@ def load(
     options: HubOptions | None = None,
     pooler: bool = True,
     show_progress: bool = True,
+    changes: Changes = AS_IT_IS,
 ) -> Loaded:
     """The whole flow; `task` is one of the family's heads, or "feature-extraction" for the bare encoder."""
     recipe, stored = recipe_from(quantization_config), dtype_from(dtype)
     source = name if isinstance(name, Source) else locate(name, options or HubOptions())
-    checkpoint = read_checkpoint(source)
+    checkpoint = read_checkpoint(source, needs_config=changes.config is None)
+    config = _changed_config(checkpoint, changes)
+    tolerance = Tolerance(changes.anew, cut=config is not checkpoint.config)
     if checkpoint.is_converted or packing_of(checkpoint.config):
         _check_asked(checkpoint, recipe, stored)
     else:
-        checkpoint = _converted(checkpoint, task, recipe, stored, show_progress)
-    return run(lambda: read_converted(checkpoint, task, pooler, source))
+        checkpoint = _converted(_reconfigured(checkpoint, config), task, recipe, stored, tolerance, show_progress)
+    return run(lambda: read_converted(checkpoint, config, task, pooler, tolerance, source))
 
 
-def dtype_from(given: Any) -> mx.Dtype | None:
-    """ "auto" or None (the checkpoint's own) -> None; a name, an mx, torch or numpy dtype -> MLX's."""
-    if given is None or given == "auto":
-        return None
-    name = str(getattr(given, "__name__", given)).rpartition(".")[2]
-    if name not in _DTYPES:
-        raise ConfigError(f"dtype={given!r} is not stored here; use 'auto' or one of {', '.join(_DTYPES)}.")
-    return _DTYPES[name]
+def _changed_config(checkpoint: Checkpoint, changes: Changes) -> dict[str, Any]:
+    """The checkpoint's own config, the same object, where nothing changes it."""
+    if changes.config is None and not changes.overrides:
+        return checkpoint.config
+    raw = checkpoint.config if changes.config is None else config_from(changes.config)
+    return overridden(raw, changes.overrides, family_for(raw))
+
+
+def _reconfigured(checkpoint: Checkpoint, config: dict[str, Any]) -> Checkpoint:
+    """The checkpoint as another one, where the config that is asked for makes other weights of it."""
+    if config is checkpoint.config or not (found := differences(family_for(config), checkpoint.config, config)):
+        return checkpoint
+    source = replace(checkpoint.source, identity={**checkpoint.source.identity, "config": found})
+    return replace(checkpoint, config=config, source=source)
 
 
 def _converted(
@@ -83,20 +113,25 @@ def _converted(
     task: str,
     recipe: MLXQuantizationConfig | None,
     dtype: mx.Dtype | None,
+    tolerance: Tolerance,
     show_progress: bool,
 ) -> Checkpoint:
     def convert(folder: Path) -> None:
-        run(lambda: write_conversion(plan_conversion(checkpoint, task, recipe, dtype), folder, show_progress))
+        plan = run(lambda: plan_conversion(checkpoint, task, recipe, dtype, tolerance=tolerance))
+        run(lambda: write_conversion(plan, folder, show_progress))
 
     family_for(checkpoint.config)
     folder = made_once(cache_folder(checkpoint.source, recipe, dtype, FORMAT), convert)
     return read_checkpoint(locate(folder, HubOptions()))
 
 
-def read_converted(checkpoint: Checkpoint, task: str, pooler: bool, source: Source) -> Loaded:
-    """A folder in the one format -> the module, weights read and evaluated."""
-    family = family_for(checkpoint.config)
-    config = family.config.from_json(checkpoint.config)
+def read_converted(
+    checkpoint: Checkpoint, asked: dict[str, Any], task: str, pooler: bool, tolerance: Tolerance, source: Source
+) -> Loaded:
+    """A folder in the one format, under the config that is asked for -> the module, weights read and evaluated."""
+    raw = _as_stored(asked, checkpoint.config)
+    family = family_for(raw)
+    config = family.config.from_json(raw)
     packing = packing_of(checkpoint.config)
     names, where = Names(family, config, task), str(checkpoint.folder)
     files = open_weights(checkpoint)
@@ -106,24 +141,49 @@ def read_converted(checkpoint: Checkpoint, task: str, pooler: bool, source: Sour
     has_pooler = any(place.ours and place.ours.startswith("pooler.") for place in placed.values())
     model = build(family, config, task, pooler=pooler and has_pooler)
     pack(model, names, placed, packing)
-    check_fit(names, placed, infos, model, where)
+    fit = check_fit(names, placed, infos, model, where, tolerance)
+    read = {name: place for name, place in placed.items() if place.ours and name not in fit.left_out}
     computed = activation_dtype(stored)
     if computed == mx.float16 and config.exceeds_float16:
         computed = mx.float32
-    fill(model, placed, _arrays(files, placed, computed))
+    fill(model, read, _arrays(files, read, computed), drawn(fit.empty, raw.get("initializer_range", 0.02), computed))
     set_activation_dtype(model, computed)
     mx.eval(model.parameters())
-    return Loaded(model, family, config, checkpoint.config, checkpoint.folder, task, stored, recipe_of(packing), source)
+    lacks_pooler = pooler and not has_pooler and task == BASE_TASK
+    report = LoadReport(
+        frozenset((*fit.missing, *(pooler_names(names, family, config) if lacks_pooler else ()))),
+        frozenset((*fit.unplaced, *_unused(placed, model), *_left_out(checkpoint))),
+        frozenset(fit.mismatched),
+    )
+    folder, recipe = checkpoint.folder, recipe_of(packing)
+    return Loaded(model, family, config, raw, folder, task, stored, recipe, source, report)
 
 
-def _arrays(files: list[WeightFile], placed: dict[str, Place], dtype: mx.Dtype) -> dict[str, mx.array]:
+def _as_stored(asked: dict[str, Any], stored: Mapping[str, Any]) -> dict[str, Any]:
+    """The config that is asked for, with what the folder says of its dtype and packing."""
+    kept = {key: value for key, value in asked.items() if key not in STORAGE_KEYS}
+    return kept | {key: value for key, value in stored.items() if key in STORAGE_KEYS}
+
+
+def _unused(placed: Mapping[str, Place], model: Model) -> list[str]:
+    """Tensors of other heads, and of a pooler that this model does without."""
+    without = "pooler" not in model
+    return [
+        name
+        for name, place in placed.items()
+        if (place.ours is None and not place.is_base) or (without and place.ours and place.ours.startswith("pooler."))
+    ]
+
+
+def _left_out(checkpoint: Checkpoint) -> list[str]:
+    """What the conversion left out, since the config had no place for it."""
+    metadata = checkpoint.folder / METADATA_FILE
+    return list(read_json(metadata).get("left_out", [])) if metadata.is_file() else []
+
+
+def _arrays(files: list[WeightFile], read: dict[str, Place], dtype: mx.Dtype) -> dict[str, mx.array]:
     """The tensors that the model computes with, float ones in `dtype`."""
-    return {
-        name: _widened(array, placed[name], dtype)
-        for file in files
-        for name, array in file.arrays()
-        if name in placed and placed[name].ours
-    }
+    return {name: _widened(array, read[name], dtype) for file in files for name, array in file.arrays() if name in read}
 
 
 def _stored_dtype(infos: dict[str, TensorInfo], placed: dict[str, Place]) -> mx.Dtype:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from mlx_hf_bridge.errors import UnsupportedModelError, WeightsError
 from mlx_hf_bridge.family import BASE_TASK, EncoderConfig, Family
+from mlx_hf_bridge.models import types_with_head
 
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.|$)")
 _LETTERS = ("{i}", "{j}", "{k}")
@@ -55,7 +56,8 @@ class Names:
         if task != BASE_TASK and task not in family.heads:
             raise UnsupportedModelError(
                 f"model_type {family.model_type!r} has no head for {task!r} here; "
-                f"it has {', '.join(sorted(family.heads))}. Use one of these, or transformers on torch."
+                f"it has {', '.join(sorted(family.heads))}, and the types that have the head are "
+                f"{', '.join(types_with_head(task))}. Use one of these, or transformers on torch."
             )
         self._family = family
         self._base = {

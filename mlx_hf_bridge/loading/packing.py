@@ -22,9 +22,11 @@ def packing_of(config: Mapping[str, Any]) -> dict[str, Any]:
         return {}
     known = isinstance(packing, dict) and {"group_size", "bits"} <= set(packing)
     if not known or packing.get("quant_method") not in _METHODS:
+        method = packing.get("quant_method") if isinstance(packing, dict) else None
         raise QuantizationError(
-            f"config.json has quantization_config={packing!r}, which is not MLX's packing (group_size, bits, mode). "
-            "Use the unquantised checkpoint and pass quantization_config='q8' or another recipe."
+            f"config.json has quantization_config={packing!r}{f', packed by {method!r}' if method else ''}, which is "
+            "not MLX's packing (group_size, bits, mode). Use the unquantised checkpoint and pass "
+            "quantization_config='q8' or another recipe."
         )
     return packing
 

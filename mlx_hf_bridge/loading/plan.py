@@ -10,11 +10,12 @@ from mlx_hf_bridge.errors import QuantizationError
 from mlx_hf_bridge.family import EncoderConfig, Family
 from mlx_hf_bridge.inference.model import build
 from mlx_hf_bridge.loading.checkpoint import Checkpoint, open_weights
+from mlx_hf_bridge.loading.dtypes import declared_dtype
+from mlx_hf_bridge.loading.fit import STRICT, Tolerance, check_fit
 from mlx_hf_bridge.loading.names import EXACT_LEAVES, Names, Place, place_all
 from mlx_hf_bridge.loading.packing import packing_of
 from mlx_hf_bridge.loading.remote import read_headers
 from mlx_hf_bridge.loading.tensors import TensorInfo, WeightFile, byte_size
-from mlx_hf_bridge.loading.weights import check_fit
 from mlx_hf_bridge.models import family_for
 from mlx_hf_bridge.quantization.policy import is_packable
 from mlx_hf_bridge.quantization.recipes import MLXQuantizationConfig
@@ -45,7 +46,7 @@ class TensorPlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """A conversion, decided but not done."""
+    """A conversion, decided but not done. left_out: tensors that a changed config has no place for."""
 
     checkpoint: Checkpoint
     family: Family
@@ -56,6 +57,7 @@ class Plan:
     files: tuple[WeightFile, ...]
     tensors: dict[str, TensorPlan]
     left_in_float: tuple[str, ...]
+    left_out: tuple[str, ...] = ()
 
     @property
     def source_bytes(self) -> int:
@@ -77,6 +79,7 @@ def plan_conversion(
     recipe: MLXQuantizationConfig | None,
     dtype: mx.Dtype | None,
     fetch: bool = True,
+    tolerance: Tolerance = STRICT,
 ) -> Plan:
     """Decide every tensor's fate from headers; any fault of the checkpoint is an error before a byte is written.
 
@@ -94,12 +97,13 @@ def plan_conversion(
     placed = place_all(names, infos, where)
     has_pooler = any(place.ours and place.ours.startswith("pooler.") for place in placed.values())
     model = build(family, config, task, pooler=has_pooler)
-    check_fit(names, placed, infos, model, where)
+    fit = check_fit(names, placed, infos, model, where, tolerance)
+    placed = {name: place for name, place in placed.items() if name not in fit.unplaced}
     candidates = {path for path, module in model.named_modules() if is_packable(path, module)} if recipe else set()
     weights = {name: place for name, place in placed.items() if place.ours in candidates and place.leaf == "weight"}
-    packed = _packed(weights, infos, recipe)
+    packed = _packed({name: place for name, place in weights.items() if name not in fit.left_out}, infos, recipe)
     prefix = "" if all(place.is_base for place in placed.values()) else f"{family.prefix}."
-    rest = dtype or (QUANTIZED_DTYPE if recipe else None)
+    rest = dtype or (QUANTIZED_DTYPE if recipe else declared_dtype(checkpoint.config))
     tensors = {
         name: TensorPlan(
             (prefix if place.is_base else "") + place.name,
@@ -111,7 +115,7 @@ def plan_conversion(
     }
     left = tuple(tensors[name].name for name in weights if name not in packed)
     checked = rest or _most_common([tensor.dtype for tensor in tensors.values() if tensor.info.is_float])
-    return Plan(checkpoint, family, config, task, recipe, checked, tuple(files), tensors, left)
+    return Plan(checkpoint, family, config, task, recipe, checked, tuple(files), tensors, left, fit.unplaced)
 
 
 def _packed(

@@ -34,7 +34,8 @@ def read_headers(checkpoint: Checkpoint) -> list[WeightFile]:
     """
     source = checkpoint.source
     is_at_root = checkpoint.model_folder == checkpoint.folder and not source.options.subfolder
-    if source.revision is None or not is_at_root or (checkpoint.model_folder / SINGLE_FILE).is_file():
+    is_usual = is_at_root and not source.options.chosen_weights and "transformers_weights" not in checkpoint.config
+    if source.revision is None or not is_usual or (checkpoint.model_folder / SINGLE_FILE).is_file():
         return open_weights(checkpoint)
     try:
         found = huggingface_hub.get_safetensors_metadata(

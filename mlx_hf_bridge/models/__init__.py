@@ -8,6 +8,8 @@ from mlx_hf_bridge.errors import UnsupportedModelError
 from mlx_hf_bridge.family import Family
 from mlx_hf_bridge.refused import REFUSED
 
+_OWN_CODE = "By its auto_map the repo has code of its own, which is never run. "
+
 
 def model_types() -> list[str]:
     """Every model_type with a file here, sorted."""
@@ -26,6 +28,7 @@ def family_for(raw_config: dict[str, Any]) -> Family:
     if file not in _files() or _family_in(file).model_type != model_type:
         raise UnsupportedModelError(
             f"config.json has model_type={model_type!r}; supported are {', '.join(model_types())}. "
+            f"{_OWN_CODE if raw_config.get('auto_map') else ''}"
             "Use a checkpoint of one of these, or transformers on torch for this one."
         )
     return _family_in(file)
@@ -38,3 +41,8 @@ def _files() -> set[str]:
 def _family_in(file: str) -> Family:
     family: Family = importlib.import_module(f"{__name__}.{file}").FAMILY
     return family
+
+
+def types_with_head(task: str) -> list[str]:
+    """Every model_type that has a head for the task, sorted."""
+    return [model_type for model_type in model_types() if task in family_for({"model_type": model_type}).heads]

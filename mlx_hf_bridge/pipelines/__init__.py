@@ -124,7 +124,8 @@ def _ready(name: str, task: Task, model: Any, loading: dict[str, Any], hub: HubO
     if model is None:
         raise InputError(f"no model was named, and {name} has no default here. Pass model=, a Hub id or a folder.")
     if isinstance(model, (str, Path)):
-        return task.loader.from_pretrained(model, **{**vars(hub), **loading})
+        loaded: MLXPreTrainedModel = task.loader.from_pretrained(model, **{**vars(hub), **loading})
+        return loaded
     if not isinstance(model, MLXPreTrainedModel) or task.head not in (None, model.loaded.task):
         raise ArgumentTypeError(
             f"model is {model!r}, expected a Hub id, a folder or a model that {loader}.from_pretrained gave. "

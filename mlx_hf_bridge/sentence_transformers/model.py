@@ -16,6 +16,7 @@ from mlx_hf_bridge.inference.pooling import normalized
 from mlx_hf_bridge.quantization.recipes import QuantizationLike
 from mlx_hf_bridge.sentence_transformers.arguments import checked_overlong
 from mlx_hf_bridge.sentence_transformers.base import MLXBaseModel
+from mlx_hf_bridge.sentence_transformers.corpus import encode_to_file
 from mlx_hf_bridge.sentence_transformers.engine import rows_of_texts
 from mlx_hf_bridge.sentence_transformers.features import TOKENS, VECTOR, Features, Module
 from mlx_hf_bridge.sentence_transformers.loader import Loader
@@ -37,6 +38,7 @@ from mlx_hf_bridge.sentence_transformers.similarity import (
     pairwise_similarity,
     similarity,
 )
+from mlx_hf_bridge.sentence_transformers.streaming import encode_stream
 
 _OUTPUTS = (VECTOR, TOKENS, None)
 
@@ -46,6 +48,8 @@ class MLXSentenceTransformer(MLXBaseModel):
 
     model_type: ClassVar[str] = "SentenceTransformer"
     default_huggingface_organization: ClassVar[str | None] = "sentence-transformers"
+    encode_stream = encode_stream
+    encode_to_file = encode_to_file
 
     def __init__(
         self,

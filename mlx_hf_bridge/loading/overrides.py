@@ -1,0 +1,126 @@
+"""What a caller says of the config, put over the file's as transformers' config classes do.
+
+Reference: transformers/configuration_utils.py (from_dict, num_labels).
+"""
+
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from mlx_hf_bridge.errors import ArgumentTypeError, ConfigError
+from mlx_hf_bridge.family import EncoderConfig, Family
+from mlx_hf_bridge.loading.checkpoint import CONFIG_FILE, read_json
+
+# PreTrainedConfig's own keys, which a config.json leaves out where they have their defaults.
+_GENERAL = (
+    *("output_attentions", "output_hidden_states", "return_dict", "problem_type", "id2label", "label2id", "num_labels"),
+    *("architectures", "name_or_path", "tie_word_embeddings", "use_cache", "chunk_size_feed_forward", "is_decoder"),
+    *("add_cross_attention", "is_encoder_decoder", "bos_token_id", "eos_token_id", "sep_token_id", "pad_token_id"),
+    *("finetuning_task", "task_specific_params", "tokenizer_class"),
+)
+# Read in training alone; families name them differently, and files of older versions lack some.
+_TRAINING = (
+    *("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout", "classifier_dropout_prob"),
+    *("dropout", "attention_dropout", "hidden_dropout", "activation_dropout", "embedding_dropout", "mlp_dropout"),
+    *("seq_classif_dropout", "qa_dropout", "dropout_rate", "summary_last_dropout", "layerdrop", "encoder_layerdrop"),
+    *("initializer_range", "initializer_factor", "initializer_cutoff_factor", "gradient_checkpointing"),
+)
+# Labels name answers: they choose no weights but the width of a head, which is checked when it is read.
+_LABELS = ("id2label", "label2id", "problem_type")
+
+ConfigLike = Mapping[str, Any] | str | Path | Any
+
+
+def config_from(given: ConfigLike) -> dict[str, Any]:
+    """A config object of either library, a dict, a config.json or its folder -> its content."""
+    if isinstance(given, (str, Path)):
+        path = Path(given).expanduser()
+        return _object(read_json(path / CONFIG_FILE if path.is_dir() else path), str(given))
+    if not isinstance(given, Mapping):
+        if not callable(getattr(given, "to_dict", None)):
+            raise ArgumentTypeError(
+                f"config is a {type(given).__name__}, expected a config object, a dict, or the path of a config.json."
+            )
+        given = given.to_dict()
+    return {**given}
+
+
+def _object(content: Any, where: str) -> dict[str, Any]:
+    if not isinstance(content, dict):
+        raise ConfigError(f"{where} is not a JSON object. Take the config.json of the original checkpoint.")
+    return content
+
+
+def _is_config_key(name: str, raw: Mapping[str, Any], family: Family) -> bool:
+    """Whether transformers' config class has an attribute of this name, so that from_pretrained sets it."""
+    return name in raw or name in _GENERAL or name in _TRAINING or name in _spellings(family.config)
+
+
+def overridden(raw: Mapping[str, Any], overrides: Mapping[str, Any], family: Family) -> dict[str, Any]:
+    """The config with `overrides` put over it; another number of labels names them anew, as transformers does.
+
+    ArgumentTypeError for a key that the model's config does not have.
+    """
+    if unknown := sorted(name for name in overrides if not _is_config_key(name, raw, family)):
+        raise ArgumentTypeError(
+            f"from_pretrained() got {', '.join(unknown)}, which it does not take, and which is no key of a "
+            f"{family.model_type!r} config either. Leave it out; for quantised weights pass quantization_config."
+        )
+    spelled, changed = _spellings(family.config), dict(raw)
+    if (count := overrides.get("num_labels")) is not None and count != _count(raw.get("id2label")):
+        changed |= _numbered_labels(count)
+    changed |= {spelled.get(key, key): value for key, value in overrides.items() if key != "num_labels"}
+    if count is not None and count != _count(changed.get("id2label")):
+        raise ConfigError(
+            f"num_labels={count} and id2label={changed['id2label']!r} contradict each other. Give one of them."
+        )
+    return changed
+
+
+def _count(labels: Any) -> int:
+    """How many labels an id2label has; without one there are two, as in transformers."""
+    return len(labels) if isinstance(labels, Mapping) else 2
+
+
+def _numbered_labels(count: Any) -> dict[str, Any]:
+    if type(count) is not int or count < 1:
+        raise ConfigError(f"num_labels={count!r}, expected a whole number of 1 or more.")
+    names = {number: f"LABEL_{number}" for number in range(count)}
+    return {"id2label": names, "label2id": {name: number for number, name in names.items()}}
+
+
+def differences(family: Family, file: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, str]:
+    """Field -> value asked, of what changes the weights that a conversion keeps; labels are applied at every load.
+
+    Empty when nothing differs, so that the conversion of the file's own config serves. Every field, where the file's
+    config is not there or cannot be used.
+    """
+    wanted = family.config.from_json(asked)
+    own = _usable(family, file)
+    names = [spec.name for spec in fields(wanted) if spec.name not in _LABELS]
+    found = {name: repr(getattr(wanted, name)) for name in names if own is None or _differs(wanted, own, name)}
+    if (dtype := _dtype(asked)) != _dtype(file):
+        found["dtype"] = repr(dtype)
+    return found
+
+
+def _usable(family: Family, file: Mapping[str, Any]) -> EncoderConfig | None:
+    try:
+        return family.config.from_json(file)
+    except ConfigError:
+        return None
+
+
+def _differs(one: EncoderConfig, other: EncoderConfig, name: str) -> bool:
+    return repr(getattr(one, name)) != repr(getattr(other, name))
+
+
+def _dtype(raw: Mapping[str, Any]) -> str | None:
+    given = raw.get("dtype", raw.get("torch_dtype"))
+    return None if given is None else str(given).rpartition(".")[2]
+
+
+def _spellings(config: type[EncoderConfig]) -> dict[str, str]:
+    """HF's general names of a family's keys -> those of its file ("hidden_size" -> "dim")."""
+    return {spec.name: config.spelling.get(spec.name, spec.name) for spec in fields(config) if spec.init}

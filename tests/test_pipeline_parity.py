@@ -1,0 +1,110 @@
+"""Every call of pipeline_calls.py: our pipeline, transformers' on our model and transformers' on torch agree."""
+
+import pickle
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pipeline_calls import CALLS, ERRORS, FILL
+from programs import finished
+from trios import HEADS, ROWS, Trio, assert_same, trios
+
+from mlx_hf_bridge import errors
+
+# transformers warns of max_length beside padding, and of strategies on tokenizers that know no words.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:`max_length` is ignored"),
+    pytest.mark.filterwarnings("ignore:Tokenizer does not support real words"),
+]
+
+
+@pytest.fixture(scope="module", params=ROWS)
+def trio(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trio]:
+    yield from trios(request.param, tuple(HEADS), tmp_path_factory)
+
+
+def test_the_suite_is_large_enough() -> None:
+    assert len(CALLS) + len(ERRORS) >= 200
+
+
+@pytest.mark.parametrize(("task", "name"), CALLS)
+def test_the_three_pipelines_answer_the_same(trio: Trio, task: str, name: str) -> None:
+    wanted = CALLS[task, name](trio.theirs[task])
+    assert_same(CALLS[task, name](trio.ours[task]), wanted)
+    assert_same(CALLS[task, name](trio.hosted[task]), wanted)
+
+
+@pytest.mark.parametrize("name", ERRORS)
+def test_errors_are_of_transformers_type_and_say_what_to_do(trio: Trio, name: str) -> None:
+    task, call, kind, message = ERRORS[name]
+    with pytest.raises(kind) as his:
+        call(trio.theirs[task])
+    with pytest.raises(type(his.value)):
+        call(trio.hosted[task])
+    with pytest.raises(errors.BridgeError) as mine:
+        call(trio.ours[task])
+    assert isinstance(mine.value, type(his.value))
+    assert message in str(mine.value)
+    assert not str(mine.value).startswith(("'", '"'))
+
+
+WITHOUT_TORCH = """
+import pickle, sys, warnings
+from importlib.machinery import ModuleSpec
+
+class Blocked:
+    # Found, as where it is installed, but never loaded.
+    def find_spec(self, name, path=None, target=None):
+        return ModuleSpec(name, self) if name == "torch" else None
+
+    def create_module(self, spec):
+        raise ImportError(f"{spec.name} is blocked")
+
+    def exec_module(self, module):
+        pass
+
+if sys.argv[1] == "blocked":
+    sys.meta_path.insert(0, Blocked())
+warnings.simplefilter("ignore")
+sys.path.insert(0, sys.argv[4])
+import mlx_hf_bridge, mlx_hf_bridge.errors
+from pipeline_calls import CALLS, ERRORS
+
+def outcome(call, pipe):
+    try:
+        return call(pipe)
+    except mlx_hf_bridge.errors.BridgeError as error:
+        return type(error).__name__
+
+with open(sys.argv[2], "rb") as file:
+    folders = pickle.load(file)
+pipes = {task: mlx_hf_bridge.pipeline(task, folder) for task, folder in folders.items()}
+answers = {key: call(pipes[key[0]]) for key, call in CALLS.items()}
+answers |= {name: outcome(call, pipes[task]) for name, (task, call, _, _) in ERRORS.items()}
+assert "torch" not in sys.modules
+with open(sys.argv[3], "wb") as file:
+    pickle.dump(answers, file)
+"""
+
+
+def test_the_same_calls_without_torch_give_the_same_answers(trio: Trio, tmp_path: Path) -> None:
+    """`installed`: it is there, and stays unimported; `blocked`: importing it raises."""
+    torch = "installed" if trio.family == "bert" else "blocked"
+    folders, answers = tmp_path / "folders", tmp_path / "answers"
+    folders.write_bytes(pickle.dumps({task: str(folder) for task, folder in trio.folders.items()}))
+    finished(WITHOUT_TORCH, torch, folders, answers, Path(__file__).parent)
+    found = pickle.loads(answers.read_bytes())
+    for (task, name), call in CALLS.items():
+        assert_same(found[task, name], call(trio.ours[task]))
+    for name, (task, call, _, _) in ERRORS.items():
+        with pytest.raises(errors.BridgeError) as mine:
+            call(trio.ours[task])
+        assert found[name] == type(mine.value).__name__
+
+
+def test_fill_mask_raises_transformers_own_exception(trio: Trio) -> None:
+    from transformers.pipelines import PipelineException
+
+    with pytest.raises(PipelineException, match="No mask_token") as mine:
+        trio.ours[FILL]("the cat")
+    assert isinstance(mine.value, errors.MaskError)

@@ -1,0 +1,165 @@
+"""One tiny checkpoint in three pipelines: ours, transformers' on our model, and transformers' on torch."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from checkpoints import FAMILIES, WITH_SEGMENTS, Row, make_model, make_wordpiece, ragged_inputs
+
+import mlx_hf_bridge
+from mlx_hf_bridge.pipelines import TASKS
+
+# Scores are float32 probabilities of logits scaled by SHARPNESS; worst seen 2.1e-5, at twice that scale.
+ABSOLUTE = 1e-4
+# The tiny models' logits hardly depend on the text; scaled up around their mean, a wrong score or order shows.
+SHARPNESS = 50.0
+NLI = {0: "contradiction", 1: "neutral", 2: "entailment"}
+ENTITIES = dict(enumerate(["O", "B-PER", "I-PER", "B-LOC", "I-LOC", "MISC"]))
+WITH_FIRST_PAD = {**WITH_SEGMENTS, "max_position_embeddings": 122}
+ROWS = {
+    "bert": FAMILIES[0],
+    "distilbert": next(row for row in FAMILIES if row.model_type == "distilbert"),
+    "roberta": Row("roberta", "Roberta", transformers.RobertaConfig(**WITH_FIRST_PAD, pad_token_id=1), 1),
+    "xlm-roberta": Row("xlm-roberta", "XLMRoberta", transformers.XLMRobertaConfig(**WITH_FIRST_PAD, pad_token_id=1), 1),
+}
+HEADS = {
+    "feature-extraction": "Model",
+    "fill-mask": "ForMaskedLM",
+    "text-classification": "ForSequenceClassification",
+    "token-classification": "ForTokenClassification",
+    "zero-shot-classification": "ForSequenceClassification",
+}
+NAMES = {"ForTokenClassification": ENTITIES}
+
+
+def make_byte_pairs(folder: Path) -> None:
+    """A RoBERTa vocabulary of single letters that fits the tiny models."""
+    tokens = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", "Ġ", ".", ",", "!", *map(chr, range(ord("a"), ord("z") + 1))]
+    merges = ["Ġ t", "h e", "a t", "Ġt he", "i s", "e n", "o n"]
+    tokens += [merge.replace(" ", "") for merge in merges]
+    vocabulary = {token: number for number, token in enumerate(tokens)}
+    pairs = [tuple(merge.split()) for merge in merges]
+    transformers.RobertaTokenizer(vocab=vocabulary, merges=pairs, model_max_length=120).save_pretrained(folder)
+
+
+def make_pieces(folder: Path) -> None:
+    """A SentencePiece vocabulary (Unigram, as XLM-R's) of words and letters that fits the tiny models."""
+    letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
+    pieces = ["▁", "▁the", "▁cat", "▁dog", "▁s", "at", "▁on", "▁m", "ing", ".", ",", "!", *letters]
+    special = [("<s>", 0.0), ("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
+    vocabulary = [*special, *((piece, -1.0 - 0.1 * place) for place, piece in enumerate(pieces)), ("<mask>", 0.0)]
+    transformers.XLMRobertaTokenizer(vocab=vocabulary, model_max_length=120).save_pretrained(folder)
+
+
+TOKENIZERS = {"roberta": make_byte_pairs, "xlm-roberta": make_pieces}
+
+
+def make_labelled(
+    folder: Path, row: Row, names: dict[int, str] = NLI, sharpness: float = SHARPNESS, head: str | None = None
+) -> Path:
+    """A model whose labels differ from text to text, or from token to token, with a tokenizer."""
+    head = head or "ForSequenceClassification"
+    model = make_model(row, head, len(names))
+    inputs = {name: torch.tensor(array) for name, array in ragged_inputs(row).items()}
+    last = getattr(model.classifier, "out_proj", model.classifier)
+    with torch.no_grad():
+        last.weight.mul_(sharpness)
+        logits = model(**inputs).logits
+        last.bias.sub_(logits.reshape(-1, len(names)).mean(dim=0))
+    model.config.id2label = names
+    model.config.label2id = {name: number for number, name in names.items()}
+    model.save_pretrained(folder)
+    TOKENIZERS.get(row.model_type, make_wordpiece)(folder)
+    return folder
+
+
+def make_words(folder: Path, row: Row) -> Path:
+    """A masked language model that is surer of some words than of others, with a tokenizer."""
+    model = make_model(row, "ForMaskedLM")
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if ("predictions.transform" in name or "lm_head" in name) and "norm" in name.lower():
+                parameter.mul_(6)
+    model.save_pretrained(folder)
+    TOKENIZERS.get(row.model_type, make_wordpiece)(folder)
+    return folder
+
+
+def make_for(folder: Path, row: Row, head: str) -> Path:
+    """A checkpoint for any of HEADS."""
+    if head == "ForMaskedLM":
+        return make_words(folder, row)
+    if head == "Model":
+        make_model(row).save_pretrained(folder)
+        TOKENIZERS.get(row.model_type, make_wordpiece)(folder)
+        return folder
+    sharpness = 8.0 if head == "ForTokenClassification" else SHARPNESS
+    return make_labelled(folder, row, NAMES.get(head, NLI), sharpness, head)
+
+
+def theirs_of(task: str, folder: Path, **options: Any) -> Any:
+    return transformers.pipeline(task, model=str(folder), device="cpu", **options)
+
+
+def hosted_of(task: str, folder: Path, **options: Any) -> Any:
+    """transformers' own pipeline on our model."""
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    model = TASKS[task].loader.from_pretrained(folder)
+    return transformers.pipeline(task, model=model, tokenizer=tokenizer, device="cpu", **options)
+
+
+@dataclass
+class Trio:
+    """One family's pipelines by task."""
+
+    family: str
+    folders: dict[str, Path]
+    ours: dict[str, Any]
+    hosted: dict[str, Any]
+    theirs: dict[str, Any]
+
+
+def trios(family: str, tasks: tuple[str, ...], factory: pytest.TempPathFactory) -> Iterator[Trio]:
+    """For a fixture: one checkpoint a head of a family, loaded three times a task."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLX_HF_BRIDGE_CACHE", str(factory.mktemp("module_cache")))
+        heads = sorted({HEADS[task] for task in tasks})
+        made = {head: make_for(factory.mktemp(family), ROWS[family], head) for head in heads}
+        folders = {task: made[HEADS[task]] for task in tasks}
+        yield Trio(
+            family,
+            folders,
+            {task: mlx_hf_bridge.pipeline(task, folder) for task, folder in folders.items()},
+            {task: hosted_of(task, folder) for task, folder in folders.items()},
+            {task: theirs_of(task, folder) for task, folder in folders.items()},
+        )
+
+
+def edit_json(path: Path, **changes: Any) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def assert_same(got: Any, wanted: Any) -> None:
+    """The same structure, types, strings and numbers; a tensor's counterpart is an array that answers .numpy()."""
+    if isinstance(wanted, (torch.Tensor, np.ndarray)):
+        assert got.shape == tuple(wanted.shape)
+        np.testing.assert_allclose(got.numpy(), np.asarray(wanted), rtol=0, atol=ABSOLUTE)
+        return
+    assert type(got) is type(wanted)
+    if isinstance(wanted, list):
+        assert len(got) == len(wanted)
+        for mine, his in zip(got, wanted, strict=True):
+            assert_same(mine, his)
+    elif isinstance(wanted, dict):
+        assert list(got) == list(wanted)
+        assert_same(list(got.values()), list(wanted.values()))
+    elif isinstance(wanted, (float, np.floating)):
+        assert got == pytest.approx(wanted, rel=0, abs=ABSOLUTE)
+    else:
+        assert got == wanted

@@ -170,7 +170,8 @@ def test_zero_shot_does_not_overflow_where_transformers_does(tmp_path: Path) -> 
 
 @pytest.fixture
 def forwards(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
-    """The shape (rows, tokens) of each batch that goes through a model."""
+    """The shape (rows, tokens) of each batch that goes through a model, as on a machine of one stream."""
+    monkeypatch.setattr("mlx_hf_bridge.inference.batching.STREAMS", 1)
     shapes: list[tuple[int, ...]] = []
     original = Model.__call__
 

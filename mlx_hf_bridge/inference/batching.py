@@ -102,7 +102,7 @@ def budgeted(lengths: Sequence[int], batch_size: int, even: bool = False) -> Ite
     Little work is split so that each stream has some. even: only texts of one length go together.
     """
     order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
-    share = -(-sum(lengths) // STREAMS)
+    share = -(-max(lengths, default=0) * len(lengths) // STREAMS)
     slots = min(batch_size * SLOTS_A_TEXT, max(share, _FEWEST_SLOTS))
     start = 0
     while start < len(order):

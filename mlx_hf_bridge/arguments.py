@@ -66,7 +66,7 @@ _told: set[str] = set()
 
 @dataclass(frozen=True)
 class Request:
-    """The arguments of one from_pretrained, sorted. `adapter`: the place of an adapter beside the model, if any."""
+    """The arguments of one from_pretrained, sorted."""
 
     options: HubOptions
     quantization_config: QuantizationLike
@@ -74,7 +74,6 @@ class Request:
     changes: Changes
     pooler: bool
     output_loading_info: bool
-    adapter: tuple[str, HubOptions] | None = None
 
 
 def sorted_arguments(class_name: str, task: str, positional: tuple[Any, ...], given: Mapping[str, Any]) -> Request:
@@ -95,7 +94,8 @@ def sorted_arguments(class_name: str, task: str, positional: tuple[Any, ...], gi
     recipe, dtype = _recipe(rest), _dtype(rest)
     pooler = _pooler(class_name, task, positional, rest)
     report, anew = (bool(rest.pop(name, False)) for name in ("output_loading_info", "ignore_mismatched_sizes"))
-    return Request(options, recipe, dtype, Changes(rest.pop("config", None), rest, anew), pooler, report, adapter)
+    changes = Changes(rest.pop("config", None), adapter, rest, anew)
+    return Request(options, recipe, dtype, changes, pooler, report)
 
 
 def _hub_options(rest: dict[str, Any]) -> HubOptions:

@@ -344,11 +344,11 @@ FOLDERS: dict[str, tuple[Callable[[Path], Any], type, type, str]] = {
         OSError,
         r"is not a weight index with a weight_map",
     ),
-    "adapter": (
-        lambda folder: (removed("config.json")(folder), text("adapter_config.json", '{"peft_type": "LORA"}')(folder)),
+    "adapter of another kind": (
+        lambda folder: text("adapter_config.json", '{"peft_type": "IA3"}')(folder),
         errors.UnsupportedModelError,
         ValueError,
-        r"adapter_config\.json, a PEFT adapter .* Merge it into its base model",
+        r"adapter_config\.json has peft_type='IA3'; LORA alone is merged\. Merge it with peft",
     ),
 }
 

@@ -1,7 +1,7 @@
 """What a folder of files holds: the model's config, its weight files, and sentence-transformers' modules."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -12,7 +12,8 @@ from mlx_hf_bridge.errors import (
     RepositoryError,
     UnsupportedModelError,
 )
-from mlx_hf_bridge.loading.source import Source
+from mlx_hf_bridge.loading.adapter import ADAPTER_FILE, Adapter, is_adapter, read_adapter
+from mlx_hf_bridge.loading.source import Source, locate
 from mlx_hf_bridge.loading.tensors import INDEX_FILE, SINGLE_FILE, SafetensorsFile, WeightFile, shards
 from mlx_hf_bridge.loading.torch_file import TorchFile
 
@@ -22,7 +23,6 @@ METADATA_FILE = "conversion_metadata.json"
 _TORCH_FILE = "pytorch_model.bin"
 _TORCH_INDEX = "pytorch_model.bin.index.json"
 PREDECESSOR_FILE = "weights.npz"
-_ADAPTER_FILE = "adapter_config.json"
 # sentence-transformers' names of the module that holds the model itself; the second is an older one for masked LMs.
 TRANSFORMER_KINDS = ("Transformer", "MLMTransformer")
 
@@ -45,6 +45,7 @@ class Checkpoint:
     model_folder: Path
     config: dict[str, Any]
     modules: tuple[ModuleEntry, ...] | None
+    adapter: Adapter | None = None
 
     @property
     def is_converted(self) -> bool:
@@ -91,21 +92,49 @@ def _inside(modules_file: Path, module_path: str) -> str:
     return "" if str(path) == "." else str(path)
 
 
-def read_checkpoint(source: Source, needs_config: bool = True) -> Checkpoint:
+def read_checkpoint(source: Source, needs_config: bool = True, adapter: Source | None = None) -> Checkpoint:
     """The folder's config and modules; errors name the file that is missing or broken.
 
-    needs_config=False takes a folder without config.json, whose config is then {}.
+    needs_config=False takes a folder without config.json, whose config is then {}. A folder that is an adapter is read
+    as its base with the adapter; `adapter` is the place of one that lies elsewhere.
     """
     folder = source.folder
     modules = read_modules(folder)
     path = next((entry.path for entry in modules or () if entry.kind in TRANSFORMER_KINDS), "")
     model_folder = folder if (folder / CONFIG_FILE).is_file() and not path else folder / path
-    if (model_folder / _ADAPTER_FILE).is_file() and not (model_folder / CONFIG_FILE).is_file():
+    has_config = (model_folder / CONFIG_FILE).is_file()
+    if adapter is None and model_folder == folder and is_adapter(folder):
+        adapter = source
+    if adapter is None or has_config or adapter.folder != folder:
+        config = _read_config(model_folder / CONFIG_FILE, needs_config)
+        plain = Checkpoint(source, folder, model_folder, config, modules)
+        return plain if adapter is None else _with_adapter(plain, _adapter_in(adapter))
+    found = _adapter_in(adapter)
+    options = replace(source.options, revision=found.base_revision, subfolder="")
+    return _with_adapter(read_checkpoint(locate(found.base, options), needs_config), found)
+
+
+def _adapter_in(source: Source) -> Adapter:
+    return read_adapter(source, read_json(source.folder / ADAPTER_FILE))
+
+
+def _with_adapter(base: Checkpoint, adapter: Adapter) -> Checkpoint:
+    """Another checkpoint than the base: identified by both, and to be converted even where the base is."""
+    if base.adapter is not None:
         raise UnsupportedModelError(
-            f"{model_folder} has {_ADAPTER_FILE}, a PEFT adapter without its model. Merge it into its base model "
-            "(peft: merge_and_unload, save_pretrained) and give the result."
+            f"{adapter.source.name} is an adapter to {base.source.name}, which is one too. Merge the first with peft."
         )
-    return Checkpoint(source, folder, model_folder, _read_config(model_folder / CONFIG_FILE, needs_config), modules)
+    identity = {"base": base.source.identity, "adapter": adapter.source.identity}
+    return replace(base, source=replace(base.source, identity=identity), adapter=adapter)
+
+
+def own_files(checkpoint: Checkpoint) -> Checkpoint:
+    """The checkpoint whose module folders and tokenizer the repo brings: an adapter's own, else its base's."""
+    if checkpoint.adapter is None:
+        return checkpoint
+    source = checkpoint.adapter.source
+    folder = source.folder
+    return Checkpoint(source, folder, folder, checkpoint.config, read_modules(folder))
 
 
 def _read_config(path: Path, needed: bool) -> dict[str, Any]:

@@ -12,13 +12,13 @@ from tqdm.auto import tqdm
 
 from mlx_hf_bridge.errors import WeightsError
 from mlx_hf_bridge.loading.calibrated import Tensors, calibrated_tensors
-from mlx_hf_bridge.loading.checkpoint import METADATA_FILE
+from mlx_hf_bridge.loading.checkpoint import METADATA_FILE, own_files
 from mlx_hf_bridge.loading.folder import copy_modules, write_config, write_json
 from mlx_hf_bridge.loading.names import some
 from mlx_hf_bridge.loading.packing import packing_for
 from mlx_hf_bridge.loading.plan import Plan, TensorPlan
 from mlx_hf_bridge.loading.tensors import SINGLE_FILE, dtype_name
-from mlx_hf_bridge.loading.tokenizer_files import write_tokenizer
+from mlx_hf_bridge.loading.tokenizer_files import has_tokenizer, write_tokenizer
 from mlx_hf_bridge.quantization.grid import fitted
 from mlx_hf_bridge.quantization.methods import CALIBRATED
 from mlx_hf_bridge.quantization.recipes import MLXQuantizationConfig, names_module
@@ -39,8 +39,9 @@ def write_conversion(plan: Plan, folder: Path, show_progress: bool = True) -> di
     write_config(
         plan.checkpoint, folder, plan.dtype, packing_for(plan.recipe, _packed_modules(plan)), _architecture(plan)
     )
-    write_tokenizer(plan.checkpoint, plan.family, folder)
-    copy_modules(plan.checkpoint, folder)
+    own = own_files(plan.checkpoint)
+    write_tokenizer(own if has_tokenizer(own.model_folder) else plan.checkpoint, plan.family, folder)
+    copy_modules(own, folder)
     metadata = _metadata(plan, folder)
     write_json(folder / METADATA_FILE, metadata)
     return metadata

@@ -56,11 +56,13 @@ class Loaded:
 class Changes:
     """What a caller wants otherwise than the checkpoint's files say.
 
-    config: an object, dict or path in the place of config.json. overrides: keys put over it. anew: draw at random what
-    is missing of a head, or of another shape than the config says.
+    config: an object, dict or path in the place of config.json. adapter: the place of one that is to be merged.
+    overrides: keys put over the config. anew: draw at random what is missing of a head, or of another shape than the
+    config says.
     """
 
     config: ConfigLike = None
+    adapter: tuple[str, HubOptions] | None = None
     overrides: Mapping[str, Any] = field(default_factory=dict)
     anew: bool = False
 
@@ -82,10 +84,11 @@ def load(
     """The whole flow; `task` is one of the family's heads, or "feature-extraction" for the bare encoder."""
     recipe, stored = recipe_from(quantization_config), dtype_from(dtype)
     source = name if isinstance(name, Source) else locate(name, options or HubOptions())
-    checkpoint = read_checkpoint(source, needs_config=changes.config is None)
+    adapter = None if changes.adapter is None else locate(*changes.adapter)
+    checkpoint = read_checkpoint(source, changes.config is None, adapter)
     config = _changed_config(checkpoint, changes)
     tolerance = Tolerance(changes.anew, cut=config is not checkpoint.config)
-    if checkpoint.is_converted or packing_of(checkpoint.config):
+    if checkpoint.adapter is None and (checkpoint.is_converted or packing_of(checkpoint.config)):
         _check_asked(checkpoint, recipe, stored)
     else:
         checkpoint = _converted(_reconfigured(checkpoint, config), task, recipe, stored, tolerance, show_progress)

@@ -12,6 +12,7 @@ from mlx_hf_bridge.inference.model import build
 from mlx_hf_bridge.loading.checkpoint import Checkpoint, open_weights
 from mlx_hf_bridge.loading.dtypes import declared_dtype
 from mlx_hf_bridge.loading.fit import STRICT, Tolerance, check_fit
+from mlx_hf_bridge.loading.merge import merged
 from mlx_hf_bridge.loading.names import EXACT_LEAVES, Names, Place, place_all
 from mlx_hf_bridge.loading.packing import packing_of
 from mlx_hf_bridge.loading.remote import read_headers
@@ -89,10 +90,13 @@ def plan_conversion(
     config = family.config.from_json(checkpoint.config)
     if checkpoint.is_converted or packing_of(checkpoint.config):
         raise QuantizationError(
-            f"{checkpoint.source.name} is already converted; convert the checkpoint that it was made from."
+            f"{checkpoint.source.name} is already converted; convert the checkpoint that it was made from"
+            f"{', with the adapter' if checkpoint.adapter else ''}."
         )
     names, where = Names(family, config, task), str(checkpoint.model_folder)
     files = open_weights(checkpoint) if fetch else read_headers(checkpoint)
+    if checkpoint.adapter is not None:
+        files = merged(files, checkpoint.adapter, names)
     infos = {name: info for file in files for name, info in file.infos.items()}
     placed = place_all(names, infos, where)
     has_pooler = any(place.ours and place.ours.startswith("pooler.") for place in placed.values())

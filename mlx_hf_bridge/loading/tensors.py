@@ -100,6 +100,11 @@ def _tensor_info(path: Path, name: str, entry: Any, data_start: int, size: int) 
     return info
 
 
+def info_of(array: mx.array) -> TensorInfo:
+    """What a header would say of an array."""
+    return TensorInfo(next(name for name, dtype in _MLX_DTYPES.items() if dtype == array.dtype), tuple(array.shape))
+
+
 def dtype_name(dtype: mx.Dtype) -> str:
     """ "float16", as config.json spells it."""
     return str(dtype).removeprefix("mlx.core.")

@@ -18,7 +18,12 @@ if TYPE_CHECKING:
     )
     from mlx_hf_bridge.pipelines import pipeline
     from mlx_hf_bridge.quantization.recipes import MLXQuantizationConfig
-    from mlx_hf_bridge.sentence_transformers import MLXSentenceTransformer
+    from mlx_hf_bridge.sentence_transformers import (
+        MLXCrossEncoder,
+        MLXMultiVectorEncoder,
+        MLXSentenceTransformer,
+        MLXSparseEncoder,
+    )
     from mlx_hf_bridge.zero_change import install, load_ipython_extension, uninstall, unload_ipython_extension
 
 __version__ = "0.1.0"
@@ -32,8 +37,11 @@ _HOMES = {
     "MLXAutoModelForQuestionAnswering": "auto",
     "MLXAutoModelForSequenceClassification": "auto",
     "MLXAutoModelForTokenClassification": "auto",
+    "MLXCrossEncoder": "sentence_transformers",
+    "MLXMultiVectorEncoder": "sentence_transformers",
     "MLXQuantizationConfig": "quantization.recipes",
     "MLXSentenceTransformer": "sentence_transformers",
+    "MLXSparseEncoder": "sentence_transformers",
     "install": "zero_change",
     "load_ipython_extension": "zero_change",
     "pipeline": "pipelines",
@@ -49,8 +57,11 @@ __all__ = [
     "MLXAutoModelForQuestionAnswering",
     "MLXAutoModelForSequenceClassification",
     "MLXAutoModelForTokenClassification",
+    "MLXCrossEncoder",
+    "MLXMultiVectorEncoder",
     "MLXQuantizationConfig",
     "MLXSentenceTransformer",
+    "MLXSparseEncoder",
     "install",
     "load_ipython_extension",
     "pipeline",

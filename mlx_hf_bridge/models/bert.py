@@ -114,4 +114,6 @@ FAMILY = Family(
             "seq_relationship_logits",
         ),
     },
+    # The projection of a Stanford ColBERT, which lies among the encoder's tensors.
+    foreign=("linear",),
 )

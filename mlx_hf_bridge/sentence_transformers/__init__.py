@@ -1,6 +1,8 @@
 """sentence-transformers' models on MLX, without torch and without sentence-transformers."""
 
+from mlx_hf_bridge.sentence_transformers.cross_encoder import MLXCrossEncoder
 from mlx_hf_bridge.sentence_transformers.model import MLXSentenceTransformer
+from mlx_hf_bridge.sentence_transformers.multi_vector_encoder import MLXMultiVectorEncoder
 from mlx_hf_bridge.sentence_transformers.nearest import cos_sim, dot_score
 from mlx_hf_bridge.sentence_transformers.retrieval import (
     community_detection,
@@ -8,9 +10,13 @@ from mlx_hf_bridge.sentence_transformers.retrieval import (
     paraphrase_mining_embeddings,
     semantic_search,
 )
+from mlx_hf_bridge.sentence_transformers.sparse_encoder import MLXSparseEncoder
 
 __all__ = [
+    "MLXCrossEncoder",
+    "MLXMultiVectorEncoder",
     "MLXSentenceTransformer",
+    "MLXSparseEncoder",
     "community_detection",
     "cos_sim",
     "dot_score",

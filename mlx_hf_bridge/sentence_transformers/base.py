@@ -88,6 +88,9 @@ class MLXBaseModel(ModuleList):
         name = saved.get("default_prompt_name") if default_prompt_name is None else default_prompt_name
         self.default_prompt_name = checked_prompt_name(name, self.prompts)
         self._saved_config = saved
+        for module in self.all_modules():
+            if self._input_modules:
+                module.on_model_ready(self.tokenizer)
 
     def _load(self, loader: Loader, saved: dict[str, Any]) -> tuple[list[Module], dict[str, Any]]:
         """The modules, and what of the saved settings counts for them."""

@@ -14,6 +14,7 @@ import mlx.core as mx
 from mlx_hf_bridge.batch import TokenBatch
 from mlx_hf_bridge.errors import ConfigError
 from mlx_hf_bridge.inference.run import run
+from mlx_hf_bridge.inference.tokenizer import Tokenizer
 from mlx_hf_bridge.loading.checkpoint import CONFIG_FILE
 from mlx_hf_bridge.loading.folder import write_json
 from mlx_hf_bridge.loading.tensors import SINGLE_FILE
@@ -73,6 +74,9 @@ class Module(ABC):
     @abstractmethod
     def __call__(self, features: Features) -> Features:
         """Features with what this module makes."""
+
+    def on_model_ready(self, tokenizer: Tokenizer) -> None:  # noqa: B027  most modules need nothing
+        """Take what is needed of the whole model's tokenizer."""
 
     def get_embedding_dimension(self) -> int | None:
         """The width of what the module makes; None where it keeps that of its input."""

@@ -10,7 +10,7 @@ from tokenizers.normalizers import Sequence as NormalizerSequence
 
 from mlx_hf_bridge.errors import ConfigError, UnsupportedModelError
 from mlx_hf_bridge.inference.tokenizer import Tokenizer
-from mlx_hf_bridge.loading.checkpoint import TRANSFORMER_KINDS, ModuleEntry
+from mlx_hf_bridge.loading.checkpoint import CONFIG_FILE, TRANSFORMER_KINDS, ModuleEntry, read_json
 from mlx_hf_bridge.loading.load import Loaded, load
 from mlx_hf_bridge.loading.source import Source, locate
 from mlx_hf_bridge.loading.tokenizer_files import tokenizer_config
@@ -64,6 +64,11 @@ class Loader:
 
     def __post_init__(self) -> None:
         self.home = self.source.folder
+
+    def config(self) -> dict[str, Any]:
+        """The repo's config.json."""
+        config = read_json(self.source.folder / CONFIG_FILE)
+        return config if isinstance(config, dict) else {}
 
     def modules(self, entries: Sequence[ModuleEntry]) -> list[Module]:
         """modules.json's entries -> modules. UnsupportedModelError names a type that is not computed here."""

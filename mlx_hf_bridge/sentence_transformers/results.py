@@ -29,7 +29,7 @@ def stacked(rows: Sequence[np.ndarray], to_numpy: bool, to_tensor: bool) -> Any:
         return torch.from_numpy(np.stack(rows)) if len(rows) else torch.tensor([])
     if to_numpy:
         return np.stack(rows) if len(rows) else np.array([])
-    return as_mlx(list(rows))
+    return [mx.array(row) for row in rows]
 
 
 def as_mlx(value: Any) -> Any:

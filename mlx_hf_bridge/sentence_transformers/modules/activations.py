@@ -1,6 +1,7 @@
 """torch's activation classes by their dotted names, computed by MLX; no code of a repo is ever run."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
@@ -42,3 +43,18 @@ def activation_name(reference: Any, where: str) -> str:
             "Use sentence-transformers on torch for this model."
         )
     return last
+
+
+@dataclass(frozen=True)
+class NamedActivation:
+    """One of ACTIVATIONS, called on an MLX array."""
+
+    name: str
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return ACTIVATIONS[self.name][1](x)
+
+    @property
+    def reference(self) -> str:
+        """torch's dotted name of it."""
+        return reference_of(self.name)

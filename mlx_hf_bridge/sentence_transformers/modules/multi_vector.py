@@ -52,6 +52,9 @@ class MultiVectorMask(Module):
         if left_out := [word for word, id_ in found.items() if id_ in (None, unknown) and id_ not in self._skipped]:
             logger.warning("skiplist words %s are not single tokens of this tokenizer and are left out", left_out)
 
+    def on_model_ready(self, tokenizer: Tokenizer) -> None:
+        self.resolve_with_tokenizer(tokenizer)
+
     def __call__(self, features: Features) -> Features:
         mask, ids = features.mask, features.batch.ids
         if features.task == "query" and features.added is not None:

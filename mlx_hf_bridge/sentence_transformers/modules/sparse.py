@@ -93,6 +93,10 @@ class SparseAutoEncoder(Module):
         number = partial(whole_number, config, folder=folder)
         width, hidden = number("input_dim"), number("hidden_dim", default=512)
         arrays = read_arrays(folder, exact=("stats_last_nonzero",))
+        # The decoder is the encoder transposed, and a file holds the one tensor under either name.
+        tied = arrays.pop("decoder.linear.weight", None)
+        if tied is not None:
+            arrays.setdefault("encoder.weight", tied)
         shapes = {"encoder.weight": (hidden, width), "pre_bias": (width,), "latent_bias": (hidden,)}
         for name, shape in shapes.items():
             take(arrays, name, shape, folder)

@@ -1,0 +1,176 @@
+"""ColBERT checkpoints from before sentence-transformers had them: PyLate's and Stanford's, read as its own modules.
+
+Reference: sentence_transformers/multi_vector_encoder/model.py (_parse_model_config, _load_default_modules).
+"""
+
+import string
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+
+from mlx_hf_bridge.errors import ConfigError, UnsupportedModelError
+from mlx_hf_bridge.inference.run import run
+from mlx_hf_bridge.loading.checkpoint import CONFIG_FILE, read_json, read_modules
+from mlx_hf_bridge.loading.source import Source
+from mlx_hf_bridge.loading.tensors import SINGLE_FILE, SafetensorsFile
+from mlx_hf_bridge.sentence_transformers.features import TOKENS, VECTOR, Module
+from mlx_hf_bridge.sentence_transformers.loader import Loader
+from mlx_hf_bridge.sentence_transformers.modules.multi_vector import MultiVectorMask
+from mlx_hf_bridge.sentence_transformers.modules.pooling import Pooling
+from mlx_hf_bridge.sentence_transformers.modules.transformer import Transformer
+from mlx_hf_bridge.sentence_transformers.modules.vectors import Dense, Normalize
+
+_STANFORD = "HF_ColBERT"
+_STANFORD_FILE = "artifact.metadata"
+# PyLate's keys in config_sentence_transformers.json.
+_MARKS = (
+    "query_length",
+    "document_length",
+    "query_expansion",
+    "do_query_expansion",
+    "attend_to_expansion_tokens",
+    "attend_to_mask_tokens",
+    "query_prefix",
+    "document_prefix",
+    "skiplist_words",
+)
+_USUAL_QUERY_LENGTH = 32
+
+
+@dataclass(frozen=True)
+class Legacy:
+    """What an older file says, in today's terms: the Transformer's arguments, the model's settings, the skiplist."""
+
+    transformer: Mapping[str, Any]
+    settings: dict[str, Any]
+    prefixes: tuple[str, ...] = ()
+    skiplist: list[str] = field(default_factory=list)
+    is_stanford: bool = False
+
+    def modules(self, loader: Loader) -> list[Module]:
+        """Transformer, projection, mask and unit length, whichever of them the file lists."""
+        loader.dense_input = TOKENS
+        if self.is_stanford:
+            transformer = loader.transformer(loader.source, loader.source.folder)
+            modules: list[Module] = [transformer, _stanford_projection(transformer)]
+        else:
+            modules = loader.modules(read_modules(loader.source.folder) or ())
+        for module in modules:
+            if isinstance(module, Transformer):
+                _register(module, self.prefixes)
+        if any(isinstance(module, MultiVectorMask) for module in modules):
+            return modules
+        return [*modules, MultiVectorMask(self.skiplist), Normalize(TOKENS)]
+
+
+def legacy_of(source: Source, saved: Mapping[str, Any]) -> Legacy | None:
+    """The older form of a repo; None for one of today's."""
+    architectures = _config(source.folder).get("architectures") or []
+    if not saved.get("model_type") and _STANFORD in architectures:
+        return _stanford(source)
+    if read_modules(source.folder) is None or saved.get("model_type") not in ("ColBERT", "MultiVectorEncoder"):
+        return None
+    if saved["model_type"] == "MultiVectorEncoder" and not any(key in saved for key in _MARKS):
+        return None
+    return _pylate(saved)
+
+
+def _pylate(saved: Mapping[str, Any]) -> Legacy:
+    prompts = dict(saved.get("prompts") or {})
+    prefixes = []
+    for key, name in (("query_prefix", "query"), ("document_prefix", "document")):
+        if key in saved:
+            prefix = saved[key] or ""
+            prefixes.append(prefix)
+            prompts[name] = prefix + (prompts.get(name) or "").removeprefix(prefix)
+    skiplist = saved.get("skiplist_words")
+    return Legacy(
+        transformer=_pylate_lengths(saved),
+        settings={**saved, "prompts": prompts},
+        prefixes=tuple(prefixes),
+        skiplist=list(string.punctuation) if skiplist is None else skiplist,
+    )
+
+
+def _pylate_lengths(saved: Mapping[str, Any]) -> dict[str, Any]:
+    lengths = {key: saved[key] for key in ("query_length", "document_length") if saved.get(key) is not None}
+    if "query_expansion" in saved:
+        return {**lengths, "query_expansion": saved["query_expansion"]}
+    if saved.get("do_query_expansion") is False:
+        return lengths
+    attend = saved.get("attend_to_expansion_tokens", saved.get("attend_to_mask_tokens"))
+    length = lengths.pop("query_length", None) or _USUAL_QUERY_LENGTH
+    return {**lengths, "query_expansion": {"strategy": "fixed", "attend": bool(attend), "length": length}}
+
+
+def _stanford(source: Source) -> Legacy:
+    source.fetch([_STANFORD_FILE])
+    path = source.folder / _STANFORD_FILE
+    metadata = read_json(path) if path.is_file() else {}
+    prompts = {
+        "query": (metadata.get("query_token_id") or "[unused0]") + " ",
+        "document": (metadata.get("doc_token_id") or "[unused1]") + " ",
+    }
+    expansion = {
+        "strategy": "fixed",
+        "attend": bool(metadata.get("attend_to_mask_tokens")),
+        "length": metadata.get("query_maxlen") or _USUAL_QUERY_LENGTH,
+    }
+    length = metadata.get("doc_maxlen")
+    return Legacy(
+        transformer={"query_expansion": expansion} | ({} if length is None else {"document_length": length}),
+        settings={"prompts": prompts},
+        prefixes=tuple(prompts.values()),
+        skiplist=list(string.punctuation) if metadata.get("mask_punctuation", True) else [],
+        is_stanford=True,
+    )
+
+
+def _stanford_projection(transformer: Transformer) -> Dense:
+    """Its weight lies among the encoder's, as "linear.weight"."""
+    folder = transformer.loaded.folder
+    arrays = run(lambda: dict(SafetensorsFile(folder / SINGLE_FILE).arrays()))
+    if "linear.weight" not in arrays:
+        raise ConfigError(f"{folder} is a Stanford ColBERT without linear.weight, its projection. Take the original.")
+    return Dense(arrays["linear.weight"], activation="Identity", module_input_name=TOKENS)
+
+
+def _register(transformer: Transformer, prefixes: tuple[str, ...]) -> None:
+    """Markers that were inserted as tokens stay whole: in the vocabulary, but torn apart when read as text."""
+    backend = transformer.tokenizer.backend
+    for prefix in prefixes:
+        for marker in (prefix, *prefix.split(None, 1)[:1]):
+            if not marker or backend.token_to_id(marker) is None:
+                continue
+            if backend.encode(marker, add_special_tokens=False).tokens != [marker]:
+                backend.add_special_tokens([tokenizers.AddedToken(marker, normalized=False, special=True)])
+            break
+
+
+def default_modules(loader: Loader) -> list[Module]:
+    """Of a SentenceTransformer with a Dense, that Dense on every token; anything else would start at random."""
+    entries = read_modules(loader.source.folder)
+    modules = loader.modules(entries) if entries else []
+    if not any(isinstance(module, Dense) for module in modules) or not isinstance(modules[0], Transformer):
+        raise UnsupportedModelError(
+            f"{loader.source.name} has no MultiVectorEncoder's modules and no Dense to project tokens by; "
+            "sentence-transformers would put one of random weights on it. Give a ColBERT checkpoint."
+        )
+    kept = [module for module in modules if not isinstance(module, Pooling) and not _of_vectors(module)]
+    for module in kept:
+        if isinstance(module, Dense) and module.module_input_name == VECTOR:
+            module.module_input_name = module.module_output_name = TOKENS
+    return [*kept, MultiVectorMask(), Normalize(TOKENS)]
+
+
+def _of_vectors(module: Module) -> bool:
+    return isinstance(module, Normalize) and module.module_input_name == VECTOR
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    path = folder / CONFIG_FILE
+    config = read_json(path) if path.is_file() else {}
+    return config if isinstance(config, dict) else {}

@@ -1,0 +1,278 @@
+"""MLXMultiVectorEncoder against sentence-transformers, through files on disk."""
+
+import json
+import shutil
+import string
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+import torch
+from checkpoints import make_checkpoint
+from safetensors.torch import load_file, save_file
+from sentence_transformers import MultiVectorEncoder, SentenceTransformer
+from sentence_transformers.base.modules import Dense, Normalize
+from sentence_transformers.multi_vector_encoder import modules as theirs_modules
+from sentence_transformers.sentence_transformer.modules import Pooling
+from sentence_transformers.util import similarity as theirs_similarity
+from st_repos import TEXTS, TOLERANCE, redrawn, transformer
+
+from mlx_hf_bridge import MLXMultiVectorEncoder
+from mlx_hf_bridge.batch import TokenBatch
+from mlx_hf_bridge.errors import ConfigError, InputError, UnsupportedModelError
+from mlx_hf_bridge.sentence_transformers.features import Features
+from mlx_hf_bridge.sentence_transformers.late_interaction import maxsim, maxsim_pairwise
+from mlx_hf_bridge.sentence_transformers.modules.token_pooling import HierarchicalTokenPooling, LambdaTokenPooling
+
+METHODS = ("encode_query", "encode_document", "encode")
+
+
+def projection(width: int = 10) -> Any:
+    return redrawn(Dense(24, width, bias=False, activation_function=None, module_input_name="token_embeddings"))
+
+
+def colbert(folder: Path, *after: Any, mask: Any = None, **options: Any) -> Any:
+    """A tiny repo: Transformer, projection, mask, unit length and what comes after -> the torch model."""
+    of_transformer = {
+        key: options.pop(key) for key in ("query_expansion", "query_length", "document_length") if key in options
+    }
+    first = transformer(folder / "source", **of_transformer)
+    mask = theirs_modules.MultiVectorMask() if mask is None else mask
+    modules = [first, projection(), mask, Normalize("token_embeddings"), *after]
+    model = MultiVectorEncoder(modules=modules, device="cpu", **options)
+    model.save_pretrained(str(folder / "repo"))
+    return model
+
+
+def assert_rows(got: Any, wanted: Any) -> None:
+    assert [tuple(one.shape) for one in got] == [tuple(one.shape) for one in wanted]
+    for one, other in zip(got, wanted, strict=True):
+        np.testing.assert_allclose(np.array(one), np.asarray(other), **TOLERANCE)
+
+
+def assert_same(theirs: Any, ours: MLXMultiVectorEncoder, texts: Any = TEXTS, **arguments: Any) -> None:
+    for method in METHODS:
+        assert_rows(getattr(ours, method)(texts, **arguments), getattr(theirs, method)(texts, **arguments))
+
+
+@pytest.mark.parametrize("attend", [False, True])
+@pytest.mark.parametrize(("strategy", "length"), [("fixed", 7), ("min", 7), ("fixed", 30)])
+def test_queries_are_expanded_as_in_sentence_transformers(
+    attend: bool, strategy: str, length: int, tmp_path: Path
+) -> None:
+    expansion = {"strategy": strategy, "attend": attend, "length": length}
+    theirs = colbert(tmp_path, query_expansion=expansion)
+    assert_same(theirs, MLXMultiVectorEncoder(tmp_path / "repo"))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"skiplist_words": list(string.punctuation)},
+        {"skiplist_words": [".", "cat"], "skiplist_tasks": ["query", "document"]},
+        {"keep_only_token_ids": [5, 6, 7, 15]},
+    ],
+    ids=str,
+)
+def test_the_mask_decides_what_is_scored(options: dict[str, Any], tmp_path: Path) -> None:
+    theirs = colbert(
+        tmp_path,
+        mask=theirs_modules.MultiVectorMask(**options),
+        query_expansion={"strategy": "fixed", "length": 9},
+        document_length=8,
+    )
+    assert_same(theirs, MLXMultiVectorEncoder(tmp_path / "repo"))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"convert_to_numpy": True},
+        {"normalize_embeddings": True},
+        {"prompt": "the dog "},
+        {"prompt_name": "news"},
+        {"batch_size": 1},
+        {"processing_kwargs": {"text": {"max_length": 5}}},
+    ],
+    ids=str,
+)
+def test_encode_takes_every_argument(arguments: dict[str, Any], tmp_path: Path) -> None:
+    theirs = colbert(tmp_path, prompts={"news": "about the news: ", "query": "q ", "document": "d "})
+    ours = MLXMultiVectorEncoder(tmp_path / "repo")
+    assert_same(theirs, ours, **arguments)
+    np.testing.assert_allclose(
+        np.array(ours.encode(TEXTS[0], **arguments)), np.asarray(theirs.encode(TEXTS[0], **arguments)), **TOLERANCE
+    )
+    kind = np.ndarray if arguments.get("convert_to_numpy") else mx.array
+    assert isinstance(ours.encode(TEXTS[0], **arguments), kind)
+    assert ours.encode([]) == []
+
+
+def test_everything_of_a_text_is_there_on_request(tmp_path: Path) -> None:
+    theirs = colbert(tmp_path)
+    got = MLXMultiVectorEncoder(tmp_path / "repo").encode(TEXTS, output_value=None)
+    for one, other in zip(got, theirs.encode(TEXTS, output_value=None), strict=True):
+        length = int(other["attention_mask"].sum())
+        for key in ("input_ids", "token_embeddings"):
+            np.testing.assert_allclose(np.array(one[key])[:length], np.asarray(other[key])[:length], **TOLERANCE)
+
+
+# Vectors apart from one another: a tiny model's tokens are so alike that rounding would decide who is whose neighbour.
+@pytest.mark.parametrize("options", [{}, {"normalize_embeddings": False}, {"num_protected_tokens": 0}], ids=str)
+@pytest.mark.parametrize("factor", [1.0, 1.5, 3])
+def test_tokens_are_clustered_as_in_sentence_transformers(options: dict[str, Any], factor: float) -> None:
+    random = np.random.default_rng(0)
+    vectors, mask = random.normal(size=(3, 11, 6)).astype(np.float32), np.arange(11)[None] < np.array([[11], [4], [1]])
+    vectors /= np.linalg.norm(vectors, axis=-1, keepdims=True)
+    theirs, ours = (
+        theirs_modules.HierarchicalTokenPooling(factor, **options),
+        HierarchicalTokenPooling(factor, **options),
+    )
+    listed = [row[seen] for row, seen in zip(vectors, mask, strict=True)]
+    assert_rows(ours.pool(listed), theirs.pool([torch.from_numpy(row) for row in listed]))
+    assert ours.pool(listed, task="query")[0] is listed[0]
+    given = {"token_embeddings": torch.from_numpy(vectors), "attention_mask": torch.from_numpy(mask)}
+    wanted = theirs(dict(given), task="document")
+    batch = TokenBatch(mx.zeros(mask.shape, mx.int32), mx.array(mask))
+    got = ours(Features(batch, {"token_embeddings": mx.array(vectors)}, task="document"))
+    seen = np.asarray(wanted["attention_mask"])
+    np.testing.assert_array_equal(np.array(got.mask), seen)
+    np.testing.assert_allclose(
+        np.array(got["token_embeddings"])[seen], np.asarray(wanted["token_embeddings"])[seen], **TOLERANCE
+    )
+
+
+def test_token_pooling_is_a_module_of_a_model_and_an_argument_of_a_call(tmp_path: Path) -> None:
+    colbert(tmp_path, theirs_modules.HierarchicalTokenPooling(2.0))
+    with_pooling = MLXMultiVectorEncoder(tmp_path / "repo")
+    plain = MLXMultiVectorEncoder(modules=with_pooling[:-1])
+    own = HierarchicalTokenPooling(2.0)
+    counts = [len(one) for one in plain.encode_document(TEXTS)]
+    for rows in (with_pooling.encode_document(TEXTS), plain.encode_document(TEXTS, token_pooling=own)):
+        assert [len(one) for one in rows] == [1 + max((count - 1) // 2, 1) for count in counts]
+    assert_rows(with_pooling.encode_query(TEXTS), plain.encode_query(TEXTS, token_pooling=own))
+    everything = plain.encode_document(TEXTS, output_value=None, token_pooling=own)
+    rows = [np.array(one["token_embeddings"])[np.array(one["attention_mask"]) > 0] for one in everything]
+    assert_rows(rows, plain.encode_document(TEXTS, token_pooling=own))
+
+
+def test_a_function_pools_and_is_not_saved(tmp_path: Path) -> None:
+    colbert(tmp_path)
+    ours = MLXMultiVectorEncoder(tmp_path / "repo")
+    halved = ours.encode_document(TEXTS, token_pooling=LambdaTokenPooling(lambda vectors: vectors[::2]))
+    assert_rows(halved, [one[::2] for one in ours.encode_document(TEXTS)])
+    with pytest.raises(InputError, match="cannot be saved"):
+        LambdaTokenPooling(np.array).save(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["maxsim", "meanmaxsim"])
+def test_similarities_are_those_of_sentence_transformers(name: str, tmp_path: Path) -> None:
+    theirs = colbert(tmp_path, similarity_fn_name=name)
+    ours = MLXMultiVectorEncoder(tmp_path / "repo")
+    assert ours.similarity_fn_name == name
+    queries, documents = theirs.encode_query(TEXTS[:4]), theirs.encode_document(TEXTS)
+    wanted = theirs.similarity(queries, documents)
+    assert torch.is_tensor(ours.similarity(queries, documents))
+    for given in (queries, ours.encode_query(TEXTS[:4]), [one.numpy() for one in queries]):
+        np.testing.assert_allclose(ours.similarity(given, documents, chunk_elements=200), wanted, rtol=1e-5, atol=1e-5)
+    pairwise = theirs.similarity_pairwise(queries, documents[:4])
+    np.testing.assert_allclose(ours.similarity_pairwise(queries, documents[:4]), pairwise, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(ours.similarity(queries[0], documents), wanted[:1], rtol=1e-5, atol=1e-5)
+    with pytest.raises(ConfigError, match="similarity_fn_name='cosine'"):
+        ours.similarity_fn_name = "cosine"
+
+
+def test_maxsim_of_padded_arrays_masks_and_empty_documents() -> None:
+    random = np.random.default_rng(0)
+    queries, documents = random.normal(size=(3, 5, 7)), random.normal(size=(3, 6, 7))
+    queries[0, 3:], documents[1, 2:] = 0, 0
+    queries, documents = queries.astype(np.float32), documents.astype(np.float32)
+    query_mask, mask = random.random((3, 5)) > 0.4, random.random((3, 6)) > 0.4
+    mask[2] = False
+    for masks in ({}, {"a_mask": query_mask, "b_mask": mask}):
+        given = {key: torch.from_numpy(value) for key, value in masks.items()}
+        for ours, theirs in ((maxsim, theirs_similarity.maxsim), (maxsim_pairwise, theirs_similarity.maxsim_pairwise)):
+            for normalize in (False, True):
+                wanted = theirs(queries, documents, **given, length_normalize=normalize)
+                got = ours(queries, documents, **masks, length_normalize=normalize)
+                np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-5)
+    listed = [documents[0], documents[1][:0]]
+    np.testing.assert_allclose(maxsim(queries[2], listed), theirs_similarity.maxsim(queries[2], listed), rtol=1e-5)
+    with pytest.raises(InputError, match="3 queries and 2 documents"):
+        maxsim_pairwise(queries, listed)
+
+
+def test_a_saved_folder_loads_back_here_and_in_sentence_transformers(tmp_path: Path) -> None:
+    colbert(
+        tmp_path,
+        theirs_modules.HierarchicalTokenPooling(),
+        mask=theirs_modules.MultiVectorMask([".", ","]),
+        query_expansion={"strategy": "fixed", "length": 12},
+        document_length=9,
+        prompts={"query": "news "},
+    )
+    ours = MLXMultiVectorEncoder(tmp_path / "repo")
+    ours.save_pretrained(tmp_path / "saved")
+    again, loaded = MLXMultiVectorEncoder(tmp_path / "saved"), MultiVectorEncoder(str(tmp_path / "saved"), device="cpu")
+    assert_same(loaded, again)
+    assert_same(loaded, ours)
+
+
+def test_pylates_files_are_read(tmp_path: Path) -> None:
+    """Its config_sentence_transformers.json, its class of Dense, its markers as tokens, and no mask module."""
+    make_checkpoint(tmp_path / "repo")
+    repo = tmp_path / "repo"
+    dense = projection()
+    (repo / "1_Dense").mkdir()
+    dense.save(str(repo / "1_Dense"))
+    config = json.loads((repo / "1_Dense" / "config.json").read_text())
+    old = {key: config[key] for key in ("in_features", "out_features", "bias", "activation_function")}
+    (repo / "1_Dense" / "config.json").write_text(json.dumps(old))
+    types = ["sentence_transformers.models.Transformer", "pylate.models.Dense.Dense"]
+    entries = [{"idx": n, "name": str(n), "path": ["", "1_Dense"][n], "type": types[n]} for n in range(2)]
+    (repo / "modules.json").write_text(json.dumps(entries))
+    marks = {"query_prefix": "[unused1] ", "document_prefix": "[unused2] ", "query_length": 9, "document_length": 10}
+    settings = {"model_type": "ColBERT", "prompts": {}, "attend_to_expansion_tokens": True, **marks}
+    (repo / "config_sentence_transformers.json").write_text(json.dumps(settings))
+    assert_same(MultiVectorEncoder(str(repo), device="cpu"), MLXMultiVectorEncoder(repo))
+
+
+def test_stanfords_files_are_read(tmp_path: Path) -> None:
+    make_checkpoint(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "architectures": ["HF_ColBERT"]}))
+    weights = {f"bert.{name}": tensor for name, tensor in load_file(tmp_path / "model.safetensors").items()}
+    weights["linear.weight"] = projection().linear.weight.detach()
+    save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
+    metadata = {"query_maxlen": 11, "doc_maxlen": 12, "query_token_id": "[unused0]", "doc_token_id": "[unused1]"}
+    (tmp_path / "artifact.metadata").write_text(json.dumps(metadata))
+    assert_same(MultiVectorEncoder(str(tmp_path), device="cpu"), MLXMultiVectorEncoder(tmp_path))
+
+
+def test_a_sentence_transformer_with_a_dense_becomes_one_and_others_are_refused(tmp_path: Path) -> None:
+    first = transformer(tmp_path / "source")
+    dense = redrawn(Dense(24, 10))
+    SentenceTransformer(modules=[first, Pooling(24), dense, Normalize()]).save_pretrained(str(tmp_path / "repo"))
+    theirs = MultiVectorEncoder(str(tmp_path / "repo"), device="cpu")
+    assert_same(theirs, MLXMultiVectorEncoder(tmp_path / "repo"))
+    make_checkpoint(tmp_path / "bare")
+    with pytest.raises(UnsupportedModelError, match="random weights"):
+        MLXMultiVectorEncoder(tmp_path / "bare")
+
+
+def test_what_has_no_meaning_for_several_vectors_is_refused(tmp_path: Path) -> None:
+    colbert(tmp_path)
+    ours = MLXMultiVectorEncoder(tmp_path / "repo")
+    with pytest.raises(InputError, match="no convert_to_tensor"):
+        ours.encode(TEXTS, convert_to_tensor=True)
+    with pytest.raises(InputError, match="output_value='sentence_embedding'"):
+        ours.encode(TEXTS, output_value="sentence_embedding")
+    with pytest.raises(InputError, match="query_expansion="):
+        ours[0].query_expansion = {"strategy": "most", "length": 3}
+    with pytest.raises(InputError, match="does not have"):
+        ours[0].query_expansion = {"strategy": "fixed", "length": 3, "token": "[NONE]"}
+    shutil.rmtree(tmp_path / "repo" / "1_Dense")
+    with pytest.raises(OSError, match="1_Dense"):
+        MLXMultiVectorEncoder(tmp_path / "repo")

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         MLXSentenceTransformer,
         MLXSparseEncoder,
     )
+    from mlx_hf_bridge.verification.verify import verify
     from mlx_hf_bridge.zero_change import install, load_ipython_extension, uninstall, unload_ipython_extension
 
 __version__ = "0.1.0"
@@ -47,6 +48,7 @@ _HOMES = {
     "pipeline": "pipelines",
     "uninstall": "zero_change",
     "unload_ipython_extension": "zero_change",
+    "verify": "verification.verify",
 }
 __all__ = [
     "MLXAutoModel",
@@ -67,6 +69,7 @@ __all__ = [
     "pipeline",
     "uninstall",
     "unload_ipython_extension",
+    "verify",
 ]
 
 

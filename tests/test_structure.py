@@ -30,7 +30,7 @@ ORDER = [
     {"loading"},
     {"arrays", "outputs", "calls", "arguments", "model_config", "pretrained", "auto", "conversion", "facade"},
     {"sentence_transformers", "pipelines"},
-    {"verify", "zero_change", "support", "doctor"},
+    {"verification", "zero_change", "support", "doctor"},
     {"cli"},
     {"__main__"},
 ]

@@ -51,3 +51,10 @@ MODELS = """examples:
 DOCTOR = """examples:
   mlx-hf-bridge doctor
   mlx-hf-bridge doctor --json"""
+VERIFY = """examples:
+  mlx-hf-bridge verify ./models/mlx_converted/minilm-mlx-q4
+  mlx-hf-bridge verify ./minilm-mlx-q8 ./minilm-mlx-q4 --pairs stsb.csv --html report.html
+  mlx-hf-bridge verify sentence-transformers/all-MiniLM-L6-v2 --recipe q4-best --json
+  mlx-hf-bridge verify ./my-classifier-mlx-q4 --labelled test.csv --threshold accuracy_loss=0.5 --full-test
+
+The exit code is 0 where every check and step passes, else 1."""

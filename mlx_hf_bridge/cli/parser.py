@@ -63,6 +63,7 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
         ("convert", _add_convert, "convert models into folders of low-bit weights", help_texts.CONVERT),
         ("encode", _add_encode, "texts to vectors", help_texts.ENCODE),
         ("classify", _add_classify, "texts to labels, fixed ones or (zero-shot) your own", help_texts.CLASSIFY),
+        ("verify", _add_verify, "hold models against their float references", help_texts.VERIFY),
         ("demo", _add_demo, "see a search with a real model in 8 bits", help_texts.DEMO),
         ("models", _add_models, "which model types are computed here, with which heads", help_texts.MODELS),
         ("doctor", _add_doctor, "what this machine computes with, how fast, and advice", help_texts.DOCTOR),
@@ -151,6 +152,23 @@ def _add_classify(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--multi-label", action="store_true", help="judge each label by itself")
     parser.add_argument("--hypothesis-template", metavar="T", help='default: "This example is {}."')
     parser.add_argument("--top-k", type=_count, metavar="N", help="the N best labels of each text; default: all")
+
+
+def _add_verify(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("models", metavar="MODEL", nargs="+", help="converted folders; or Hub ids with a packing")
+    parser.add_argument("--reference", metavar="MODEL", help="the float checkpoint; default: the one converted from")
+    parser.add_argument("--texts", metavar="FILE", help="texts to compare on, one a line; default: bundled ones")
+    parser.add_argument("--pairs", metavar="FILE.csv", help="text, text, score: Spearman's correlation")
+    parser.add_argument("--labelled", metavar="FILE.csv", help="text, label: accuracy and F1 of a classifier")
+    parser.add_argument("--task", choices=("embedding", "classification"), help="default: as config.json says")
+    parser.add_argument(
+        "--threshold", metavar="FIGURE=N", action="append", default=[], help="another bound; repeatable"
+    )
+    parser.add_argument("--full-test", action="store_true", help="loading, tokenising and embedding step by step too")
+    parser.add_argument("--json", action="store_true", help="one JSON document instead of tables")
+    parser.add_argument("--html", metavar="FILE", help="write a report with pictures")
+    parser.add_argument("--store", action="store_true", help="keep the result in the folder and its README.md")
+    _add_packing(parser, "as the model is")
 
 
 def _add_demo(parser: argparse.ArgumentParser) -> None:

@@ -18,7 +18,7 @@ from mlx_hf_bridge.environment import bridge_cache
 from mlx_hf_bridge.errors import QuantizationError
 from mlx_hf_bridge.family import BASE_TASK
 from mlx_hf_bridge.inference.batching import budgeted, padded
-from mlx_hf_bridge.inference.model import Model, build
+from mlx_hf_bridge.inference.model import Encoded, Model, build
 from mlx_hf_bridge.inference.pooling import pool
 from mlx_hf_bridge.inference.tokenizer import Tokenizer, Tokens
 from mlx_hf_bridge.loading.checkpoint import Checkpoint
@@ -139,13 +139,13 @@ def _tokens(plan: Plan, folder: Path) -> tuple[list[Tokens], int]:
     return tokenizer.encode(list(plan.recipe.texts), limit), tokenizer.pad_token_id
 
 
-def _answer(checkpoint: Checkpoint, task: str) -> Callable[[Model, TokenBatch], mx.array]:
+def _answer(checkpoint: Checkpoint, task: str) -> Callable[[Encoded, TokenBatch], mx.array]:
     if task != BASE_TASK:
-        return lambda model, batch: next(iter(model(batch).answers.values()))
+        return lambda encoded, batch: next(iter(encoded.answers.values()))
     entries = checkpoint.modules or ()
     pooling = next((entry.path for entry in entries if entry.kind == "Pooling"), None)
     modes = ("mean",) if pooling is None else read_pooling_modes(checkpoint.folder / pooling)
-    return lambda model, batch: pool(model(batch).hidden, batch, modes)
+    return lambda encoded, batch: pool(encoded.hidden, batch, modes)
 
 
 def _parts(plan: Plan, places: Mapping[str, Place], path: str, leaf: str, array: mx.array) -> dict[str, mx.array]:

@@ -118,13 +118,15 @@ class _Lesson:
 
     def _target(self, batch: TokenBatch) -> tuple[mx.array, mx.array]:
         if id(batch) not in self.targets:
-            target = self.work.answer(self.work.floats, batch), self.work.floats(batch).hidden
+            encoded = self.work.floats(batch)
+            target = self.work.answer(encoded, batch), encoded.hidden
             mx.eval(target)
             self.targets[id(batch)] = target
         return self.targets[id(batch)]
 
     def _loss(self, batch: TokenBatch, answer: mx.array, hidden: mx.array) -> mx.array:
-        own, states = self.work.answer(self.work.packed, batch), self.work.packed(batch).hidden
+        encoded = self.work.packed(batch)
+        own, states = self.work.answer(encoded, batch), encoded.hidden
         tokens = batch.token_mask(mx.float32)
         return _distance(own, answer) + _HIDDEN * _relative(states * tokens, hidden * tokens)
 

@@ -7,7 +7,7 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_hf_bridge.batch import TokenBatch
-from mlx_hf_bridge.inference.model import Model
+from mlx_hf_bridge.inference.model import Encoded, Model
 from mlx_hf_bridge.layers.linear import Embedding, Linear
 from mlx_hf_bridge.quantization.codes import Codes, Floats
 from mlx_hf_bridge.quantization.grid import fitted
@@ -26,7 +26,7 @@ class Work:
     """A float model, one of the same weights that is being packed, and the batches that they are compared on.
 
     batches: of texts of one length each, without padding; lessons: the same texts, with it. widths: by our module
-    paths. dtype: what scales are stored in. `answer` gives what a user reads of a batch.
+    paths. dtype: what scales are stored in. `answer` takes what a user reads out of a pass.
     """
 
     floats: Model
@@ -35,7 +35,7 @@ class Work:
     lessons: Sequence[TokenBatch]
     widths: Mapping[str, Width]
     dtype: mx.Dtype
-    answer: Callable[[Model, TokenBatch], mx.array]
+    answer: Callable[[Encoded, TokenBatch], mx.array]
     kept: Kept = field(default_factory=lambda: Kept(None))
     tick: Callable[[str], None] = lambda what: None
 

@@ -1,0 +1,84 @@
+"""`mlx-hf-bridge verify`: models beside their float references; the exit code says whether they pass."""
+
+import argparse
+from pathlib import Path
+
+from mlx_hf_bridge.cli.console import show, show_json, table
+from mlx_hf_bridge.cli.parser import packing_of
+from mlx_hf_bridge.errors import InputError
+from mlx_hf_bridge.verification.html import as_html
+from mlx_hf_bridge.verification.report import Report
+from mlx_hf_bridge.verification.stored import store
+from mlx_hf_bridge.verification.thresholds import bounds_for
+from mlx_hf_bridge.verification.verify import verify
+
+_FAILED = 1
+
+
+def run(args: argparse.Namespace) -> int:
+    """Verify every model -> 0 where all pass, else 1; tables or JSON to stdout, files where they are asked for."""
+    thresholds = dict(_threshold(text) for text in args.threshold)
+    bounds_for(None, thresholds)
+    texts = _lines(args.texts) if args.texts else None
+    packing = packing_of(args).arguments()
+    reports = [
+        verify(
+            model,
+            reference_model=args.reference,
+            quantization_config=packing.get("quantization_config"),
+            texts=texts,
+            pairs=args.pairs,
+            labelled=args.labelled,
+            task=args.task,
+            thresholds=thresholds,
+            full_test=args.full_test,
+        )
+        for model in args.models
+    ]
+    if args.html:
+        Path(args.html).expanduser().write_text(as_html(reports), encoding="utf-8")
+    if args.store:
+        for model, report in zip(args.models, reports, strict=True):
+            store(report, Path(model).expanduser())
+    if args.json:
+        show_json([report.to_dict() for report in reports])
+    else:
+        for report in reports:
+            _show(report)
+    return 0 if all(report.passed for report in reports) else _FAILED
+
+
+def _show(report: Report) -> None:
+    rows = [(check.name, check.value, check.words, _word(check.passed)) for check in report.checks]
+    checked = {check.name for check in report.checks}
+    rows += [(name, value, "", "") for name, value in report.figures.items() if name not in checked]
+    shown = [(name.replace("_", " "), _number(value), bound, word) for name, value, bound, word in rows]
+    title = f"{report.model}: {'passed' if report.passed else 'FAILED'} ({report.packing}; beside {report.reference})"
+    show(table(title, ("figure", "value", "bound", ""), shown, ("value", "bound")))
+    if report.steps:
+        steps = [(step.name, _word(step.passed), step.detail) for step in report.steps]
+        show(table("", ("step", "", "seen"), steps))
+
+
+def _word(passed: bool) -> str:
+    return "ok" if passed else "FAILED"
+
+
+def _number(value: float) -> str:
+    return f"{value:.2e}" if 0 < abs(value) < 1e-3 else f"{value:.5f}" if abs(value) < 1.5 else f"{value:.2f}"
+
+
+def _threshold(text: str) -> tuple[str, float]:
+    name, _, value = text.partition("=")
+    try:
+        return name, float(value)
+    except ValueError:
+        raise InputError(f"--threshold {text!r}, expected FIGURE=NUMBER, such as cosine_mean=0.99.") from None
+
+
+def _lines(path: str) -> list[str]:
+    try:
+        content = Path(path).expanduser().read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read as UTF-8 text ({error}). Give another file.") from error
+    return [line.strip() for line in content.split("\n") if line.strip()]

@@ -1,0 +1,57 @@
+"""What a model must reach beside its reference to pass, by the bits of its weights."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from mlx_hf_bridge.errors import InputError
+
+# Bits of the narrowest packed weights, and the mean cosine that such a model must exceed.
+_COSINES = {8: 0.995, 6: 0.99, 5: 0.985, 4: 0.98, 3: 0.95, 2: 0.5}
+_FLOAT_COSINE = 0.9999
+_DEFAULTS = {
+    "mean_squared_error": 1e-4,
+    "largest_difference": 0.1,
+    "spearman_loss": 1.0,
+    "accuracy_loss": 1.0,
+    "f1_loss": 1.0,
+    "label_agreement": 95.0,
+}
+_AT_LEAST = ("cosine_mean", "label_agreement")
+
+
+@dataclass(frozen=True)
+class Check:
+    """One figure beside its bound; a figure that is nan never passes."""
+
+    name: str
+    value: float
+    bound: float
+    at_least: bool
+
+    @property
+    def words(self) -> str:
+        """The bound as a table shows it: "> 0.98"."""
+        return f"{'>' if self.at_least else '<'} {self.bound:g}"
+
+    @property
+    def passed(self) -> bool:
+        if math.isnan(self.value):
+            return False
+        return self.value > self.bound if self.at_least else self.value < self.bound or self.value == 0
+
+
+def bounds_for(bits: int | None, given: Mapping[str, float] | None = None) -> dict[str, float]:
+    """The bounds for weights of so many bits (None: float), those given in the place of the usual ones."""
+    floor = _FLOAT_COSINE if bits is None else next(value for known, value in _COSINES.items() if bits >= known)
+    usual = {"cosine_mean": floor, **_DEFAULTS}
+    if unknown := sorted(set(given or {}) - set(usual)):
+        raise InputError(f"thresholds has {unknown}, which are not known; use {', '.join(usual)}.")
+    return {**usual, **(given or {})}
+
+
+def checks_of(figures: Mapping[str, float], bounds: Mapping[str, float]) -> tuple[Check, ...]:
+    """The figures that have a bound."""
+    return tuple(
+        Check(name, figures[name], bound, name in _AT_LEAST) for name, bound in bounds.items() if name in figures
+    )

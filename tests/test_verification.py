@@ -1,0 +1,172 @@
+"""Verification: figures that are another program's, faults that are found, and reports that are whole."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.stats
+from checkpoints import make_checkpoint
+from convert_checkpoints import SMALL, Capture, make_bert
+from sklearn.metrics import accuracy_score, f1_score
+from weight_files import rewrite
+
+import mlx_hf_bridge
+from mlx_hf_bridge.cli import main
+from mlx_hf_bridge.conversion import convert
+from mlx_hf_bridge.errors import InputError
+from mlx_hf_bridge.quantization.methods import bundled_texts as calibration_texts
+from mlx_hf_bridge.verification import readers
+from mlx_hf_bridge.verification.html import as_html
+from mlx_hf_bridge.verification.inputs import bundled_texts, read_labelled, read_pairs
+from mlx_hf_bridge.verification.measures import accuracy, macro_f1, nearness, spearman
+from mlx_hf_bridge.verification.stored import store
+from mlx_hf_bridge.verification.thresholds import Check, bounds_for
+
+TEXTS = ["the cat sat", "a dog ran on the mat", "the dog", "on a mat sat the cat", "cat dog cat"]
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_bert(tmp_path_factory.mktemp("verify") / "bert")
+
+
+@pytest.fixture
+def packed(source: Path, tmp_path: Path) -> Path:
+    convert(source, tmp_path / "q8", show_progress=False)
+    return tmp_path / "q8"
+
+
+def test_measures_are_those_of_scipy_and_scikit_learn() -> None:
+    random = np.random.default_rng(0)
+    one, other = random.integers(0, 9, 50).astype(float), random.normal(size=50)
+    assert spearman(one, other) == pytest.approx(100 * scipy.stats.spearmanr(one, other)[0])
+    right, named = (["abc"[index] for index in random.integers(0, 3, 60)] for _ in range(2))
+    assert accuracy(named, right) == pytest.approx(100 * accuracy_score(right, named))
+    assert macro_f1(named, right) == pytest.approx(100 * f1_score(right, named, average="macro"))
+    assert np.isnan(spearman(np.ones(5), other[:5]))
+
+
+def test_a_good_model_passes_beside_sentence_transformers(packed: Path) -> None:
+    report = mlx_hf_bridge.verify(packed, texts=TEXTS, full_test=True)
+    assert report.passed, report
+    assert "sentence-transformers" in report.reference
+    assert 0.995 < report.figures["cosine_worst"] <= report.figures["cosine_mean"] <= 1
+    assert len(report.cosines) == len(TEXTS)
+    assert len(report.layers) == 3
+    assert {"latency_ms", "texts_per_second", "peak_memory_mb", "weights_mb", "size_ratio"} <= set(report.figures)
+    assert len(report.steps) == 10
+
+
+def test_without_torch_the_reference_is_our_float32(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = readers.importlib.util.find_spec
+    monkeypatch.setattr(readers.importlib.util, "find_spec", lambda name: None if name == "torch" else found(name))
+    report = mlx_hf_bridge.verify(packed, texts=TEXTS)
+    assert report.passed
+    assert "mlx_hf_bridge in float32" in report.reference
+
+
+def test_wrong_pooling_never_passes(packed: Path) -> None:
+    path = packed / "1_Pooling" / "config.json"
+    path.write_text(json.dumps({"word_embedding_dimension": 64, "pooling_mode_mean_tokens": True}))
+    report = mlx_hf_bridge.verify(packed, texts=TEXTS, thresholds={"cosine_mean": -2, "mean_squared_error": 9})
+    assert not report.passed
+    assert [step.name for step in report.steps if not step.passed] == ["pooling is the source's"]
+
+
+def test_nan_never_passes(packed: Path) -> None:
+    vectors = np.ones((3, 4), np.float32)
+    broken = vectors.copy()
+    broken[1, 2] = np.nan
+    figures = nearness(broken, vectors)
+    for name, bound in bounds_for(8).items():
+        if name in figures:
+            assert not Check(name, figures[name], bound, name == "cosine_mean").passed
+    name = "embeddings.LayerNorm.bias"
+    rewrite(packed, lambda tensors: {**tensors, name: tensors[name] * np.nan})
+    report = mlx_hf_bridge.verify(packed, texts=TEXTS)
+    assert not report.passed
+    assert report.to_dict()["figures"]["cosine_mean"] is None
+
+
+def test_another_model_fails_and_says_so(source: Path, packed: Path, tmp_path: Path, capsys: Capture) -> None:
+    make_checkpoint(tmp_path / "other", SMALL, seed=5)
+    (tmp_path / "texts.txt").write_text("\n".join(TEXTS))
+    arguments = ["verify", str(packed), "--texts", str(tmp_path / "texts.txt")]
+    assert main([*arguments, "--reference", str(tmp_path / "other")]) == 1
+    assert "FAILED" in capsys.readouterr().out
+    assert main(arguments) == 0
+    assert "passed" in capsys.readouterr().out
+    assert main([*arguments, "--threshold", "cosine_mean=1"]) == 1
+
+
+def test_the_command_writes_json_a_report_and_a_model_card(packed: Path, tmp_path: Path, capsys: Capture) -> None:
+    (tmp_path / "pairs.csv").write_text("first,second,score\nthe cat,a cat,4.5\nthe dog,a mat,1\ncat dog,dog cat,3\n")
+    html = tmp_path / "report.html"
+    options = ["--pairs", str(tmp_path / "pairs.csv"), "--json", "--html", str(html), "--store", "--full-test"]
+    code = main(["verify", str(packed), *options])
+    [document] = json.loads(capsys.readouterr().out)
+    assert code == (0 if document["passed"] else 1)
+    assert {"spearman", "spearman_reference", "spearman_loss"} <= set(document["figures"])
+    page = html.read_text()
+    assert page.count("<svg") == 3
+    assert "http://" not in page.replace("http://www.w3.org", "").replace("http://purl.org", "").replace(
+        "http://creativecommons.org", ""
+    )
+    assert json.loads((packed / "verification.json").read_text())["figures"].keys() == document["figures"].keys()
+    card = (packed / "README.md").read_text()
+    assert "| cosine mean |" in card
+    store(mlx_hf_bridge.verify(packed, texts=TEXTS), packed)
+    assert (packed / "README.md").read_text().count("## Verification") == 1
+    assert mlx_hf_bridge.MLXSentenceTransformer(str(packed)).encode("the cat").shape == (64,)
+
+
+def test_a_classifier_is_compared_by_its_labels(tmp_path: Path) -> None:
+    make_checkpoint(tmp_path / "classifier", SMALL, "ForSequenceClassification")
+    convert(tmp_path / "classifier", tmp_path / "q8", show_progress=False)
+    rows = [f"{text},class {index % 3}" for index, text in enumerate(TEXTS)]
+    (tmp_path / "labelled.csv").write_text("text,label\n" + "\n".join(rows))
+    report = mlx_hf_bridge.verify(tmp_path / "q8", texts=TEXTS, labelled=tmp_path / "labelled.csv")
+    assert report.task == "classification"
+    assert report.passed, report
+    assert report.figures["label_agreement"] == 100
+    assert report.figures["accuracy"] == report.figures["accuracy_reference"]
+    (tmp_path / "labelled.csv").write_text("the cat,class 9\n")
+    with pytest.raises(InputError, match=r"the labelled file has \['class 9'\], and the model's labels are"):
+        mlx_hf_bridge.verify(tmp_path / "q8", texts=TEXTS, labelled=tmp_path / "labelled.csv")
+
+
+def test_a_checkpoint_is_verified_in_a_recipe(source: Path) -> None:
+    report = mlx_hf_bridge.verify(source, quantization_config="q4", texts=TEXTS, thresholds={"cosine_mean": 0.5})
+    assert report.packing == "4 bits in groups of 64, affine"
+    with pytest.raises(InputError, match=r"has no conversion_metadata.json that names its source, and no recipe"):
+        mlx_hf_bridge.verify(source, texts=TEXTS)
+
+
+def test_bounds_follow_the_bits() -> None:
+    assert [bounds_for(bits)["cosine_mean"] for bits in (8, 4, None)] == [0.995, 0.98, 0.9999]
+    assert bounds_for(4)["mean_squared_error"] == 1e-4
+    with pytest.raises(InputError, match=r"thresholds has \['cosine'\], which are not known; use cosine_mean"):
+        bounds_for(4, {"cosine": 1.0})
+
+
+BROKEN: list[tuple[Any, str, str]] = [
+    (read_pairs, "a,b,high\nc,d,low\n", r"has the score 'low', expected a number"),
+    (read_pairs, "a,b\n", r"has the line \['a', 'b'\], expected 3 columns"),
+    (read_pairs, "a,b,1\n", r"has 1 scored pairs, expected two or more"),
+    (read_labelled, "", r"has no line, expected 2 columns"),
+    (read_labelled, "text,label\n", r"has a heading and no labelled text"),
+]
+
+
+@pytest.mark.parametrize(("read", "content", "message"), BROKEN, ids=[message for *_, message in BROKEN])
+def test_broken_files_are_errors(read: Any, content: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "file.csv").write_text(content)
+    with pytest.raises(InputError, match=message):
+        read(tmp_path / "file.csv")
+
+
+def test_verification_texts_are_not_those_of_calibration(packed: Path) -> None:
+    assert not set(bundled_texts()) & set(calibration_texts())
+    assert as_html([mlx_hf_bridge.verify(packed, texts=TEXTS)]).startswith("<!doctype html>")

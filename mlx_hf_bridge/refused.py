@@ -95,3 +95,10 @@ REFUSED: dict[str, str] = {
     "xmod": "it needs the language of each text to choose among adapters",
     "yoso": _SPARSE,
 }
+
+# Files that their authors' code alone reads, by their model_type -> what transformers has for them.
+OWN_CODE: dict[str, str] = {
+    "new": "gte, as in alibaba-nlp-community/gte-multilingual-base",
+}
+# A key of config.json that says that the repo's code adds one of several LoRAs to the weights.
+LORA_KEY = "lora_adaptations"

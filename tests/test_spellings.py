@@ -9,7 +9,7 @@ import pytest
 import torch
 import transformers
 from checkpoints import FAMILIES, Row, heads_of, make_model, ours_for, ragged_inputs
-from weight_files import answer, edit_config, worst, write_tensors
+from weight_files import answer, edit_config, rewrite, worst, write_tensors
 
 from mlx_hf_bridge import MLXAutoModel
 from mlx_hf_bridge.errors import ConfigError, WeightsError
@@ -179,6 +179,17 @@ def test_scaled_rotary_positions_are_refused(model_type: str, tmp_path: Path) ->
     with pytest.raises(
         ConfigError, match=r"rope_type='linear' .* computed here are 'default' and 1\. Use transformers"
     ):
+        MLXAutoModel.from_pretrained(tmp_path)
+
+
+def test_lora_weights_of_tasks_are_never_dropped_without_a_word(tmp_path: Path) -> None:
+    """As torch's parametrizations write them (the authors' files of Jina Embeddings v3)."""
+    theirs = make_model(BY_TYPE["jina_embeddings_v3"])
+    theirs.save_pretrained(tmp_path)
+    name = "roberta.encoder.layers.0.mlp.fc1.parametrizations.weight"
+    lora = {f"{name}.0.lora_A": torch.zeros(5, 4, 24), f"{name}.0.lora_B": torch.zeros(5, 40, 4)}
+    rewrite(tmp_path, lambda tensors: {**tensors, **lora})
+    with pytest.raises(WeightsError, match=r"2 tensors that the model has no place for: .*0\.lora_A, .*0\.lora_B"):
         MLXAutoModel.from_pretrained(tmp_path)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from mlx_hf_bridge.errors import UnsupportedModelError
 from mlx_hf_bridge.family import Family
-from mlx_hf_bridge.refused import REFUSED
+from mlx_hf_bridge.refused import LORA_KEY, OWN_CODE, REFUSED
 
 _OWN_CODE = "By its auto_map the repo has code of its own, which is never run. "
 
@@ -23,6 +23,17 @@ def family_for(raw_config: dict[str, Any]) -> Family:
         raise UnsupportedModelError(
             f"config.json has model_type={model_type!r}, which is not computed here: {REFUSED[model_type]}. "
             "Use transformers on torch for this one."
+        )
+    if adaptations := raw_config.get(LORA_KEY):
+        raise UnsupportedModelError(
+            f"config.json has {LORA_KEY}={adaptations}: the repo's own code adds the LoRA of a task to the weights, "
+            "and without it the vectors would be others. Load the form that transformers reads (for jina-embeddings-v3 "
+            "jinaai/jina-embeddings-v3-hf), or use transformers on torch with trust_remote_code."
+        )
+    if model_type in OWN_CODE:
+        raise UnsupportedModelError(
+            f"config.json has model_type={model_type!r}, which the authors' own code reads and transformers does not. "
+            f"Load what transformers has for it: {OWN_CODE[model_type]}."
         )
     file = model_type.replace("-", "_") if isinstance(model_type, str) else ""
     if file not in _files() or _family_in(file).model_type != model_type:

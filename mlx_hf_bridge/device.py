@@ -56,6 +56,8 @@ SLOTS_A_TEXT = 16 if BACKEND == "cpu" else 128
 # computed from sums and products (benchmarks/activations.py).
 TRANSCENDENTALS_ARE_SLOW = BACKEND == "cpu"
 
+_MANY_SCORES = 4096
+
 # glibc's parameters for mallopt: the largest block that comes from the heap, and the free heap that is kept. By default
 # every large array is fresh from the system, which clears it page by page: that took as long as all products together.
 _M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD = -3, -1
@@ -133,6 +135,11 @@ def fused(function: Callable[[mx.array], mx.array]) -> Callable[[mx.array], mx.a
 def activation_dtype(stored: mx.Dtype) -> mx.Dtype:
     """The dtype to compute in for weights stored as `stored`: CPUs have no fast half precision."""
     return mx.float32 if BACKEND == "cpu" else stored
+
+
+def attends_by_powers(scores: int) -> bool:
+    """Whether so many attention scores are worth the forty primitives that take the place of an exponential."""
+    return TRANSCENDENTALS_ARE_SLOW and scores >= _MANY_SCORES
 
 
 def unpacks_weights(rows: int) -> bool:

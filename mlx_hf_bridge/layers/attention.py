@@ -8,7 +8,7 @@ import math
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_hf_bridge.device import TRANSCENDENTALS_ARE_SLOW
+from mlx_hf_bridge.device import attends_by_powers
 from mlx_hf_bridge.layers.attention_by_powers import attend_by_powers
 from mlx_hf_bridge.layers.linear import Linear
 
@@ -37,7 +37,8 @@ def attend(
     queries: mx.array, keys: mx.array, values: mx.array, scale: float, mask: mx.array | None, bias: mx.array | None
 ) -> mx.array:
     """queries, keys, values (B, H, L, K), mask and bias as in Attention -> values mixed (B, H, L, K)."""
-    if TRANSCENDENTALS_ARE_SLOW and queries.dtype == mx.float32:
+    scores = queries.shape[0] * queries.shape[1] * queries.shape[2] * keys.shape[2]
+    if attends_by_powers(scores) and queries.dtype == mx.float32:
         return attend_by_powers(queries, keys, values, scale, mask, bias)
     added = _additive(mask, bias, queries.dtype)
     return mx.fast.scaled_dot_product_attention(queries, keys, values, scale=scale, mask=added)

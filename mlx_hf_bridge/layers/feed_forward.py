@@ -72,6 +72,24 @@ def silu(x: mx.array) -> mx.array:
     return x * _sigmoid(x)
 
 
+@fused
+def relu(x: mx.array) -> mx.array:
+    """x, or 0 where x is below."""
+    return mx.maximum(x, 0)
+
+
+@fused
+def relu6(x: mx.array) -> mx.array:
+    """relu, at most 6."""
+    return mx.clip(x, 0, 6)
+
+
+@fused
+def mish(x: mx.array) -> mx.array:
+    """x tanh(log(1 + e^x))."""
+    return x * mx.tanh(mx.logaddexp(x, 0))
+
+
 # HF's names (transformers/activations.py, ACT2FN).
 ACTIVATIONS: dict[str, Activation] = {
     "gelu": gelu,
@@ -80,11 +98,11 @@ ACTIVATIONS: dict[str, Activation] = {
     "gelu_fast": gelu_tanh,
     "gelu_pytorch_tanh": gelu_tanh,
     "quick_gelu": quick_gelu,
-    "relu": nn.relu,
-    "relu6": nn.relu6,
+    "relu": relu,
+    "relu6": relu6,
     "silu": silu,
     "swish": silu,
-    "mish": nn.mish,
+    "mish": mish,
     "tanh": tanh if TRANSCENDENTALS_ARE_SLOW else mx.tanh,
     "sigmoid": _sigmoid,
     "linear": lambda x: x,

@@ -6,8 +6,6 @@ BERT without segments or pooler, under other names; the classifier has a product
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-import mlx.nn as nn
-
 from mlx_hf_bridge.family import (
     MASKED_LM,
     MULTIPLE_CHOICE,
@@ -18,6 +16,7 @@ from mlx_hf_bridge.family import (
     Family,
 )
 from mlx_hf_bridge.heads import SPANS, TOKENS, first_token_head, word_head
+from mlx_hf_bridge.layers.feed_forward import relu
 from mlx_hf_bridge.models import bert
 
 
@@ -62,10 +61,10 @@ FAMILY = Family(
         MASKED_LM: word_head(
             {"vocab_transform": "dense", "vocab_layer_norm": "norm"}, "vocab_projector", "vocab_projector"
         ),
-        SEQUENCE_CLASSIFICATION: first_token_head(_CLASSIFIER, nn.relu),
+        SEQUENCE_CLASSIFICATION: first_token_head(_CLASSIFIER, relu),
         TOKEN_CLASSIFICATION: TOKENS,
         QUESTION_ANSWERING: SPANS,
-        MULTIPLE_CHOICE: first_token_head(_CLASSIFIER, nn.relu, classes=1),
+        MULTIPLE_CHOICE: first_token_head(_CLASSIFIER, relu, classes=1),
     },
     uses_segments=False,
 )

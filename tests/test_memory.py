@@ -1,0 +1,70 @@
+"""Converting and loading take the memory that they must, and a call needs a fixed number of kernels on a GPU."""
+
+import re
+from collections import Counter
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from checkpoints import FAMILIES, make_checkpoint
+from programs import finished
+
+from benchmarks.models import minilm_folder
+from mlx_hf_bridge import MLXAutoModel
+from mlx_hf_bridge.batch import TokenBatch
+from mlx_hf_bridge.layers import attention, feed_forward
+
+MEASURED = """
+import sys
+from pathlib import Path
+import mlx_hf_bridge, mlx.core as mx
+from mlx_hf_bridge import MLXAutoModel
+model = MLXAutoModel.from_pretrained(sys.argv[1], quantization_config=sys.argv[2])
+print((Path(model.folder) / "model.safetensors").stat().st_size, mx.get_active_memory(), mx.get_peak_memory())
+"""
+# The word table, 30,522 x 384 in float32.
+LARGEST = 30_522 * 384 * 4
+
+
+@pytest.mark.parametrize("recipe", ["q8", "q4"])
+def test_conversion_and_loading_hold_the_result_and_two_tensors_at_most(recipe: str, tmp_path: Path) -> None:
+    for _ in ("converted", "loaded"):
+        told = finished(MEASURED, str(minilm_folder()), recipe, MLX_HF_BRIDGE_CACHE=str(tmp_path))
+        size, active, peak = map(int, told.split())
+        assert active <= 1.15 * size
+        assert peak <= size + 2 * LARGEST
+    assert peak <= 1.15 * size, "the second load read the source again"
+
+
+# What a forward pass of three tiny layers launches on a GPU, embeddings included. One more is a step back.
+KERNELS = {"bert": 38, "distilbert": 35, "roberta": 41, "mpnet": 38, "modernbert": 41, "t5": 32, "deberta-v2": 35}
+VIEWS = {
+    "Broadcast", "Reshape", "Transpose", "Slice", "Split", "Squeeze", "ExpandDims", "Flatten", "Unflatten", "AsType",
+    "StopGradient", "CustomTransforms",
+}  # fmt: skip
+
+
+@pytest.fixture
+def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything that is one kernel on a GPU is one primitive: MLX spells its fast functions out on CPUs."""
+    monkeypatch.setattr(attention, "attends_by_powers", lambda scores: False)
+    monkeypatch.setattr(mx.fast, "layer_norm", lambda x, *rest: mx.abs(x))
+    monkeypatch.setattr(mx.fast, "rms_norm", lambda x, *rest: mx.abs(x))
+    monkeypatch.setattr(mx.fast, "rope", lambda x, *rest, **options: mx.abs(x))
+    monkeypatch.setattr(mx.fast, "scaled_dot_product_attention", lambda q, k, v, **options: mx.where(q, k, v))
+    for name in feed_forward.ACTIVATIONS:
+        monkeypatch.setitem(feed_forward.ACTIVATIONS, name, mx.abs)
+
+
+@pytest.mark.parametrize("model_type", KERNELS)
+def test_a_forward_pass_launches_no_more_kernels_than_it_did(
+    model_type: str, as_on_a_gpu: None, tmp_path: Path
+) -> None:
+    make_checkpoint(tmp_path, next(row for row in FAMILIES if row.model_type == model_type))
+    model = MLXAutoModel.from_pretrained(tmp_path, add_pooling_layer=False)
+    hidden = model.loaded.model(TokenBatch(mx.array(np.full((2, 8), 5, np.int32)))).hidden
+    mx.export_to_dot(str(tmp_path / "graph.dot"), hidden)
+    names = re.findall(r'label ?= ?"([^"]+)", shape=rectangle', (tmp_path / "graph.dot").read_text())
+    kernels = Counter(name for name in names if name not in VIEWS)
+    assert sum(kernels.values()) <= KERNELS[model_type], kernels

@@ -46,6 +46,7 @@ class MLXAutoModel:
         quantization_config: QuantizationLike = None,
         dtype: Any = None,
         output_loading_info: Literal[True],
+        trace: str = "auto",
         **kwargs: Any,
     ) -> tuple[MLXPreTrainedModel, dict[str, Any]]: ...
 
@@ -57,6 +58,7 @@ class MLXAutoModel:
         *model_args: Any,
         quantization_config: QuantizationLike = None,
         dtype: Any = None,
+        trace: str = "auto",
         **kwargs: Any,
     ) -> MLXPreTrainedModel: ...
 
@@ -67,13 +69,15 @@ class MLXAutoModel:
         *model_args: Any,
         quantization_config: QuantizationLike = None,
         dtype: Any = None,
+        trace: str = "auto",
         **kwargs: Any,
     ) -> Any:
         """A Hub id or folder, converted once into the cache, as a model that is ready to run.
 
         quantization_config: a recipe's name ("q8", "q4", ...), a dict, an MLXQuantizationConfig, or None to keep the
         weights. dtype: None or "auto" (the checkpoint's own; float16 beside packed weights), a name, an mx or torch
-        dtype. All others are transformers', keys of the config among them: docs/compatibility.md has the table. With
+        dtype. trace: "auto" runs transformers' own module as a graph where its model_type has no file here (torch is
+        needed for that one conversion), "never" refuses such, "always" traces any. All others are transformers', keys of the config among them: docs/compatibility.md has the table. With
         output_loading_info=True a tuple, the model and its load report. Raises RepositoryError, CheckpointError,
         ConfigError, WeightsError, UnsupportedModelError, QuantizationError or ArgumentTypeError, which are also what
         transformers raises for the same faults.
@@ -88,6 +92,7 @@ class MLXAutoModel:
             options=request.options,
             pooler=request.pooler,
             changes=request.changes,
+            trace=trace,
         )
         loaded.report.log(loaded.family.hf_class(loaded.task), str(pretrained_model_name_or_path))
         if kwargs.get("trust_remote_code") and "auto_map" in loaded.raw_config:

@@ -76,10 +76,12 @@ class Call:
         """An argument in the shape of the ids ((1, L) is spread over the texts)."""
         if given is None:
             return None
-        array = to_numpy(given) if name == "attention_mask" else whole_numbers(name, given)
+        config = self.loaded.config
+        real = name == "attention_mask" or name in config.real_arguments
+        array = to_numpy(given) if real else whole_numbers(name, given)
         if self.choices is not None and array.ndim == 3:
             array = array.reshape(-1, array.shape[-1])
-        shape = self._ids.shape
+        shape = (*self._ids.shape, *config.argument_axes.get(name, ()))
         if array.shape != shape and array.shape != (1, *shape[1:]):
             raise InputError(f"{name} has the shape {array.shape}, expected that of input_ids, {shape}.")
         return np.broadcast_to(array, shape)

@@ -58,6 +58,10 @@ TRANSCENDENTALS_ARE_SLOW = BACKEND == "cpu"
 
 _MANY_SCORES = 4096
 
+# Whether a traced graph is compiled for each shape. On a CPU, MLX builds each compiled kernel with the system compiler,
+# which takes longer than it saves.
+COMPILES_GRAPHS = BACKEND != "cpu"
+
 # glibc's parameters for mallopt: the largest block that comes from the heap, and the free heap that is kept. By default
 # every large array is fresh from the system, which clears it page by page: that took as long as all products together.
 _M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD = -3, -1

@@ -136,6 +136,16 @@ class EncoderConfig:
         return NO_POSITIONS
 
     @property
+    def argument_axes(self) -> Mapping[str, tuple[int, ...]]:
+        """The axes that such an argument has behind (B, L), where it has any."""
+        return {}
+
+    @property
+    def real_arguments(self) -> frozenset[str]:
+        """Such arguments as are not whole numbers."""
+        return frozenset()
+
+    @property
     def arguments(self) -> Mapping[str, int]:
         """Arguments of a call (B, L) that only this family has, and how many values each knows; 0 = all are ignored."""
         return {}

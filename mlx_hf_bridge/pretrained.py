@@ -41,6 +41,7 @@ from mlx_hf_bridge.outputs import (
     as_transformers,
 )
 from mlx_hf_bridge.quantization.recipes import MLXQuantizationConfig
+from mlx_hf_bridge.tracing.model import TracedModel
 
 _OUTPUTS: dict[str, type[ModelOutput]] = {
     MASKED_LM: MaskedLMOutput,
@@ -99,6 +100,11 @@ class MLXPreTrainedModel:
     def quantization_config(self) -> MLXQuantizationConfig | None:
         """The recipe that packed the weights; None for float ones."""
         return self._loaded.recipe
+
+    @property
+    def is_traced(self) -> bool:
+        """Whether a graph of transformers' module runs, and not a file of models/."""
+        return isinstance(self._loaded.model, TracedModel)
 
     @property
     def folder(self) -> Path:

@@ -102,3 +102,7 @@ OWN_CODE: dict[str, str] = {
 }
 # A key of config.json that says that the repo's code adds one of several LoRAs to the weights.
 LORA_KEY = "lora_adaptations"
+# What tracing does not save: model_type -> why. Others of REFUSED are traced (loading/traced.py), or say why not.
+NEVER_TRACED: dict[str, str] = {
+    "mra": "without its CUDA kernel transformers computes its attention as zeros, so nothing tells right from wrong",
+}

@@ -99,10 +99,10 @@ FOLDERS: dict[str, tuple[Callable[[Path], Any], type, type, str]] = {
         r"Its weights\.npz is another tool's float32 output; convert the original checkpoint",
     ),
     "unknown model_type": (
-        config(model_type="gpt2"),
+        config(model_type="no_such_model"),
         errors.UnsupportedModelError,
         ValueError,
-        rf"model_type='gpt2'; supported are {', '.join(model_types())}\. Use a checkpoint",
+        rf"model_type='no_such_model'; supported are {', '.join(model_types())}\. Use a checkpoint",
     ),
     "no model_type": (
         config(model_type=...),

@@ -68,8 +68,12 @@ def checked_batch(
         None if segments is None or not config.type_vocab_size else mx.array(segments.astype(np.int32)),
         None if places is None else mx.array(places.astype(np.int32)),
         vectors,
-        {name: mx.array(values.astype(np.int32)) for name, values in own.items()},
+        {name: mx.array(_narrow(values)) for name, values in own.items()},
     )
+
+
+def _narrow(values: np.ndarray) -> np.ndarray:
+    return values.astype(np.float32 if values.dtype.kind == "f" else np.int32)
 
 
 def _in_table(name: str, values: np.ndarray, size: int, key: str) -> None:

@@ -36,6 +36,8 @@ def write_conversion(plan: Plan, folder: Path, show_progress: bool = True) -> di
     arrays = dict(_converted(plan, decided, show_progress))
     mx.save_safetensors(str(folder / SINGLE_FILE), arrays, metadata={"format": "mlx"})
     del arrays
+    for name, content in plan.beside.items():
+        write_json(folder / name, content, indent=None)
     write_config(
         plan.checkpoint, folder, plan.dtype, packing_for(plan.recipe, _packed_modules(plan)), _architecture(plan)
     )

@@ -18,6 +18,7 @@ from mlx_hf_bridge.environment import bridge_cache
 from mlx_hf_bridge.loading.checkpoint import METADATA_FILE
 from mlx_hf_bridge.loading.source import Source
 from mlx_hf_bridge.quantization.recipes import MLXQuantizationConfig, recipe_name
+from mlx_hf_bridge.tracing.serial import GRAPH_FORMAT
 
 logger = logging.getLogger(__name__)
 
@@ -25,18 +26,23 @@ _DIGEST_LETTERS = 16
 _READABLE_LETTERS = 64
 
 
-def cache_folder(source: Source, recipe: MLXQuantizationConfig | None, dtype: mx.Dtype | None, form: int) -> Path:
-    """The place of this source in this recipe, dtype and format number."""
+def cache_folder(
+    source: Source, recipe: MLXQuantizationConfig | None, dtype: mx.Dtype | None, form: int, traced: str | None = None
+) -> Path:
+    """The place of this source in this recipe, dtype and format number; traced: the task of its graph."""
     key = {
         "source": source.identity,
         "recipe": recipe.to_dict() if recipe else None,
         "dtype": str(dtype) if dtype else None,
         "format": form,
     }
+    if traced is not None:
+        key |= {"traced": traced, "graph": GRAPH_FORMAT}
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:_DIGEST_LETTERS]
     spelled = source.name if source.revision else source.folder.name
     readable = re.sub(r"[^\w.-]+", "--", spelled)[-_READABLE_LETTERS:].strip("-")
-    return bridge_cache() / "converted" / f"{readable}-{recipe_name(recipe)}-{digest}"
+    kind = f"{recipe_name(recipe)}-traced" if traced is not None else recipe_name(recipe)
+    return bridge_cache() / "converted" / f"{readable}-{kind}-{digest}"
 
 
 def is_whole(folder: Path) -> bool:

@@ -28,8 +28,8 @@ STORAGE_KEYS = ("dtype", "torch_dtype", "quantization", "quantization_config", "
 _DROPPED_KEYS = ("_name_or_path", "transformers_version", *STORAGE_KEYS)
 
 
-def write_json(path: Path, content: Any) -> None:
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+def write_json(path: Path, content: Any, indent: int | None = 2) -> None:
+    path.write_text(json.dumps(content, indent=indent, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def write_config(

@@ -12,7 +12,7 @@ from typing import Any
 import mlx.core as mx
 
 from mlx_hf_bridge.device import activation_dtype
-from mlx_hf_bridge.errors import ConfigError
+from mlx_hf_bridge.errors import ArgumentTypeError, ConfigError, UnsupportedModelError
 from mlx_hf_bridge.family import BASE_TASK, EncoderConfig, Family
 from mlx_hf_bridge.inference.model import Model, build, set_activation_dtype
 from mlx_hf_bridge.inference.run import run
@@ -29,9 +29,12 @@ from mlx_hf_bridge.loading.plan import plan_conversion
 from mlx_hf_bridge.loading.report import LoadReport
 from mlx_hf_bridge.loading.source import HubOptions, Source, locate
 from mlx_hf_bridge.loading.tensors import TensorInfo, WeightFile, dtype_name
+from mlx_hf_bridge.loading.traced import plan_traced, read_graph, read_model, stored_dtype, wants_tracing
 from mlx_hf_bridge.loading.weights import drawn, fill
 from mlx_hf_bridge.models import family_for
 from mlx_hf_bridge.quantization.recipes import MLXQuantizationConfig, QuantizationLike, recipe_from
+from mlx_hf_bridge.tracing.family import TracedConfig, family_of
+from mlx_hf_bridge.tracing.model import TracedModel
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +43,7 @@ logger = logging.getLogger(__name__)
 class Loaded:
     """A model that is ready to run, and the converted folder that it was read from."""
 
-    model: Model
+    model: Model | TracedModel
     family: Family
     config: EncoderConfig
     raw_config: dict[str, Any]
@@ -80,12 +83,19 @@ def load(
     pooler: bool = True,
     show_progress: bool = True,
     changes: Changes = AS_IT_IS,
+    trace: str = "auto",
 ) -> Loaded:
-    """The whole flow; `task` is one of the family's heads, or "feature-extraction" for the bare encoder."""
+    """The whole flow; `task` is one of the family's heads, or "feature-extraction" for the bare encoder.
+
+    trace: "auto" makes a graph of transformers' module where the model_type has no file here, "never" none, "always"
+    one of any.
+    """
     recipe, stored = recipe_from(quantization_config), dtype_from(dtype)
     source = name if isinstance(name, Source) else locate(name, options or HubOptions())
     adapter = None if changes.adapter is None else locate(*changes.adapter)
     checkpoint = read_checkpoint(source, changes.config is None, adapter)
+    if wants_tracing(checkpoint, trace):
+        return _load_traced(checkpoint, task, recipe, stored, pooler, changes, show_progress)
     config = _changed_config(checkpoint, changes)
     tolerance = Tolerance(changes.anew, cut=config is not checkpoint.config)
     if checkpoint.adapter is None and (checkpoint.is_converted or packing_of(checkpoint.config)):
@@ -93,6 +103,35 @@ def load(
     else:
         checkpoint = _converted(_reconfigured(checkpoint, config), task, recipe, stored, tolerance, show_progress)
     return run(lambda: read_converted(checkpoint, config, task, pooler, tolerance, source))
+
+
+def _load_traced(
+    checkpoint: Checkpoint,
+    task: str,
+    recipe: MLXQuantizationConfig | None,
+    dtype: mx.Dtype | None,
+    pooler: bool,
+    changes: Changes,
+    show_progress: bool,
+) -> Loaded:
+    """The flow of a checkpoint without a family: traced where it is not yet."""
+    if changes != AS_IT_IS or checkpoint.adapter is not None:
+        raise ArgumentTypeError(
+            f"{checkpoint.source.name} is traced as it is, and got another config, keys of it or an adapter. Leave "
+            "them out, or save the changed model with transformers and give that folder."
+        )
+    source = checkpoint.source
+    if checkpoint.is_converted:
+        _check_asked(checkpoint, recipe, dtype)
+    else:
+
+        def convert(folder: Path) -> None:
+            run(lambda: write_conversion(plan_traced(original, task, recipe, dtype), folder, show_progress))
+
+        original = checkpoint
+        folder = made_once(cache_folder(source, recipe, dtype, FORMAT, traced=task), convert)
+        checkpoint = read_checkpoint(locate(folder, HubOptions()))
+    return run(lambda: read_traced(checkpoint, task, pooler, source))
 
 
 def _changed_config(checkpoint: Checkpoint, changes: Changes) -> dict[str, Any]:
@@ -160,6 +199,21 @@ def read_converted(
     )
     folder, recipe = checkpoint.folder, recipe_of(packing)
     return Loaded(model, family, config, raw, folder, task, stored, recipe, source, report)
+
+
+def read_traced(checkpoint: Checkpoint, task: str, pooler: bool, source: Source) -> Loaded:
+    """A folder with a graph -> the module; UnsupportedModelError for a graph of another task."""
+    graph = read_graph(checkpoint.folder)
+    if graph.facts.task != task:
+        raise UnsupportedModelError(
+            f"{source.name} holds the graph of {graph.facts.model_class}, for {graph.facts.task!r}, and {task!r} was "
+            "asked; a graph answers one task. Convert the original checkpoint for this one."
+        )
+    stored, folder = stored_dtype(checkpoint), checkpoint.folder
+    model = read_model(checkpoint, graph, activation_dtype(stored), pooler)
+    config, recipe = TracedConfig.of(graph, checkpoint.config), recipe_of(packing_of(checkpoint.config))
+    family = family_of(graph)
+    return Loaded(model, family, config, checkpoint.config, folder, task, stored, recipe, source, LoadReport())
 
 
 def _as_stored(asked: dict[str, Any], stored: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import mlx.core as mx
 
@@ -59,6 +60,7 @@ class Plan:
     tensors: dict[str, TensorPlan]
     left_in_float: tuple[str, ...]
     left_out: tuple[str, ...] = ()
+    beside: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def source_bytes(self) -> int:
@@ -118,7 +120,7 @@ def plan_conversion(
         for name, place in placed.items()
     }
     left = tuple(tensors[name].name for name in weights if name not in packed)
-    checked = rest or _most_common([tensor.dtype for tensor in tensors.values() if tensor.info.is_float])
+    checked = rest or most_common([tensor.dtype for tensor in tensors.values() if tensor.info.is_float])
     return Plan(checkpoint, family, config, task, recipe, checked, tuple(files), tensors, left, fit.unplaced)
 
 
@@ -148,5 +150,5 @@ def _own_dtype(info: TensorInfo) -> mx.Dtype:
     return mx.float32 if info.mlx_dtype is None or info.mlx_dtype == mx.float64 else info.mlx_dtype
 
 
-def _most_common(dtypes: list[mx.Dtype]) -> mx.Dtype:
+def most_common(dtypes: list[mx.Dtype]) -> mx.Dtype:
     return max((mx.float32, mx.float16, mx.bfloat16), key=dtypes.count)

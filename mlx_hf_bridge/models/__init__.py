@@ -35,14 +35,20 @@ def family_for(raw_config: dict[str, Any]) -> Family:
             f"config.json has model_type={model_type!r}, which the authors' own code reads and transformers does not. "
             f"Load what transformers has for it: {OWN_CODE[model_type]}."
         )
-    file = model_type.replace("-", "_") if isinstance(model_type, str) else ""
-    if file not in _files() or _family_in(file).model_type != model_type:
+    if not is_native(raw_config):
         raise UnsupportedModelError(
             f"config.json has model_type={model_type!r}; supported are {', '.join(model_types())}. "
             f"{_OWN_CODE if raw_config.get('auto_map') else ''}"
             "Use a checkpoint of one of these, or transformers on torch for this one."
         )
-    return _family_in(file)
+    return _family_in(str(model_type).replace("-", "_"))
+
+
+def is_native(raw_config: dict[str, Any]) -> bool:
+    """Whether config.json's model_type has a file here."""
+    model_type = raw_config.get("model_type")
+    file = model_type.replace("-", "_") if isinstance(model_type, str) else ""
+    return file in _files() and _family_in(file).model_type == model_type
 
 
 def _files() -> set[str]:

@@ -1,0 +1,87 @@
+"""Every variant of traced_variants.py traced, written as JSON, read back and compared with transformers on torch.
+
+    python -m benchmarks.traced_models [variant ...]
+
+Tiny modules, all weights redrawn. The difference is the largest on valid tokens as a share of the largest value, over
+two shapes that are not the trace's, both padded, against eager attention. A variant passes at 1e-4.
+"""
+
+import json
+import sys
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+
+from benchmarks.traced_variants import VARIANTS, Variant, perceiver
+from mlx_hf_bridge.errors import BridgeError
+from mlx_hf_bridge.tracing.conversion import Traced, difference, traced, trial
+from mlx_hf_bridge.tracing.model import TracedModel
+from mlx_hf_bridge.tracing.serial import from_json, to_json
+
+RELATIVE = 1e-4
+SHAPES = ((2, 33), (4, 20))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One row of the table; difference None = not traced, for the reason given."""
+
+    variant: Variant
+    nodes: int = 0
+    difference: float | None = None
+    seconds: float = 0.0
+    reason: str = ""
+
+    @property
+    def passed(self) -> bool:
+        return self.difference is not None and self.difference <= RELATIVE
+
+
+def encoder(module: Any) -> Any:
+    """Of an encoder with a decoder the encoder."""
+    return module.get_encoder() if getattr(module.config, "is_encoder_decoder", False) else module
+
+
+def outcome_of(variant: Variant) -> Outcome:
+    """Trace one variant, and compare."""
+    if variant.reason and variant.unchecked:
+        return Outcome(variant, reason=variant.reason)
+    start = time.perf_counter()
+    module = perceiver() if variant.name == "perceiver:text" else encoder(variant.module())
+    try:
+        found = traced(module, extra=variant.extra)
+        worst = compared(found, module, variant)
+    except BridgeError as error:
+        return Outcome(variant, reason=variant.reason or str(error))
+    return Outcome(variant, len(found.graph.nodes), worst, time.perf_counter() - start)
+
+
+def compared(found: Traced, module: Any, variant: Variant) -> float:
+    """The largest difference over SHAPES of the graph that JSON gives back."""
+    graph = from_json(json.loads(json.dumps(to_json(found.graph))))
+    model = TracedModel(graph, found.tensors, mx.float32, compiled=False)
+    return max(difference(model, module, trial(graph, module, *shape, variant.extra)) for shape in SHAPES)
+
+
+def main() -> None:
+    asked = sys.argv[1:]
+    chosen = [variant for variant in VARIANTS if not asked or variant.name in asked]
+    print("| variant | difference | nodes | seconds | |\n| --- | --- | --- | --- | --- |")
+    outcomes = []
+    for variant in chosen:
+        found = outcome_of(variant)
+        outcomes.append(found)
+        share = "-" if found.difference is None else f"{found.difference:.0e}"
+        verdict = "passes" if found.passed else f"refused: {found.reason}" if found.reason else "FAILS"
+        print(f"| {variant.name} | {share} | {found.nodes or '-'} | {found.seconds:.1f} | {verdict} |", flush=True)
+    passed = sum(found.passed for found in outcomes)
+    print(
+        f"\n{passed} of {len(outcomes)} pass; {sum(bool(found.reason) for found in outcomes)} are refused with a "
+        "reason."
+    )
+
+
+if __name__ == "__main__":
+    main()

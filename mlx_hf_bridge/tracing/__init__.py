@@ -1,0 +1,1 @@
+"""Any other encoder: transformers' own torch module as a graph, and that graph on MLX."""

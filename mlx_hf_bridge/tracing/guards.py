@@ -1,0 +1,115 @@
+"""What must hold of a call's sizes: conditions that torch noted while tracing, read by a grammar and never run as code.
+
+B texts, L tokens; whole numbers, the operators below, `min`, `max`, `and`, `or`, `not`.
+"""
+
+import ast
+import operator
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from mlx_hf_bridge.errors import UnsupportedModelError
+
+MOST_LETTERS = 2_000
+_DEEPEST = 40
+_LARGEST = 2**62
+_OPERATORS: dict[type, Callable[[int, int], int]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.FloorDiv: operator.floordiv,
+    ast.Mod: operator.mod,
+}
+_COMPARISONS: dict[type, Callable[[int, int], bool]] = {
+    ast.Eq: operator.eq,
+    ast.NotEq: operator.ne,
+    ast.Lt: operator.lt,
+    ast.LtE: operator.le,
+    ast.Gt: operator.gt,
+    ast.GtE: operator.ge,
+}
+_FUNCTIONS: dict[str, Callable[..., int]] = {"min": min, "max": max, "Min": min, "Max": max}
+LETTERS = ("B", "L")
+
+
+class Guard:
+    """One condition of B and L; UnsupportedModelError for anything but the grammar above."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        if not isinstance(text, str) or len(text) > MOST_LETTERS:
+            raise _refused(str(text)[:80], f"is not a text of {MOST_LETTERS} letters or fewer")
+        try:
+            self._tree = ast.parse(text, mode="eval").body
+        except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+            raise _refused(text, f"cannot be read ({type(error).__name__})") from error
+        _check(self._tree, text, 0)
+
+    def holds(self, sizes: Mapping[str, int]) -> bool:
+        """Whether the condition is met; one that divides by 0 is not."""
+        try:
+            return bool(_value(self._tree, sizes))
+        except ZeroDivisionError:
+            return False
+
+
+def _check(node: ast.AST, text: str, depth: int) -> None:
+    """Every node of the tree is one of the grammar."""
+    if depth > _DEEPEST:
+        raise _refused(text, f"is nested deeper than {_DEEPEST}")
+    if isinstance(node, ast.Constant):
+        known = isinstance(node.value, int) and abs(node.value) <= _LARGEST
+    elif isinstance(node, ast.Name):
+        known = node.id in LETTERS
+    elif isinstance(node, ast.Call):
+        known = isinstance(node.func, ast.Name) and node.func.id in _FUNCTIONS and len(node.args) == 2
+        known = known and not node.keywords
+    else:
+        known = (
+            (isinstance(node, ast.BinOp) and type(node.op) in _OPERATORS)
+            or (isinstance(node, ast.UnaryOp) and isinstance(node.op, (ast.USub, ast.Not)))
+            or isinstance(node, ast.BoolOp)
+            or (isinstance(node, ast.Compare) and all(type(op) in _COMPARISONS for op in node.ops))
+        )
+    if not known:
+        raise _refused(text, f"has {type(node).__name__}, which no guard may have")
+    for child in _operands(node):
+        _check(child, text, depth + 1)
+
+
+def _operands(node: ast.AST) -> list[ast.expr]:
+    if isinstance(node, ast.BinOp):
+        return [node.left, node.right]
+    if isinstance(node, ast.UnaryOp):
+        return [node.operand]
+    if isinstance(node, ast.BoolOp):
+        return node.values
+    if isinstance(node, ast.Compare):
+        return [node.left, *node.comparators]
+    return node.args if isinstance(node, ast.Call) else []
+
+
+def _value(node: Any, sizes: Mapping[str, int]) -> Any:
+    if isinstance(node, ast.Constant):
+        return node.value
+    if isinstance(node, ast.Name):
+        return sizes[node.id]
+    values = (_value(operand, sizes) for operand in _operands(node))
+    if isinstance(node, ast.BoolOp):
+        return all(values) if isinstance(node.op, ast.And) else any(values)
+    if isinstance(node, ast.Compare):
+        numbers = list(values)
+        pairs = zip(numbers, node.ops, numbers[1:], strict=False)
+        return all(_COMPARISONS[type(op)](left, right) for left, op, right in pairs)
+    if isinstance(node, ast.UnaryOp):
+        (number,) = values
+        return not number if isinstance(node.op, ast.Not) else -number
+    if isinstance(node, ast.Call):
+        return _FUNCTIONS[node.func.id](*values)  # type: ignore[attr-defined]
+    return _OPERATORS[type(node.op)](*values)
+
+
+def _refused(text: str, what: str) -> UnsupportedModelError:
+    return UnsupportedModelError(
+        f"the guard {text[:80]!r} in graph.json {what}; expected a condition of B and L. Convert the model again."
+    )

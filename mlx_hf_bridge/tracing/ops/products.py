@@ -1,0 +1,177 @@
+"""Products, norms, attention and what else a layer is made of.
+
+B texts, H heads, L queries, S keys, K width of a head, I inputs, O outputs, C channels.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import mlx.core as mx
+
+from mlx_hf_bridge.layers.linear import Packed
+from mlx_hf_bridge.tracing.ops.dtypes import floats
+from mlx_hf_bridge.tracing.ops.making import checked_size
+
+
+def linear(x: mx.array, weight: Any, bias: mx.array | None = None) -> mx.array:
+    """x (..., I) -> x @ weight.T + bias (..., O); weight (O, I), float or packed."""
+    if isinstance(weight, Packed):
+        product = weight.product(x)
+        return product if bias is None else product + bias
+    return x @ weight.T if bias is None else mx.addmm(bias, x, weight.T)
+
+
+def _matmul(x: mx.array, y: mx.array) -> mx.array:
+    product = mx.matmul(x, y)
+    checked_size(product.size)
+    return product
+
+
+def _softmax(x: mx.array, axis: int, dtype: str | None = None) -> mx.array:
+    return mx.softmax(floats(x), axis=axis, precise=True)
+
+
+def _log_softmax(x: mx.array, axis: int, dtype: str | None = None) -> mx.array:
+    return x - mx.logsumexp(x, axis=axis, keepdims=True)
+
+
+def _layer_norm(
+    x: mx.array, shape: Sequence[int], weight: Any = None, bias: Any = None, eps: float = 1e-5, *unused: Any
+) -> mx.array:
+    if len(shape) == 1:
+        return mx.fast.layer_norm(x, weight, bias, eps)
+    flat = mx.flatten(x, x.ndim - len(shape), -1)
+    return mx.fast.layer_norm(
+        flat, None if weight is None else weight.flatten(), None if bias is None else bias.flatten(), eps
+    ).reshape(x.shape)
+
+
+def _rms_norm(x: mx.array, shape: Sequence[int], weight: Any = None, eps: float | None = None) -> mx.array:
+    return mx.fast.rms_norm(x, weight, 1.2e-7 if eps is None else eps)
+
+
+def _group_norm(x: mx.array, groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5, *unused: Any) -> Any:
+    """x (B, C, ...), normed over each group of channels."""
+    grouped = x.reshape(x.shape[0], groups, -1)
+    normed = mx.fast.layer_norm(grouped, None, None, eps).reshape(x.shape)
+    spread = (1, -1, *[1] * (x.ndim - 2))
+    normed = normed if weight is None else normed * weight.reshape(spread)
+    return normed if bias is None else normed + bias.reshape(spread)
+
+
+def attention(
+    q: mx.array,
+    k: mx.array,
+    v: mx.array,
+    mask: mx.array | None = None,
+    dropout: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> mx.array:
+    """q (B, H, L, K), k, v (B, H, S, K) -> (B, H, L, K); mask: bool, True = may see, or added to the scores.
+
+    A query that sees nothing answers with anything but NaN: it is padding, and a NaN would spread through values.
+    """
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    if mask is not None and mask.dtype != mx.bool_ and mask.dtype != q.dtype:
+        mask = mask.astype(q.dtype)
+    four = q.ndim == 4
+    if not four:
+        q, k, v = (x.reshape(-1, 1, *x.shape[-2:]) if x.ndim != 3 else x[:, None] for x in (q, k, v))
+        mask = mask[:, None] if mask is not None and mask.ndim == 3 else mask
+    answer = mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask="causal" if is_causal else mask)
+    return answer if four else answer[:, 0]
+
+
+def _conv(
+    x: mx.array,
+    weight: mx.array,
+    bias: Any = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> mx.array:
+    """torch's channels come second, MLX's last: x (B, C, ...), weight (O, C / groups, ...)."""
+    convolve: Any = {3: mx.conv1d, 4: mx.conv2d}[x.ndim]
+    stride, padding, dilation = (_numbers(given, x.ndim - 2) for given in (stride, padding, dilation))
+    answer = convolve(mx.moveaxis(x, 1, -1), mx.moveaxis(weight, 1, -1), stride, padding, dilation, groups)
+    return mx.moveaxis(answer if bias is None else answer + bias, -1, 1)
+
+
+def _numbers(given: Any, count: int) -> Any:
+    """One number for one axis, a pair for two."""
+    numbers = [given] if isinstance(given, int) else list(given)
+    numbers = numbers * count if len(numbers) == 1 else numbers
+    return numbers[0] if count == 1 else tuple(numbers)
+
+
+def _windows(x: mx.array, size: int, stride: int, axis: int) -> mx.array:
+    """Overlapping pieces along an axis -> (..., pieces, size), the axis gone."""
+    count = (x.shape[axis] - size) // stride + 1
+    places = mx.arange(count)[:, None] * stride + mx.arange(size)
+    moved = mx.moveaxis(x, axis, -1)
+    return moved[..., places]
+
+
+def _pool1d(reduce: Callable[..., mx.array]) -> Callable[..., mx.array]:
+    def operation(x: mx.array, size: Any, stride: Any = (), padding: Any = 0, *unused: Any) -> mx.array:
+        size = _numbers(size, 1)
+        step = size if stride == () or stride == [] else _numbers(stride, 1)
+        return reduce(_windows(x, size, step, -1), axis=-1)
+
+    return operation
+
+
+def _im2col(
+    x: mx.array, kernel: Sequence[int], dilation: Sequence[int], padding: Sequence[int], stride: Sequence[int]
+) -> mx.array:
+    """torch's unfold of x (B, C, L, 1) by a kernel of width 1 -> (B, C x kernel, pieces)."""
+    x = mx.pad(x, [(0, 0), (0, 0), (padding[0],) * 2, (padding[1],) * 2])[..., 0]
+    pieces = _windows(x, kernel[0], stride[0], -1)  # (B, C, pieces, kernel)
+    return mx.swapaxes(pieces, -1, -2).reshape(x.shape[0], -1, pieces.shape[2])
+
+
+def _fourier(x: mx.array, sizes: Any = None, axes: Any = None, norm: str | None = None) -> mx.array:
+    return mx.fft.fftn(x, axes=tuple(axes))
+
+
+def _parts(x: mx.array) -> mx.array:
+    """A complex array -> its real and imaginary parts as a last axis."""
+    return mx.stack([mx.real(x), mx.imag(x)], axis=-1)
+
+
+def _einsum(equation: str, arrays: Sequence[mx.array], **unused: Any) -> mx.array:
+    product = mx.einsum(equation, *arrays)
+    checked_size(product.size)
+    return product
+
+
+PRODUCTS: dict[str, Callable[..., Any]] = {
+    "linear": linear,
+    "matmul": _matmul,
+    "bmm": _matmul,
+    "mm": _matmul,
+    "mv": _matmul,
+    "dot": _matmul,
+    "addmm": lambda x, y, z, beta=1, alpha=1: x * beta + mx.matmul(y, z) * alpha,
+    "baddbmm": lambda x, y, z, beta=1, alpha=1: x * beta + mx.matmul(y, z) * alpha,
+    "einsum": _einsum,
+    "softmax.int": _softmax,
+    "_softmax": _softmax,
+    "log_softmax.int": _log_softmax,
+    "layer_norm": _layer_norm,
+    "rms_norm": _rms_norm,
+    "group_norm": _group_norm,
+    "scaled_dot_product_attention": attention,
+    "conv1d": _conv,
+    "conv2d": _conv,
+    "max_pool1d": _pool1d(mx.max),
+    "avg_pool1d": _pool1d(mx.mean),
+    "im2col": _im2col,
+    "fft_fftn": _fourier,
+    "view_as_real": _parts,
+    "real": mx.real,
+    "imag": mx.imag,
+}

@@ -1,0 +1,128 @@
+"""Operations that read or write at places that are computed."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import mlx.core as mx
+
+from mlx_hf_bridge.errors import UnsupportedModelError
+from mlx_hf_bridge.layers.linear import PackedEmbedding
+from mlx_hf_bridge.tracing.ops.making import checked_size
+
+
+def _embedding(table: Any, ids: mx.array, *unused: Any, **also_unused: Any) -> mx.array:
+    """ids (...) -> rows (..., D) of a table (V, D), float or packed."""
+    rows: mx.array = table(ids) if isinstance(table, PackedEmbedding) else table[ids]
+    return rows
+
+
+def _index(x: mx.array, places: Sequence[Any]) -> mx.array:
+    if any(place is not None and place.dtype == mx.bool_ for place in places):
+        raise UnsupportedModelError(
+            "the graph picks elements by a mask, so that a shape depends on values, which MLX cannot have. "
+            "Use transformers on torch for this model."
+        )
+    picked = x[tuple(slice(None) if place is None else place for place in places)]
+    checked_size(picked.size)
+    return picked
+
+
+def _index_put(x: mx.array, places: Sequence[Any], value: mx.array, accumulate: bool = False) -> mx.array:
+    """Values written at places, or one value where a mask is true."""
+    mask = places[0]
+    if len(places) == 1 and mask is not None and mask.dtype == mx.bool_:
+        if value.size != 1 and (value.ndim != 1 or mask.ndim + 1 != x.ndim):
+            raise UnsupportedModelError(
+                f"the graph writes values of shape {value.shape} where a mask is true, expected one value or one row."
+                " Use transformers on torch for this model."
+            )
+        spread = mask.reshape(*mask.shape, *[1] * (x.ndim - mask.ndim))
+        return mx.where(spread, value.astype(x.dtype), x)
+    index = tuple(slice(None) if place is None else place for place in places)
+    if accumulate:
+        return x.at[index].add(value)
+    changed = mx.array(x)
+    changed[index] = value.astype(x.dtype)
+    return changed
+
+
+def _gather(x: mx.array, axis: int, places: mx.array, **unused: Any) -> mx.array:
+    """torch allows fewer places than x has on the other axes."""
+    other = axis % x.ndim
+    kept = tuple(
+        slice(None) if place == other or size == wanted else slice(0, wanted)
+        for place, (size, wanted) in enumerate(zip(x.shape, places.shape, strict=True))
+    )
+    return mx.take_along_axis(x[kept], places, axis=axis)
+
+
+def _scatter(x: mx.array, axis: int, places: mx.array, value: Any, **unused: Any) -> mx.array:
+    source = mx.full(places.shape, value, x.dtype) if isinstance(value, (int, float)) else value.astype(x.dtype)
+    return mx.put_along_axis(x, places, source, axis=axis)
+
+
+def _scatter_add(x: mx.array, axis: int, places: mx.array, value: mx.array) -> mx.array:
+    return x.at[_grid(x, axis, places)].add(value.astype(x.dtype))
+
+
+_COMBINED: dict[str, Callable[[Any, mx.array], mx.array]] = {
+    "amin": lambda place, value: place.minimum(value),
+    "amax": lambda place, value: place.maximum(value),
+    "sum": lambda place, value: place.add(value),
+    "prod": lambda place, value: place.multiply(value),
+}
+_NEUTRAL = {"amin": float("inf"), "amax": float("-inf"), "sum": 0.0, "prod": 1.0, "mean": 0.0}
+
+
+def _scatter_reduce(
+    x: mx.array, axis: int, places: mx.array, value: mx.array, way: str, include_self: bool = True
+) -> mx.array:
+    """Values combined at their places; without include_self, what was there counts only where nothing came."""
+    index = _grid(x, axis, places)
+    arrived = mx.zeros(x.shape, mx.int32).at[index].add(mx.ones(places.shape, mx.int32))
+    floats = value.astype(mx.float32)
+    start = x.astype(mx.float32) if include_self else mx.full(x.shape, _NEUTRAL[way], mx.float32)
+    if way == "mean":
+        count = arrived + (1 if include_self else 0)
+        combined = start.at[index].add(floats) / mx.maximum(count, 1)
+    else:
+        combined = _COMBINED[way](start.at[index], floats)
+    return mx.where(arrived > 0, combined, x).astype(x.dtype)
+
+
+def _grid(x: mx.array, axis: int, places: mx.array) -> tuple[mx.array, ...]:
+    """The index of every element that places along an axis name."""
+    index = []
+    for place, size in enumerate(places.shape):
+        shape = [1] * places.ndim
+        shape[place] = size
+        index.append(mx.broadcast_to(mx.arange(size).reshape(shape), places.shape))
+    index[axis % x.ndim] = places
+    return tuple(index)
+
+
+def _one_hot(places: mx.array, classes: int = -1) -> mx.array:
+    checked_size(places.size * max(classes, 1))
+    return (places[..., None] == mx.arange(classes)).astype(mx.int64)
+
+
+def _bucketize(x: mx.array, bounds: mx.array, out_int32: bool = False, right: bool = False) -> mx.array:
+    above = x[..., None] >= bounds if right else x[..., None] > bounds
+    return mx.sum(above, axis=-1).astype(mx.int64)
+
+
+SELECTING: dict[str, Callable[..., Any]] = {
+    "embedding": _embedding,
+    "index.Tensor": _index,
+    "index_put": _index_put,
+    "index_select": lambda x, axis, places: mx.take(x, places, axis=axis),
+    "gather": _gather,
+    "take_along_dim": lambda x, places, axis=None: mx.take_along_axis(x, places, axis=axis),
+    "scatter.src": _scatter,
+    "scatter.value": _scatter,
+    "scatter_add": _scatter_add,
+    "scatter_reduce.two": _scatter_reduce,
+    "one_hot": _one_hot,
+    "bucketize.Tensor": _bucketize,
+    "searchsorted.Tensor": lambda bounds, x, out_int32=False, right=False: _bucketize(x, bounds, right=right),
+}

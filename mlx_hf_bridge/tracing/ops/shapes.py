@@ -1,0 +1,171 @@
+"""Operations that move elements and compute nothing."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import mlx.core as mx
+
+from mlx_hf_bridge.tracing.ops.dtypes import DTYPES
+from mlx_hf_bridge.tracing.ops.making import checked_size
+
+
+def _reshape(x: mx.array, shape: Sequence[int]) -> mx.array:
+    return mx.reshape(x, tuple(shape))
+
+
+def _expand(x: mx.array, sizes: Sequence[int], **unused: Any) -> mx.array:
+    """-1 keeps an axis; new ones come first."""
+    old = (1,) * (len(sizes) - x.ndim) + tuple(x.shape)
+    return mx.broadcast_to(x, tuple(kept if size == -1 else size for size, kept in zip(sizes, old, strict=True)))
+
+
+def _slice(x: mx.array, axis: int = 0, start: Any = None, stop: Any = None, step: int = 1) -> mx.array:
+    """torch writes 2^63 - 1 for the end."""
+    index: list[Any] = [slice(None)] * x.ndim
+    index[axis] = slice(start, None if stop is None or stop >= x.shape[axis] else stop, step)
+    return x[tuple(index)]
+
+
+def _select(x: mx.array, axis: int, place: Any) -> mx.array:
+    """One place of an axis, which goes away."""
+    if not isinstance(place, int):
+        return mx.take(x, place, axis=axis)
+    index: list[Any] = [slice(None)] * x.ndim
+    index[axis] = place
+    return x[tuple(index)]
+
+
+def _split(x: mx.array, size: Any, axis: int = 0) -> list[mx.array]:
+    """Parts of one size, the last one smaller, or of the sizes in a list."""
+    sizes = size if isinstance(size, (list, tuple)) else [size] * -(-x.shape[axis] // size)
+    ends = [sum(sizes[: place + 1]) for place in range(len(sizes) - 1)]
+    return list(mx.split(x, ends, axis=axis)) if ends else [x]
+
+
+def _chunk(x: mx.array, count: int, axis: int = 0) -> list[mx.array]:
+    return _split(x, -(-x.shape[axis] // count), axis)
+
+
+_MODES: dict[str, Any] = {"constant": "constant", "replicate": "edge", "reflect": "reflect"}
+
+
+def _pad(x: mx.array, widths: Sequence[int], mode: str = "constant", value: float | None = None) -> mx.array:
+    """torch's widths: (before, after) of the last axis first; negative ones cut."""
+    pairs = [(widths[place], widths[place + 1]) for place in range(0, len(widths), 2)][::-1]
+    pairs = [(0, 0)] * (x.ndim - len(pairs)) + pairs
+    for axis, (before, after) in enumerate(pairs):
+        if before < 0 or after < 0:
+            x = _slice(x, axis, max(0, -before), x.shape[axis] + min(0, after))
+    grown = [(max(0, before), max(0, after)) for before, after in pairs]
+    return mx.pad(x, grown, mode=_MODES[mode], constant_values=0 if value is None else value)
+
+
+def _squeeze(x: mx.array, axes: Any = None) -> mx.array:
+    """Axes of size 1 go away, others stay."""
+    asked = range(x.ndim) if axes is None else [axes] if isinstance(axes, int) else axes
+    return mx.squeeze(x, [axis for axis in asked if x.shape[axis] == 1])
+
+
+def _repeat(x: mx.array, times: Sequence[int]) -> mx.array:
+    return mx.tile(x, tuple(times))
+
+
+def _repeat_each(x: mx.array, times: int, axis: int | None = None, **unused: Any) -> mx.array:
+    return mx.repeat(x, times, axis=axis)
+
+
+def _joined(arrays: Sequence[mx.array], axis: int = 0) -> mx.array:
+    """torch passes over empty vectors."""
+    whole = [array for array in arrays if array.shape != (0,)]
+    return mx.concatenate(whole, axis=axis)
+
+
+def _slice_scatter(
+    x: mx.array, part: mx.array, axis: int = 0, start: Any = None, stop: Any = None, step: int = 1
+) -> mx.array:
+    index: list[Any] = [slice(None)] * x.ndim
+    index[axis] = slice(start, None if stop is not None and stop >= x.shape[axis] else stop, step)
+    changed = mx.array(x)
+    changed[tuple(index)] = part.astype(x.dtype)
+    return changed
+
+
+def _select_scatter(x: mx.array, part: mx.array, axis: int, place: int) -> mx.array:
+    index: list[Any] = [slice(None)] * x.ndim
+    index[axis] = place
+    changed = mx.array(x)
+    changed[tuple(index)] = part.astype(x.dtype)
+    return changed
+
+
+def _roll(x: mx.array, shifts: Any, axes: Any = ()) -> mx.array:
+    return mx.roll(x, tuple(shifts) if isinstance(shifts, list) else shifts, tuple(axes) or None)
+
+
+def _flip(x: mx.array, axes: Sequence[int]) -> mx.array:
+    for axis in axes:
+        x = _slice(x, axis, None, None, -1)
+    return x
+
+
+def _view_as(x: mx.array, dtype: str) -> mx.array:
+    return x.view(DTYPES[dtype])
+
+
+def _same(x: mx.array, *unused: Any, **also_unused: Any) -> mx.array:
+    return x
+
+
+def _bounded(function: Callable[..., mx.array]) -> Callable[..., mx.array]:
+    """What may answer with more elements than it was given, checked before anything is computed."""
+
+    def operation(*args: Any, **options: Any) -> mx.array:
+        result = function(*args, **options)
+        checked_size(result.size)
+        return result
+
+    return operation
+
+
+SHAPES: dict[str, Callable[..., Any]] = {
+    **dict.fromkeys(("clone", "alias", "detach", "contiguous", "lift_fresh_copy", "dropout"), _same),
+    **dict.fromkeys(("view", "reshape", "_unsafe_view"), _reshape),
+    "view.dtype": _view_as,
+    "flatten.using_ints": lambda x, start=0, end=-1: mx.flatten(x, start, end),
+    "expand": _bounded(_expand),
+    "expand_as": lambda x, other: mx.broadcast_to(x, other.shape),
+    "broadcast_to": _bounded(_expand),
+    "repeat": _bounded(_repeat),
+    "tile": _bounded(_repeat),
+    "repeat_interleave.self_int": _bounded(_repeat_each),
+    "unsqueeze": lambda x, axis: mx.expand_dims(x, axis),
+    "squeeze": _squeeze,
+    "squeeze.dim": _squeeze,
+    "squeeze.dims": _squeeze,
+    "t": lambda x: x.T,
+    "numpy_T": lambda x: x.T,
+    "mT": lambda x: mx.swapaxes(x, -1, -2),
+    "transpose.int": lambda x, one, other: mx.swapaxes(x, one, other),
+    "permute": lambda x, axes: mx.transpose(x, tuple(axes)),
+    "movedim.int": lambda x, source, target: mx.moveaxis(x, source, target),
+    "slice.Tensor": _slice,
+    "select.int": _select,
+    "narrow": lambda x, axis, start, length: _slice(x, axis, start, start + length),
+    "split.Tensor": _split,
+    "split.sizes": _split,
+    "split_with_sizes": _split,
+    "chunk": _chunk,
+    "unbind.int": lambda x, axis=0: [_select(x, axis, place) for place in range(x.shape[axis])],
+    "cat": _joined,
+    "concat": _joined,
+    "stack": lambda arrays, axis=0: mx.stack(list(arrays), axis=axis),
+    "pad": _bounded(_pad),
+    "constant_pad_nd": _bounded(lambda x, widths, value=0: _pad(x, widths, value=value)),
+    "slice_scatter": _slice_scatter,
+    "select_scatter": _select_scatter,
+    "copy": lambda x, other: mx.broadcast_to(other.astype(x.dtype), x.shape),
+    "roll": _roll,
+    "flip": _flip,
+    "tril": lambda x, diagonal=0: mx.tril(x, diagonal),
+    "triu": lambda x, diagonal=0: mx.triu(x, diagonal),
+}

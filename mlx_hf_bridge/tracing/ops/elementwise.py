@@ -7,8 +7,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_hf_bridge.device import ERF_IS_SLOW
-from mlx_hf_bridge.layers.feed_forward import gelu, gelu_tanh, rational_erf
+from mlx_hf_bridge.layers.feed_forward import ACTIVATIONS, gelu, gelu_tanh, silu
 from mlx_hf_bridge.tracing.ops.dtypes import DTYPES, floats, is_float
 
 
@@ -66,10 +65,6 @@ def _gelu(x: mx.array, approximate: str = "none") -> mx.array:
     return gelu_tanh(x) if approximate == "tanh" else gelu(x)
 
 
-def _erf(x: mx.array) -> mx.array:
-    return rational_erf(x) if ERF_IS_SLOW else mx.erf(x)
-
-
 def _where(condition: mx.array, x: Any = 1, y: Any = 0) -> mx.array:
     return mx.where(condition, x, y)
 
@@ -99,7 +94,7 @@ ELEMENTWISE: dict[str, Callable[..., Any]] = {
     "_to_copy": _cast,
     "type_as": _like,
     "gelu": _gelu,
-    "erf": _erf,
+    "erf": _real(mx.erf),
     "neg": lambda x: -x,
     "abs": mx.abs,
     "sign": mx.sign,
@@ -110,7 +105,7 @@ ELEMENTWISE: dict[str, Callable[..., Any]] = {
     "trunc": lambda x: mx.where(x < 0, mx.ceil(x), mx.floor(x)),
     "relu": nn.relu,
     "relu6": nn.relu6,
-    "silu": nn.silu,
+    "silu": silu,
     "mish": nn.mish,
     "softplus": lambda x, beta=1, threshold=20: nn.softplus(x * beta) / beta,
     "elu": lambda x, alpha=1.0, scale=1, input_scale=1: nn.elu(x, alpha),
@@ -118,8 +113,8 @@ ELEMENTWISE: dict[str, Callable[..., Any]] = {
     "hardtanh": lambda x, least=-1.0, most=1.0: mx.clip(x, least, most),
     "hardsigmoid": _hard_sigmoid,
     "hardswish": lambda x: x * _hard_sigmoid(x),
-    "sigmoid": _real(mx.sigmoid),
-    "tanh": _real(mx.tanh),
+    "sigmoid": _real(ACTIVATIONS["sigmoid"]),
+    "tanh": _real(ACTIVATIONS["tanh"]),
     "exp": _real(mx.exp),
     "expm1": _real(mx.expm1),
     "log": _real(mx.log),

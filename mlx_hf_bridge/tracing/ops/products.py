@@ -8,6 +8,7 @@ from typing import Any
 
 import mlx.core as mx
 
+from mlx_hf_bridge.layers.attention import attend
 from mlx_hf_bridge.layers.linear import Packed
 from mlx_hf_bridge.tracing.ops.dtypes import floats
 from mlx_hf_bridge.tracing.ops.making import checked_size
@@ -74,14 +75,20 @@ def attention(
     A query that sees nothing answers with anything but NaN: it is padding, and a NaN would spread through values.
     """
     scale = q.shape[-1] ** -0.5 if scale is None else scale
-    if mask is not None and mask.dtype != mx.bool_ and mask.dtype != q.dtype:
+    shape = q.shape
+    q, k, v, mask = (_four_axes(x) for x in (q, k, v, mask))
+    if is_causal:
+        mask = mx.tri(q.shape[2], k.shape[2]).astype(mx.bool_)[None, None]
+    if mask is not None and mask.dtype != mx.bool_:
         mask = mask.astype(q.dtype)
-    four = q.ndim == 4
-    if not four:
-        q, k, v = (x.reshape(-1, 1, *x.shape[-2:]) if x.ndim != 3 else x[:, None] for x in (q, k, v))
-        mask = mask[:, None] if mask is not None and mask.ndim == 3 else mask
-    answer = mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask="causal" if is_causal else mask)
-    return answer if four else answer[:, 0]
+    return attend(q, k, v, scale, mask, None).reshape(*shape[:-1], v.shape[-1])
+
+
+def _four_axes(x: Any) -> Any:
+    """(..., L, K) -> (B, H, L, K)."""
+    if x is None or x.ndim == 4:
+        return x
+    return x[(None,) * (4 - x.ndim)] if x.ndim == 2 else x[:, None] if x.ndim == 3 else x.flatten(0, -4)
 
 
 def _conv(

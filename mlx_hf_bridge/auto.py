@@ -77,10 +77,10 @@ class MLXAutoModel:
         quantization_config: a recipe's name ("q8", "q4", ...), a dict, an MLXQuantizationConfig, or None to keep the
         weights. dtype: None or "auto" (the checkpoint's own; float16 beside packed weights), a name, an mx or torch
         dtype. trace: "auto" runs transformers' own module as a graph where its model_type has no file here (torch is
-        needed for that one conversion), "never" refuses such, "always" traces any. All others are transformers', keys of the config among them: docs/compatibility.md has the table. With
-        output_loading_info=True a tuple, the model and its load report. Raises RepositoryError, CheckpointError,
-        ConfigError, WeightsError, UnsupportedModelError, QuantizationError or ArgumentTypeError, which are also what
-        transformers raises for the same faults.
+        needed for that one conversion), "never" refuses such, "always" traces any. All others are transformers', keys
+        of the config among them: docs/compatibility.md has the table. With output_loading_info=True a tuple, the model
+        and its load report. Raises RepositoryError, CheckpointError, ConfigError, WeightsError, UnsupportedModelError,
+        QuantizationError or ArgumentTypeError, which are also what transformers raises for the same faults.
         """
         given = {**kwargs, "quantization_config": quantization_config, "dtype": dtype}
         request = sorted_arguments(cls.__name__, cls._task, model_args, given)

@@ -16,7 +16,17 @@ import torch
 from mlx_hf_bridge.batch import TokenBatch
 from mlx_hf_bridge.errors import InputError, TokenRangeError, UnsupportedModelError
 from mlx_hf_bridge.family import BASE_TASK, MULTIPLE_CHOICE, NO_POSITIONS
-from mlx_hf_bridge.tracing.export import TEXTS, TOKENS, Inputs, axes_of, example, exported, quiet
+from mlx_hf_bridge.tracing.export import (
+    TEXTS,
+    TOKENS,
+    Inputs,
+    axes_of,
+    example,
+    exported,
+    quiet,
+    vocabulary_of,
+    word_table,
+)
 from mlx_hf_bridge.tracing.graph import WEIGHT, Facts, Graph, Taken, nodes_in
 from mlx_hf_bridge.tracing.model import IDS, MASK, SEGMENTS, TracedModel
 from mlx_hf_bridge.tracing.passes import optimised
@@ -99,13 +109,13 @@ def _converted(module: Any, task: str, extra: Words, without: tuple[str, ...]) -
     inputs = example(module, extra(TEXTS, TOKENS))
     if task == MULTIPLE_CHOICE:
         inputs = {name: tensor[:, None] for name, tensor in inputs.items()}
-    table = module.get_input_embeddings().weight
+    table = word_table(module)
     program = _exported(module, inputs)
     translation = Translation(program, inputs)
     taken = {name: Taken(axes_of(tensor), _dtype(tensor), True) for name, tensor in inputs.items()}
     outputs = {name: node for name, node in translation.outputs.items() if name not in without}
     raw = Graph(
-        _facts(module, task, table),
+        _facts(module, task),
         tuple(translation.nodes),
         taken,
         outputs,
@@ -114,7 +124,14 @@ def _converted(module: Any, task: str, extra: Words, without: tuple[str, ...]) -
     )
     tensors = {name: _array(tensor) for name, tensor in translation.tensors.items()}
     graph, tensors = optimised(raw, tensors)
-    words = next((name for name, tensor in translation.tensors.items() if tensor.data_ptr() == table.data_ptr()), None)
+    words = next(
+        (
+            name
+            for name, tensor in translation.tensors.items()
+            if table is not None and tensor.data_ptr() == table.data_ptr()
+        ),
+        None,
+    )
     kept = {name: tensors[name] for name in graph.weights()}
     return Traced(
         graph, kept, frozenset(translation.parameters & set(kept)), _packable(graph, words, module, task, kept)
@@ -139,7 +156,7 @@ def _array(tensor: torch.Tensor) -> mx.array:
     return mx.array(tensor.detach().contiguous().numpy())
 
 
-def _facts(module: Any, task: str, table: torch.Tensor) -> Facts:
+def _facts(module: Any, task: str) -> Facts:
     config = module.config
     kinds = getattr(config, "type_vocab_size", 0)
     pad = getattr(config, "pad_token_id", None)
@@ -148,8 +165,8 @@ def _facts(module: Any, task: str, table: torch.Tensor) -> Facts:
         model_type=str(config.model_type),
         task=task,
         base_prefix=str(getattr(module, "base_model_prefix", "")),
-        vocab_size=int(table.shape[0]),
-        hidden_size=int(getattr(config, "hidden_size", table.shape[1])),
+        vocab_size=vocabulary_of(module),
+        hidden_size=int(getattr(config, "hidden_size", 0) or 0),
         layers=int(getattr(config, "num_hidden_layers", 0) or 0),
         heads=int(getattr(config, "num_attention_heads", 0) or 0),
         segments=kinds if isinstance(kinds, int) else 0,

@@ -21,6 +21,8 @@ from mlx_hf_bridge.tracing.ops import OPERATIONS
 TEXTS, TOKENS = 3, 11
 _MOST_TEXTS = 2**20
 _ROUNDS = 4
+# Unicode's code points, for modules that read characters.
+_CHARACTERS = 0x110000
 _KEPT: tuple[str, ...] = (
     "last_hidden_state",
     "pooler_output",
@@ -64,9 +66,22 @@ def example(module: Any, extra: Inputs) -> dict[str, torch.Tensor]:
     """Ids and a mask with padding (B, L), and what else the module takes of every text."""
     mask = torch.ones(TEXTS, TOKENS, dtype=torch.long)
     mask[1, TOKENS - 4 :] = 0
-    vocabulary = module.get_input_embeddings().weight.shape[0]
-    ids = torch.randint(0, vocabulary, mask.shape, generator=torch.Generator().manual_seed(0))
+    ids = torch.randint(0, vocabulary_of(module), mask.shape, generator=torch.Generator().manual_seed(0))
     return {"input_ids": ids, "attention_mask": mask, **extra}
+
+
+def word_table(module: Any) -> torch.Tensor | None:
+    """The word embeddings' weight; None for modules that have none (CANINE hashes characters)."""
+    try:
+        return getattr(module.get_input_embeddings(), "weight", None)
+    except (NotImplementedError, AttributeError):
+        return None
+
+
+def vocabulary_of(module: Any) -> int:
+    """How many ids the module knows."""
+    table = word_table(module)
+    return int(getattr(module.config, "vocab_size", 0) or _CHARACTERS) if table is None else int(table.shape[0])
 
 
 def exported(module: torch.nn.Module, inputs: Inputs, limit: int, states: bool = True) -> ExportedProgram:

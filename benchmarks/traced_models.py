@@ -6,19 +6,15 @@ Tiny modules, all weights redrawn. The difference is the largest on valid tokens
 two shapes that are not the trace's, both padded, against eager attention. A variant passes at 1e-4.
 """
 
-import json
 import sys
 import time
 from dataclasses import dataclass
 from typing import Any
 
-import mlx.core as mx
-
+import mlx_hf_bridge  # noqa: F401  must come before anything that imports mlx
 from benchmarks.traced_variants import VARIANTS, Variant, perceiver
 from mlx_hf_bridge.errors import BridgeError
-from mlx_hf_bridge.tracing.conversion import Traced, difference, traced, trial
-from mlx_hf_bridge.tracing.model import TracedModel
-from mlx_hf_bridge.tracing.serial import from_json, to_json
+from mlx_hf_bridge.tracing.conversion import Traced, difference, runnable, traced, trial
 
 RELATIVE = 1e-4
 SHAPES = ((2, 33), (4, 20))
@@ -60,9 +56,8 @@ def outcome_of(variant: Variant) -> Outcome:
 
 def compared(found: Traced, module: Any, variant: Variant) -> float:
     """The largest difference over SHAPES of the graph that JSON gives back."""
-    graph = from_json(json.loads(json.dumps(to_json(found.graph))))
-    model = TracedModel(graph, found.tensors, mx.float32, compiled=False)
-    return max(difference(model, module, trial(graph, module, *shape, variant.extra)) for shape in SHAPES)
+    model = runnable(found.graph, found.tensors)
+    return max(difference(model, module, trial(found.graph, module, *shape, variant.extra)) for shape in SHAPES)
 
 
 def main() -> None:

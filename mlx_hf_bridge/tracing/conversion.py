@@ -28,8 +28,10 @@ from mlx_hf_bridge.tracing.export import (
     word_table,
 )
 from mlx_hf_bridge.tracing.graph import WEIGHT, Facts, Graph, Taken, nodes_in
+from mlx_hf_bridge.tracing.joined import join_products
 from mlx_hf_bridge.tracing.model import IDS, MASK, SEGMENTS, TracedModel
 from mlx_hf_bridge.tracing.passes import optimised
+from mlx_hf_bridge.tracing.serial import from_json, to_json
 from mlx_hf_bridge.tracing.sizes import guards_of
 from mlx_hf_bridge.tracing.translate import Translation
 
@@ -203,7 +205,7 @@ def _verified(found: Traced, module: Any, task: str, extra: Words) -> Traced:
     """The graph with what trials say of it; UnsupportedModelError where it answers otherwise than the module."""
     graph = replace(found.graph, inputs=_with_optional(found.graph, module, task, extra))
     graph = replace(graph, facts=replace(graph.facts, max_length=_longest(graph, found.tensors, module)))
-    model = TracedModel(graph, found.tensors, mx.float32, compiled=False)
+    model = runnable(graph, found.tensors)
     allowed = [shape for shape in TRIALS if model.allows(*shape) and shape[1] <= graph.facts.max_length]
     if len(allowed) < 2:
         raise UnsupportedModelError(
@@ -222,6 +224,12 @@ def _verified(found: Traced, module: Any, task: str, extra: Words) -> Traced:
     shows = _padding_shows(model, graph, module, extra, task)
     logger.info("traced %s: %d nodes, %.1e off", graph.facts.model_class, len(graph.nodes), worst)
     return replace(found, graph=replace(graph, facts=replace(graph.facts, padding_shows=shows)))
+
+
+def runnable(graph: Graph, tensors: Mapping[str, mx.array], dtype: mx.Dtype = mx.float32) -> TracedModel:
+    """The model that a folder with this graph gives, through JSON."""
+    table = dict(tensors)
+    return TracedModel(join_products(from_json(to_json(graph)), table), table, dtype, compiled=False)
 
 
 def trial(graph: Graph, module: Any, texts: int, tokens: int, extra: Words, task: str = BASE_TASK) -> dict[str, Any]:
@@ -296,7 +304,7 @@ def _same(module: Any, inputs: Inputs, name: str) -> bool:
 def _longest(graph: Graph, tensors: Mapping[str, mx.array], module: Any) -> int:
     """The most tokens that guards and look-ups allow, by trying; NO_POSITIONS where nothing limits them."""
     said = _positions(module) or _FAR
-    model = TracedModel(graph, tensors, mx.float32, compiled=False)
+    model = runnable(graph, tensors)
     top = min(said, _FAR) + 1
     if _fits(model, graph, top):
         return NO_POSITIONS if top > said or said > _FAR else said

@@ -11,11 +11,15 @@ HELD = (WEIGHT, CONSTANT)
 
 @dataclass(eq=False)
 class Node:
-    """One operation, other nodes among its arguments; an input, a weight or a constant has its name for one."""
+    """One operation, other nodes among its arguments; an input, a weight or a constant has its name for one.
+
+    dtype: torch's of its value, as far as a pass must know; a graph that is read back has none.
+    """
 
     op: str
     args: tuple[Any, ...] = ()
     options: dict[str, Any] = field(default_factory=dict)
+    dtype: str = ""
 
     def replace(self, op: str, *args: Any, **options: Any) -> None:
         """Become another operation, in the same place."""

@@ -10,6 +10,19 @@ from mlx_hf_bridge.errors import UnsupportedModelError
 from mlx_hf_bridge.tracing.export import IGNORED, Inputs, axes_of, name_of
 from mlx_hf_bridge.tracing.graph import CONSTANT, INPUT, WEIGHT, Node
 
+# Operations that leave some arguments as they are: copies, casts to the dtype that is there, and the like.
+_COPIES = (
+    "clone",
+    "alias",
+    "detach",
+    "contiguous",
+    "lift_fresh_copy",
+    "dropout",
+    "_to_copy",
+    "type_as",
+    "expand",
+    "view",
+)
 _WRAPPER = "module."
 _NOT_OURS = ("device", "pin_memory", "layout", "memory_format", "non_blocking", "copy", "requires_grad")
 
@@ -64,11 +77,16 @@ class Translation:
     def _add(self, node: Any, program: ExportedProgram) -> None:
         if node.op == "placeholder":
             kind, name = self._names[node.name]
-            self._made[node] = self._weight(name) if kind == WEIGHT else self._put(Node(INPUT, (name,)))
+            made = self._weight(name) if kind == WEIGHT else self._put(Node(INPUT, (name,)))
+            made.dtype = _dtype(node)
+            self._made[node] = made
         elif node.op == "call_function" and name_of(node.target) not in IGNORED:
             options = {key: self._argument(value) for key, value in node.kwargs.items() if key not in _NOT_OURS}
             args = tuple(self._argument(value) for value in node.args)
-            self._made[node] = self._put(Node(name_of(node.target), args, options))
+            if _is_same(node) and isinstance(args[0], Node):
+                self._made[node] = args[0]
+            else:
+                self._made[node] = self._put(Node(name_of(node.target), args, options, _dtype(node)))
         elif node.op == "output":
             self._answer(node, program)
 
@@ -110,3 +128,18 @@ class Translation:
 
     def _axis(self, size: Any) -> str | int:
         return size if isinstance(size, int) else self._letters.get(str(size), "?")
+
+
+def _is_same(node: Any) -> bool:
+    """Whether an operation gives what it was given: of the same shape and dtype."""
+    if name_of(node.target) not in _COPIES:
+        return False
+    given, made = node.args[0].meta.get("val"), node.meta.get("val")
+    if not isinstance(given, torch.Tensor) or not isinstance(made, torch.Tensor):
+        return False
+    return given.dtype == made.dtype and [str(size) for size in given.shape] == [str(size) for size in made.shape]
+
+
+def _dtype(node: Any) -> str:
+    value = node.meta.get("val")
+    return str(value.dtype).removeprefix("torch.") if isinstance(value, torch.Tensor) else ""

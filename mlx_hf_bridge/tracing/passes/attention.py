@@ -1,0 +1,92 @@
+"""Attention spelled out becomes one operation: softmax(q @ k.T * scale + terms) @ v.
+
+B texts, H heads, L tokens.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import mlx.core as mx
+
+from mlx_hf_bridge.tracing.graph import Graph, Node
+from mlx_hf_bridge.tracing.passes.rewriting import either_way, is_call, readers, redirected
+
+_LOWEST = -1e30
+
+
+@dataclass
+class _Scores:
+    """q, k, the scale, and what is added: existing nodes, and new ones in order."""
+
+    q: Node
+    k: Node
+    scale: float = 1.0
+    terms: list[Node] = field(default_factory=list)
+    fresh: list[Node] = field(default_factory=list)
+
+
+def attention_in_one(graph: Graph, tensors: dict[str, mx.array]) -> Graph:
+    """Spelled-out attention -> "bridge.attention" (q, k, v, mask, dropout, causal, scale)."""
+    read_from = readers(graph)
+    before: dict[int, list[Node]] = {}
+    for node in graph.nodes:
+        if not is_call(node, "matmul") or not is_call(node.args[0], "softmax") or node.args[0].args[1] not in (-1, 3):
+            continue
+        weights = node.args[0]
+        if len(read_from[id(weights)]) > 1 or (found := _scores(weights.args[0], read_from)) is None:
+            continue
+        mask = _sum(found)
+        before[id(node)] = [*found.fresh]
+        node.replace("bridge.attention", found.q, found.k, node.args[1], mask, 0.0, False, found.scale)
+    return redirected(graph, {}, before)
+
+
+def _scores(value: Any, read_from: dict[int, list[Node]]) -> _Scores | None:
+    """What the scores are made of, from the outside in."""
+    if not isinstance(value, Node) or len(read_from[id(value)]) > 1:
+        return None
+    if is_call(value, "matmul"):
+        keys = value.args[1]
+        is_turned = is_call(keys, "transpose") and {keys.args[1] % 4, keys.args[2] % 4} == {2, 3}
+        return _Scores(value.args[0], keys.args[0]) if is_turned else None
+    if is_call(value, "mul", "div") and isinstance(value.args[1], (int, float)):
+        inner = _scores(value.args[0], read_from)
+        if inner is None or inner.terms:
+            return None
+        inner.scale *= value.args[1] if is_call(value, "mul") else 1 / value.args[1]
+        return inner
+    if is_call(value, "add"):
+        for scores, term in either_way(value):
+            if isinstance(term, Node) and (inner := _scores(scores, read_from)) is not None:
+                inner.terms.append(term)
+                return inner
+    if value.op in ("masked_fill.Scalar", "where.ScalarOther"):
+        return _filled(value, read_from)
+    return None
+
+
+def _filled(value: Node, read_from: dict[int, list[Node]]) -> _Scores | None:
+    """Scores with the lowest number where a mask says so."""
+    is_fill = value.op == "masked_fill.Scalar"
+    scores, mask, lowest = (value.args[0], value.args[1], value.args[2]) if is_fill else (
+        value.args[1], value.args[0], value.args[2]
+    )  # fmt: skip
+    inner = _scores(scores, read_from)
+    if inner is None or not isinstance(lowest, (int, float)) or lowest > _LOWEST:
+        return None
+    choice = (_LOWEST, 0.0) if is_fill else (0.0, _LOWEST)
+    term = Node("where.Scalar", (mask, *choice), {}, "float32")
+    inner.fresh.append(term)
+    inner.terms.append(term)
+    return inner
+
+
+def _sum(found: _Scores) -> Node | None:
+    """The terms added up, each sum a new node."""
+    if not found.terms:
+        return None
+    total = found.terms[0]
+    for term in found.terms[1:]:
+        total = Node("add.Tensor", (total, term), {}, "float32")
+        found.fresh.append(total)
+    return total

@@ -1,0 +1,57 @@
+"""RMSNorm spelled out becomes one kernel: x * rsqrt(mean(x^2) + eps), and the weight after it."""
+
+from typing import Any
+
+import mlx.core as mx
+
+from mlx_hf_bridge.tracing.graph import WEIGHT, Graph, Node
+from mlx_hf_bridge.tracing.passes.rewriting import either_way, is_call, readers
+
+
+def norms_in_one(graph: Graph, tensors: dict[str, mx.array]) -> Graph:
+    """Spelled-out norms -> "bridge.rms_norm" (x, weight or None, eps, what is added to the weight)."""
+    for node in graph.nodes:
+        if is_call(node, "mul") and (found := _normed(node)) is not None:
+            x, eps = found
+            node.replace("bridge.rms_norm", x, None, eps)
+    read_from = readers(graph)
+    for node in graph.nodes:
+        if not is_call(node, "mul"):
+            continue
+        for normed, weight in either_way(node):
+            held = _weight(weight, tensors)
+            alone = is_call(normed, "bridge.rms_norm") and len(read_from[id(normed)]) == 1
+            if alone and held is not None and normed.args[1] is None:
+                node.replace("bridge.rms_norm", normed.args[0], held[0], normed.args[2], held[1])
+                break
+    return graph
+
+
+def _normed(node: Node) -> tuple[Node, float] | None:
+    """(x, eps) of x * rsqrt(mean(x^2, last) + eps)."""
+    for x, root in either_way(node):
+        if not is_call(root, "rsqrt") or not is_call(root.args[0], "add"):
+            continue
+        for mean, eps in either_way(root.args[0]):
+            if (
+                is_call(mean, "mean")
+                and isinstance(eps, float)
+                and list(mean.args[1]) == [-1]
+                and mean.args[2:3] == (True,)
+            ):
+                square = mean.args[0]
+                if is_call(square, "pow") and square.args[0] is x and square.args[1] in (2, 2.0):
+                    return x, eps
+                if is_call(square, "mul") and square.args[0] is x and square.args[1] is x:
+                    return x, eps
+    return None
+
+
+def _weight(value: Any, tensors: dict[str, mx.array]) -> tuple[Node, float] | None:
+    """(a vector, what is added to it) of a norm's weight."""
+    plus = 0.0
+    if is_call(value, "add") and isinstance(value.args[1], (int, float)):
+        value, plus = value.args[0], float(value.args[1])
+    if isinstance(value, Node) and value.op == WEIGHT and tensors[value.args[0]].ndim == 1:
+        return value, plus
+    return None

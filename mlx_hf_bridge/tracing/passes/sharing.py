@@ -1,0 +1,30 @@
+"""Common subexpressions: what is computed twice of the same is computed once."""
+
+from typing import Any
+
+import mlx.core as mx
+
+from mlx_hf_bridge.tracing.graph import Graph, Node
+from mlx_hf_bridge.tracing.passes.rewriting import redirected
+
+
+def shared(graph: Graph, tensors: dict[str, mx.array]) -> Graph:
+    """One node for all of the same operation and arguments."""
+    instead: dict[int, Node] = {}
+    known: dict[Any, Node] = {}
+    for node in graph.nodes:
+        key = (node.op, _key(node.args, instead), _key(node.options, instead))
+        first = known.setdefault(key, node)
+        if first is not node:
+            instead[id(node)] = first
+    return redirected(graph, instead)
+
+
+def _key(value: Any, instead: dict[int, Node]) -> Any:
+    if isinstance(value, Node):
+        return "node", id(instead.get(id(value), value))
+    if isinstance(value, (list, tuple)):
+        return tuple(_key(item, instead) for item in value)
+    if isinstance(value, dict):
+        return tuple((name, _key(item, instead)) for name, item in sorted(value.items()))
+    return type(value).__name__, repr(value)

@@ -10,7 +10,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from mlx_hf_bridge.errors import BackendError, ConfigError, UnsupportedModelError, WeightsError
+from mlx_hf_bridge.errors import BackendError, ConfigError, QuantizationError, UnsupportedModelError, WeightsError
 from mlx_hf_bridge.layers.linear import PackedEmbedding
 from mlx_hf_bridge.loading.checkpoint import Checkpoint, open_weights, read_json
 from mlx_hf_bridge.loading.names import some
@@ -89,6 +89,7 @@ def plan_traced(
 
     BackendError without torch, UnsupportedModelError where the module has no graph.
     """
+    _refuse_calibrated(recipe)
     model_type = checkpoint.config.get("model_type")
     conversion, modules = _tracer(str(model_type))
     open_weights(checkpoint)
@@ -111,6 +112,7 @@ def plan_traced(
         for name in found.packable
         if recipe and found.tensors[name].shape[-1] % recipe.group_size == 0 and not recipe.skips(_module_of(name))
     }
+    able -= {name for group in _joined(found.graph) if not able.issuperset(group) for name in group}
     tensors = {
         name: TensorPlan(
             name,
@@ -124,6 +126,22 @@ def plan_traced(
     graph = found.graph
     config, beside = TracedConfig.of(graph, checkpoint.config), {GRAPH_FILE: to_json(graph)}
     return Plan(checkpoint, family_of(graph), config, task, recipe, rest, (file,), tensors, left, (), beside)
+
+
+def _joined(graph: Graph) -> list[set[str]]:
+    """The weights of each product that joins several."""
+    return [{weight.args[0] for weight in node.args[1]} for node in graph.nodes if node.op == "bridge.linears"]
+
+
+def _refuse_calibrated(recipe: MLXQuantizationConfig | None) -> None:
+    if recipe is None:
+        return
+    plain = MLXQuantizationConfig(recipe.bits, recipe.group_size, recipe.mode, recipe.modules_to_not_convert)
+    if recipe != plain:
+        raise QuantizationError(
+            f"quantization_config={recipe!r} is calibrated or differs by module, and a traced model is packed with one "
+            "width by mx.quantize. Give bits, group_size, mode and modules_to_not_convert alone."
+        )
 
 
 def _module_of(name: str) -> str:

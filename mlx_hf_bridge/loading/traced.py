@@ -19,7 +19,7 @@ from mlx_hf_bridge.loading.plan import QUANTIZED_DTYPE, Plan, TensorPlan, most_c
 from mlx_hf_bridge.loading.tensors import TensorInfo
 from mlx_hf_bridge.models import is_native
 from mlx_hf_bridge.quantization.recipes import MLXQuantizationConfig
-from mlx_hf_bridge.refused import NEVER_TRACED, REFUSED
+from mlx_hf_bridge.refused import LORA_KEY, NEVER_TRACED, REFUSED
 from mlx_hf_bridge.tracing.family import TracedConfig, family_of
 from mlx_hf_bridge.tracing.graph import HELD, WEIGHT, Graph, Node
 from mlx_hf_bridge.tracing.joined import join_products
@@ -56,6 +56,8 @@ def wants_tracing(checkpoint: Checkpoint, trace: str) -> bool:
             f"config.json has model_type={model_type!r}, which is neither computed here nor traced: "
             f"{NEVER_TRACED[model_type]}. Use transformers on torch for this one."
         )
+    if checkpoint.config.get(LORA_KEY):
+        return False  # refused with its reason, since the repo's own code would change the vectors
     return trace == "always" or (trace == "auto" and not is_native(checkpoint.config) and _is_known(model_type))
 
 

@@ -4,6 +4,7 @@ Only this file asks.
 """
 
 import ctypes
+import math
 import os
 import sys
 import threading
@@ -12,7 +13,13 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 
 from mlx_hf_bridge.blas import MLX_CAME_FIRST, Threads, load_blas
-from mlx_hf_bridge.environment import blas_choice
+from mlx_hf_bridge.environment import (
+    STREAMS_VARIABLE,
+    UNPACK_VARIABLE,
+    blas_choice,
+    streams_choice,
+    unpack_choice,
+)
 from mlx_hf_bridge.errors import BackendError
 
 _INSTALL_ADVICE = (
@@ -46,7 +53,25 @@ if BACKEND == "cpu" and sys.platform == "linux" and BLAS is None and blas_choice
     )
 
 # On a CPU, unpacking a layer costs as much as about four rows of the packed product (benchmarks/quantized_product.py).
-_UNPACKING_ROWS = 4
+_UNPACKING_ROWS = 4.0
+
+
+def _unpacking() -> tuple[float, bool]:
+    """Rows from which weights are unpacked for a product, and whether they then stay so."""
+    choice = unpack_choice()
+    if choice is None:
+        return (_UNPACKING_ROWS if BACKEND == "cpu" else math.inf), False
+    if choice in ("never", "keep"):
+        return (0.0, True) if choice == "keep" else (math.inf, False)
+    if choice.isdecimal():
+        return float(choice), False
+    raise BackendError(
+        f"{UNPACK_VARIABLE}={choice!r}, expected a number of rows, 'never', or 'keep' for float weights that stay in "
+        "memory. Unset it for what was measured to be fastest."
+    )
+
+
+UNPACKING_ROWS, KEEPS_UNPACKED = _unpacking()
 
 # A batch holds at most batch_size times this many slots, padding included, so that short texts go many at a time.
 # On a CPU small batches stay in its caches (benchmarks/batch_slots.py).
@@ -102,6 +127,10 @@ def _stream_count() -> int:
 
     MLX runs everything but products on one thread a stream, which leaves the other cores idle.
     """
+    if choice := streams_choice():
+        if not choice.isdecimal() or choice == "0":
+            raise BackendError(f"{STREAMS_VARIABLE}={choice!r}, expected a number of 1 or more, or leave it unset.")
+        return int(choice)
     if BACKEND != "cpu" or sys.platform != "linux" or (BLAS and not BLAS_THREADS.known):
         return 1
     return min(len(os.sched_getaffinity(0)), _MOST_STREAMS)
@@ -148,7 +177,7 @@ def attends_by_powers(scores: int) -> bool:
 
 def unpacks_weights(rows: int) -> bool:
     """Whether a quantised product of `rows` rows is faster by unpacking the weights and multiplying in float."""
-    return BACKEND == "cpu" and rows >= _UNPACKING_ROWS
+    return rows >= UNPACKING_ROWS
 
 
 def unpacks_by_parts(bits: int) -> bool:

@@ -5,6 +5,8 @@ from pathlib import Path
 
 CACHE_VARIABLE = "MLX_HF_BRIDGE_CACHE"
 BLAS_VARIABLE = "MLX_HF_BRIDGE_BLAS"
+UNPACK_VARIABLE = "MLX_HF_BRIDGE_UNPACK"
+STREAMS_VARIABLE = "MLX_HF_BRIDGE_STREAMS"
 QUANTIZATION_VARIABLE = "MLX_HF_BRIDGE_QUANTIZATION"
 
 
@@ -32,3 +34,13 @@ def blas_choice() -> str | None:
 def quantization_choice() -> str | None:
     """MLX_HF_BRIDGE_QUANTIZATION: the recipe of zero-change mode, None for the weights as they are."""
     return os.environ.get(QUANTIZATION_VARIABLE) or None
+
+
+def unpack_choice() -> str | None:
+    """MLX_HF_BRIDGE_UNPACK: rows from which packed weights are unpacked for a product, or "never", or "keep"."""
+    return os.environ.get(UNPACK_VARIABLE) or None
+
+
+def streams_choice() -> str | None:
+    """MLX_HF_BRIDGE_STREAMS: how many batches are computed side by side."""
+    return os.environ.get(STREAMS_VARIABLE) or None

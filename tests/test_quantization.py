@@ -187,6 +187,9 @@ def test_packed_and_unpacking_products_agree(recipe: str, tmp_path: Path, monkey
         answers.append(answer(ours, inputs, "last_hidden_state"))
     assert not np.array_equal(*answers)
     assert worst(*answers, inputs) < BETWEEN_PATHS
+    monkeypatch.setattr(linear, "KEEPS_UNPACKED", True)
+    for _ in range(2):
+        np.testing.assert_array_equal(answer(ours, inputs, "last_hidden_state"), answers[1])
 
 
 @pytest.mark.parametrize("recipe", ["q8", "q4", "mxfp4"])

@@ -234,6 +234,30 @@ def test_the_blas_variable_chooses_the_library() -> None:
     assert finished(script, options=("-W", "error"), MLX_HF_BRIDGE_BLAS="none") == "None"
 
 
+CHOICES = "from mlx_hf_bridge import device as d; print(d.STREAMS, d.UNPACKING_ROWS, d.KEEPS_UNPACKED)"
+
+
+@on_linux_cpu
+@pytest.mark.parametrize(
+    ("variables", "printed"),
+    [
+        ({"MLX_HF_BRIDGE_STREAMS": "3"}, "3 4.0 False"),
+        ({"MLX_HF_BRIDGE_STREAMS": "1", "MLX_HF_BRIDGE_UNPACK": "16"}, "1 16.0 False"),
+        ({"MLX_HF_BRIDGE_STREAMS": "1", "MLX_HF_BRIDGE_UNPACK": "never"}, "1 inf False"),
+        ({"MLX_HF_BRIDGE_STREAMS": "1", "MLX_HF_BRIDGE_UNPACK": "keep"}, "1 0.0 True"),
+    ],
+)
+def test_variables_override_what_was_measured(variables: dict[str, str], printed: str) -> None:
+    assert finished(CHOICES, **variables) == printed
+
+
+@pytest.mark.parametrize("variable", ["MLX_HF_BRIDGE_STREAMS", "MLX_HF_BRIDGE_UNPACK"])
+def test_a_variable_of_another_kind_is_refused(variable: str) -> None:
+    code, _, complaint = outcome(start(CHOICES, **{variable: "many"}))
+    assert code == 1
+    assert f"BackendError: {variable}='many', expected a number" in complaint
+
+
 @on_linux_cpu
 def test_float32_products_are_fast() -> None:
     """Known trouble 11: 2.6 GFLOP/s on MLX's reference BLAS, 180 and more on OpenBLAS."""

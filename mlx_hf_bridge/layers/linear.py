@@ -10,7 +10,7 @@ from contextvars import ContextVar
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_hf_bridge.device import unpacks_by_parts, unpacks_weights
+from mlx_hf_bridge.device import KEEPS_UNPACKED, unpacks_by_parts, unpacks_weights
 
 
 def _pack(weight: mx.array, group_size: int, bits: int, mode: str) -> tuple[mx.array, mx.array, mx.array | None]:
@@ -47,6 +47,7 @@ class Packed(nn.Module):
     def __init__(self, weight: mx.array, group_size: int, bits: int, mode: str) -> None:
         super().__init__()
         self.group_size, self.bits, self.mode = group_size, bits, mode
+        self._kept: dict[tuple[int, mx.Dtype], mx.array] = {}
         self.weight, self.scales, packed_biases = _pack(weight, group_size, bits, mode)
         if packed_biases is not None:
             self.biases = packed_biases
@@ -61,12 +62,14 @@ class Packed(nn.Module):
         """The float weights, or those rows of them."""
         if rows is not None:
             return self._unpacked(dtype, rows)
-        unpacked = _unpacked_once.get()
+        unpacked = self._kept if KEEPS_UNPACKED else _unpacked_once.get()
         if unpacked is None:
             return self._unpacked(dtype, None)
         key = id(self), dtype
         if key not in unpacked:
             unpacked[key] = self._unpacked(dtype, None)
+            if KEEPS_UNPACKED:
+                mx.eval(unpacked[key])
         return unpacked[key]
 
     def _unpacked(self, dtype: mx.Dtype, rows: mx.array | None) -> mx.array:

@@ -6,8 +6,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from mlx_hf_bridge.encoder_config import EncoderConfig
 from mlx_hf_bridge.errors import ConfigError
-from mlx_hf_bridge.family import EncoderConfig
 
 
 def theta_of(parameters: Mapping[str, Any] | None, otherwise: float) -> float:

@@ -23,7 +23,7 @@ ORDER = [
     {"blas"},
     {"device", "batch"},
     {"layers"},
-    {"family", "heads", "refused", "rope"},
+    {"encoder_config", "family", "heads", "refused", "rope"},
     {"models"},
     {"inference"},
     {"quantization", "tracing"},

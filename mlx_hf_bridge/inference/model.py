@@ -11,7 +11,8 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_hf_bridge.batch import TokenBatch
-from mlx_hf_bridge.family import BASE_TASK, EncoderConfig, Family
+from mlx_hf_bridge.encoder_config import EncoderConfig
+from mlx_hf_bridge.family import BASE_TASK, Family
 from mlx_hf_bridge.layers.encoder import Trace
 from mlx_hf_bridge.layers.linear import PackedEmbedding
 

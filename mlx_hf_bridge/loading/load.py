@@ -12,8 +12,9 @@ from typing import Any
 import mlx.core as mx
 
 from mlx_hf_bridge.device import activation_dtype
+from mlx_hf_bridge.encoder_config import EncoderConfig
 from mlx_hf_bridge.errors import ArgumentTypeError, ConfigError, UnsupportedModelError
-from mlx_hf_bridge.family import BASE_TASK, EncoderConfig, Family
+from mlx_hf_bridge.family import BASE_TASK, Family
 from mlx_hf_bridge.inference.model import Model, build, set_activation_dtype
 from mlx_hf_bridge.inference.run import run
 from mlx_hf_bridge.loading.checkpoint import METADATA_FILE, Checkpoint, open_weights, read_checkpoint, read_json

@@ -5,6 +5,7 @@ BERT whose steps share one layer (or a few groups of them), with narrow embeddin
 
 from dataclasses import dataclass
 
+from mlx_hf_bridge.encoder_config import EncoderConfig
 from mlx_hf_bridge.family import (
     MASKED_LM,
     MULTIPLE_CHOICE,
@@ -12,7 +13,6 @@ from mlx_hf_bridge.family import (
     QUESTION_ANSWERING,
     SEQUENCE_CLASSIFICATION,
     TOKEN_CLASSIFICATION,
-    EncoderConfig,
     Family,
     Head,
 )

@@ -5,6 +5,7 @@ The encoder that the other families are told apart from.
 
 from collections.abc import Mapping
 
+from mlx_hf_bridge.encoder_config import EncoderConfig
 from mlx_hf_bridge.family import (
     MASKED_LM,
     MULTIPLE_CHOICE,
@@ -13,7 +14,6 @@ from mlx_hf_bridge.family import (
     QUESTION_ANSWERING,
     SEQUENCE_CLASSIFICATION,
     TOKEN_CLASSIFICATION,
-    EncoderConfig,
     Family,
     Head,
 )

@@ -8,15 +8,14 @@ import dataclasses
 from dataclasses import dataclass
 from typing import ClassVar
 
+from mlx_hf_bridge.encoder_config import NO_POSITIONS, EncoderConfig
 from mlx_hf_bridge.errors import ConfigError
 from mlx_hf_bridge.family import (
     MASKED_LM,
     MULTIPLE_CHOICE,
-    NO_POSITIONS,
     PRE_TRAINING,
     SEQUENCE_CLASSIFICATION,
     TOKEN_CLASSIFICATION,
-    EncoderConfig,
     Head,
 )
 from mlx_hf_bridge.layers.encoder import Encoder

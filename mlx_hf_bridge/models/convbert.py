@@ -6,6 +6,7 @@ BERT with ELECTRA's embeddings and heads, half of whose attention heads are conv
 import dataclasses
 from dataclasses import dataclass
 
+from mlx_hf_bridge.encoder_config import EncoderConfig
 from mlx_hf_bridge.errors import ConfigError
 from mlx_hf_bridge.family import (
     MASKED_LM,
@@ -13,7 +14,6 @@ from mlx_hf_bridge.family import (
     QUESTION_ANSWERING,
     SEQUENCE_CLASSIFICATION,
     TOKEN_CLASSIFICATION,
-    EncoderConfig,
     Head,
 )
 from mlx_hf_bridge.heads import SPANS, TOKENS

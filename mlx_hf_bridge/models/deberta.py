@@ -10,13 +10,13 @@ from typing import ClassVar
 
 import numpy as np
 
+from mlx_hf_bridge.encoder_config import EncoderConfig
 from mlx_hf_bridge.errors import ConfigError
 from mlx_hf_bridge.family import (
     MASKED_LM,
     QUESTION_ANSWERING,
     SEQUENCE_CLASSIFICATION,
     TOKEN_CLASSIFICATION,
-    EncoderConfig,
     Family,
     Head,
 )

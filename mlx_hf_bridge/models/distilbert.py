@@ -6,13 +6,13 @@ BERT without segments or pooler, under other names; the classifier has a product
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from mlx_hf_bridge.encoder_config import EncoderConfig
 from mlx_hf_bridge.family import (
     MASKED_LM,
     MULTIPLE_CHOICE,
     QUESTION_ANSWERING,
     SEQUENCE_CLASSIFICATION,
     TOKEN_CLASSIFICATION,
-    EncoderConfig,
     Family,
 )
 from mlx_hf_bridge.heads import SPANS, TOKENS, first_token_head, word_head

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, ClassVar
 
+from mlx_hf_bridge.encoder_config import EncoderConfig
 from mlx_hf_bridge.errors import ConfigError
-from mlx_hf_bridge.family import SEQUENCE_CLASSIFICATION, EncoderConfig
+from mlx_hf_bridge.family import SEQUENCE_CLASSIFICATION
 from mlx_hf_bridge.layers.embeddings import WordEmbeddings
 from mlx_hf_bridge.layers.encoder import Encoder
 from mlx_hf_bridge.layers.feed_forward import activation_for

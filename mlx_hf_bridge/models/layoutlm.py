@@ -7,12 +7,12 @@ stand at 0 with height and width 0.
 import dataclasses
 from dataclasses import dataclass
 
+from mlx_hf_bridge.encoder_config import EncoderConfig
 from mlx_hf_bridge.family import (
     MASKED_LM,
     QUESTION_ANSWERING,
     SEQUENCE_CLASSIFICATION,
     TOKEN_CLASSIFICATION,
-    EncoderConfig,
 )
 from mlx_hf_bridge.layers.embeddings import OwnTable
 from mlx_hf_bridge.layers.encoder import Encoder

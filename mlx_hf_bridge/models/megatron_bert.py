@@ -7,7 +7,7 @@ import dataclasses
 
 import mlx.nn as nn
 
-from mlx_hf_bridge.family import EncoderConfig
+from mlx_hf_bridge.encoder_config import EncoderConfig
 from mlx_hf_bridge.layers.attention import Attention
 from mlx_hf_bridge.layers.encoder import Encoder
 from mlx_hf_bridge.layers.feed_forward import FeedForward, activation_for

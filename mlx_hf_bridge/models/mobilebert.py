@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 
 import mlx.nn as nn
 
+from mlx_hf_bridge.encoder_config import EncoderConfig
 from mlx_hf_bridge.errors import ConfigError
-from mlx_hf_bridge.family import MASKED_LM, PRE_TRAINING, EncoderConfig, Family, Head
+from mlx_hf_bridge.family import MASKED_LM, PRE_TRAINING, Family, Head
 from mlx_hf_bridge.heads import pre_training
 from mlx_hf_bridge.layers.bottleneck import (
     Bottleneck,

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 import mlx.nn as nn
 
+from mlx_hf_bridge.encoder_config import EncoderConfig
 from mlx_hf_bridge.errors import ConfigError
 from mlx_hf_bridge.family import (
     MASKED_LM,
@@ -17,7 +18,6 @@ from mlx_hf_bridge.family import (
     QUESTION_ANSWERING,
     SEQUENCE_CLASSIFICATION,
     TOKEN_CLASSIFICATION,
-    EncoderConfig,
     Family,
     Head,
 )

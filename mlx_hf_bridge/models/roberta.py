@@ -7,13 +7,13 @@ import dataclasses
 
 import mlx.core as mx
 
+from mlx_hf_bridge.encoder_config import PaddedPositionsConfig
 from mlx_hf_bridge.family import (
     MASKED_LM,
     MULTIPLE_CHOICE,
     QUESTION_ANSWERING,
     SEQUENCE_CLASSIFICATION,
     TOKEN_CLASSIFICATION,
-    PaddedPositionsConfig,
 )
 from mlx_hf_bridge.heads import POOLED_CHOICE, SPANS, TOKENS, first_token_head, word_head
 from mlx_hf_bridge.layers.encoder import Encoder

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Self
 import mlx.nn as nn
 import numpy as np
 
+from mlx_hf_bridge.encoder_config import EncoderConfig
 from mlx_hf_bridge.errors import ConfigError
 from mlx_hf_bridge.family import (
     MASKED_LM,
@@ -19,7 +20,6 @@ from mlx_hf_bridge.family import (
     QUESTION_ANSWERING,
     SEQUENCE_CLASSIFICATION,
     TOKEN_CLASSIFICATION,
-    EncoderConfig,
     Family,
     Head,
 )

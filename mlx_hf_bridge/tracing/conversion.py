@@ -14,8 +14,9 @@ import numpy as np
 import torch
 
 from mlx_hf_bridge.batch import TokenBatch
+from mlx_hf_bridge.encoder_config import NO_POSITIONS
 from mlx_hf_bridge.errors import InputError, TokenRangeError, UnsupportedModelError
-from mlx_hf_bridge.family import BASE_TASK, MULTIPLE_CHOICE, NO_POSITIONS
+from mlx_hf_bridge.family import BASE_TASK, MULTIPLE_CHOICE
 from mlx_hf_bridge.tracing.export import (
     TEXTS,
     TOKENS,

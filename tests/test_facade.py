@@ -18,6 +18,7 @@ from torch import nn
 from mlx_hf_bridge.arrays import in_kind
 from mlx_hf_bridge.errors import TokenRangeError, UnservedUseError
 from mlx_hf_bridge.facade import facade, leave
+from mlx_hf_bridge.inference import run
 
 # float32 on other kernels, as in test_parity.py.
 FLOAT32 = 2e-5
@@ -154,12 +155,16 @@ def test_every_device_is_accepted_and_none_changes_anything(tmp_path: Path) -> N
     assert behind.reasons == []
 
 
-def test_a_container_sees_one_parameter_without_elements(tmp_path: Path) -> None:
-    ours, _, behind = pair(tmp_path)
+def test_a_container_sees_one_parameter_that_counts_as_many_as_there_are(tmp_path: Path) -> None:
+    ours, theirs, behind = pair(tmp_path)
     container = nn.Sequential(ours, nn.Linear(2, 2))
-    assert [parameter.numel() for parameter in container.parameters()] == [0, 4, 2]
+    count = theirs.num_parameters()
+    assert [tuple(parameter.shape) for parameter in container.parameters()] == [(0,), (2, 2), (2,)]
+    assert [parameter.numel() for parameter in container.parameters()] == [count, 4, 2]
+    assert [parameter.nelement() for parameter in container.half().parameters()] == [count, 4, 2]
     assert [type(module).__name__ for module in container.modules()] == ["Sequential", "BertModel", "Linear"]
     assert not container.eval().training
+    assert [parameter.numel() for parameter in copy.deepcopy(list(container.parameters()))] == [0, 4, 2]
     assert behind.reasons == []
 
 
@@ -209,12 +214,13 @@ def test_what_only_torch_serves_goes_to_torch_once_and_for_good(use: str, tmp_pa
     ours, theirs, behind = pair(tmp_path)
     forward, served = ours.forward, ours.state_dict
     ours.note = "kept"
+    ours.name_or_path = "named anew"
     act, reason = USES[use]
     act(ours)
     assert len(behind.reasons) == 1
     assert behind.reasons[0].startswith(reason)
     assert type(ours) is type(theirs)
-    assert ours.note == "kept"
+    assert (ours.note, ours.name_or_path) == ("kept", "named anew")
     if use not in ("resizing", "replacing"):
         with torch.no_grad():
             assert_same(ours(IDS, MASK), theirs(IDS, MASK))
@@ -234,6 +240,24 @@ def test_without_torch_behind_it_is_an_error_that_says_what_to_do(use: str, tmp_
         act(ours)
     with torch.no_grad():
         assert_same(ours(IDS, MASK), theirs(IDS, MASK))
+
+
+def test_a_forked_child_goes_to_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, theirs, behind = pair(tmp_path)
+    ours(IDS)
+    monkeypatch.setattr(run, "_home", -1)
+    with torch.no_grad():
+        assert_same(ours(IDS, MASK), theirs(IDS, MASK))
+    assert behind.reasons[0].startswith("MLX refused the call (MLX was used before this process was forked")
+
+
+def test_a_container_takes_and_gives_weights(tmp_path: Path) -> None:
+    ours, theirs, behind = pair(tmp_path)
+    with torch.no_grad():
+        theirs.embeddings.word_embeddings.weight.mul_(2)
+    nn.Sequential(ours).load_state_dict(nn.Sequential(theirs).state_dict())
+    assert behind.reasons == ["load_state_dict() was called"]
+    torch.testing.assert_close(ours(IDS)[0], theirs(IDS)[0], rtol=0, atol=0)
 
 
 def test_training_goes_to_torch_or_says_what_to_do(tmp_path: Path) -> None:
@@ -356,9 +380,10 @@ def test_ids_outside_the_tables_are_an_error_as_on_torch(tmp_path: Path) -> None
 
 
 def test_segments_that_a_family_ignores_are_ignored(tmp_path: Path) -> None:
-    ours, theirs, _ = pair(tmp_path, "Model", "distilbert")
+    ours, theirs, behind = pair(tmp_path, "Model", "distilbert")
     with torch.no_grad():
         assert_same(ours(IDS, MASK, token_type_ids=MASK), theirs(IDS, MASK, token_type_ids=MASK))
+    assert behind.reasons == []
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])

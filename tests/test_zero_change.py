@@ -1,8 +1,10 @@
 """Zero-change mode: untouched programs print the same, and what MLX cannot serve goes to torch."""
 
+import copy
 import json
 import logging
 import os
+import pickle
 import re
 import runpy
 import subprocess
@@ -39,7 +41,7 @@ NUMBER = re.compile(r"-?\d+\.\d+(?:e-?\d+)?")
 
 @pytest.fixture
 def mode() -> Iterator[None]:
-    mlx_hf_bridge.install()
+    mlx_hf_bridge.install(watch_torch=True)
     yield
     mlx_hf_bridge.uninstall()
 
@@ -271,6 +273,73 @@ def test_a_use_that_only_torch_has_is_reported_once_a_model(mode: None, checkpoi
     assert lines[4].strip() == "because get_input_embeddings() was called"
 
 
+def test_torch_models_are_left_alone_unless_they_are_to_be_watched(checkpoint: Path) -> None:
+    mlx_hf_bridge.install()
+    try:
+        model = BertModel.from_pretrained(checkpoint)
+        model.parameters()
+    finally:
+        mlx_hf_bridge.uninstall()
+    assert "forward" not in vars(model)
+    model(IDS)
+    assert str(zero_change.report()).splitlines()[2].split()[:3] == ["torch", "-", "-"]
+
+
+def test_a_pickled_model_still_knows_the_way_to_torch(mode: None, checkpoint: Path) -> None:
+    model = pickle.loads(pickle.dumps(nn.Sequential(BertModel.from_pretrained(checkpoint))))[0]
+    assert_on_mlx(model)
+    assert model.embeddings.word_embeddings.weight.shape == (101, 24)
+    assert type(model) is BertModel
+
+
+class Classifier(nn.Module):
+    """A model as users write them, around an encoder."""
+
+    def __init__(self, checkpoint: Path) -> None:
+        super().__init__()
+        torch.manual_seed(2)
+        self.bert = AutoModel.from_pretrained(checkpoint)
+        self.head = nn.Linear(self.bert.config.hidden_size, 2)
+
+    def forward(self, input_ids: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
+        logits = self.head(self.bert(input_ids).last_hidden_state[:, 0])
+        return {"loss": nn.functional.cross_entropy(logits, labels), "logits": logits}
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_trainer_trains_the_encoder_inside_a_module(mode: None, checkpoint: Path, tmp_path: Path) -> None:
+    def trained() -> list[torch.Tensor]:
+        model = Classifier(checkpoint)
+        arguments = transformers.TrainingArguments(
+            str(tmp_path / "out"), max_steps=2, report_to=[], save_strategy="no", weight_decay=0.1, use_cpu=True
+        )
+        rows = [{"input_ids": IDS[0], "labels": torch.tensor(1)}] * 4
+        transformers.Trainer(model=model, args=arguments, train_dataset=rows).train()
+        return weights(model)
+
+    got = trained()
+    assert zero_change.report().records[0].reason == "transformers.Trainer trains it"
+    mlx_hf_bridge.uninstall()
+    torch.testing.assert_close(got, trained(), rtol=0, atol=0)
+
+
+def test_calls_by_sentence_transformers_are_counted_on_both_sides(mode: None, checkpoint: Path) -> None:
+    encoder = SentenceTransformer(str(checkpoint))
+    on_mlx = encoder.encode("the cat")
+    encoder[0].auto_model.state_dict()
+    np.testing.assert_allclose(copy.deepcopy(encoder).encode("the cat"), on_mlx, atol=FLOAT32)
+    np.testing.assert_allclose(pickle.loads(pickle.dumps(encoder)).encode("the cat"), on_mlx, atol=FLOAT32)
+    encoder.encode("the cat")
+    [record] = zero_change.report().records
+    assert (record.mlx_calls, record.torch_calls) == (1, 1)
+
+
+def test_what_cannot_be_loaded_raises_as_in_transformers_and_is_no_record(mode: None, tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="no_such_model"):
+        BertModel.from_pretrained(str(tmp_path / "no_such_model"))
+    assert not zero_change.report().records
+
+
 def test_strict_makes_a_fall_back_an_error_and_leaves_the_model_on_mlx(checkpoint: Path) -> None:
     mlx_hf_bridge.install(strict=True)
     try:
@@ -312,6 +381,8 @@ def test_groups_made_of_a_container_s_parameters_are_an_error(mode: None, checkp
     container = nn.Sequential(BertModel.from_pretrained(checkpoint))
     with pytest.raises(UnservedUseError, match=r"groups were made from a model on MLX.*Call train\(\) on the model"):
         torch.optim.SGD([{"params": list(container.parameters()), "lr": 0.1}])
+    with pytest.raises(UnservedUseError, match="groups were made"):
+        torch.optim.SGD([{"params": container.parameters()}], lr=0.1)
     container.train()
     assert len(list(container.parameters())) > 1
 
@@ -370,7 +441,9 @@ import sys
 import mlx_hf_bridge
 mlx_hf_bridge.install()
 assert not {"torch", "transformers"} & set(sys.modules)
+from importlib.util import find_spec
 from transformers import AutoConfig, AutoModel
+assert find_spec("transformers.modeling_utils").origin.endswith("modeling_utils.py")
 assert "mlx_hf_bridge.facade" not in sys.modules
 model = AutoModel.from_pretrained(sys.argv[1])
 import transformers.modeling_utils as module

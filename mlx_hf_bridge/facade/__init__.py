@@ -7,9 +7,10 @@ The result is an instance of a subclass of the family's own transformers class, 
 signature of `forward` and output classes, for programs that were written for torch: transformers' pipelines,
 sentence-transformers' modules, torch containers.
 
-- It holds no weights. Its one parameter has no elements and carries `dtype`; `_apply`, `.half()` and `.to(dtype)`
-  change the dtype of its answers, never what MLX computes with. `device` is always the CPU, whose memory MLX shares,
-  and moving is accepted; answers come on the device of the caller's ids, without a copy where that is the CPU.
+- It holds no weights. Its one parameter has no elements (its `numel()` is the model's) and carries `dtype`; `_apply`,
+  `.half()` and `.to(dtype)` change the dtype of its answers, never what MLX computes with. `device` is always the CPU,
+  whose memory MLX shares, and moving is accepted; answers come on the device of the caller's ids, without a copy where
+  that is the CPU.
 - `.eval()`, `.compile()`, `.requires_grad_()`, `num_parameters()`, copies (which share the MLX model), pickles and
   spawned workers (which read the converted folder again) work, and `save_pretrained` writes the weights.
 - Anything else (training mode, gradients, hooks, submodules, parameters, state_dict, arguments of `forward` that MLX

@@ -3,7 +3,7 @@
 import inspect
 import time
 from collections.abc import Callable, Iterator
-from functools import cache
+from functools import WRAPPER_ASSIGNMENTS, cache
 from typing import Any, get_args, get_type_hints
 
 import torch
@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
-from mlx_hf_bridge.errors import InputError, TokenRangeError
+from mlx_hf_bridge.errors import ForkedProcessError, InputError, TokenRangeError
 from mlx_hf_bridge.facade.gradient import Answer
 from mlx_hf_bridge.facade.leaving import Bridge, bridge_of, leave, probe_of
 from mlx_hf_bridge.pretrained import MLXPreTrainedModel
@@ -36,6 +36,8 @@ def forward_for(hf_class: type[PreTrainedModel]) -> Callable[..., Any]:
         given.pop("self")
         for name in extra:
             given |= given.pop(name, {})
+        if extra and "token_type_ids" not in signature.parameters:
+            given.pop("token_type_ids", None)  # torch's forward swallows them
         if refused := _refused(self, bridge, given, served):
             leave(self, refused)
             return self.forward(*args, **kwargs)
@@ -43,16 +45,18 @@ def forward_for(hf_class: type[PreTrainedModel]) -> Callable[..., Any]:
             return _answered(self, bridge, hf_class, given)
         except TokenRangeError:  # torch refuses these too
             raise
-        except InputError as error:
+        except (InputError, ForkedProcessError) as error:
             if bridge.fall_back is None:
                 raise
             leave(self, f"MLX refused the call ({error})")
             return self.forward(*args, **kwargs)
 
-    compiled_around: Callable[..., Any] = torch.compiler.disable(forward)
-    for name in ("__name__", "__qualname__", "__doc__", "__annotations__", "__wrapped__"):
-        setattr(compiled_around, name, getattr(hf_class.forward, name, hf_class.forward))
-    return compiled_around
+    compiled_around: Any = torch.compiler.disable(forward)
+    for name in WRAPPER_ASSIGNMENTS:
+        setattr(compiled_around, name, getattr(hf_class.forward, name))
+    compiled_around.__wrapped__ = hf_class.forward
+    served_forward: Callable[..., Any] = compiled_around
+    return served_forward
 
 
 def _refused(model: nn.Module, bridge: Bridge, given: dict[str, Any], served: set[str]) -> str:

@@ -8,16 +8,19 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.weak import WeakTensorKeyDictionary
 from transformers import PreTrainedModel
 
 from mlx_hf_bridge.errors import UnservedUseError
 from mlx_hf_bridge.pretrained import MLXPreTrainedModel
 
 BRIDGE = "_mlx_bridge"
-# The one parameter, without elements, by which containers know the dtype and the device.
+# The one parameter by which containers know the dtype and the device.
 PROBE = "mlx_dtype"
-_OWNER = "_mlx_owner"
 _turn = threading.RLock()
+_owners: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+# What every torch module has of its own.
+_OF_MODULES = set(nn.Module().__dict__)
 
 
 @dataclass
@@ -32,6 +35,18 @@ class Bridge:
     fall_back: Callable[[str], PreTrainedModel] | None = None
     called: Callable[[float], None] | None = None
     shape: PreTrainedModel | None = None
+
+
+class Probe(nn.Parameter):
+    """A facade's one parameter: it has no elements, and counts as many as the torch model's have together."""
+
+    def numel(self) -> int:
+        """What a container's count of its parameters adds up."""
+        owner = owner_of(self)
+        bridge = None if owner is None else bridge_of(owner)
+        return super().numel() if bridge is None or bridge.shape is None else bridge.shape.num_parameters()
+
+    nelement = numel
 
 
 def bridge_of(module: nn.Module) -> Bridge | None:
@@ -49,15 +64,15 @@ def probe_of(module: nn.Module) -> nn.Parameter:
 
 def set_probe(module: nn.Module, dtype: torch.dtype, requires_grad: bool) -> None:
     """Give a facade the parameter that carries its dtype."""
-    probe = nn.Parameter(torch.empty(0, dtype=dtype), requires_grad)
-    setattr(probe, _OWNER, weakref.ref(module))
+    probe = Probe(torch.empty(0, dtype=dtype), requires_grad)
+    _owners[probe] = weakref.ref(module)
     module._parameters[PROBE] = probe
 
 
 def owner_of(parameter: nn.Parameter) -> nn.Module | None:
     """The facade that a parameter is of; None for weights."""
-    owner: nn.Module | None = getattr(parameter, _OWNER, lambda: None)()
-    return owner
+    owner = _owners.get(parameter)
+    return owner() if owner else None
 
 
 def leave(module: nn.Module, reason: str) -> None:
@@ -85,11 +100,19 @@ def _hand_over(module: nn.Module, bridge: Bridge, real: Any) -> None:
     if not probe.requires_grad:
         real.requires_grad_(False)
     real.train(module.training)
-    known = {*real.__dict__, *bridge.shape.__dict__, BRIDGE}
-    real.__dict__.update({name: value for name, value in module.__dict__.items() if name not in known})
+    real.__dict__.update({name: value for name, value in own_attributes(module).items() if name != "config"})
     _share_config(real, module.config)
     object.__setattr__(module, "__dict__", real.__dict__)
     object.__setattr__(module, "__class__", type(real))
+
+
+def own_attributes(module: nn.Module) -> dict[str, Any]:
+    """What a caller has set on a facade since it was made."""
+    bridge = bridge_of(module)
+    made = bridge.shape.__dict__ if bridge and bridge.shape else {}
+    known = {*_OF_MODULES, BRIDGE}
+    found = {name: value for name, value in module.__dict__.items() if name not in known}
+    return {name: value for name, value in found.items() if name not in made or value is not made[name]}
 
 
 def _share_config(real: PreTrainedModel, config: Any) -> None:

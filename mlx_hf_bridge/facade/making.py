@@ -11,7 +11,7 @@ from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from mlx_hf_bridge.facade.forward import forward_for
-from mlx_hf_bridge.facade.leaving import BRIDGE, Bridge, leave, probe_of, set_probe
+from mlx_hf_bridge.facade.leaving import BRIDGE, Bridge, leave, own_attributes, probe_of, set_probe
 from mlx_hf_bridge.facade.model import Facade
 
 # Methods that are right as they are: they read the class and the config alone, or go through what Facade answers.
@@ -67,16 +67,18 @@ def _class_for(hf_class: Any) -> type[Any]:
         "__doc__": hf_class.__doc__,
         "__reduce_ex__": _reduced,
         "__deepcopy__": _copied,
-        "_load_from_state_dict": _guarded("_load_from_state_dict", nn.Module._load_from_state_dict),
+        "_load_from_state_dict": _guarded("_load_from_state_dict", nn.Module._load_from_state_dict, "load_state_dict"),
         "forward": forward_for(hf_class),
     }
     return type(hf_class.__name__, (Facade, hf_class), guarded | own)
 
 
-def _guarded(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
+def _guarded(name: str, method: Callable[..., Any], public: str | None = None) -> Callable[..., Any]:
+    """A method that only torch has; `public` is what a caller knows it by."""
+
     @wraps(method)
     def guarded(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        leave(self, f"{name}() was called")
+        leave(self, f"{public or name}() was called")
         return getattr(self, name)(*args, **kwargs)
 
     return guarded
@@ -114,9 +116,8 @@ def _remade(
 
 def _own_state(model: Facade) -> dict[str, Any]:
     """What a caller may have changed since the facade was made."""
-    known = {*model.__dict__[BRIDGE].shape.__dict__, BRIDGE}
     return {
-        "attributes": {name: value for name, value in model.__dict__.items() if name not in known},
+        "attributes": {name: value for name, value in own_attributes(model).items() if name != "config"},
         "training": model.training,
         "probe": (model.dtype, probe_of(model).requires_grad),
     }

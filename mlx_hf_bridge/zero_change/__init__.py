@@ -19,12 +19,13 @@ _report = Report()
 _undo: list[Callable[[], None]] = []
 
 
-def install(quantization_config: Any = None, *, strict: bool = False) -> None:
+def install(quantization_config: Any = None, *, strict: bool = False, watch_torch: bool = False) -> None:
     """Run the models of transformers and sentence-transformers on MLX from here on.
 
     quantization_config: a recipe's name, a dict or an MLXQuantizationConfig; None = MLX_HF_BRIDGE_QUANTIZATION, and
-    without that the weights as they are. strict: what would go to torch is a FallBackError. Installing again changes
-    these two. QuantizationError for a recipe that there is not.
+    without that the weights as they are. strict: what would go to torch is a FallBackError. watch_torch: the report
+    counts the calls of torch models too, by a wrapper around `forward`. Installing again changes these.
+    QuantizationError for a recipe that there is not.
     """
     global _report
     recipe = quantization_config if quantization_config is not None else quantization_choice()
@@ -40,7 +41,7 @@ def install(quantization_config: Any = None, *, strict: bool = False) -> None:
         from mlx_hf_bridge.zero_change.loading import Mode, replace_loading
         from mlx_hf_bridge.zero_change.training import replace_optimizers
 
-        replace_loading(patches, module, Mode(recipe, strict, _report))
+        replace_loading(patches, module, Mode(recipe, strict, watch_torch, _report))
         replace_optimizers(patches)
 
     def on_trainer(module: ModuleType) -> None:

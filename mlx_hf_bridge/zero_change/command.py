@@ -34,7 +34,7 @@ def main(arguments: list[str]) -> int:
     if not rest or rest == ["-m"]:
         return _wrong("no program was given")
     try:
-        install(recipe, strict="--strict" in flags)
+        install(recipe, strict="--strict" in flags, watch_torch="--report" in flags)
     except BridgeError as error:
         return _wrong(str(error))
     if "--report" in flags:

@@ -8,10 +8,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
-from threading import get_ident
+from dataclasses import dataclass
 from types import ModuleType
-from typing import Any, Self
+from typing import Any
 
 from transformers import PreTrainedModel
 
@@ -34,6 +33,7 @@ class Mode:
 
     recipe: MLXQuantizationConfig | None
     strict: bool
+    watch_torch: bool
     report: Report
 
 
@@ -46,6 +46,7 @@ class TorchBehind:
     options: dict[str, Any]
     record: Record
     strict: bool
+    watched: bool
 
     def __call__(self, reason: str) -> Any:
         """FallBackError where falling back was forbidden; else what transformers returns or raises."""
@@ -53,31 +54,30 @@ class TorchBehind:
         with _torch_alone():
             loaded = self.hf_class.from_pretrained(*self.arguments, **self.options)
         model = loaded[0] if isinstance(loaded, tuple) else loaded  # output_loading_info
-        if isinstance(model, PreTrainedModel):
-            Stopwatch(self.record).watch(model)
+        if self.watched:
+            model.forward = Timed(model, self.hf_class, self.record)
         return loaded
 
 
-@dataclass
-class Stopwatch:
-    """Times the calls of a torch model, for the report."""
+class Timed:
+    """The forward of a torch model, with its calls and seconds counted; sentence-transformers calls no hooks."""
 
-    record: Record
-    started: dict[int, float] = field(default_factory=dict)
+    def __init__(self, model: PreTrainedModel, hf_class: Any, record: Record) -> None:
+        functools.update_wrapper(self, hf_class.forward.__get__(model))
+        self.state = (model, hf_class, record)
 
-    def watch(self, model: PreTrainedModel) -> None:
-        """Hooks on the model itself; its submodules are left alone."""
-        model.register_forward_pre_hook(self.start)
-        model.register_forward_hook(self.stop)
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        model, hf_class, record = self.state
+        start = time.perf_counter()
+        answer = hf_class.forward(model, *args, **kwargs)
+        record.on_torch(time.perf_counter() - start)
+        return answer
 
-    def start(self, *call: Any) -> None:
-        self.started[get_ident()] = time.perf_counter()
+    def __getstate__(self) -> tuple[Any, ...]:
+        return self.state
 
-    def stop(self, *call: Any) -> None:
-        self.record.on_torch(time.perf_counter() - self.started.pop(get_ident(), time.perf_counter()))
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        return self
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        self.__init__(*state)  # type: ignore[misc]
 
 
 @contextmanager
@@ -103,13 +103,15 @@ def replace_loading(patches: Patches, modeling_utils: ModuleType, mode: Mode) ->
 
 
 def _load(mode: Mode, hf_class: Any, name: Any, model_args: tuple[Any, ...], options: dict[str, Any]) -> Any:
-    record = mode.report.new(str(name), hf_class.__name__)
-    behind = TorchBehind(hf_class, (name, *model_args), options, record, mode.strict)
+    record = Record(str(name), hf_class.__name__)
+    behind = TorchBehind(hf_class, (name, *model_args), options, record, mode.strict, mode.watch_torch)
+    reason = None
     try:
-        return _on_mlx(mode, behind)
+        model = _on_mlx(mode, behind)
     except BridgeError as error:
         reason = str(error)
-    return behind(reason)
+    mode.report.records.append(record)
+    return model if reason is None else behind(reason)
 
 
 def _on_mlx(mode: Mode, behind: TorchBehind) -> Any:

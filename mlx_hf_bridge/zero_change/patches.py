@@ -53,7 +53,7 @@ class AfterImport(importlib.abc.MetaPathFinder):
         finders = [finder for finder in sys.meta_path if finder is not self]
         spec = next((found for finder in finders if (found := finder.find_spec(name, path, target))), None)
         if spec is not None and spec.loader is not None:
-            spec.loader = _Followed(spec.loader, self.actions.pop(name))
+            spec.loader = _Followed(spec.loader, lambda module: self.actions.pop(name)(module))
         return spec
 
 
@@ -62,6 +62,9 @@ class _Followed(importlib.abc.Loader):
 
     def __init__(self, loader: Any, action: Callable[[ModuleType], None]) -> None:
         self.loader, self.action = loader, action
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.loader, name)
 
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType | None:
         created: ModuleType | None = self.loader.create_module(spec)

@@ -14,13 +14,16 @@ _turn = threading.Lock()
 
 @dataclass
 class Record:
-    """One model that was loaded: its calls and their seconds on either side, and why it left MLX, if it did."""
+    """One model that was loaded: its calls and their seconds on either side, and why it left MLX, if it did.
+
+    torch_calls: None = not watched.
+    """
 
     model: str
     hf_class: str
     mlx_calls: int = 0
     mlx_seconds: float = 0.0
-    torch_calls: int = 0
+    torch_calls: int | None = None
     torch_seconds: float = 0.0
     reason: str | None = None
 
@@ -33,7 +36,7 @@ class Record:
     def on_torch(self, seconds: float) -> None:
         """Count a call that torch answered."""
         with _turn:
-            self.torch_calls += 1
+            self.torch_calls = (self.torch_calls or 0) + 1
             self.torch_seconds += seconds
 
     def fall_back(self, reason: str, strict: bool) -> None:
@@ -53,12 +56,6 @@ class Report:
 
     records: list[Record] = field(default_factory=list)
 
-    def new(self, model: str, hf_class: str) -> Record:
-        """A record of its own for a model."""
-        record = Record(model, hf_class)
-        self.records.append(record)
-        return record
-
     def __str__(self) -> str:
         """A line for each model and side that it ran on, and why it left MLX."""
         lines = ["mlx_hf_bridge: what ran where", _line("on", "calls", "seconds", "model")]
@@ -67,9 +64,15 @@ class Report:
             if record.mlx_calls or record.reason is None:
                 lines.append(_line("MLX", record.mlx_calls, f"{record.mlx_seconds:.3f}", name))
             if record.reason is not None:
-                lines.append(_line("torch", record.torch_calls, f"{record.torch_seconds:.3f}", name))
+                lines.append(_torch_line(record, name))
                 lines.append(f"{'':25}because {record.reason}")
         return "\n".join(lines if self.records else [*lines[:1], "no model was loaded"])
+
+
+def _torch_line(record: Record, name: str) -> str:
+    if record.torch_calls is None:
+        return _line("torch", "-", "-", name)
+    return _line("torch", record.torch_calls, f"{record.torch_seconds:.3f}", name)
 
 
 def _line(side: Any, calls: Any, seconds: Any, name: str) -> str:

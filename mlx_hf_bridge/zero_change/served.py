@@ -111,6 +111,8 @@ def served(hf_class: Any, name: Any, model_args: tuple[Any, ...], options: dict[
     if rest:
         _refuse(f"it was given {', '.join(sorted(rest))}")
     _refuse_changed(config, hf_class.config_class.from_pretrained(name, **hub), task)
+    if hub.get("cache_dir") is not None:
+        hub["cache_dir"] = str(hub["cache_dir"])
     return Request(task, config, HubOptions(**hub), dtype, pooler)
 
 

@@ -51,7 +51,9 @@ def _parts(model: nn.Module) -> list[nn.Module]:
 def _owned(given: Any) -> Iterator[Any]:
     """One entry of an optimizer's `params`: a parameter, a name with one, or a group."""
     if isinstance(given, dict):
-        inside = given["params"] if isinstance(given["params"], (list, tuple)) else [given["params"]]
+        if not isinstance(given["params"], (torch.Tensor, list, tuple, set)):
+            given["params"] = list(given["params"])  # as the optimizer does
+        inside = [given["params"]] if isinstance(given["params"], torch.Tensor) else given["params"]
         if any(_facade_of(entry) is not None for entry in inside):
             _refuse_group()
         yield given

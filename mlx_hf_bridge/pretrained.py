@@ -178,6 +178,11 @@ class MLXPreTrainedModel:
         """The first word of the family's base tensors, as transformers' classes have it."""
         return self._loaded.family.prefix
 
+    @property
+    def input_modalities(self) -> str:
+        """What transformers' pipelines say of a model when they are shown."""
+        return "text"
+
     @staticmethod
     def can_generate() -> bool:
         """Encoders do not."""

@@ -167,7 +167,7 @@ FILL_CALLS: dict[str, Call] = {
     "neighbouring masks": filled_one("the __ sat"),
     "top_k 1": filled_one("the _ sat on the mat.", top_k=1),
     "top_k 9": filled("the _ sat on the mat.", "a _", top_k=9),
-    "top_k of all words": filled_one("a _", top_k=40),
+    "top_k 12": filled_one("a _", top_k=12),
     "top_k 0": filled_one("the _ sat.", top_k=0),
     "targets": filled_one("the _ sat.", targets=["a", "i", "b"]),
     "targets of several": filled("the _ sat.", "a _ is _", targets=["a", "i", "b"]),

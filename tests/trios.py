@@ -11,6 +11,7 @@ import pytest
 import torch
 import transformers
 from checkpoints import FAMILIES, WITH_SEGMENTS, Row, make_model, make_wordpiece, ragged_inputs
+from pipeline_calls import TEXTS
 
 import mlx_hf_bridge
 from mlx_hf_bridge.pipelines import TASKS
@@ -66,17 +67,26 @@ def make_labelled(
     """A model whose labels differ from text to text, or from token to token, with a tokenizer."""
     head = head or "ForSequenceClassification"
     model = make_model(row, head, len(names))
-    inputs = {name: torch.tensor(array) for name, array in ragged_inputs(row).items()}
+    TOKENIZERS.get(row.model_type, make_wordpiece)(folder)
     last = getattr(model.classifier, "out_proj", model.classifier)
     with torch.no_grad():
         last.weight.mul_(sharpness)
-        logits = model(**inputs).logits
-        last.bias.sub_(logits.reshape(-1, len(names)).mean(dim=0))
+        last.bias.sub_(mean_logits(model, row, folder, head))
     model.config.id2label = names
     model.config.label2id = {name: number for number, name in names.items()}
     model.save_pretrained(folder)
-    TOKENIZERS.get(row.model_type, make_wordpiece)(folder)
     return folder
+
+
+def mean_logits(model: Any, row: Row, folder: Path, head: str) -> torch.Tensor:
+    """Over rows of random ids, or over the tokens that labels or words are wanted for."""
+    if head == "ForSequenceClassification":
+        inputs = {name: torch.tensor(array) for name, array in ragged_inputs(row).items()}
+        return model(**inputs).logits.mean(dim=0)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    texts = TEXTS if head == "ForTokenClassification" else [f"{tokenizer.mask_token} {text}" for text in TEXTS]
+    slots = slice(None) if head == "ForTokenClassification" else slice(1, 2)
+    return torch.cat([model(**tokenizer(text, return_tensors="pt")).logits[0, slots] for text in texts]).mean(dim=0)
 
 
 def make_words(folder: Path, row: Row) -> Path:
@@ -85,9 +95,10 @@ def make_words(folder: Path, row: Row) -> Path:
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if ("predictions.transform" in name or "lm_head" in name) and "norm" in name.lower():
-                parameter.mul_(6)
+                parameter.mul_(250)
+        TOKENIZERS.get(row.model_type, make_wordpiece)(folder)
+        model.get_output_embeddings().bias.sub_(mean_logits(model, row, folder, "ForMaskedLM"))
     model.save_pretrained(folder)
-    TOKENIZERS.get(row.model_type, make_wordpiece)(folder)
     return folder
 
 

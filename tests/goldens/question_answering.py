@@ -18,6 +18,7 @@ UNKNOWN = "The cat 日本 sat é on... the  mat\n  and went \t home "
 THINGS = ["cat", "dog", "man", "house", "home", "zoo", "lake", "hill"]
 LONG = " ".join(f"{thing}. The {thing} sat on a mat in the {thing}" for thing in THINGS)
 BOTH = {"question": QUESTION, "context": CONTEXT}
+NOTHING = {"question": "?", "context": "cat"}
 LONGER = {"question": OTHER, "context": LONG}
 
 # The positional and the named arguments of each call.
@@ -27,7 +28,7 @@ CALLS: list[tuple[list[Any], dict[str, Any]]] = [
     ([], LONGER),
     ([], {"question": QUESTION, "context": UNKNOWN}),
     ([], {"question": QUESTION.upper(), "context": CONTEXT.upper()}),
-    ([], {"question": "?", "context": "cat"}),
+    ([], NOTHING),
     ([], {"question": QUESTION, "context": "."}),
     ([], {"question": [QUESTION], "context": [CONTEXT]}),
     ([], {"question": [QUESTION, OTHER], "context": [CONTEXT, LONG]}),
@@ -43,6 +44,7 @@ CALLS: list[tuple[list[Any], dict[str, Any]]] = [
     ([], {**BOTH, "top_k": 900, "max_answer_len": 1}),
     *(([], {**one, "max_answer_len": count}) for one in (BOTH, LONGER) for count in (1, 2, 6, 100)),
     *(([], {**one, "handle_impossible_answer": True, "top_k": count}) for one in (BOTH, LONGER) for count in (1, 4)),
+    *(([], {**NOTHING, "handle_impossible_answer": True, "top_k": count}) for count in (1, 3)),
     *(([], {**one, "align_to_words": False, "top_k": count}) for one in (BOTH, LONGER) for count in (1, 3, 11)),
     *(([], {**LONGER, "doc_stride": count, "top_k": 3}) for count in (0, 1, 7, 12)),
     *(([], {**LONGER, "max_seq_len": count, "doc_stride": 4, "top_k": 3}) for count in (30, 41, 60)),

@@ -134,8 +134,13 @@ class ModuleList:
         """What computes."""
         return "mlx"
 
-    def to(self, *_: Any, **__: Any) -> Self:
-        """The model as it is: MLX computes on its own device."""
+    def to(self, *args: Any, **kwargs: Any) -> Self:
+        """The model as it is: MLX computes on its own device. ArgumentTypeError for a change of dtype."""
+        dtypes = [given for given in (*args, *kwargs.values()) if type(given).__name__ in ("dtype", "Dtype")]
+        if dtypes:
+            raise ArgumentTypeError(
+                f"to() got the dtype {dtypes[0]}, and a loaded model keeps its own. Pass dtype when it is loaded."
+            )
         return self
 
     def eval(self) -> Self:

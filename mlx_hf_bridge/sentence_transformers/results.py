@@ -71,8 +71,8 @@ def everything(features: Features) -> dict[str, mx.array]:
     """All arrays of a batch by sentence-transformers' names, each with a row a text."""
     batch = features.batch
     named = {"input_ids": batch.ids, "attention_mask": features.mask.astype(mx.int32)}
-    if batch.segments is not None:
-        named["token_type_ids"] = batch.segments
+    if features.shows_segments:
+        named["token_type_ids"] = mx.zeros_like(batch.ids) if batch.segments is None else batch.segments
     arrays = {name: array.astype(mx.float32) for name, array in features.arrays.items()}
     return named | arrays
 

@@ -17,7 +17,7 @@ from mlx_hf_bridge.errors import InputError, UnsupportedModelError
 from mlx_hf_bridge.inference.batching import padded, report_cut
 from mlx_hf_bridge.inference.model import Encoded
 from mlx_hf_bridge.inference.tokenizer import Text, Tokenizer, Tokens
-from mlx_hf_bridge.loading.load import Loaded
+from mlx_hf_bridge.loading.load import Loaded, load
 from mlx_hf_bridge.pretrained import MLXPreTrainedModel, model_of
 from mlx_hf_bridge.sentence_transformers.features import Features
 from mlx_hf_bridge.sentence_transformers.modules.input import Asked, InputModule, prefixed
@@ -128,6 +128,7 @@ class Transformer(InputModule):
             task=asked.task,
             added=None if added is None else mx.array(added),
             active_dims=asked.max_active_dims,
+            shows_segments=self.tokenizer.gives_segments,
         )
 
     def __call__(self, features: Features) -> Features:
@@ -170,6 +171,17 @@ class Transformer(InputModule):
             "query_expansion": self.query_expansion,
         }
         return config | {key: value for key, value in added.items() if value}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and other processes read the converted folder again."""
+        loaded = self.loaded
+        again = (str(loaded.folder), loaded.task, "pooler" in loaded.model, loaded.raw_config, loaded.source)
+        return {**self.__dict__, "loaded": again}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        folder, task, pooler, config, source = state["loaded"]
+        loaded = load(folder, task, pooler=pooler, show_progress=False)
+        self.__dict__.update({**state, "loaded": replace(loaded, raw_config=config, source=source)})
 
     def save(self, folder: Path) -> None:
         save_transformer(self.loaded.folder, folder, self.get_config_dict(), self.max_seq_length)

@@ -1,0 +1,222 @@
+"""sentence-transformers' module types beside Pooling, Dense and Normalize, through files on disk."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+import tokenizers
+import torch
+from checkpoints import make_checkpoint
+from safetensors.torch import load_file, save_file
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Dense, Normalize, Router
+from sentence_transformers.sentence_transformer.modules import (
+    Dropout,
+    LayerNorm,
+    Pooling,
+    StaticEmbedding,
+    WeightedLayerPooling,
+)
+from st_repos import TEXTS, TOLERANCE, redrawn, transformer
+
+from mlx_hf_bridge import MLXSentenceTransformer
+from mlx_hf_bridge.batch import TokenBatch
+from mlx_hf_bridge.errors import ConfigError, InputError, TokenRangeError, UnsupportedModelError
+from mlx_hf_bridge.sentence_transformers.features import Features
+
+
+def saved(folder: Path, *modules: Any, **options: Any) -> Any:
+    theirs = SentenceTransformer(modules=list(modules), device="cpu", **options)
+    theirs.save_pretrained(str(folder / "repo"))
+    return theirs
+
+
+def assert_same(folder: Path, theirs: Any, texts: Any = TEXTS, method: str = "encode", **arguments: Any) -> None:
+    """Ours, ours saved and read again, and theirs reading what ours saved give the vectors of theirs."""
+    ours = MLXSentenceTransformer(folder / "repo")
+    wanted = getattr(theirs, method)(texts, **arguments)
+    np.testing.assert_allclose(getattr(ours, method)(texts, **arguments), wanted, **TOLERANCE)
+    assert ours.get_embedding_dimension() == theirs.get_embedding_dimension()
+    ours.save_pretrained(folder / "saved")
+    for again in (MLXSentenceTransformer(folder / "saved"), SentenceTransformer(str(folder / "saved"), device="cpu")):
+        np.testing.assert_allclose(getattr(again, method)(texts, **arguments), wanted, **TOLERANCE)
+
+
+def static(folder: Path, seed: int = 0, width: int = 24) -> StaticEmbedding:
+    make_checkpoint(folder / f"words{seed}")
+    tokenizer = tokenizers.Tokenizer.from_file(str(folder / f"words{seed}" / "tokenizer.json"))
+    return StaticEmbedding(tokenizer, torch.randn(101, width, generator=torch.Generator().manual_seed(seed)))
+
+
+def test_layer_norm_and_dropout(tmp_path: Path) -> None:
+    norm = redrawn(LayerNorm(24))
+    assert_same(tmp_path, saved(tmp_path, transformer(tmp_path / "source"), Pooling(24), Dropout(0.4), norm))
+
+
+@pytest.mark.parametrize("start", [1, 2])
+def test_weighted_layer_pooling_mixes_the_layers(start: int, tmp_path: Path) -> None:
+    first = transformer(tmp_path / "source", config_kwargs={"output_hidden_states": True})
+    weights = torch.nn.Parameter(torch.tensor([0.2, 1.7, 0.6, 1.1][start:]))
+    mixed = WeightedLayerPooling(24, num_hidden_layers=3, layer_start=start, layer_weights=weights)
+    theirs = saved(tmp_path, first, mixed, Pooling(24, "cls"))
+    assert_same(tmp_path, theirs)
+    plain = MLXSentenceTransformer(tmp_path / "repo", config_kwargs={"output_hidden_states": False}).encode(TEXTS)
+    assert np.abs(plain - theirs.encode(TEXTS)).max() > 1e-2
+
+
+def test_dense_and_normalize_work_on_tokens_too(tmp_path: Path) -> None:
+    dense = redrawn(Dense(24, 9, module_input_name="token_embeddings", activation_function=torch.nn.Mish()))
+    modules = [dense, Normalize("token_embeddings"), Pooling(9, ("mean", "max"))]
+    assert_same(tmp_path, saved(tmp_path, transformer(tmp_path / "source"), *modules))
+
+
+def test_a_module_may_put_its_answer_elsewhere(tmp_path: Path) -> None:
+    dense = redrawn(Dense(24, 24, module_input_name="token_embeddings", module_output_name="projected"))
+    theirs = saved(tmp_path, transformer(tmp_path / "source"), dense, Pooling(24))
+    assert_same(tmp_path, theirs)
+    everything = MLXSentenceTransformer(tmp_path / "repo").encode("the cat sat", output_value=None)
+    wanted = theirs.encode("the cat sat", output_value=None)
+    assert set(everything) == set(wanted)
+    for name in ("input_ids", "attention_mask", "token_embeddings", "projected", "sentence_embedding"):
+        np.testing.assert_allclose(np.array(everything[name]), np.asarray(wanted[name]), **TOLERANCE)
+
+
+def test_static_embeddings_are_means_of_words(tmp_path: Path) -> None:
+    assert_same(tmp_path, saved(tmp_path, static(tmp_path), Normalize()), prompt="the ")
+    ours = MLXSentenceTransformer(tmp_path / "repo")
+    assert ours.max_seq_length == float("inf")
+    np.testing.assert_array_equal(ours.encode(""), np.zeros(24))
+
+
+def test_static_embeddings_in_model2vecs_form_are_read(tmp_path: Path) -> None:
+    saved(tmp_path, static(tmp_path))
+    path = tmp_path / "repo" / "model.safetensors"
+    table = load_file(path)["embedding.weight"]
+    mapping = torch.arange(101).flip(0)
+    save_file({"embeddings": table, "mapping": mapping, "weights": torch.linspace(0, 2, 101)}, path)
+    theirs = SentenceTransformer(str(tmp_path / "repo"), device="cpu")
+    got = MLXSentenceTransformer(tmp_path / "repo").encode(TEXTS)
+    np.testing.assert_allclose(got, theirs.encode(TEXTS), **TOLERANCE)
+    save_file({"embedding.weight": table[:20].contiguous()}, path)
+    with pytest.raises(TokenRangeError, match="the table has 20 rows"):
+        MLXSentenceTransformer(tmp_path / "repo").encode(TEXTS)
+    save_file({"other": table}, path)
+    with pytest.raises(ConfigError, match=r"expected embedding\.weight or embeddings"):
+        MLXSentenceTransformer(tmp_path / "repo")
+
+
+@pytest.mark.parametrize("method", ["encode", "encode_query", "encode_document"])
+def test_a_router_takes_the_route_of_the_task(method: str, tmp_path: Path) -> None:
+    document = [transformer(tmp_path / "source"), Pooling(24, "cls")]
+    router = Router.for_query_document([static(tmp_path)], document)
+    theirs = saved(tmp_path, router, Normalize(), prompts={"query": "news "})
+    assert_same(tmp_path, theirs, method=method)
+
+
+@pytest.mark.parametrize(
+    ("mappings", "task"),
+    [
+        ({("find", "text"): "a", (None, "text"): "b"}, "find"),
+        ({("find", None): "a", (None, None): "b"}, "other"),
+        ({(None, "text"): "b"}, None),
+        (None, "b"),
+        (None, None),
+    ],
+)
+def test_routes_have_the_precedence_of_sentence_transformers(mappings: Any, task: str | None, tmp_path: Path) -> None:
+    routes = {"a": [static(tmp_path, 1)], "b": [static(tmp_path, 2)]}
+    theirs = saved(tmp_path, Router(routes, route_mappings=mappings))
+    assert_same(tmp_path, theirs, task=task)
+
+
+def test_texts_in_dicts_name_their_task(tmp_path: Path) -> None:
+    theirs = saved(tmp_path, Router.for_query_document([static(tmp_path, 1)], [static(tmp_path, 2)]))
+    assert_same(tmp_path, theirs, [{"query": "the cat"}, {"query": "a dog"}])
+    assert_same(tmp_path, theirs, {"document": "the cat"})
+    ours = MLXSentenceTransformer(tmp_path / "repo")
+    with pytest.raises(InputError, match=r"\['document', 'query'\], and a call has one"):
+        ours.encode([{"query": "a"}, {"document": "b"}])
+    with pytest.raises(InputError, match="no route for task='strange'"):
+        ours.encode("a", task="strange")
+
+
+def test_an_old_asym_behind_pooling_is_read(tmp_path: Path) -> None:
+    routes = {"query": [redrawn(Dense(24, 10))], "document": [redrawn(Dense(24, 10)), Normalize()]}
+    theirs = saved(tmp_path, transformer(tmp_path / "source"), Pooling(24), Router(routes))
+    path = tmp_path / "repo" / "modules.json"
+    content = path.read_text()
+    path.write_text(content.replace("base.modules.router.Router", "models.Asym"))
+    folder = next((tmp_path / "repo").glob("2_*"))
+    (folder / "router_config.json").rename(folder / "config.json")
+    for method in ("encode_query", "encode_document"):
+        assert_same(tmp_path, theirs, method=method)
+
+
+def test_the_pooler_or_an_inner_layer_can_be_what_is_read(tmp_path: Path) -> None:
+    for number, name in enumerate((["pooler_output"], ["hidden_states", 2])):
+        output = "sentence_embedding" if number == 0 else "token_embeddings"
+        config = {"text": {"method": "forward", "method_output_name": name}}
+        first = transformer(tmp_path / "source", modality_config=config, module_output_name=output)
+        theirs = saved(tmp_path / name[0], first, *([Pooling(24)] if number else [Normalize()]))
+        got = MLXSentenceTransformer(tmp_path / name[0] / "repo").encode(TEXTS)
+        np.testing.assert_allclose(got, theirs.encode(TEXTS), **TOLERANCE)
+
+
+@pytest.mark.parametrize(
+    ("module", "message"),
+    [
+        ("sentence_transformers.models.CNN", r"the module CNN \(sentence_transformers\.models\.CNN\)"),
+        ("sentence_transformers.models.WordEmbeddings", "the module WordEmbeddings"),
+        ("modeling_own.Pooling", "modeling_own.Pooling, a class of the repo's own, whose code is not run"),
+    ],
+)
+def test_a_module_that_is_not_computed_is_named(module: str, message: str, tmp_path: Path) -> None:
+    saved(tmp_path, transformer(tmp_path / "source"), Pooling(24))
+    path = tmp_path / "repo" / "modules.json"
+    entries = json.loads(path.read_text())
+    entries[1]["type"] = module
+    path.write_text(json.dumps(entries))
+    with pytest.raises(UnsupportedModelError, match=message):
+        MLXSentenceTransformer(tmp_path / "repo")
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"transformer_task": "any-to-any"}, "transformer_task='any-to-any'"),
+        ({"modality_config": {"text": {"method": "get_text_features"}}}, "through get_text_features"),
+        ({"modality_config": {"text": {"method": "forward"}, "message": {}}}, "through a chat template"),
+        ({"max_seq_length": "long"}, "max_seq_length='long'"),
+        ({"query_expansion": {"strategy": "fixed"}}, "query_expansion="),
+    ],
+)
+def test_a_transformer_that_is_not_computed_is_refused(config: Any, message: str, tmp_path: Path) -> None:
+    saved(tmp_path, transformer(tmp_path / "source"), Pooling(24))
+    (tmp_path / "repo" / "sentence_bert_config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=message):
+        MLXSentenceTransformer(tmp_path / "repo")
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_precision_models_pool_and_normalize_in_float32(dtype: str, tmp_path: Path) -> None:
+    """A long text's sum of tokens is past float16's largest number, and bfloat16 counts no further than 256 tokens."""
+    make_checkpoint(tmp_path / "repo")
+    ours = MLXSentenceTransformer(tmp_path / "repo", dtype=dtype, prompts={})
+    pooling, tokens = ours[1], 400
+    features = _half_features(dtype, tokens)
+    vectors = np.array(pooling(features)["sentence_embedding"])
+    wanted = np.asarray(features["token_embeddings"].astype(mx.float32)).mean(axis=1)
+    assert vectors.dtype == np.float32
+    np.testing.assert_allclose(vectors, wanted, rtol=1e-6)
+    assert ours.encode(TEXTS).dtype == np.float32
+    np.testing.assert_allclose(
+        np.linalg.norm(ours.encode(TEXTS, normalize_embeddings=True), axis=1), np.ones(len(TEXTS)), atol=1e-6
+    )
+
+
+def _half_features(dtype: str, tokens: int) -> Features:
+    hidden = (mx.random.normal((2, tokens, 24), key=mx.random.key(0)) * 3 + 700).astype(getattr(mx, dtype))
+    return Features(TokenBatch(mx.zeros((2, tokens), mx.int32)), {"token_embeddings": hidden})

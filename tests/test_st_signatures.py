@@ -1,0 +1,96 @@
+"""Our four classes' signatures are those of sentence-transformers', but for what is listed here with its reason."""
+
+import inspect
+from typing import Any
+
+import pytest
+import sentence_transformers
+from programs import finished
+
+import mlx_hf_bridge
+from mlx_hf_bridge.errors import InputError
+
+CLASSES = ("SentenceTransformer", "CrossEncoder", "SparseEncoder", "MultiVectorEncoder")
+
+# Arguments that we add: how weights are packed and stored, and what becomes of texts that are too long.
+ADDED = {"__init__": {"quantization_config", "dtype", "overlong"}, "encode": {"overlong"}}
+# Arguments whose default differs: there is one backend here.
+OTHER_DEFAULT = {("__init__", "backend")}
+# Methods and properties that are left out, by their reason.
+LEFT_OUT = {
+    "training": {
+        "fit", "old_fit", "smart_batching_collate", "smart_batching_collate_text_only",
+        "gradient_checkpointing_enable", "get_sentence_features",
+    },
+    "PEFT adapters": {
+        "active_adapter", "active_adapters", "add_adapter", "check_peft_compatible_model", "delete_adapter",
+        "disable_adapters", "enable_adapters", "get_adapter_state_dict", "has_peft_compatible_model", "load_adapter",
+        "set_adapter",
+    },
+    "torch's own": {
+        "clear_placement_cache", "compile", "cpu", "cuda", "forward", "module_kwargs", "model_card_data",
+    },
+    "weights of several models": {"merge"},
+    "deprecated since 5.0, for push_to_hub": {"save_to_hub"},
+    "constants of the class": {"model_card_data_class", "SUPPORTED_SIMILARITY_FN_NAMES"},
+}  # fmt: skip
+
+
+def own_names(theirs: Any) -> set[str]:
+    """Public names that sentence-transformers defines, torch's own left out."""
+    bases = [base for base in theirs.__mro__ if base.__module__.startswith("sentence_transformers")]
+    return {name for base in bases for name in vars(base) if not name.startswith("_")}
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_every_public_name_is_there_or_listed(name: str) -> None:
+    theirs, ours = getattr(sentence_transformers, name), getattr(mlx_hf_bridge, f"MLX{name}")
+    missing = {public for public in own_names(theirs) if not hasattr(ours, public)}
+    assert missing <= set().union(*LEFT_OUT.values())
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_arguments_their_order_kinds_and_defaults_are_the_same(name: str) -> None:
+    theirs, ours = getattr(sentence_transformers, name), getattr(mlx_hf_bridge, f"MLX{name}")
+    methods = [public for public in own_names(theirs) | {"__init__"} if inspect.isroutine(getattr(ours, public, None))]
+    assert len(methods) > 15
+    for method in methods:
+        wanted = inspect.signature(inspect.unwrap(getattr(theirs, method))).parameters
+        got = inspect.signature(getattr(ours, method)).parameters
+        kept = {key: one for key, one in got.items() if key in wanted or key not in ADDED.get(method, ())}
+        assert list(kept) == list(wanted), method
+        for key, parameter in wanted.items():
+            assert kept[key].kind == parameter.kind, (method, key)
+            if (method, key) not in OTHER_DEFAULT:
+                assert kept[key].default == parameter.default, (method, key)
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_properties_are_properties_and_can_be_set_where_theirs_can(name: str) -> None:
+    theirs, ours = getattr(sentence_transformers, name), getattr(mlx_hf_bridge, f"MLX{name}")
+    for public in own_names(theirs):
+        wanted = inspect.getattr_static(theirs, public)
+        if not isinstance(wanted, property) or not hasattr(ours, public):
+            continue
+        got = inspect.getattr_static(ours, public)
+        assert isinstance(got, property), public
+        # A configuration is of weights that are there; another would not fit them.
+        assert (got.fset is None) == (wanted.fset is None) or public == "config", public
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_class_checks_by_name_take_our_classes_for_sentence_transformers(name: str) -> None:
+    """BERTopic and KeyBERT look for this text before they ask for an instance."""
+    assert "sentence_transformers" in str(getattr(mlx_hf_bridge, f"MLX{name}"))
+
+
+def test_there_is_one_backend() -> None:
+    with pytest.raises(InputError, match="backend='onnx', and models are computed by MLX"):
+        mlx_hf_bridge.MLXSentenceTransformer("any", backend="onnx")
+
+
+def test_the_classes_import_neither_torch_nor_sentence_transformers() -> None:
+    names = ", ".join(f"MLX{name}" for name in CLASSES)
+    heavy = ("torch", "sentence_transformers")
+    script = f"import sys; from mlx_hf_bridge import {names}; print(set({heavy}) & set(sys.modules))"
+    assert finished(script) == "set()"

@@ -19,6 +19,7 @@ from mlx_hf_bridge.loading.convert import write_conversion
 from mlx_hf_bridge.loading.converted import write_whole
 from mlx_hf_bridge.loading.dtypes import dtype_from
 from mlx_hf_bridge.loading.existing import check_replaceable, is_occupied, same_result
+from mlx_hf_bridge.loading.mixed import settled, width_dicts
 from mlx_hf_bridge.loading.plan import QUANTIZED_DTYPE, Plan, plan_conversion
 from mlx_hf_bridge.loading.source import HubOptions, locate
 from mlx_hf_bridge.quantization.recipes import (
@@ -52,7 +53,8 @@ class ConversionResult:
     """What `convert` did, or would do.
 
     predicted_bytes: of the weights file, from headers; None for a result that was already there. weight_bytes: of the
-    file as written; None when planned only. source_bytes: of the source's weight files.
+    file as written; None when planned only. source_bytes: of the source's weight files. modules: the widths that were
+    chosen, None for float; None for a recipe without a target.
     """
 
     action: Literal["converted", "skipped", "would convert"]
@@ -62,6 +64,7 @@ class ConversionResult:
     source_bytes: int
     predicted_bytes: int | None = None
     weight_bytes: int | None = None
+    modules: Mapping[str, Mapping[str, int] | None] | None = None
 
 
 def convert(
@@ -83,9 +86,12 @@ def convert(
     A result that is there, of the same source, recipe, dtype and task, is left as it is. Anything else in the folder
     is a RepositoryError, or replaced with overwrite=True. dry_run: decide, check and predict from headers alone, read
     on the Hub where they are there; write nothing. task: one of TASKS; None follows config.json.
+    target_size_mb: the most that the weights may take; a recipe that chooses widths chooses them to meet it.
     Raises SizeTargetError when the weights would exceed target_size_mb, and what from_pretrained raises.
     """
     recipe, stored, folder = recipe_from(quantization_config), dtype_from(dtype), Path(output_dir).expanduser()
+    if recipe and recipe.has_target and target_size_mb is not None:
+        recipe = replace(recipe, target_size_mb=target_size_mb, bits_per_weight=None)
     checkpoint = read_checkpoint(locate(name, HubOptions(revision, token)))
     chosen = task_of(checkpoint.config, task)
     check_replaceable(folder, checkpoint.source)
@@ -95,12 +101,17 @@ def convert(
         there, source_bytes = metadata["weight_bytes"], metadata["source_bytes"]
         check_target(there, target_size_mb, str(folder))
         return ConversionResult("skipped", folder, chosen, recipe, source_bytes, weight_bytes=there)
-    plan = _plan(checkpoint, chosen, recipe, stored, fetch=not dry_run)
+    chooses = recipe is not None and recipe.has_target
+    plan = _plan(checkpoint, chosen, recipe, stored, fetch=chooses or not dry_run)
+    if chooses:
+        plan = run(lambda: settled(plan, show_progress))
     check_target(plan.weight_bytes, target_size_mb, f"{name} in {recipe_name(recipe)}", _smaller(plan, target_size_mb))
+    facts = (folder, chosen, recipe, plan.source_bytes, plan.weight_bytes)
+    modules = width_dicts(plan) if chooses else None
     if dry_run:
-        return ConversionResult("would convert", folder, chosen, recipe, plan.source_bytes, plan.weight_bytes)
+        return ConversionResult("would convert", *facts, modules=modules)
     written = _write(plan, folder, show_progress)
-    return ConversionResult("converted", folder, chosen, recipe, plan.source_bytes, plan.weight_bytes, written)
+    return ConversionResult("converted", *facts, written, modules)
 
 
 def task_of(config: Mapping[str, Any], asked: str | None) -> str:

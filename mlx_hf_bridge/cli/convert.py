@@ -1,6 +1,7 @@
 """`mlx-hf-bridge convert`: the models of a config or of --model, each by one call of `convert`, and a table of them."""
 
 import argparse
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -29,6 +30,10 @@ def run(args: argparse.Namespace) -> int:
     if len(outcomes) > 1 or outcomes[0].result:
         title = "What would be done (nothing was written)" if args.dry_run else ""
         show(table(title, _COLUMNS, map(_row, outcomes), ("predicted", "weights", "source", "ratio")))
+    for outcome in outcomes:
+        if outcome.result and outcome.result.modules:
+            rows = [(name, _width(width)) for name, width in outcome.result.modules.items()]
+            show(table(f"The plan of {outcome.name}", ("module", "bits"), rows))
     return 0 if all(outcome.result for outcome in outcomes) else 1
 
 
@@ -87,6 +92,10 @@ def _row(outcome: Outcome) -> list[str]:
     return [outcome.name, result.action, _bits(result.recipe), *sizes, ratio, str(result.folder)]
 
 
+def _width(width: Mapping[str, int] | None) -> str:
+    return "float" if width is None else f"{width['bits']} (groups of {width['group_size']})"
+
+
 def _megabytes(size: int | None) -> str:
     return "" if size is None else f"{size / MB:.1f} MB"
 
@@ -95,6 +104,8 @@ def _bits(recipe: MLXQuantizationConfig | None) -> str:
     """ "8", "4 (groups of 32)", "4 (mxfp4)"; "32" for no quantisation."""
     if recipe is None:
         return "32"
+    if recipe.has_target:
+        return "mixed"
     if recipe.mode != "affine":
         return f"{recipe.bits} ({recipe.mode})"
     is_usual = recipe.group_size == GROUP_SIZES["affine"][0]

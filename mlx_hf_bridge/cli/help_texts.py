@@ -13,6 +13,8 @@ CONVERT = """examples:
   mlx-hf-bridge convert --model BAAI/bge-small-en-v1.5 --bits 4 --group-size 32
   mlx-hf-bridge convert --model ./my-model --recipe mxfp4 --dry-run
   mlx-hf-bridge convert --model ./my-model --target-size-mb 25
+  mlx-hf-bridge convert --model ./my-model --recipe q4-best --calibration-texts texts.txt
+  mlx-hf-bridge convert --model ./my-model --recipe mixed-4 --target-size-mb 14 --dry-run
 
 Each model is written to OUTPUT_DIR/NAME-mlx-RECIPE, wholly or not at all. A result that is there, of the same
 source, revision, recipe and dtype, is skipped; anything else there is an error unless --no-skip is given.

@@ -3,8 +3,9 @@
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+from mlx_hf_bridge.cli.texts import read_lines
 from mlx_hf_bridge.errors import QuantizationError
-from mlx_hf_bridge.quantization.recipes import BITS, BY_MODE, RECIPES, MLXQuantizationConfig
+from mlx_hf_bridge.quantization.recipes import BITS, BY_MODE, MLXQuantizationConfig, recipe_from
 
 FLOAT_BITS = 32
 BITS_CHOICES = (*sorted(BITS["affine"]), FLOAT_BITS)
@@ -19,7 +20,8 @@ class Packing:
     """What was said of the packing; None where nothing was.
 
     bits: 32 is no quantisation (group_size has no effect then). dtype: "intN" and "float32" repeat the bits,
-    "float16" and "bfloat16" are what is stored beside packed weights. recipe: a name for bits, group_size and mode.
+    "float16" and "bfloat16" are what is stored beside packed weights. recipe: a name for bits, group_size and mode, or
+    a JSON file of them. calibration_texts: a file with a text a line.
     """
 
     bits: int | None = None
@@ -27,6 +29,9 @@ class Packing:
     mode: str | None = None
     dtype: str | None = None
     recipe: str | None = None
+    method: str | None = None
+    calibration_texts: str | None = None
+    bits_per_weight: float | None = None
 
     def over(self, other: "Packing") -> "Packing":
         """These values, and the other's where they say nothing and do not depend on what was replaced."""
@@ -42,7 +47,7 @@ class Packing:
         Without bits, dtype or mode it is 8 bits. Raises QuantizationError for contradictions.
         """
         if self.recipe:
-            return RECIPES[self.recipe], self.dtype
+            return self._extended(recipe_from(self.recipe)), self.dtype
         bits = self.bits
         if bits is None and self.mode in (None, "affine"):
             bits = _BITS_OF_DTYPE.get(self.dtype or "", _DEFAULT_BITS)
@@ -55,7 +60,20 @@ class Packing:
                 f"dtype={self.dtype!r} says {stated} bits and the packing has {recipe.bits}"
                 f"{f' (mode {recipe.mode})' if bits is None else ''}; make them agree, or leave dtype out."
             )
-        return recipe, self.dtype if self.dtype in STORAGE_DTYPES else None
+        return self._extended(recipe), self.dtype if self.dtype in STORAGE_DTYPES else None
+
+    def _extended(self, recipe: MLXQuantizationConfig | None) -> MLXQuantizationConfig | None:
+        """The recipe with the method, texts and target that were said."""
+        said: dict[str, Any] = {"method": self.method, "bits_per_weight": self.bits_per_weight}
+        said["calibration_texts"] = (
+            None if self.calibration_texts is None else tuple(read_lines(self.calibration_texts))
+        )
+        changes = {name: value for name, value in said.items() if value is not None}
+        if recipe is None or not changes:
+            return recipe
+        if "bits_per_weight" in changes:
+            changes["target_size_mb"] = None
+        return replace(recipe, **changes)
 
     def arguments(self) -> dict[str, Any]:
         """As from_pretrained's arguments; none where nothing was said, so that the model stays as it is."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from mlx_hf_bridge import __version__
 from mlx_hf_bridge.cli import help_texts
 from mlx_hf_bridge.cli.packing import BITS_CHOICES, STORAGE_DTYPES, Packing
+from mlx_hf_bridge.quantization.methods import METHODS
 from mlx_hf_bridge.quantization.recipes import BITS, RECIPES
 
 DEFAULT_CONFIG = "config/models.yaml"
@@ -32,7 +33,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def packing_of(args: argparse.Namespace) -> Packing:
     """The packing that the flags ask for."""
-    return Packing(args.bits, args.group_size, args.mode, args.dtype, args.recipe)
+    own = (args.method, args.calibration_texts, args.bits_per_weight)
+    return Packing(args.bits, args.group_size, args.mode, args.dtype, args.recipe, *own)
 
 
 def _fault(args: argparse.Namespace) -> str | None:
@@ -87,6 +89,14 @@ def _count(text: str) -> int:
     return int(text)
 
 
+def _recipe(text: str) -> str:
+    if text not in RECIPES and not text.endswith(".json"):
+        raise argparse.ArgumentTypeError(
+            f"invalid choice: {text!r} (choose from {', '.join(RECIPES)}, or a .json file)"
+        )
+    return text
+
+
 def _size(text: str) -> float:
     try:
         size = float(text)
@@ -107,7 +117,10 @@ def _add_packing(parser: argparse.ArgumentParser, default: str) -> None:
     group.add_argument("--bits", type=int, choices=BITS_CHOICES, help="bits a weight; 32 is no quantisation")
     group.add_argument("--group-size", type=_count, metavar="N", help="weights that share a scale (32, 64, 128)")
     group.add_argument("--mode", choices=list(BITS), help="MLX's packing mode")
-    group.add_argument("--recipe", choices=list(RECIPES), help="bits, group size and mode in one word")
+    group.add_argument("--recipe", type=_recipe, metavar="NAME", help=f"one of {', '.join(RECIPES)}; or a JSON file")
+    group.add_argument("--method", choices=METHODS, help="how codes are found; gptq and distill read texts")
+    group.add_argument("--calibration-texts", metavar="FILE", help="texts to read, one a line; default: bundled ones")
+    group.add_argument("--bits-per-weight", type=_size, metavar="N", help="choose each module's bits to meet this mean")
     group.add_argument("--dtype", choices=STORAGE_DTYPES, help="of what is not packed; default: float16")
 
 

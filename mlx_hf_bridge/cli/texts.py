@@ -24,6 +24,19 @@ def read_texts(args: argparse.Namespace) -> list[str]:
     return texts
 
 
+def read_lines(path: str) -> list[str]:
+    """Every line of a file that is not blank; InputError for one that is not UTF-8 text, or has none."""
+    try:
+        content = Path(path).expanduser().read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read as UTF-8 text ({error}). Give another file.") from error
+    # Not splitlines(), which also splits at form feeds and at Unicode's line separators.
+    texts = [line.strip() for line in content.split("\n") if line.strip()]
+    if not texts:
+        raise InputError(f"{path} has no text, expected one a line. Give another file.")
+    return texts
+
+
 def shortened(text: str, length: int = 60) -> str:
     """One line of at most `length` characters, for a table."""
     line = " ".join(text.split())

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from mlx_hf_bridge.cli.console import show, show_json, table
 from mlx_hf_bridge.cli.parser import packing_of
+from mlx_hf_bridge.cli.texts import read_lines
 from mlx_hf_bridge.errors import InputError
 from mlx_hf_bridge.verification.html import as_html
 from mlx_hf_bridge.verification.report import Report
@@ -19,7 +20,7 @@ def run(args: argparse.Namespace) -> int:
     """Verify every model -> 0 where all pass, else 1; tables or JSON to stdout, files where they are asked for."""
     thresholds = dict(_threshold(text) for text in args.threshold)
     bounds_for(None, thresholds)
-    texts = _lines(args.texts) if args.texts else None
+    texts = read_lines(args.texts) if args.texts else None
     packing = packing_of(args).arguments()
     reports = [
         verify(
@@ -74,11 +75,3 @@ def _threshold(text: str) -> tuple[str, float]:
         return name, float(value)
     except ValueError:
         raise InputError(f"--threshold {text!r}, expected FIGURE=NUMBER, such as cosine_mean=0.99.") from None
-
-
-def _lines(path: str) -> list[str]:
-    try:
-        content = Path(path).expanduser().read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read as UTF-8 text ({error}). Give another file.") from error
-    return [line.strip() for line in content.split("\n") if line.strip()]

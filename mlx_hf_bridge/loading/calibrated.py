@@ -52,7 +52,7 @@ def calibrated_tensors(plan: Plan, folder: Path, show_progress: bool) -> Tensors
     with _bar(plan, recipe.method, show_progress) as tick:
         work = work_for(plan, folder, kept, tick)
         codes, tuned = calibrate(work, recipe.method, recipe.seed)
-    places = _places(plan, task_of(plan))
+    places = places_of(plan, task_of(plan))
     found: Tensors = {}
     for path, one in codes.items():
         parts = {leaf: _parts(plan, places, path, "weight", array) for leaf, array in one.packed(plan.dtype).items()}
@@ -72,7 +72,7 @@ def work_for(plan: Plan, folder: Path, kept: Kept, tick: Callable[[str], None]) 
     """The models, batches and widths of a calibration."""
     assert plan.recipe is not None
     task = task_of(plan)
-    places = _places(plan, task)
+    places = places_of(plan, task)
     widths = {
         place.ours: Width(tensor.recipe.bits, tensor.recipe.group_size)
         for name, place in places.items()
@@ -106,7 +106,8 @@ def task_of(plan: Plan) -> str:
     return next((task for task in plan.family.heads if plan.family.hf_class(task) in named), BASE_TASK)
 
 
-def _places(plan: Plan, task: str) -> dict[str, Place]:
+def places_of(plan: Plan, task: str) -> dict[str, Place]:
+    """Where the checkpoint's tensors go in the model of that task."""
     return place_all(Names(plan.family, plan.config, task), plan.tensors, str(plan.checkpoint.model_folder))
 
 
@@ -168,7 +169,7 @@ def _digest(plan: Plan, recipe: MLXQuantizationConfig) -> str:
 
 @contextmanager
 def _bar(plan: Plan, method: str, show_progress: bool) -> Iterator[Callable[[str], None]]:
-    places = _places(plan, task_of(plan))
+    places = places_of(plan, task_of(plan))
     packed = {place.ours for name, place in places.items() if plan.tensors[name].recipe and place.leaf == "weight"}
     total = ticks(len(packed), method)
     with tqdm(total=total, desc="Calibrating", unit="step", disable=None if show_progress else True) as bar:

@@ -14,6 +14,7 @@ from mlx_hf_bridge.errors import WeightsError
 from mlx_hf_bridge.loading.calibrated import Tensors, calibrated_tensors
 from mlx_hf_bridge.loading.checkpoint import METADATA_FILE, own_files
 from mlx_hf_bridge.loading.folder import copy_modules, write_config, write_json
+from mlx_hf_bridge.loading.mixed import settled, width_dicts
 from mlx_hf_bridge.loading.names import some
 from mlx_hf_bridge.loading.packing import packing_for
 from mlx_hf_bridge.loading.plan import Plan, TensorPlan
@@ -31,6 +32,7 @@ _LIBRARIES = ("mlx-hf-bridge", "mlx", "transformers", "tokenizers", "numpy")
 
 def write_conversion(plan: Plan, folder: Path, show_progress: bool = True) -> dict[str, Any]:
     """Write the planned folder into an empty one -> its metadata."""
+    plan = settled(plan, show_progress)
     _report(plan)
     decided = calibrated_tensors(plan, folder, show_progress) if _is_calibrated(plan) else {}
     arrays = dict(_converted(plan, decided, show_progress))
@@ -138,6 +140,7 @@ def _metadata(plan: Plan, folder: Path) -> dict[str, Any]:
         "identity": source.identity,
         "task": plan.task,
         "recipe": plan.recipe.to_dict() if plan.recipe else None,
+        **({"plan": width_dicts(plan)} if plan.recipe and plan.recipe.has_target else {}),
         "dtype": dtype_name(plan.dtype),
         "libraries": {name: version(name) for name in _LIBRARIES},
         "source_bytes": plan.source_bytes,

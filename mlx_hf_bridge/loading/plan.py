@@ -62,6 +62,7 @@ class Plan:
     left_in_float: tuple[str, ...]
     left_out: tuple[str, ...] = ()
     beside: Mapping[str, Any] = field(default_factory=dict)
+    is_settled: bool = False
 
     @property
     def source_bytes(self) -> int:

@@ -128,7 +128,7 @@ class _Lesson:
         encoded = self.work.packed(batch)
         own, states = self.work.answer(encoded, batch), encoded.hidden
         tokens = batch.token_mask(mx.float32)
-        return _distance(own, answer) + _HIDDEN * _relative(states * tokens, hidden * tokens)
+        return distance(own, answer) + _HIDDEN * _relative(states * tokens, hidden * tokens)
 
     def _carried_over(self, path: str, gradient: mx.array) -> mx.array:
         codes, scales = self.numbers[path], self.scales[path]
@@ -153,7 +153,7 @@ class _Lesson:
         mx.eval(self.work.packed.parameters(), self.moved, *(one.state for one in self.optimizers))
 
 
-def _distance(own: mx.array, wanted: mx.array) -> mx.array:
+def distance(own: mx.array, wanted: mx.array) -> mx.array:
     """1 - cosine, mean over the rows, and the relative squared error, which sees lengths too."""
     norms = mx.linalg.norm(own, axis=-1) * mx.linalg.norm(wanted, axis=-1)
     return (1 - (own * wanted).sum(axis=-1) / mx.maximum(norms, 1e-12)).mean() + 0.5 * _relative(own, wanted)

@@ -1,7 +1,9 @@
 """What a user may ask of `quantization_config`, made into one checked recipe."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields, replace
+from pathlib import Path
 from typing import Any, Self
 
 from mlx_hf_bridge.errors import QuantizationError
@@ -117,7 +119,7 @@ def names_module(name: str, module: str) -> bool:
     return f".{module}".endswith(f".{name}") or name.endswith(f".{module}")
 
 
-# Their fidelity on a real model: docs/quantization.md.
+# Their fidelity on a real model: docs/quantization.md. The bits_per_weight of "mixed-4" are those of "q4".
 RECIPES: dict[str, MLXQuantizationConfig] = {
     **{f"q{bits}": MLXQuantizationConfig(bits=bits) for bits in sorted(BITS["affine"], reverse=True)},
     "mxfp8": MLXQuantizationConfig(mode="mxfp8"),
@@ -130,16 +132,20 @@ RECIPES: dict[str, MLXQuantizationConfig] = {
     "q4-gptq": MLXQuantizationConfig(bits=4, method="gptq"),
     "q4-best": MLXQuantizationConfig(bits=4, method="distill"),
     "q3-best": MLXQuantizationConfig(bits=3, method="distill"),
+    "mixed-4": MLXQuantizationConfig(bits_per_weight=4.5, method="distill"),
+    "mixed-4-8": MLXQuantizationConfig(bits_per_weight=6.0, bits_choices=(4, 5, 6, 8), method="gptq"),
 }
 
 QuantizationLike = MLXQuantizationConfig | Mapping[str, Any] | str | None
 
 
 def recipe_from(given: QuantizationLike) -> MLXQuantizationConfig | None:
-    """A recipe's name, a dict of its fields, a config or None -> the config or None (no quantisation)."""
+    """A recipe's name or JSON file, a dict of its fields, a config or None -> the config or None (no quantisation)."""
     if given is None or isinstance(given, MLXQuantizationConfig):
         return given
     if isinstance(given, str):
+        if given.endswith(".json"):
+            return _from_file(Path(given).expanduser())
         if given not in RECIPES:
             raise QuantizationError(
                 f"quantization_config={given!r} is not a recipe; use one of {', '.join(RECIPES)}, or "
@@ -152,6 +158,21 @@ def recipe_from(given: QuantizationLike) -> MLXQuantizationConfig | None:
             "a dict, an MLXQuantizationConfig or None."
         )
     return _from_dict(given)
+
+
+def _from_file(path: Path) -> MLXQuantizationConfig:
+    """A recipe's dict in a file, or a converted folder's metadata: its recipe with the widths that were chosen."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise QuantizationError(f"{path} cannot be read as JSON ({error}). Give a recipe's file.") from error
+    if not isinstance(content, Mapping) or not isinstance(content.get("recipe", {}), Mapping):
+        raise QuantizationError(f"{path} holds no recipe. Give a recipe's dict, or a packed folder's metadata file.")
+    recipe = dict(content.get("recipe", content))
+    if "plan" in content:
+        kept = {key: recipe[key] for key in ("method", "seed") if key in recipe}
+        recipe = {**kept, "modules": content["plan"]}
+    return _from_dict(recipe)
 
 
 def _from_dict(given: Mapping[str, Any]) -> MLXQuantizationConfig:

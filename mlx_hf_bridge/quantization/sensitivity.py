@@ -1,0 +1,55 @@
+"""What each module's rounding costs the answers: one module at a time, all others in float.
+
+Errors of answers are taken to add up, and to grow with the squared error of weights; both hold while they are small.
+"""
+
+from collections.abc import Iterable
+
+import mlx.core as mx
+import numpy as np
+
+from mlx_hf_bridge.layers.linear import Embedding, Linear
+from mlx_hf_bridge.quantization.distillation import distance
+from mlx_hf_bridge.quantization.layerwise import Work, modules_of
+from mlx_hf_bridge.quantization.widths import Width
+
+_PROBE = Width(4, 64)
+# Of the calibration batches; sensitivities differ by factors, and a few hundred tokens show them.
+_BATCHES = 8
+_ROWS = 2048
+# What second-order rounding leaves of a product's error (benchmarks/quantization.py); a table is not a product.
+_SECOND_ORDER = 0.3
+
+
+def predicted_errors(work: Work, widths: Iterable[Width], second_order: bool) -> dict[str, dict[Width, float]]:
+    """module path -> width -> the error that it is predicted to add to the answers."""
+    chosen = work.lessons[:: max(1, len(work.lessons) // _BATCHES)]
+    targets = [work.answer(work.floats(batch), batch) for batch in chosen]
+    mx.eval(targets)
+    found: dict[str, dict[Width, float]] = {}
+    wanted = list(widths)
+    for path, module in modules_of(work.packed, work.widths).items():
+        work.tick(path)
+        weight = module.weight
+        able = [width for width in wanted if weight.shape[-1] % width.group_size == 0]
+        probe = _PROBE if weight.shape[-1] % _PROBE.group_size == 0 else Width(_PROBE.bits, 32)
+        module.weight = _rounded(weight, probe)
+        answers = [work.answer(work.packed(batch), batch) for batch in chosen]
+        distances = [distance(own, target) for own, target in zip(answers, targets, strict=True)]
+        error = float(np.array(mx.stack(distances).mean()))
+        module.weight = weight
+        share = _SECOND_ORDER if second_order and isinstance(module, Linear) else 1.0
+        base = _squared_error(module, probe)
+        found[path] = {width: share * error * _squared_error(module, width) / base for width in able}
+    return found
+
+
+def _rounded(weight: mx.array, width: Width) -> mx.array:
+    packed = mx.quantize(weight, group_size=width.group_size, bits=width.bits)
+    return mx.dequantize(*packed, group_size=width.group_size, bits=width.bits)
+
+
+def _squared_error(module: Linear | Embedding, width: Width) -> float:
+    """Of a sample of rows; never 0, so that ratios exist."""
+    rows = module.weight[:: max(1, len(module.weight) // _ROWS)]
+    return float(np.array(((rows - _rounded(rows, width)) ** 2).mean())) + 1e-30

@@ -1,7 +1,7 @@
 """What config.json says of rotary positions, in its three spellings; the plain form is the one that is computed."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
@@ -58,3 +58,28 @@ class RotaryConfig(EncoderConfig):
     def last_place(self, ids: np.ndarray) -> int:
         """0, since places are computed with and not looked up."""
         return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupedConfig(RotaryConfig):
+    """Llama's kin, in which several queries may share keys and values."""
+
+    type_vocab_size: int = field(default=0, init=False)
+    tie_word_embeddings: bool = False
+    num_key_value_heads: int | None = None
+    attention_bias: bool = False
+
+    spelling: ClassVar = {"layer_norm_eps": "rms_norm_eps"}
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.num_attention_heads % self.key_heads:
+            raise ConfigError(
+                f"config.json has num_key_value_heads={self.key_heads} for num_attention_heads="
+                f"{self.num_attention_heads}; the second must be a multiple of the first. Take the original file."
+            )
+
+    @property
+    def key_heads(self) -> int:
+        """How many heads of keys and values there are."""
+        return self.num_key_value_heads or self.num_attention_heads

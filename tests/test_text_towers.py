@@ -93,7 +93,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("gemma3_text", {"use_bidirectional_attention": False}, "use_bidirectional_attention=false, a decoder"),
     ("gemma3_text", {"layer_types": ["full_attention"]}, r"layer_types=\['full_attention'\].*a kind for each layer"),
     ("qwen3", {"use_sliding_window": True}, "use_sliding_window=True, which 'qwen3' does not support"),
-    ("qwen3", {"num_key_value_heads": 3}, "num_key_value_heads=3 .*expected a multiple"),
+    ("qwen3", {"num_key_value_heads": 3}, "num_key_value_heads=3 .*must be a multiple"),
     ("qwen3", {"rope_parameters": {"rope_type": "yarn", "rope_theta": 5.0}}, "rope_type='yarn'"),
     ("convbert", {"conv_kernel_size": 4}, "conv_kernel_size=4, .*expected an odd kernel"),
 ]

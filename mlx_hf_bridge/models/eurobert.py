@@ -4,8 +4,9 @@ Llama's layers without the causal mask: rotary positions, RMS norms first, a gat
 queries may share; no segments, no pooler.
 """
 
-from dataclasses import dataclass, field
-from typing import ClassVar
+from dataclasses import dataclass
+
+import mlx.nn as nn
 
 from mlx_hf_bridge.errors import ConfigError
 from mlx_hf_bridge.family import MASKED_LM, SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION, Family, Head
@@ -20,23 +21,17 @@ from mlx_hf_bridge.layers.pre_norm import PreNormLayer
 from mlx_hf_bridge.layers.prepared_heads import PreparedHead, Transform, WordScores, first_slot, mean_of_tokens
 from mlx_hf_bridge.layers.rotary_attention import RotaryAttention
 from mlx_hf_bridge.models import nomic_bert
-from mlx_hf_bridge.rope import RotaryConfig
+from mlx_hf_bridge.rope import GroupedConfig
 
 # What is pooled before the classifier, if anything; "late" means its answers.
 _POOLS = {"bos": first_slot, "mean": mean_of_tokens, "late": None}
 
 
 @dataclass(frozen=True, kw_only=True)
-class EuroBertConfig(RotaryConfig):
-    type_vocab_size: int = field(default=0, init=False)
+class EuroBertConfig(GroupedConfig):
     layer_norm_eps: float = 1e-5
-    num_key_value_heads: int | None = None
-    attention_bias: bool = False
     mlp_bias: bool = False
-    tie_word_embeddings: bool = False
     classifier_pooling: str = "late"
-
-    spelling: ClassVar = {"layer_norm_eps": "rms_norm_eps"}
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -44,31 +39,33 @@ class EuroBertConfig(RotaryConfig):
             raise ConfigError(
                 f"config.json has classifier_pooling={self.classifier_pooling!r}, expected one of {', '.join(_POOLS)}."
             )
-        if self.num_attention_heads % self.key_heads:
-            raise ConfigError(
-                f"config.json has num_key_value_heads={self.key_heads} for num_attention_heads="
-                f"{self.num_attention_heads}; the second must be a multiple of the first. Take the original file."
-            )
-
-    @property
-    def key_heads(self) -> int:
-        return self.num_key_value_heads or self.num_attention_heads
 
 
-def layer(config: EuroBertConfig) -> PreNormLayer:
+def layer(
+    config: GroupedConfig,
+    mlp_bias: bool = False,
+    query_norm: nn.Module | None = None,
+    key_norm: nn.Module | None = None,
+) -> PreNormLayer:
+    """One layer; norms of each head's queries and keys for those who have them."""
     width, eps = config.hidden_size, config.layer_norm_eps
     attention = RotaryAttention(
-        width, config.num_attention_heads, config.head_dim, config.key_heads, config.attention_bias
+        width,
+        config.num_attention_heads,
+        config.head_dim,
+        config.key_heads,
+        config.attention_bias,
+        query_norm=query_norm,
+        key_norm=key_norm,
     )
-    activation = activation_for(config.hidden_act)
-    feed_forward = GatedFeedForward(width, config.intermediate_size, activation, config.mlp_bias)
+    feed_forward = GatedFeedForward(width, config.intermediate_size, activation_for(config.hidden_act), mlp_bias)
     return PreNormLayer(attention, RMSNorm(width, eps), feed_forward, RMSNorm(width, eps))
 
 
 def encoder(config: EuroBertConfig) -> Encoder:
     return Encoder(
         WordEmbeddings(config.vocab_size, config.hidden_size),
-        [layer(config) for _ in range(config.num_hidden_layers)],
+        [layer(config, config.mlp_bias) for _ in range(config.num_hidden_layers)],
         final_norm=RMSNorm(config.hidden_size, config.layer_norm_eps),
         rotary=nomic_bert.rotary(config),
     )

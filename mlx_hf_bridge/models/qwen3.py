@@ -6,7 +6,7 @@ How its tokens become a vector (the last one's) is in the repo's own files.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
 
 from mlx_hf_bridge.batch import TokenBatch
@@ -21,59 +21,36 @@ from mlx_hf_bridge.family import (
 from mlx_hf_bridge.heads import SPANS
 from mlx_hf_bridge.layers.embeddings import WordEmbeddings
 from mlx_hf_bridge.layers.encoder import Encoder
-from mlx_hf_bridge.layers.feed_forward import activation_for
-from mlx_hf_bridge.layers.gated import GatedFeedForward
 from mlx_hf_bridge.layers.heads import TokenClassifier
 from mlx_hf_bridge.layers.last_token import LastTokenClassifier
 from mlx_hf_bridge.layers.norm import RMSNorm
 from mlx_hf_bridge.layers.pre_norm import PreNormLayer
 from mlx_hf_bridge.layers.rotary import Rotary
-from mlx_hf_bridge.layers.rotary_attention import RotaryAttention
-from mlx_hf_bridge.rope import RotaryConfig
+from mlx_hf_bridge.models import eurobert
+from mlx_hf_bridge.rope import GroupedConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class Qwen3Config(RotaryConfig):
-    type_vocab_size: int = field(default=0, init=False)
+class Qwen3Config(GroupedConfig):
     layer_norm_eps: float = 1e-6
     pad_token_id: int | None = None
-    tie_word_embeddings: bool = False
-    num_key_value_heads: int | None = None
     head_dim: int | None = 128
-    attention_bias: bool = False
     layer_types: Sequence[str] | None = None
 
-    spelling: ClassVar = {"layer_norm_eps": "rms_norm_eps"}
     refused: ClassVar = {"use_sliding_window": bool}
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.num_attention_heads % self.key_heads or set(self.layer_types or ()) - {"full_attention"}:
+        if set(self.layer_types or ()) - {"full_attention"}:
             raise ConfigError(
-                f"config.json has num_attention_heads={self.num_attention_heads}, num_key_value_heads={self.key_heads} "
-                f"and layer_types={self.layer_types!r}; expected a multiple, and full_attention alone. "
+                f"config.json has layer_types={self.layer_types!r}; expected full_attention alone. "
                 "Use transformers on torch for this model."
             )
 
-    @property
-    def key_heads(self) -> int:
-        """How many heads of keys and values there are."""
-        return self.num_key_value_heads or self.num_attention_heads
-
 
 def layer(config: Qwen3Config) -> PreNormLayer:
-    width, eps = config.hidden_size, config.layer_norm_eps
-    attention = RotaryAttention(
-        width,
-        config.num_attention_heads,
-        config.width_of_head,
-        config.key_heads,
-        config.attention_bias,
-        query_norm=RMSNorm(config.width_of_head, eps),
-        key_norm=RMSNorm(config.width_of_head, eps),
-    )
-    feed_forward = GatedFeedForward(width, config.intermediate_size, activation_for(config.hidden_act))
-    return PreNormLayer(attention, RMSNorm(width, eps), feed_forward, RMSNorm(width, eps))
+    query_norm, key_norm = (RMSNorm(config.width_of_head, config.layer_norm_eps) for _ in range(2))
+    return eurobert.layer(config, query_norm=query_norm, key_norm=key_norm)
 
 
 def encoder(config: Qwen3Config) -> Encoder:
@@ -87,19 +64,9 @@ def encoder(config: Qwen3Config) -> Encoder:
 
 
 NAMES = {
-    "embed_tokens": "embeddings.word",
-    "layers.{i}.self_attn.q_proj": "layers.{i}.attention.query",
-    "layers.{i}.self_attn.k_proj": "layers.{i}.attention.kv#0",
-    "layers.{i}.self_attn.v_proj": "layers.{i}.attention.kv#1",
-    "layers.{i}.self_attn.o_proj": "layers.{i}.attention.out",
+    **eurobert.NAMES,
     "layers.{i}.self_attn.q_norm": "layers.{i}.attention.query_norm",
     "layers.{i}.self_attn.k_norm": "layers.{i}.attention.key_norm",
-    "layers.{i}.input_layernorm": "layers.{i}.attention_norm",
-    "layers.{i}.mlp.gate_proj": "layers.{i}.feed_forward.gate_up#0",
-    "layers.{i}.mlp.up_proj": "layers.{i}.feed_forward.gate_up#1",
-    "layers.{i}.mlp.down_proj": "layers.{i}.feed_forward.down",
-    "layers.{i}.post_attention_layernorm": "layers.{i}.feed_forward_norm",
-    "norm": "final_norm",
 }
 LAST_TOKEN = Head(
     build=lambda config: LastTokenClassifier(config.hidden_size, config.num_labels, config.pad_token_id),

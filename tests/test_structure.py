@@ -19,7 +19,7 @@ from mlx_hf_bridge.models import family_for, model_types
 ROOT = Path(mlx_hf_bridge.__file__).parent
 # docs/architecture.md: a part imports from parts before it, and from itself; of those on one line, in one direction.
 ORDER = [
-    {"errors", "environment"},
+    {"errors", "environment", "after_import"},
     {"blas"},
     {"device", "batch"},
     {"layers"},

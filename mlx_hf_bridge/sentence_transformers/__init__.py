@@ -1,5 +1,9 @@
-"""sentence-transformers' models on MLX, without torch and without sentence-transformers."""
+"""sentence-transformers' models on MLX, without torch and without sentence-transformers.
 
+Importing this also adds backend="mlx" to sentence-transformers' own classes, as soon as that package is imported.
+"""
+
+from mlx_hf_bridge.sentence_transformers.backend import install
 from mlx_hf_bridge.sentence_transformers.cross_encoder import MLXCrossEncoder
 from mlx_hf_bridge.sentence_transformers.model import MLXSentenceTransformer
 from mlx_hf_bridge.sentence_transformers.multi_vector_encoder import MLXMultiVectorEncoder
@@ -11,6 +15,8 @@ from mlx_hf_bridge.sentence_transformers.retrieval import (
     semantic_search,
 )
 from mlx_hf_bridge.sentence_transformers.sparse_encoder import MLXSparseEncoder
+
+install()
 
 __all__ = [
     "MLXCrossEncoder",

@@ -248,6 +248,14 @@ def test_models_that_mlx_does_not_have_go_to_torch(mode: None, tmp_path: Path) -
     assert reasons[2].startswith("MLX has no BertLMHeadModel, of its family BertForMaskedLM, ")
 
 
+def test_a_checkpoint_of_another_family_is_computed_by_the_class(mode: None, tmp_path: Path) -> None:
+    make_checkpoint(tmp_path, next(row for row in FAMILIES if row.model_type == "roberta"))
+    got = BertModel.from_pretrained(tmp_path)
+    assert zero_change.report().records[0].reason == "its checkpoint is of RobertaModel"
+    mlx_hf_bridge.uninstall()
+    torch.testing.assert_close(got(IDS)[0], BertModel.from_pretrained(tmp_path)(IDS)[0], rtol=0, atol=0)
+
+
 def test_a_head_that_the_checkpoint_lacks_is_drawn_by_torch(mode: None, checkpoint: Path) -> None:
     torch.manual_seed(5)
     got = AutoModelForSequenceClassification.from_pretrained(checkpoint)

@@ -21,7 +21,7 @@ from mlx_hf_bridge.pretrained import model_of
 from mlx_hf_bridge.quantization.recipes import MLXQuantizationConfig
 from mlx_hf_bridge.zero_change.patches import Patches
 from mlx_hf_bridge.zero_change.report import Record, Report
-from mlx_hf_bridge.zero_change.served import served
+from mlx_hf_bridge.zero_change.served import refuse_other_family, served
 
 # Whether a torch model is being loaded, with what it loads on the way.
 _on_torch: ContextVar[bool] = ContextVar("on_torch", default=False)
@@ -124,7 +124,9 @@ def _on_mlx(mode: Mode, behind: TorchBehind) -> Any:
         dtype=request.dtype,
         options=request.hub,
         pooler=request.pooler,
+        trace="never",
     )
+    refuse_other_family(behind.hf_class, loaded)
     model = model_of(loaded)
     return facade(
         model,

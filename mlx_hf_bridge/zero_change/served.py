@@ -116,6 +116,12 @@ def served(hf_class: Any, name: Any, model_args: tuple[Any, ...], options: dict[
     return Request(task, config, HubOptions(**hub), dtype, pooler)
 
 
+def refuse_other_family(hf_class: Any, loaded: Loaded) -> None:
+    """A checkpoint of another family than the class, which torch computes by the class and we by the checkpoint."""
+    if (found := loaded.family.hf_class(loaded.task)) != hf_class.__name__:
+        _refuse(f"its checkpoint is of {found}")
+
+
 def _task(hf_class: Any) -> str:
     """The task of a transformers class that MLX computes."""
     config_class = hf_class.config_class

@@ -3,17 +3,17 @@
 Reference: transformers/modeling_utils.py, transformers/modeling_outputs.py. B texts, L tokens, N choices.
 """
 
-import shutil
 import sys
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import mlx.core as mx
 
 from mlx_hf_bridge.arrays import in_kind, kind_of
 from mlx_hf_bridge.calls import Call
-from mlx_hf_bridge.errors import ArgumentTypeError, RepositoryError
+from mlx_hf_bridge.errors import ArgumentTypeError, UnservedUseError
 from mlx_hf_bridge.family import (
     BASE_TASK,
     MASKED_LM,
@@ -26,7 +26,8 @@ from mlx_hf_bridge.family import (
 )
 from mlx_hf_bridge.inference.model import Encoded
 from mlx_hf_bridge.inference.run import run
-from mlx_hf_bridge.loading.load import Loaded, load
+from mlx_hf_bridge.loading.load import Changes, Loaded, load
+from mlx_hf_bridge.model_config import ModelConfig
 from mlx_hf_bridge.outputs import (
     BaseModelOutput,
     BaseModelOutputWithPooling,
@@ -40,7 +41,11 @@ from mlx_hf_bridge.outputs import (
     TokenClassifierOutput,
     as_transformers,
 )
+from mlx_hf_bridge.parameters import checked_dtype
+from mlx_hf_bridge.publishing import PUSH_OPTIONS, model_card, push
 from mlx_hf_bridge.quantization.recipes import MLXQuantizationConfig
+from mlx_hf_bridge.saving import DEFAULT_SHARD, refuse_options, save_folder
+from mlx_hf_bridge.torch_habits import TorchHabits
 from mlx_hf_bridge.tracing.model import TracedModel
 
 _OUTPUTS: dict[str, type[ModelOutput]] = {
@@ -54,42 +59,13 @@ _OUTPUTS: dict[str, type[ModelOutput]] = {
 }
 
 
-class ModelConfig:
-    """config.json as attributes, under HF's general names too (`hidden_size` of a DistilBERT)."""
-
-    def __init__(self, loaded: Loaded) -> None:
-        self._raw = loaded.raw_config
-        self._checked = loaded.config
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):
-            raise AttributeError(name)
-        if hasattr(self._checked, name):
-            return getattr(self._checked, name)
-        if name in self._raw:
-            return self._raw[name]
-        raise AttributeError(f"config.json has no {name!r}")
-
-    def to_dict(self) -> dict[str, Any]:
-        """config.json's content."""
-        return dict(self._raw)
-
-    def __repr__(self) -> str:
-        return f"ModelConfig({self._raw})"
-
-
-class MLXPreTrainedModel:
+class MLXPreTrainedModel(TorchHabits):
     """A model that answers as its transformers counterpart does. Made by from_pretrained of an MLXAutoModel class."""
 
     def __init__(self, loaded: Loaded) -> None:
-        self._loaded = loaded
-        self.config = ModelConfig(loaded)
+        super().__init__(loaded)
+        self.config = ModelConfig(loaded.raw_config, loaded.config, loaded.source.name)
         self.name_or_path = loaded.source.name
-
-    @property
-    def loaded(self) -> Loaded:
-        """The module with its family, config and folder."""
-        return self._loaded
 
     @property
     def dtype(self) -> mx.Dtype:
@@ -160,19 +136,6 @@ class MLXPreTrainedModel:
         torch = sys.modules.get("torch")
         return torch.device("cpu") if torch else "cpu"
 
-    def to(self, device: Any = None, dtype: Any = None) -> Self:
-        """The model as it is: MLX computes on its own device. ArgumentTypeError for a change of dtype."""
-        asked = dtype if dtype is not None else device
-        if dtype is not None or type(asked).__name__ in ("dtype", "Dtype"):
-            raise ArgumentTypeError(
-                f"to() got the dtype {asked}, and a loaded model keeps its own. Pass dtype to from_pretrained."
-            )
-        return self
-
-    def eval(self) -> Self:
-        """The model as it is: it only infers."""
-        return self
-
     @property
     def base_model_prefix(self) -> str:
         """The first word of the family's base tensors, as transformers' classes have it."""
@@ -188,13 +151,72 @@ class MLXPreTrainedModel:
         """Encoders do not."""
         return False
 
-    def save_pretrained(self, save_directory: str | Path) -> None:
-        """Write the converted folder: it loads back here, in MLX tools, and unquantised in transformers."""
-        target = Path(save_directory)
-        if target.is_file():
-            raise RepositoryError(f"{target} is a file, expected a folder to save into. Give another path.")
-        if target.resolve() != self.folder.resolve():
-            shutil.copytree(self.folder, target, dirs_exist_ok=True, copy_function=shutil.copyfile)
+    def save_pretrained(
+        self,
+        save_directory: str | Path,
+        is_main_process: bool = True,
+        state_dict: None = None,
+        push_to_hub: bool = False,
+        max_shard_size: int | str = DEFAULT_SHARD,
+        variant: str | None = None,
+        token: str | bool | None = None,
+        safe_serialization: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        """Write the folder: it loads back here, in MLX tools, and unquantised in transformers.
+
+        The arguments are transformers'; push_to_hub=True uploads it too, to `repo_id` or the folder's name. Raises
+        RepositoryError for a path that is a file, ArgumentTypeError for what is not written (.bin files, tensors of
+        the caller's), UnservedUseError for a model with a head drawn at random.
+        """
+        refuse_options(kwargs, (*PUSH_OPTIONS, "repo_id", "tags", "save_peft_format", "save_original_format"))
+        if state_dict is not None or not safe_serialization:
+            given = "state_dict" if state_dict is not None else "safe_serialization=False"
+            raise ArgumentTypeError(f"save_pretrained() got {given}; the model's own tensors are saved as safetensors.")
+        if not is_main_process:
+            return
+        target = Path(save_directory).expanduser()
+        self._save(target, max_shard_size, variant)
+        if push_to_hub:
+            options = {key: value for key, value in kwargs.items() if key in (*PUSH_OPTIONS, "tags")}
+            repo_id = kwargs.get("repo_id") or target.resolve().name
+            self.push_to_hub(repo_id, token=token, max_shard_size=max_shard_size, variant=variant, **options)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        max_shard_size: int | str = DEFAULT_SHARD,
+        variant: str | None = None,
+        tags: Sequence[str] | None = None,
+        fidelity: Mapping[str, float] | None = None,
+        **options: Any,
+    ) -> Any:
+        """Upload the model with its tokenizer and a model card to a repo of the Hub -> huggingface_hub's CommitInfo.
+
+        fidelity: figures measured against the original, for the card. options: commit_message, commit_description,
+        private, token, revision, create_pr. Raises RepositoryError when the Hub refuses or is not reached.
+        """
+        refuse_options(options, PUSH_OPTIONS)
+        return push(
+            lambda folder: self._save(folder, max_shard_size, variant),
+            lambda folder, repo: model_card(folder, repo, self._loaded.task, tuple(tags or ()), fidelity),
+            repo_id,
+            **options,
+        )
+
+    def _save(self, target: Path, max_shard_size: int | str, variant: str | None) -> None:
+        self._refuse_drawn("save_pretrained()")
+        config, dtype, folder = self.config.to_dict(), self._loaded.dtype, self.folder
+        run(lambda: save_folder(folder, target, config, dtype, variant, max_shard_size))
+
+    def _refuse_drawn(self, use: str) -> None:
+        report, is_head = self._loaded.report, self._loaded.task != BASE_TASK
+        if report.mismatched_keys or (is_head and report.missing_keys):
+            raise UnservedUseError(
+                f"{use} was called on a model with weights drawn at random (ignore_mismatched_sizes=True), which are "
+                "nowhere on disk. Load a checkpoint that has them."
+            )
 
     def __repr__(self) -> str:
         recipe = self._loaded.recipe
@@ -204,8 +226,10 @@ class MLXPreTrainedModel:
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Copies and other processes read the converted folder again."""
-        return _read_again, (str(self.folder), self._loaded.task, "pooler" in self._loaded.model)
+        """Copies and other processes read the converted folder again, under this config."""
+        self._refuse_drawn("a copy")
+        pooler, config = "pooler" in self._loaded.model, None if self.is_traced else self.config.to_dict()
+        return _read_again, (str(self.folder), self._loaded.task, pooler, config, str(self._loaded.dtype))
 
     def _asked(self, argument: bool | None, key: str) -> bool:
         return bool(self.config.to_dict().get(key, False)) if argument is None else bool(argument)
@@ -242,5 +266,6 @@ def _class_named(name: str) -> type[MLXPreTrainedModel]:
     return type(name, (MLXPreTrainedModel,), {"__doc__": MLXPreTrainedModel.__doc__})
 
 
-def _read_again(folder: str, task: str, pooler: bool) -> MLXPreTrainedModel:
-    return model_of(load(folder, task, pooler=pooler))
+def _read_again(folder: str, task: str, pooler: bool, config: dict[str, Any] | None, dtype: str) -> MLXPreTrainedModel:
+    model = model_of(load(folder, task, pooler=pooler, changes=Changes(config)))
+    return model if str(model.dtype) == dtype else model.to(dtype=checked_dtype(dtype))

@@ -175,9 +175,10 @@ def test_an_empty_folder_is_both_a_value_error_and_an_os_error(tmp_path: Path) -
 
 
 def test_an_unknown_model_type_is_a_value_error(copy: Path) -> None:
-    edit_config(copy, model_type="gpt2")
-    with pytest.raises(ValueError, match=r"model_type='gpt2'; supported are"):
-        MLXAutoModel.from_pretrained(copy)
+    edit_config(copy, model_type="no_such_type")
+    for trace in ("never", "auto"):
+        with pytest.raises(ValueError, match="no_such_type"):
+            MLXAutoModel.from_pretrained(copy, trace=trace)
 
 
 def test_a_head_that_the_model_type_lacks_is_a_value_error_that_lists_those_that_have_it(tmp_path: Path) -> None:

@@ -28,7 +28,8 @@ ORDER = [
     {"inference"},
     {"quantization", "tracing"},
     {"loading"},
-    {"arrays", "outputs", "calls", "arguments", "model_config", "pretrained", "auto", "conversion", "facade"},
+    {"arrays", "outputs", "calls", "arguments", "model_config", "parameters", "publishing", "saving"}
+    | {"torch_habits", "pretrained", "auto", "conversion", "facade"},
     {"sentence_transformers", "pipelines"},
     {"verification", "zero_change", "support", "doctor"},
     {"cli"},

@@ -188,10 +188,10 @@ def _candidates(checkpoint: Checkpoint) -> list[str]:
         return [named]
     safe, torch = [SINGLE_FILE, INDEX_FILE], [_TORCH_FILE, _TORCH_INDEX]
     names = {None: safe + torch, True: safe, False: torch}[options.use_safetensors]
-    return [_with_variant(name, options.variant) for name in names]
+    return [with_variant(name, options.variant) for name in names]
 
 
-def _with_variant(name: str, variant: str | None) -> str:
+def with_variant(name: str, variant: str | None) -> str:
     """ "model.safetensors", "fp16" -> "model.fp16.safetensors"."""
     stem, _, kind = name.rpartition(".")
     return f"{stem}.{variant}.{kind}" if variant else name

@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 
 from mlx_hf_bridge.errors import WeightsError
 from mlx_hf_bridge.loading.calibrated import Tensors, calibrated_tensors
+from mlx_hf_bridge.loading.card import source_card
 from mlx_hf_bridge.loading.checkpoint import METADATA_FILE, own_files
 from mlx_hf_bridge.loading.folder import copy_modules, write_config, write_json
 from mlx_hf_bridge.loading.mixed import settled, width_dicts
@@ -148,6 +149,8 @@ def _metadata(plan: Plan, folder: Path) -> dict[str, Any]:
         "bits": dict(sorted(modules.items())),
         "left_in_float": list(plan.left_in_float),
         "left_out": list(plan.left_out),
+        "adapter": plan.checkpoint.adapter.source.name if plan.checkpoint.adapter else None,
+        "card": source_card(own_files(plan.checkpoint).folder),
         "files": {
             path.relative_to(folder).as_posix(): path.stat().st_size
             for path in sorted(folder.rglob("*"))

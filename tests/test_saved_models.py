@@ -1,0 +1,342 @@
+"""A loaded model is used, rounded, saved and pushed as transformers' are."""
+
+import copy
+import json
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+import torch
+import transformers
+from checkpoints import FAMILIES, make_checkpoint, make_model, ragged_inputs, row_name
+from huggingface_hub import ModelCard
+from weight_files import answer, worst
+
+from mlx_hf_bridge import (
+    MLXAutoModel,
+    MLXAutoModelForMaskedLM,
+    MLXAutoModelForSequenceClassification,
+    errors,
+)
+from mlx_hf_bridge.saving import bytes_of
+
+BERT = FAMILIES[0]
+ABSOLUTE = 2e-5  # as in tests/test_parity.py
+HALF = 2e-2  # float16 rounding of weights of size 0.3, through three layers; worst seen 4e-3
+
+
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("classifier")
+    make_checkpoint(folder, BERT, "ForSequenceClassification")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def theirs(classifier: Path) -> Any:
+    return transformers.BertForSequenceClassification.from_pretrained(classifier).eval()
+
+
+@pytest.fixture
+def ours(classifier: Path) -> Any:
+    return MLXAutoModelForSequenceClassification.from_pretrained(classifier)
+
+
+def logits(model: Any) -> np.ndarray:
+    return answer(model, ragged_inputs(BERT), "logits")
+
+
+def reloaded(folder: Path, **given: Any) -> Any:
+    return MLXAutoModelForSequenceClassification.from_pretrained(folder, **given)
+
+
+# The config ---------------------------------------------------------------------------------------------------------
+
+
+ATTRIBUTES = (
+    *("id2label", "label2id", "num_labels", "problem_type", "hidden_size", "num_hidden_layers", "vocab_size"),
+    *("output_attentions", "output_hidden_states", "return_dict", "is_decoder", "is_encoder_decoder", "model_type"),
+    *("hidden_dropout_prob", "pad_token_id", "max_position_embeddings", "hidden_act", "chunk_size_feed_forward"),
+)
+
+
+@pytest.mark.parametrize("name", ATTRIBUTES)
+def test_the_config_answers_as_transformers_does(name: str, ours: Any, theirs: Any) -> None:
+    assert getattr(ours.config, name) == getattr(theirs.config, name)
+
+
+def test_the_config_gives_itself_as_json(ours: Any, theirs: Any, tmp_path: Path) -> None:
+    found = json.loads(ours.config.to_json_string())
+    wanted = json.loads(theirs.config.to_json_string())
+    assert {key: found.get(key) for key in ("id2label", "label2id", "hidden_size")} == {
+        key: wanted[key] for key in ("id2label", "label2id", "hidden_size")
+    }
+    ours.config.save_pretrained(tmp_path)
+    assert transformers.AutoConfig.from_pretrained(tmp_path).id2label == theirs.config.id2label
+    assert ours.config.get_text_config() is ours.config
+    assert copy.deepcopy(ours.config) == ours.config
+
+
+def test_the_config_may_be_changed_and_is_saved_so(ours: Any, tmp_path: Path) -> None:
+    ours.config.id2label = {0: "x", 1: "y", 2: "z"}
+    ours.config.update({"output_hidden_states": True})
+    assert ours(**ragged_inputs(BERT)).hidden_states is not None
+    ours.save_pretrained(tmp_path)
+    assert transformers.AutoConfig.from_pretrained(tmp_path).id2label == {0: "x", 1: "y", 2: "z"}
+    assert reloaded(tmp_path).config.id2label[2] == "z"
+
+
+def test_num_labels_renumbers_as_transformers_does(ours: Any, theirs: Any) -> None:
+    wanted = copy.deepcopy(theirs.config)
+    for config in (ours.config, wanted):
+        config.num_labels = 5
+    assert (ours.config.id2label, ours.config.label2id) == (wanted.id2label, wanted.label2id)
+    with pytest.raises(ValueError, match=r"num_labels=0, expected a whole number"):
+        ours.config.num_labels = 0
+    with pytest.raises(AttributeError, match=r"config\.json has no 'foo'"):
+        _ = ours.config.foo
+
+
+# Torch's habits -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("row", FAMILIES[:12], ids=row_name)
+def test_parameters_are_counted_as_transformers_counts_them(row: Any, tmp_path: Path) -> None:
+    model = make_model(row)
+    model.save_pretrained(tmp_path)
+    found = MLXAutoModel.from_pretrained(tmp_path)
+    for options in ({}, {"only_trainable": True}, {"exclude_embeddings": True}):
+        assert found.num_parameters(**options) == model.num_parameters(**options)
+
+
+def test_packed_weights_count_as_what_they_stand_for_and_take_less(tmp_path: Path) -> None:
+    config = type(BERT.config).from_dict({**BERT.config.to_dict(), **BERT.wide})
+    model = transformers.BertModel(config)
+    model.save_pretrained(tmp_path)
+    packed = MLXAutoModel.from_pretrained(tmp_path, quantization_config="q4")
+    assert packed.num_parameters() == model.num_parameters()
+    assert packed.get_memory_footprint() < 0.5 * MLXAutoModel.from_pretrained(tmp_path).get_memory_footprint()
+
+
+CASTS: dict[str, tuple[Callable[[Any], Any], mx.Dtype]] = {
+    "half": (lambda model: model.half(), mx.float16),
+    "bfloat16": (lambda model: model.bfloat16(), mx.bfloat16),
+    "float": (lambda model: model.float(), mx.float32),
+    "to torch dtype": (lambda model: model.to(torch.float16), mx.float16),
+    "to device and dtype": (lambda model: model.to("cuda", dtype=torch.bfloat16), mx.bfloat16),
+}
+
+
+@pytest.mark.parametrize("name", CASTS)
+def test_a_cast_rounds_the_weights_as_loading_in_that_dtype_does(name: str, classifier: Path, tmp_path: Path) -> None:
+    change, dtype = CASTS[name]
+    model = reloaded(classifier)
+    assert change(model) is model
+    assert model.dtype == dtype
+    assert np.array_equal(logits(model), logits(reloaded(classifier, dtype=dtype)))
+    model.save_pretrained(tmp_path)
+    saved = reloaded(tmp_path)
+    assert saved.dtype == dtype
+    assert np.array_equal(logits(saved), logits(model))
+    assert np.array_equal(logits(pickle.loads(pickle.dumps(model))), logits(model))
+
+
+def test_a_dtype_that_is_none_is_refused(ours: Any) -> None:
+    with pytest.raises(ValueError, match=r"dtype=torch\.int8 is not stored here"):
+        ours.to(torch.int8)
+
+
+def test_moves_change_nothing(ours: Any) -> None:
+    assert ours.cpu() is ours.cuda() is ours.to("mps") is ours.eval() is ours.train(False) is ours
+    assert ours.requires_grad_(False) is ours
+
+
+@pytest.mark.parametrize("use", ["train", "parameters", "named_parameters", "state_dict", "requires_grad_"])
+def test_what_only_torch_serves_says_what_to_use(use: str, ours: Any) -> None:
+    with pytest.raises(NotImplementedError, match=rf"{use}\(\) was called on .* use device, dtype and num_parameters"):
+        getattr(ours, use)()
+
+
+# Saving -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("recipe", [None, {"bits": 8, "group_size": 32}])
+@pytest.mark.parametrize("options", [{}, {"max_shard_size": "20KB"}, {"variant": "fp16"}, {"max_shard_size": 9000}])
+def test_a_save_loads_back_here_and_in_transformers(options: dict[str, Any], recipe: Any, tmp_path: Path) -> None:
+    config = type(BERT.config).from_dict({**BERT.config.to_dict(), "hidden_size": 32, "num_labels": 3})
+    torch.manual_seed(0)
+    transformers.BertForSequenceClassification(config).save_pretrained(tmp_path / "source")
+    model = reloaded(tmp_path / "source", quantization_config=recipe)
+    model.save_pretrained(tmp_path / "saved", **options)
+    given = {"variant": options["variant"]} if "variant" in options else {}
+    assert np.array_equal(logits(reloaded(tmp_path / "saved", **given)), logits(model))
+    files = sorted((tmp_path / "saved").glob("*.safetensors"))
+    assert (len(files) > 1) == ("max_shard_size" in options)
+    if recipe is None:
+        read = transformers.BertForSequenceClassification.from_pretrained(tmp_path / "saved", **given)
+        assert worst(logits(read), logits(model), ragged_inputs(BERT)) < ABSOLUTE
+
+
+def test_the_metadata_of_a_save_lists_its_files(ours: Any, tmp_path: Path) -> None:
+    ours.half().save_pretrained(tmp_path, max_shard_size="20KB")
+    files = json.loads((tmp_path / "conversion_metadata.json").read_text())["files"]
+    assert {name: (tmp_path / name).stat().st_size for name in files} == files
+    written = {path.name for path in tmp_path.iterdir()} - {"conversion_metadata.json"}
+    assert set(files) == written
+
+
+def test_a_save_leaves_no_earlier_shards(ours: Any, tmp_path: Path) -> None:
+    ours.save_pretrained(tmp_path, max_shard_size="20KB")
+    ours.save_pretrained(tmp_path)
+    assert [path.name for path in tmp_path.glob("model*")] == ["model.safetensors"]
+    ours.save_pretrained(tmp_path, max_shard_size="20KB")
+    assert not (tmp_path / "model.safetensors").exists()
+
+
+def test_arguments_of_save_pretrained_are_honoured_or_refused(ours: Any, tmp_path: Path) -> None:
+    ours.save_pretrained(tmp_path / "other", is_main_process=False)
+    assert not (tmp_path / "other").exists()
+    for given in ({"safe_serialization": False}, {"state_dict": {}}, {"foo": 1}):
+        with pytest.raises(TypeError, match=rf"save_pretrained\(\) got {next(iter(given))}"):
+            ours.save_pretrained(tmp_path / "other", **given)
+    with pytest.raises(ValueError, match=r"max_shard_size='big', expected bytes as a whole number"):
+        ours.save_pretrained(tmp_path / "other", max_shard_size="big")
+    assert not (tmp_path / "other").exists()
+    assert (bytes_of("5MB"), bytes_of("1.5 GiB"), bytes_of(7)) == (5_000_000, 1_610_612_736, 7)
+
+
+def test_a_head_drawn_at_random_is_not_saved_or_copied(classifier: Path, tmp_path: Path) -> None:
+    drawn = reloaded(classifier, num_labels=5, ignore_mismatched_sizes=True)
+    for use in (lambda: drawn.save_pretrained(tmp_path / "x"), lambda: pickle.dumps(drawn)):
+        with pytest.raises(errors.UnservedUseError, match=r"weights drawn at random .*, which are nowhere on disk"):
+            use()
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_copy_has_the_config_that_was_asked_for(classifier: Path) -> None:
+    model = reloaded(classifier, output_hidden_states=True, id2label={0: "x", 1: "y", 2: "z"})
+    twin = pickle.loads(pickle.dumps(model))
+    assert twin.config.id2label == {0: "x", 1: "y", 2: "z"}
+    assert twin(**ragged_inputs(BERT)).hidden_states is not None
+
+
+# The Hub ------------------------------------------------------------------------------------------------------------
+
+
+class FakeHub:
+    """HfApi that keeps what is uploaded."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+        self.calls: dict[str, Any] = {}
+        self.folder = folder
+        monkeypatch.setattr("mlx_hf_bridge.publishing.HfApi", self._api)
+
+    def _api(self, token: Any = None) -> Any:
+        self.calls["token"] = token
+        return SimpleNamespace(create_repo=self.create_repo, upload_folder=self.upload_folder)
+
+    def create_repo(self, repo_id: str, **options: Any) -> Any:
+        self.calls["create"] = options
+        return SimpleNamespace(repo_id=repo_id if "/" in repo_id else f"me/{repo_id}")
+
+    def upload_folder(self, *, repo_id: str, folder_path: Path, **options: Any) -> str:
+        import shutil
+
+        shutil.copytree(folder_path, self.folder)
+        self.calls["upload"] = {"repo_id": repo_id, **options}
+        return "commit"
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeHub:
+    return FakeHub(monkeypatch, tmp_path / "hub")
+
+
+CARD = """---
+language: [en, de]
+license: apache-2.0
+pipeline_tag: text-classification
+tags: [torch]
+---
+# A model
+"""
+
+
+def from_hub(classifier: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, **given: Any) -> Any:
+    """The classifier as a repo of the Hub with a card."""
+    import shutil
+
+    shutil.copytree(classifier, folder)
+    (folder / "README.md").write_text(CARD)
+    monkeypatch.setattr("mlx_hf_bridge.loading.source.snapshot_download", lambda *_, **__: str(folder))
+    return MLXAutoModelForSequenceClassification.from_pretrained("org/original", **given)
+
+
+def test_a_push_uploads_what_loads_back(
+    classifier: Path, hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = from_hub(classifier, tmp_path / "0123456789abcdef", monkeypatch)
+    answered = model.push_to_hub(
+        "mine", token="hf_x", private=True, commit_message="first", revision="dev", create_pr=True, tags=["news"]
+    )
+    assert answered == "commit"
+    assert hub.calls["token"] == "hf_x"
+    assert hub.calls["create"] == {"private": True, "exist_ok": True}
+    upload = {"commit_message": "first", "commit_description": None, "revision": "dev", "create_pr": True}
+    assert hub.calls["upload"] == {"repo_id": "me/mine", **upload}
+    assert np.array_equal(logits(reloaded(hub.folder)), logits(model))
+
+
+def test_the_card_says_what_it_was_made_from_and_how(
+    classifier: Path, hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = from_hub(classifier, tmp_path / "0123456789abcdef", monkeypatch)
+    model.push_to_hub("me/mine", tags=["news"], fidelity={"cosine": 0.99986})
+    card = ModelCard.load(hub.folder / "README.md")
+    found = card.data.to_dict()
+    assert found["base_model"] == "org/original"
+    assert found["language"] == ["en", "de"]
+    assert found["license"] == "apache-2.0"
+    assert found["library_name"] == "mlx"
+    assert found["pipeline_tag"] == "text-classification"
+    assert found["tags"] == ["mlx", "mlx-hf-bridge", "news"]
+    assert "base_model_relation" not in found
+    assert "[org/original](https://huggingface.co/org/original) (commit 0123456789ab)" in card.text
+    assert 'MLXAutoModelForSequenceClassification.from_pretrained("me/mine")' in card.text
+    assert "| cosine | 0.99986 |" in card.text
+
+
+def test_a_quantised_card_says_so_and_its_example_runs(hub: FakeHub, tmp_path: Path) -> None:
+    config = type(BERT.config).from_dict({**BERT.config.to_dict(), "hidden_size": 64})
+    transformers.BertForMaskedLM(config).save_pretrained(tmp_path / "source")
+    model = MLXAutoModelForMaskedLM.from_pretrained(tmp_path / "source", quantization_config="q4")
+    model.save_pretrained(tmp_path / "mine", push_to_hub=True, repo_id="me/mine", private=False)
+    card = ModelCard.load(hub.folder / "README.md")
+    assert card.data.pipeline_tag == "fill-mask"
+    assert card.data.base_model is None
+    assert "quantised to 4 bits in groups of 64 (affine)" in card.text
+    code = card.text.split("```python\n")[1].split("```")[0].replace("me/mine", str(hub.folder))
+    names: dict[str, Any] = {}
+    exec(code, names)
+    assert names["model"].quantization_config.bits == 4
+
+
+@pytest.mark.parametrize("broken", ["---\n: [\n---\n", "no metadata", "---\nlicense: {a: 1}\n---\n"])
+def test_a_card_that_cannot_be_read_is_left_out(
+    broken: str, classifier: Path, hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("test_saved_models.CARD", broken)
+    from_hub(classifier, tmp_path / "commit", monkeypatch).push_to_hub("me/mine")
+    assert ModelCard.load(hub.folder / "README.md").data.license is None
+
+
+def test_a_hub_that_refuses_is_an_os_error(ours: Any) -> None:
+    with pytest.raises(OSError, match=r"'me/mine' could not be written on the Hub .* Log in"):
+        ours.push_to_hub("me/mine")
+    with pytest.raises(TypeError, match=r"got foo, which it does not take"):
+        ours.push_to_hub("me/mine", foo=1)

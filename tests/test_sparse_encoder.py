@@ -70,6 +70,19 @@ def test_splade_pooling_has_both_strategies_and_activations(
     np.testing.assert_allclose(ours.encode(TEXTS).to_dense(), theirs.encode(TEXTS).to_dense(), **TOLERANCE)
 
 
+def test_older_names_of_modules_and_keys_are_read(tmp_path: Path) -> None:
+    theirs, repo = splade(tmp_path, pooling={"pooling_strategy": "sum"}), tmp_path / "repo"
+    entries = json.loads((repo / "modules.json").read_text())
+    for entry, name in zip(entries, ("MLMTransformer", "SpladePooling"), strict=True):
+        entry["type"] = f"sentence_transformers.sparse_encoder.models.{name}"
+    (repo / "modules.json").write_text(json.dumps(entries))
+    (repo / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 40, "do_lower_case": False}))
+    pooling = {"pooling_strategy": "sum", "activation_function": "relu", "word_embedding_dimension": 101}
+    (repo / "1_SpladePooling" / "config.json").write_text(json.dumps(pooling))
+    assert_same(tmp_path, theirs)
+    assert MLXSparseEncoder(repo).get_embedding_dimension() == 101
+
+
 @pytest.mark.parametrize("normalize", [False, True])
 @pytest.mark.parametrize("dims", [None, 3])
 def test_csr_models_keep_their_largest_dimensions(normalize: bool, dims: int | None, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import mlx.core as mx
@@ -11,7 +12,7 @@ import tokenizers
 import torch
 from checkpoints import make_checkpoint
 from safetensors.torch import load_file, save_file
-from sentence_transformers import SentenceTransformer
+from sentence_transformers import CrossEncoder, SentenceTransformer
 from sentence_transformers.base.modules import Dense, Normalize, Router
 from sentence_transformers.sentence_transformer.modules import (
     Dropout,
@@ -22,7 +23,7 @@ from sentence_transformers.sentence_transformer.modules import (
 )
 from st_repos import TEXTS, TOLERANCE, redrawn, transformer
 
-from mlx_hf_bridge import MLXSentenceTransformer
+from mlx_hf_bridge import MLXSentenceTransformer, MLXSparseEncoder
 from mlx_hf_bridge.batch import TokenBatch
 from mlx_hf_bridge.errors import ConfigError, InputError, TokenRangeError, UnsupportedModelError
 from mlx_hf_bridge.sentence_transformers.features import Features
@@ -220,3 +221,44 @@ def test_half_precision_models_pool_and_normalize_in_float32(dtype: str, tmp_pat
 def _half_features(dtype: str, tokens: int) -> Features:
     hidden = (mx.random.normal((2, tokens, 24), key=mx.random.key(0)) * 3 + 700).astype(getattr(mx, dtype))
     return Features(TokenBatch(mx.zeros((2, tokens), mx.int32)), {"token_embeddings": hidden})
+
+
+def test_a_cross_encoders_folder_is_read_as_an_encoder_with_mean_pooling(tmp_path: Path) -> None:
+    make_checkpoint(tmp_path / "source", None, "ForSequenceClassification", 1)
+    theirs = CrossEncoder(str(tmp_path / "source"), device="cpu", prompts={"query": "not of vectors "})
+    theirs.save_pretrained(str(tmp_path / "repo"))
+    wanted = SentenceTransformer(str(tmp_path / "repo"), device="cpu").encode_query(TEXTS)
+    np.testing.assert_allclose(MLXSentenceTransformer(tmp_path / "repo").encode_query(TEXTS), wanted, **TOLERANCE)
+
+
+def test_a_model_of_vectors_is_no_sparse_encoder(tmp_path: Path) -> None:
+    """sentence-transformers puts an autoencoder of random weights on it, though its weights are a masked LM's."""
+    saved(tmp_path, transformer(tmp_path / "source"), Pooling(24))
+    path = tmp_path / "repo" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "architectures": ["BertForMaskedLM"]}))
+    with pytest.raises(UnsupportedModelError, match="random weights"):
+        MLXSparseEncoder(tmp_path / "repo")
+
+
+def test_push_to_hub_uploads_the_saved_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved(tmp_path, transformer(tmp_path / "source"), Pooling(24))
+    seen: dict[str, Any] = {}
+
+    class Api:
+        def __init__(self, token: str | None) -> None:
+            seen["token"] = token
+
+        def create_repo(self, **options: Any) -> Any:
+            seen.update(options)
+            return SimpleNamespace(repo_id=options["repo_id"])
+
+        def upload_folder(self, folder_path: Path, **options: Any) -> Any:
+            seen["files"] = {path.name for path in folder_path.iterdir()}
+            return SimpleNamespace(commit_url="the commit", pr_url="the pull request")
+
+    monkeypatch.setattr("mlx_hf_bridge.sentence_transformers.saving.HfApi", Api)
+    ours = MLXSentenceTransformer(tmp_path / "repo")
+    assert ours.push_to_hub("me/model", token="secret", private=True) == "the commit"
+    assert (seen["token"], seen["private"], seen["exist_ok"]) == ("secret", True, False)
+    assert {"modules.json", "config_sentence_transformers.json", "model.safetensors", "1_Pooling"} <= seen["files"]
+    assert ours.push_to_hub("me/model", create_pr=True) == "the pull request"

@@ -13,6 +13,7 @@ from mlx_hf_bridge.inference.tokenizer import Tokenizer
 from mlx_hf_bridge.loading.checkpoint import CONFIG_FILE, TRANSFORMER_KINDS, ModuleEntry, read_json
 from mlx_hf_bridge.loading.load import Loaded, load
 from mlx_hf_bridge.loading.source import Source, locate
+from mlx_hf_bridge.loading.tensors import SINGLE_FILE
 from mlx_hf_bridge.loading.tokenizer_files import tokenizer_config
 from mlx_hf_bridge.sentence_transformers.arguments import LoadArguments
 from mlx_hf_bridge.sentence_transformers.features import VECTOR, Module
@@ -131,7 +132,7 @@ class Loader:
 
     def _folder(self, path: str) -> Path:
         if self.home == self.source.folder:
-            self.source.fetch([f"{path}/*"] if path else ["*.safetensors", "*.bin", "*.json"])
+            self.source.fetch([f"{path}/*"] if path else [SINGLE_FILE])
         return self.home / path
 
 

@@ -21,7 +21,7 @@ from mlx_hf_bridge.sentence_transformers.engine import rows_of_texts
 from mlx_hf_bridge.sentence_transformers.features import TOKENS, VECTOR, Features, Module
 from mlx_hf_bridge.sentence_transformers.loader import Loader
 from mlx_hf_bridge.sentence_transformers.modules.pooling import Pooling
-from mlx_hf_bridge.sentence_transformers.modules.transformer_settings import refuse_chat_template
+from mlx_hf_bridge.sentence_transformers.modules.transformer_settings import refuse_chat_template, settings_from
 from mlx_hf_bridge.sentence_transformers.pools import Pool
 from mlx_hf_bridge.sentence_transformers.precision import checked_precision, quantize_embeddings
 from mlx_hf_bridge.sentence_transformers.results import (
@@ -109,7 +109,9 @@ class MLXSentenceTransformer(MLXBaseModel):
     def _default_modules(self, loader: Loader) -> list[Module]:
         """Mean pooling; of causal language models the last token."""
         refuse_chat_template(loader.source.folder, loader.source.name)
-        transformer = loader.transformer(loader.source, loader.source.folder)
+        folder = loader.source.folder
+        settings = settings_from({}, "feature-extraction", str(folder))
+        transformer = loader.transformer(loader.source, folder, settings=settings)
         config = transformer.loaded.raw_config
         architecture = str((config.get("architectures") or [""])[0])
         mode = "lasttoken" if architecture.endswith("ForCausalLM") and config.get("is_causal", True) else "mean"

@@ -9,20 +9,11 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import mlx.core as mx
-import numpy as np
 
 from mlx_hf_bridge.errors import InputError, UnsupportedModelError
+from mlx_hf_bridge.loading.checkpoint import read_modules
 from mlx_hf_bridge.quantization.recipes import QuantizationLike
 from mlx_hf_bridge.sentence_transformers.base import MLXBaseModel
-from mlx_hf_bridge.sentence_transformers.coordinates import (
-    Coordinates,
-    SparseRow,
-    as_dense,
-    as_sparse,
-    coordinates,
-    from_rows,
-    installed_torch,
-)
 from mlx_hf_bridge.sentence_transformers.engine import rows_of_texts
 from mlx_hf_bridge.sentence_transformers.features import VECTOR, Features, Module
 from mlx_hf_bridge.sentence_transformers.loader import Loader
@@ -30,10 +21,20 @@ from mlx_hf_bridge.sentence_transformers.modules.pooling import Pooling
 from mlx_hf_bridge.sentence_transformers.modules.sparse import SparseAutoEncoder, SpladePooling, largest
 from mlx_hf_bridge.sentence_transformers.modules.transformer_settings import settings_from
 from mlx_hf_bridge.sentence_transformers.pools import Pool
+from mlx_hf_bridge.sentence_transformers.settings import read_model_config
 from mlx_hf_bridge.sentence_transformers.similarity import SIMILARITIES, checked_similarity
+from mlx_hf_bridge.sentence_transformers.sparse_results import (
+    as_vectors,
+    decoded,
+    intersection,
+    sparse_rows,
+    sparsity,
+)
 from mlx_hf_bridge.sentence_transformers.sparse_similarity import sparse_pairwise_similarity, sparse_similarity
 
 logger = logging.getLogger(__name__)
+
+_DENSE = "SentenceTransformer"
 
 
 class MLXSparseEncoder(MLXBaseModel):
@@ -99,7 +100,8 @@ class MLXSparseEncoder(MLXBaseModel):
         """A masked language model with SpladePooling; anything else would start at random."""
         folder, name = loader.source.folder, loader.source.name
         architectures = loader.config().get("architectures") or []
-        if not any(str(one).endswith("ForMaskedLM") for one in architectures):
+        holds_vectors = read_modules(folder) and read_model_config(folder).get("model_type") in (None, _DENSE)
+        if holds_vectors or not any(str(one).endswith("ForMaskedLM") for one in architectures):
             raise UnsupportedModelError(
                 f"{name} has no SparseEncoder's modules and is no masked language model (architectures "
                 f"{architectures}); sentence-transformers would give it random weights. Give a SPLADE or CSR model."
@@ -168,7 +170,7 @@ class MLXSparseEncoder(MLXBaseModel):
             max_active_dims=_checked_count(max_active_dims, "max_active_dims") or self.max_active_dims,
             **{key: value for key, value in kwargs.items() if key != "max_active_dims"},
         )
-        return self._converted(rows, single, convert_to_tensor, convert_to_sparse_tensor)
+        return as_vectors(rows, single, convert_to_tensor, convert_to_sparse_tensor)
 
     def encode_query(
         self,
@@ -253,42 +255,19 @@ class MLXSparseEncoder(MLXBaseModel):
     @staticmethod
     def sparsity(embeddings: Any) -> dict[str, float]:
         """One vector or several -> the mean number of dimensions that are not 0, and the share that are 0."""
-        found = coordinates(embeddings)
-        if 0 in found.shape:
-            return {"active_dims": 0.0, "sparsity_ratio": 1.0}
-        active = len(found.values) / found.shape[0]
-        return {"active_dims": active, "sparsity_ratio": 1.0 - active / found.shape[1]}
+        return sparsity(embeddings)
 
     @staticmethod
     def intersection(embeddings_1: Any, embeddings_2: Any) -> Any:
         """One vector, and one or several -> their products in the dimensions where these are positive, sparse."""
-        one, others = coordinates(embeddings_1), coordinates(embeddings_2)
-        if not one.single or one.shape[1] != others.shape[1]:
-            raise InputError(
-                f"got {one.shape} and {others.shape}, expected one vector first, and vectors of its width second."
-            )
-        factors = np.zeros(one.shape[1], np.float32)
-        factors[one.columns] = one.values
-        products = factors[others.columns] * others.values
-        kept = products > 0
-        shared = Coordinates(others.rows[kept], others.columns[kept], products[kept], others.shape, others.single)
-        return as_sparse(shared, installed_torch() if one.as_torch or others.as_torch else None)
+        return intersection(embeddings_1, embeddings_2)
 
     def decode(self, embeddings: Any, top_k: int | None = None) -> Any:
         """A vector -> its words with their weights, largest first; several -> a list of such lists.
 
         top_k: the most words of a vector, None = all.
         """
-        _checked_count(top_k, "top_k")
-        found = coordinates(embeddings)
-        words = [self._words(found.row(index), top_k) for index in range(found.shape[0])]
-        return words[0] if found.single else words
-
-    def _words(self, row: SparseRow, top_k: int | None) -> list[tuple[str, float]]:
-        columns, values = row
-        order = np.argsort(-values, kind="stable")[:top_k]
-        tokens = self.tokenizer.convert_ids_to_tokens(columns[order].tolist())
-        return list(zip(tokens, values[order].tolist(), strict=True))
+        return decoded(embeddings, self.tokenizer, _checked_count(top_k, "top_k"))
 
     def get_embedding_dimension(self) -> int | None:
         """V; None where it is not known."""
@@ -321,35 +300,14 @@ class MLXSparseEncoder(MLXBaseModel):
             texts,
             asked,
             finish=vectors,
-            rows_of=_sparse_rows,
+            rows_of=sparse_rows,
             batch_size=batch_size,
             show_progress=show_progress,
         )
 
-    def _converted(self, rows: list[Any], single: bool, whole: bool, sparse: bool) -> Any:
-        torch = installed_torch()
-        make = as_sparse if sparse else as_dense
-        if single or not whole:
-            width = rows[0][2] if rows else 0
-            listed = [
-                make(Coordinates(np.zeros_like(columns), columns, values, (1, width), single=True), torch)
-                for columns, values, _ in rows
-            ]
-            return listed[0] if single else listed
-        if not rows:
-            nothing = np.zeros(0, np.int64)
-            return make(Coordinates(nothing, nothing, np.zeros(0, np.float32), (1, 0), single=True), torch)
-        return make(from_rows([(columns, values) for columns, values, _ in rows], rows[0][2]), torch)
-
     def _model_config(self) -> dict[str, Any]:
         config = {**super()._model_config(), "similarity_fn_name": self._similarity_fn_name}
         return config if self.max_active_dims is None else {**config, "max_active_dims": self.max_active_dims}
-
-
-def _sparse_rows(result: tuple[mx.array]) -> list[tuple[np.ndarray, np.ndarray, int]]:
-    """(B, V) -> each text's dimensions that are not 0, their values, and V."""
-    dense = np.array(result[0])
-    return [((places := np.flatnonzero(row)), row[places], len(row)) for row in dense]
 
 
 def _checked_count(count: Any, name: str) -> int | None:

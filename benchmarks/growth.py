@@ -63,10 +63,8 @@ def main() -> None:
             done += len(vectors)
             highest = max(highest, resident())
             if done >= marks[0]:
-                seconds = time.process_time() - start
-                print(
-                    f"{done:9,d} texts: {seconds / done * 1e6:6.1f} us of the processor a text, {highest:.0f} MiB at most"
-                )
+                taken = (time.process_time() - start) / done * 1e6
+                print(f"{done:9,d} texts: {taken:6.1f} us of the processor a text, {highest:.0f} MiB at most")
                 marks.pop(0)
                 if not marks:
                     break

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import transformers
 from checkpoints import FAMILIES, make_wordpiece
+from trios import ROWS, make_for
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -51,3 +52,25 @@ def test_convert_distilbert_shrinks_the_weights_and_saves_them(nli: Path, tmp_pa
     sizes = [float(line.split()[1]) for line in printed.splitlines()[:3]]
     assert sizes[0] > 2.5 * sizes[1] > 2.5 * sizes[2]
     assert (tmp_path / "kept" / "model.safetensors").is_file()
+
+
+def test_ner_prints_the_entities_as_the_text_has_them(tmp_path: Path) -> None:
+    folder = make_for(tmp_path, ROWS["bert"], "ForTokenClassification")
+    lines = run_example("ner.py", str(folder), "the cat sat on the mats.").splitlines()
+    assert lines and all(line.split()[0] in ("PER", "LOC", "MISC") for line in lines)
+
+
+def test_fill_mask_prints_three_words(tmp_path: Path) -> None:
+    folder = make_for(tmp_path, ROWS["bert"], "ForMaskedLM")
+    lines = run_example("fill_mask.py", str(folder), "the ___ sat").splitlines()
+    assert len(lines) == 3 and all("the" in line and "sat" in line for line in lines)
+
+
+def test_answer_questions_prints_an_answer_a_question(tmp_path: Path) -> None:
+    make_for(tmp_path, ROWS["roberta"], "ForQuestionAnswering")
+    lines = run_example("answer_questions.py", str(tmp_path)).splitlines()
+    assert [line.split("?")[0] + "?" for line in lines] == [
+        "When does the bakery open?",
+        "Who sells bread at the market?",
+        "What does a loaf cost?",
+    ]

@@ -106,8 +106,8 @@ def make_for(folder: Path, row: Row, head: str) -> Path:
     """A checkpoint for any of HEADS."""
     if head == "ForMaskedLM":
         return make_words(folder, row)
-    if head == "Model":
-        make_model(row).save_pretrained(folder)
+    if head in ("Model", "ForQuestionAnswering"):
+        make_model(row, head, labels=2).save_pretrained(folder)
         TOKENIZERS.get(row.model_type, make_wordpiece)(folder)
         return folder
     sharpness = 8.0 if head == "ForTokenClassification" else SHARPNESS

@@ -79,9 +79,9 @@ def cosine_to_float(folder: Path, recipe: Any) -> float:
 def test_a_calibrated_folder_is_nearer_to_the_float_model_than_a_plain_one(tmp_path: Path) -> None:
     make_bert(tmp_path)
     plain = cosine_to_float(tmp_path, "q3")
-    recipes = {method: MLXQuantizationConfig(3, method=method) for method in ("least_squares", "gptq")}
+    recipes = {method: MLXQuantizationConfig(3, method=method) for method in ("least_squares", "data_free", "gptq")}
     by_method = {method: cosine_to_float(tmp_path, recipe) for method, recipe in recipes.items()}
-    assert plain < by_method["least_squares"] < by_method["gptq"] < 1
+    assert plain < by_method["least_squares"] < min(by_method["data_free"], by_method["gptq"]) < 1
 
 
 CALIBRATED = [row for row in FAMILIES if row.model_type in ("bert", "albert", "modernbert", "t5")]
@@ -165,7 +165,7 @@ def test_the_texts_and_the_method_belong_to_the_identity(tmp_path: Path) -> None
 
 
 def test_a_recipe_comes_back_from_its_dict_where_its_texts_are_at_hand() -> None:
-    for name in ("q4-gptq", "q4-best", "q3"):
+    for name in ("q4-best", "q4-free", "mixed-4-8", "q3"):
         recipe = recipe_from(name)
         assert recipe is not None
         assert recipe_from(recipe.to_dict()) == recipe
@@ -180,12 +180,12 @@ def test_a_checkpoint_without_a_tokenizer_cannot_be_calibrated(tmp_path: Path) -
 
     make_model(BERT).save_pretrained(tmp_path)
     with pytest.raises(QuantizationError, match=r"has no tokenizer, so it cannot read calibration.*least_squares"):
-        MLXAutoModel.from_pretrained(tmp_path, quantization_config="q4-gptq")
+        MLXAutoModel.from_pretrained(tmp_path, quantization_config="q4-best")
     MLXAutoModel.from_pretrained(tmp_path, quantization_config="q4-fit")
 
 
 IMPOSSIBLE = [
-    ({"method": "awq"}, r"method='awq' is not known; use one of minmax, least_squares, gptq, distill\."),
+    ({"method": "awq"}, r"method='awq' is not known; use one of minmax, least_squares, data_free, gptq, distill\."),
     ({"method": "gptq", "mode": "mxfp4"}, r"method='gptq' finds affine scales and biases, and mode='mxfp4' has none\."),
     ({"method": "gptq", "calibration_texts": "text"}, r"calibration_texts is 'text', expected a list of texts\."),
     ({"method": "gptq", "calibration_texts": ["a"]}, r"calibration_texts has 1 texts that are not blank, expected 16"),

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import mlx.core as mx
+import numpy as np
 from tqdm.auto import tqdm
 
 from mlx_hf_bridge.batch import TokenBatch
@@ -37,6 +38,8 @@ from mlx_hf_bridge.quantization.widths import Width
 _LONGEST = 256
 _TEXTS_A_BATCH = 32
 _DIGEST_LETTERS = 16
+# As many tokens as the bundled texts have, about.
+_RANDOM_TEXTS, _RANDOM_WORDS = 300, (2, 24)
 
 Tensors = dict[str, list[tuple[str, mx.array]]]
 
@@ -137,7 +140,16 @@ def _tokens(plan: Plan, folder: Path) -> tuple[list[Tokens], int]:
     write_tokenizer(plan.checkpoint, plan.family, folder)
     tokenizer = Tokenizer.from_folder(folder, tokenizer_config(folder))
     limit = min(_LONGEST, plan.config.max_length, tokenizer.model_max_length or _LONGEST)
-    return tokenizer.encode(list(plan.recipe.texts), limit), tokenizer.pad_token_id
+    texts = random_texts(tokenizer, plan.recipe.seed) if plan.recipe.method == "data_free" else plan.recipe.texts
+    return tokenizer.encode(list(texts), limit), tokenizer.pad_token_id
+
+
+def random_texts(tokenizer: Tokenizer, seed: int) -> list[str]:
+    """Texts of random length, of words drawn from the whole vocabulary."""
+    random = np.random.default_rng(seed)
+    words = [word.removeprefix("##").strip("\u2581\u0120") for word in sorted(tokenizer.backend.get_vocab())]
+    lengths = random.integers(_RANDOM_WORDS[0], _RANDOM_WORDS[1] + 1, _RANDOM_TEXTS)
+    return [" ".join(words[index] for index in random.integers(0, len(words), length)) for length in lengths]
 
 
 def _answer(checkpoint: Checkpoint, task: str) -> Callable[[Encoded, TokenBatch], mx.array]:

@@ -22,7 +22,7 @@ from mlx_hf_bridge.loading.plan import Plan, TensorPlan
 from mlx_hf_bridge.loading.tensors import SINGLE_FILE, dtype_name
 from mlx_hf_bridge.loading.tokenizer_files import has_tokenizer, write_tokenizer
 from mlx_hf_bridge.quantization.grid import fitted
-from mlx_hf_bridge.quantization.methods import CALIBRATED
+from mlx_hf_bridge.quantization.methods import RUNS_MODEL
 from mlx_hf_bridge.quantization.recipes import MLXQuantizationConfig, names_module
 
 logger = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ def _report(plan: Plan) -> None:
 
 
 def _is_calibrated(plan: Plan) -> bool:
-    return plan.recipe is not None and plan.recipe.method in CALIBRATED and bool(_packed_modules(plan))
+    return plan.recipe is not None and plan.recipe.method in RUNS_MODEL and bool(_packed_modules(plan))
 
 
 def _converted(plan: Plan, decided: Tensors, show_progress: bool) -> Iterator[tuple[str, mx.array]]:

@@ -15,7 +15,7 @@ from mlx_hf_bridge.errors import SizeTargetError
 from mlx_hf_bridge.loading.calibrated import places_of, task_of, work_for
 from mlx_hf_bridge.loading.plan import Plan, TensorPlan
 from mlx_hf_bridge.quantization.kept import Kept
-from mlx_hf_bridge.quantization.methods import CALIBRATED
+from mlx_hf_bridge.quantization.methods import RUNS_MODEL
 from mlx_hf_bridge.quantization.recipes import MLXQuantizationConfig
 from mlx_hf_bridge.quantization.sensitivity import predicted_errors
 from mlx_hf_bridge.quantization.solver import Choice, smallest, solved
@@ -43,7 +43,7 @@ def settled(plan: Plan, show_progress: bool = True) -> Plan:
         tqdm(total=len(members), desc="Measuring", unit="module", disable=None if show_progress else True) as bar,
     ):
         work = work_for(plan, Path(scratch), Kept(None), lambda what: _advance(bar))
-        errors = predicted_errors(work, widths, recipe.method in CALIBRATED)
+        errors = predicted_errors(work, widths, recipe.method in RUNS_MODEL)
     choices = {
         path: [Choice(width, _bytes(tensors, width), error) for width, error in errors[path].items()]
         + ([Choice(None, _bytes(tensors, None), 0.0)] if FLOAT_BITS in recipe.bits_choices else [])

@@ -20,7 +20,7 @@ from mlx_hf_bridge.quantization.codes import Codes, as_stored
 from mlx_hf_bridge.quantization.layerwise import Work, products_of
 
 # A step moves scales and biases by about this share of a scale, norms and products' biases by less.
-_RATE = 1e-3
+_RATE = 1e-4
 _SLOWER = 0.1
 _WARM_UP = 20
 # The share of the loss that looks at every token's hidden state, which holds the other tasks' heads in place.

@@ -9,9 +9,11 @@ from typing import Any
 from mlx_hf_bridge.errors import QuantizationError
 
 # minmax: mx.quantize's own. least_squares: least squared error of the weights. gptq: of the products, for the inputs
-# that texts give. distill: gptq, then scales, biases and norms taught by the float model's answers.
-METHODS = ("minmax", "least_squares", "gptq", "distill")
-CALIBRATED = ("gptq", "distill")
+# that texts give; data_free: for those of random words of the model's vocabulary. distill: gptq, then scales, biases
+# and norms taught by the float model's answers.
+METHODS = ("minmax", "least_squares", "data_free", "gptq", "distill")
+READS_TEXTS = ("gptq", "distill")
+RUNS_MODEL = ("data_free", *READS_TEXTS)
 LEAST_TEXTS = 16
 _DIGEST_LETTERS = 16
 
@@ -40,7 +42,7 @@ def checked_texts(texts: Any, method: str) -> tuple[str, ...] | None:
             f"calibration_texts has {len(kept)} texts that are not blank, expected {LEAST_TEXTS} or more, better some "
             "hundreds like those that the model will see. Leave it out for the bundled ones."
         )
-    if method not in CALIBRATED:
+    if method not in READS_TEXTS:
         raise QuantizationError(
             f"calibration_texts were given, and method={method!r} reads none. Use method='gptq' or 'distill', or leave "
             "them out."

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from mlx_hf_bridge.errors import QuantizationError
-from mlx_hf_bridge.quantization.methods import CALIBRATED, bundled_texts, checked_method, checked_texts, digest_of
+from mlx_hf_bridge.quantization.methods import READS_TEXTS, bundled_texts, checked_method, checked_texts, digest_of
 from mlx_hf_bridge.quantization.widths import BITS, GROUP_SIZES, Width, checked_modules, checked_target, checked_width
 
 __all__ = [
@@ -80,7 +80,7 @@ class MLXQuantizationConfig:
     @property
     def is_calibrated(self) -> bool:
         """Whether texts are read to find codes or to choose bits."""
-        return self.method in CALIBRATED or self.has_target
+        return self.method in READS_TEXTS or (self.has_target and self.method != "data_free")
 
     @property
     def texts(self) -> tuple[str, ...]:
@@ -126,13 +126,13 @@ RECIPES: dict[str, MLXQuantizationConfig] = {
     "mxfp4": MLXQuantizationConfig(mode="mxfp4"),
     "nvfp4": MLXQuantizationConfig(mode="nvfp4"),
     "q4-fit": MLXQuantizationConfig(bits=4, method="least_squares"),
+    "q4-free": MLXQuantizationConfig(bits=4, method="data_free"),
     "q8-best": MLXQuantizationConfig(bits=8, method="gptq"),
     "q6-best": MLXQuantizationConfig(bits=6, method="gptq"),
     "q5-best": MLXQuantizationConfig(bits=5, method="gptq"),
-    "q4-gptq": MLXQuantizationConfig(bits=4, method="gptq"),
-    "q4-best": MLXQuantizationConfig(bits=4, method="distill"),
-    "q3-best": MLXQuantizationConfig(bits=3, method="distill"),
-    "mixed-4": MLXQuantizationConfig(bits_per_weight=4.5, method="distill"),
+    "q4-best": MLXQuantizationConfig(bits=4, method="gptq"),
+    "q3-best": MLXQuantizationConfig(bits=3, method="gptq"),
+    "mixed-4": MLXQuantizationConfig(bits_per_weight=4.5, method="gptq"),
     "mixed-4-8": MLXQuantizationConfig(bits_per_weight=6.0, bits_choices=(4, 5, 6, 8), method="gptq"),
 }
 

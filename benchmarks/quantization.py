@@ -1,0 +1,164 @@
+"""Every recipe's size and fidelity: a table and a picture for docs/quantization.md.
+
+python -m benchmarks.quantization --sts stsb-dev.csv [--news news.csv] [--calibration stsb-train.csv] [--recipes a,b]
+The STS files have the columns text, text, score, as the STS benchmark is published; --news has the label, title and
+text of AG News. With --calibration, calibrated recipes are measured with texts of that file too ("q4-best, own texts").
+Figures go to docs/quantization.json, recipe by recipe, and from there into the table and docs/quantization.svg;
+--draw draws without measuring.
+"""
+
+import csv
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.stats import spearmanr
+
+from benchmarks.fidelity import read_pairs
+from benchmarks.models import parser
+from mlx_hf_bridge import MLXSentenceTransformer
+from mlx_hf_bridge.quantization.methods import READS_TEXTS
+from mlx_hf_bridge.quantization.recipes import RECIPES, MLXQuantizationConfig
+
+DOCS = Path(__file__).parent.parent / "docs"
+FIGURES, PICTURE = DOCS / "quantization.json", DOCS / "quantization.svg"
+OWN = ", own texts"
+CALIBRATION_TEXTS = 700
+NEWS_TEXTS = 500
+COLORS = {"plain": "#9aa5b1", "data-free": "#e0962f", "calibrated": "#2f6fde", "mixed": "#0b7a4b"}
+
+
+def kind(name: str) -> str:
+    recipe = RECIPES[name.removesuffix(OWN)]
+    if recipe.has_target:
+        return "mixed"
+    return {"minmax": "plain", "gptq": "calibrated", "distill": "calibrated"}.get(recipe.method, "data-free")
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+class Measured:
+    """The texts, and the float model's vectors of them."""
+
+    def __init__(self, model: str, sts: str, every: int, news: str | None) -> None:
+        first, second, scores = (column[::every] for column in read_pairs(sts))
+        self.model, self.scores, self.texts = model, scores, [*first, *second]
+        self.news: list[str] = []
+        if news:
+            with Path(news).open(encoding="utf-8", newline="") as file:
+                self.news = [f"{row[1]}. {row[2]}" for row in csv.reader(file)][:NEWS_TEXTS:every]
+        self.reference = self.vectors(MLXSentenceTransformer(model))
+
+    def vectors(self, model: MLXSentenceTransformer) -> list[np.ndarray]:
+        return [unit(model.encode(texts)) for texts in (self.texts, self.news) if texts]
+
+    def spearman(self, vectors: np.ndarray) -> float:
+        half = len(self.scores)
+        return 100 * float(spearmanr((vectors[:half] * vectors[half:]).sum(axis=1), self.scores)[0])
+
+    def __call__(self, recipe: MLXQuantizationConfig) -> dict[str, Any]:
+        model = MLXSentenceTransformer(self.model, quantization_config=recipe)
+        vectors = self.vectors(model)
+        cosines = [(a * b).sum(axis=1) for a, b in zip(vectors, self.reference, strict=True)]
+        size = (model.folder / "model.safetensors").stat().st_size
+        found = {
+            "ratio": size / (Path(self.model) / "model.safetensors").stat().st_size,
+            "mean": float(cosines[0].mean()),
+            "p1": float(np.percentile(cosines[0], 1)),
+            "worst": float(cosines[0].min()),
+            "spearman": self.spearman(vectors[0]),
+            "spearman_float": self.spearman(self.reference[0]),
+            "texts": len(self.texts),
+        }
+        if len(cosines) > 1:
+            found |= {"news_mean": float(cosines[1].mean()), "news_worst": float(cosines[1].min())}
+        return found
+
+
+def table(figures: dict[str, Any]) -> str:
+    lines = [
+        "| recipe | size / float32 | mean cosine | 1st percentile | worst | Spearman, to float | AG News mean, worst |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for name, one in sorted(figures.items(), key=lambda item: (-item[1]["ratio"], item[1]["mean"])):
+        news = f"{one['news_mean']:.4f}, {one['news_worst']:.4f}" if "news_mean" in one else ""
+        lines.append(
+            f"| {name} | {one['ratio']:.4f} | {one['mean']:.5f} | {one['p1']:.4f} | {one['worst']:.4f} | "
+            f"{one['spearman'] - one['spearman_float']:+.2f} | {news} |"
+        )
+    return "\n".join(lines)
+
+
+def draw(figures: dict[str, Any]) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 5.2), layout="constrained")
+    axes = figure.add_subplot()
+    for group, color in COLORS.items():
+        points = sorted(
+            (one["ratio"], 1 - one["mean"], name)
+            for name, one in figures.items()
+            if kind(name) == group and not name.endswith(OWN)
+        )
+        if not points:
+            continue
+        joined = [point for point in points if not point[2].startswith(("mx", "nv"))]
+        axes.plot(
+            [size for size, _, _ in joined], [loss for _, loss, _ in joined], color=color, linewidth=1.4, alpha=0.6
+        )
+        axes.scatter([size for size, _, _ in points], [loss for _, loss, _ in points], color=color, s=38, label=group)
+        for size, loss, name in points:
+            axes.annotate(name, (size, loss), (6, 4), textcoords="offset points", fontsize=8.5, color=color)
+    axes.set_yscale("log")
+    axes.invert_yaxis()
+    ticks = [0.3, 0.1, 0.03, 0.01, 0.003, 0.001, 0.0003, 0.0001]
+    shown = [tick for tick in ticks if any(one["mean"] < 1 - tick / 3 for one in figures.values())]
+    axes.set_yticks(shown, [f"{1 - tick:g}" for tick in shown])
+    axes.minorticks_off()
+    axes.set_xlabel("model.safetensors, share of the float32 file")
+    axes.set_ylabel("mean cosine to float32, STS-B dev")
+    axes.set_title("all-MiniLM-L6-v2: size against fidelity", loc="left", fontsize=12)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(color="#edf0f3")
+    axes.set_axisbelow(True)
+    axes.legend(frameon=False, loc="lower right")
+    figure.savefig(PICTURE, metadata={"Date": None})
+
+
+def own_texts(path: str) -> tuple[str, ...]:
+    first, second, _ = read_pairs(path)
+    texts = list(dict.fromkeys([*first, *second]))
+    return tuple(texts[index] for index in np.random.default_rng(0).permutation(len(texts))[:CALIBRATION_TEXTS])
+
+
+def main() -> None:
+    arguments = parser(__doc__)
+    arguments.add_argument("--sts")
+    arguments.add_argument("--news")
+    arguments.add_argument("--calibration")
+    arguments.add_argument("--recipes", default=",".join(RECIPES))
+    arguments.add_argument("--every", type=int, default=1, help="measure on every so many texts")
+    arguments.add_argument("--draw", action="store_true")
+    given = arguments.parse_args()
+    figures = json.loads(FIGURES.read_text(encoding="utf-8")) if FIGURES.is_file() else {}
+    if not given.draw:
+        measured = Measured(given.model, given.sts, given.every, given.news)
+        wanted = {name: RECIPES[name] for name in given.recipes.split(",")}
+        if given.calibration:
+            texts = own_texts(given.calibration)
+            calibrated = {name: one for name, one in wanted.items() if one.method in READS_TEXTS}
+            wanted = {name + OWN: replace(one, calibration_texts=texts) for name, one in calibrated.items()}
+        for name, recipe in wanted.items():
+            figures[name] = measured(recipe)
+            print(name, figures[name], flush=True)
+            FIGURES.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    print(table(figures))
+    draw(figures)
+
+
+if __name__ == "__main__":
+    main()

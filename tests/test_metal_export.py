@@ -1,0 +1,56 @@
+"""The metal form: plain transformers, another program, loads it and computes what our packed model computes."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import transformers
+from checkpoints import make_checkpoint, ragged_inputs
+from convert_checkpoints import SMALL
+from weight_files import answer, worst
+
+from mlx_hf_bridge import MLXAutoModelForSequenceClassification
+from mlx_hf_bridge.conversion import convert
+from mlx_hf_bridge.errors import QuantizationError, RepositoryError
+from mlx_hf_bridge.loading.metal import export_metal
+
+# The word table goes through float16 once more; logits of size 1 to 4.
+TOLERANCE = 5e-3
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_transformers_computes_what_ours_computes(bits: int, tmp_path: Path) -> None:
+    make_checkpoint(tmp_path / "source", SMALL, "ForSequenceClassification")
+    recipe: Any = {"bits": bits, "method": "least_squares"}
+    convert(tmp_path / "source", tmp_path / "packed", quantization_config=recipe, show_progress=False)
+    export_metal(tmp_path / "packed", tmp_path / "metal")
+    said = json.loads((tmp_path / "metal" / "config.json").read_text())["quantization_config"]
+    assert (said["quant_method"], said["bits"], said["group_size"]) == ("metal", bits, 64)
+    theirs = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "metal", device_map={"": "cpu"})
+    inputs = ragged_inputs(SMALL)
+    wanted = answer(theirs, inputs, "logits")
+    for folder in ("packed", "metal"):
+        ours = MLXAutoModelForSequenceClassification.from_pretrained(tmp_path / folder)
+        assert worst(answer(ours, inputs, "logits"), wanted, inputs) < TOLERANCE
+    assert np.abs(wanted).max() > 0.1
+
+
+@pytest.mark.parametrize(
+    "recipe", ["q6", "mxfp4", None, {"bits": 4, "modules": {"output.dense": {"bits": 8}}}], ids=str
+)
+def test_other_packings_are_refused(recipe: Any, tmp_path: Path) -> None:
+    make_checkpoint(tmp_path / "source", SMALL)
+    convert(tmp_path / "source", tmp_path / "packed", quantization_config=recipe, show_progress=False)
+    with pytest.raises(QuantizationError, match=r"the metal form has affine 2, 4 or 8 bits"):
+        export_metal(tmp_path / "packed", tmp_path / "metal")
+    assert not (tmp_path / "metal").exists()
+
+
+def test_an_occupied_folder_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "file").write_text("mine")
+    with pytest.raises(RepositoryError, match="is not an empty folder"):
+        export_metal(tmp_path / "packed", tmp_path / "there")
+    assert (tmp_path / "there" / "file").read_text() == "mine"

@@ -68,9 +68,7 @@ def _checked(packing: Mapping[str, Any], source: Path) -> Mapping[str, Any]:
     return packing
 
 
-def _renamed(
-    source: Path, config: Mapping[str, Any], packing: Mapping[str, Any]
-) -> tuple[dict[str, mx.array], list[str]]:
+def _renamed(source: Path, config: dict[str, Any], packing: Mapping[str, Any]) -> tuple[dict[str, mx.array], list[str]]:
     """The tensors under the quantiser's names, and the modules of matrices that are in float."""
     family = family_for(config)
     names = Names(family, family.config.from_json(config), BASE_TASK)

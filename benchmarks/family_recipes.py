@@ -1,4 +1,4 @@
-"""The cosine of every native family's token vectors under every recipe to those of its float weights.
+"""The cosine of every native family's token vectors under every plain recipe to those of its float weights.
 
 python -m benchmarks.family_recipes [--recipes q8,q4] [--families bert,t5]
 Weights are random (matrices at one by the root of their inputs, norms and biases as a new model has them), the width is
@@ -23,6 +23,9 @@ from checkpoints import FAMILIES, Row, make_model, ragged_inputs
 
 from mlx_hf_bridge import MLXAutoModel
 from mlx_hf_bridge.quantization.recipes import RECIPES
+
+# Recipes that read no texts, and no weights but those they pack.
+PLAIN = [name for name, recipe in RECIPES.items() if recipe.method == "minmax" and not recipe.has_target]
 
 
 def random_model(row: Row) -> Any:
@@ -61,7 +64,7 @@ def cosines(row: Row, recipes: list[str]) -> list[float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--recipes", default=",".join(RECIPES))
+    parser.add_argument("--recipes", default=",".join(PLAIN))
     parser.add_argument("--families", default="")
     given = parser.parse_args()
     logging.disable(logging.WARNING)

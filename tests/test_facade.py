@@ -379,10 +379,11 @@ def test_ids_outside_the_tables_are_an_error_as_on_torch(tmp_path: Path) -> None
     assert behind.reasons == []
 
 
-def test_segments_that_a_family_ignores_are_ignored(tmp_path: Path) -> None:
-    ours, theirs, behind = pair(tmp_path, "Model", "distilbert")
+@pytest.mark.parametrize(("model_type", "name"), [("distilbert", "token_type_ids"), ("fnet", "attention_mask")])
+def test_what_a_family_ignores_is_ignored(model_type: str, name: str, tmp_path: Path) -> None:
+    ours, theirs, behind = pair(tmp_path, "Model", model_type)
     with torch.no_grad():
-        assert_same(ours(IDS, MASK, token_type_ids=MASK), theirs(IDS, MASK, token_type_ids=MASK))
+        assert_same(ours(input_ids=IDS, **{name: MASK}), theirs(input_ids=IDS, **{name: MASK}))
     assert behind.reasons == []
 
 

@@ -21,12 +21,16 @@ _SERVED = set(inspect.signature(MLXPreTrainedModel.__call__).parameters) - {"sel
 # Settings of a call that stand in the config where the caller is silent; transformers' classes take them all.
 _ASKED = ("output_hidden_states", "output_attentions", "return_dict")
 
+# What tokenizers give to every model; a forward that does not declare one, and takes anything, ignores it.
+_OF_TOKENIZERS = ("attention_mask", "token_type_ids")
+
 
 def forward_for(hf_class: type[PreTrainedModel]) -> Callable[..., Any]:
     """The forward of a facade of this class, which torch.compile leaves alone."""
     signature = inspect.signature(hf_class.forward)
     extra = {name for name, item in signature.parameters.items() if item.kind is item.VAR_KEYWORD}
     served = _SERVED & {*signature.parameters, *_ASKED}
+    swallowed = set(_OF_TOKENIZERS) - set(signature.parameters) if extra else set()
 
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         bridge = bridge_of(self)
@@ -36,8 +40,8 @@ def forward_for(hf_class: type[PreTrainedModel]) -> Callable[..., Any]:
         given.pop("self")
         for name in extra:
             given |= given.pop(name, {})
-        if extra and "token_type_ids" not in signature.parameters:
-            given.pop("token_type_ids", None)  # torch's forward swallows them
+        for name in swallowed:
+            given.pop(name, None)
         if refused := _refused(self, bridge, given, served):
             leave(self, refused)
             return self.forward(*args, **kwargs)

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import tokenizers
 import torch
-from checkpoints import make_checkpoint
+from checkpoints import FAMILIES, make_checkpoint
+from programs import finished
 from safetensors.torch import load_file, save_file
 from sentence_transformers import CrossEncoder, SentenceTransformer
 from sentence_transformers.base.modules import Dense, Normalize, Router
@@ -262,3 +263,41 @@ def test_push_to_hub_uploads_the_saved_folder(tmp_path: Path, monkeypatch: pytes
     assert (seen["token"], seen["private"], seen["exist_ok"]) == ("secret", True, False)
     assert {"modules.json", "config_sentence_transformers.json", "model.safetensors", "1_Pooling"} <= seen["files"]
     assert ours.push_to_hub("me/model", create_pr=True) == "the pull request"
+
+
+def test_packed_models_pool_and_normalize_in_float32(tmp_path: Path) -> None:
+    make_checkpoint(tmp_path, FAMILIES[5])
+    ours = MLXSentenceTransformer(tmp_path, quantization_config={"bits": 8, "group_size": 32})
+    tokens = [np.array(one, np.float64) for one in ours.encode(TEXTS, output_value="token_embeddings")]
+    vectors = ours.encode(TEXTS, normalize_embeddings=True)
+    means = np.stack([one.mean(axis=0) for one in tokens])
+    assert vectors.dtype == np.float32
+    np.testing.assert_allclose(vectors, means / np.linalg.norm(means, axis=1, keepdims=True), rtol=0, atol=2e-7)
+
+
+WITHOUT_TORCH = """
+import sys
+sys.modules["torch"] = None
+import numpy as np
+from mlx_hf_bridge import MLXCrossEncoder, MLXMultiVectorEncoder, MLXSentenceTransformer
+from mlx_hf_bridge.errors import BackendError
+model = MLXSentenceTransformer(sys.argv[1])
+vectors = model.encode(["the cat", "a dog"], normalize_embeddings=True)
+assert isinstance(model.similarity(vectors, vectors), np.ndarray)
+ranked = MLXCrossEncoder(sys.argv[2]).rank("the cat", ["a dog", "news"])
+assert len(ranked) == 2
+tokens = MLXMultiVectorEncoder(modules=[model[0]])
+scores = tokens.similarity(tokens.encode_query(["the cat"]), tokens.encode_document(["a dog", "news"]))
+assert scores.shape == (1, 2)
+try:
+    model.encode("the cat", convert_to_tensor=True)
+except BackendError as error:
+    print(error)
+"""
+
+
+def test_without_torch_everything_runs_but_tensors(tmp_path: Path) -> None:
+    make_checkpoint(tmp_path / "encoder")
+    make_checkpoint(tmp_path / "classifier", None, "ForSequenceClassification", 1)
+    said = finished(WITHOUT_TORCH, tmp_path / "encoder", tmp_path / "classifier")
+    assert said.startswith("convert_to_tensor=True gives torch tensors, and torch is not installed. pip install torch")

@@ -8,8 +8,9 @@ import pytest
 from checkpoints import make_checkpoint
 from st_repos import PAIRS, TEXTS
 
-from mlx_hf_bridge import MLXCrossEncoder, MLXSentenceTransformer, MLXSparseEncoder
+from mlx_hf_bridge import MLXCrossEncoder, MLXMultiVectorEncoder, MLXSentenceTransformer, MLXSparseEncoder
 from mlx_hf_bridge.errors import InputError
+from mlx_hf_bridge.sentence_transformers.modules.token_pooling import LambdaTokenPooling
 from mlx_hf_bridge.sentence_transformers.pools import WorkerError
 
 SAME = {"rtol": 1e-5, "atol": 1e-5}
@@ -50,3 +51,11 @@ def test_a_list_of_devices_makes_a_pool_for_one_call(kind: str, tmp_path: Path) 
     else:
         reranker = MLXCrossEncoder(tmp_path)
         np.testing.assert_allclose(reranker.predict(PAIRS, device=["cpu"]), reranker.predict(PAIRS), **SAME)
+
+
+def test_what_cannot_be_sent_to_a_worker_is_refused_before_anything_waits(tmp_path: Path) -> None:
+    make_checkpoint(tmp_path)
+    ours = MLXMultiVectorEncoder(modules=[MLXSentenceTransformer(tmp_path)[0]])
+    halved = LambdaTokenPooling(lambda vectors: vectors[::2])
+    with pytest.raises(InputError, match="cannot be sent to worker processes"):
+        ours.encode_document(TEXTS, token_pooling=halved, pool={"input": None, "output": None, "processes": [1]})

@@ -69,6 +69,7 @@ def in_pool(
     """The inputs in chunks to the workers -> their rows in order; raises what a worker raised."""
     if not inputs:
         return []
+    _check_sendable(arguments)
     usual = math.ceil(len(inputs) / len(pool["processes"]) / _CHUNKS_A_WORKER)
     size = checked_chunk_size(chunk_size) or min(usual, _MOST_IN_A_CHUNK)
     starts = range(0, len(inputs), size)
@@ -82,6 +83,17 @@ def in_pool(
         if isinstance(result, Exception):
             raise result
     return [row for result in results for row in result]
+
+
+def _check_sendable(arguments: Mapping[str, Any]) -> None:
+    """InputError for what cannot go to another process; a queue would drop it, and the caller wait for ever."""
+    try:
+        pickle.dumps(dict(arguments))
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise InputError(
+            f"an argument cannot be sent to worker processes ({error}). Give functions that are defined at the top of "
+            "a module, or leave pool and the list of devices out."
+        ) from error
 
 
 def _next_result(pool: Pool) -> tuple[int, Any]:

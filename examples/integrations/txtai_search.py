@@ -1,0 +1,30 @@
+"""txtai: an index whose vectors MLX computes, without torch in the encoding.
+
+python examples/integrations/txtai_search.py [model]
+"""
+
+import sys
+
+from txtai.embeddings import Embeddings
+
+from mlx_hf_bridge import MLXSentenceTransformer
+
+TEXTS = [
+    "The bakery on the corner opens at six in the morning.",
+    "A new bridge will connect the two banks of the river next year.",
+    "Interest rates were left unchanged by the central bank.",
+    "The orchestra rehearses every Thursday evening.",
+]
+QUESTION = "When can I buy bread?"
+
+
+def main(model_name: str = "sentence-transformers/all-MiniLM-L6-v2") -> None:
+    model = MLXSentenceTransformer(model_name)
+    embeddings = Embeddings(method="external", transform=lambda texts: model.encode(texts), content=False)
+    embeddings.index(list(enumerate(TEXTS)))
+    number, _ = embeddings.search(QUESTION, 1)[0]
+    print(TEXTS[number])
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -43,14 +43,17 @@ def model_card(
     task: str,
     tags: tuple[str, ...] = (),
     fidelity: Mapping[str, float] | None = None,
+    class_name: str | None = None,
 ) -> ModelCard:
     """The card of a saved folder: metadata for the Hub's search, then origin, packing, use, and fidelity if measured.
 
-    fidelity: figures against the original; without it those that the folder's metadata holds.
+    fidelity: figures against the original; without it those that the folder's metadata holds. class_name: what loads
+    it; without it, the folder and the task say.
     """
     config = read_json(folder / CONFIG_FILE)
     made = read_json(folder / METADATA_FILE) if (folder / METADATA_FILE).is_file() else {}
     is_sentences = (folder / MODULES_FILE).is_file()
+    loader = class_name or _loader(task, is_sentences)
     card = {**made.get("card", {}), **{key: value for key, value in source_card(folder).items() if key != "base_model"}}
     own_base = card.pop("base_model", None)
     base = made["source"] if made.get("revision") else own_base
@@ -59,7 +62,7 @@ def model_card(
         base_model=base,
         base_model_relation="quantized" if packing and base else None,
         library_name="mlx",
-        pipeline_tag=card.pop("pipeline_tag", None) or _pipeline_tag(task, is_sentences),
+        pipeline_tag=card.pop("pipeline_tag", None) or _pipeline_tag(task, loader),
         tags=list(dict.fromkeys(("mlx", "mlx-hf-bridge", *(_SENTENCE_TAGS if is_sentences else ()), *tags))),
         **card,
     )
@@ -67,18 +70,31 @@ def model_card(
         f"---\n{data.to_yaml()}\n---\n",
         f"# {repo_id}\n",
         _origin(base, made, packing),
-        _use(repo_id, task, is_sentences),
+        _use(repo_id, loader),
         _fidelity(fidelity or made.get("fidelity")),
     )
     return ModelCard("\n".join(part for part in parts if part))
 
 
-_SENTENCE_TAGS = ("sentence-transformers", "sentence-similarity", "feature-extraction")
+_SENTENCE_TAGS = ("sentence-transformers",)
+# Classes that are made by calling them: the Hub's task, and a call that shows their use.
+_SENTENCE_CLASSES = {
+    "MLXSentenceTransformer": ("sentence-similarity", 'vectors = model.encode(["a text"])'),
+    "MLXCrossEncoder": ("text-ranking", 'scores = model.predict([("a question", "a text")])'),
+    "MLXSparseEncoder": ("feature-extraction", 'vectors = model.encode(["a text"])'),
+    "MLXMultiVectorEncoder": ("feature-extraction", 'vectors = model.encode(["a text"])'),
+}
 
 
-def _pipeline_tag(task: str, is_sentences: bool) -> str | None:
+def _loader(task: str, is_sentences: bool) -> str:
     if is_sentences and task == BASE_TASK:
-        return "sentence-similarity"
+        return "MLXSentenceTransformer"
+    return "MLXAutoModel" + HF_SUFFIXES[task].removeprefix("Model")
+
+
+def _pipeline_tag(task: str, loader: str) -> str | None:
+    if loader in _SENTENCE_CLASSES:
+        return _SENTENCE_CLASSES[loader][0]
     return task if task in _PIPELINE_TAGS else None
 
 
@@ -96,16 +112,11 @@ def _packing_text(packing: Mapping[str, Any]) -> str:
     return f"quantised to {packing['bits']} bits in groups of {packing['group_size']} ({mode})"
 
 
-def _use(repo_id: str, task: str, is_sentences: bool) -> str:
-    if is_sentences and task == BASE_TASK:
-        name, call = (
-            "MLXSentenceTransformer",
-            f'MLXSentenceTransformer("{repo_id}")\nvectors = model.encode(["a text"])',
-        )
-    else:
-        name = "MLXAutoModel" + HF_SUFFIXES[task].removeprefix("Model")
-        call = f'{name}.from_pretrained("{repo_id}")'
-    return f"## Use\n\n```python\nfrom mlx_hf_bridge import {name}\n\nmodel = {call}\n```\n"
+def _use(repo_id: str, loader: str) -> str:
+    made = f'model = {loader}.from_pretrained("{repo_id}")'
+    if loader in _SENTENCE_CLASSES:
+        made = f'model = {loader}("{repo_id}")\n{_SENTENCE_CLASSES[loader][1]}'
+    return f"## Use\n\n```python\nfrom mlx_hf_bridge import {loader}\n\n{made}\n```\n"
 
 
 def _fidelity(measured: Mapping[str, Any] | None) -> str:

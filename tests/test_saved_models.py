@@ -3,6 +3,7 @@
 import copy
 import json
 import pickle
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,6 +22,7 @@ from mlx_hf_bridge import (
     MLXAutoModel,
     MLXAutoModelForMaskedLM,
     MLXAutoModelForSequenceClassification,
+    MLXSentenceTransformer,
     errors,
 )
 from mlx_hf_bridge.saving import bytes_of
@@ -244,12 +246,10 @@ class FakeHub:
         self.calls["create"] = options
         return SimpleNamespace(repo_id=repo_id if "/" in repo_id else f"me/{repo_id}")
 
-    def upload_folder(self, *, repo_id: str, folder_path: Path, **options: Any) -> str:
-        import shutil
-
+    def upload_folder(self, *, repo_id: str, folder_path: Path, **options: Any) -> Any:
         shutil.copytree(folder_path, self.folder)
         self.calls["upload"] = {"repo_id": repo_id, **options}
-        return "commit"
+        return SimpleNamespace(commit_url="https://hub/commit", pr_url=None)
 
 
 @pytest.fixture
@@ -269,8 +269,6 @@ tags: [torch]
 
 def from_hub(classifier: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, **given: Any) -> Any:
     """The classifier as a repo of the Hub with a card."""
-    import shutil
-
     shutil.copytree(classifier, folder)
     (folder / "README.md").write_text(CARD)
     monkeypatch.setattr("mlx_hf_bridge.loading.source.snapshot_download", lambda *_, **__: str(folder))
@@ -284,7 +282,7 @@ def test_a_push_uploads_what_loads_back(
     answered = model.push_to_hub(
         "mine", token="hf_x", private=True, commit_message="first", revision="dev", create_pr=True, tags=["news"]
     )
-    assert answered == "commit"
+    assert answered.commit_url == "https://hub/commit"
     assert hub.calls["token"] == "hf_x"
     assert hub.calls["create"] == {"private": True, "exist_ok": True}
     upload = {"commit_message": "first", "commit_description": None, "revision": "dev", "create_pr": True}
@@ -340,3 +338,23 @@ def test_a_hub_that_refuses_is_an_os_error(ours: Any) -> None:
         ours.push_to_hub("me/mine")
     with pytest.raises(TypeError, match=r"got foo, which it does not take"):
         ours.push_to_hub("me/mine", foo=1)
+
+
+def test_sentence_models_are_pushed_with_a_card_of_their_own(
+    tmp_path: Path, hub: FakeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_checkpoint(tmp_path / "source")
+    (tmp_path / "source" / "README.md").write_text(CARD.replace("pipeline_tag: text-classification\n", ""))
+    monkeypatch.setattr("mlx_hf_bridge.sentence_transformers.saving.HfApi", hub._api)
+    model = MLXSentenceTransformer(str(tmp_path / "source"))
+    assert model.push_to_hub("me/mine", exist_ok=True) == "https://hub/commit"
+    card = ModelCard.load(hub.folder / "README.md")
+    assert (card.data.pipeline_tag, card.data.license, card.data.library_name) == (
+        "sentence-similarity",
+        "apache-2.0",
+        "mlx",
+    )
+    assert "sentence-transformers" in card.data.tags
+    assert 'MLXSentenceTransformer("me/mine")' in card.text
+    again = MLXSentenceTransformer(str(hub.folder))
+    assert np.array_equal(again.encode(["the cat"]), model.encode(["the cat"]))

@@ -210,8 +210,9 @@ class MLXBaseModel(ModuleList):
         create_pr: bool = False,
     ) -> str:
         """Upload the saved folder, or `local_model_path` in its place, to a repo of the Hub -> the commit's address."""
+        name = type(self).__name__
         return saving.push(
-            self.save, repo_id, token, private, commit_message, local_model_path, exist_ok, revision, create_pr
+            self.save, repo_id, token, private, commit_message, local_model_path, exist_ok, revision, create_pr, name
         )
 
     def _model_config(self) -> dict[str, Any]:

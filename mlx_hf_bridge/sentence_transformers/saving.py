@@ -10,8 +10,11 @@ from typing import Any
 from huggingface_hub import HfApi
 
 from mlx_hf_bridge.errors import RepositoryError
+from mlx_hf_bridge.family import BASE_TASK
+from mlx_hf_bridge.loading.card import CARD_FILE
 from mlx_hf_bridge.loading.checkpoint import MODULES_FILE
 from mlx_hf_bridge.loading.folder import write_json
+from mlx_hf_bridge.publishing import model_card
 from mlx_hf_bridge.sentence_transformers.features import Module
 from mlx_hf_bridge.sentence_transformers.modules.input import InputModule
 from mlx_hf_bridge.sentence_transformers.modules.router import Router
@@ -54,14 +57,19 @@ def push(
     exist_ok: bool,
     revision: str | None,
     create_pr: bool,
+    class_name: str,
 ) -> str:
-    """A saved folder to a repo of the Hub, made where it is not there -> the address of the commit."""
+    """A saved folder to a repo of the Hub, made where it is not there -> the address of the commit.
+
+    class_name: what loads it, for the model card that is written for what is saved here.
+    """
     api = HfApi(token=token)
     repo = api.create_repo(repo_id=repo_id, private=private, exist_ok=exist_ok or create_pr)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(local_model_path or scratch)
         if local_model_path is None:
             save_into(folder)
+            model_card(folder, repo.repo_id, BASE_TASK, class_name=class_name).save(folder / CARD_FILE)
         commit = api.upload_folder(
             repo_id=repo.repo_id,
             folder_path=folder,

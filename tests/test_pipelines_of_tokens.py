@@ -1,5 +1,6 @@
 """pipeline() for the tasks that answer for tokens, and what all pipelines have: batches, streams, files, kinship."""
 
+import dataclasses
 import json
 import logging
 import threading
@@ -22,6 +23,7 @@ from mlx_hf_bridge.arrays import in_kind
 from mlx_hf_bridge.inference.batching import checked_batch
 from mlx_hf_bridge.inference.model import Model
 from mlx_hf_bridge.pipelines.base import STREAM_ROWS
+from mlx_hf_bridge.pretrained import model_of
 
 # Logits at masked slots against those of all slots: the same sums over other shapes.
 AT_SLOTS = 2e-5
@@ -87,6 +89,24 @@ def test_words_are_scored_at_masked_slots_alone_in_every_family(row: Row, tmp_pa
     wanted = np.take_along_axis(whole, slots[:, :, None], axis=1)
     found = np.array(loaded.model.at_slots(batch, mx.array(slots)).astype(mx.float32))
     np.testing.assert_allclose(found, wanted, rtol=0, atol=AT_SLOTS * max(1.0, np.abs(wanted).max()))
+
+
+class Whole:
+    """A model that can only answer for all slots, as a traced graph does."""
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+
+    def __call__(self, batch: Any) -> Any:
+        return self.model(batch)
+
+
+def test_words_of_a_model_that_answers_for_all_slots_are_the_same(trio: Trio) -> None:
+    pipe = trio.ours[FILL]
+    loaded = pipe.model.loaded
+    whole = type(pipe)(model_of(dataclasses.replace(loaded, model=Whole(loaded.model))), pipe.tokenizer)
+    for text in ("the [MASK] sat", ["a [MASK] is [MASK]", "[MASK] news"]):
+        assert_same(whole(text), pipe(text))
 
 
 def test_a_text_s_vectors_do_not_depend_on_its_batch(trio: Trio) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import mlx_hf_bridge.pipelines.theirs.pipelines.fill_mask as theirs
 from mlx_hf_bridge.batch import TokenBatch
 from mlx_hf_bridge.errors import ArgumentTypeError, InputError
+from mlx_hf_bridge.inference.model import Model
 from mlx_hf_bridge.pipelines import host_array
 from mlx_hf_bridge.pipelines.base import Chunk, Pipeline
 from mlx_hf_bridge.pipelines.host_array import HostArray, host
@@ -69,8 +70,11 @@ class FillMaskPipeline(theirs.FillMaskPipeline):
         """Logits of the masked slots (B, M, V); M is that of the text with most, others have slots of no meaning."""
         masked = np.array(batch.ids) == self.tokenizer.mask_token_id
         slots = np.argsort(~masked, axis=1, kind="stable")[:, : masked.sum(axis=1).max()]
-        logits: mx.array = self.model.loaded.model.at_slots(batch, mx.array(slots.astype(np.int32)))
-        return logits
+        places, model = mx.array(slots.astype(np.int32)), self.model.loaded.model
+        if isinstance(model, Model):
+            return model.at_slots(batch, places)
+        # A model of another kind answers for all slots at once.
+        return mx.take_along_axis(model(batch).logits, places[:, :, None], axis=1)
 
     def _output(self, chunk: Chunk, answer: np.ndarray) -> Any:
         masks = int((chunk["input_ids"] == self.tokenizer.mask_token_id).sum())

@@ -1,17 +1,32 @@
-"""Traced modules against transformers, through files on disk."""
+"""Traced modules against transformers and against native families, through files on disk."""
 
+import dataclasses
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
 import numpy as np
 import pytest
 import torch
-from checkpoints import FAMILIES, make_checkpoint, ours_for, ragged_inputs
+import transformers
+from checkpoints import FAMILIES, make_checkpoint, make_wordpiece, ours_for, ragged_inputs, row_name
+from programs import finished
+
+from mlx_hf_bridge import MLXAutoModel, MLXSentenceTransformer
+from mlx_hf_bridge.batch import TokenBatch
+from mlx_hf_bridge.errors import ArgumentTypeError, BackendError, ConfigError, InputError, UnsupportedModelError
+from mlx_hf_bridge.loading import traced as loading_traced
+from mlx_hf_bridge.tracing.model import BUCKET, MOST_TRACES, TracedModel
 
 BERT = FAMILIES[0]
 # float32 on other kernels, tiny models with weights of std 0.3; worst seen 1e-6.
 ABSOLUTE = 2e-5
+
+
+def row_of(model_type: str) -> Any:
+    return next(row for row in FAMILIES if row.model_type == model_type)
 
 
 def reference(model: Any, inputs: Mapping[str, Any], **options: Any) -> Any:
@@ -30,7 +45,7 @@ def assert_close(got: Any, wanted: Any, mask: np.ndarray) -> None:
             np.testing.assert_allclose(np.array(mine)[kept], theirs.numpy()[kept], rtol=0, atol=ABSOLUTE)
 
 
-@pytest.mark.parametrize("head", ["Model", "ForMaskedLM", "ForSequenceClassification"])
+@pytest.mark.parametrize("head", ["Model", "ForMaskedLM"])
 def test_a_traced_bert_answers_as_transformers(head: str, tmp_path: Path) -> None:
     theirs = make_checkpoint(tmp_path, BERT, head)
     traced = ours_for(head).from_pretrained(tmp_path, trace="always")
@@ -38,3 +53,230 @@ def test_a_traced_bert_answers_as_transformers(head: str, tmp_path: Path) -> Non
     assert traced.is_traced
     wanted = reference(theirs, inputs, output_hidden_states=True)
     assert_close(traced(**inputs, output_hidden_states=True), wanted, inputs["attention_mask"])
+
+
+@pytest.fixture(scope="module")
+def roberta(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    """A folder of RoBERTa's, wide enough to be packed, and its transformers model."""
+    folder = tmp_path_factory.mktemp("roberta")
+    row = row_of("roberta")
+    wide = dataclasses.replace(row, config=type(row.config).from_dict({**row.config.to_dict(), **row.wide}))
+    return folder, make_checkpoint(folder, wide, "ForSequenceClassification")
+
+
+def test_a_quantised_trace_equals_the_quantised_native_model(tmp_path: Path) -> None:
+    wide = dataclasses.replace(BERT, config=type(BERT.config).from_dict({**BERT.config.to_dict(), **BERT.wide}))
+    make_checkpoint(tmp_path, wide)
+    inputs = ragged_inputs(BERT)
+    valid = inputs["attention_mask"].astype(bool)
+    native, traced = (
+        MLXAutoModel.from_pretrained(tmp_path, trace=trace, quantization_config="q4") for trace in ("never", "always")
+    )
+    assert traced.quantization_config == native.quantization_config
+    one, other = (model(**inputs) for model in (native, traced))
+    np.testing.assert_allclose(
+        other.last_hidden_state[valid],
+        one.last_hidden_state[valid],
+        rtol=0,
+        atol=1e-5 * abs(one.last_hidden_state).max(),
+    )
+    np.testing.assert_allclose(other.pooler_output, one.pooler_output, rtol=0, atol=1e-5)
+    sizes = [(model.folder / "model.safetensors").stat().st_size for model in (native, traced)]
+    assert sizes[1] < 1.02 * sizes[0]
+
+
+VIEWS = {"Transpose", "Reshape", "Broadcast", "Slice", "ExpandDims", "Squeeze", "Flatten", "Unflatten", "Split"}
+
+
+def primitives(model: Any, batch: TokenBatch, folder: Path) -> int:
+    """How many of MLX's operations one forward takes, views apart."""
+    mx.export_to_dot(str(folder / "graph.dot"), model(batch).hidden)
+    text = (folder / "graph.dot").read_text()
+    names = re.findall(r'label ?= ?"([A-Za-z]\w+)"[^\n]*shape ?= ?rectangle', text)
+    assert names, "export_to_dot writes something else now"
+    return sum(name not in VIEWS for name in names)
+
+
+@pytest.mark.parametrize("model_type", ["bert", "mpnet", "t5", "modernbert"])
+def test_a_trace_takes_few_more_operations_than_the_native_model(
+    model_type: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = row_of(model_type)
+    make_checkpoint(tmp_path, row)
+    inputs = ragged_inputs(row)
+    models = [MLXAutoModel.from_pretrained(tmp_path, trace=trace).loaded.model for trace in ("never", "always")]
+    # On CPUs MLX spells its own kernels out; each counts as one.
+    for kernel in ("layer_norm", "rms_norm", "rope"):
+        monkeypatch.setattr(mx.fast, kernel, lambda x, *others, **options: mx.abs(x))
+    batch = TokenBatch(mx.array(inputs["input_ids"].astype(np.int32)), mx.array(inputs["attention_mask"].astype(bool)))
+    native, traced = (primitives(model, batch, tmp_path) for model in models)
+    assert traced <= 1.3 * native, f"{traced} against {native}"
+
+
+class OwnConfig(transformers.PreTrainedConfig):
+    """Of a model that transformers has never heard of."""
+
+    model_type = "own_encoder_of_these_tests"
+
+    def __init__(self, vocab_size: int = 101, hidden_size: int = 24, **kwargs: Any) -> None:
+        self.vocab_size = vocab_size
+        self.hidden_size = hidden_size
+        super().__init__(**kwargs)
+
+
+class OwnModel(transformers.PreTrainedModel):
+    """Words mixed by a gate of their neighbours' means."""
+
+    config_class = OwnConfig
+
+    def __init__(self, config: OwnConfig) -> None:
+        super().__init__(config)
+        self.words = torch.nn.Embedding(config.vocab_size, config.hidden_size)
+        self.gate = torch.nn.Linear(config.hidden_size, config.hidden_size)
+        self.norm = torch.nn.LayerNorm(config.hidden_size)
+        self.post_init()
+
+    def get_input_embeddings(self) -> torch.nn.Module:
+        return self.words
+
+    def forward(self, input_ids: Any, attention_mask: Any = None, return_dict: bool = True) -> Any:
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        words = self.words(input_ids) * mask[..., None]
+        mean = words.sum(1, keepdim=True) / mask.sum(1)[:, None, None].clamp(min=1)
+        hidden = self.norm(words + torch.sigmoid(self.gate(words)) * torch.nn.functional.softsign(mean))
+        return transformers.modeling_outputs.BaseModelOutput(last_hidden_state=hidden)
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    """A saved model of a class that is registered with transformers and not part of it."""
+    transformers.AutoConfig.register(OwnConfig.model_type, OwnConfig, exist_ok=True)
+    transformers.AutoModel.register(OwnConfig, OwnModel, exist_ok=True)
+    folder = tmp_path_factory.mktemp("own")
+    torch.manual_seed(0)
+    model = OwnModel(OwnConfig()).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(0, 0.3)
+    model.save_pretrained(folder)
+    make_wordpiece(folder)
+    return folder, model
+
+
+def test_a_class_of_ones_own_converts_and_runs(own: tuple[Path, Any]) -> None:
+    folder, theirs = own
+    model = MLXAutoModel.from_pretrained(folder)
+    inputs = {name: array for name, array in ragged_inputs(BERT).items() if name != "token_type_ids"}
+    assert model.is_traced
+    assert_close(model(**inputs), reference(theirs, inputs), inputs["attention_mask"])
+
+
+def test_a_traced_model_encodes_texts(own: tuple[Path, Any]) -> None:
+    folder, theirs = own
+    texts = ["the cat sat on the mat", "a good film"]
+    model = MLXSentenceTransformer(folder)
+    wanted = []
+    for text in texts:
+        ids = torch.tensor([model.tokenizer.encode([text])[0].ids])
+        with torch.no_grad():
+            wanted.append(theirs(ids).last_hidden_state[0].mean(0).numpy())
+    np.testing.assert_allclose(model.encode(texts), np.stack(wanted), rtol=0, atol=ABSOLUTE)
+
+
+def test_a_saved_trace_loads_and_runs_without_torch(own: tuple[Path, Any], tmp_path: Path) -> None:
+    MLXAutoModel.from_pretrained(own[0]).save_pretrained(tmp_path / "saved")
+    script = """
+import sys
+sys.modules["torch"] = None
+from mlx_hf_bridge import MLXAutoModel
+model = MLXAutoModel.from_pretrained(sys.argv[1])
+print(model.is_traced, model([[5, 6, 7]]).last_hidden_state.shape, sys.modules.get("torch"))
+"""
+    assert finished(script, tmp_path / "saved") == "True (1, 3, 24) None"
+
+
+def test_without_torch_a_conversion_says_what_it_needs(
+    own: tuple[Path, Any], bridge_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(name: str) -> Any:
+        if "tracing" in name:
+            raise ImportError("No module named 'torch'")
+        return real(name)
+
+    real = loading_traced.importlib.import_module
+    monkeypatch.setattr(loading_traced.importlib, "import_module", missing)
+    with pytest.raises(BackendError, match=r"needs torch, and torch cannot be imported .* pip install torch"):
+        MLXAutoModel.from_pretrained(own[0])
+    assert not list(bridge_cache.glob("converted/*/model.safetensors"))
+
+
+def test_never_and_unknown_words_are_refused(own: tuple[Path, Any]) -> None:
+    with pytest.raises(UnsupportedModelError, match="model_type='own_encoder_of_these_tests'; supported are"):
+        MLXAutoModel.from_pretrained(own[0], trace="never")
+    with pytest.raises(ConfigError, match="trace='sometimes', expected 'auto', 'never', 'always'"):
+        MLXAutoModel.from_pretrained(own[0], trace="sometimes")
+    with pytest.raises(ArgumentTypeError, match="is traced as it is, and got another config"):
+        MLXAutoModel.from_pretrained(own[0], hidden_size=12)
+
+
+def test_what_a_graph_cannot_answer_is_one_clear_error(own: tuple[Path, Any]) -> None:
+    model = MLXAutoModel.from_pretrained(own[0])
+    for asked, message in (
+        ({"output_attentions": True}, "output_attentions is asked, and the traced OwnModel has none"),
+        ({"output_hidden_states": True}, "output_hidden_states is asked, and the traced OwnModel has none"),
+        ({"position_ids": [[0, 1, 2]]}, "the traced OwnModel takes neither"),
+        ({"token_type_ids": [[0, 1, 1]]}, "OwnModel has no segments"),
+    ):
+        with pytest.raises(InputError, match=message):
+            model([[5, 6, 7]], **asked)
+
+
+def test_texts_longer_than_the_positions_are_refused(roberta: tuple[Path, Any]) -> None:
+    model = MLXAutoModel.from_pretrained(roberta[0], trace="always")
+    assert model.loaded.config.max_length == roberta[1].config.max_position_embeddings - 3  # the padding id is 2
+    with pytest.raises(InputError, match="the texts have 42 tokens"):
+        model(np.full((1, 42), 7))
+
+
+def test_compiled_shapes_are_bucketed_and_bounded(roberta: tuple[Path, Any]) -> None:
+    loaded = MLXAutoModel.from_pretrained(roberta[0], trace="always").loaded
+    plain = loaded.model
+    compiled = TracedModel(plain._graph, plain.table, mx.float32, compiled=True)
+    mx.disable_compile()
+    try:
+        for tokens in range(1, 40):
+            batch = TokenBatch(mx.full((1, tokens), 7, mx.int32))
+            np.testing.assert_allclose(compiled(batch).hidden, plain(batch).hidden, rtol=0, atol=ABSOLUTE)
+        assert compiled.traces == -(-39 // BUCKET)
+        for texts in range(1, MOST_TRACES + 5):
+            compiled(TokenBatch(mx.full((texts, 4), 7, mx.int32)))
+        assert compiled.traces == MOST_TRACES
+    finally:
+        mx.enable_compile()
+
+
+def test_half_precision_stays_half_and_close(roberta: tuple[Path, Any]) -> None:
+    loaded = MLXAutoModel.from_pretrained(roberta[0], trace="always").loaded
+    halved = {
+        name: array.astype(mx.float16) if array.dtype == mx.float32 else array
+        for name, array in loaded.model.table.items()
+    }
+    half = TracedModel(loaded.model._graph, halved, mx.float16, compiled=False)
+    batch = TokenBatch(mx.array([[5, 6, 7, 8], [5, 6, 0, 0]]), mx.array([[1, 1, 1, 1], [1, 1, 0, 0]]).astype(mx.bool_))
+    got, wanted = (np.array(model(batch).hidden.astype(mx.float32))[0] for model in (half, loaded.model))
+    assert half(batch).hidden.dtype == mx.float16
+    assert np.abs(got - wanted).max() < 0.02 * np.abs(wanted).max()
+
+
+ORACLE = [row for row in FAMILIES if row.model_type not in ("longformer", "qwen3")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("row", ORACLE, ids=row_name)
+def test_a_native_family_answers_as_its_own_trace(row: Any, tmp_path: Path) -> None:
+    make_checkpoint(tmp_path, row)
+    inputs = ragged_inputs(row)
+    valid = inputs["attention_mask"].astype(bool)
+    native, traced = (MLXAutoModel.from_pretrained(tmp_path, trace=trace) for trace in ("never", "always"))
+    one, other = (model(**inputs).last_hidden_state for model in (native, traced))
+    np.testing.assert_allclose(other[valid], one[valid], rtol=0, atol=1e-4 * np.abs(one[valid]).max())

@@ -327,10 +327,14 @@ _POSITIONS = ("max_position_embeddings", "n_positions", "max_encoder_position_em
 
 def _fits(model: TracedModel, graph: Graph, tokens: int) -> bool:
     """Whether a text of that many tokens, none of them padding, stays inside every table."""
-    pad = graph.facts.pad_token_id
-    ids = np.full((1, tokens), 0 if pad else 1, np.int32)
     sizes = {"B": 1, "L": tokens}
-    batch = TokenBatch(mx.array(ids))
+    zeros = {
+        name: np.zeros([sizes[axis] if isinstance(axis, str) else axis for axis in taken.axes])
+        for name, taken in graph.inputs.items()
+    }
+    tokens_seen = {IDS: np.full((1, tokens), 0 if graph.facts.pad_token_id else 1), MASK: np.ones((1, tokens))}
+    arrays = {name: torch.tensor(array.astype(np.int64)) for name, array in {**zeros, **tokens_seen}.items()}
+    batch = batch_of({name: arrays[name] for name in graph.inputs})
     try:
         model.check(batch, sizes)
     except (TokenRangeError, InputError, UnsupportedModelError):

@@ -3,6 +3,7 @@
 Imports torch; nothing that runs a converted model imports this file. B texts, L tokens.
 """
 
+import contextlib
 import inspect
 import logging
 from collections.abc import Callable, Mapping
@@ -66,7 +67,7 @@ def traced(module: Any, task: str = BASE_TASK, extra: Words | None = None, witho
     UnsupportedModelError where torch.export has no graph, an operation is missing, the graph holds for one length
     alone, or its answers are not the module's.
     """
-    module = module.eval()
+    module = _without_branches(module.eval())
     extra = extra or _extra_of(module)
     reasons = []
     for attention in _attentions(module):
@@ -78,6 +79,14 @@ def traced(module: Any, task: str = BASE_TASK, extra: Words | None = None, witho
         except UnsupportedModelError as error:
             reasons.append(error)
     raise reasons[-1]
+
+
+def _without_branches(module: Any) -> Any:
+    """Experts as batched products: transformers' other ways loop over those that were hit."""
+    if hasattr(module, "set_experts_implementation"):
+        with contextlib.suppress(ValueError), quiet():
+            module.set_experts_implementation("batched_mm")
+    return module
 
 
 def _attentions(module: Any) -> tuple[str, ...]:

@@ -156,7 +156,7 @@ def name_of(target: Any) -> str:
 def quiet() -> Iterator[None]:
     """Without warnings, log lines and bars of tracing and of transformers, which are for the authors of models."""
     before, bars = logging.root.manager.disable, transformers_logging.is_progress_bar_enabled()
-    logging.disable(logging.WARNING)
+    logging.disable(logging.CRITICAL)
     transformers_logging.disable_progress_bar()
     try:
         with warnings.catch_warnings():

@@ -8,6 +8,7 @@ from typing import Any
 
 import mlx.core as mx
 
+from mlx_hf_bridge.errors import UnsupportedModelError
 from mlx_hf_bridge.tracing.ops.products import attention, linear
 
 
@@ -32,7 +33,17 @@ def _linears(x: mx.array, weight: Any, bias: Any, sizes: Sequence[int]) -> list[
     return list(mx.split(linear(x, weight, bias), ends, axis=-1))
 
 
+def _all_rows(x: mx.array, mask: mx.array) -> mx.array:
+    """x (B, ...) for rows that a mask (B,) picks; those that it does not are left out when they are put back."""
+    if mask.ndim != 1:
+        raise UnsupportedModelError(
+            f"the graph picks elements by a mask of {mask.ndim} axes, expected rows. Use transformers on torch."
+        )
+    return x
+
+
 FUSED: dict[str, Callable[..., Any]] = {
+    "bridge.all_rows": _all_rows,
     "bridge.open_rows": _open_rows,
     "bridge.rms_norm": _rms_norm,
     "bridge.rope": _rope,

@@ -31,7 +31,7 @@ def _index_put(x: mx.array, places: Sequence[Any], value: mx.array, accumulate: 
     """Values written at places, or one value where a mask is true."""
     mask = places[0]
     if len(places) == 1 and mask is not None and mask.dtype == mx.bool_:
-        if value.size != 1 and (value.ndim != 1 or mask.ndim + 1 != x.ndim):
+        if value.shape != x.shape and value.size != 1 and (value.ndim != 1 or mask.ndim + 1 != x.ndim):
             raise UnsupportedModelError(
                 f"the graph writes values of shape {value.shape} where a mask is true, expected one value or one row."
                 " Use transformers on torch for this model."

@@ -17,6 +17,7 @@ from mlx_hf_bridge.tracing.passes.joining import products_joined
 from mlx_hf_bridge.tracing.passes.masks import masks_opened, masks_plain
 from mlx_hf_bridge.tracing.passes.norms import norms_in_one
 from mlx_hf_bridge.tracing.passes.rotary import turns_in_one
+from mlx_hf_bridge.tracing.passes.rows import rows_everywhere
 from mlx_hf_bridge.tracing.passes.sharing import shared
 
 
@@ -24,7 +25,16 @@ def optimised(graph: Graph, tensors: Mapping[str, mx.array]) -> tuple[Graph, dic
     """The same answers in fewer operations; constants that the passes make are among the tensors."""
     known = dict(tensors)
     graph = _pruned(folded(graph, known))
-    for change in (masks_plain, shared, norms_in_one, turns_in_one, attention_in_one, masks_opened, shared):
+    for change in (
+        masks_plain,
+        shared,
+        rows_everywhere,
+        norms_in_one,
+        turns_in_one,
+        attention_in_one,
+        masks_opened,
+        shared,
+    ):
         graph = _pruned(change(graph, known))
     graph = _pruned(folded(graph, known))
     return _pruned(products_joined(graph, known)), known

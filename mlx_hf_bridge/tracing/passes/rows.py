@@ -1,0 +1,55 @@
+"""Rows picked by a mask, changed and put back: computed for all rows, and taken where the mask is true.
+
+A picked array's size depends on values, which no MLX array can have; what is done to a row does not.
+"""
+
+import mlx.core as mx
+
+from mlx_hf_bridge.tracing.graph import Graph, Node
+from mlx_hf_bridge.tracing.passes.rewriting import is_call, readers
+
+# Operations that treat each row by itself.
+_BY_ROW = (
+    "linear",
+    "layer_norm",
+    "add",
+    "mul",
+    "sub",
+    "div",
+    "gelu",
+    "relu",
+    "silu",
+    "tanh",
+    "sigmoid",
+    "erf",
+    "rms_norm",
+)
+
+
+def rows_everywhere(graph: Graph, tensors: dict[str, mx.array]) -> Graph:
+    """index(x, [mask]) whose only end is index_put(..., [mask], ...) -> all rows."""
+    read_from = readers(graph)
+    for node in graph.nodes:
+        if node.op == "index.Tensor" and len(node.args[1]) == 1 and is_truth(node.args[1][0]):
+            mask = node.args[1][0]
+            if _ends_in_place(node, mask, read_from):
+                node.replace("bridge.all_rows", node.args[0], mask)
+    return graph
+
+
+def is_truth(value: Node | None) -> bool:
+    return isinstance(value, Node) and value.dtype == "bool"
+
+
+def _ends_in_place(node: Node, mask: Node, read_from: dict[int, list[Node]]) -> bool:
+    """Whether all that follows is by row, until the rows are put back where the mask is true."""
+    found = read_from.get(id(node), [])
+    return bool(found) and all(_is_put(one, node, mask) or _goes_on(one, mask, read_from) for one in found)
+
+
+def _is_put(node: Node, value: Node, mask: Node) -> bool:
+    return node.op == "index_put" and len(node.args[1]) == 1 and node.args[1][0] is mask and node.args[2] is value
+
+
+def _goes_on(node: Node, mask: Node, read_from: dict[int, list[Node]]) -> bool:
+    return is_call(node, *_BY_ROW) and _ends_in_place(node, mask, read_from)

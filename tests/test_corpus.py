@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from checkpoints import make_checkpoint
 from programs import finished
 
 from mlx_hf_bridge import MLXSentenceTransformer
+from mlx_hf_bridge.cli import main
 from mlx_hf_bridge.errors import BackendError, InputError, OverlongTextError, RepositoryError
 
 WORDS = ("the cat", "a dog", "sat on", "this example", "is good", "market rose", "sport")
@@ -262,8 +264,9 @@ def test_memory_does_not_grow_with_the_corpus(folder: Path, tmp_path: Path) -> N
     assert many < 1.1 * few
 
 
+@pytest.mark.integrations
 def test_parquet_has_the_vectors_of_the_npy_file(model: MLXSentenceTransformer, tmp_path: Path) -> None:
-    parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is optional")
+    parquet = import_module("pyarrow.parquet")
     path = model.encode_to_file(texts(17), tmp_path / "vectors.parquet", **OPTIONS)
     column = parquet.read_table(path)["embedding"]
     whole = np.concatenate(list(model.encode_stream(texts(17), **OPTIONS)))
@@ -279,3 +282,22 @@ def test_parquet_without_pyarrow_is_an_error_before_the_work(
     with pytest.raises(BackendError, match="Parquet files are written by pyarrow, which is not there"):
         model.encode_to_file(texts(3), tmp_path / "vectors.parquet")
     assert not list(tmp_path.iterdir())
+
+
+def test_the_command_goes_on_where_it_was_broken_off(
+    model: MLXSentenceTransformer, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = ["the cat " * (1 + number % 9) + "sat" for number in range(2100)]
+    (tmp_path / "texts.txt").write_text("\n\n".join(lines), encoding="utf-8")
+    path = tmp_path / "vectors.npy"
+    command = ["encode", str(folder), "--file", str(tmp_path / "texts.txt"), "--output", str(path)]
+    broken = (line if number < 2050 else 5 for number, line in enumerate(lines))
+    with pytest.raises(InputError, match="item 2 to encode is a int"):
+        model.encode_to_file(broken, path, prompt_name=None, batch_size=32)
+    assert main([*command, "--normalize"]) == 1
+    assert "normalize_embeddings was False and is True. Ask as it did, or restart." in capsys.readouterr().err
+    assert main([*command, "--json"]) == 0
+    assert f'"texts": {len(lines)}' in capsys.readouterr().out
+    assert np.array_equal(np.load(path), np.concatenate(list(model.encode_stream(lines))))
+    assert main([*command, "--normalize", "--restart"]) == 0
+    assert np.allclose(np.linalg.norm(np.load(path), axis=1), 1)

@@ -1,6 +1,7 @@
 """`mlx-hf-bridge encode`: texts become vectors."""
 
 import argparse
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import numpy as np
 
 from mlx_hf_bridge.cli.console import show, show_json, table
 from mlx_hf_bridge.cli.parser import packing_of
-from mlx_hf_bridge.cli.texts import read_texts, shortened
+from mlx_hf_bridge.cli.texts import read_texts, shortened, stream_texts
 from mlx_hf_bridge.errors import InputError
 from mlx_hf_bridge.sentence_transformers import MLXSentenceTransformer
 
@@ -16,35 +17,49 @@ _SHOWN_VALUES = 4
 
 
 def run(args: argparse.Namespace) -> int:
-    """Encode the texts -> vectors in a .npy file, a JSON document or a table."""
+    """Encode the texts -> vectors in a .npy or Parquet file, a JSON document or a table."""
+    if args.output:
+        _write(args, Path(args.output).expanduser())
+        return 0
     texts = read_texts(args)
-    target = Path(args.output).expanduser() if args.output else None
-    if target and not target.absolute().parent.is_dir():
-        raise InputError(f"--output {target} is in a folder that is not there. Make it, or give another path.")
-    model = MLXSentenceTransformer(args.model, revision=args.revision, **packing_of(args).arguments())
-    vectors = model.encode(
-        texts,
-        prompt_name=args.prompt_name,
-        batch_size=args.batch_size,
-        normalize_embeddings=args.normalize,
-        show_progress_bar=False,
-    )
-    if target:
-        with target.open("wb") as file:
-            np.save(file, vectors)
+    vectors = _model(args).encode(texts, show_progress_bar=False, **_options(args))
     _show(args, texts, vectors)
     return 0
 
 
+def _model(args: argparse.Namespace) -> MLXSentenceTransformer:
+    return MLXSentenceTransformer(args.model, revision=args.revision, **packing_of(args).arguments())
+
+
+def _options(args: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "prompt_name": args.prompt_name,
+        "batch_size": args.batch_size,
+        "normalize_embeddings": args.normalize,
+    }
+
+
+def _write(args: argparse.Namespace, target: Path) -> None:
+    """A file of vectors, as large as it may be, which goes on where an earlier run was broken off."""
+    if not target.absolute().parent.is_dir():
+        raise InputError(f"--output {target} is in a folder that is not there. Make it, or give another path.")
+    texts = stream_texts(args)
+    first = next(texts)  # a file that is not there is told before the model is loaded
+    model, count = _model(args), itertools.count()
+    counted = (text for text, _ in zip(itertools.chain([first], texts), count, strict=False))
+    model.encode_to_file(counted, target, show_progress_bar=True, restart=args.restart, **_options(args))
+    number, width = next(count), model.get_embedding_dimension()
+    if args.json:
+        show_json({"model": args.model, "texts": number, "dimensions": width, "output": args.output})
+    else:
+        show(f"{number} x {width} float32 written to {args.output}")
+
+
 def _show(args: argparse.Namespace, texts: list[str], vectors: np.ndarray) -> None:
     facts: dict[str, Any] = {"model": args.model, "texts": len(texts), "dimensions": int(vectors.shape[1])}
-    if args.json and args.output:
-        show_json({**facts, "output": args.output})
-    elif args.json:
+    if args.json:
         rows = zip(texts, vectors.tolist(), strict=True)
         show_json({**facts, "embeddings": [{"text": text, "embedding": vector} for text, vector in rows]})
-    elif args.output:
-        show(f"{len(texts)} x {vectors.shape[1]} float32 written to {args.output}")
     else:
         columns = ("text", "length", f"first {_SHOWN_VALUES} of {vectors.shape[1]} values")
         show(table("", columns, map(_row, texts, vectors), columns[1:]))

@@ -156,7 +156,8 @@ def _add_encode(parser: argparse.ArgumentParser) -> None:
     _add_texts(parser)
     parser.add_argument("--prompt-name", metavar="NAME", help="one of the model's own prompts, e.g. query")
     parser.add_argument("--normalize", action="store_true", help="make every vector of length 1")
-    parser.add_argument("--output", metavar="FILE.npy", help="write the vectors (texts, dimensions) as float32")
+    parser.add_argument("--output", metavar="FILE", help="write the vectors as .npy or .parquet; goes on after a crash")
+    parser.add_argument("--restart", action="store_true", help="with --output: forget what a broken run has left")
 
 
 def _add_classify(parser: argparse.ArgumentParser) -> None:

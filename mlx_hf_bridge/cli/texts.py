@@ -2,6 +2,8 @@
 
 import argparse
 import sys
+from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 from mlx_hf_bridge.errors import InputError
@@ -9,19 +11,27 @@ from mlx_hf_bridge.errors import InputError
 
 def read_texts(args: argparse.Namespace) -> list[str]:
     """Texts as given; of a file or stdin every line that is not blank. InputError where there is none."""
+    return list(stream_texts(args))
+
+
+def stream_texts(args: argparse.Namespace) -> Iterator[str]:
+    """read_texts, a line at a time."""
     if args.text:
-        return list(args.text)
+        yield from args.text
+        return
     is_piped = args.file in (None, "-")
     origin = "stdin" if is_piped else str(args.file)
+    found = False
     try:
-        content = sys.stdin.read() if is_piped else Path(args.file).expanduser().read_text(encoding="utf-8-sig")
+        with nullcontext(sys.stdin) if is_piped else Path(args.file).expanduser().open(encoding="utf-8-sig") as lines:
+            for line in lines:
+                if text := line.strip():
+                    found = True
+                    yield text
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{origin} cannot be read as UTF-8 text ({error}). Give another file.") from error
-    # Not splitlines(), which also splits at form feeds and at Unicode's line separators.
-    texts = [line.strip() for line in content.split("\n") if line.strip()]
-    if not texts:
+    if not found:
         raise InputError(f"{origin} has no text, expected one a line. Give texts as arguments, with --file or piped.")
-    return texts
 
 
 def read_lines(path: str) -> list[str]:

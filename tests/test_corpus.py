@@ -171,6 +171,15 @@ def test_a_record_that_cannot_be_read_is_a_clear_error(
         model.encode_to_file(texts(40), tmp_path / "vectors.npy", **OPTIONS)
 
 
+def test_a_restart_forgets_the_record_before_the_first_chunk(model: MLXSentenceTransformer, tmp_path: Path) -> None:
+    path, record = tmp_path / "vectors.npy", tmp_path / "vectors.npy.partial" / "progress.json"
+    broken_off(model, path, 20)
+    seen = []
+    others = (seen.append(record.exists()) or text for text in ["x", *texts(39)])
+    model.encode_to_file(others, path, restart=True, **OPTIONS)
+    assert seen[:7] == [False] * 7
+
+
 def test_vectors_that_were_lost_are_a_clear_error(model: MLXSentenceTransformer, tmp_path: Path) -> None:
     broken_off(model, tmp_path / "vectors.npy", 20)
     with (tmp_path / "vectors.npy.partial" / "vectors.npy").open("rb+") as file:

@@ -105,6 +105,7 @@ class CorpusFile:
 
     def _begin(self) -> None:
         if self._restart or not (self._progress.is_file() and self._vectors.is_file()):
+            self._progress.unlink(missing_ok=True)  # before the vectors that it speaks of
             self._file: IO[bytes] = self._vectors.open("wb+")
             self._file.write(self._header())
             return

@@ -22,6 +22,7 @@ from mlx_hf_bridge.loading.existing import check_replaceable, is_occupied, same_
 from mlx_hf_bridge.loading.mixed import settled, width_dicts
 from mlx_hf_bridge.loading.plan import QUANTIZED_DTYPE, Plan, plan_conversion
 from mlx_hf_bridge.loading.source import HubOptions, locate
+from mlx_hf_bridge.loading.traced import plan_traced, wants_tracing
 from mlx_hf_bridge.quantization.recipes import (
     RECIPES,
     MLXQuantizationConfig,
@@ -148,6 +149,8 @@ def check_target(size: int, target_size_mb: float | None, what: str, advice: str
 def _plan(
     checkpoint: Checkpoint, task: str, recipe: MLXQuantizationConfig | None, dtype: mx.Dtype | None, fetch: bool = True
 ) -> Plan:
+    if wants_tracing(checkpoint, "auto"):
+        return run(lambda: plan_traced(checkpoint, task, recipe, dtype))
     return run(lambda: plan_conversion(checkpoint, task, recipe, dtype, fetch))
 
 

@@ -102,7 +102,15 @@ OWN_CODE: dict[str, str] = {
 }
 # A key of config.json that says that the repo's code adds one of several LoRAs to the weights.
 LORA_KEY = "lora_adaptations"
-# What tracing does not save: model_type -> why. Others of REFUSED are traced (loading/traced.py), or say why not.
+
+_ONE_LENGTH = "transformers' code branches on the length, so that a graph of it holds for one length alone"
+_BRANCHES = "transformers' code branches on values, which no graph records"
+# Those of REFUSED that tracing does not save -> why. Any other is traced, or the conversion says why not.
 NEVER_TRACED: dict[str, str] = {
+    "canine": _ONE_LENGTH,
+    "funnel": _ONE_LENGTH,
+    "led": _BRANCHES,
     "mra": "without its CUDA kernel transformers computes its attention as zeros, so nothing tells right from wrong",
+    "reformer": _BRANCHES,
+    "switch_transformers": "transformers' code casts a module while it computes, which torch.export refuses",
 }

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from mlx_hf_bridge.family import HF_SUFFIXES
 from mlx_hf_bridge.models import family_for, model_types
-from mlx_hf_bridge.refused import REFUSED
+from mlx_hf_bridge.refused import NEVER_TRACED, REFUSED
 
 _HEADING = """# Models
 
@@ -13,29 +13,38 @@ computed by a file of its own under `mlx_hf_bridge/models/`. Each of its heads i
 weights, through files on disk: batches padded on either side and texts alone, eager and sdpa attention, to 2e-5
 (`tests/test_parity.py`); computed in float16 and bfloat16, with padding in every pattern
 (`tests/test_half_precision.py`); with every quantisation recipe (`tests/test_quantization.py`); and at the longest text
-it takes (`tests/test_lengths.py`). Any other type ends in an error with the reason below.
+it takes (`tests/test_lengths.py`).
+
+Any other type is traced where it can be (docs/tracing.md): transformers' own module runs as a graph, which each
+conversion compares with torch first; "tried" says that nothing is known against it. Else it ends in an error.
 """
 
 
 @dataclass(frozen=True)
 class Support:
-    """One model_type: the transformers classes that it answers for, or why it has none."""
+    """One model_type: the transformers classes that it answers for, or why it has none, and whether it is traced."""
 
     model_type: str
     heads: tuple[str, ...] = ()
     reason: str = ""
+    traced: str = ""
 
 
 def supported() -> list[Support]:
     """Native types first, each group by name."""
     native = [_native(model_type) for model_type in model_types()]
-    return native + [Support(model_type, reason=reason) for model_type, reason in sorted(REFUSED.items())]
+    return native + [_traced(model_type, reason) for model_type, reason in sorted(REFUSED.items())]
 
 
 def _native(model_type: str) -> Support:
     family = family_for({"model_type": model_type})
     tasks = [task for task in HF_SUFFIXES if task in family.heads]
     return Support(model_type, ("Model", *(HF_SUFFIXES[task] for task in tasks)))
+
+
+def _traced(model_type: str, reason: str) -> Support:
+    hindrance = NEVER_TRACED.get(model_type)
+    return Support(model_type, reason=reason, traced=f"no: {hindrance}" if hindrance else "tried")
 
 
 def as_markdown() -> str:
@@ -45,6 +54,6 @@ def as_markdown() -> str:
     refused = [row for row in rows if row.reason]
     lines = [_HEADING, f"## Native ({len(native)})", "", "| model_type | classes |", "| --- | --- |"]
     lines += [f"| {row.model_type} | {', '.join(head.removeprefix('For') for head in row.heads)} |" for row in native]
-    lines += ["", f"## Refused ({len(refused)})", "", "| model_type | why |", "| --- | --- |"]
-    lines += [f"| {row.model_type} | {row.reason} |" for row in refused]
+    lines += ["", f"## Not native ({len(refused)})", "", "| model_type | why | traced |", "| --- | --- | --- |"]
+    lines += [f"| {row.model_type} | {row.reason} | {row.traced} |" for row in refused]
     return "\n".join(lines) + "\n"

@@ -14,6 +14,8 @@ import transformers
 from checkpoints import FAMILIES, make_checkpoint, make_wordpiece, ours_for, ragged_inputs, row_name
 from programs import finished
 
+from benchmarks.traced_models import outcome_of
+from benchmarks.traced_variants import VARIANTS
 from mlx_hf_bridge import MLXAutoModel, MLXSentenceTransformer
 from mlx_hf_bridge.batch import TokenBatch
 from mlx_hf_bridge.errors import ArgumentTypeError, BackendError, ConfigError, InputError, UnsupportedModelError
@@ -279,3 +281,19 @@ def test_a_native_family_answers_as_its_own_trace(row: Any, tmp_path: Path) -> N
     native, traced = (MLXAutoModel.from_pretrained(tmp_path, trace=trace) for trace in ("never", "always"))
     one, other = (model(**inputs).last_hidden_state for model in (native, traced))
     np.testing.assert_allclose(other[valid], one[valid], rtol=0, atol=1e-4 * np.abs(one[valid]).max())
+
+
+# One for each kind of attention, position and embedding that the variants have, and those that were hard.
+SAMPLE = (
+    "albert", "xlnet", "tapas", "roc_bert", "luke:entities", "xmod", "openai_privacy_filter", "bart:encoder",
+    "m2m_100:encoder", "nystromformer", "layoutlmv3:text", "longt5:local", "t5gemma2:text_encoder", "clip_text_model",
+    "aimv2:text", "groupvit:text", "videoprism:text", "clvp:encoder", "ultrabert", "udop:encoder",
+)  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SAMPLE)
+def test_a_variant_answers_as_transformers_at_other_shapes(name: str) -> None:
+    variant = next(variant for variant in VARIANTS if variant.name == name)
+    found = outcome_of(variant)
+    assert found.passed, f"{found.difference} {found.reason}"

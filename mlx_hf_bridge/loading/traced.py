@@ -11,6 +11,7 @@ from typing import Any
 import mlx.core as mx
 
 from mlx_hf_bridge.errors import BackendError, ConfigError, QuantizationError, UnsupportedModelError, WeightsError
+from mlx_hf_bridge.family import BASE_TASK
 from mlx_hf_bridge.layers.linear import PackedEmbedding
 from mlx_hf_bridge.loading.checkpoint import Checkpoint, open_weights, read_json
 from mlx_hf_bridge.loading.names import some
@@ -98,6 +99,11 @@ def plan_traced(
     try:
         module, lost_pooler = modules.module_for(checkpoint.model_folder, task)
         found = conversion.traced(module, task, without=("pooler_output",) if lost_pooler else ())
+        if task == BASE_TASK and "last_hidden_state" not in found.graph.outputs:
+            raise UnsupportedModelError(
+                f"{found.graph.facts.model_class} answers with {', '.join(found.graph.outputs)} and no hidden states. "
+                "Convert the encoder inside it, or use transformers on torch."
+            )
     except UnsupportedModelError as error:
         if model_type not in REFUSED:
             raise

@@ -73,7 +73,8 @@ class TracedModel(nn.Module):
         pooled = answers.pop("pooler_output", None)
         hidden = answers.pop("last_hidden_state", None)
         if hidden is None:
-            hidden = kept[-1] if kept else next(iter(answers.values()))
+            hidden = kept[-1] if kept else next(iter(answers.values()), pooled)
+        assert hidden is not None
         return Encoded(hidden, pooled, answers, kept, None)
 
     def answers(self, batch: TokenBatch, names: tuple[str, ...]) -> list[mx.array]:

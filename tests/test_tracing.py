@@ -16,7 +16,7 @@ from programs import finished
 
 from benchmarks.traced_models import outcome_of
 from benchmarks.traced_variants import VARIANTS
-from mlx_hf_bridge import MLXAutoModel, MLXSentenceTransformer
+from mlx_hf_bridge import MLXAutoModel, MLXSentenceTransformer, pipeline
 from mlx_hf_bridge.batch import TokenBatch
 from mlx_hf_bridge.errors import ArgumentTypeError, BackendError, ConfigError, InputError, UnsupportedModelError
 from mlx_hf_bridge.loading import traced as loading_traced
@@ -183,6 +183,21 @@ def test_a_traced_model_encodes_texts(own: tuple[Path, Any]) -> None:
         with torch.no_grad():
             wanted.append(theirs(ids).last_hidden_state[0].mean(0).numpy())
     np.testing.assert_allclose(model.encode(texts), np.stack(wanted), rtol=0, atol=ABSOLUTE)
+
+
+def test_encoders_and_pipelines_are_traced_on_request(tmp_path: Path) -> None:
+    """And answer as the native model does."""
+    make_checkpoint(tmp_path, BERT, "ForSequenceClassification")
+    texts = ["the cat sat on the mat", "a good film"]
+    traced = MLXSentenceTransformer(tmp_path, model_kwargs={"trace": "always"})
+    assert isinstance(traced[0].loaded.model, TracedModel)
+    np.testing.assert_allclose(traced.encode(texts), MLXSentenceTransformer(tmp_path).encode(texts), rtol=0, atol=2e-5)
+    traced_pipe, native_pipe = (pipeline("text-classification", tmp_path, trace=trace) for trace in ("always", "never"))
+    assert traced_pipe.model.is_traced
+    assert not native_pipe.model.is_traced
+    for one, other in zip(traced_pipe(texts, top_k=None), native_pipe(texts, top_k=None), strict=True):
+        assert [row["label"] for row in one] == [row["label"] for row in other]
+        np.testing.assert_allclose([row["score"] for row in one], [row["score"] for row in other], rtol=0, atol=1e-5)
 
 
 def test_a_saved_trace_loads_and_runs_without_torch(own: tuple[Path, Any], tmp_path: Path) -> None:

@@ -81,6 +81,7 @@ def pipeline(
     use_fast: bool = True,
     trust_remote_code: bool | None = None,
     model_kwargs: dict[str, Any] | None = None,
+    trace: str = "auto",
     show_progress: bool = False,
     **defaults: Any,
 ) -> Pipeline:
@@ -88,9 +89,9 @@ def pipeline(
 
     model: a Hub id, a folder, or a model that from_pretrained of an MLXAutoModel class gave. tokenizer: a Hub id, a
     folder or a tokenizer of transformers; None = the model's own. quantization_config, dtype (torch_dtype: its older
-    name), the Hub's arguments and model_kwargs: as that from_pretrained takes them. device, device_map, framework and
-    use_fast are taken for the sake of code written for torch: MLX computes on its own device. defaults: what the
-    task's calls take (batch_size, top_k, candidate_labels, ...), for calls that do not say otherwise.
+    name), trace, the Hub's arguments and model_kwargs: as that from_pretrained takes them. device, device_map,
+    framework and use_fast are taken for the sake of code written for torch: MLX computes on its own device. defaults:
+    what the task's calls take (batch_size, top_k, candidate_labels, ...), for calls that do not say otherwise.
 
     Raises UnknownNameError (KeyError) for an unknown task, InputError (ValueError) without a model, ArgumentTypeError
     (TypeError) for arguments that the task does not take, and what from_pretrained raises.
@@ -102,6 +103,7 @@ def pipeline(
     loading: dict[str, Any] = {
         "quantization_config": quantization_config,
         "dtype": torch_dtype if torch_dtype is not None and dtype == "auto" else dtype,
+        **({} if trace == "auto" else {"trace": trace}),
         **({} if trust_remote_code is None else {"trust_remote_code": trust_remote_code}),
         **(model_kwargs or {}),
     }

@@ -25,6 +25,7 @@ class LoadArguments:
     output_hidden_states: bool | None = None
     num_labels: int | None = None
     overlong: str = "truncate"
+    trace: str = "auto"
     tokenizer: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -51,6 +52,7 @@ def load_arguments(
         output_hidden_states=config.pop("output_hidden_states", None),
         num_labels=config.pop("num_labels", None),
         overlong=checked_overlong(overlong),
+        trace=model.pop("trace", "auto"),
         tokenizer={} if side is None else {"truncation_side": side},
     )
     for name, rest, known in (

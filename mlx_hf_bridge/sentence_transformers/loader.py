@@ -109,6 +109,7 @@ class Loader:
             dtype=given.dtype,
             options=source.options,
             pooler="pooler_output" in settings.output,
+            trace=given.trace,
         )
         if given.output_hidden_states is not None:
             config = {**loaded.raw_config, "output_hidden_states": given.output_hidden_states}

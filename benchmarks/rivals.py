@@ -98,7 +98,7 @@ def encoders(folder: str, names: list[str] | None = None) -> tuple[dict[str, Enc
         except Exception as error:  # whatever another library raises is a reason to go on without it
             missing[rival.name] = f"{type(error).__name__}: {error}"[:200]
             continue
-        wanted = vectors if wanted is None else wanted
+        wanted = vectors if wanted is None else wanted  # of the reference, which comes first where it is asked for
         cosine = float(_cosines(vectors, wanted).min())
         if cosine < _COSINES.get(rival.name, _COSINE):
             missing[rival.name] = f"gives other vectors (cosine {cosine:.3f})"

@@ -8,8 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import CommitInfo, HfApi, ModelCard, ModelCardData
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+import huggingface_hub  # its parts as attributes: they are imported on use
 
 from mlx_hf_bridge.errors import RepositoryError
 from mlx_hf_bridge.family import (
@@ -44,7 +43,7 @@ def model_card(
     tags: tuple[str, ...] = (),
     fidelity: Mapping[str, float] | None = None,
     class_name: str | None = None,
-) -> ModelCard:
+) -> "huggingface_hub.ModelCard":
     """The card of a saved folder: metadata for the Hub's search, then origin, packing, use, and fidelity if measured.
 
     fidelity: figures against the original; without it those that the folder's metadata holds. class_name: what loads
@@ -58,7 +57,7 @@ def model_card(
     own_base = card.pop("base_model", None)
     base = made["source"] if made.get("revision") else own_base
     packing = config.get("quantization")
-    data = ModelCardData(
+    data = huggingface_hub.ModelCardData(
         base_model=base,
         base_model_relation="quantized" if packing and base else None,
         library_name="mlx",
@@ -73,7 +72,7 @@ def model_card(
         _use(repo_id, loader),
         _fidelity(fidelity or made.get("fidelity")),
     )
-    return ModelCard("\n".join(part for part in parts if part))
+    return huggingface_hub.ModelCard("\n".join(part for part in parts if part))
 
 
 _SENTENCE_TAGS = ("sentence-transformers",)
@@ -128,7 +127,7 @@ def _fidelity(measured: Mapping[str, Any] | None) -> str:
 
 def push(
     save: Callable[[Path], None],
-    card: Callable[[Path, str], ModelCard],
+    card: Callable[[Path, str], "huggingface_hub.ModelCard"],
     repo_id: str,
     *,
     commit_message: str | None = None,
@@ -137,12 +136,12 @@ def push(
     token: str | bool | None = None,
     revision: str | None = None,
     create_pr: bool = False,
-) -> CommitInfo:
+) -> "huggingface_hub.CommitInfo":
     """Save into a scratch folder, write its card, upload it to a repo that is made where it is not there.
 
     RepositoryError when the Hub refuses or cannot be reached; what was saved is removed in any case.
     """
-    api = HfApi(token=token)
+    api = huggingface_hub.HfApi(token=token)
     try:
         repo = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
         with tempfile.TemporaryDirectory() as scratch:
@@ -157,7 +156,12 @@ def push(
                 revision=revision,
                 create_pr=create_pr,
             )
-    except (HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, ConnectionError) as error:
+    except (
+        huggingface_hub.errors.HfHubHTTPError,
+        huggingface_hub.errors.HFValidationError,
+        huggingface_hub.errors.OfflineModeIsEnabled,
+        ConnectionError,
+    ) as error:
         raise RepositoryError(
             f"{repo_id!r} could not be written on the Hub ({error}). Log in (hf auth login) or pass token=, and check "
             "the id, the connection and HF_HUB_OFFLINE."

@@ -5,8 +5,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import mlx.core as mx
-from huggingface_hub import split_state_dict_into_shards_factory
 
 from mlx_hf_bridge.errors import ArgumentTypeError, InputError, RepositoryError
 from mlx_hf_bridge.loading.checkpoint import CONFIG_FILE, METADATA_FILE, read_json, with_variant
@@ -72,7 +72,7 @@ def _write_weights(files: list[Path], target: Path, dtype: mx.Dtype, variant: st
     arrays: dict[str, mx.array] = {}
     for file in files:
         arrays |= _cast(mx.load(str(file)), dtype)
-    split = split_state_dict_into_shards_factory(
+    split = huggingface_hub.split_state_dict_into_shards_factory(
         arrays,
         get_storage_size=lambda array: int(array.nbytes),
         get_storage_id=lambda array: None,

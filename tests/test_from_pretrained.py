@@ -103,7 +103,7 @@ def test_a_hub_argument_reaches_huggingface_hub(name: str, bare: Path, monkeypat
         seen.append(options)
         return str(bare)
 
-    monkeypatch.setattr("mlx_hf_bridge.loading.source.snapshot_download", download)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
     MLXAutoModel.from_pretrained("org/model", **{name: HUB[name]})
     assert seen[0][name] == HUB[name]
 
@@ -138,7 +138,7 @@ def test_what_the_hub_refuses_is_an_os_error(fault: str, monkeypatch: pytest.Mon
     def download(*_: Any, **__: Any) -> str:
         raise make()
 
-    monkeypatch.setattr("mlx_hf_bridge.loading.source.snapshot_download", download)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
     with pytest.raises(OSError, match=message) as caught:
         MLXAutoModel.from_pretrained("org/model", revision="v9")
     assert isinstance(caught.value, errors.RepositoryError)
@@ -158,7 +158,7 @@ def test_a_bad_path_is_an_os_error() -> None:
 def test_the_same_commit_under_another_revision_is_one_conversion(
     copy: Path, bridge_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mlx_hf_bridge.loading.source.snapshot_download", lambda *_, **__: str(copy))
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(copy))
     for revision in ("main", "v1", copy.name):
         MLXAutoModel.from_pretrained("org/model", revision=revision)
     assert conversions(bridge_cache) == 1

@@ -236,7 +236,7 @@ class FakeHub:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
         self.calls: dict[str, Any] = {}
         self.folder = folder
-        monkeypatch.setattr("mlx_hf_bridge.publishing.HfApi", self._api)
+        monkeypatch.setattr("huggingface_hub.HfApi", self._api)
 
     def _api(self, token: Any = None) -> Any:
         self.calls["token"] = token
@@ -271,7 +271,7 @@ def from_hub(classifier: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, **
     """The classifier as a repo of the Hub with a card."""
     shutil.copytree(classifier, folder)
     (folder / "README.md").write_text(CARD)
-    monkeypatch.setattr("mlx_hf_bridge.loading.source.snapshot_download", lambda *_, **__: str(folder))
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(folder))
     return MLXAutoModelForSequenceClassification.from_pretrained("org/original", **given)
 
 
@@ -345,7 +345,7 @@ def test_sentence_models_are_pushed_with_a_card_of_their_own(
 ) -> None:
     make_checkpoint(tmp_path / "source")
     (tmp_path / "source" / "README.md").write_text(CARD.replace("pipeline_tag: text-classification\n", ""))
-    monkeypatch.setattr("mlx_hf_bridge.sentence_transformers.saving.HfApi", hub._api)
+    monkeypatch.setattr("huggingface_hub.HfApi", hub._api)
     model = MLXSentenceTransformer(str(tmp_path / "source"))
     assert model.push_to_hub("me/mine", exist_ok=True) == "https://hub/commit"
     card = ModelCard.load(hub.folder / "README.md")

@@ -257,7 +257,7 @@ def test_push_to_hub_uploads_the_saved_folder(tmp_path: Path, monkeypatch: pytes
             seen["files"] = {path.name for path in folder_path.iterdir()}
             return SimpleNamespace(commit_url="the commit", pr_url="the pull request")
 
-    monkeypatch.setattr("mlx_hf_bridge.sentence_transformers.saving.HfApi", Api)
+    monkeypatch.setattr("huggingface_hub.HfApi", Api)
     ours = MLXSentenceTransformer(tmp_path / "repo")
     assert ours.push_to_hub("me/model", token="secret", private=True) == "the commit"
     assert (seen["token"], seen["private"], seen["exist_ok"]) == ("secret", True, False)

@@ -4,7 +4,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import metadata_load
+import huggingface_hub
 
 logger = logging.getLogger(__name__)
 
@@ -16,7 +16,7 @@ def source_card(folder: Path) -> dict[str, Any]:
     """The card's metadata that a conversion keeps; {} without a card, or with one that is not YAML."""
     path = folder / CARD_FILE
     try:
-        found = metadata_load(path) if path.is_file() else None
+        found = huggingface_hub.metadata_load(path) if path.is_file() else None
     except Exception as error:  # PyYAML's errors share no base with ValueError
         logger.warning("the metadata of %s cannot be read (%s), and are left out", path, error)
         return {}

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import huggingface_hub
 import mlx.core as mx
-from huggingface_hub.errors import HfHubHTTPError, NotASafetensorsRepoError, OfflineModeIsEnabled
 
 from mlx_hf_bridge.errors import RepositoryError
 from mlx_hf_bridge.loading.checkpoint import Checkpoint, open_weights
@@ -41,7 +40,12 @@ def read_headers(checkpoint: Checkpoint) -> list[WeightFile]:
         found = huggingface_hub.get_safetensors_metadata(
             source.name, revision=source.revision, token=source.options.token
         )
-    except (NotASafetensorsRepoError, HfHubHTTPError, OfflineModeIsEnabled, OSError) as error:
+    except (
+        huggingface_hub.errors.NotASafetensorsRepoError,
+        huggingface_hub.errors.HfHubHTTPError,
+        huggingface_hub.errors.OfflineModeIsEnabled,
+        OSError,
+    ) as error:
         logger.info("the headers of %s cannot be read on the Hub (%s); its weights are fetched", source.name, error)
         return open_weights(checkpoint)
     return [

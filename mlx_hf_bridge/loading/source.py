@@ -6,16 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from huggingface_hub import constants, snapshot_download
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
+import huggingface_hub  # its parts as attributes: they are imported on use, and a folder needs none
+from huggingface_hub import constants
 from tqdm.auto import tqdm
 
 from mlx_hf_bridge.errors import ArgumentTypeError, RepositoryError
@@ -139,7 +131,7 @@ def _hub(repo_id: str, options: HubOptions) -> Source:
 
 def _download(repo_id: str, revision: str | None, options: HubOptions, patterns: Sequence[str]) -> Path:
     try:
-        folder = snapshot_download(
+        folder = huggingface_hub.snapshot_download(
             repo_id,
             revision=revision,
             token=options.token,
@@ -150,28 +142,28 @@ def _download(repo_id: str, revision: str | None, options: HubOptions, patterns:
             ignore_patterns=list(OTHER_RUNTIMES),
             tqdm_class=_TerminalBar,
         )
-    except GatedRepoError as error:
+    except huggingface_hub.errors.GatedRepoError as error:
         raise RepositoryError(
             f"the Hub repo {repo_id!r} is gated. Accept its terms on huggingface.co, then log in (hf auth login) "
             "or pass token=."
         ) from error
-    except RepositoryNotFoundError as error:
+    except huggingface_hub.errors.RepositoryNotFoundError as error:
         raise RepositoryError(
             f"{repo_id!r} is not a folder on this machine and not a repo on the Hub that you may read. "
             "Check the spelling; for a private repo log in (hf auth login) or pass token=."
         ) from error
-    except RevisionNotFoundError as error:
+    except huggingface_hub.errors.RevisionNotFoundError as error:
         raise RepositoryError(
             f"the Hub repo {repo_id!r} has no revision {revision!r}. Give a branch, tag or commit of it."
         ) from error
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
+    except (huggingface_hub.errors.LocalEntryNotFoundError, huggingface_hub.errors.OfflineModeIsEnabled) as error:
         raise RepositoryError(
             f"{repo_id!r} (revision {revision or 'main'!r}) is not in the Hub's cache on this machine, and the Hub "
             "was not asked or not reached. Connect, unset HF_HUB_OFFLINE and local_files_only, or give a folder."
         ) from error
-    except HFValidationError as error:
+    except huggingface_hub.errors.HFValidationError as error:
         raise RepositoryError(f"{repo_id!r} is not a valid Hub id ({error}). Check the spelling.") from error
-    except (HfHubHTTPError, OSError) as error:
+    except (huggingface_hub.errors.HfHubHTTPError, OSError) as error:
         raise RepositoryError(
             f"the files of {repo_id!r} could not be downloaded ({error}). Check the connection and try again."
         ) from error

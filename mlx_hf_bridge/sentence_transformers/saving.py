@@ -7,7 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import HfApi
+import huggingface_hub
 
 from mlx_hf_bridge.errors import RepositoryError
 from mlx_hf_bridge.family import BASE_TASK
@@ -63,7 +63,7 @@ def push(
 
     class_name: what loads it, for the model card that is written for what is saved here.
     """
-    api = HfApi(token=token)
+    api = huggingface_hub.HfApi(token=token)
     repo = api.create_repo(repo_id=repo_id, private=private, exist_ok=exist_ok or create_pr)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(local_model_path or scratch)

@@ -92,13 +92,16 @@ def draw(path: Path, results: Sequence[Result]) -> None:
     ticks: list[tuple[float, str]] = []
     place = 0.0
     for task in tasks:
-        axes.text(0.01, place, task, fontsize=8.5, fontweight="bold", va="center")
+        axes.text(0.42, place, task, fontsize=8.5, fontweight="bold", va="center")
         for one in (one for one in chosen if one.task == task):
             place += 1
             _bar(axes, place, one)
             ticks.append((place, one.system))
         place += 1.6
     axes.axvline(1, color=_ONE_COLOUR, linewidth=1)
+    axes.set_xscale("log", base=2)
+    axes.set_xlim(0.4, 1.5 * max(one.ratio or 1 for one in chosen))
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.set_yticks([place for place, _ in ticks], [name for _, name in ticks], fontsize=8)
     axes.set_ylim(place - 0.6, -0.8)
     axes.set_xlabel(f"times as good as the reference ({REFERENCE}, or transformers' pipeline)", fontsize=8.5)
@@ -112,7 +115,8 @@ def draw(path: Path, results: Sequence[Result]) -> None:
 
 def _bar(axes: Any, place: float, one: Result) -> None:
     ratio = one.ratio or 0.0
-    axes.barh(place, ratio, height=0.72, color=_OUR_COLOUR if one.system.startswith("mlx_hf_bridge") else _THEIR_COLOUR)
+    colour = _OUR_COLOUR if one.system.startswith("mlx_hf_bridge") else _THEIR_COLOUR
+    axes.barh(place, ratio - 1, left=1, height=0.72, color=colour)
     if one.spread is not None:
         axes.plot(one.spread, (place, place), color=_LINE_COLOUR, linewidth=1)
-    axes.text(max(ratio, *(one.spread or (0, 0))) * 1.01 + 0.02, place, f"{ratio:.2f}", fontsize=7.5, va="center")
+    axes.text(max(1, ratio, *(one.spread or (0, 0))) * 1.03, place, f"{ratio:.2f}", fontsize=7.5, va="center")

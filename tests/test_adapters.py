@@ -284,3 +284,42 @@ def test_an_adapter_to_packed_weights_is_refused(base: Path, tmp_path: Path) -> 
     edit_config(tmp_path / "base", quantization={"group_size": 64, "bits": 8})
     with pytest.raises(errors.QuantizationError, match=r"is already converted; .* with the adapter"):
         MLXAutoModel.from_pretrained(write_adapter(tmp_path / "adapter", tmp_path / "base", LORA))
+
+
+@pytest.mark.parametrize("weights_decomposed", [False, True], ids=["plain", "weight-decomposed"])
+@pytest.mark.parametrize("model_type", ["jina_embeddings_v3", "nomic_bert", "gte", "modernbert"])
+def test_queries_keys_and_values_that_the_file_joins_take_their_own_sums(
+    model_type: str, weights_decomposed: bool, tmp_path: Path
+) -> None:
+    """Every product of every layer, as the adapters of jina's tasks have them."""
+    row = next(row for row in FAMILIES if row.model_type == model_type)
+    theirs, tensors = make_checkpoint(tmp_path / "base", row), {}
+    products = {
+        name: module
+        for name, module in theirs.named_modules()
+        if isinstance(module, torch.nn.Linear) and "layers." in name
+    }
+    assert len(products) >= 4 * row.config.num_hidden_layers
+    for seed, (name, module) in enumerate(products.items()):
+        first, second = drawn(2, module.in_features, seed=seed), drawn(module.out_features, 2, seed=1000 + seed)
+        tensors |= {f"{name}.lora_A.weight": first * 0.3, f"{name}.lora_B.weight": second * 0.3}
+        changed = module.weight.data + 6 / 2 * 0.09 * second @ first
+        if weights_decomposed:
+            tensors[f"{name}.lora_magnitude_vector"] = drawn(module.out_features, seed=2000 + seed)
+            sizes = tensors[f"{name}.lora_magnitude_vector"][:, None]
+            changed = sizes * changed / changed.norm(dim=1, keepdim=True)
+        module.weight.data = changed
+    ours = MLXAutoModel.from_pretrained(write_adapter(tmp_path / "adapter", tmp_path / "base", tensors, r=2))
+    inputs = ragged_inputs(row)
+    with torch.no_grad():
+        wanted = theirs(**{name: torch.tensor(array) for name, array in inputs.items()}).last_hidden_state.numpy()
+    assert worst(answer(ours, inputs, "last_hidden_state"), wanted, inputs) < ABSOLUTE
+
+
+def test_a_sum_of_other_rows_than_a_third_of_a_joined_tensor_is_refused(tmp_path: Path) -> None:
+    row = next(row for row in FAMILIES if row.model_type == "nomic_bert")
+    make_checkpoint(tmp_path / "base", row)
+    name = "layers.0.self_attn.q_proj"
+    wrong = {f"{name}.lora_A.weight": drawn(4, row.config.hidden_size), f"{name}.lora_B.weight": drawn(10, 4)}
+    with pytest.raises(errors.WeightsError, match=r"adds \(10, \d+\) to .*(?i:qkv).*the model that it was trained on"):
+        MLXAutoModel.from_pretrained(write_adapter(tmp_path / "adapter", tmp_path / "base", wrong))

@@ -25,14 +25,35 @@ Spot = tuple[str, str, int]
 Parts = Mapping[str, mx.array]
 
 
+@dataclass(frozen=True)
+class Sum:
+    """What is added to a base tensor, or to those of its rows that begin at `start` (queries of a joined tensor)."""
+
+    parts: Parts
+    scale: float
+    start: int | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return _shape(self.parts)
+
+    def added_to(self, array: mx.array) -> mx.array:
+        """The base tensor with its sum."""
+        if self.start is None:
+            return _summed(array, self.parts, self.scale)
+        stop = self.start + self.shape[0]
+        rows = _summed(array[self.start : stop], self.parts, self.scale)
+        return mx.concatenate([array[: self.start], rows, array[stop:]])
+
+
 @dataclass
 class Merge:
     """What an adapter does to its base.
 
-    sums: base tensor -> the parts of its sum and their scale. values: tensors in the place of the base's, or beside.
+    sums: base tensor -> its sums. values: tensors in the place of the base's, or beside.
     """
 
-    sums: dict[str, tuple[Parts, float]] = field(default_factory=dict)
+    sums: dict[str, list[Sum]] = field(default_factory=lambda: defaultdict(list))
     values: dict[str, mx.array] = field(default_factory=dict)
 
 
@@ -50,8 +71,8 @@ class MergedFile:
         for name, array in self._file.arrays():
             if name in self._merge.values:
                 array = self._merge.values[name]
-            if name in self._merge.sums:
-                array = _summed(array, *self._merge.sums[name])
+            for one in self._merge.sums.get(name, ()):
+                array = one.added_to(array)
             yield name, array
 
 
@@ -79,7 +100,7 @@ def merged(files: list[WeightFile], adapter: Adapter, names: Names) -> list[Weig
 def _planned(
     adapter: Adapter, names: Names, infos: Mapping[str, TensorInfo], tensors: Mapping[str, mx.array], where: str
 ) -> Merge:
-    base = {_spot(place): name for name in infos if (place := names.place(name)) is not None}
+    base = _Base.of(names, infos)
     modules: dict[str, dict[str, mx.array]] = defaultdict(dict)
     merge, lost = Merge(), []
     for name, array in tensors.items():
@@ -89,7 +110,7 @@ def _planned(
         elif _COPY not in plain:
             own = _unwrapped(plain)
             place = names.place(own)
-            merge.values[base.get(_spot(place), own) if place else own] = array
+            merge.values[base.spots.get(_spot(place), own) if place else own] = array
             lost += [] if place else [name]
     for module, parts in modules.items():
         lost += _add_module(merge, base, names, module, parts, adapter)
@@ -102,33 +123,66 @@ def _planned(
     return merge
 
 
+@dataclass(frozen=True)
+class _Base:
+    """The base's tensors by what they are in the model; `joined` holds those that are several modules in one."""
+
+    spots: Mapping[Spot, str]
+    joined: Mapping[tuple[str, str], str]
+    infos: Mapping[str, TensorInfo]
+
+    @classmethod
+    def of(cls, names: Names, infos: Mapping[str, TensorInfo]) -> "_Base":
+        places = {name: place for name in infos if (place := names.place(name)) is not None}
+        joined = {_spot(place)[:2]: name for name, place in places.items() if place.is_whole}
+        return cls({_spot(place): name for name, place in places.items()}, joined, infos)
+
+    def rows(self, names: Names, place: Place | None, count: int) -> tuple[str, int | None] | None:
+        """The tensor that `count` rows are added to and where they begin in it, None = they are all of it.
+
+        Files of some families hold queries, keys and values as one tensor, which adapters know as three.
+        """
+        if place is None:
+            return None
+        ours, leaf, part = _spot(place)
+        whole = self.joined.get((ours, leaf))
+        if whole is None:
+            found = self.spots.get((ours, leaf, part))
+            return None if found is None else (found, None)
+        parts = len(names.targets([ours])[0].modules)
+        return whole, part * count if self.infos[whole].shape[0] == parts * count else None
+
+
 def _add_module(
-    merge: Merge, base: Mapping[Spot, str], names: Names, module: str, parts: dict[str, mx.array], adapter: Adapter
+    merge: Merge, base: _Base, names: Names, module: str, parts: dict[str, mx.array], adapter: Adapter
 ) -> list[str]:
     """Plan one module's sums -> the tensors that have nowhere to go."""
     first, second = ("embedding_A", "embedding_B") if "embedding_A" in parts else ("A", "B")
-    place = names.place(f"{_unwrapped(f'{module}.weight')}")
-    target = base.get(_spot(place)) if place else None
-    if target is None or not {first, second} <= parts.keys():
+    if not {first, second} <= parts.keys():
+        return [f"{module}.lora_{part}" for part in parts]
+    weight = {part: array for part, array in parts.items() if part != "B.bias"}
+    target = base.rows(names, names.place(_unwrapped(f"{module}.weight")), _shape(weight)[0])
+    if target is None:
         return [f"{module}.lora_{part}" for part in parts]
     scale = adapter.scale(module, parts[first].shape[0])
-    merge.sums[target] = ({part: array for part, array in parts.items() if part != "B.bias"}, scale)
+    merge.sums[target[0]].append(Sum(weight, scale, target[1]))
     if "B.bias" not in parts:
         return []
-    bias = names.place(_unwrapped(f"{module}.bias"))
-    if bias is None or _spot(bias) not in base:
+    bias = base.rows(names, names.place(_unwrapped(f"{module}.bias")), parts["B.bias"].shape[0])
+    if bias is None:
         return [f"{module}.lora_B.bias"]
-    merge.sums[base[_spot(bias)]] = ({"B.bias": parts["B.bias"]}, scale)
+    merge.sums[bias[0]].append(Sum({"B.bias": parts["B.bias"]}, scale, bias[1]))
     return []
 
 
 def _check_shapes(merge: Merge, infos: Mapping[str, TensorInfo], where: str) -> None:
-    for name, (parts, _) in merge.sums.items():
-        shape = info_of(merge.values[name]).shape if name in merge.values else infos[name].shape
-        if (found := _shape(parts)) != shape:
+    for name, one in ((name, one) for name, sums in merge.sums.items() for one in sums):
+        whole = info_of(merge.values[name]).shape if name in merge.values else infos[name].shape
+        shape = whole if one.start is None else (one.shape[0], *whole[1:])
+        if one.shape != shape:
             raise WeightsError(
-                f"{where} adds {found} to {name}, which has {shape} in its base. Check that base_model_name_or_path is "
-                "the model that it was trained on, or merge it with peft (merge_and_unload)."
+                f"{where} adds {one.shape} to {name}, which has {shape} in its base. Check that "
+                "base_model_name_or_path is the model that it was trained on, or merge it with peft (merge_and_unload)."
             )
 
 

@@ -21,7 +21,7 @@ from mlx_hf_bridge.family import (
     TOKEN_CLASSIFICATION,
 )
 from mlx_hf_bridge.loading.card import CARD_FILE, source_card
-from mlx_hf_bridge.loading.checkpoint import CONFIG_FILE, METADATA_FILE, MODULES_FILE, read_json
+from mlx_hf_bridge.loading.checkpoint import CONFIG_FILE, METADATA_FILE, MODULES_FILE, VERIFICATION_FILE, read_json
 
 PUSH_OPTIONS = ("commit_message", "commit_description", "private", "token", "revision", "create_pr")
 _MB = 2**20
@@ -46,8 +46,8 @@ def model_card(
 ) -> "huggingface_hub.ModelCard":
     """The card of a saved folder: metadata for the Hub's search, then origin, packing, use, and fidelity if measured.
 
-    fidelity: figures against the original; without it those that the folder's metadata holds. class_name: what loads
-    it; without it, the folder and the task say.
+    fidelity: figures against the original; without it those that the folder's metadata holds, or its verification.
+    class_name: what loads it; without it, the folder and the task say.
     """
     config = read_json(folder / CONFIG_FILE)
     made = read_json(folder / METADATA_FILE) if (folder / METADATA_FILE).is_file() else {}
@@ -70,7 +70,7 @@ def model_card(
         f"# {repo_id}\n",
         _origin(base, made, packing),
         _use(repo_id, loader),
-        _fidelity(fidelity or made.get("fidelity")),
+        _fidelity(fidelity or made.get("fidelity") or _verified(folder)),
     )
     return huggingface_hub.ModelCard("\n".join(part for part in parts if part))
 
@@ -116,6 +116,13 @@ def _use(repo_id: str, loader: str) -> str:
     if loader in _SENTENCE_CLASSES:
         made = f'model = {loader}("{repo_id}")\n{_SENTENCE_CLASSES[loader][1]}'
     return f"## Use\n\n```python\nfrom mlx_hf_bridge import {loader}\n\n{made}\n```\n"
+
+
+def _verified(folder: Path) -> Mapping[str, Any]:
+    """The figures that `mlx-hf-bridge verify --store` keeps in a folder."""
+    path = folder / VERIFICATION_FILE
+    figures = read_json(path).get("figures") if path.is_file() else None
+    return figures if isinstance(figures, dict) else {}
 
 
 def _fidelity(measured: Mapping[str, Any] | None) -> str:

@@ -290,6 +290,18 @@ def test_a_push_uploads_what_loads_back(
     assert np.array_equal(logits(reloaded(hub.folder)), logits(model))
 
 
+def test_the_card_holds_the_figures_of_a_verification_that_was_kept(
+    classifier: Path, hub: FakeHub, tmp_path: Path
+) -> None:
+    MLXAutoModelForSequenceClassification.from_pretrained(classifier).save_pretrained(tmp_path / "saved")
+    model = MLXAutoModelForSequenceClassification.from_pretrained(tmp_path / "saved")
+    (model.folder / "verification.json").write_text(json.dumps({"figures": {"cosine_mean": 0.99123, "none": None}}))
+    model.push_to_hub("me/mine")
+    card = (hub.folder / "README.md").read_text()
+    assert "| cosine_mean | 0.99123 |" in card
+    assert "none" not in card
+
+
 def test_the_card_says_what_it_was_made_from_and_how(
     classifier: Path, hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

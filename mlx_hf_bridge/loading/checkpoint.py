@@ -20,6 +20,7 @@ from mlx_hf_bridge.loading.torch_file import TorchFile
 CONFIG_FILE = "config.json"
 MODULES_FILE = "modules.json"
 METADATA_FILE = "conversion_metadata.json"
+VERIFICATION_FILE = "verification.json"
 _TORCH_FILE = "pytorch_model.bin"
 _TORCH_INDEX = "pytorch_model.bin.index.json"
 PREDECESSOR_FILE = "weights.npz"

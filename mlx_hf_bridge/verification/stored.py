@@ -4,10 +4,10 @@ import re
 from pathlib import Path
 
 from mlx_hf_bridge.errors import RepositoryError
+from mlx_hf_bridge.loading.checkpoint import VERIFICATION_FILE
 from mlx_hf_bridge.loading.folder import write_json
 from mlx_hf_bridge.verification.report import Report
 
-VERIFICATION_FILE = "verification.json"
 _CARD = "README.md"
 _START, _END = "<!-- verification -->", "<!-- end of verification -->"
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -210,13 +211,13 @@ def test_what_the_hub_cache_lacks_is_an_error_offline(missing: dict[str, str], h
 
 def test_hub_arguments_reach_huggingface_hub(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[dict[str, Any]] = []
-    real = source_module.snapshot_download
+    real = huggingface_hub.snapshot_download
 
     def record(repo: str, **options: Any) -> str:
         asked.append(options)
         return real(repo, **{**options, "local_files_only": True, "token": None})
 
-    monkeypatch.setattr(source_module, "snapshot_download", record)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", record)
     monkeypatch.setattr(source_module.constants, "is_offline_mode", lambda: False)
     options = {"token": "secret", "cache_dir": str(hub), "local_files_only": True, "force_download": True}
     MLXAutoModel.from_pretrained("org/name", revision="v2", **options)

@@ -512,8 +512,9 @@ def test_half_checkpoints_of_every_family_answer_as_their_float32_reading(
     ours = MLXAutoModel.from_pretrained(tmp_path)
     assert ours.dtype == dtype
     inputs = ragged_inputs(row)
-    # Read again: .float() would leave frequencies that are no parameters rounded.
-    theirs = type(theirs).from_pretrained(tmp_path, dtype=torch.float32)
+    # Read again: .float() would leave frequencies that are no parameters rounded. Values without norms outgrow the
+    # digits of float32, torch's as well as ours, so that only float64 tells what is right.
+    theirs = type(theirs).from_pretrained(tmp_path, dtype=torch.float64 if row.relative else torch.float32)
     hidden = [answer(model, inputs, "last_hidden_state") for model in (ours, theirs)]
     assert worst(*hidden, inputs) < allowed(row, hidden[1])
 

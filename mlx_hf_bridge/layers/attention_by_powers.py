@@ -22,7 +22,7 @@ def attend_by_powers(
     shared = queries.shape[1] // keys.shape[1]
     if shared > 1:
         keys, values = mx.repeat(keys, shared, axis=1), mx.repeat(values, shared, axis=1)
-    queries, keys = queries * (scale * LOG2_E), keys.swapaxes(-1, -2)
+    queries, keys = queries * scale, keys.swapaxes(-1, -2)
     added = _added(mask, bias)
     length = queries.shape[2]
     rows = max(1, _MOST_SCORES // (queries.shape[0] * queries.shape[1] * keys.shape[-1]))
@@ -36,10 +36,10 @@ def attend_by_powers(
 
 
 def _added(mask: mx.array | None, bias: mx.array | None) -> list[mx.array]:
-    """What is added to the scores, in powers of two. -inf is safe, since every query sees a key."""
-    added = [] if bias is None else [bias.astype(mx.float32) * LOG2_E]
+    """What is added to the scores. -inf is safe, since every query sees a key."""
+    added = [] if bias is None else [bias.astype(mx.float32)]
     if mask is not None:
-        added.append(mx.where(mask, 0.0, -mx.inf) if mask.dtype == mx.bool_ else mask.astype(mx.float32) * LOG2_E)
+        added.append(mx.where(mask, 0.0, -mx.inf) if mask.dtype == mx.bool_ else mask.astype(mx.float32))
     return added
 
 
@@ -51,5 +51,6 @@ def _mixed(queries: mx.array, keys: mx.array, values: mx.array, added: list[mx.a
     scores = queries @ keys  # (B, H, C, L)
     for term in added:
         scores = scores + term
-    powers = power_of_two_to_zero(scores - scores.max(axis=-1, keepdims=True))
+    # The factor comes last: before, it would round large scores, whose differences are what counts.
+    powers = power_of_two_to_zero((scores - scores.max(axis=-1, keepdims=True)) * LOG2_E)
     return (powers @ values) / powers.sum(axis=-1, keepdims=True)

@@ -102,7 +102,9 @@ def _set_attention(module: Any, name: str) -> None:
 def _extra_of(module: Any) -> Words:
     """Segments and boxes, where the module's forward takes them."""
     takes = inspect.signature(module.forward).parameters
-    kinds = getattr(module.config, "type_vocab_size", None)
+    # XLNet and XLM read segments without a table of their own that config.json would count.
+    kinds = getattr(module.config, "type_vocab_size", 2)
+    edge = min(40, getattr(module.config, "max_2d_position_embeddings", 40))
 
     def extra(texts: int, tokens: int) -> Inputs:
         random = torch.Generator().manual_seed(texts * tokens)
@@ -110,7 +112,7 @@ def _extra_of(module: Any) -> Words:
         if SEGMENTS in takes and isinstance(kinds, int) and kinds > 0:
             found[SEGMENTS] = torch.randint(0, min(kinds, 2), (texts, tokens), generator=random)
         if "bbox" in takes:
-            corners = torch.randint(0, 40, (texts, tokens, 2, 2), generator=random).sort(dim=2).values
+            corners = torch.randint(0, edge, (texts, tokens, 2, 2), generator=random).sort(dim=2).values
             found["bbox"] = corners.flatten(2)
         return found
 

@@ -219,3 +219,16 @@ def test_txtai(name: str, torch_free: MLXSentenceTransformer, on_torch: Sentence
     assert TEXTS[number].rsplit(" ", 1)[0].removesuffix(" this") in SPORT
     scores = on_torch.similarity(on_torch.encode("a football game"), on_torch.encode(TEXTS))
     assert abs(score - float(scores.max())) < 1e-4
+
+
+def test_txtai_takes_the_backend(name: str, on_torch: SentenceTransformer) -> None:
+    """Its `vectors` are handed to SentenceTransformer."""
+    embeddings_class = import_module("txtai.embeddings").Embeddings
+    embeddings = embeddings_class(
+        path=name, method="sentence-transformers", vectors={"backend": "mlx"}, gpu=False, content=False
+    )
+    embeddings.index(list(enumerate(TEXTS)))
+    assert embeddings.model.model.get_backend() == "mlx"
+    score = embeddings.search("a football game", 1)[0][1]
+    scores = on_torch.similarity(on_torch.encode("a football game"), on_torch.encode(TEXTS))
+    assert abs(score - float(scores.max())) < 1e-4

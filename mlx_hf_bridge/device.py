@@ -88,7 +88,7 @@ _MANY_SCORES = 4096
 COMPILES_GRAPHS = BACKEND != "cpu"
 
 # glibc's parameters for mallopt: the largest block that comes from the heap, and the free heap that is kept. By default
-# every large array is fresh from the system, which clears it page by page: that took as long as all products together.
+# every large array is fresh from the system, which clears it page by page: more work than a sum.
 _M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD = -3, -1
 _LARGEST_FROM_HEAP, _KEPT_HEAP = 32 * 2**20, 512 * 2**20
 _USERS_OWN = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES")

@@ -14,7 +14,8 @@ from typing import Any
 import mlx_hf_bridge  # noqa: F401  must come before anything that imports mlx
 from benchmarks.traced_variants import VARIANTS, Variant, perceiver
 from mlx_hf_bridge.errors import BridgeError
-from mlx_hf_bridge.tracing.conversion import Traced, difference, runnable, traced, trial
+from mlx_hf_bridge.tracing.conversion import Traced, traced
+from mlx_hf_bridge.tracing.trials import difference, runnable, trial
 
 RELATIVE = 1e-4
 SHAPES = ((2, 33), (4, 20))

@@ -5,6 +5,7 @@ Reference: sentence_transformers/base/model.py.
 
 import logging
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -30,7 +31,7 @@ logger = logging.getLogger(__name__)
 _ALWAYS_TAKEN = {"task", "processing_kwargs"}
 
 
-class MLXBaseModel(ModuleList):
+class MLXBaseModel(ModuleList, ABC):
     """A list of modules that texts run through, with prompts; the four classes differ in what they give back."""
 
     model_type: ClassVar[str]
@@ -103,9 +104,9 @@ class MLXBaseModel(ModuleList):
         logger.warning("%s holds a %s, and is loaded as a %s", loader.source.name, kind, self.model_type)
         return self._default_modules(loader), {}
 
+    @abstractmethod
     def _default_modules(self, loader: Loader) -> list[Module]:
         """The modules of a repo without modules.json."""
-        raise NotImplementedError
 
     @classmethod
     def _located(cls, name: str, options: HubOptions) -> Source:
@@ -297,6 +298,6 @@ class MLXBaseModel(ModuleList):
         finally:
             stop_pool(own)
 
+    @abstractmethod
     def _inference(self, inputs: list[Any], *, show_progress: bool = False, **kwargs: Any) -> list[Any]:
         """Each input's result, in order, as numpy arrays."""
-        raise NotImplementedError

@@ -49,7 +49,7 @@ def answer(capsys: Capture) -> Any:
 def test_version_and_help_with_examples(capsys: Capture) -> None:
     assert exit_code("--version") == 0
     assert capsys.readouterr().out == f"mlx-hf-bridge {mlx_hf_bridge.__version__}\n"
-    for command in ([], ["convert"], ["encode"], ["classify"], ["demo"]):
+    for command in ([], ["convert"], ["encode"], ["classify"], ["demo"], ["export-metal"]):
         assert exit_code(*command, "--help") == 0
         assert f"examples:\n  mlx-hf-bridge {' '.join(command)}" in capsys.readouterr().out
 

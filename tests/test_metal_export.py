@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import transformers
 from checkpoints import make_checkpoint, ragged_inputs
-from convert_checkpoints import SMALL
+from convert_checkpoints import SMALL, Capture
 from weight_files import answer, worst
 
 from mlx_hf_bridge import MLXAutoModelForSequenceClassification
+from mlx_hf_bridge.cli import main
 from mlx_hf_bridge.conversion import convert
 from mlx_hf_bridge.errors import QuantizationError, RepositoryError
 from mlx_hf_bridge.loading.metal import export_metal
@@ -54,3 +55,24 @@ def test_an_occupied_folder_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(RepositoryError, match="is not an empty folder"):
         export_metal(tmp_path / "packed", tmp_path / "there")
     assert (tmp_path / "there" / "file").read_text() == "mine"
+
+
+def test_the_command_writes_the_same_folder_and_says_where(tmp_path: Path, capsys: Capture) -> None:
+    make_checkpoint(tmp_path / "source", SMALL)
+    convert(tmp_path / "source", tmp_path / "packed", quantization_config="q4", show_progress=False)
+    export_metal(tmp_path / "packed", tmp_path / "wanted")
+    assert main(["export-metal", str(tmp_path / "packed"), str(tmp_path / "metal")]) == 0
+    assert capsys.readouterr().out.startswith(f"{tmp_path / 'metal'}: ")
+    names = sorted(path.relative_to(tmp_path / "wanted") for path in (tmp_path / "wanted").rglob("*"))
+    assert sorted(path.relative_to(tmp_path / "metal") for path in (tmp_path / "metal").rglob("*")) == names
+    for name in names:
+        assert (tmp_path / "metal" / name).read_bytes() == (tmp_path / "wanted" / name).read_bytes()
+
+
+def test_the_command_says_in_one_line_what_it_cannot_export(tmp_path: Path, capsys: Capture) -> None:
+    make_checkpoint(tmp_path / "source", SMALL)
+    for folder, words in (("source", "is packed in 32 bits"), ("nowhere", "nowhere")):
+        assert main(["export-metal", str(tmp_path / folder), str(tmp_path / "metal")]) == 1
+        complaint = capsys.readouterr().err
+        assert complaint.startswith("error: ") and words in complaint and complaint.count("\n") == 1
+    assert not (tmp_path / "metal").exists()

@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parse(arguments)
     _log(args.verbose, args.debug)
     # Each subcommand is a module; only the one that is asked for is imported, so that --help is fast.
-    command = importlib.import_module(f"{__name__}.{args.command}")
+    command = importlib.import_module(f"{__name__}.{args.command.replace('-', '_')}")
     try:
         code: int = command.run(args)
         sys.stdout.flush()

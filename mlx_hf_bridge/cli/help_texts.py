@@ -33,6 +33,12 @@ the file of models:
                                                                what is not packed; float32 goes with 32 bits
         target_size_mb: 25                                     of the weights file, 1 MB = 2^20 bytes
 Flags go before the file's values."""
+EXPORT_METAL = """examples:
+  mlx-hf-bridge export-metal ./models/mlx_converted/minilm-mlx-q4 ./minilm-metal-q4
+
+The result has the form of transformers' own "metal" quantiser. On Apple's GPUs transformers computes with the packed
+weights; elsewhere it unpacks them, with accelerate installed:
+  AutoModel.from_pretrained("./minilm-metal-q4", device_map={"": "cpu"})"""
 ENCODE = """examples:
   mlx-hf-bridge encode sentence-transformers/all-MiniLM-L6-v2 "a first text" "a second"
   mlx-hf-bridge encode ./models/mlx_converted/minilm-mlx-q8 --file texts.txt --output vectors.npy

@@ -63,6 +63,7 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     made = {}
     for name, add, help_line, examples in (
         ("convert", _add_convert, "convert models into folders of low-bit weights", help_texts.CONVERT),
+        ("export-metal", _add_export_metal, "a converted folder for plain transformers", help_texts.EXPORT_METAL),
         ("encode", _add_encode, "texts to vectors", help_texts.ENCODE),
         ("classify", _add_classify, "texts to labels, fixed ones or (zero-shot) your own", help_texts.CLASSIFY),
         ("verify", _add_verify, "hold models against their float references", help_texts.VERIFY),
@@ -140,6 +141,11 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--no-skip", action="store_true", help="replace what is in the output folder")
     _add_packing(parser, "the config's, else 8 bits")
+
+
+def _add_export_metal(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", metavar="FOLDER", help="of convert, in affine 2, 4 or 8 bits, alike in all modules")
+    parser.add_argument("output", metavar="OUTPUT", help="the folder to write; nothing may be in it")
 
 
 def _add_texts(parser: argparse.ArgumentParser) -> None:

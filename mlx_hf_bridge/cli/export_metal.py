@@ -1,0 +1,16 @@
+"""`mlx-hf-bridge export-metal`: a converted folder in the form that plain transformers loads."""
+
+import argparse
+
+from mlx_hf_bridge.cli.console import show
+from mlx_hf_bridge.conversion import MB
+from mlx_hf_bridge.loading.metal import export_metal
+from mlx_hf_bridge.loading.tensors import SINGLE_FILE
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the folder and say where, how large it is, and how to load it."""
+    target = export_metal(args.folder, args.output)
+    size = (target / SINGLE_FILE).stat().st_size / MB
+    show(f"{target}: {size:.1f} MB of weights, for transformers; off Apple's GPUs with device_map={{'': 'cpu'}}")
+    return 0

@@ -111,7 +111,8 @@ class MLXPreTrainedModel(TorchHabits):
         call = Call(self._loaded, input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, given)
         states = self._asked(output_hidden_states, "output_hidden_states")
         weights = self._asked(output_attentions, "output_attentions")
-        encoded = run(lambda: call.unflattened(self._loaded.model(call.batch(), states, weights)))
+        alone = self._loaded.task != BASE_TASK
+        encoded = run(lambda: call.unflattened(self._loaded.model(call.batch(), states, weights, alone)))
         output = self._output(encoded, call.like)
         if kind_of(call.like) == "torch":
             output = as_transformers(output)

@@ -14,6 +14,7 @@ from mlx_hf_bridge.batch import TokenBatch
 from mlx_hf_bridge.encoder_config import EncoderConfig
 from mlx_hf_bridge.family import BASE_TASK, Family
 from mlx_hf_bridge.layers.encoder import Trace
+from mlx_hf_bridge.layers.heads import reads_first_token
 from mlx_hf_bridge.layers.linear import PackedEmbedding
 
 
@@ -51,11 +52,15 @@ class Model(nn.Module):
             self.pooler = pooler
         if head is not None:
             self.head = head
+        self._reads_first_token = head is not None and reads_first_token(head, pooler)
 
-    def __call__(self, batch: TokenBatch, states: bool = False, weights: bool = False) -> Encoded:
+    def __call__(
+        self, batch: TokenBatch, states: bool = False, weights: bool = False, answers_alone: bool = False
+    ) -> Encoded:
+        """answers_alone: the head's answers are all that is read, and `hidden` may be of the first tokens (B, 1, D)."""
         batch = batch if self._prepared is None else self._prepared(batch)
         trace = Trace(states, weights)
-        hidden = self.encoder(batch, trace)
+        hidden = self.encoder(batch, trace, answers_alone and not (states or weights) and self._reads_first_token)
         pooled = self.pooler(hidden, batch) if "pooler" in self else None
         answers = self.head(hidden, pooled, batch, self.encoder.embeddings.word) if "head" in self else {}
         kept = tuple(trace.states) if states else None

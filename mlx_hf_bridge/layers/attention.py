@@ -105,6 +105,12 @@ class Attention(nn.Module):
         mixed, weights = attend_with_weights(queries, keys, values, self.scale, mask, bias)
         return self.out(merge_heads(mixed)), weights
 
+    def first_token(self, x: mx.array, mask: mx.array | None, bias: mx.array | None = None) -> mx.array:
+        """The same for the first slot of each text alone -> (B, 1, D)."""
+        queries, keys, values = self._heads(x)
+        mask, bias = (None if term is None else term[:, :, :1] for term in (mask, bias))
+        return self.out(merge_heads(attend(queries[:, :, :1], keys, values, self.scale, mask, bias)))
+
     def _heads(self, x: mx.array) -> list[mx.array]:
         batch, length, _ = x.shape
         qkv = self.qkv(x).reshape(batch, length, 3, self.heads, -1)  # (B, L, 3, H, K)

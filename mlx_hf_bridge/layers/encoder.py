@@ -11,6 +11,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_hf_bridge.batch import TokenBatch
+from mlx_hf_bridge.layers.attention import Attention
 
 
 @dataclass
@@ -67,7 +68,16 @@ class PostNormLayer(nn.Module):
             trace.saw_weights(*weights)
         else:
             attended = self.attention(x, mask, bias)
-        x = self.attention_norm(x + attended)
+        return self._fed(x + attended)
+
+    def first_token(self, x: mx.array, mask: mx.array | None, bias: Any) -> mx.array:
+        """The same for the first slot of each text alone -> (B, 1, D)."""
+        if not isinstance(self.attention, Attention):
+            return self(x, mask, bias, Trace())[:, :1]
+        return self._fed(x[:, :1] + self.attention.first_token(x, mask, bias))
+
+    def _fed(self, summed: mx.array) -> mx.array:
+        x = self.attention_norm(summed)
         normed: mx.array = self.feed_forward_norm(x + self.feed_forward(x))
         return normed
 
@@ -131,7 +141,8 @@ class Encoder(nn.Module):
         self._marked = marked
         self._order = tuple(range(len(self.layers)) if order is None else order)
 
-    def __call__(self, batch: TokenBatch, trace: Trace) -> mx.array:
+    def __call__(self, batch: TokenBatch, trace: Trace, first_token: bool = False) -> mx.array:
+        """first_token: only the first slot of each text is read -> (B, 1, D)."""
         hidden: mx.array = self.embeddings(batch)  # (B, L, E)
         if "projection" in self:
             hidden = self.projection(hidden)  # (B, L, D)
@@ -143,13 +154,17 @@ class Encoder(nn.Module):
             bias = self._marked(batch)
         trace.saw(hidden)
         embedded = hidden
-        for count, step in enumerate(self._order):
-            hidden = self.layers[step](hidden, mask, bias, trace)
-            if count == 0 and "after_first" in self:
+        for count, step in enumerate(self._order, 1):
+            layer = self.layers[step]
+            if first_token and count == len(self._order) > 1 and isinstance(layer, PostNormLayer):
+                hidden = layer.first_token(hidden, mask, bias)
+            else:
+                hidden = layer(hidden, mask, bias, trace)
+            if count == 1 and "after_first" in self:
                 hidden = self.after_first(embedded, hidden)
             trace.saw(hidden)
         if "final_norm" in self:
             hidden = self.final_norm(hidden)
             if self._norms_last_state:
                 trace.saw_instead(hidden)
-        return hidden
+        return hidden[:, :1] if first_token else hidden

@@ -52,6 +52,13 @@ class FirstTokenClassifier(nn.Module):
         return {"logits": self.out(self.activation(self.dense(batch.first_tokens(hidden))))}
 
 
+def reads_first_token(head: nn.Module, pooler: nn.Module | None) -> bool:
+    """Whether a head's answers, and the pooler's that it reads, follow from the first slot of each text alone."""
+    if isinstance(head, PooledClassifier):
+        return isinstance(pooler, Pooler)
+    return isinstance(head, FirstTokenClassifier)
+
+
 class TokenClassifier(nn.Module):
     """A product of every token -> logits (B, L, C)."""
 

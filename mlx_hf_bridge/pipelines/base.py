@@ -168,7 +168,7 @@ class Pipeline:
 
     def _compute(self, batch: TokenBatch) -> mx.array:
         """A batch -> what is wanted of the model, one row a text."""
-        return self.model.loaded.model(batch).logits
+        return self.model.loaded.model(batch, answers_alone=True).logits
 
     def _own(self, answer: np.ndarray, length: int) -> np.ndarray:
         """A text's part of its row."""

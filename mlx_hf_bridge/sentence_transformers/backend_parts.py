@@ -12,7 +12,6 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_hf_bridge.arrays import to_numpy
-from mlx_hf_bridge.batch import TokenBatch
 from mlx_hf_bridge.calls import Call
 from mlx_hf_bridge.family import BASE_TASK
 from mlx_hf_bridge.inference.batching import budgeted
@@ -105,9 +104,9 @@ def _plain(arrays: Mapping[str, Any]) -> bool:
     return not others and arrays.get("input_ids") is not None and arrays.get("attention_mask") is not None
 
 
-def _answers(model: Callable[[TokenBatch], Encoded], task: str, call: Call) -> dict[str, mx.array]:
+def _answers(model: Callable[..., Encoded], task: str, call: Call) -> dict[str, mx.array]:
     """What a part answers by name; float32, since numpy has no bfloat16."""
-    encoded = model(call.batch())
+    encoded = model(call.batch(), answers_alone=task != BASE_TASK)
     if task != BASE_TASK:
         return {name: array.astype(mx.float32) for name, array in encoded.answers.items()}
     answers = {"hidden": encoded.hidden, "pooled": encoded.pooled}

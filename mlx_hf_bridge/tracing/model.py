@@ -60,7 +60,9 @@ class TracedModel(nn.Module):
         """How many shapes are compiled now; MOST_TRACES at most."""
         return len(self._traces)
 
-    def __call__(self, batch: TokenBatch, states: bool = False, weights: bool = False) -> Encoded:
+    def __call__(
+        self, batch: TokenBatch, states: bool = False, weights: bool = False, answers_alone: bool = False
+    ) -> Encoded:
         if weights:
             raise InputError(
                 f"output_attentions is asked, and the traced {self._graph.facts.model_class} has none: a graph's "

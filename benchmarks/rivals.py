@@ -1,23 +1,32 @@
-"""Every way to encode texts that is installed: ours, and the others, each checked to give the same vectors."""
+"""Every way to encode texts that is installed: ours, and the others, each checked to give the same vectors.
+
+MLX is one library for a process, so the rivals on MLX multiply with the BLAS that mlx_hf_bridge has found for it.
+"""
 
 import importlib.util
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from benchmarks import onnx_files, sorted_batches
 from mlx_hf_bridge import MLXSentenceTransformer
 
 Encode = Callable[[list[str]], Any]
 REFERENCE = "sentence-transformers, torch CPU"
 OURS = "mlx_hf_bridge float32"
 # Vectors that differ by more are of another model, or wrong: they are not timed.
-_COSINES = {OURS: 0.99999, "mlx_hf_bridge 8 bits": 0.999, "mlx_hf_bridge 4 bits": 0.93}
+_COSINES = {
+    OURS: 0.99999,
+    "mlx_hf_bridge 8 bits": 0.999,
+    "mlx_hf_bridge 4 bits": 0.93,
+    "ONNX Runtime int8": 0.97,  # its inputs are rounded too
+}
 _COSINE = 0.99
-_ONNX = ("onnxruntime", "optimum")
 _TEXTS = ["A first text.", "Something else, which is a good deal longer than the first one was."]
 
 
@@ -40,16 +49,48 @@ def _sentence_transformers(folder: str, **options: Any) -> Encode:
     return SentenceTransformer(folder, **options).encode
 
 
-def _onnx(folder: str, file_name: str) -> Encode:
-    options = {"provider": "CPUExecutionProvider", "file_name": file_name}
-    return _sentence_transformers(folder, device="cpu", backend="onnx", model_kwargs=options)
-
-
 def _mlx_embeddings(folder: str) -> Encode:
+    """In batches too: its `generate` would pad all texts to the longest."""
     import mlx_embeddings
 
-    model, processor = mlx_embeddings.load(folder)
-    return lambda texts: np.array(mlx_embeddings.generate(model, processor, texts=texts).text_embeds)
+    return _pooled(folder, mlx_embeddings.load(folder)[0])
+
+
+def _mlx_transformers(folder: str) -> Encode:
+    """The class that config.json names; `from_pretrained` is of an instance there."""
+    import mlx.core as mx
+    import transformers
+    from mlx_transformers import models
+
+    config = transformers.AutoConfig.from_pretrained(folder)
+    model = getattr(models, config.architectures[0])(config)
+    model.from_pretrained(folder)
+
+    def embed(inputs: sorted_batches.Inputs) -> np.ndarray:
+        hidden = model(**{name: mx.array(values) for name, values in inputs.items()}).last_hidden_state
+        return sorted_batches.mean(np.array(hidden), inputs["attention_mask"])
+
+    return sorted_batches.encoder(folder, embed)
+
+
+def _mlx_vlm(folder: str) -> Encode:
+    """As its server loads embedding models."""
+    from mlx_vlm.embedding_loader import load_embedding_model
+    from mlx_vlm.models.pooling import read_pooling_config
+
+    model = load_embedding_model(Path(folder))
+    model.pooling_config = read_pooling_config(folder)
+    return _pooled(folder, model)
+
+
+def _pooled(folder: str, model: Any) -> Encode:
+    """Of a model that gives vectors of length 1."""
+    import mlx.core as mx
+
+    def embed(inputs: sorted_batches.Inputs) -> np.ndarray:
+        return np.array(model(**{name: mx.array(values) for name, values in inputs.items()}).text_embeds)
+
+    return sorted_batches.encoder(folder, embed)
 
 
 def _has_mps() -> bool:
@@ -67,13 +108,11 @@ def _rivals() -> list[Rival]:
         Rival("mlx_hf_bridge 8 bits", (), partial(_ours, "q8")),
         Rival("mlx_hf_bridge 4 bits", (), partial(_ours, "q4")),
         Rival(REFERENCE, theirs, partial(_sentence_transformers, device="cpu")),
-        Rival("ONNX Runtime float32", ("onnxruntime", "optimum"), partial(_onnx, file_name="onnx/model.onnx")),
-        Rival(
-            "ONNX Runtime int8",
-            ("onnxruntime", "optimum"),
-            partial(_onnx, file_name="onnx/model_qint8_avx512_vnni.onnx"),
-        ),
+        Rival("ONNX Runtime float32", onnx_files.NEEDS, partial(onnx_files.load, is_int8=False)),
+        Rival("ONNX Runtime int8", onnx_files.NEEDS, partial(onnx_files.load, is_int8=True)),
         Rival("mlx-embeddings", ("mlx_embeddings",), _mlx_embeddings),
+        Rival("mlx-transformers", ("mlx_transformers",), _mlx_transformers),
+        Rival("mlx-vlm", ("mlx_vlm",), _mlx_vlm),
     ]
     if _has_mps():
         found.append(Rival("sentence-transformers, torch MPS", theirs, partial(_sentence_transformers, device="mps")))

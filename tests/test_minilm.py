@@ -7,9 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+import transformers
 from sentence_transformers import SentenceTransformer
 
 from benchmarks.agreement import mixed_texts
+from benchmarks.sorted_batches import Inputs, encoder, mean
 from benchmarks.threads import CODE
 from mlx_hf_bridge import MLXSentenceTransformer
 
@@ -56,3 +59,16 @@ def test_known_trouble_8_processes_with_encoding_threads_end_well(minilm: Path) 
     ]
     assert [run.returncode for run in runs] == [0] * 4, runs[0].stderr
     assert len({run.stdout for run in runs}) == 1
+
+
+def test_the_batches_that_rivals_are_timed_with_give_the_vectors_of_sentence_transformers(minilm: Path) -> None:
+    texts = mixed_texts(40, seed=3)
+    forward = transformers.AutoModel.from_pretrained(minilm).eval()
+
+    def embed(inputs: Inputs) -> np.ndarray:
+        with torch.no_grad():
+            hidden = forward(**{name: torch.from_numpy(values) for name, values in inputs.items()}).last_hidden_state
+        return mean(hidden.numpy(), inputs["attention_mask"])
+
+    wanted = SentenceTransformer(str(minilm), device="cpu").encode(texts)
+    np.testing.assert_allclose(encoder(str(minilm), embed)(texts), wanted, rtol=0, atol=ABSOLUTE)

@@ -67,6 +67,7 @@ def test_little_work_is_split_among_the_streams(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("mlx_hf_bridge.inference.batching.STREAMS", 2)
     assert [len(rows) for rows in budgeted([40] * 16, 32)] == [8, 8]
     assert [len(rows) for rows in budgeted([4] * 8, 32)] == [8]
+    assert [len(rows) for rows in budgeted([60] * 8 + [12] * 8, 32)] == [4, 4, 8]
 
 
 @pytest.mark.parametrize(("bits", "group_size"), [(8, 32), (8, 128), (4, 32), (4, 64)])

@@ -4,10 +4,13 @@ B texts, L tokens.
 """
 
 import logging
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
+from operator import neg
 from typing import Any
 
 import mlx.core as mx
@@ -25,6 +28,12 @@ logger = logging.getLogger(__name__)
 
 # Work of fewer slots is not split among streams: products of few rows are slow.
 _FEWEST_SLOTS = 128
+# What a batch costs beside its slots, in slots: its primitives are started and all weights are read.
+_BATCH_COST = 24
+# Rounds from which on freed memory goes back to the system, which a short call would have to ask for again.
+_MUCH_WORK = 16
+# How many sizes are tried for the batches of a call.
+_SIZES = 16
 
 
 def checked_batch(
@@ -103,19 +112,38 @@ def padded(config: EncoderConfig, tokens: Sequence[Tokens], pad_token_id: int) -
 def budgeted(lengths: Sequence[int], batch_size: int, even: bool = False) -> Iterator[list[int]]:
     """Indices in batches, longest texts first; a batch has `batch_size` x SLOTS_A_TEXT slots or fewer, or one text.
 
-    Little work is split so that each stream has some. even: only texts of one length go together.
+    Where batches run side by side, they are of the size that leaves the streams least to wait for. even: only texts of
+    one length go together.
     """
     order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
-    share = -(-max(lengths, default=0) * len(lengths) // STREAMS)
-    slots = min(batch_size * SLOTS_A_TEXT, max(share, _FEWEST_SLOTS))
+    ordered = [max(1, lengths[index]) for index in order]
+    share = -(-sum(ordered[:1]) * len(ordered) // STREAMS)
+    most = min(batch_size * SLOTS_A_TEXT, max(share, _FEWEST_SLOTS))
+    sizes = [most * part // _SIZES for part in range(_SIZES, 0, -1)] if STREAMS > 1 else [most]
+    tried = [_ends(ordered, slots, even) for slots in sizes if slots >= min(most, _FEWEST_SLOTS)]
     start = 0
-    while start < len(order):
-        longest = lengths[order[start]]
-        rows = order[start : start + max(1, slots // max(1, longest))]
+    for end in min(tried, key=lambda ends: _waited(ordered, ends)):
+        yield order[start:end]
+        start = end
+
+
+def _waited(lengths: Sequence[int], ends: Sequence[int]) -> int:
+    """How long batches take in slots of one stream: streams wait for the slowest of a round."""
+    slots = [lengths[start] * (end - start) for start, end in pairwise([0, *ends])]
+    return sum(_BATCH_COST + max(slots[first : first + STREAMS]) for first in range(0, len(slots), STREAMS))
+
+
+def _ends(lengths: Sequence[int], slots: int, even: bool) -> list[int]:
+    """Where batches of so many slots or fewer end, in lengths from the longest down."""
+    ends: list[int] = []
+    start = 0
+    while start < len(lengths):
+        end = min(len(lengths), start + max(1, slots // lengths[start]))
         if even:
-            rows = [index for index in rows if lengths[index] == longest]
-        yield rows
-        start += len(rows)
+            end = bisect_right(lengths, -lengths[start], start, end, key=neg)
+        ends.append(end)
+        start = end
+    return ends
 
 
 def float_rows(result: Any) -> Any:
@@ -181,7 +209,7 @@ def in_blocks(
                 for number in numbers:
                     rows[number] = row
                 bar.update(len(numbers))
-    if batches > STREAMS:
+    if batches > _MUCH_WORK * STREAMS:
         give_back_memory()
     return rows
 

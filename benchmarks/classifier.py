@@ -6,6 +6,7 @@ The file has the columns label (1 to 4), title, text, as AG News is published.
 
 import csv
 import tempfile
+import time
 from pathlib import Path
 
 import torch
@@ -15,7 +16,7 @@ from benchmarks.models import parser
 from mlx_hf_bridge import verify
 
 LABELS = {"1": "World", "2": "Sports", "3": "Business", "4": "Science"}
-TRAINED, TESTED, BATCH, LENGTH = 1600, 600, 16, 64
+TRAINED, TESTED, BATCH, LENGTH, RATE = 1600, 600, 16, 64, 2e-4
 
 
 def read_news(path: str) -> tuple[list[str], list[str]]:
@@ -25,6 +26,7 @@ def read_news(path: str) -> tuple[list[str], list[str]]:
 
 
 def train(model: str, texts: list[str], labels: list[str], folder: Path) -> None:
+    """One pass over the texts; the upper half of the layers and the head learn, and the rest stays: half the time."""
     torch.manual_seed(0)
     names = dict(enumerate(LABELS.values()))
     places = {name: number for number, name in names.items()}
@@ -32,9 +34,15 @@ def train(model: str, texts: list[str], labels: list[str], folder: Path) -> None
     classifier = transformers.AutoModelForSequenceClassification.from_pretrained(
         model, num_labels=len(names), id2label=names, label2id=places
     ).train()
-    optimizer = torch.optim.AdamW(classifier.parameters(), lr=1e-4)
+    layers = classifier.base_model.encoder.layer
+    for kept in (classifier.base_model.embeddings, *layers[: len(layers) // 2]):
+        kept.requires_grad_(False)
+    learning = [parameter for parameter in classifier.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(learning, lr=RATE)
+    starts = range(0, len(texts), BATCH)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1, 0, len(starts))
     order = torch.randperm(len(texts)).tolist()
-    for start in range(0, len(order), BATCH):
+    for start in starts:
         rows = order[start : start + BATCH]
         inputs = tokenizer(
             [texts[row] for row in rows], padding=True, truncation=True, max_length=LENGTH, return_tensors="pt"
@@ -42,6 +50,7 @@ def train(model: str, texts: list[str], labels: list[str], folder: Path) -> None
         loss = classifier(**inputs, labels=torch.tensor([places[labels[row]] for row in rows])).loss
         loss.backward()
         optimizer.step()
+        schedule.step()
         optimizer.zero_grad()
     classifier.eval().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -55,7 +64,9 @@ def main() -> None:
     texts, labels = read_news(given.news)
     with tempfile.TemporaryDirectory() as scratch:
         folder, test = Path(scratch) / "classifier", Path(scratch) / "test.csv"
+        begun = time.perf_counter()
         train(given.model, texts[:TRAINED], labels[:TRAINED], folder)
+        print(f"trained on {TRAINED} texts in {time.perf_counter() - begun:.0f} s", flush=True)
         with test.open("w", encoding="utf-8", newline="") as file:
             csv.writer(file).writerows(zip(texts[-TESTED:], labels[-TESTED:], strict=True))
         for recipe in given.recipes.split(","):

@@ -17,6 +17,7 @@ from mlx_hf_bridge.layers.attention import Attention
 from mlx_hf_bridge.layers.encoder import Encoder, PostNormLayer, Trace
 from mlx_hf_bridge.layers.feed_forward import ACTIVATIONS, FeedForward, gelu
 from mlx_hf_bridge.layers.heads import FirstTokenClassifier, PooledClassifier, Pooler, TokenClassifier
+from mlx_hf_bridge.layers.norm import LayerNorm
 
 # float32, inputs from -8 to 8; worst seen 1e-6 (gelu_fast is gelu_new in another order).
 ABSOLUTE = 3e-6
@@ -161,3 +162,18 @@ def test_a_stack_gives_first_tokens_alone_where_they_are_all_that_is_read() -> N
         assert model(batch, answers_alone=True).hidden.shape == shape
         assert model(batch).hidden.shape == (3, 5, 4)
         assert model(batch, states=True, answers_alone=True).hidden.shape == (3, 5, 4)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("dtype", [mx.float32, mx.float16])
+def test_a_layer_norm_is_torchs_far_from_zero_too(dtype: mx.Dtype, bias: bool) -> None:
+    norm = LayerNorm(48, 1e-5, bias)
+    norm.update(tree_map(lambda array: mx.random.normal(array.shape), norm.parameters()))
+    x = mx.random.normal((2, 5, 48)) * mx.array([1.0, 100.0])[:, None, None] + mx.array([0.0, 300.0])[:, None, None]
+    x = x.astype(dtype)
+    weights = [torch.tensor(np.array(array, np.float64)) for array in (norm.weight, *([norm.bias] if bias else []))]
+    wanted = torch.nn.functional.layer_norm(torch.tensor(np.array(x, np.float64)), (48,), *weights, eps=1e-5).numpy()
+    norm.set_dtype(dtype)
+    got = norm(x)
+    assert got.dtype == dtype
+    np.testing.assert_allclose(np.array(got, np.float64), wanted, rtol=0, atol=1e-5 if dtype == mx.float32 else 0.02)

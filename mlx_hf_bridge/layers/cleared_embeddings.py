@@ -8,6 +8,7 @@ import mlx.nn as nn
 
 from mlx_hf_bridge.batch import TokenBatch
 from mlx_hf_bridge.layers.linear import Embedding, Linear
+from mlx_hf_bridge.layers.norm import LayerNorm
 
 
 class ClearedEmbeddings(nn.Module):
@@ -24,7 +25,7 @@ class ClearedEmbeddings(nn.Module):
             self.token_type = Embedding(token_types, width)
         if width != hidden_size:
             self.projection = Linear(width, hidden_size, bias=False)
-        self.norm = nn.LayerNorm(hidden_size, eps=eps)
+        self.norm = LayerNorm(hidden_size, eps=eps)
 
     def __call__(self, batch: TokenBatch) -> mx.array:
         summed = batch.words(self.word)  # (B, L, E)

@@ -10,6 +10,7 @@ import mlx.nn as nn
 
 from mlx_hf_bridge.batch import TokenBatch
 from mlx_hf_bridge.layers.linear import Embedding
+from mlx_hf_bridge.layers.norm import LayerNorm
 
 
 class WordEmbeddings(nn.Module):
@@ -78,7 +79,7 @@ class Embeddings(nn.Module):
         if token_types:
             self.token_type = Embedding(token_types, width)
         if layer_norm_eps is not None:
-            self.norm = nn.LayerNorm(width, eps=layer_norm_eps)
+            self.norm = LayerNorm(width, eps=layer_norm_eps)
         self.pad_token_id = pad_token_id
         self.word_scale = word_scale
         self.own = dict(own or {})

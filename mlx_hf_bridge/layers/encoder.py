@@ -12,6 +12,7 @@ import mlx.nn as nn
 
 from mlx_hf_bridge.batch import TokenBatch
 from mlx_hf_bridge.layers.attention import Attention
+from mlx_hf_bridge.layers.norm import LayerNorm
 
 
 @dataclass
@@ -58,9 +59,9 @@ class PostNormLayer(nn.Module):
     def __init__(self, attention: SelfAttention, feed_forward: nn.Module, hidden_size: int, eps: float) -> None:
         super().__init__()
         self.attention = attention
-        self.attention_norm = nn.LayerNorm(hidden_size, eps=eps)
+        self.attention_norm = LayerNorm(hidden_size, eps=eps)
         self.feed_forward = feed_forward
-        self.feed_forward_norm = nn.LayerNorm(hidden_size, eps=eps)
+        self.feed_forward_norm = LayerNorm(hidden_size, eps=eps)
 
     def __call__(self, x: mx.array, mask: mx.array | None, bias: Any, trace: Trace) -> mx.array:
         if trace.wants_weights:

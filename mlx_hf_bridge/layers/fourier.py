@@ -9,6 +9,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_hf_bridge.layers.encoder import Trace
+from mlx_hf_bridge.layers.norm import LayerNorm
 
 
 class FourierLayer(nn.Module):
@@ -19,9 +20,9 @@ class FourierLayer(nn.Module):
 
     def __init__(self, feed_forward: nn.Module, hidden_size: int, eps: float) -> None:
         super().__init__()
-        self.mixing_norm = nn.LayerNorm(hidden_size, eps=eps)
+        self.mixing_norm = LayerNorm(hidden_size, eps=eps)
         self.feed_forward = feed_forward
-        self.feed_forward_norm = nn.LayerNorm(hidden_size, eps=eps)
+        self.feed_forward_norm = LayerNorm(hidden_size, eps=eps)
 
     def __call__(self, x: mx.array, mask: mx.array | None, bias: Any, trace: Trace) -> mx.array:
         wide = x.astype(mx.float32)  # sums of L x D terms, which float16 cannot hold

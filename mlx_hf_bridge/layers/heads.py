@@ -10,6 +10,7 @@ import mlx.nn as nn
 from mlx_hf_bridge.batch import TokenBatch
 from mlx_hf_bridge.layers.feed_forward import Activation
 from mlx_hf_bridge.layers.linear import Embedding, Linear, PackedEmbedding
+from mlx_hf_bridge.layers.norm import LayerNorm
 
 Answers = dict[str, mx.array]
 WordTable = Embedding | PackedEmbedding
@@ -113,7 +114,7 @@ class WordScorer(nn.Module):
     ) -> None:
         super().__init__()
         self.dense = Linear(hidden_size, width)
-        self.norm = nn.LayerNorm(width, eps=eps)
+        self.norm = LayerNorm(width, eps=eps)
         self.activation = activation
         self.answer = answer
         if tied:

@@ -1,10 +1,34 @@
-"""Root-mean-square normalisation (Zhang and Sennrich, arXiv 1910.07467): no mean is taken off and nothing is added.
+"""Layer normalisation (Ba et al., arXiv 1607.06450) and that by the root mean square (Zhang and Sennrich, 1910.07467).
 
 B texts, L tokens, D width.
 """
 
 import mlx.core as mx
 import mlx.nn as nn
+import numpy as np
+
+from mlx_hf_bridge.device import SUMS_ARE_SLOW
+
+
+class LayerNorm(nn.Module):
+    """x (..., D) -> (x - mean(x)) / root of its variance and eps * weight + bias, mean and root in float32."""
+
+    def __init__(self, width: int, eps: float = 1e-5, bias: bool = True) -> None:
+        super().__init__()
+        self.weight = mx.ones((width,))
+        if bias:
+            self.bias = mx.zeros((width,))
+        self.eps = eps
+        # From numpy, so that they are no lazy arrays of the thread that loads.
+        self._mean = mx.array(np.full((width, 1), 1 / width, np.float32))
+        self._eps = mx.array(np.full((1,), eps, np.float32))
+
+    def __call__(self, x: mx.array) -> mx.array:
+        if not SUMS_ARE_SLOW or x.dtype != mx.float32:
+            return mx.fast.layer_norm(x, self.weight, self.get("bias"), self.eps)
+        centred = x - x @ self._mean
+        scaled = centred / mx.sqrt(mx.addmm(self._eps, centred * centred, self._mean)) * self.weight
+        return scaled + self.bias if "bias" in self else scaled
 
 
 class RMSNorm(nn.Module):

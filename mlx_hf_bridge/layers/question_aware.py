@@ -10,6 +10,7 @@ from mlx_hf_bridge.batch import TokenBatch
 from mlx_hf_bridge.layers.feed_forward import gelu
 from mlx_hf_bridge.layers.heads import Answers, WordTable
 from mlx_hf_bridge.layers.linear import Linear
+from mlx_hf_bridge.layers.norm import LayerNorm
 from mlx_hf_bridge.layers.prepared_heads import Transform
 
 
@@ -18,8 +19,8 @@ class QuestionAwareEdge(nn.Module):
 
     def __init__(self, hidden_size: int) -> None:
         super().__init__()
-        self.question = Transform(hidden_size, gelu, nn.LayerNorm(hidden_size))
-        self.tokens = Transform(hidden_size, gelu, nn.LayerNorm(hidden_size))
+        self.question = Transform(hidden_size, gelu, LayerNorm(hidden_size))
+        self.tokens = Transform(hidden_size, gelu, LayerNorm(hidden_size))
         self.out = Linear(hidden_size, hidden_size, bias=False)
 
     def __call__(self, question: mx.array, hidden: mx.array) -> mx.array:

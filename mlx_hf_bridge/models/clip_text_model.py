@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import mlx.core as mx
-import mlx.nn as nn
 
 from mlx_hf_bridge.batch import TokenBatch
 from mlx_hf_bridge.encoder_config import EncoderConfig
@@ -17,6 +16,7 @@ from mlx_hf_bridge.layers.attention import Attention
 from mlx_hf_bridge.layers.encoder import Encoder
 from mlx_hf_bridge.layers.feed_forward import FeedForward, activation_for
 from mlx_hf_bridge.layers.last_token import EndPooler
+from mlx_hf_bridge.layers.norm import LayerNorm
 from mlx_hf_bridge.layers.placed_embeddings import PlacedEmbeddings
 from mlx_hf_bridge.layers.pre_norm import PreNormLayer
 
@@ -32,9 +32,9 @@ def layer(config: EncoderConfig) -> PreNormLayer:
     width, eps = config.hidden_size, config.layer_norm_eps
     return PreNormLayer(
         Attention(width, config.num_attention_heads),
-        nn.LayerNorm(width, eps=eps),
+        LayerNorm(width, eps=eps),
         FeedForward(width, config.intermediate_size, activation_for(config.hidden_act)),
-        nn.LayerNorm(width, eps=eps),
+        LayerNorm(width, eps=eps),
     )
 
 
@@ -42,7 +42,7 @@ def encoder(config: EncoderConfig, sees: Callable[[TokenBatch], mx.array | None]
     return Encoder(
         PlacedEmbeddings(config.vocab_size, config.hidden_size, config.max_position_embeddings),
         [layer(config) for _ in range(config.num_hidden_layers)],
-        final_norm=nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps),
+        final_norm=LayerNorm(config.hidden_size, eps=config.layer_norm_eps),
         norms_last_state=False,
         sees=sees,
     )

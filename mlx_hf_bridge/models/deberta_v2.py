@@ -16,6 +16,7 @@ from mlx_hf_bridge.family import MULTIPLE_CHOICE
 from mlx_hf_bridge.layers.disentangled import DisentangledAttention, JoinedProjection
 from mlx_hf_bridge.layers.encoder import Encoder
 from mlx_hf_bridge.layers.feed_forward import Activation, activation_for
+from mlx_hf_bridge.layers.norm import LayerNorm
 from mlx_hf_bridge.layers.relative_places import RelativePlaces
 from mlx_hf_bridge.models import bert, deberta
 
@@ -78,7 +79,7 @@ class ConvolvedSum(nn.Module):
         super().__init__()
         self.convolution = convolution
         self.activation = activation
-        self.norm = nn.LayerNorm(hidden_size, eps=eps)
+        self.norm = LayerNorm(hidden_size, eps=eps)
 
     def __call__(self, embedded: mx.array, hidden: mx.array) -> mx.array:
         normed: mx.array = self.norm(hidden + self.activation(self.convolution(embedded)))
@@ -98,7 +99,7 @@ def relative_places(config: DebertaV2Config) -> RelativePlaces:
     return RelativePlaces(
         config.position_buckets if bucketed else config.max_distance,
         size,
-        norm=nn.LayerNorm(size, eps=config.layer_norm_eps) if config.normalises_places else None,
+        norm=LayerNorm(size, eps=config.layer_norm_eps) if config.normalises_places else None,
         buckets=config.position_buckets,
         max_distance=config.max_distance,
     )

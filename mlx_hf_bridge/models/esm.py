@@ -20,6 +20,7 @@ from mlx_hf_bridge.layers.attention import Attention
 from mlx_hf_bridge.layers.encoder import Encoder
 from mlx_hf_bridge.layers.feed_forward import FeedForward, gelu
 from mlx_hf_bridge.layers.linear import Embedding
+from mlx_hf_bridge.layers.norm import LayerNorm
 from mlx_hf_bridge.layers.pre_norm import PreNormLayer
 from mlx_hf_bridge.layers.prepared_heads import PreparedHead, Transform, WordScores
 from mlx_hf_bridge.layers.rotary import LoadedRotary
@@ -73,7 +74,7 @@ class EsmEmbeddings(nn.Module):
         if not config.is_rotary:
             self.position = Embedding(config.max_position_embeddings, config.hidden_size)
         if config.emb_layer_norm_before:
-            self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+            self.norm = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.pad_token_id = config.first_place
         self.mask_token_id = config.mask_token_id if config.token_dropout else None
 
@@ -101,21 +102,21 @@ def layer(config: EsmConfig) -> PreNormLayer:
     width, eps = config.hidden_size, config.layer_norm_eps
     attention = (RotaryAttention if config.is_rotary else Attention)(width, config.num_attention_heads)
     feed_forward = FeedForward(width, config.intermediate_size, gelu)
-    return PreNormLayer(attention, nn.LayerNorm(width, eps=eps), feed_forward, nn.LayerNorm(width, eps=eps))
+    return PreNormLayer(attention, LayerNorm(width, eps=eps), feed_forward, LayerNorm(width, eps=eps))
 
 
 def encoder(config: EsmConfig) -> Encoder:
     return Encoder(
         EsmEmbeddings(config),
         [layer(config) for _ in range(config.num_hidden_layers)],
-        final_norm=nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps),
+        final_norm=LayerNorm(config.hidden_size, eps=config.layer_norm_eps),
         rotary=LoadedRotary(config.hidden_size // config.num_attention_heads) if config.is_rotary else None,
     )
 
 
 def words(config: EsmConfig) -> PreparedHead:
     """EsmLMHead, whose bias is beside a table of its own too."""
-    norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+    norm = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
     scores = WordScores(config.hidden_size, config.vocab_size, config.tie_word_embeddings, beside=True)
     return PreparedHead(Transform(config.hidden_size, gelu, norm), scores)
 

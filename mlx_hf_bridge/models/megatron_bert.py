@@ -5,18 +5,17 @@ BERT that normalises before each block and after the last layer, and not its emb
 
 import dataclasses
 
-import mlx.nn as nn
-
 from mlx_hf_bridge.encoder_config import EncoderConfig
 from mlx_hf_bridge.layers.attention import Attention
 from mlx_hf_bridge.layers.encoder import Encoder
 from mlx_hf_bridge.layers.feed_forward import FeedForward, activation_for
+from mlx_hf_bridge.layers.norm import LayerNorm
 from mlx_hf_bridge.layers.pre_norm import PreNormLayer
 from mlx_hf_bridge.models import bert
 
 
-def norm(config: EncoderConfig) -> nn.LayerNorm:
-    return nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+def norm(config: EncoderConfig) -> LayerNorm:
+    return LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
 
 def pre_norm_layers(config: EncoderConfig) -> list[PreNormLayer]:

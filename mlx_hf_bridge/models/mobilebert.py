@@ -26,6 +26,7 @@ from mlx_hf_bridge.layers.encoder import Encoder
 from mlx_hf_bridge.layers.feed_forward import FeedForward, activation_for
 from mlx_hf_bridge.layers.heads import Pooler
 from mlx_hf_bridge.layers.linear import Embedding, Linear
+from mlx_hf_bridge.layers.norm import LayerNorm
 from mlx_hf_bridge.models import bert
 
 _NORMS = ("no_norm", "layer_norm")
@@ -88,7 +89,7 @@ class MobileBertConfig(EncoderConfig):
 def norm(config: MobileBertConfig, width: int, eps: float | None = None) -> nn.Module:
     if config.normalization_type == "no_norm":
         return NoNorm(width)
-    return nn.LayerNorm(width, eps=config.layer_norm_eps if eps is None else eps)
+    return LayerNorm(width, eps=config.layer_norm_eps if eps is None else eps)
 
 
 def embeddings(config: MobileBertConfig) -> TrigramEmbeddings:
@@ -169,7 +170,7 @@ def _words(answer: str) -> Head:
         size = config.hidden_size
         return SplitWordScorer(
             Linear(size, size),
-            nn.LayerNorm(size, eps=config.layer_norm_eps),
+            LayerNorm(size, eps=config.layer_norm_eps),
             activation_for(config.hidden_act),
             config.embedding_size,
             config.vocab_size,

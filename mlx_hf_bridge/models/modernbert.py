@@ -25,6 +25,7 @@ from mlx_hf_bridge.layers.encoder import Encoder
 from mlx_hf_bridge.layers.feed_forward import activation_for
 from mlx_hf_bridge.layers.gated import GatedFeedForward
 from mlx_hf_bridge.layers.heads import SpanClassifier, TokenClassifier
+from mlx_hf_bridge.layers.norm import LayerNorm
 from mlx_hf_bridge.layers.normed_embeddings import NormedEmbeddings
 from mlx_hf_bridge.layers.pre_norm import PreNormLayer
 from mlx_hf_bridge.layers.prepared_heads import (
@@ -99,8 +100,8 @@ class ModernBertConfig(EncoderConfig):
         return 0
 
 
-def norm(config: ModernBertConfig) -> nn.LayerNorm:
-    return nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps, bias=config.norm_bias)
+def norm(config: ModernBertConfig) -> LayerNorm:
+    return LayerNorm(config.hidden_size, eps=config.layer_norm_eps, bias=config.norm_bias)
 
 
 def layer(config: ModernBertConfig, index: int) -> PreNormLayer:

@@ -7,13 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
-import mlx.nn as nn
-
 from mlx_hf_bridge.family import MASKED_LM, SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION, Family
 from mlx_hf_bridge.heads import POOLED_SEQUENCE, TOKENS, word_head
 from mlx_hf_bridge.layers.encoder import Encoder, PostNormLayer
 from mlx_hf_bridge.layers.feed_forward import activation_for
 from mlx_hf_bridge.layers.gated import GatedFeedForward
+from mlx_hf_bridge.layers.norm import LayerNorm
 from mlx_hf_bridge.layers.normed_embeddings import NormedEmbeddings
 from mlx_hf_bridge.layers.rotary import Rotary
 from mlx_hf_bridge.layers.rotary_attention import RotaryAttention
@@ -58,7 +57,7 @@ class NomicBertConfig(RotaryConfig):
 
 
 def embeddings(config: RotaryConfig) -> NormedEmbeddings:
-    norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+    norm = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
     return NormedEmbeddings(config.vocab_size, config.hidden_size, norm, config.type_vocab_size)
 
 

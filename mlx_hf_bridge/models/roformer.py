@@ -26,6 +26,7 @@ from mlx_hf_bridge.layers.encoder import Encoder, PostNormLayer
 from mlx_hf_bridge.layers.feed_forward import FeedForward, activation_for
 from mlx_hf_bridge.layers.heads import FirstTokenClassifier, TokenClassifier
 from mlx_hf_bridge.layers.linear import Linear
+from mlx_hf_bridge.layers.norm import LayerNorm
 from mlx_hf_bridge.layers.normed_embeddings import NormedEmbeddings
 from mlx_hf_bridge.layers.prepared_heads import PreparedHead
 from mlx_hf_bridge.layers.rotary import RotaryTable
@@ -56,7 +57,7 @@ def layer(config: RoFormerConfig) -> PostNormLayer:
 
 def encoder(config: RoFormerConfig) -> Encoder:
     width, hidden = config.width, config.hidden_size
-    norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
+    norm = LayerNorm(width, eps=config.layer_norm_eps)
     return Encoder(
         NormedEmbeddings(config.vocab_size, width, norm, config.type_vocab_size),
         [layer(config) for _ in range(config.num_hidden_layers)],

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
-import mlx.nn as nn
 import numpy as np
 
 from mlx_hf_bridge.encoder_config import EncoderConfig
@@ -27,6 +26,7 @@ from mlx_hf_bridge.heads import SPANS, TOKENS
 from mlx_hf_bridge.layers.embeddings import OwnTable
 from mlx_hf_bridge.layers.encoder import Encoder
 from mlx_hf_bridge.layers.feed_forward import activation_for
+from mlx_hf_bridge.layers.norm import LayerNorm
 from mlx_hf_bridge.layers.prepared_heads import WordScores
 from mlx_hf_bridge.layers.summary import SummaryClassifier
 from mlx_hf_bridge.layers.word_segments import WordSegmentEmbeddings
@@ -87,7 +87,7 @@ class XLMConfig(EncoderConfig):
 
 
 def encoder(config: XLMConfig) -> Encoder:
-    norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+    norm = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
     places = config.max_position_embeddings
     table = OwnTable(config.languages, config.hidden_size, _ARGUMENT, times=0) if config.languages else None
     embeddings = WordSegmentEmbeddings(config.vocab_size, config.hidden_size, places, norm, table)

@@ -18,6 +18,7 @@ from sentence_transformers.sentence_transformer.modules import Pooling
 
 from mlx_hf_bridge import MLXSentenceTransformer
 from mlx_hf_bridge.errors import ConfigError, InputError, OverlongTextError, RepositoryError, UnsupportedModelError
+from mlx_hf_bridge.layers.encoder import Encoder
 from mlx_hf_bridge.models import family_for
 
 # float32 on other kernels; vectors of tiny models with weights of std 0.3 reach 10 in size, so relative too.
@@ -45,6 +46,30 @@ def assert_same(folder: Path, theirs: Any, texts: Any = TEXTS, **arguments: Any)
 @pytest.mark.parametrize("mode", [*MODES, ("cls", "mean"), ("mean", "max", "lasttoken")], ids=str)
 def test_known_trouble_1_pools_as_the_checkpoint_says(mode: Any, tmp_path: Path) -> None:
     assert_same(tmp_path, make_repo(tmp_path, pooling=mode))
+
+
+def test_cls_pooling_computes_first_tokens_alone_and_answers_as_with_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_repo(tmp_path, pooling="cls")
+    ours = MLXSentenceTransformer(tmp_path / "repo")
+    everything = ours.encode(TEXTS, output_value=None)
+    asked: list[bool] = []
+    encode = Encoder.__call__
+
+    def counted(self: Encoder, batch: Any, trace: Any, first_token: bool = False) -> Any:
+        asked.append(first_token)
+        return encode(self, batch, trace, first_token)
+
+    monkeypatch.setattr(Encoder, "__call__", counted)
+    vectors = ours.encode(TEXTS)
+    assert all(asked)
+    np.testing.assert_allclose(vectors, [one["sentence_embedding"] for one in everything], **TOLERANCE)
+    asked.clear()
+    ours.encode(TEXTS, output_value="token_embeddings")
+    ours.set_pooling_include_prompt(False)
+    ours.encode(TEXTS, prompt="cat ")
+    assert not any(asked)
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -55,12 +55,18 @@ class Model(nn.Module):
         self._reads_first_token = head is not None and reads_first_token(head, pooler)
 
     def __call__(
-        self, batch: TokenBatch, states: bool = False, weights: bool = False, answers_alone: bool = False
+        self,
+        batch: TokenBatch,
+        states: bool = False,
+        weights: bool = False,
+        answers_alone: bool = False,
+        first_token: bool = False,
     ) -> Encoded:
-        """answers_alone: the head's answers are all that is read, and `hidden` may be of the first tokens (B, 1, D)."""
+        """first_token: of `hidden` no other is read, so that it may be (B, 1, D); answers_alone: nothing of it is."""
         batch = batch if self._prepared is None else self._prepared(batch)
         trace = Trace(states, weights)
-        hidden = self.encoder(batch, trace, answers_alone and not (states or weights) and self._reads_first_token)
+        first_token = first_token or (answers_alone and self._reads_first_token)
+        hidden = self.encoder(batch, trace, first_token and not (states or weights))
         pooled = self.pooler(hidden, batch) if "pooler" in self else None
         answers = self.head(hidden, pooled, batch, self.encoder.embeddings.word) if "head" in self else {}
         kept = tuple(trace.states) if states else None

@@ -1,6 +1,7 @@
 """The one way from texts to results, which all four classes take: tokens, batches by length, modules, rows in order."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -9,6 +10,7 @@ from mlx_hf_bridge.inference.batching import Steps, float_rows, in_blocks
 from mlx_hf_bridge.inference.tokenizer import Text, Tokens
 from mlx_hf_bridge.sentence_transformers.features import Features, Module
 from mlx_hf_bridge.sentence_transformers.modules.input import Asked, InputModule
+from mlx_hf_bridge.sentence_transformers.modules.pooling import Pooling
 from mlx_hf_bridge.sentence_transformers.modules.router import flattened
 
 # Enough to sort well by length, few enough to keep their tokens in little memory.
@@ -24,12 +26,13 @@ def rows_of_texts(
     rows_of: Callable[[Any], Sequence[Any]] = float_rows,
     batch_size: int = 32,
     show_progress: bool = False,
+    vectors_alone: bool = False,
 ) -> list[Any]:
     """Each text's part of what the modules make, in the order of the texts.
 
     finish: the features of a batch -> an array with a row a text (B, ...), or a tuple or dict of arrays. rows_of: that,
     evaluated -> a part a text. Batches are made by length; each holds at most batch_size x device.SLOTS_A_TEXT token
-    slots, so short texts go many at a time.
+    slots, so short texts go many at a time. vectors_alone: `finish` reads no vectors of tokens.
     """
     first, *rest = flattened(modules, asked.task)
     if not isinstance(first, InputModule):
@@ -38,7 +41,11 @@ def rows_of_texts(
             "StaticEmbedding, a SparseStaticEmbedding, or a Router of these."
         )
 
+    poolings = [module for module in rest if isinstance(module, Pooling)]
+    first_token = vectors_alone and len(poolings) == 1 and poolings[0].reads_first_token(asked.prompt)
+
     def compute(features: Features) -> Any:
+        features = replace(features, first_token=True) if first_token else features
         for module in (first, *rest):
             features = module(features)
         return finish(features)

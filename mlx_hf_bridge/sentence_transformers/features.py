@@ -30,7 +30,8 @@ class Features:
 
     batch.mask is the one that pooling and scoring see. layers: hidden states (B, L, D) of all layers, where the model
     gives them. added (B, L) bool: tokens that were put behind a query to be scored. active_dims: how many dimensions a
-    sparse vector may keep. shows_segments: the tokenizer gives segments, also where they are all 0.
+    sparse vector may keep. shows_segments: the tokenizer gives segments, also where they are all 0. first_token: of the
+    tokens' vectors only each text's first is read.
     """
 
     batch: TokenBatch
@@ -41,6 +42,7 @@ class Features:
     added: mx.array | None = None
     active_dims: int | None = None
     shows_segments: bool = False
+    first_token: bool = False
 
     def __getitem__(self, name: str) -> mx.array:
         if name not in self.arrays:

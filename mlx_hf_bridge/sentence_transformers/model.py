@@ -367,7 +367,13 @@ class MLXSentenceTransformer(MLXBaseModel):
         finish: Any = {VECTOR: vectors, TOKENS: tokens_and_mask, None: all_of}[output_value]
         if output_value == VECTOR:
             return rows_of_texts(
-                self._modules, texts, asked, finish=finish, batch_size=batch_size, show_progress=show_progress
+                self._modules,
+                texts,
+                asked,
+                finish=finish,
+                batch_size=batch_size,
+                show_progress=show_progress,
+                vectors_alone=True,
             )
         rows_of: Any = rows_to_last if output_value == TOKENS else rows_of_everything
         return rows_of_texts(

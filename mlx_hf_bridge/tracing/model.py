@@ -61,7 +61,12 @@ class TracedModel(nn.Module):
         return len(self._traces)
 
     def __call__(
-        self, batch: TokenBatch, states: bool = False, weights: bool = False, answers_alone: bool = False
+        self,
+        batch: TokenBatch,
+        states: bool = False,
+        weights: bool = False,
+        answers_alone: bool = False,
+        first_token: bool = False,
     ) -> Encoded:
         if weights:
             raise InputError(

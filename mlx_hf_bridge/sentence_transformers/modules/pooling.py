@@ -59,6 +59,10 @@ class Pooling(Module):
         """The modes that are concatenated."""
         return (self.pooling_mode,) if isinstance(self.pooling_mode, str) else self.pooling_mode
 
+    def reads_first_token(self, prompt: str) -> bool:
+        """Whether each text's first token is all that counts."""
+        return self.modes == ("cls",) and (self.include_prompt or not prompt)
+
     def __call__(self, features: Features) -> Features:
         skipped = 0 if self.include_prompt else features.prompt_length
         return features.having(VECTOR, pool(features[TOKENS], features.batch, self.modes, skipped))

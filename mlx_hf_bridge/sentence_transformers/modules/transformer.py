@@ -133,7 +133,12 @@ class Transformer(InputModule):
 
     def __call__(self, features: Features) -> Features:
         keeps = bool(self.loaded.raw_config.get("output_hidden_states")) or self._output[0] == "hidden_states"
-        encoded = self.loaded.model(features.batch, keeps, answers_alone=self._output[0] == "logits")
+        encoded = self.loaded.model(
+            features.batch,
+            keeps,
+            answers_alone=self._output[0] == "logits",
+            first_token=features.first_token and self._output[0] == "last_hidden_state",
+        )
         features = features.having(self.module_output_name, self._answer(encoded, features.batch))
         return replace(features, layers=encoded.states) if keeps else features
 

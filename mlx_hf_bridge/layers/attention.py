@@ -112,6 +112,4 @@ class Attention(nn.Module):
         return self.out(merge_heads(attend(queries[:, :, :1], keys, values, self.scale, mask, bias)))
 
     def _heads(self, x: mx.array) -> list[mx.array]:
-        batch, length, _ = x.shape
-        qkv = self.qkv(x).reshape(batch, length, 3, self.heads, -1)  # (B, L, 3, H, K)
-        return [qkv[:, :, part].swapaxes(1, 2) for part in range(3)]  # (B, H, L, K) each
+        return [split_heads(part, self.heads) for part in mx.split(self.qkv(x), 3, axis=-1)]  # (B, H, L, K) each

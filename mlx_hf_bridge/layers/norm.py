@@ -27,7 +27,7 @@ class LayerNorm(nn.Module):
         if not SUMS_ARE_SLOW or x.dtype != mx.float32:
             return mx.fast.layer_norm(x, self.weight, self.get("bias"), self.eps)
         centred = x - x @ self._mean
-        scaled = centred / mx.sqrt(mx.addmm(self._eps, centred * centred, self._mean)) * self.weight
+        scaled = centred / mx.sqrt(mx.addmm(self._eps, mx.square(centred), self._mean)) * self.weight
         return scaled + self.bias if "bias" in self else scaled
 
 

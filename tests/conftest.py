@@ -14,6 +14,8 @@ import pytest
 import transformers
 
 import mlx_hf_bridge  # noqa: F401  must come before anything that imports mlx
+from mlx_hf_bridge.loading import calibrated
+from mlx_hf_bridge.quantization import curvature
 
 transformers.utils.logging.disable_progress_bar()
 
@@ -24,6 +26,13 @@ def bridge_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.M
     folder = tmp_path_factory.mktemp("bridge_cache")
     monkeypatch.setenv("MLX_HF_BRIDGE_CACHE", str(folder))
     return folder
+
+
+@pytest.fixture(autouse=True)
+def few_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calibrations of tiny random models take fewer looks and texts, which takes a tenth of the time."""
+    monkeypatch.setattr(curvature, "LOOKS", 8)
+    monkeypatch.setattr(calibrated, "_VARIATIONS", 0)
 
 
 @pytest.fixture(scope="session")

@@ -6,8 +6,9 @@ config.json names, else the mean of the hidden states; so that every class that 
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import mlx.core as mx
@@ -30,9 +31,9 @@ from mlx_hf_bridge.loading.tokenizer_files import has_tokenizer, tokenizer_confi
 from mlx_hf_bridge.loading.weights import fill
 from mlx_hf_bridge.quantization.calibration import calibrate, ticks
 from mlx_hf_bridge.quantization.kept import Kept
-from mlx_hf_bridge.quantization.layerwise import Work
 from mlx_hf_bridge.quantization.recipes import MLXQuantizationConfig
 from mlx_hf_bridge.quantization.widths import Width
+from mlx_hf_bridge.quantization.work import Work
 
 # Longer texts are cut: what inputs look like is seen by then, and attention costs the square.
 _LONGEST = 256
@@ -40,6 +41,8 @@ _TEXTS_A_BATCH = 32
 _DIGEST_LETTERS = 16
 # As many tokens as the bundled texts have, about.
 _RANDOM_TEXTS, _RANDOM_WORDS = 300, (2, 24)
+# Of the bundled texts, which are few: how many of each, and the share of their tokens that is replaced.
+_VARIATIONS, _REPLACED = 3, 0.15
 
 Tensors = dict[str, list[tuple[str, mx.array]]]
 
@@ -140,8 +143,30 @@ def _tokens(plan: Plan, folder: Path) -> tuple[list[Tokens], int]:
     write_tokenizer(plan.checkpoint, plan.family, folder)
     tokenizer = Tokenizer.from_folder(folder, tokenizer_config(folder))
     limit = min(_LONGEST, plan.config.max_length, tokenizer.model_max_length or _LONGEST)
-    texts = random_texts(tokenizer, plan.recipe.seed) if plan.recipe.method == "data_free" else plan.recipe.texts
-    return tokenizer.encode(list(texts), limit), tokenizer.pad_token_id
+    if plan.recipe.method == "data_free":
+        return tokenizer.encode(random_texts(tokenizer, plan.recipe.seed), limit), tokenizer.pad_token_id
+    tokens = tokenizer.encode(list(plan.recipe.texts), limit)
+    if plan.recipe.calibration_texts is None:
+        tokens += varied(tokens, tokenizer, plan.recipe.seed)
+    return tokens, tokenizer.pad_token_id
+
+
+def varied(tokens: Sequence[Tokens], tokenizer: Tokenizer, seed: int) -> list[Tokens]:
+    """Variations of few texts: some tokens are replaced, half of them by tokens of the texts, half by any word."""
+    random = np.random.default_rng(seed)
+    special = list(tokenizer.backend.get_added_tokens_decoder())
+    known = np.setdiff1d(np.array(sorted(tokenizer.backend.get_vocab().values()), np.int32), special)
+    seen = np.concatenate([one.ids for one in tokens])
+    seen = seen[~np.isin(seen, special)]
+    found = []
+    for _ in range(_VARIATIONS):
+        for one in tokens:
+            drawn = np.where(
+                random.random(len(one)) < 0.5, random.choice(seen, len(one)), random.choice(known, len(one))
+            )
+            is_replaced = (random.random(len(one)) < _REPLACED) & ~np.isin(one.ids, special)
+            found.append(replace(one, ids=np.where(is_replaced, drawn, one.ids).astype(np.int32)))
+    return found
 
 
 def random_texts(tokenizer: Tokenizer, seed: int) -> list[str]:

@@ -5,9 +5,11 @@ from collections.abc import Mapping
 import mlx.core as mx
 
 from mlx_hf_bridge.errors import QuantizationError
+from mlx_hf_bridge.quantization import curvature
 from mlx_hf_bridge.quantization.codes import Codes
 from mlx_hf_bridge.quantization.distillation import distilled
-from mlx_hf_bridge.quantization.layerwise import Work, rounded_layers
+from mlx_hf_bridge.quantization.layerwise import rounded_layers
+from mlx_hf_bridge.quantization.work import Work
 
 # Of distillation: some minutes for six layers on two CPU cores.
 STEPS = 200
@@ -15,16 +17,16 @@ STEPS = 200
 
 def calibrate(work: Work, method: str, seed: int) -> tuple[dict[str, Codes], dict[str, mx.array]]:
     """-> codes by module path, and tuned parameters by our parameter names; QuantizationError for inputs not finite."""
-    codes = rounded_layers(work)
+    codes, biases = rounded_layers(work, curvature.curvatures(work, seed))
     _check_finite(codes)
     if method != "distill":
-        return codes, {}
+        return codes, biases
     return distilled(work, codes, seed, STEPS)
 
 
 def ticks(work_modules: int, method: str) -> int:
     """How often `calibrate` calls `work.tick`."""
-    return work_modules + (STEPS if method == "distill" else 0)
+    return curvature.LOOKS + work_modules + (STEPS if method == "distill" else 0)
 
 
 def _check_finite(codes: Mapping[str, Codes]) -> None:

@@ -1,85 +1,58 @@
 """Products rounded one after the other, each for the inputs that the products packed before it leave it."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 
 import mlx.core as mx
-import numpy as np
 
-from mlx_hf_bridge.batch import TokenBatch
-from mlx_hf_bridge.inference.model import Encoded, Model
 from mlx_hf_bridge.layers.linear import Embedding, Linear
 from mlx_hf_bridge.quantization.codes import Codes, Floats
 from mlx_hf_bridge.quantization.grid import fitted
-from mlx_hf_bridge.quantization.kept import Kept
 from mlx_hf_bridge.quantization.replay import Replay
-from mlx_hf_bridge.quantization.rounding import matched, rounded
+from mlx_hf_bridge.quantization.rounding import matched, rounded, rounded_rows
 from mlx_hf_bridge.quantization.statistics import Moments, Stage, inputs_of, stages
-from mlx_hf_bridge.quantization.widths import Width
+from mlx_hf_bridge.quantization.work import Work, modules_of, products_of, weights_of
 
 # How far weights move to make up for errors in their inputs: all the way fits the calibration texts too closely.
 _MATCHING = 0.5
 
+Arrays = dict[str, mx.array]
 
-@dataclass(frozen=True)
-class Work:
-    """A float model, one of the same weights that is being packed, and the batches that they are compared on.
 
-    batches: of texts of one length each, without padding; lessons: the same texts, with it. widths: by our module
-    paths. dtype: what scales are stored in. `answer` takes what a user reads out of a pass.
+def rounded_layers(work: Work, curvatures: Mapping[str, Floats]) -> tuple[dict[str, Codes], Arrays]:
+    """-> codes of every module of `widths`, and biases that make up for mean errors, by our parameter names.
+
+    curvatures: see curvature.py. The packed model has codes and biases afterwards.
     """
-
-    floats: Model
-    packed: Model
-    batches: Sequence[TokenBatch]
-    lessons: Sequence[TokenBatch]
-    widths: Mapping[str, Width]
-    dtype: mx.Dtype
-    answer: Callable[[Encoded, TokenBatch], mx.array]
-    kept: Kept = field(default_factory=lambda: Kept(None))
-    tick: Callable[[str], None] = lambda what: None
-
-
-def modules_of(model: Model, paths: Collection[str]) -> dict[str, Linear | Embedding]:
-    """The modules at those paths."""
-    return {path: module for path, module in model.named_modules() if path in paths}
-
-
-def products_of(model: Model, paths: Collection[str]) -> dict[str, Linear]:
-    """The modules at those paths that are products."""
-    return {path: module for path, module in modules_of(model, paths).items() if isinstance(module, Linear)}
-
-
-def weights_of(module: Linear | Embedding) -> Floats:
-    """A module's float weights (O, I)."""
-    return np.array(module.weight.astype(mx.float32))
-
-
-def rounded_layers(work: Work) -> dict[str, Codes]:
-    """Codes of every module of `widths`; the packed model has their weights afterwards."""
-    found: dict[str, Codes] = {}
+    codes: dict[str, Codes] = {}
+    biases: Arrays = {}
     modules = modules_of(work.packed, work.widths)
     products = products_of(work.packed, work.widths)
     order = stages(work.packed, products, work.batches[0])
     seen = {path for stage in order for path in stage.paths}
     for path in modules:
         if path not in seen:
-            found[path] = _once(work, path, lambda path=path: _fitted(work, path, modules[path]))  # type: ignore[misc]
-            modules[path].weight = mx.array(found[path].weights())
+            codes[path] = _once(work, path, lambda path=path: _alone(work, path, modules[path], curvatures))  # type: ignore[misc]
+            modules[path].weight = mx.array(codes[path].weights())
     float_products = products_of(work.floats, work.widths)
     replays = Replay(work.packed, work.batches), Replay(work.floats, work.batches)
     try:
         for stage in order:
-            found |= _rounded_stage(work, stage, replays, (products, float_products))
+            for path, found, bias in _rounded_stage(work, stage, replays, (products, float_products), curvatures):
+                codes[path] = found
+                if bias is not None:
+                    biases[f"{path}.bias"] = bias
     finally:
         for replay in replays:
             replay.restore()
-    return found
+    return codes, biases
 
 
-def _fitted(work: Work, path: str, module: Linear | Embedding) -> Codes:
-    width = work.widths[path]
-    return fitted(weights_of(module), width.bits, width.group_size, work.dtype)
+def _alone(work: Work, path: str, module: Linear | Embedding, curvatures: Mapping[str, Floats]) -> Codes:
+    """A module whose inputs are not seen: a table, or a product that no text reaches."""
+    width, weights = work.widths[path], weights_of(module)
+    if path in curvatures and isinstance(module, Embedding):
+        return rounded_rows(weights, curvatures[path], width.bits, width.group_size, work.dtype)
+    return fitted(weights, width.bits, width.group_size, work.dtype)
 
 
 def _once(work: Work, path: str, find: Callable[[], Codes]) -> Codes:
@@ -96,22 +69,41 @@ def _rounded_stage(
     stage: Stage,
     replays: tuple[Replay, Replay],
     products: tuple[Mapping[str, Linear], Mapping[str, Linear]],
-) -> dict[str, Codes]:
-    found: dict[str, Codes] = {}
-    moments: list[Moments] = []
+    curvatures: Mapping[str, Floats],
+) -> list[tuple[str, Codes, mx.array | None]]:
+    found = []
+    seen: list[Moments] = []
+
+    def moments() -> Moments:
+        if not seen:
+            seen.append(_moments(stage, replays, products))
+        return seen[0]
 
     def rounded_for_inputs(path: str) -> Codes:
-        if not moments:
-            moments.append(_moments(stage, replays, products))
         width, weights = work.widths[path], weights_of(products[0][path])
-        second, cross = moments[0].means()
+        second, cross = moments().products(centred="bias" in products[0][path])
         aim = matched(weights, second, cross, _MATCHING)
-        return rounded(aim, second, width.bits, width.group_size, work.dtype)
+        return rounded(aim, second, width.bits, width.group_size, work.dtype, curvatures[path])
 
     for path in stage.paths:
-        found[path] = _once(work, path, lambda path=path: rounded_for_inputs(path))  # type: ignore[misc]
-        products[0][path].weight = mx.array(found[path].weights())
+        module = products[0][path]
+        codes = _once(work, path, lambda path=path: rounded_for_inputs(path))  # type: ignore[misc]
+        if "bias" in module:
+            module.bias = _bias(work, path, moments, module, codes)
+        module.weight = mx.array(codes.weights())
+        found.append((path, codes, module.get("bias")))
     return found
+
+
+def _bias(work: Work, path: str, moments: Callable[[], Moments], module: Linear, codes: Codes) -> mx.array:
+    """The bias with which the mean of the product is that of the float model."""
+    name = f"{path}.bias"
+    kept = work.kept.find(name)
+    if kept is None:
+        packed, floats = moments().means()
+        kept = {"bias": module.bias + mx.array(weights_of(module) @ floats - codes.weights() @ packed)}
+        work.kept.put(name, kept)
+    return kept["bias"]
 
 
 def _moments(

@@ -10,15 +10,15 @@ import numpy as np
 
 from mlx_hf_bridge.layers.linear import Embedding, Linear
 from mlx_hf_bridge.quantization.distillation import distance
-from mlx_hf_bridge.quantization.layerwise import Work, modules_of
 from mlx_hf_bridge.quantization.widths import Width
+from mlx_hf_bridge.quantization.work import Work, modules_of
 
 _PROBE = Width(4, 64)
 # Of the calibration batches; sensitivities differ by factors, and a few hundred tokens show them.
 _BATCHES = 8
 _ROWS = 2048
-# What second-order rounding leaves of a product's error (benchmarks/quantization.py); a table is not a product.
-_SECOND_ORDER = 0.3
+# What second-order rounding leaves of the error of plain rounding, in a product and in a table.
+_OF_PRODUCT, _OF_TABLE = 0.15, 0.65
 
 
 def predicted_errors(work: Work, widths: Iterable[Width], second_order: bool) -> dict[str, dict[Width, float]]:
@@ -38,7 +38,7 @@ def predicted_errors(work: Work, widths: Iterable[Width], second_order: bool) ->
         distances = [distance(own, target) for own, target in zip(answers, targets, strict=True)]
         error = float(np.array(mx.stack(distances).mean()))
         module.weight = weight
-        share = _SECOND_ORDER if second_order and isinstance(module, Linear) else 1.0
+        share = (_OF_PRODUCT if isinstance(module, Linear) else _OF_TABLE) if second_order else 1.0
         base = _squared_error(module, probe)
         found[path] = {width: share * error * _squared_error(module, width) / base for width in able}
     return found

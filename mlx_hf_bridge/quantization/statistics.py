@@ -73,24 +73,49 @@ def stages(model: Model, products: Mapping[str, Linear], batch: TokenBatch) -> l
 
 @dataclass
 class Moments:
-    """Sums of x x' and of x (y - x)', both (I, I), for inputs x of the packed and y of the float model."""
+    """Sums of x, y (I,), x x' and x (y - x)' (I, I), for inputs x of the packed and y of the float model.
+
+    x and y are counted from `origin`, the mean of the first call, near which products of float32 keep their digits.
+    """
 
     rows: int = 0
+    origin: mx.array = field(default_factory=lambda: mx.array(0.0))
+    first: mx.array = field(default_factory=lambda: mx.array(0.0))
+    first_float: mx.array = field(default_factory=lambda: mx.array(0.0))
     second: mx.array = field(default_factory=lambda: mx.array(0.0))
     cross: mx.array = field(default_factory=lambda: mx.array(0.0))
 
     def add(self, packed: mx.array, floats: mx.array) -> None:
         """One call's inputs (..., I) in both models."""
         x, y = (part.reshape(-1, part.shape[-1]).astype(mx.float32) for part in (packed, floats))
+        if not self.rows:
+            self.origin = x.mean(axis=0)
+        x, y = x - self.origin, y - self.origin
         self.rows += len(x)
+        self.first = self.first + x.sum(axis=0)
+        self.first_float = self.first_float + y.sum(axis=0)
         self.second = self.second + x.T @ x
         self.cross = self.cross + x.T @ (y - x)
-        mx.eval(self.second, self.cross)
+        mx.eval(self.origin, self.first, self.first_float, self.second, self.cross)
 
     def means(self) -> tuple[Floats, Floats]:
-        """`second` and `cross`, of all rows so far."""
-        second, cross = (np.array(sums / self.rows) for sums in (self.second, self.cross))
-        return second, cross
+        """The mean inputs (I,) of the packed and of the float model."""
+        origin = np.array(self.origin)
+        return origin + np.array(self.first / self.rows), origin + np.array(self.first_float / self.rows)
+
+    def products(self, centred: bool) -> tuple[Floats, Floats]:
+        """The means of x x' and x (y - x)', `centred` with their means taken off x and y: what a bias makes up for."""
+        origin, x, y, second, cross = (
+            np.array(part)
+            for part in (
+                self.origin,
+                *(sums / self.rows for sums in (self.first, self.first_float, self.second, self.cross)),
+            )
+        )
+        second, cross = second - np.outer(x, x), cross - np.outer(x, y - x)
+        if centred:
+            return second, cross
+        return second + np.outer(origin + x, origin + x), cross + np.outer(origin + x, y - x)
 
 
 def inputs_of(stage: Stage, model: Model, products: Mapping[str, Linear], batch: TokenBatch) -> list[mx.array]:

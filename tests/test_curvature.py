@@ -1,0 +1,133 @@
+"""What errors of products cost the answers: the factors against torch's gradients, and rounding that goes by them."""
+
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+import tokenizers
+import torch
+import transformers
+from convert_checkpoints import make_bert
+
+from mlx_hf_bridge import MLXAutoModel
+from mlx_hf_bridge.batch import TokenBatch
+from mlx_hf_bridge.inference.tokenizer import Tokenizer, Tokens
+from mlx_hf_bridge.loading import calibrated
+from mlx_hf_bridge.loading.calibrated import varied
+from mlx_hf_bridge.quantization import curvature
+from mlx_hf_bridge.quantization.kept import Kept
+from mlx_hf_bridge.quantization.policy import WORD_TABLE
+from mlx_hf_bridge.quantization.rounding import rounded
+from mlx_hf_bridge.quantization.widths import Width
+from mlx_hf_bridge.quantization.work import Work
+
+# The mean of that many looks, each of one random mix of the answers, is within this of the sum over all answers.
+LOOKS, SPREAD = 1000, 0.2
+IDS = np.array([[2, 17, 44, 9, 3], [2, 60, 31, 77, 3]], np.int32)
+PATHS = ["encoder.layers.0.attention.out", "encoder.layers.1.feed_forward.up"]
+THEIRS = ["encoder.layer.0.attention.output.dense", "encoder.layer.1.intermediate.dense"]
+
+
+def work_on(folder: Path) -> Work:
+    model = MLXAutoModel.from_pretrained(folder).loaded.model
+    batch = TokenBatch(mx.array(IDS))
+    widths = {path: Width(4, 64) for path in [*PATHS, WORD_TABLE]}
+
+    def first(encoded: Any, batch: TokenBatch) -> mx.array:
+        return encoded.hidden[:, 0]
+
+    return Work(model, model, [batch], [batch], widths, mx.float32, first)
+
+
+def sums_over_answers(folder: Path) -> dict[str, np.ndarray]:
+    """The sum of M M' over every answer, by torch; that of the words' vectors last."""
+    model = transformers.BertModel.from_pretrained(folder).eval()
+    words = model.embeddings.word_embeddings(torch.tensor(IDS)).detach().requires_grad_()
+    hidden = model(inputs_embeds=words).last_hidden_state
+    answers = []
+    for part, share in ((hidden[:, 0], 1.0), (hidden.flatten(1), curvature._HIDDEN**0.5)):
+        answers.append((share * part / part.norm(dim=1, keepdim=True).detach()).flatten())
+    weights = [model.get_submodule(path).weight for path in THEIRS]
+    sums = [torch.zeros(weight.shape[0], weight.shape[0]) for weight in weights] + [torch.zeros(64, 64)]
+    for answer in torch.cat(answers):
+        gradients = torch.autograd.grad(answer, [*weights, words], retain_graph=True)
+        rows = gradients[-1].flatten(0, 1)
+        for total, gradient in zip(sums, [*gradients[:-1], rows.T], strict=True):
+            total += gradient @ gradient.T
+    return dict(zip([*PATHS, WORD_TABLE], (total.numpy() for total in sums), strict=True))
+
+
+@pytest.mark.slow
+def test_the_factors_are_those_of_torchs_gradients(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_bert(tmp_path)
+    monkeypatch.setattr(curvature, "LOOKS", LOOKS)
+    ours, theirs = curvature.curvatures(work_on(tmp_path), 0), sums_over_answers(tmp_path)
+    assert ours.keys() == theirs.keys()
+    for path, factor in theirs.items():
+        assert np.linalg.norm(ours[path] - factor) < SPREAD * np.linalg.norm(factor), path
+
+
+def test_looks_that_were_broken_off_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_bert(tmp_path / "bert")
+    monkeypatch.setattr(curvature, "LOOKS", 8)
+    monkeypatch.setattr(curvature, "_KEPT_EVERY", 4)
+    work, ticks = work_on(tmp_path / "bert"), []
+    whole = curvature.curvatures(work, 3)
+
+    def stopping(what: str) -> None:
+        ticks.append(what)
+        if len(ticks) == 6:
+            raise KeyboardInterrupt
+
+    broken = Work(**{**vars(work), "kept": Kept(tmp_path / "kept"), "tick": stopping})
+    with pytest.raises(KeyboardInterrupt):
+        curvature.curvatures(broken, 3)
+    look, looks = curvature._look, []
+    monkeypatch.setattr(curvature, "_look", lambda *args: looks.append(args) or look(*args))
+    resumed = curvature.curvatures(broken, 3)
+    assert len(looks) == 4
+    for path, factor in whole.items():
+        np.testing.assert_array_equal(resumed[path], factor)
+
+
+def test_the_float_model_is_left_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_bert(tmp_path)
+    monkeypatch.setattr(curvature, "LOOKS", 2)
+    work = work_on(tmp_path)
+    before = np.array(work.floats(work.lessons[0]).hidden)
+    curvature.curvatures(work, 0)
+    np.testing.assert_array_equal(np.array(work.floats(work.lessons[0]).hidden), before)
+
+
+def test_errors_are_put_where_they_cost_least() -> None:
+    random = np.random.default_rng(2)
+    weights = random.normal(size=(96, 64)).astype(np.float32)
+    inputs, outputs = (
+        (part.T @ part / 300).astype(np.float32)
+        for part in (random.normal(size=(300, size)) @ random.normal(size=(size, size)) for size in (64, 96))
+    )
+
+    def cost(with_outputs: bool) -> float:
+        codes = rounded(weights, inputs, 3, 64, outputs=outputs if with_outputs else None)
+        off = weights - codes.weights()
+        return float(((outputs @ off @ inputs) * off).sum())
+
+    assert cost(True) < 0.85 * cost(False)
+
+
+def test_variations_keep_lengths_and_special_tokens_and_change_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = {"[CLS]": 0, "[SEP]": 1, **{f"w{number}": number for number in range(2, 202)}}
+    backend = tokenizers.Tokenizer(tokenizers.models.WordLevel(words))
+    backend.add_special_tokens(["[CLS]", "[SEP]"])
+    tokenizer = Tokenizer(backend, {})
+    given = [Tokens(np.array([0, *range(2 + row, 40 + row), 1], np.int32), None) for row in range(30)]
+    monkeypatch.setattr(calibrated, "_VARIATIONS", 3)
+    found = varied(given, tokenizer, 0)
+    assert len(found) == 3 * len(given)
+    changed = [(one.ids != given[row % len(given)].ids).mean() for row, one in enumerate(found)]
+    assert all(one.ids[0] == 0 and one.ids[-1] == 1 and not np.isin(one.ids[1:-1], (0, 1)).any() for one in found)
+    assert 0.08 < np.mean(changed) < 0.2
+    again = varied(given, tokenizer, 0)
+    assert all((one.ids == other.ids).all() for one, other in zip(found, again, strict=True))

@@ -26,7 +26,7 @@ DOCS = Path(__file__).parent.parent / "docs"
 FIGURES, PICTURE = DOCS / "quantization.json", DOCS / "quantization.svg"
 PAGE, MARKS = DOCS / "quantization.md", ("<!-- table -->", "<!-- end of table -->")
 OWN = ", own texts"
-CALIBRATION_TEXTS = 700
+CALIBRATION_TEXTS = 2500
 NEWS_TEXTS = 500
 COLORS = {"plain": "#7b8794", "data-free": "#e0962f", "calibrated": "#2f6fde", "mixed": "#0b7a4b"}
 

@@ -18,6 +18,7 @@ from mlx_hf_bridge.quantization.grid import fitted
 from mlx_hf_bridge.quantization.methods import bundled_texts
 from mlx_hf_bridge.quantization.recipes import BITS, GROUP_SIZES, recipe_from
 from mlx_hf_bridge.quantization.rounding import error_of, rounded
+from mlx_hf_bridge.quantization.statistics import Moments
 
 WIDTHS = [(bits, size) for bits in BITS["affine"] for size in GROUP_SIZES["affine"]]
 TEXTS = [f"{first} {second} the {third}" for first in "abcd" for second in ("cat sat", "dog ran") for third in "xyz"]
@@ -62,6 +63,31 @@ def test_groups_without_a_range_are_kept_as_they_are(weights: np.ndarray) -> Non
     np.testing.assert_allclose(found, weights, rtol=0, atol=1e-3)
     again = rounded(weights.astype(np.float32), np.zeros((64, 64), np.float32), 4, 64).weights()
     np.testing.assert_allclose(again, weights, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("centred", [False, True])
+def test_moments_are_those_of_all_rows_by_their_texts_counts(centred: bool) -> None:
+    random = np.random.default_rng(3)
+    calls = [(random.normal(5, 1, (2, length, 6)), random.normal(5, 1, (2, length, 6))) for length in (3, 4)]
+    counts = np.array([[1.0, 4.0], [0.5, 2.0]])
+    found = Moments()
+    for (x, y), each in zip(calls, counts, strict=True):
+        found.add(mx.array(x.astype(np.float32)), mx.array(y.astype(np.float32)), mx.array(each.astype(np.float32)))
+    rows = [np.concatenate([call[side].reshape(-1, 6) for call in calls]) for side in (0, 1)]
+    weights = np.concatenate([np.repeat(each, length) for each, length in zip(counts, (3, 4), strict=True)])
+    means = [np.average(part, axis=0, weights=weights) for part in rows]
+    x, y = (part - mean if centred else part for part, mean in zip(rows, means, strict=True))
+    wanted = [(x * weights[:, None]).T @ part / weights.sum() for part in (x, y - x)]
+    for ours, theirs in zip([*found.means(), *found.products(centred)], [*means, *wanted], strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=2e-5)
+
+
+def test_rows_that_are_not_of_texts_count_alike() -> None:
+    rows = mx.array(np.random.default_rng(4).normal(size=(7, 6)).astype(np.float32))
+    found, alike = Moments(), Moments()
+    found.add(rows, rows, mx.array([1.0, 9.0]))
+    alike.add(rows, rows, mx.array([1.0]))
+    np.testing.assert_allclose(found.products(False)[0], alike.products(False)[0], rtol=0, atol=1e-6)
 
 
 def cosine_to_float(folder: Path, recipe: Any) -> float:

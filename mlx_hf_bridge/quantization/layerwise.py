@@ -1,8 +1,9 @@
 """Products rounded one after the other, each for the inputs that the products packed before it leave it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import mlx.core as mx
+import numpy as np
 
 from mlx_hf_bridge.layers.linear import Embedding, Linear
 from mlx_hf_bridge.quantization.codes import Codes, Floats
@@ -14,6 +15,8 @@ from mlx_hf_bridge.quantization.work import Work, modules_of, products_of, weigh
 
 # How far weights move to make up for errors in their inputs: all the way fits the calibration texts too closely.
 _MATCHING = 0.5
+# No text counts more than so many times as much as the usual one, or less than the same part.
+_FURTHEST = 8.0
 
 Arrays = dict[str, mx.array]
 
@@ -34,10 +37,13 @@ def rounded_layers(work: Work, curvatures: Mapping[str, Floats]) -> tuple[dict[s
             codes[path] = _once(work, path, lambda path=path: _alone(work, path, modules[path], curvatures))  # type: ignore[misc]
             modules[path].weight = mx.array(codes[path].weights())
     float_products = products_of(work.floats, work.widths)
+    counts = _counts(work)
     replays = Replay(work.packed, work.batches), Replay(work.floats, work.batches)
     try:
         for stage in order:
-            for path, found, bias in _rounded_stage(work, stage, replays, (products, float_products), curvatures):
+            for path, found, bias in _rounded_stage(
+                work, stage, replays, (products, float_products), curvatures, counts
+            ):
                 codes[path] = found
                 if bias is not None:
                     biases[f"{path}.bias"] = bias
@@ -70,13 +76,14 @@ def _rounded_stage(
     replays: tuple[Replay, Replay],
     products: tuple[Mapping[str, Linear], Mapping[str, Linear]],
     curvatures: Mapping[str, Floats],
+    counts: Sequence[mx.array],
 ) -> list[tuple[str, Codes, mx.array | None]]:
     found = []
     seen: list[Moments] = []
 
     def moments() -> Moments:
         if not seen:
-            seen.append(_moments(stage, replays, products))
+            seen.append(_moments(stage, replays, products, counts))
         return seen[0]
 
     def rounded_for_inputs(path: str) -> Codes:
@@ -106,8 +113,26 @@ def _bias(work: Work, path: str, moments: Callable[[], Moments], module: Linear,
     return kept["bias"]
 
 
+def _counts(work: Work) -> list[mx.array]:
+    """How much each text of a batch (B,) counts: its tokens together as much as any other's, relative to its answers.
+
+    Texts with small answers, in which the same error is a larger one, count more.
+    """
+    found = []
+    for batch in work.batches:
+        answer = work.answer(work.floats(batch), batch)
+        sizes = mx.maximum((answer.reshape(len(answer), -1) ** 2).mean(axis=-1), 1e-12)
+        found.append(1 / (batch.ids.shape[1] * sizes))
+    mx.eval(found)
+    usual = float(np.median(np.concatenate([np.array(counts) for counts in found])))
+    return [mx.clip(counts / usual, 1 / _FURTHEST, _FURTHEST) for counts in found]
+
+
 def _moments(
-    stage: Stage, replays: tuple[Replay, Replay], products: tuple[Mapping[str, Linear], Mapping[str, Linear]]
+    stage: Stage,
+    replays: tuple[Replay, Replay],
+    products: tuple[Mapping[str, Linear], Mapping[str, Linear]],
+    counts: Sequence[mx.array],
 ) -> Moments:
     found = Moments()
     for replay in replays:
@@ -118,5 +143,5 @@ def _moments(
             for replay, modules in zip(replays, products, strict=True)
         ]
         for x, y in zip(*inputs, strict=True):
-            found.add(x, y)
+            found.add(x, y, counts[index])
     return found

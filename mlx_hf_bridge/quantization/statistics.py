@@ -78,24 +78,31 @@ class Moments:
     x and y are counted from `origin`, the mean of the first call, near which products of float32 keep their digits.
     """
 
-    rows: int = 0
+    rows: float = 0
     origin: mx.array = field(default_factory=lambda: mx.array(0.0))
     first: mx.array = field(default_factory=lambda: mx.array(0.0))
     first_float: mx.array = field(default_factory=lambda: mx.array(0.0))
     second: mx.array = field(default_factory=lambda: mx.array(0.0))
     cross: mx.array = field(default_factory=lambda: mx.array(0.0))
 
-    def add(self, packed: mx.array, floats: mx.array) -> None:
-        """One call's inputs (..., I) in both models."""
+    def add(self, packed: mx.array, floats: mx.array, counts: mx.array) -> None:
+        """One call's inputs (B, ..., I) in both models, and how much each text counts (B,).
+
+        Rows that are not of texts, such as those of a table of places, count alike.
+        """
         x, y = (part.reshape(-1, part.shape[-1]).astype(mx.float32) for part in (packed, floats))
+        of_each, left = divmod(len(x), len(counts))
+        weights = mx.ones(len(x)) if left else mx.repeat(counts, of_each)
+        weights = weights[:, None]
         if not self.rows:
             self.origin = x.mean(axis=0)
         x, y = x - self.origin, y - self.origin
-        self.rows += len(x)
-        self.first = self.first + x.sum(axis=0)
-        self.first_float = self.first_float + y.sum(axis=0)
-        self.second = self.second + x.T @ x
-        self.cross = self.cross + x.T @ (y - x)
+        counted = x * weights
+        self.rows += float(np.array(weights.sum()))
+        self.first = self.first + counted.sum(axis=0)
+        self.first_float = self.first_float + (y * weights).sum(axis=0)
+        self.second = self.second + counted.T @ x
+        self.cross = self.cross + counted.T @ (y - x)
         mx.eval(self.origin, self.first, self.first_float, self.second, self.cross)
 
     def means(self) -> tuple[Floats, Floats]:

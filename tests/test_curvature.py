@@ -17,9 +17,9 @@ from mlx_hf_bridge.inference.tokenizer import Tokenizer, Tokens
 from mlx_hf_bridge.loading import calibrated
 from mlx_hf_bridge.loading.calibrated import varied
 from mlx_hf_bridge.quantization import curvature
+from mlx_hf_bridge.quantization.across import rounded
 from mlx_hf_bridge.quantization.kept import Kept
 from mlx_hf_bridge.quantization.policy import WORD_TABLE
-from mlx_hf_bridge.quantization.rounding import rounded
 from mlx_hf_bridge.quantization.widths import Width
 from mlx_hf_bridge.quantization.work import Work
 

@@ -6,10 +6,11 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_hf_bridge.layers.linear import Embedding, Linear
+from mlx_hf_bridge.quantization.across import rounded, rounded_rows
 from mlx_hf_bridge.quantization.codes import Codes, Floats
 from mlx_hf_bridge.quantization.grid import fitted
 from mlx_hf_bridge.quantization.replay import Replay
-from mlx_hf_bridge.quantization.rounding import matched, rounded, rounded_rows
+from mlx_hf_bridge.quantization.rounding import matched
 from mlx_hf_bridge.quantization.statistics import Moments, Stage, inputs_of, stages
 from mlx_hf_bridge.quantization.work import Work, modules_of, products_of, weights_of
 

@@ -1,8 +1,7 @@
-"""Rounding that makes up for its own errors: GPTQ, then turns of refitted scales and single codes.
+"""Rows rounded each by itself, columns making up for each other: GPTQ, then turns of refitted scales and single codes.
 
-GPTQ: Frantar et al., arXiv 2210.17323; the turns: Behdin et al., QuantEase, arXiv 2309.01885; the same across outputs,
-whose errors make up for each other too: Tseng et al., YAQA, arXiv 2505.22988.
-The cost of codes Q for weights W is trace(G (W - Q) H (W - Q)'), H of the inputs and G of the outputs (curvature.py).
+GPTQ: Frantar et al., arXiv 2210.17323; the turns: Behdin et al., QuantEase, arXiv 2309.01885.
+The error of codes Q for weights W is trace((W - Q) H (W - Q)'), H = the mean of x x' over the product's inputs x.
 O outputs, I inputs, G groups, S weights a group.
 """
 
@@ -19,18 +18,13 @@ from mlx_hf_bridge.quantization.grid import fit, nearest
 _DAMPING = 0.01
 # Directions that few inputs have keep their weights: the share for matching the float model's products.
 _MATCHING_DAMPING = 0.05
-_TURNS = 3
-# The factor of outputs is known less well: it is drawn far towards the identity.
-_OUTPUT_DAMPING = 0.3
-# Outputs that are rounded at a time, as if they did not make up for each other.
-_ROWS = 24
-_TABLE_ROWS = 4096
+TURNS = 3
 _BLOCK = 64
 _RIDGE = 1e-7
 
 
 @dataclass(frozen=True)
-class _Way:
+class Way:
     """The order in which columns are rounded, their importance, and how each one's error is passed on."""
 
     order: npt.NDArray[np.intp]
@@ -57,100 +51,11 @@ def matched(weights: Floats, second: Floats, cross: Floats, share: float) -> Flo
     return weights + np.float32(share) * moved.astype(np.float32)
 
 
-def rounded(
-    weights: Floats,
-    inputs: Floats,
-    bits: int,
-    group_size: int,
-    dtype: mx.Dtype = mx.float16,
-    outputs: Floats | None = None,
-) -> Codes:
-    """Weights (O, I) -> codes of a small cost, scales as `dtype` stores them.
-
-    The cost of W - Q is trace(outputs (W - Q) inputs (W - Q)'); inputs (I, I), outputs (O, O), None = the identity.
-    """
-    metric = damped(inputs)
-    way = _way_through(metric, group_size)
-    if outputs is None:
-        return _turned(weights, metric, _gptq(weights, way, bits, dtype), dtype, _TURNS)
-    across = damped(outputs, _OUTPUT_DAMPING)
-    order = np.argsort(-np.diag(across), kind="stable")
-    blocks = [order[start : start + _ROWS] for start in range(0, len(order), _ROWS)]
-    codes = _block_by_block(weights, metric, way, across, blocks, bits, dtype)
-    return _turned_across(weights, metric, across, blocks, codes, dtype)
-
-
-def rounded_rows(weights: Floats, inputs: Floats, bits: int, group_size: int, dtype: mx.Dtype = mx.float16) -> Codes:
-    """`rounded` for the many rows of a table, some thousand at a time."""
-    parts = [
-        rounded(weights[start : start + _TABLE_ROWS], inputs, bits, group_size, dtype)
-        for start in range(0, len(weights), _TABLE_ROWS)
-    ]
-    return _joined(parts)
-
-
-def _turned(weights: Floats, metric: Floats, codes: Codes, dtype: mx.Dtype, turns: int) -> Codes:
+def turned(weights: Floats, metric: Floats, codes: Codes, dtype: mx.Dtype, turns: int) -> Codes:
+    """Codes after so many turns of refitted scales and single codes, each of which lowers the error."""
     for _ in range(turns):
         codes = _descended(weights, metric, refitted(weights, metric, codes, dtype))
     return refitted(weights, metric, codes, dtype)
-
-
-def _block_by_block(
-    weights: Floats,
-    metric: Floats,
-    way: _Way,
-    across: Floats,
-    blocks: list[npt.NDArray[np.intp]],
-    bits: int,
-    dtype: mx.Dtype,
-) -> Codes:
-    """Rows of the costliest outputs first; later ones make up for the errors of those before, as GPTQ's columns do."""
-    order = np.concatenate(blocks)
-    upper = _inverse_root(across[order][:, order])
-    left = weights[order]  # what is still to be rounded
-    parts = []
-    start = 0
-    for block in blocks:
-        end = start + len(block)
-        aim = left[start:end]
-        codes = _turned(aim, metric, _gptq(aim, way, bits, dtype), dtype, 1)
-        errors = np.linalg.solve(upper[start:end, start:end].T, aim - codes.weights())
-        left[end:] -= upper[start:end, end:].T @ errors
-        parts.append(codes)
-        start = end
-    return _taken(_joined(parts), np.argsort(order))
-
-
-def _turned_across(
-    weights: Floats,
-    metric: Floats,
-    across: Floats,
-    blocks: list[npt.NDArray[np.intp]],
-    codes: Codes,
-    dtype: mx.Dtype,
-) -> Codes:
-    """Each block of rows once more, for the errors that all other rows have by now."""
-    off = weights - codes.weights()
-    for block in blocks:
-        shares = across[block] / np.diag(across)[block][:, None]
-        shares[np.arange(len(block)), block] = 0
-        aim = weights[block] + shares @ off
-        better = _turned(aim, metric, _taken(codes, block), dtype, 1)
-        codes.codes[block], codes.scales[block], codes.biases[block] = better.codes, better.scales, better.biases
-        off[block] = weights[block] - better.weights()
-    return codes
-
-
-def _taken(codes: Codes, rows: npt.NDArray[np.intp]) -> Codes:
-    return Codes(codes.codes[rows], codes.scales[rows], codes.biases[rows], codes.bits)
-
-
-def _joined(parts: list[Codes]) -> Codes:
-    """Codes of rows below each other."""
-    codes, scales, biases = (
-        np.concatenate([getattr(part, name) for part in parts]) for name in ("codes", "scales", "biases")
-    )
-    return Codes(codes, scales, biases, parts[0].bits)
 
 
 def error_of(weights: Floats, codes: Codes, second: Floats) -> float:
@@ -159,12 +64,14 @@ def error_of(weights: Floats, codes: Codes, second: Floats) -> float:
     return float(((off @ second) * off).sum())
 
 
-def _way_through(metric: Floats, group_size: int) -> _Way:
+def way_through(metric: Floats, group_size: int) -> Way:
+    """Groups, and columns within each, of the largest inputs first."""
     order = _by_weight(np.diag(metric), group_size)
-    return _Way(order, np.diag(metric)[order], _inverse_root(metric[order][:, order]), group_size)
+    return Way(order, np.diag(metric)[order], inverse_root(metric[order][:, order]), group_size)
 
 
-def _gptq(weights: Floats, way: _Way, bits: int, dtype: mx.Dtype) -> Codes:
+def gptq(weights: Floats, way: Way, bits: int, dtype: mx.Dtype) -> Codes:
+    """Weights (O, I) rounded column by column, what is left of each one's error put on those that follow."""
     outputs, inputs = weights.shape
     order, importance, upper, group_size = way.order, way.importance, way.upper, way.group_size
     left = np.ascontiguousarray(weights.T[order])  # (I, O), what is still to be rounded
@@ -194,7 +101,7 @@ def _by_weight(diagonal: Floats, group_size: int) -> npt.NDArray[np.intp]:
     return np.concatenate([group * group_size + within[group] for group in groups])
 
 
-def _inverse_root(metric: Floats) -> Floats:
+def inverse_root(metric: Floats) -> Floats:
     """Upper U with U' U = the inverse of the metric."""
     inverse = np.linalg.inv(metric.astype(np.float64))
     return np.linalg.cholesky((inverse + inverse.T) / 2).T.astype(np.float32)

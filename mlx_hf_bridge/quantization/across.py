@@ -1,0 +1,109 @@
+"""Weights rounded for what errors cost the answers, columns and rows making up for each other.
+
+The cost of codes Q for weights W is trace(G (W - Q) H (W - Q)'), H of the inputs and G of the outputs (curvature.py);
+rows are handled as GPTQ handles columns, a block at a time (after Tseng et al., YAQA, arXiv 2505.22988).
+O outputs, I inputs.
+"""
+
+import mlx.core as mx
+import numpy as np
+import numpy.typing as npt
+
+from mlx_hf_bridge.quantization.codes import Codes, Floats
+from mlx_hf_bridge.quantization.rounding import TURNS, Way, damped, gptq, inverse_root, turned, way_through
+
+# The factor of outputs is known less well: it is drawn far towards the identity.
+_OUTPUT_DAMPING = 0.3
+# Outputs that are rounded at a time, as if they did not make up for each other.
+_ROWS = 24
+_TABLE_ROWS = 4096
+
+
+def rounded(
+    weights: Floats,
+    inputs: Floats,
+    bits: int,
+    group_size: int,
+    dtype: mx.Dtype = mx.float16,
+    outputs: Floats | None = None,
+) -> Codes:
+    """Weights (O, I) -> codes of a small cost, scales as `dtype` stores them.
+
+    The cost of W - Q is trace(outputs (W - Q) inputs (W - Q)'); inputs (I, I), outputs (O, O), None = the identity.
+    """
+    metric = damped(inputs)
+    way = way_through(metric, group_size)
+    if outputs is None:
+        return turned(weights, metric, gptq(weights, way, bits, dtype), dtype, TURNS)
+    across = damped(outputs, _OUTPUT_DAMPING)
+    order = np.argsort(-np.diag(across), kind="stable")
+    blocks = [order[start : start + _ROWS] for start in range(0, len(order), _ROWS)]
+    codes = _block_by_block(weights, metric, way, across, blocks, bits, dtype)
+    return _turned_across(weights, metric, across, blocks, codes, dtype)
+
+
+def rounded_rows(weights: Floats, inputs: Floats, bits: int, group_size: int, dtype: mx.Dtype = mx.float16) -> Codes:
+    """`rounded` for the many rows of a table, some thousand at a time."""
+    parts = [
+        rounded(weights[start : start + _TABLE_ROWS], inputs, bits, group_size, dtype)
+        for start in range(0, len(weights), _TABLE_ROWS)
+    ]
+    return _joined(parts)
+
+
+def _block_by_block(
+    weights: Floats,
+    metric: Floats,
+    way: Way,
+    across: Floats,
+    blocks: list[npt.NDArray[np.intp]],
+    bits: int,
+    dtype: mx.Dtype,
+) -> Codes:
+    """Rows of the costliest outputs first; later ones make up for the errors of those before, as GPTQ's columns do."""
+    order = np.concatenate(blocks)
+    upper = inverse_root(across[order][:, order])
+    left = weights[order]  # what is still to be rounded
+    parts = []
+    start = 0
+    for block in blocks:
+        end = start + len(block)
+        aim = left[start:end]
+        codes = turned(aim, metric, gptq(aim, way, bits, dtype), dtype, 1)
+        errors = np.linalg.solve(upper[start:end, start:end].T, aim - codes.weights())
+        left[end:] -= upper[start:end, end:].T @ errors
+        parts.append(codes)
+        start = end
+    return _taken(_joined(parts), np.argsort(order))
+
+
+def _turned_across(
+    weights: Floats,
+    metric: Floats,
+    across: Floats,
+    blocks: list[npt.NDArray[np.intp]],
+    codes: Codes,
+    dtype: mx.Dtype,
+) -> Codes:
+    """Each block of rows once more, for the errors that all other rows have by now."""
+    off = weights - codes.weights()
+    for block in blocks:
+        shares = across[block] / np.diag(across)[block][:, None]
+        shares[np.arange(len(block)), block] = 0
+        aim = weights[block] + shares @ off
+        better = turned(aim, metric, _taken(codes, block), dtype, 1)
+        codes.codes[block], codes.scales[block], codes.biases[block] = better.codes, better.scales, better.biases
+        off[block] = weights[block] - better.weights()
+    return codes
+
+
+def _taken(codes: Codes, rows: npt.NDArray[np.intp]) -> Codes:
+    return Codes(codes.codes[rows], codes.scales[rows], codes.biases[rows], codes.bits)
+
+
+def _joined(parts: list[Codes]) -> Codes:
+    """Codes of rows below each other."""
+    codes, scales, biases = (
+        np.concatenate([getattr(part, name) for part in parts]) for name in ("codes", "scales", "biases")
+    )
+    return Codes(codes, scales, biases, parts[0].bits)

@@ -81,7 +81,7 @@ SLOTS_A_TEXT = 16 if BACKEND == "cpu" else 128
 # computed from sums and products (benchmarks/activations.py).
 TRANSCENDENTALS_ARE_SLOW = BACKEND == "cpu"
 
-# On a CPU, MLX takes three times as long for the sums of rows as for their product with a column.
+# On a CPU, MLX takes longer for the sums of rows than BLAS for their product with a column.
 SUMS_ARE_SLOW = BACKEND == "cpu"
 
 _MANY_SCORES = 4096

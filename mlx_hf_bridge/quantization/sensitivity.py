@@ -17,7 +17,7 @@ _PROBE = Width(4, 64)
 # Of the calibration batches; sensitivities differ by factors, and a few hundred tokens show them.
 _BATCHES = 8
 _ROWS = 2048
-# What second-order rounding leaves of the error of plain rounding, in a product and in a table.
+# What second-order rounding leaves of the error of plain rounding, about, in a product and in a table.
 _OF_PRODUCT, _OF_TABLE = 0.15, 0.65
 
 

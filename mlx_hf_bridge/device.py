@@ -12,11 +12,13 @@ import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
-from mlx_hf_bridge.blas import MLX_CAME_FIRST, Threads, load_blas
+from mlx_hf_bridge.blas import MLX_CAME_FIRST, Threads, kernel_name, load_blas
 from mlx_hf_bridge.environment import (
+    FEW_ROWS_VARIABLE,
     STREAMS_VARIABLE,
     UNPACK_VARIABLE,
     blas_choice,
+    few_rows_choice,
     streams_choice,
     unpack_choice,
 )
@@ -73,6 +75,29 @@ def _unpacking() -> tuple[float, bool]:
 
 UNPACKING_ROWS, KEEPS_UNPACKED = _unpacking()
 
+# OpenBLAS' kernels, by processor, that multiply small matrices without copying them first.
+_KERNELS_OF_SMALL_PRODUCTS = ("SkylakeX", "Cooperlake", "SapphireRapids")
+
+
+def _few_rows() -> int:
+    """Rows up to which a float product is faster by small blocks of its weights, 0 for none."""
+    if BACKEND != "cpu" or BLAS is None or kernel_name(BLAS) not in _KERNELS_OF_SMALL_PRODUCTS:
+        return 0
+    choice = few_rows_choice()
+    if choice is None:
+        return _FEW_ROWS
+    if choice.isdecimal():
+        return int(choice)
+    raise BackendError(
+        f"{FEW_ROWS_VARIABLE}={choice!r}, expected a number of rows, 0 to hold float weights in memory once only. "
+        "Unset it for what was measured to be fastest."
+    )
+
+
+# benchmarks/few_rows.py.
+_FEW_ROWS = 16
+FEW_ROWS = _few_rows()
+
 # A batch holds at most batch_size times this many slots, padding included, so that short texts go many at a time.
 # On a CPU small batches stay in its caches (benchmarks/batch_slots.py).
 SLOTS_A_TEXT = 16 if BACKEND == "cpu" else 128
@@ -85,6 +110,9 @@ TRANSCENDENTALS_ARE_SLOW = BACKEND == "cpu"
 SUMS_ARE_SLOW = BACKEND == "cpu"
 
 _MANY_SCORES = 4096
+
+# Whether layers are begun one by one: a GPU is kept busier by longer pieces of work.
+STARTS_EARLY = BACKEND == "cpu"
 
 # Whether a traced graph is compiled for each shape. On a CPU, MLX builds each compiled kernel with the system compiler,
 # which takes longer than it saves.

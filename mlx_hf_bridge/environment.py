@@ -6,6 +6,7 @@ from pathlib import Path
 CACHE_VARIABLE = "MLX_HF_BRIDGE_CACHE"
 BLAS_VARIABLE = "MLX_HF_BRIDGE_BLAS"
 UNPACK_VARIABLE = "MLX_HF_BRIDGE_UNPACK"
+FEW_ROWS_VARIABLE = "MLX_HF_BRIDGE_FEW_ROWS"
 STREAMS_VARIABLE = "MLX_HF_BRIDGE_STREAMS"
 QUANTIZATION_VARIABLE = "MLX_HF_BRIDGE_QUANTIZATION"
 
@@ -39,6 +40,11 @@ def quantization_choice() -> str | None:
 def unpack_choice() -> str | None:
     """MLX_HF_BRIDGE_UNPACK: rows from which packed weights are unpacked for a product, or "never", or "keep"."""
     return os.environ.get(UNPACK_VARIABLE) or None
+
+
+def few_rows_choice() -> str | None:
+    """MLX_HF_BRIDGE_FEW_ROWS: rows up to which a float product takes a second copy of its weights, in blocks."""
+    return os.environ.get(FEW_ROWS_VARIABLE) or None
 
 
 def streams_choice() -> str | None:

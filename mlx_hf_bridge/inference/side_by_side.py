@@ -14,6 +14,7 @@ import mlx.core as mx
 
 from mlx_hf_bridge.device import STREAMS, streams, threads_for_streams
 from mlx_hf_bridge.inference.run import arrays_in, run
+from mlx_hf_bridge.layers.early import starting_early
 from mlx_hf_bridge.layers.linear import unpacking_once
 
 # Rounds under way: while one is computed, the next one is prepared.
@@ -46,7 +47,8 @@ def side_by_side(works: Iterable[Callable[[], Any]]) -> Iterator[Any]:
 def _start(works: list[Callable[[], Any]]) -> _Round:
     """All at once: MLX would begin a second array only when the first one is nearly done."""
     results = []
-    with unpacking_once():
+    # One that waited for the device to take more would keep the others from being begun.
+    with unpacking_once(), starting_early() if len(works) == 1 else nullcontext():
         for stream, work in zip(streams(), works, strict=False):
             with mx.stream(stream):
                 results.append(work())

@@ -12,6 +12,7 @@ import mlx.nn as nn
 
 from mlx_hf_bridge.batch import TokenBatch
 from mlx_hf_bridge.layers.attention import Attention
+from mlx_hf_bridge.layers.early import begin
 from mlx_hf_bridge.layers.norm import LayerNorm
 
 
@@ -163,6 +164,7 @@ class Encoder(nn.Module):
                 hidden = layer(hidden, mask, bias, trace)
             if count == 1 and "after_first" in self:
                 hidden = self.after_first(embedded, hidden)
+            begin(hidden)
             trace.saw(hidden)
         if "final_norm" in self:
             hidden = self.final_norm(hidden)

@@ -10,7 +10,8 @@ from contextvars import ContextVar
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_hf_bridge.device import KEEPS_UNPACKED, unpacks_by_parts, unpacks_weights
+from mlx_hf_bridge.device import FEW_ROWS, KEEPS_UNPACKED, unpacks_by_parts, unpacks_weights
+from mlx_hf_bridge.layers.few_rows import Blocks
 
 
 def _pack(weight: mx.array, group_size: int, bits: int, mode: str) -> tuple[mx.array, mx.array, mx.array | None]:
@@ -102,8 +103,11 @@ class Linear(nn.Module):
         self.weight = mx.zeros((outputs, inputs))
         if bias:
             self.bias = mx.zeros((outputs,))
+        self._blocks = Blocks() if FEW_ROWS else None
 
     def __call__(self, x: mx.array) -> mx.array:
+        if self._blocks is not None and (product := self._blocks.product(x, self.weight)) is not None:
+            return product + self.bias if "bias" in self else product
         if "bias" in self:
             return mx.addmm(self.bias, x, self.weight.T)
         return x @ self.weight.T

@@ -1,0 +1,59 @@
+"""From which rows on a product is as fast with its weights as they lie as with a second copy of them in blocks.
+
+python -m benchmarks.few_rows
+MiniLM's four products, each over more weights than the caches hold, the two ways in turn: times of the usual product
+by those of layers/few_rows.py; above 1, blocks are faster. device.py holds the row count that follows.
+"""
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+
+import mlx_hf_bridge  # noqa: F401  loads the BLAS before mlx.core
+
+# isort: split
+import mlx.core as mx
+
+from mlx_hf_bridge.device import FEW_ROWS
+from mlx_hf_bridge.layers.few_rows import Blocks
+
+SHAPES = ((1152, 384), (384, 384), (1536, 384), (384, 1536))
+COPIES = 24
+ROUNDS = 15
+
+
+def seconds(work: Callable[[], Sequence[mx.array]]) -> float:
+    start = time.perf_counter()
+    mx.eval(work())
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    if not FEW_ROWS:
+        print("This machine's BLAS has no kernels for small products: blocks are not used.")
+        return
+    print(f"up to {FEW_ROWS} rows are used\nrows  " + "  ".join(f"{outputs} x {inputs}" for outputs, inputs in SHAPES))
+    for rows in range(2, FEW_ROWS + 1, 2):
+        ratios = []
+        for outputs, inputs in SHAPES:
+            x = mx.random.normal((rows, inputs))
+            weights = [mx.random.normal((outputs, inputs)) for _ in range(COPIES)]
+            blocks = [Blocks() for _ in weights]
+            mx.eval(x, weights)
+            pairs = list(zip(blocks, weights, strict=True))
+            for one, weight in pairs:
+                while one.product(x, weight) is None:
+                    pass
+            taken = [
+                (
+                    seconds(lambda x=x, weights=weights: [x @ weight.T for weight in weights]),
+                    seconds(lambda x=x, pairs=pairs: [one.product(x, weight) for one, weight in pairs]),
+                )
+                for _ in range(ROUNDS)
+            ]
+            ratios.append(statistics.median(usual / blocked for usual, blocked in taken))
+        print(f"{rows:4d}  " + "  ".join(f"{ratio:10.2f}" for ratio in ratios))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,96 @@
+"""Products of few rows by weights in blocks, and layers that are begun one by one."""
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from mlx_hf_bridge.layers import early, few_rows, linear
+from mlx_hf_bridge.layers.few_rows import Blocks
+from mlx_hf_bridge.layers.linear import Linear
+
+# Sums of 384 products of numbers near 1 in another order; worst seen 4e-5.
+ABSOLUTE = 1e-4
+
+
+@pytest.fixture(autouse=True)
+def sixteen_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever processor this is: elsewhere blocks are slower, not wrong."""
+    monkeypatch.setattr(few_rows, "FEW_ROWS", 16)
+    monkeypatch.setattr(linear, "FEW_ROWS", 16)
+
+
+def asked_often(blocks: Blocks, x: mx.array, weight: mx.array) -> mx.array | None:
+    for _ in range(10):
+        product = blocks.product(x, weight)
+    return product
+
+
+def normal(*shape: int) -> mx.array:
+    return mx.array(np.random.default_rng(sum(shape)).normal(size=shape).astype(np.float32))
+
+
+@pytest.mark.parametrize("shape", [(1, 10, 384), (384,), (2, 3, 384), (16, 384)])
+def test_blocks_give_the_product(shape: tuple[int, ...]) -> None:
+    x, weight = normal(*shape), normal(96, 384)
+    product = asked_often(Blocks(), x, weight)
+    assert product is not None
+    assert product.shape == (*shape[:-1], 96)
+    np.testing.assert_allclose(np.array(product), np.array(x @ weight.T), rtol=0, atol=ABSOLUTE)
+
+
+@pytest.mark.parametrize(
+    ("x", "weight"),
+    [
+        (normal(17, 384), normal(96, 384)),
+        (normal(0, 384), normal(96, 384)),
+        (normal(4, 384), normal(97, 384)),
+        (normal(16, 2048), normal(96, 2048)),
+        (normal(4, 384).astype(mx.float16), normal(96, 384).astype(mx.float16)),
+    ],
+    ids=["many rows", "no rows", "no whole blocks", "too many products a block", "half precision"],
+)
+def test_other_products_are_left_to_the_usual_way(x: mx.array, weight: mx.array) -> None:
+    assert asked_often(Blocks(), x, weight) is None
+
+
+def test_weights_are_held_twice_for_those_alone_who_keep_asking() -> None:
+    blocks, x, weight = Blocks(), normal(4, 384), normal(96, 384)
+    assert [blocks.product(x, weight) is None for _ in range(6)] == [True] * 4 + [False] * 2
+
+
+def test_a_replaced_weight_is_the_one_that_counts() -> None:
+    layer, x = Linear(384, 96), normal(4, 384)
+    for scale in (1.0, -2.0):
+        layer.update({"weight": normal(96, 384) * scale, "bias": normal(96)})
+        for _ in range(10):
+            product = layer(x)
+            wanted = x @ layer.weight.T + layer.bias
+            np.testing.assert_allclose(np.array(product), np.array(wanted), rtol=0, atol=ABSOLUTE)
+
+
+def test_gradients_of_weights_are_those_of_the_usual_way() -> None:
+    layer, x = Linear(384, 96), normal(4, 384)
+    layer.update({"weight": normal(96, 384), "bias": normal(96)})
+    for _ in range(10):
+        layer(x)
+
+    def loss(weight: mx.array) -> mx.array:
+        layer.update({"weight": weight})
+        return mx.square(layer(x)).sum()
+
+    weight = layer.weight
+    found = [mx.grad(loss)(weight) for _ in range(10)][-1]
+    wanted = 2 * (x @ weight.T + layer.bias).T @ x
+    np.testing.assert_allclose(np.array(found), np.array(wanted), rtol=1e-4, atol=1e-2)
+
+
+def test_layers_are_begun_within_the_block_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[mx.array] = []
+    monkeypatch.setattr(early, "STARTS_EARLY", True)
+    monkeypatch.setattr(mx, "async_eval", begun.append)
+    early.begin(normal(2))
+    assert not begun
+    with early.starting_early():
+        early.begin(normal(2))
+    early.begin(normal(2))
+    assert len(begun) == 1

@@ -33,7 +33,9 @@ def main() -> None:
                 ratio = "" if one.ratio is None else f"  ratio {one.ratio:.2f}"
                 print(f"{one.task:45s} {one.system:35s} {one.value:10,.4g} {one.unit}{ratio}", flush=True)
             print(f"-- {name}: {time.perf_counter() - start:.0f} s", flush=True)
-    mixed = next((one for one in results if "titles" in one.task and one.system == OURS), None)
+    mixed = next(
+        (one for one in results if one.task == f"encode {given.texts} titles and articles" and one.system == OURS), None
+    )
     if mixed is not None:
         corpus = texts.mixed(given.texts, given.file)
         results.append(achieved_share(given.model, corpus, mixed, machine["speeds"]["float32"]))

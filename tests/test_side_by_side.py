@@ -15,6 +15,7 @@ from mlx_hf_bridge.inference.side_by_side import side_by_side
 from mlx_hf_bridge.inference.tokenizer import Tokens
 from mlx_hf_bridge.layers import linear
 from mlx_hf_bridge.layers.linear import Linear, PackedLinear, unpacking_once
+from mlx_hf_bridge.sentence_transformers.results import stacked
 
 
 def product(seed: int) -> mx.array:
@@ -124,3 +125,18 @@ def test_texts_of_equal_tokens_are_computed_once() -> None:
     rows = in_batches(tokens, steps, batch_size=32, show_progress=False)
     assert [float(row[0]) for row in rows] == [5, 7, 5, 5, 9, 7]
     assert sum(computed) == 3
+
+
+def test_parts_of_one_shape_are_rows_of_one_array() -> None:
+    """A list of rows and the array that they are stacked to would be all vectors twice in memory."""
+    steps = Steps(
+        make=lambda tokens: mx.array([int(one.ids[0]) for one in tokens]),
+        compute=lambda ids: mx.stack([ids, -ids], axis=1),
+        one_shape=True,
+    )
+    tokens = [Tokens(np.array([number], np.int32), None) for number in (5, 7, 5, 9)]
+    rows = in_batches(tokens, steps, batch_size=1, show_progress=False)
+    np.testing.assert_array_equal(rows, np.array([[5, -5], [7, -7], [5, -5], [9, -9]], np.float32))
+    assert isinstance(rows, np.ndarray)
+    assert stacked(rows, True, False) is rows
+    assert in_batches([], steps, batch_size=1, show_progress=False) == []

@@ -146,6 +146,10 @@ def _ends(lengths: Sequence[int], slots: int, even: bool) -> list[int]:
     return ends
 
 
+# A part a text; of one shape they are rows of one array.
+Parts = list[Any] | np.ndarray
+
+
 def float_rows(result: Any) -> Any:
     """An array with a row a text -> the same in numpy and float32."""
     return np.array(result)
@@ -156,14 +160,15 @@ class Steps:
     """What happens to the tokens of a batch: `make` a batch of them, `compute`, and `rows_of` that a part a text.
 
     make: tokens -> what `compute` takes. compute: that -> an array with a row a text (made float32), or any structure
-    of arrays. rows_of: that, evaluated -> one part a text. even: texts go together only with others of their length,
-    for models whose answers padding changes.
+    of arrays. rows_of: that, evaluated -> one part a text. one_shape: the parts are arrays of one shape. even: texts go
+    together only with others of their length, for models whose answers padding changes.
     """
 
     make: Callable[[list[Tokens]], Any]
     compute: Callable[[Any], Any]
     rows_of: Callable[[Any], Sequence[Any]] = float_rows
     even: bool = False
+    one_shape: bool = False
 
     @property
     def shares(self) -> bool:
@@ -182,15 +187,17 @@ def in_blocks(
     steps: Steps,
     batch_size: int,
     show_progress: bool,
-) -> list[Any]:
+) -> Parts:
     """Each text's part of what the steps give for its batch, in the order of the texts' numbers, 0 to `count` - 1.
+
+    Parts of one shape are rows of one array (unless there are none), so that they lie in memory once.
 
     blocks: the numbers of some texts and their tokens; the next block is asked for while batches of the last one are
     still being computed.
     """
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
         raise InputError(f"batch_size={batch_size!r}, expected a whole number of 1 or more.")
-    rows: list[Any] = [None] * count
+    rows: Parts = [None] * count
     under_way: deque[list[list[int]]] = deque()
 
     def works() -> Iterator[Callable[[], Any]]:
@@ -205,7 +212,10 @@ def in_blocks(
     with tqdm(total=count, desc="Encoding", unit="text", disable=None if show_progress else True) as bar:
         for result in side_by_side(works()):
             batches += 1
-            for numbers, row in zip(under_way.popleft(), steps.rows_of(result), strict=True):
+            parts = steps.rows_of(result)
+            if batches == 1 and steps.one_shape:
+                rows = np.empty((count, *parts[0].shape), parts[0].dtype)
+            for numbers, row in zip(under_way.popleft(), parts, strict=True):
                 for number in numbers:
                     rows[number] = row
                 bar.update(len(numbers))
@@ -222,7 +232,7 @@ def _equal(numbers: Sequence[int], tokens: Sequence[Tokens]) -> list[tuple[list[
     return list(found.values())
 
 
-def in_batches(tokens: Sequence[Tokens], steps: Steps, batch_size: int, show_progress: bool) -> list[Any]:
+def in_batches(tokens: Sequence[Tokens], steps: Steps, batch_size: int, show_progress: bool) -> Parts:
     """The same for tokens that are all there."""
     return in_blocks([(range(len(tokens)), tokens)], len(tokens), steps, batch_size, show_progress)
 

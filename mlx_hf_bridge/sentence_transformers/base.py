@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from mlx_hf_bridge.errors import ArgumentTypeError, InputError, RepositoryError
+from mlx_hf_bridge.inference.batching import Parts
 from mlx_hf_bridge.loading.checkpoint import read_modules
 from mlx_hf_bridge.loading.source import HubOptions, Source, locate
 from mlx_hf_bridge.quantization.recipes import QuantizationLike
@@ -282,7 +283,7 @@ class MLXBaseModel(ModuleList, ABC):
         chunk_size: int | None,
         show: bool | None,
         **kwargs: Any,
-    ) -> list[Any]:
+    ) -> Parts:
         """_inference here, or in the processes of a pool, or of one for this call where a list of devices is given."""
         if show is None:
             show = logger.getEffectiveLevel() in (logging.INFO, logging.DEBUG)
@@ -299,5 +300,5 @@ class MLXBaseModel(ModuleList, ABC):
             stop_pool(own)
 
     @abstractmethod
-    def _inference(self, inputs: list[Any], *, show_progress: bool = False, **kwargs: Any) -> list[Any]:
+    def _inference(self, inputs: list[Any], *, show_progress: bool = False, **kwargs: Any) -> Parts:
         """Each input's result, in order, as numpy arrays."""

@@ -12,6 +12,7 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_hf_bridge.errors import ConfigError, InputError
+from mlx_hf_bridge.inference.batching import Parts
 from mlx_hf_bridge.inference.run import run
 from mlx_hf_bridge.pretrained import MLXPreTrainedModel
 from mlx_hf_bridge.quantization.recipes import QuantizationLike
@@ -25,7 +26,7 @@ from mlx_hf_bridge.sentence_transformers.modules.transformer import Transformer
 from mlx_hf_bridge.sentence_transformers.modules.transformer_settings import refuse_chat_template, settings_from
 from mlx_hf_bridge.sentence_transformers.modules.vectors import Dense
 from mlx_hf_bridge.sentence_transformers.pools import Pool
-from mlx_hf_bridge.sentence_transformers.results import as_numpy, stacked
+from mlx_hf_bridge.sentence_transformers.results import as_numpy, one_array, stacked
 
 logger = logging.getLogger(__name__)
 
@@ -208,7 +209,7 @@ class MLXCrossEncoder(MLXBaseModel):
             **kwargs,
         )
         activation = self.activation_fn if activation_fn is None else activation_fn
-        scores = self._scores(logits, activation, bool(apply_softmax)) if logits else []
+        scores = self._scores(logits, activation, bool(apply_softmax)) if len(logits) else []
         answer = stacked(scores, convert_to_numpy and not convert_to_tensor, convert_to_tensor)
         return answer[0] if single else answer
 
@@ -254,7 +255,7 @@ class MLXCrossEncoder(MLXBaseModel):
 
     def _inference(
         self, inputs: list[Any], *, show_progress: bool = False, prompt: str = "", batch_size: int = 32, **kwargs: Any
-    ) -> list[Any]:
+    ) -> Parts:
         texts, asked = self._read(inputs, prompt, kwargs)
         return rows_of_texts(
             self._modules,
@@ -265,8 +266,8 @@ class MLXCrossEncoder(MLXBaseModel):
             show_progress=show_progress,
         )
 
-    def _scores(self, logits: list[np.ndarray], activation: Activation, softmax: bool) -> list[np.ndarray]:
-        scores = activated(activation, np.stack(logits))
+    def _scores(self, logits: Parts, activation: Activation, softmax: bool) -> list[np.ndarray]:
+        scores = activated(activation, one_array(logits))
         if self.num_labels == 1 and scores.ndim > 1:
             scores = scores[:, 0]
         if softmax and scores.ndim > 1:

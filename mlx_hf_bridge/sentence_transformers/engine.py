@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 from mlx_hf_bridge.errors import InputError, UnsupportedModelError
-from mlx_hf_bridge.inference.batching import Steps, float_rows, in_blocks
+from mlx_hf_bridge.inference.batching import Parts, Steps, float_rows, in_blocks
 from mlx_hf_bridge.inference.tokenizer import Text, Tokens
 from mlx_hf_bridge.sentence_transformers.features import Features, Module
 from mlx_hf_bridge.sentence_transformers.modules.input import Asked, InputModule
@@ -14,7 +14,7 @@ from mlx_hf_bridge.sentence_transformers.modules.pooling import Pooling
 from mlx_hf_bridge.sentence_transformers.modules.router import flattened
 
 # Enough to sort well by length, few enough to keep their tokens in little memory.
-_TEXTS_A_BLOCK = 2048
+_TEXTS_A_BLOCK = 1024
 
 
 def rows_of_texts(
@@ -27,8 +27,8 @@ def rows_of_texts(
     batch_size: int = 32,
     show_progress: bool = False,
     vectors_alone: bool = False,
-) -> list[Any]:
-    """Each text's part of what the modules make, in the order of the texts.
+) -> Parts:
+    """Each text's part of what the modules make, in the order of the texts; arrays are rows of one array.
 
     finish: the features of a batch -> an array with a row a text (B, ...), or a tuple or dict of arrays. rows_of: that,
     evaluated -> a part a text. Batches are made by length; each holds at most batch_size x device.SLOTS_A_TEXT token
@@ -50,7 +50,8 @@ def rows_of_texts(
             features = module(features)
         return finish(features)
 
-    steps = Steps(partial(first.features, asked=asked), compute, rows_of, first.pads_show)
+    one_shape = rows_of is float_rows
+    steps = Steps(partial(first.features, asked=asked), compute, rows_of, first.pads_show, one_shape)
     return in_blocks(_blocks(first, texts, asked), len(texts), steps, batch_size, show_progress)
 
 

@@ -12,6 +12,7 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_hf_bridge.errors import InputError
+from mlx_hf_bridge.inference.batching import Parts
 from mlx_hf_bridge.inference.pooling import normalized
 from mlx_hf_bridge.quantization.recipes import QuantizationLike
 from mlx_hf_bridge.sentence_transformers.arguments import checked_overlong
@@ -27,6 +28,7 @@ from mlx_hf_bridge.sentence_transformers.precision import checked_precision, qua
 from mlx_hf_bridge.sentence_transformers.results import (
     as_mlx,
     everything,
+    one_array,
     rows_of_everything,
     rows_to_last,
     stacked,
@@ -179,8 +181,8 @@ class MLXSentenceTransformer(MLXBaseModel):
             overlong=None if overlong is None else checked_overlong(overlong),
             **kwargs,
         )
-        if precision != "float32" and rows:
-            rows = list(quantize_embeddings(np.stack(rows) if output_value == VECTOR else rows, precision))
+        if precision != "float32" and len(rows):
+            rows = quantize_embeddings(one_array(rows) if output_value == VECTOR else rows, precision)
         if output_value != VECTOR:
             return as_mlx(rows[0] if single else rows)
         answer = stacked(rows, convert_to_numpy and not convert_to_tensor, convert_to_tensor)
@@ -353,7 +355,7 @@ class MLXSentenceTransformer(MLXBaseModel):
         normalize_embeddings: bool = False,
         truncate_dim: int | None = None,
         **kwargs: Any,
-    ) -> list[Any]:
+    ) -> Parts:
         texts, asked = self._read(inputs, prompt, kwargs)
 
         def vectors(features: Features) -> mx.array:

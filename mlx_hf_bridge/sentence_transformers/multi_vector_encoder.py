@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import mlx.core as mx
 
 from mlx_hf_bridge.errors import InputError
+from mlx_hf_bridge.inference.batching import Parts
 from mlx_hf_bridge.inference.pooling import normalized
 from mlx_hf_bridge.quantization.recipes import QuantizationLike
 from mlx_hf_bridge.sentence_transformers.base import MLXBaseModel
@@ -257,7 +258,7 @@ class MLXMultiVectorEncoder(MLXBaseModel):
         normalize_embeddings: bool = False,
         token_pooling: BaseTokenPooling | None = None,
         **kwargs: Any,
-    ) -> list[Any]:
+    ) -> Parts:
         texts, asked = self._read(inputs, prompt, kwargs)
 
         def tokens(features: Features) -> tuple[mx.array, mx.array]:
@@ -278,7 +279,7 @@ class MLXMultiVectorEncoder(MLXBaseModel):
             batch_size=batch_size,
             show_progress=show_progress,
         )
-        return token_pooling.pool(rows, task=asked.task) if token_pooling and output_value else rows
+        return token_pooling.pool(list(rows), task=asked.task) if token_pooling and output_value else rows
 
     def _model_config(self) -> dict[str, Any]:
         return {**super()._model_config(), "similarity_fn_name": self._similarity_fn_name}

@@ -22,13 +22,18 @@ def torch_for(argument: str) -> Any:
     return torch
 
 
-def stacked(rows: Sequence[np.ndarray], to_numpy: bool, to_tensor: bool) -> Any:
+def one_array(rows: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
+    """Rows of one width -> an array of all, which they may be already."""
+    return rows if isinstance(rows, np.ndarray) else np.stack(rows)
+
+
+def stacked(rows: Sequence[np.ndarray] | np.ndarray, to_numpy: bool, to_tensor: bool) -> Any:
     """Rows of one width -> an array or tensor of all, or a list of MLX arrays."""
     if to_tensor:
         torch = torch_for("convert_to_tensor=True")
-        return torch.from_numpy(np.stack(rows)) if len(rows) else torch.tensor([])
+        return torch.from_numpy(one_array(rows)) if len(rows) else torch.tensor([])
     if to_numpy:
-        return np.stack(rows) if len(rows) else np.array([])
+        return one_array(rows) if len(rows) else np.array([])
     return [mx.array(row) for row in rows]
 
 

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import mlx.core as mx
 
 from mlx_hf_bridge.errors import InputError, UnsupportedModelError
+from mlx_hf_bridge.inference.batching import Parts
 from mlx_hf_bridge.loading.checkpoint import read_modules
 from mlx_hf_bridge.quantization.recipes import QuantizationLike
 from mlx_hf_bridge.sentence_transformers.base import MLXBaseModel
@@ -170,7 +171,7 @@ class MLXSparseEncoder(MLXBaseModel):
             max_active_dims=_checked_count(max_active_dims, "max_active_dims") or self.max_active_dims,
             **{key: value for key, value in kwargs.items() if key != "max_active_dims"},
         )
-        return as_vectors(rows, single, convert_to_tensor, convert_to_sparse_tensor)
+        return as_vectors(list(rows), single, convert_to_tensor, convert_to_sparse_tensor)
 
     def encode_query(
         self,
@@ -287,7 +288,7 @@ class MLXSparseEncoder(MLXBaseModel):
 
     def _inference(
         self, inputs: list[Any], *, show_progress: bool = False, prompt: str = "", batch_size: int = 32, **kwargs: Any
-    ) -> list[Any]:
+    ) -> Parts:
         texts, asked = self._read(inputs, prompt, kwargs)
 
         def vectors(features: Features) -> tuple[mx.array]:

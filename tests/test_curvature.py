@@ -117,6 +117,23 @@ def test_errors_are_put_where_they_cost_least() -> None:
     assert cost(True) < 0.85 * cost(False)
 
 
+@pytest.mark.parametrize("blocks", [1, 8])
+def test_rows_that_cost_the_same_thing_do_not_outbid_each_other(blocks: int) -> None:
+    """Rows that are rounded at a time once answered, all of them, for one error: codes grew until they overflowed."""
+    random = np.random.default_rng(5)
+    size = 24 * blocks
+    weights = random.normal(size=(size, 64)).astype(np.float32)
+    inputs = np.eye(64, dtype=np.float32)
+    outputs = np.ones((size, size), np.float32) + np.float32(0.01) * np.eye(size, dtype=np.float32)
+
+    def off(outputs: np.ndarray | None) -> np.ndarray:
+        return weights - rounded(weights, inputs, 4, 64, outputs=outputs).weights()
+
+    tied, alone = off(outputs), off(None)
+    assert abs(tied).max() < 4 * abs(alone).max()
+    assert ((outputs @ tied) * tied).sum() < ((outputs @ alone) * alone).sum()
+
+
 def test_variations_keep_lengths_and_special_tokens_and_change_words(monkeypatch: pytest.MonkeyPatch) -> None:
     words = {"[CLS]": 0, "[SEP]": 1, **{f"w{number}": number for number in range(2, 202)}}
     backend = tokenizers.Tokenizer(tokenizers.models.WordLevel(words))

@@ -85,16 +85,24 @@ def _turned_across(
     codes: Codes,
     dtype: mx.Dtype,
 ) -> Codes:
-    """Each block of rows once more, for the errors that all other rows have by now."""
+    """Each block of rows once more, for the errors that all other rows have by now, where that costs less."""
     off = weights - codes.weights()
     for block in blocks:
-        shares = across[block] / np.diag(across)[block][:, None]
-        shares[np.arange(len(block)), block] = 0
-        aim = weights[block] + shares @ off
-        better = turned(aim, metric, _taken(codes, block), dtype, 1)
-        codes.codes[block], codes.scales[block], codes.biases[block] = better.codes, better.scales, better.biases
-        off[block] = weights[block] - better.weights()
+        among = across[np.ix_(block, block)]
+        others = across[block]
+        others[:, block] = 0
+        aim = weights[block] + np.linalg.solve(among, others @ off)
+        before = _taken(codes, block)
+        better = turned(aim, metric, before, dtype, 1)
+        if _cost(aim, better, metric, among) < _cost(aim, before, metric, among):
+            codes.codes[block], codes.scales[block], codes.biases[block] = better.codes, better.scales, better.biases
+            off[block] = weights[block] - better.weights()
     return codes
+
+
+def _cost(aim: Floats, codes: Codes, inputs: Floats, outputs: Floats) -> float:
+    off = aim - codes.weights()
+    return float(((outputs @ off) * (off @ inputs)).sum())
 
 
 def _taken(codes: Codes, rows: npt.NDArray[np.intp]) -> Codes:

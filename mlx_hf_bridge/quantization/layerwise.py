@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 import mlx.core as mx
 import numpy as np
 
+from mlx_hf_bridge.errors import QuantizationError
 from mlx_hf_bridge.layers.linear import Embedding, Linear
 from mlx_hf_bridge.quantization.across import rounded, rounded_rows
 from mlx_hf_bridge.quantization.codes import Codes, Floats
@@ -67,6 +68,11 @@ def _once(work: Work, path: str, find: Callable[[], Codes]) -> Codes:
     codes = work.kept.find_codes(path)
     if codes is None:
         codes = find()
+        if not (np.isfinite(codes.scales).all() and np.isfinite(codes.biases).all()):
+            raise QuantizationError(
+                f"{path} was rounded to numbers that are not finite. Its weights, or what the calibration texts make of "
+                "them, are out of float16's range: take method='minmax', or leave it float by modules={{name: None}}."
+            )
         work.kept.put_codes(path, codes)
     return codes
 

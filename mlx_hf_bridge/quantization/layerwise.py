@@ -70,8 +70,8 @@ def _once(work: Work, path: str, find: Callable[[], Codes]) -> Codes:
         codes = find()
         if not (np.isfinite(codes.scales).all() and np.isfinite(codes.biases).all()):
             raise QuantizationError(
-                f"{path} was rounded to numbers that are not finite. Its weights, or what the calibration texts make of "
-                "them, are out of float16's range: take method='minmax', or leave it float by modules={{name: None}}."
+                f"{path} was rounded to numbers that are not finite: its weights, or what calibration texts make of "
+                "them, are out of range. Take method='minmax', or leave it float by modules={name: None}."
             )
         work.kept.put_codes(path, codes)
     return codes

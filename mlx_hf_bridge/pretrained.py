@@ -26,6 +26,7 @@ from mlx_hf_bridge.family import (
 )
 from mlx_hf_bridge.inference.model import Encoded
 from mlx_hf_bridge.inference.run import run
+from mlx_hf_bridge.layers.alone import computed_alone
 from mlx_hf_bridge.loading.load import Changes, Loaded, load
 from mlx_hf_bridge.model_config import ModelConfig
 from mlx_hf_bridge.outputs import (
@@ -111,8 +112,13 @@ class MLXPreTrainedModel(TorchHabits):
         call = Call(self._loaded, input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, given)
         states = self._asked(output_hidden_states, "output_hidden_states")
         weights = self._asked(output_attentions, "output_attentions")
-        alone = self._loaded.task != BASE_TASK
-        encoded = run(lambda: call.unflattened(self._loaded.model(call.batch(), states, weights, alone)))
+        answer_alone = self._loaded.task != BASE_TASK
+
+        def encoding() -> Encoded:
+            with computed_alone():
+                return call.unflattened(self._loaded.model(call.batch(), states, weights, answer_alone))
+
+        encoded = run(encoding)
         output = self._output(encoded, call.like)
         if kind_of(call.like) == "torch":
             output = as_transformers(output)

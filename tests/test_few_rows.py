@@ -4,7 +4,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlx_hf_bridge.layers import early, few_rows, linear
+from mlx_hf_bridge.layers import alone, few_rows, linear
 from mlx_hf_bridge.layers.few_rows import Blocks
 from mlx_hf_bridge.layers.linear import Linear
 
@@ -63,34 +63,46 @@ def test_a_replaced_weight_is_the_one_that_counts() -> None:
     for scale in (1.0, -2.0):
         layer.update({"weight": normal(96, 384) * scale, "bias": normal(96)})
         for _ in range(10):
-            product = layer(x)
+            with alone.computed_alone():
+                product = layer(x)
             wanted = x @ layer.weight.T + layer.bias
             np.testing.assert_allclose(np.array(product), np.array(wanted), rtol=0, atol=ABSOLUTE)
+
+
+def test_what_is_not_served_alone_is_the_same_however_often_it_is_asked_for() -> None:
+    layer, x = Linear(384, 96), normal(4, 384)
+    layer.update({"weight": normal(96, 384), "bias": normal(96)})
+    first = np.array(layer(x))
+    for _ in range(10):
+        with alone.computed_alone():
+            layer(x)
+        np.testing.assert_array_equal(np.array(layer(x)), first)
 
 
 def test_gradients_of_weights_are_those_of_the_usual_way() -> None:
     layer, x = Linear(384, 96), normal(4, 384)
     layer.update({"weight": normal(96, 384), "bias": normal(96)})
-    for _ in range(10):
-        layer(x)
 
     def loss(weight: mx.array) -> mx.array:
         layer.update({"weight": weight})
         return mx.square(layer(x)).sum()
 
     weight = layer.weight
-    found = [mx.grad(loss)(weight) for _ in range(10)][-1]
+    with alone.computed_alone():
+        for _ in range(10):
+            layer(x)
+        found = [mx.grad(loss)(weight) for _ in range(10)][-1]
     wanted = 2 * (x @ weight.T + layer.bias).T @ x
     np.testing.assert_allclose(np.array(found), np.array(wanted), rtol=1e-4, atol=1e-2)
 
 
 def test_layers_are_begun_within_the_block_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     begun: list[mx.array] = []
-    monkeypatch.setattr(early, "STARTS_EARLY", True)
+    monkeypatch.setattr(alone, "STARTS_EARLY", True)
     monkeypatch.setattr(mx, "async_eval", begun.append)
-    early.begin(normal(2))
+    alone.begin(normal(2))
     assert not begun
-    with early.starting_early():
-        early.begin(normal(2))
-    early.begin(normal(2))
+    with alone.computed_alone():
+        alone.begin(normal(2))
+    alone.begin(normal(2))
     assert len(begun) == 1

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import mlx.core as mx
 
+from mlx_hf_bridge.device import KEPT_BYTES
 from mlx_hf_bridge.errors import ForkedProcessError
 
 T = TypeVar("T")
@@ -21,8 +22,6 @@ T = TypeVar("T")
 _turn = threading.RLock()
 # The process that has used MLX; a child forked from it cannot.
 _home: int | None = None
-# MLX keeps freed buffers for reuse, on Metal without bound: servers of varied lengths grew tenfold in an hour.
-_KEPT_BYTES = 2**30
 
 
 @dataclass
@@ -66,7 +65,7 @@ def _evaluated(work: Callable[[], T]) -> T:
     with _turn:
         result = work()
         mx.eval(*arrays_in(result))
-        if mx.get_cache_memory() > _KEPT_BYTES:
+        if mx.get_cache_memory() > KEPT_BYTES:
             mx.clear_cache()
         return result
 

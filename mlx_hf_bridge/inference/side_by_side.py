@@ -14,7 +14,7 @@ import mlx.core as mx
 
 from mlx_hf_bridge.device import STREAMS, streams, threads_for_streams
 from mlx_hf_bridge.inference.run import arrays_in, run
-from mlx_hf_bridge.layers.early import starting_early
+from mlx_hf_bridge.layers.alone import computed_alone
 from mlx_hf_bridge.layers.linear import unpacking_once
 
 # Rounds under way: while one is computed, the next one is prepared.
@@ -48,7 +48,7 @@ def _start(works: list[Callable[[], Any]]) -> _Round:
     """All at once: MLX would begin a second array only when the first one is nearly done."""
     results = []
     # One that waited for the device to take more would keep the others from being begun.
-    with unpacking_once(), starting_early() if len(works) == 1 else nullcontext():
+    with unpacking_once(), computed_alone() if len(works) == 1 else nullcontext():
         for stream, work in zip(streams(), works, strict=False):
             with mx.stream(stream):
                 results.append(work())

@@ -11,8 +11,8 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_hf_bridge.batch import TokenBatch
+from mlx_hf_bridge.layers.alone import begin
 from mlx_hf_bridge.layers.attention import Attention
-from mlx_hf_bridge.layers.early import begin
 from mlx_hf_bridge.layers.norm import LayerNorm
 
 

@@ -11,6 +11,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_hf_bridge.device import FEW_ROWS, KEEPS_UNPACKED, unpacks_by_parts, unpacks_weights
+from mlx_hf_bridge.layers.alone import is_computed_alone
 from mlx_hf_bridge.layers.few_rows import Blocks
 
 
@@ -106,8 +107,10 @@ class Linear(nn.Module):
         self._blocks = Blocks() if FEW_ROWS else None
 
     def __call__(self, x: mx.array) -> mx.array:
-        if self._blocks is not None and (product := self._blocks.product(x, self.weight)) is not None:
-            return product + self.bias if "bias" in self else product
+        if self._blocks is not None and is_computed_alone():
+            product = self._blocks.product(x, self.weight)
+            if product is not None:
+                return product + self.bias if "bias" in self else product
         if "bias" in self:
             return mx.addmm(self.bias, x, self.weight.T)
         return x @ self.weight.T

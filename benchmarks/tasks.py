@@ -254,12 +254,12 @@ from benchmarks import texts
 count = int(sys.argv[2])
 corpus = texts.mixed(count)
 model = MLXSentenceTransformer(sys.argv[1])
-tokens = sum(len(one) for one in model.tokenizer.encode(corpus, 256))
 model.encode(texts.mixed(100, seed=9))
 start = time.perf_counter()
 vectors = model.encode(corpus)
 seconds = time.perf_counter() - start
 peak = int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read()).group(1)) / 1024
+tokens = sum(len(one) for one in model.tokenizer.encode(corpus, 256))
 print(seconds / tokens * 1e6, peak - vectors.nbytes / 2**20)
 """
 

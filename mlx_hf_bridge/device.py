@@ -120,7 +120,7 @@ COMPILES_GRAPHS = BACKEND != "cpu"
 
 # MLX keeps freed buffers for reuse, on Metal without bound: servers of varied lengths grew tenfold in an hour. On a CPU
 # malloc keeps them as well, and gives them for arrays of any size.
-KEPT_BYTES = 2**24 if BACKEND == "cpu" else 2**30
+KEPT_BYTES = 2**22 if BACKEND == "cpu" else 2**30
 
 # glibc's parameters for mallopt: the largest block that comes from the heap, and the free heap that is kept. By default
 # every large array is fresh from the system, which clears it page by page: more work than a sum.

@@ -208,4 +208,4 @@ def test_buffers_within_the_limit_are_kept_for_reuse(tmp_path: Path, monkeypatch
     for inputs in BATCHES[:5]:
         model(**inputs)
     assert not cleared
-    assert run_module.KEPT_BYTES >= 2**24
+    assert run_module.KEPT_BYTES >= 2**22

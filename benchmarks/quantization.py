@@ -124,7 +124,7 @@ def draw(figures: dict[str, Any]) -> None:
         )
         axes.scatter([size for size, _, _ in points], [loss for _, loss, _ in points], color=color, s=38, label=group)
         for size, loss, name in points:
-            side, place = ("right", (-6, 5)) if group == "plain" else ("left", (6, -3))
+            side, place = ("right", (-6, 5)) if group in ("plain", "mixed") else ("left", (6, -3))
             axes.annotate(name, (size, loss), place, textcoords="offset points", fontsize=8.5, ha=side, color=color)
     axes.set_yscale("log")
     axes.invert_yaxis()

@@ -10,6 +10,7 @@ from benchmarks.rivals import OURS, REFERENCE
 from benchmarks.tasks import Result
 
 _OUR_COLOUR, _THEIR_COLOUR, _LINE_COLOUR, _ONE_COLOUR = "#3b6fb6", "#b9bec7", "#20242c", "#c0392b"
+_NOT_PICTURED = ("p95", "time a token")
 
 
 def as_markdown(results: Sequence[Result], machine: dict[str, Any], missing: dict[str, str]) -> str:
@@ -78,13 +79,13 @@ def write(folder: Path, results: Sequence[Result], machine: dict[str, Any], miss
 
 
 def draw(path: Path, results: Sequence[Result]) -> None:
-    """Bars of everything that has a ratio; the reference is the line at 1."""
+    """Bars of what has a ratio to a rival, 95th percentiles left out; the reference is the line at 1."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    chosen = [one for one in results if one.ratio is not None and one.ratio != 1.0]
+    chosen = [one for one in results if one.ratio not in (None, 1.0) and not one.task.endswith(_NOT_PICTURED)]
     tasks = list(dict.fromkeys(one.task for one in chosen))
     if not chosen:
         return

@@ -13,7 +13,7 @@ import transformers
 from checkpoints import FAMILIES, WORDS, make_checkpoint, make_model, make_wordpiece
 
 from mlx_hf_bridge import MLXAutoModel
-from mlx_hf_bridge.errors import RepositoryError
+from mlx_hf_bridge.errors import InputError, RepositoryError
 from mlx_hf_bridge.inference.tokenizer import Text, Tokenizer
 from mlx_hf_bridge.loading.checkpoint import read_checkpoint
 from mlx_hf_bridge.loading.source import HubOptions, locate
@@ -243,6 +243,15 @@ def test_stored_padding_and_truncation_are_reset(tmp_path: Path) -> None:
         Tokenizer.from_folder(converted, tokenizer_config(converted)),
         transformers.AutoTokenizer.from_pretrained(tmp_path),
     )
+
+
+def test_many_texts_are_those_of_each_and_a_broken_one_is_named(tmp_path: Path) -> None:
+    make_checkpoint(tmp_path)
+    _, ours = convert(tmp_path)
+    texts = ["the cat sat. " * (number % 7) for number in range(300)]
+    assert [one.ids.tolist() for one in ours.encode(texts)] == [ours.encode([one])[0].ids.tolist() for one in texts]
+    with pytest.raises(InputError, match=r"text 257 is .* not a text in Unicode"):
+        ours.encode([*texts[:257], "half \ud800 a pair", *texts])
 
 
 @pytest.mark.parametrize("strategy", ["longest_first", "only_first", "only_second"])

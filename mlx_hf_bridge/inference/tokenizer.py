@@ -20,6 +20,8 @@ Text = str | tuple[str, str]
 # transformers writes a huge number for "no limit" (VERY_LARGE_INTEGER).
 _NO_LIMIT = 1_000_000
 _SEGMENTS = "token_type_ids"
+# What tokenizers tells of texts takes many times the memory of their ids, so it is asked of some at a time.
+_TEXTS_AT_ONCE = 128
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,13 @@ class Tokenizer:
         try:
             with self._lock:
                 self._truncate(max_length, strategy)
-                encodings = self.backend.encode_batch_fast(list(texts), add_special_tokens=add_special_tokens)
+                return [
+                    self._tokens(one)
+                    for start in range(0, len(texts), _TEXTS_AT_ONCE)
+                    for one in self.backend.encode_batch_fast(
+                        list(texts[start : start + _TEXTS_AT_ONCE]), add_special_tokens=add_special_tokens
+                    )
+                ]
         except TypeError as error:
             raise InputError(_not_unicode(texts)) from error
         except Exception as error:  # the bare class is what tokenizers raises
@@ -111,7 +119,6 @@ class Tokenizer:
                 f"truncation={strategy!r} to max_length={max_length} cannot be done: {error}. "
                 "Pass truncation=True, which cuts the longer of text and pair."
             ) from error
-        return [self._tokens(one) for one in encodings]
 
     def count_without_last_special(self, text: str) -> int:
         """Tokens of a text, uncut, with the special ones before it and without one after it."""

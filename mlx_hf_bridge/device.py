@@ -99,8 +99,9 @@ _FEW_ROWS = 16
 FEW_ROWS = _few_rows()
 
 # A batch holds at most batch_size times this many slots, padding included, so that short texts go many at a time.
-# On a CPU small batches stay in its caches (benchmarks/batch_slots.py).
-SLOTS_A_TEXT = 16 if BACKEND == "cpu" else 128
+# On a CPU small batches stay in its caches (benchmarks/batch_slots.py), and what a hundred texts take in memory is then
+# what ten thousand take (`growth` in benchmarks/tasks.py).
+SLOTS_A_TEXT = 12 if BACKEND == "cpu" else 128
 
 # On a CPU, MLX takes 9 to 20 ns an element for exp, tanh and erf, and 0.1 for a sum or product, so that these are
 # computed from sums and products (benchmarks/activations.py).

@@ -74,9 +74,13 @@ def test_what_is_not_served_alone_is_the_same_however_often_it_is_asked_for() ->
     layer.update({"weight": normal(96, 384), "bias": normal(96)})
     first = np.array(layer(x))
     for _ in range(10):
+        layer(x)
+    assert layer._blocks._blocks is None
+    for _ in range(10):
         with alone.computed_alone():
             layer(x)
         np.testing.assert_array_equal(np.array(layer(x)), first)
+    assert layer._blocks._blocks is not None
 
 
 def test_gradients_of_weights_are_those_of_the_usual_way() -> None:

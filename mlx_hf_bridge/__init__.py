@@ -4,6 +4,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from mlx_hf_bridge import device as device
+from mlx_hf_bridge import errors
+from mlx_hf_bridge.errors import *  # noqa: F403
+from mlx_hf_bridge.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from mlx_hf_bridge.auto import (
@@ -16,6 +19,7 @@ if TYPE_CHECKING:
         MLXAutoModelForSequenceClassification,
         MLXAutoModelForTokenClassification,
     )
+    from mlx_hf_bridge.conversion import convert
     from mlx_hf_bridge.pipelines import pipeline
     from mlx_hf_bridge.quantization.recipes import MLXQuantizationConfig
     from mlx_hf_bridge.sentence_transformers import (
@@ -27,50 +31,27 @@ if TYPE_CHECKING:
     from mlx_hf_bridge.verification.verify import verify
     from mlx_hf_bridge.zero_change import install, load_ipython_extension, uninstall, unload_ipython_extension
 
-__version__ = "0.1.0"
-
-_HOMES = {
-    "MLXAutoModel": "auto",
-    "MLXAutoModelForMaskedLM": "auto",
-    "MLXAutoModelForMultipleChoice": "auto",
-    "MLXAutoModelForNextSentencePrediction": "auto",
-    "MLXAutoModelForPreTraining": "auto",
-    "MLXAutoModelForQuestionAnswering": "auto",
-    "MLXAutoModelForSequenceClassification": "auto",
-    "MLXAutoModelForTokenClassification": "auto",
-    "MLXCrossEncoder": "sentence_transformers",
-    "MLXMultiVectorEncoder": "sentence_transformers",
-    "MLXQuantizationConfig": "quantization.recipes",
-    "MLXSentenceTransformer": "sentence_transformers",
-    "MLXSparseEncoder": "sentence_transformers",
-    "install": "zero_change",
-    "load_ipython_extension": "zero_change",
-    "pipeline": "pipelines",
-    "uninstall": "zero_change",
-    "unload_ipython_extension": "zero_change",
-    "verify": "verification.verify",
+# Imported on first use, so that `import mlx_hf_bridge` stays cheap. Type checkers read the imports above.
+_LAZY = {
+    "auto": (
+        "MLXAutoModel",
+        "MLXAutoModelForMaskedLM",
+        "MLXAutoModelForMultipleChoice",
+        "MLXAutoModelForNextSentencePrediction",
+        "MLXAutoModelForPreTraining",
+        "MLXAutoModelForQuestionAnswering",
+        "MLXAutoModelForSequenceClassification",
+        "MLXAutoModelForTokenClassification",
+    ),
+    "conversion": ("convert",),
+    "pipelines": ("pipeline",),
+    "quantization.recipes": ("MLXQuantizationConfig",),
+    "sentence_transformers": ("MLXCrossEncoder", "MLXMultiVectorEncoder", "MLXSentenceTransformer", "MLXSparseEncoder"),
+    "verification.verify": ("verify",),
+    "zero_change": ("install", "load_ipython_extension", "uninstall", "unload_ipython_extension"),
 }
-__all__ = [
-    "MLXAutoModel",
-    "MLXAutoModelForMaskedLM",
-    "MLXAutoModelForMultipleChoice",
-    "MLXAutoModelForNextSentencePrediction",
-    "MLXAutoModelForPreTraining",
-    "MLXAutoModelForQuestionAnswering",
-    "MLXAutoModelForSequenceClassification",
-    "MLXAutoModelForTokenClassification",
-    "MLXCrossEncoder",
-    "MLXMultiVectorEncoder",
-    "MLXQuantizationConfig",
-    "MLXSentenceTransformer",
-    "MLXSparseEncoder",
-    "install",
-    "load_ipython_extension",
-    "pipeline",
-    "uninstall",
-    "unload_ipython_extension",
-    "verify",
-]
+_HOMES = {name: module for module, names in _LAZY.items() for name in names}
+__all__ = sorted([*errors.__all__, *_HOMES])
 
 
 def __getattr__(name: str) -> Any:

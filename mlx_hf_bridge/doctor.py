@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 
 import mlx.core as mx
 
@@ -15,6 +14,7 @@ from mlx_hf_bridge.blas import kernel_name
 from mlx_hf_bridge.environment import BLAS_VARIABLE, bridge_cache
 from mlx_hf_bridge.inference.run import run
 from mlx_hf_bridge.layers.linear import Linear
+from mlx_hf_bridge.version import installed_version
 
 PACKAGES = ("mlx-hf-bridge", "mlx", "transformers", "tokenizers", "sentence-transformers", "torch")
 
@@ -46,7 +46,7 @@ def diagnose() -> Diagnosis:
     """Look at the machine and time its products, which takes about a second."""
     speeds = {name: round(run(measure), 1) for name, measure in _measures().items()}
     return Diagnosis(
-        versions={name: _version(name) for name in PACKAGES},
+        versions={name: installed_version(name) for name in PACKAGES},
         system=f"Python {platform.python_version()}, {platform.platform()}",
         backend=device.BACKEND,
         device=device.device_name(),
@@ -59,13 +59,6 @@ def diagnose() -> Diagnosis:
         cache=str(bridge_cache()),
         advice=tuple(_advice(speeds["float32"])),
     )
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 def _measures() -> dict[str, Callable[[], float]]:

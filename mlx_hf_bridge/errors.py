@@ -95,3 +95,30 @@ class UnservedUseError(BridgeError, NotImplementedError):
 
 class FallBackError(BridgeError, RuntimeError):
     """A model would go to torch in zero-change mode, and that was forbidden."""
+
+
+__all__ = [
+    "ArgumentTypeError",
+    "BackendError",
+    "BridgeError",
+    "CheckpointError",
+    "ConfigError",
+    "EmptyInputError",
+    "FallBackError",
+    "ForkedProcessError",
+    "InputError",
+    "MaskError",
+    "MissingConfigError",
+    "OverlongTextError",
+    "QuantizationError",
+    "RepositoryError",
+    "SizeTargetError",
+    "TemplateError",
+    "TokenRangeError",
+    "TopKError",
+    "UnknownDtypeError",
+    "UnknownNameError",
+    "UnservedUseError",
+    "UnsupportedModelError",
+    "WeightsError",
+]

@@ -13,13 +13,13 @@ from checkpoints import FAMILIES, make_checkpoint
 from programs import finished, outcome, start
 
 import mlx_hf_bridge
-from mlx_hf_bridge import device
+from mlx_hf_bridge import device, errors
 from mlx_hf_bridge.models import family_for, model_types
 
 ROOT = Path(mlx_hf_bridge.__file__).parent
 # docs/architecture.md: a part imports from parts before it, and from itself; of those on one line, in one direction.
 ORDER = [
-    {"errors", "environment", "after_import"},
+    {"errors", "version", "environment", "after_import"},
     {"blas"},
     {"device", "batch"},
     {"layers"},
@@ -85,9 +85,7 @@ INSIDE = [module for module in MODULES if "." in module]
 def test_imports_point_one_way(module: str) -> None:
     assert part(module) in RANKS, f"{part(module)} has no place in the order"
     for imported in imports(module):
-        if imported == "mlx_hf_bridge":
-            assert RANKS[part(module)] >= RANKS["sentence_transformers"], f"{module} imports the whole package"
-            continue
+        assert imported != "mlx_hf_bridge", f"{module} imports the whole package"
         same = part(imported) == part(module)
         assert same or RANKS[part(imported)] <= RANKS[part(module)], f"{module} imports {imported}"
 
@@ -101,7 +99,7 @@ def test_no_two_files_import_each_other() -> None:
 
 
 def test_the_package_itself_imports_only_device() -> None:
-    assert imports("mlx_hf_bridge") == {"mlx_hf_bridge.device"}
+    assert imports("mlx_hf_bridge") == {f"mlx_hf_bridge.{name}" for name in ("device", "errors", "version")}
 
 
 def test_layers_know_no_config_no_checkpoint_and_no_network() -> None:
@@ -126,7 +124,7 @@ def test_every_model_file_is_in_the_table_of_families_and_the_other_way_round() 
 
 def test_every_public_name_imports_and_is_named_once() -> None:
     assert list(mlx_hf_bridge.__all__) == sorted(set(mlx_hf_bridge.__all__))
-    assert set(mlx_hf_bridge.__all__) == set(mlx_hf_bridge._HOMES) <= set(dir(mlx_hf_bridge))
+    assert set(mlx_hf_bridge.__all__) == {*mlx_hf_bridge._HOMES, *errors.__all__} <= set(dir(mlx_hf_bridge))
     for name in mlx_hf_bridge.__all__:
         value = getattr(mlx_hf_bridge, name)
         assert getattr(value, "__name__", name) == name
@@ -153,6 +151,32 @@ def test_every_module_imports_and_says_what_it_is_for(module: str) -> None:
         assert ast.get_docstring(ast.parse(MODULES[module].read_text(encoding="utf-8")))
         return  # imports its tool, which `pytest -m integrations` has
     assert (importlib.import_module(module).__doc__ or "").strip()
+
+
+def test_every_error_is_public() -> None:
+    kinds = {name for name, value in vars(errors).items() if isinstance(value, type)}
+    assert kinds == set(errors.__all__)
+
+
+WITHOUT_METADATA = """
+import importlib.metadata, sys
+def missing(name):
+    raise importlib.metadata.PackageNotFoundError(name)
+importlib.metadata.version = importlib.metadata.distribution = missing
+sys.frozen = True
+from mlx_hf_bridge import MLXAutoModel, MLXSentenceTransformer, convert
+from mlx_hf_bridge.version import installed_version
+convert(sys.argv[1], sys.argv[2], quantization_config="q8")
+MLXSentenceTransformer(sys.argv[2]).save_pretrained(sys.argv[2] + "-saved")
+print(installed_version("mlx-hf-bridge"), installed_version("transformers"))
+"""
+
+
+def test_no_package_metadata_is_needed(tmp_path: Path) -> None:
+    """A checkout that is not installed, and an app that is frozen into one file, have none."""
+    make_checkpoint(tmp_path / "source")
+    printed = finished(WITHOUT_METADATA, tmp_path / "source", tmp_path / "converted")
+    assert printed == f"{mlx_hf_bridge.__version__} None"
 
 
 def test_importing_the_package_loads_nothing_heavy() -> None:
@@ -267,7 +291,7 @@ def test_float32_products_are_fast() -> None:
     """Known trouble 11: 2.6 GFLOP/s on MLX's reference BLAS, 180 and more on OpenBLAS."""
     script = """
 import time
-from mlx_hf_bridge import device
+from mlx_hf_bridge import device, errors
 import mlx.core as mx
 x, w = mx.random.normal((512, 768)), mx.random.normal((768, 768))
 mx.eval(x @ w.T)

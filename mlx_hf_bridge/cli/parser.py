@@ -4,11 +4,11 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from mlx_hf_bridge import __version__
 from mlx_hf_bridge.cli import help_texts
 from mlx_hf_bridge.cli.packing import BITS_CHOICES, STORAGE_DTYPES, Packing
 from mlx_hf_bridge.quantization.methods import METHODS
 from mlx_hf_bridge.quantization.recipes import BITS, RECIPES
+from mlx_hf_bridge.version import __version__
 
 DEFAULT_CONFIG = "config/models.yaml"
 DEFAULT_OUTPUT = "models/mlx_converted"

@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Iterator
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from mlx_hf_bridge.loading.tokenizer_files import has_tokenizer, write_tokenizer
 from mlx_hf_bridge.quantization.grid import fitted
 from mlx_hf_bridge.quantization.methods import RUNS_MODEL
 from mlx_hf_bridge.quantization.recipes import MLXQuantizationConfig, names_module
+from mlx_hf_bridge.version import installed_version
 
 logger = logging.getLogger(__name__)
 
@@ -143,7 +143,7 @@ def _metadata(plan: Plan, folder: Path) -> dict[str, Any]:
         "recipe": plan.recipe.to_dict() if plan.recipe else None,
         **({"plan": width_dicts(plan)} if plan.recipe and plan.recipe.has_target else {}),
         "dtype": dtype_name(plan.dtype),
-        "libraries": {name: version(name) for name in _LIBRARIES},
+        "libraries": {name: installed_version(name) or "unknown" for name in _LIBRARIES},
         "source_bytes": plan.source_bytes,
         "weight_bytes": (folder / SINGLE_FILE).stat().st_size,
         "bits": dict(sorted(modules.items())),

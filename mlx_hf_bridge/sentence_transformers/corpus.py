@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-import mlx_hf_bridge
 from mlx_hf_bridge.errors import BackendError, InputError, RepositoryError
 from mlx_hf_bridge.sentence_transformers.corpus_file import CorpusFile
 from mlx_hf_bridge.sentence_transformers.nearest import check_count
@@ -19,6 +18,7 @@ from mlx_hf_bridge.sentence_transformers.streaming import (
     progress_bar,
     refuse_ranges,
 )
+from mlx_hf_bridge.version import __version__
 
 _PARQUET = ".parquet"
 _SUFFIXES = (".npy", _PARQUET)
@@ -69,7 +69,7 @@ def encode_to_file(
     probe: np.ndarray = self.encode(_PROBE, show_progress_bar=False, **options)
     settings = {name: value for name, value in options.items() if name not in _NO_SETTINGS}
     settings |= {"chunk_size": chunk_size, "max_seq_length": self.max_seq_length}
-    settings |= {"version": mlx_hf_bridge.__version__, "model": hashlib.sha256(probe.tobytes()).hexdigest()[:16]}
+    settings |= {"version": __version__, "model": hashlib.sha256(probe.tobytes()).hexdigest()[:16]}
     total = len(inputs) if isinstance(inputs, (list, tuple)) else None
     with CorpusFile(target, settings, probe[0], restart) as file:
         file.skip(texts)

@@ -3,7 +3,6 @@
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from mlx_hf_bridge.sentence_transformers.features import Module
 from mlx_hf_bridge.sentence_transformers.modules.input import InputModule
 from mlx_hf_bridge.sentence_transformers.modules.router import Router
 from mlx_hf_bridge.sentence_transformers.settings import MODEL_FILE
+from mlx_hf_bridge.version import __version__
 
 
 def save(modules: Sequence[Module], config: Mapping[str, Any], target: Path, readme: Path | None) -> None:
@@ -44,7 +44,7 @@ def _write(modules: Sequence[Module], config: Mapping[str, Any], folder: Path) -
         module.save(folder / path)
         entries.append({"idx": index, "name": str(index), "path": path, "type": module.reference})
     write_json(folder / MODULES_FILE, entries)
-    write_json(folder / MODEL_FILE, {**config, "__version__": {"mlx_hf_bridge": version("mlx-hf-bridge")}})
+    write_json(folder / MODEL_FILE, {**config, "__version__": {"mlx_hf_bridge": __version__}})
 
 
 def push(

@@ -4,7 +4,6 @@ import json
 import resource
 import sys
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from mlx_hf_bridge.verification.readers import CLASSIFICATION, EMBEDDING, Reader
 from mlx_hf_bridge.verification.report import Report, Step
 from mlx_hf_bridge.verification.steps import full_steps, plain_steps
 from mlx_hf_bridge.verification.thresholds import bounds_for, checks_of
+from mlx_hf_bridge.version import installed_version
 
 _MB = 2**20
 
@@ -76,7 +76,7 @@ def verify(
         steps,
         tuple(float(value) for value in cosines(*answers)),
         layer_errors(mine.folder, floats, given),
-        {name: version(name) for name in ("mlx-hf-bridge", "mlx", "transformers")},
+        {name: installed_version(name) or "unknown" for name in ("mlx-hf-bridge", "mlx", "transformers")},
     )
 
 

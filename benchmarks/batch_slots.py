@@ -9,7 +9,7 @@ import time
 from benchmarks.agreement import mixed_texts
 from benchmarks.models import parser
 from mlx_hf_bridge import MLXSentenceTransformer
-from mlx_hf_bridge.device import SLOTS_A_TEXT
+from mlx_hf_bridge.runtime.device import SLOTS_A_TEXT
 
 SIZES = (256, 384, 512, 1024, 2048, 4096)
 

@@ -10,7 +10,7 @@ import torch
 import transformers
 
 from mlx_hf_bridge import MLXAutoModelForSequenceClassification
-from mlx_hf_bridge.family import SEQUENCE_CLASSIFICATION
+from mlx_hf_bridge.architecture.family import SEQUENCE_CLASSIFICATION
 from mlx_hf_bridge.loading.checkpoint import read_checkpoint
 from mlx_hf_bridge.loading.plan import plan_conversion
 from mlx_hf_bridge.loading.source import HubOptions, locate

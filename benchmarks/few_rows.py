@@ -14,8 +14,8 @@ import mlx_hf_bridge  # noqa: F401  loads the BLAS before mlx.core
 # isort: split
 import mlx.core as mx
 
-from mlx_hf_bridge.device import FEW_ROWS
 from mlx_hf_bridge.layers.few_rows import Blocks
+from mlx_hf_bridge.runtime.device import FEW_ROWS
 
 SHAPES = ((1152, 384), (384, 384), (1536, 384), (384, 1536))
 COPIES = 24

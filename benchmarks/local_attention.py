@@ -8,7 +8,7 @@ import statistics
 import time
 from collections.abc import Callable
 
-import mlx_hf_bridge.device  # noqa: F401  a BLAS before mlx.core
+import mlx_hf_bridge.runtime.device  # noqa: F401  a BLAS before mlx.core
 
 # isort: split
 import mlx.core as mx

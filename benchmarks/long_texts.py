@@ -10,14 +10,14 @@ import statistics
 import time
 from typing import Any
 
-from mlx_hf_bridge.device import BACKEND  # a BLAS before mlx.core
+from mlx_hf_bridge.runtime.device import BACKEND  # a BLAS before mlx.core
 
 # isort: split
 import mlx.core as mx
 from mlx.utils import tree_map
 
+from mlx_hf_bridge.architecture.family import BASE_TASK
 from mlx_hf_bridge.batch import TokenBatch
-from mlx_hf_bridge.family import BASE_TASK
 from mlx_hf_bridge.inference.model import Model, build
 from mlx_hf_bridge.models import family_for
 

@@ -3,9 +3,9 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from mlx_hf_bridge import device as device
 from mlx_hf_bridge import errors
 from mlx_hf_bridge.errors import *  # noqa: F403
+from mlx_hf_bridge.runtime import device as device
 from mlx_hf_bridge.version import __version__ as __version__
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
+from mlx_hf_bridge.architecture.family import BASE_TASK
 from mlx_hf_bridge.errors import ArgumentTypeError, ConfigError, QuantizationError
-from mlx_hf_bridge.family import BASE_TASK
 from mlx_hf_bridge.loading.load import Changes
 from mlx_hf_bridge.loading.source import HubOptions
 from mlx_hf_bridge.quantization.recipes import QuantizationLike

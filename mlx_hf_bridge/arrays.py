@@ -6,7 +6,7 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_hf_bridge.errors import ArgumentTypeError, InputError
-from mlx_hf_bridge.inference.run import run
+from mlx_hf_bridge.runtime.executor import run
 
 
 def kind_of(array: Any) -> str:

@@ -7,9 +7,7 @@ import logging
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NoReturn, overload
 
-from mlx_hf_bridge.arguments import sorted_arguments
-from mlx_hf_bridge.errors import RepositoryError, UnservedUseError
-from mlx_hf_bridge.family import (
+from mlx_hf_bridge.architecture.family import (
     BASE_TASK,
     MASKED_LM,
     MULTIPLE_CHOICE,
@@ -19,6 +17,8 @@ from mlx_hf_bridge.family import (
     SEQUENCE_CLASSIFICATION,
     TOKEN_CLASSIFICATION,
 )
+from mlx_hf_bridge.arguments import sorted_arguments
+from mlx_hf_bridge.errors import RepositoryError, UnservedUseError
 from mlx_hf_bridge.loading.load import load
 from mlx_hf_bridge.pretrained import MLXPreTrainedModel, model_of
 from mlx_hf_bridge.quantization.recipes import QuantizationLike

@@ -11,9 +11,8 @@ from typing import Any, Literal
 
 import mlx.core as mx
 
+from mlx_hf_bridge.architecture.family import BASE_TASK, SEQUENCE_CLASSIFICATION
 from mlx_hf_bridge.errors import InputError, SizeTargetError
-from mlx_hf_bridge.family import BASE_TASK, SEQUENCE_CLASSIFICATION
-from mlx_hf_bridge.inference.run import run
 from mlx_hf_bridge.loading.checkpoint import Checkpoint, read_checkpoint
 from mlx_hf_bridge.loading.convert import write_conversion
 from mlx_hf_bridge.loading.converted import write_whole
@@ -30,6 +29,7 @@ from mlx_hf_bridge.quantization.recipes import (
     recipe_from,
     recipe_name,
 )
+from mlx_hf_bridge.runtime.executor import run
 
 logger = logging.getLogger(__name__)
 

@@ -9,11 +9,11 @@ from functools import partial
 
 import mlx.core as mx
 
-from mlx_hf_bridge import device
-from mlx_hf_bridge.blas import kernel_name
-from mlx_hf_bridge.environment import BLAS_VARIABLE, bridge_cache
-from mlx_hf_bridge.inference.run import run
 from mlx_hf_bridge.layers.linear import Linear
+from mlx_hf_bridge.runtime import device
+from mlx_hf_bridge.runtime.blas import kernel_name
+from mlx_hf_bridge.runtime.environment import BLAS_VARIABLE, bridge_cache
+from mlx_hf_bridge.runtime.executor import run
 from mlx_hf_bridge.version import installed_version
 
 PACKAGES = ("mlx-hf-bridge", "mlx", "transformers", "tokenizers", "sentence-transformers", "torch")

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mlx_hf_bridge.encoder_config import EncoderConfig
+from mlx_hf_bridge.architecture.config import EncoderConfig
 from mlx_hf_bridge.errors import InputError
 from mlx_hf_bridge.loading.checkpoint import CONFIG_FILE
 

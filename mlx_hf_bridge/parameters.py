@@ -6,12 +6,12 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_unflatten
 
-from mlx_hf_bridge.device import activation_dtype
 from mlx_hf_bridge.errors import ArgumentTypeError
 from mlx_hf_bridge.inference.model import Model, set_activation_dtype
 from mlx_hf_bridge.layers.linear import Embedding, Packed, PackedEmbedding
 from mlx_hf_bridge.loading.dtypes import dtype_from
 from mlx_hf_bridge.loading.names import EXACT_LEAVES
+from mlx_hf_bridge.runtime.device import activation_dtype
 
 _PACKED = ("weight", "scales", "biases")
 _FLOATS = (mx.float32, mx.float16, mx.bfloat16)

@@ -11,10 +11,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from mlx_hf_bridge.arrays import in_kind, kind_of
-from mlx_hf_bridge.calls import Call
-from mlx_hf_bridge.errors import ArgumentTypeError, UnservedUseError
-from mlx_hf_bridge.family import (
+from mlx_hf_bridge.architecture.family import (
     BASE_TASK,
     MASKED_LM,
     MULTIPLE_CHOICE,
@@ -24,8 +21,10 @@ from mlx_hf_bridge.family import (
     SEQUENCE_CLASSIFICATION,
     TOKEN_CLASSIFICATION,
 )
+from mlx_hf_bridge.arrays import in_kind, kind_of
+from mlx_hf_bridge.calls import Call
+from mlx_hf_bridge.errors import ArgumentTypeError, UnservedUseError
 from mlx_hf_bridge.inference.model import Encoded
-from mlx_hf_bridge.inference.run import run
 from mlx_hf_bridge.layers.alone import computed_alone
 from mlx_hf_bridge.loading.load import Changes, Loaded, load
 from mlx_hf_bridge.model_config import ModelConfig
@@ -45,6 +44,7 @@ from mlx_hf_bridge.outputs import (
 from mlx_hf_bridge.parameters import checked_dtype
 from mlx_hf_bridge.publishing import PUSH_OPTIONS, model_card, push
 from mlx_hf_bridge.quantization.recipes import MLXQuantizationConfig
+from mlx_hf_bridge.runtime.executor import run
 from mlx_hf_bridge.saving import DEFAULT_SHARD, refuse_options, save_folder
 from mlx_hf_bridge.torch_habits import TorchHabits
 from mlx_hf_bridge.tracing.model import TracedModel

@@ -10,8 +10,7 @@ from typing import Any
 
 import huggingface_hub  # its parts as attributes: they are imported on use
 
-from mlx_hf_bridge.errors import RepositoryError
-from mlx_hf_bridge.family import (
+from mlx_hf_bridge.architecture.family import (
     BASE_TASK,
     HF_SUFFIXES,
     MASKED_LM,
@@ -20,6 +19,7 @@ from mlx_hf_bridge.family import (
     SEQUENCE_CLASSIFICATION,
     TOKEN_CLASSIFICATION,
 )
+from mlx_hf_bridge.errors import RepositoryError
 from mlx_hf_bridge.loading.card import CARD_FILE, source_card
 from mlx_hf_bridge.loading.checkpoint import CONFIG_FILE, METADATA_FILE, MODULES_FILE, VERIFICATION_FILE, read_json
 

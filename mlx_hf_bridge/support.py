@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from mlx_hf_bridge.family import HF_SUFFIXES
+from mlx_hf_bridge.architecture.family import HF_SUFFIXES
+from mlx_hf_bridge.architecture.unsupported import NEVER_TRACED, REFUSED
 from mlx_hf_bridge.models import family_for, model_types
-from mlx_hf_bridge.refused import NEVER_TRACED, REFUSED
 
 _HEADING = """# Models
 

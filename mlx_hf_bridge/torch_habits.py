@@ -9,9 +9,9 @@ from typing import Any, NoReturn, Self
 import mlx.core as mx
 
 from mlx_hf_bridge.errors import UnservedUseError
-from mlx_hf_bridge.inference.run import run
 from mlx_hf_bridge.loading.load import Loaded
 from mlx_hf_bridge.parameters import cast, checked_dtype, count_parameters, footprint
+from mlx_hf_bridge.runtime.executor import run
 from mlx_hf_bridge.tracing.model import TracedModel
 
 

@@ -10,7 +10,7 @@ import torch
 import transformers
 
 import mlx_hf_bridge
-from mlx_hf_bridge.family import HF_SUFFIXES
+from mlx_hf_bridge.architecture.family import HF_SUFFIXES
 
 # Values unlike any default, so that one that is ignored shows.
 SHARED: dict[str, Any] = {

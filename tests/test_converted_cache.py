@@ -30,7 +30,6 @@ from checkpoints import (
 from weight_files import answer, worst
 
 from mlx_hf_bridge import MLXAutoModel
-from mlx_hf_bridge.environment import bridge_cache as bridge_cache_place
 from mlx_hf_bridge.errors import RepositoryError
 from mlx_hf_bridge.loading import load as load_module
 from mlx_hf_bridge.loading import source as source_module
@@ -38,6 +37,7 @@ from mlx_hf_bridge.loading.convert import FORMAT
 from mlx_hf_bridge.loading.converted import cache_folder
 from mlx_hf_bridge.loading.source import HubOptions, locate
 from mlx_hf_bridge.quantization.recipes import recipe_from
+from mlx_hf_bridge.runtime.environment import bridge_cache as bridge_cache_place
 
 BERT = FAMILIES[0]
 INPUTS = ragged_inputs(BERT)

@@ -6,8 +6,9 @@ import pytest
 from convert_checkpoints import Capture
 
 import mlx_hf_bridge
-from mlx_hf_bridge import device, doctor
+from mlx_hf_bridge import doctor
 from mlx_hf_bridge.cli import main
+from mlx_hf_bridge.runtime import device
 
 
 @pytest.fixture(autouse=True)

@@ -17,7 +17,7 @@ from checkpoints import FAMILIES, Row, make_checkpoint, make_model, row_name
 from weight_files import answer, edit_config, read_tensors, rewrite, worst
 
 from mlx_hf_bridge import MLXAutoModel, MLXAutoModelForSequenceClassification, errors
-from mlx_hf_bridge.encoder_config import PaddedPositionsConfig
+from mlx_hf_bridge.architecture.config import PaddedPositionsConfig
 from mlx_hf_bridge.errors import BridgeError
 from mlx_hf_bridge.models import family_for, model_types
 

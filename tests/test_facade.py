@@ -18,7 +18,7 @@ from torch import nn
 from mlx_hf_bridge.arrays import in_kind
 from mlx_hf_bridge.errors import TokenRangeError, UnservedUseError
 from mlx_hf_bridge.facade import facade, leave
-from mlx_hf_bridge.inference import run
+from mlx_hf_bridge.runtime import executor
 
 # float32 on other kernels, as in test_parity.py.
 FLOAT32 = 2e-5
@@ -245,7 +245,7 @@ def test_without_torch_behind_it_is_an_error_that_says_what_to_do(use: str, tmp_
 def test_a_forked_child_goes_to_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ours, theirs, behind = pair(tmp_path)
     ours(IDS)
-    monkeypatch.setattr(run, "_home", -1)
+    monkeypatch.setattr(executor, "_home", -1)
     with torch.no_grad():
         assert_same(ours(IDS, MASK), theirs(IDS, MASK))
     assert behind.reasons[0].startswith("MLX refused the call (MLX was used before this process was forked")

@@ -10,7 +10,7 @@ import torch
 from checkpoints import FAMILIES, Row, heads_of, make_model, ours_for, ragged_inputs, row_name
 
 from mlx_hf_bridge import MLXAutoModel
-from mlx_hf_bridge.family import BASE_TASK, HF_SUFFIXES
+from mlx_hf_bridge.architecture.family import BASE_TASK, HF_SUFFIXES
 from mlx_hf_bridge.models import family_for
 
 # float32 on other kernels, tiny models with weights of std 0.3; worst seen 1e-6.

@@ -17,8 +17,8 @@ from checkpoints import FAMILIES, Row, make_model, ours_for, plainest_head, ragg
 from weight_files import answer, edit_config, read_tensors, rewrite, worst, write_tensors
 
 from mlx_hf_bridge import MLXAutoModel, MLXQuantizationConfig
+from mlx_hf_bridge.architecture.family import BASE_TASK
 from mlx_hf_bridge.errors import ConfigError, QuantizationError, WeightsError
-from mlx_hf_bridge.family import BASE_TASK
 from mlx_hf_bridge.layers import linear
 from mlx_hf_bridge.loading import load as load_module
 from mlx_hf_bridge.loading.checkpoint import read_checkpoint

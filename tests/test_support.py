@@ -7,10 +7,10 @@ import pytest
 from transformers.models.auto import modeling_auto
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
+from mlx_hf_bridge.architecture.unsupported import REFUSED
 from mlx_hf_bridge.cli import main
 from mlx_hf_bridge.errors import UnsupportedModelError
 from mlx_hf_bridge.models import family_for, model_types
-from mlx_hf_bridge.refused import REFUSED
 from mlx_hf_bridge.support import as_markdown, supported
 
 # In transformers' tables beside encoders of text, and none: decoders, and models of sound alone.

@@ -15,8 +15,8 @@ from programs import outcome, start
 
 from mlx_hf_bridge import MLXAutoModel
 from mlx_hf_bridge.errors import ForkedProcessError
-from mlx_hf_bridge.inference import run as run_module
-from mlx_hf_bridge.inference.run import run
+from mlx_hf_bridge.runtime import executor as run_module
+from mlx_hf_bridge.runtime.executor import run
 
 BERT = FAMILIES[0]
 BATCHES = [ragged_inputs(BERT, (length, 3, length // 2 + 1), seed=length) for length in range(4, 40)]

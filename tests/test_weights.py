@@ -17,8 +17,8 @@ from checkpoints import FAMILIES, Row, make_checkpoint, make_model, ours_for, pl
 from weight_files import answer, edit_config, read_tensors, rename, rewrite, worst, write_tensors
 
 from mlx_hf_bridge import MLXAutoModel, MLXAutoModelForSequenceClassification
+from mlx_hf_bridge.architecture.family import BASE_TASK, HF_SUFFIXES
 from mlx_hf_bridge.errors import CheckpointError, WeightsError
-from mlx_hf_bridge.family import BASE_TASK, HF_SUFFIXES
 from mlx_hf_bridge.loading.checkpoint import read_checkpoint
 from mlx_hf_bridge.loading.names import Names
 from mlx_hf_bridge.loading.source import HubOptions, locate

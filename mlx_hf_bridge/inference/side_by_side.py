@@ -12,10 +12,10 @@ from typing import Any
 
 import mlx.core as mx
 
-from mlx_hf_bridge.device import STREAMS, streams, threads_for_streams
-from mlx_hf_bridge.inference.run import arrays_in, run
 from mlx_hf_bridge.layers.alone import computed_alone
 from mlx_hf_bridge.layers.linear import unpacking_once
+from mlx_hf_bridge.runtime.device import STREAMS, streams, threads_for_streams
+from mlx_hf_bridge.runtime.executor import arrays_in, run
 
 # Rounds under way: while one is computed, the next one is prepared.
 _AHEAD = 2

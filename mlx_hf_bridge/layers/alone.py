@@ -10,7 +10,7 @@ from contextvars import ContextVar
 
 import mlx.core as mx
 
-from mlx_hf_bridge.device import STARTS_EARLY
+from mlx_hf_bridge.runtime.device import STARTS_EARLY
 
 _alone: ContextVar[bool] = ContextVar("_alone", default=False)
 

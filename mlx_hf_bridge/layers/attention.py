@@ -8,9 +8,9 @@ import math
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_hf_bridge.device import attends_by_powers
 from mlx_hf_bridge.layers.attention_by_powers import attend_by_powers
 from mlx_hf_bridge.layers.linear import Linear
+from mlx_hf_bridge.runtime.device import attends_by_powers
 
 
 def relative_buckets(length: int, buckets: int, max_distance: int) -> mx.array:

@@ -9,10 +9,10 @@ from collections.abc import Callable
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_hf_bridge.device import TRANSCENDENTALS_ARE_SLOW, fused
 from mlx_hf_bridge.errors import ConfigError
 from mlx_hf_bridge.layers.exponential import sigmoid, tanh
 from mlx_hf_bridge.layers.linear import Linear
+from mlx_hf_bridge.runtime.device import TRANSCENDENTALS_ARE_SLOW, fused
 
 Activation = Callable[[mx.array], mx.array]
 

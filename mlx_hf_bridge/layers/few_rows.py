@@ -9,7 +9,7 @@ R rows, I inputs, O outputs, N blocks, W outputs a block.
 
 import mlx.core as mx
 
-from mlx_hf_bridge.device import FEW_ROWS
+from mlx_hf_bridge.runtime.device import FEW_ROWS
 
 WIDTH = 32
 # OpenBLAS takes a product of more multiplications than that to be a large one (interface/gemm.c,

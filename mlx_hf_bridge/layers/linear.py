@@ -10,9 +10,9 @@ from contextvars import ContextVar
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_hf_bridge.device import FEW_ROWS, KEEPS_UNPACKED, unpacks_by_parts, unpacks_weights
 from mlx_hf_bridge.layers.alone import is_computed_alone
 from mlx_hf_bridge.layers.few_rows import Blocks
+from mlx_hf_bridge.runtime.device import FEW_ROWS, KEEPS_UNPACKED, unpacks_by_parts, unpacks_weights
 
 
 def _pack(weight: mx.array, group_size: int, bits: int, mode: str) -> tuple[mx.array, mx.array, mx.array | None]:

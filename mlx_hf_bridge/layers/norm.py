@@ -7,7 +7,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from mlx_hf_bridge.device import SUMS_ARE_SLOW
+from mlx_hf_bridge.runtime.device import SUMS_ARE_SLOW
 
 
 class LayerNorm(nn.Module):

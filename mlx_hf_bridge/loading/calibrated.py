@@ -15,10 +15,9 @@ import mlx.core as mx
 import numpy as np
 from tqdm.auto import tqdm
 
+from mlx_hf_bridge.architecture.family import BASE_TASK
 from mlx_hf_bridge.batch import TokenBatch
-from mlx_hf_bridge.environment import bridge_cache
 from mlx_hf_bridge.errors import QuantizationError
-from mlx_hf_bridge.family import BASE_TASK
 from mlx_hf_bridge.inference.batching import budgeted, padded
 from mlx_hf_bridge.inference.model import Encoded, Model, build
 from mlx_hf_bridge.inference.pooling import pool
@@ -34,6 +33,7 @@ from mlx_hf_bridge.quantization.kept import Kept
 from mlx_hf_bridge.quantization.recipes import MLXQuantizationConfig
 from mlx_hf_bridge.quantization.widths import Width
 from mlx_hf_bridge.quantization.work import Work
+from mlx_hf_bridge.runtime.environment import bridge_cache
 
 # Longer texts are cut: what inputs look like is seen by then, and attention costs the square.
 _LONGEST = 256

@@ -14,10 +14,10 @@ from typing import Any
 import mlx.core as mx
 from filelock import FileLock
 
-from mlx_hf_bridge.environment import bridge_cache
 from mlx_hf_bridge.loading.checkpoint import METADATA_FILE
 from mlx_hf_bridge.loading.source import Source
 from mlx_hf_bridge.quantization.recipes import MLXQuantizationConfig, recipe_name
+from mlx_hf_bridge.runtime.environment import bridge_cache
 from mlx_hf_bridge.tracing.serial import GRAPH_FORMAT
 
 logger = logging.getLogger(__name__)

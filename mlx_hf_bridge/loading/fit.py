@@ -7,9 +7,9 @@ from typing import Any
 import mlx.core as mx
 from mlx.utils import tree_flatten
 
-from mlx_hf_bridge.encoder_config import EncoderConfig
+from mlx_hf_bridge.architecture.config import EncoderConfig
+from mlx_hf_bridge.architecture.family import BASE_TASK, Family
 from mlx_hf_bridge.errors import WeightsError
-from mlx_hf_bridge.family import BASE_TASK, Family
 from mlx_hf_bridge.inference.model import Model, build
 from mlx_hf_bridge.loading.names import Names, Place, refuse_unplaced, some
 from mlx_hf_bridge.loading.tensors import TensorInfo

@@ -11,12 +11,10 @@ from typing import Any
 
 import mlx.core as mx
 
-from mlx_hf_bridge.device import activation_dtype
-from mlx_hf_bridge.encoder_config import EncoderConfig
+from mlx_hf_bridge.architecture.config import EncoderConfig
+from mlx_hf_bridge.architecture.family import BASE_TASK, Family
 from mlx_hf_bridge.errors import ArgumentTypeError, ConfigError, UnsupportedModelError
-from mlx_hf_bridge.family import BASE_TASK, Family
 from mlx_hf_bridge.inference.model import Model, build, set_activation_dtype
-from mlx_hf_bridge.inference.run import run
 from mlx_hf_bridge.loading.checkpoint import METADATA_FILE, Checkpoint, open_weights, read_checkpoint, read_json
 from mlx_hf_bridge.loading.convert import FORMAT, write_conversion
 from mlx_hf_bridge.loading.converted import cache_folder, made_once
@@ -34,6 +32,8 @@ from mlx_hf_bridge.loading.traced import plan_traced, read_graph, read_model, st
 from mlx_hf_bridge.loading.weights import drawn, fill
 from mlx_hf_bridge.models import family_for
 from mlx_hf_bridge.quantization.recipes import MLXQuantizationConfig, QuantizationLike, recipe_from
+from mlx_hf_bridge.runtime.device import activation_dtype
+from mlx_hf_bridge.runtime.executor import run
 from mlx_hf_bridge.tracing.family import TracedConfig, family_of
 from mlx_hf_bridge.tracing.model import TracedModel
 

@@ -11,9 +11,8 @@ from typing import Any
 
 import mlx.core as mx
 
+from mlx_hf_bridge.architecture.family import BASE_TASK
 from mlx_hf_bridge.errors import QuantizationError, RepositoryError
-from mlx_hf_bridge.family import BASE_TASK
-from mlx_hf_bridge.inference.run import run
 from mlx_hf_bridge.loading.checkpoint import CONFIG_FILE, METADATA_FILE, read_checkpoint
 from mlx_hf_bridge.loading.converted import write_whole
 from mlx_hf_bridge.loading.existing import is_occupied
@@ -24,6 +23,7 @@ from mlx_hf_bridge.loading.source import HubOptions, locate
 from mlx_hf_bridge.loading.tensors import SINGLE_FILE
 from mlx_hf_bridge.models import family_for
 from mlx_hf_bridge.quantization.policy import WORD_TABLE
+from mlx_hf_bridge.runtime.executor import run
 
 _BITS = (2, 4, 8)
 # What is said of the weights elsewhere than in config.json would be wrong of the new ones.

@@ -5,9 +5,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from mlx_hf_bridge.encoder_config import EncoderConfig
+from mlx_hf_bridge.architecture.config import EncoderConfig
+from mlx_hf_bridge.architecture.family import BASE_TASK, Family
 from mlx_hf_bridge.errors import UnsupportedModelError, WeightsError
-from mlx_hf_bridge.family import BASE_TASK, Family
 from mlx_hf_bridge.models import types_with_head
 
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.|$)")

@@ -8,9 +8,9 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from mlx_hf_bridge.encoder_config import EncoderConfig
+from mlx_hf_bridge.architecture.config import EncoderConfig
+from mlx_hf_bridge.architecture.family import Family
 from mlx_hf_bridge.errors import ArgumentTypeError, ConfigError
-from mlx_hf_bridge.family import Family
 from mlx_hf_bridge.loading.checkpoint import CONFIG_FILE, read_json
 
 # PreTrainedConfig's own keys, which a config.json leaves out where they have their defaults.

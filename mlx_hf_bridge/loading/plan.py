@@ -7,9 +7,9 @@ from typing import Any
 
 import mlx.core as mx
 
-from mlx_hf_bridge.encoder_config import EncoderConfig
+from mlx_hf_bridge.architecture.config import EncoderConfig
+from mlx_hf_bridge.architecture.family import Family
 from mlx_hf_bridge.errors import QuantizationError
-from mlx_hf_bridge.family import Family
 from mlx_hf_bridge.inference.model import build
 from mlx_hf_bridge.loading.checkpoint import Checkpoint, open_weights
 from mlx_hf_bridge.loading.dtypes import declared_dtype

@@ -10,8 +10,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from mlx_hf_bridge.architecture.family import Family
 from mlx_hf_bridge.errors import RepositoryError, UnsupportedModelError
-from mlx_hf_bridge.family import Family
 from mlx_hf_bridge.loading.checkpoint import Checkpoint, read_json
 from mlx_hf_bridge.loading.folder import write_json
 from mlx_hf_bridge.loading.residue_tokenizer import PYTHON_CLASS, as_fast

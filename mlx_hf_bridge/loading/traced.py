@@ -10,8 +10,9 @@ from typing import Any
 
 import mlx.core as mx
 
+from mlx_hf_bridge.architecture.family import BASE_TASK
+from mlx_hf_bridge.architecture.unsupported import LORA_KEY, NEVER_TRACED, REFUSED
 from mlx_hf_bridge.errors import BackendError, ConfigError, QuantizationError, UnsupportedModelError, WeightsError
-from mlx_hf_bridge.family import BASE_TASK
 from mlx_hf_bridge.layers.linear import PackedEmbedding
 from mlx_hf_bridge.loading.checkpoint import Checkpoint, open_weights, read_json
 from mlx_hf_bridge.loading.names import some
@@ -20,7 +21,6 @@ from mlx_hf_bridge.loading.plan import QUANTIZED_DTYPE, Plan, TensorPlan, most_c
 from mlx_hf_bridge.loading.tensors import TensorInfo
 from mlx_hf_bridge.models import is_native
 from mlx_hf_bridge.quantization.recipes import MLXQuantizationConfig
-from mlx_hf_bridge.refused import LORA_KEY, NEVER_TRACED, REFUSED
 from mlx_hf_bridge.tracing.family import TracedConfig, family_of
 from mlx_hf_bridge.tracing.graph import HELD, WEIGHT, Graph, Node
 from mlx_hf_bridge.tracing.joined import join_products

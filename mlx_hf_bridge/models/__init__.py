@@ -4,9 +4,9 @@ import importlib
 import pkgutil
 from typing import Any
 
+from mlx_hf_bridge.architecture.family import Family
+from mlx_hf_bridge.architecture.unsupported import LORA_KEY, OWN_CODE, REFUSED
 from mlx_hf_bridge.errors import UnsupportedModelError
-from mlx_hf_bridge.family import Family
-from mlx_hf_bridge.refused import LORA_KEY, OWN_CODE, REFUSED
 
 _OWN_CODE = "By its auto_map the repo has code of its own, which is never run. "
 

@@ -5,8 +5,8 @@ BERT whose steps share one layer (or a few groups of them), with narrow embeddin
 
 from dataclasses import dataclass
 
-from mlx_hf_bridge.encoder_config import EncoderConfig
-from mlx_hf_bridge.family import (
+from mlx_hf_bridge.architecture.config import EncoderConfig
+from mlx_hf_bridge.architecture.family import (
     MASKED_LM,
     MULTIPLE_CHOICE,
     PRE_TRAINING,
@@ -16,7 +16,7 @@ from mlx_hf_bridge.family import (
     Family,
     Head,
 )
-from mlx_hf_bridge.heads import POOLED_CHOICE, POOLED_SEQUENCE, SPANS, TOKENS, pre_training, word_head
+from mlx_hf_bridge.architecture.heads import POOLED_CHOICE, POOLED_SEQUENCE, SPANS, TOKENS, pre_training, word_head
 from mlx_hf_bridge.layers.encoder import Encoder, LayerGroup
 from mlx_hf_bridge.layers.heads import Pooler
 from mlx_hf_bridge.layers.linear import Linear

@@ -5,8 +5,8 @@ The encoder that the other families are told apart from.
 
 from collections.abc import Mapping
 
-from mlx_hf_bridge.encoder_config import EncoderConfig
-from mlx_hf_bridge.family import (
+from mlx_hf_bridge.architecture.config import EncoderConfig
+from mlx_hf_bridge.architecture.family import (
     MASKED_LM,
     MULTIPLE_CHOICE,
     NEXT_SENTENCE,
@@ -17,7 +17,7 @@ from mlx_hf_bridge.family import (
     Family,
     Head,
 )
-from mlx_hf_bridge.heads import POOLED_CHOICE, POOLED_SEQUENCE, SPANS, TOKENS, pre_training, word_head
+from mlx_hf_bridge.architecture.heads import POOLED_CHOICE, POOLED_SEQUENCE, SPANS, TOKENS, pre_training, word_head
 from mlx_hf_bridge.layers.attention import Attention
 from mlx_hf_bridge.layers.embeddings import Embeddings, OwnTable
 from mlx_hf_bridge.layers.encoder import Encoder, PostNormLayer, SelfAttention

@@ -6,7 +6,7 @@ BERT without segments, pooler or heads.
 import dataclasses
 from dataclasses import dataclass, field
 
-from mlx_hf_bridge.encoder_config import EncoderConfig
+from mlx_hf_bridge.architecture.config import EncoderConfig
 from mlx_hf_bridge.models import bert
 
 

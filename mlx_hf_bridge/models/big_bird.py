@@ -8,9 +8,8 @@ import dataclasses
 from dataclasses import dataclass
 from typing import ClassVar
 
-from mlx_hf_bridge.encoder_config import NO_POSITIONS, EncoderConfig
-from mlx_hf_bridge.errors import ConfigError
-from mlx_hf_bridge.family import (
+from mlx_hf_bridge.architecture.config import NO_POSITIONS, EncoderConfig
+from mlx_hf_bridge.architecture.family import (
     MASKED_LM,
     MULTIPLE_CHOICE,
     PRE_TRAINING,
@@ -18,6 +17,7 @@ from mlx_hf_bridge.family import (
     TOKEN_CLASSIFICATION,
     Head,
 )
+from mlx_hf_bridge.errors import ConfigError
 from mlx_hf_bridge.layers.encoder import Encoder
 from mlx_hf_bridge.layers.feed_forward import activation_for
 from mlx_hf_bridge.layers.heads import FirstTokenClassifier

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 
 import mlx.core as mx
 
+from mlx_hf_bridge.architecture.config import EncoderConfig
+from mlx_hf_bridge.architecture.family import Family
 from mlx_hf_bridge.batch import TokenBatch
-from mlx_hf_bridge.encoder_config import EncoderConfig
-from mlx_hf_bridge.family import Family
 from mlx_hf_bridge.layers.attention import Attention
 from mlx_hf_bridge.layers.encoder import Encoder
 from mlx_hf_bridge.layers.feed_forward import FeedForward, activation_for

@@ -6,9 +6,8 @@ BERT with ELECTRA's embeddings and heads, half of whose attention heads are conv
 import dataclasses
 from dataclasses import dataclass
 
-from mlx_hf_bridge.encoder_config import EncoderConfig
-from mlx_hf_bridge.errors import ConfigError
-from mlx_hf_bridge.family import (
+from mlx_hf_bridge.architecture.config import EncoderConfig
+from mlx_hf_bridge.architecture.family import (
     MASKED_LM,
     MULTIPLE_CHOICE,
     QUESTION_ANSWERING,
@@ -16,7 +15,8 @@ from mlx_hf_bridge.family import (
     TOKEN_CLASSIFICATION,
     Head,
 )
-from mlx_hf_bridge.heads import SPANS, TOKENS
+from mlx_hf_bridge.architecture.heads import SPANS, TOKENS
+from mlx_hf_bridge.errors import ConfigError
 from mlx_hf_bridge.layers.dynamic_convolution import MixedAttention
 from mlx_hf_bridge.layers.encoder import Encoder, PostNormLayer
 from mlx_hf_bridge.layers.feed_forward import FeedForward, activation_for

@@ -10,9 +10,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from mlx_hf_bridge.encoder_config import EncoderConfig
-from mlx_hf_bridge.errors import ConfigError
-from mlx_hf_bridge.family import (
+from mlx_hf_bridge.architecture.config import EncoderConfig
+from mlx_hf_bridge.architecture.family import (
     MASKED_LM,
     QUESTION_ANSWERING,
     SEQUENCE_CLASSIFICATION,
@@ -20,7 +19,8 @@ from mlx_hf_bridge.family import (
     Family,
     Head,
 )
-from mlx_hf_bridge.heads import SPANS, TOKENS, word_head
+from mlx_hf_bridge.architecture.heads import SPANS, TOKENS, word_head
+from mlx_hf_bridge.errors import ConfigError
 from mlx_hf_bridge.layers.cleared_embeddings import ClearedEmbeddings
 from mlx_hf_bridge.layers.disentangled import (
     DisentangledAttention,

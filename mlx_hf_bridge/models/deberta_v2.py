@@ -11,8 +11,8 @@ from typing import ClassVar
 import mlx.core as mx
 import mlx.nn as nn
 
+from mlx_hf_bridge.architecture.family import MULTIPLE_CHOICE
 from mlx_hf_bridge.errors import ConfigError
-from mlx_hf_bridge.family import MULTIPLE_CHOICE
 from mlx_hf_bridge.layers.disentangled import DisentangledAttention, JoinedProjection
 from mlx_hf_bridge.layers.encoder import Encoder
 from mlx_hf_bridge.layers.feed_forward import Activation, activation_for

@@ -6,8 +6,8 @@ BERT without segments or pooler, under other names; the classifier has a product
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from mlx_hf_bridge.encoder_config import EncoderConfig
-from mlx_hf_bridge.family import (
+from mlx_hf_bridge.architecture.config import EncoderConfig
+from mlx_hf_bridge.architecture.family import (
     MASKED_LM,
     MULTIPLE_CHOICE,
     QUESTION_ANSWERING,
@@ -15,7 +15,7 @@ from mlx_hf_bridge.family import (
     TOKEN_CLASSIFICATION,
     Family,
 )
-from mlx_hf_bridge.heads import SPANS, TOKENS, first_token_head, word_head
+from mlx_hf_bridge.architecture.heads import SPANS, TOKENS, first_token_head, word_head
 from mlx_hf_bridge.layers.feed_forward import relu
 from mlx_hf_bridge.models import bert
 

@@ -5,9 +5,8 @@ BERT with embeddings of another width, no pooler, and a classifier with a produc
 
 from dataclasses import dataclass
 
-from mlx_hf_bridge.encoder_config import EncoderConfig
-from mlx_hf_bridge.errors import ConfigError
-from mlx_hf_bridge.family import (
+from mlx_hf_bridge.architecture.config import EncoderConfig
+from mlx_hf_bridge.architecture.family import (
     MASKED_LM,
     MULTIPLE_CHOICE,
     PRE_TRAINING,
@@ -17,7 +16,8 @@ from mlx_hf_bridge.family import (
     Family,
     Head,
 )
-from mlx_hf_bridge.heads import SPANS, TOKENS, first_token_head, word_head
+from mlx_hf_bridge.architecture.heads import SPANS, TOKENS, first_token_head, word_head
+from mlx_hf_bridge.errors import ConfigError
 from mlx_hf_bridge.layers.encoder import Encoder
 from mlx_hf_bridge.layers.feed_forward import activation_for, gelu
 from mlx_hf_bridge.layers.heads import FirstTokenClassifier, TokenDiscriminator

@@ -6,7 +6,7 @@ BERT that may add a vector for the task that `task_type_ids` name; without them 
 import dataclasses
 from dataclasses import dataclass
 
-from mlx_hf_bridge.encoder_config import EncoderConfig
+from mlx_hf_bridge.architecture.config import EncoderConfig
 from mlx_hf_bridge.layers.embeddings import OwnTable
 from mlx_hf_bridge.layers.encoder import Encoder
 from mlx_hf_bridge.models import bert

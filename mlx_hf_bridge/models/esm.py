@@ -11,11 +11,11 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
+from mlx_hf_bridge.architecture.config import PaddedPositionsConfig
+from mlx_hf_bridge.architecture.family import MASKED_LM, SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION, Family, Head
+from mlx_hf_bridge.architecture.heads import TOKENS, first_token_head
 from mlx_hf_bridge.batch import TokenBatch
-from mlx_hf_bridge.encoder_config import PaddedPositionsConfig
 from mlx_hf_bridge.errors import ConfigError
-from mlx_hf_bridge.family import MASKED_LM, SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION, Family, Head
-from mlx_hf_bridge.heads import TOKENS, first_token_head
 from mlx_hf_bridge.layers.attention import Attention
 from mlx_hf_bridge.layers.encoder import Encoder
 from mlx_hf_bridge.layers.feed_forward import FeedForward, gelu

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 import mlx.nn as nn
 
+from mlx_hf_bridge.architecture.family import MASKED_LM, SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION, Family, Head
+from mlx_hf_bridge.architecture.heads import TOKENS
+from mlx_hf_bridge.architecture.rope import GroupedConfig
 from mlx_hf_bridge.errors import ConfigError
-from mlx_hf_bridge.family import MASKED_LM, SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION, Family, Head
-from mlx_hf_bridge.heads import TOKENS
 from mlx_hf_bridge.layers.embeddings import WordEmbeddings
 from mlx_hf_bridge.layers.encoder import Encoder
 from mlx_hf_bridge.layers.feed_forward import activation_for, gelu
@@ -21,7 +22,6 @@ from mlx_hf_bridge.layers.pre_norm import PreNormLayer
 from mlx_hf_bridge.layers.prepared_heads import PreparedHead, Transform, WordScores, first_slot, mean_of_tokens
 from mlx_hf_bridge.layers.rotary_attention import RotaryAttention
 from mlx_hf_bridge.models import nomic_bert
-from mlx_hf_bridge.rope import GroupedConfig
 
 # What is pooled before the classifier, if anything; "late" means its answers.
 _POOLS = {"bos": first_slot, "mean": mean_of_tokens, "late": None}

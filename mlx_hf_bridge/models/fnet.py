@@ -7,7 +7,7 @@ text is padded to shows in its vectors, here as in transformers.
 import dataclasses
 from dataclasses import dataclass, field
 
-from mlx_hf_bridge.encoder_config import EncoderConfig
+from mlx_hf_bridge.architecture.config import EncoderConfig
 from mlx_hf_bridge.layers.encoder import Encoder
 from mlx_hf_bridge.layers.feed_forward import FeedForward, activation_for
 from mlx_hf_bridge.layers.fourier import FourierLayer

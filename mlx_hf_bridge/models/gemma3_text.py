@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, ClassVar
 
-from mlx_hf_bridge.encoder_config import EncoderConfig
+from mlx_hf_bridge.architecture.config import EncoderConfig
+from mlx_hf_bridge.architecture.family import SEQUENCE_CLASSIFICATION
+from mlx_hf_bridge.architecture.rope import theta_of
 from mlx_hf_bridge.errors import ConfigError
-from mlx_hf_bridge.family import SEQUENCE_CLASSIFICATION
 from mlx_hf_bridge.layers.embeddings import WordEmbeddings
 from mlx_hf_bridge.layers.encoder import Encoder
 from mlx_hf_bridge.layers.feed_forward import activation_for
@@ -22,7 +23,6 @@ from mlx_hf_bridge.layers.rotary import Rotary
 from mlx_hf_bridge.layers.rotary_attention import RotaryAttention
 from mlx_hf_bridge.layers.sandwich import SandwichLayer
 from mlx_hf_bridge.models import qwen3
-from mlx_hf_bridge.rope import theta_of
 
 _GLOBAL, _LOCAL = "full_attention", "sliding_attention"
 

@@ -6,14 +6,14 @@ NomicBERT with biases in attention and on the way down, and for some checkpoints
 from dataclasses import dataclass
 from typing import ClassVar
 
-from mlx_hf_bridge.family import MASKED_LM, SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION, Family
-from mlx_hf_bridge.heads import POOLED_SEQUENCE, TOKENS, word_head
+from mlx_hf_bridge.architecture.family import MASKED_LM, SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION, Family
+from mlx_hf_bridge.architecture.heads import POOLED_SEQUENCE, TOKENS, word_head
+from mlx_hf_bridge.architecture.rope import RotaryConfig
 from mlx_hf_bridge.layers.encoder import Encoder, PostNormLayer
 from mlx_hf_bridge.layers.feed_forward import activation_for, gelu
 from mlx_hf_bridge.layers.gated import GatedFeedForward
 from mlx_hf_bridge.layers.rotary_attention import RotaryAttention
 from mlx_hf_bridge.models import bert, nomic_bert
-from mlx_hf_bridge.rope import RotaryConfig
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import ClassVar
 
-from mlx_hf_bridge.encoder_config import EncoderConfig, PaddedPositionsConfig
+from mlx_hf_bridge.architecture.config import EncoderConfig, PaddedPositionsConfig
 from mlx_hf_bridge.models import roberta
 
 

@@ -7,12 +7,12 @@ transformers' class; its checkpoints hold them as adapters beside the model.
 from dataclasses import dataclass
 from typing import ClassVar
 
-from mlx_hf_bridge.family import MULTIPLE_CHOICE, Family
+from mlx_hf_bridge.architecture.family import MULTIPLE_CHOICE, Family
+from mlx_hf_bridge.architecture.rope import RotaryConfig
 from mlx_hf_bridge.layers.encoder import Encoder, PostNormLayer
 from mlx_hf_bridge.layers.feed_forward import FeedForward, activation_for
 from mlx_hf_bridge.layers.rotary_attention import RotaryAttention
 from mlx_hf_bridge.models import bert, nomic_bert, roberta
-from mlx_hf_bridge.rope import RotaryConfig
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,8 +7,8 @@ stand at 0 with height and width 0.
 import dataclasses
 from dataclasses import dataclass
 
-from mlx_hf_bridge.encoder_config import EncoderConfig
-from mlx_hf_bridge.family import (
+from mlx_hf_bridge.architecture.config import EncoderConfig
+from mlx_hf_bridge.architecture.family import (
     MASKED_LM,
     QUESTION_ANSWERING,
     SEQUENCE_CLASSIFICATION,

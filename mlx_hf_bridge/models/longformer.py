@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 import mlx.core as mx
 import numpy as np
 
+from mlx_hf_bridge.architecture.config import PaddedPositionsConfig
+from mlx_hf_bridge.architecture.family import MULTIPLE_CHOICE, QUESTION_ANSWERING, SEQUENCE_CLASSIFICATION
 from mlx_hf_bridge.batch import TokenBatch
-from mlx_hf_bridge.encoder_config import PaddedPositionsConfig
 from mlx_hf_bridge.errors import ConfigError, InputError
-from mlx_hf_bridge.family import MULTIPLE_CHOICE, QUESTION_ANSWERING, SEQUENCE_CLASSIFICATION
 from mlx_hf_bridge.layers.encoder import Encoder
 from mlx_hf_bridge.layers.global_attention import ARGUMENT, LocalGlobalAttention, marked
 from mlx_hf_bridge.models import bert, roberta

@@ -7,9 +7,9 @@ they are left out.
 import dataclasses
 from dataclasses import dataclass, field
 
-from mlx_hf_bridge.encoder_config import PaddedPositionsConfig
-from mlx_hf_bridge.family import SEQUENCE_CLASSIFICATION
-from mlx_hf_bridge.heads import POOLED_SEQUENCE
+from mlx_hf_bridge.architecture.config import PaddedPositionsConfig
+from mlx_hf_bridge.architecture.family import SEQUENCE_CLASSIFICATION
+from mlx_hf_bridge.architecture.heads import POOLED_SEQUENCE
 from mlx_hf_bridge.models import bert, roberta
 
 

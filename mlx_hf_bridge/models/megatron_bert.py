@@ -5,7 +5,7 @@ BERT that normalises before each block and after the last layer, and not its emb
 
 import dataclasses
 
-from mlx_hf_bridge.encoder_config import EncoderConfig
+from mlx_hf_bridge.architecture.config import EncoderConfig
 from mlx_hf_bridge.layers.attention import Attention
 from mlx_hf_bridge.layers.encoder import Encoder
 from mlx_hf_bridge.layers.feed_forward import FeedForward, activation_for

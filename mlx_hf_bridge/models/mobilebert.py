@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 
 import mlx.nn as nn
 
-from mlx_hf_bridge.encoder_config import EncoderConfig
+from mlx_hf_bridge.architecture.config import EncoderConfig
+from mlx_hf_bridge.architecture.family import MASKED_LM, PRE_TRAINING, Family, Head
+from mlx_hf_bridge.architecture.heads import pre_training
 from mlx_hf_bridge.errors import ConfigError
-from mlx_hf_bridge.family import MASKED_LM, PRE_TRAINING, Family, Head
-from mlx_hf_bridge.heads import pre_training
 from mlx_hf_bridge.layers.bottleneck import (
     Bottleneck,
     BottleneckAttention,

@@ -10,9 +10,8 @@ from typing import Any, ClassVar
 
 import mlx.nn as nn
 
-from mlx_hf_bridge.encoder_config import EncoderConfig
-from mlx_hf_bridge.errors import ConfigError
-from mlx_hf_bridge.family import (
+from mlx_hf_bridge.architecture.config import EncoderConfig
+from mlx_hf_bridge.architecture.family import (
     MASKED_LM,
     MULTIPLE_CHOICE,
     QUESTION_ANSWERING,
@@ -21,6 +20,8 @@ from mlx_hf_bridge.family import (
     Family,
     Head,
 )
+from mlx_hf_bridge.architecture.rope import theta_of
+from mlx_hf_bridge.errors import ConfigError
 from mlx_hf_bridge.layers.encoder import Encoder
 from mlx_hf_bridge.layers.feed_forward import activation_for
 from mlx_hf_bridge.layers.gated import GatedFeedForward
@@ -39,7 +40,6 @@ from mlx_hf_bridge.layers.prepared_heads import (
 )
 from mlx_hf_bridge.layers.rotary import Rotary
 from mlx_hf_bridge.layers.rotary_attention import RotaryAttention
-from mlx_hf_bridge.rope import theta_of
 
 _GLOBAL, _LOCAL = "full_attention", "sliding_attention"
 # One layer in three sees everything where config.json lists no kinds (configuration_modernbert.py).

@@ -5,8 +5,8 @@ BERT with RoBERTa's places, no segments, and one relative-position term that eve
 
 from dataclasses import dataclass, field
 
-from mlx_hf_bridge.encoder_config import PaddedPositionsConfig
-from mlx_hf_bridge.family import Family
+from mlx_hf_bridge.architecture.config import PaddedPositionsConfig
+from mlx_hf_bridge.architecture.family import Family
 from mlx_hf_bridge.layers.encoder import Encoder
 from mlx_hf_bridge.layers.position_bias import RelativePositionBias
 from mlx_hf_bridge.models import bert, roberta

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
-from mlx_hf_bridge.family import MASKED_LM, SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION, Family
-from mlx_hf_bridge.heads import POOLED_SEQUENCE, TOKENS, word_head
+from mlx_hf_bridge.architecture.family import MASKED_LM, SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION, Family
+from mlx_hf_bridge.architecture.heads import POOLED_SEQUENCE, TOKENS, word_head
+from mlx_hf_bridge.architecture.rope import RotaryConfig
 from mlx_hf_bridge.layers.encoder import Encoder, PostNormLayer
 from mlx_hf_bridge.layers.feed_forward import activation_for
 from mlx_hf_bridge.layers.gated import GatedFeedForward
@@ -17,7 +18,6 @@ from mlx_hf_bridge.layers.normed_embeddings import NormedEmbeddings
 from mlx_hf_bridge.layers.rotary import Rotary
 from mlx_hf_bridge.layers.rotary_attention import RotaryAttention
 from mlx_hf_bridge.models import bert
-from mlx_hf_bridge.rope import RotaryConfig
 
 # The authors' own keys, from memory of their code: transformers has no table of them, and no file was at hand.
 _OLD_KEYS = {

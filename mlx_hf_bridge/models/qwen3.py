@@ -9,16 +9,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from mlx_hf_bridge.batch import TokenBatch
-from mlx_hf_bridge.errors import ConfigError
-from mlx_hf_bridge.family import (
+from mlx_hf_bridge.architecture.family import (
     QUESTION_ANSWERING,
     SEQUENCE_CLASSIFICATION,
     TOKEN_CLASSIFICATION,
     Family,
     Head,
 )
-from mlx_hf_bridge.heads import SPANS
+from mlx_hf_bridge.architecture.heads import SPANS
+from mlx_hf_bridge.architecture.rope import GroupedConfig
+from mlx_hf_bridge.batch import TokenBatch
+from mlx_hf_bridge.errors import ConfigError
 from mlx_hf_bridge.layers.embeddings import WordEmbeddings
 from mlx_hf_bridge.layers.encoder import Encoder
 from mlx_hf_bridge.layers.heads import TokenClassifier
@@ -27,7 +28,6 @@ from mlx_hf_bridge.layers.norm import RMSNorm
 from mlx_hf_bridge.layers.pre_norm import PreNormLayer
 from mlx_hf_bridge.layers.rotary import Rotary
 from mlx_hf_bridge.models import eurobert
-from mlx_hf_bridge.rope import GroupedConfig
 
 
 @dataclass(frozen=True, kw_only=True)

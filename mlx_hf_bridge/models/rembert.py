@@ -7,15 +7,15 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from mlx_hf_bridge.encoder_config import EncoderConfig
-from mlx_hf_bridge.family import (
+from mlx_hf_bridge.architecture.config import EncoderConfig
+from mlx_hf_bridge.architecture.family import (
     MASKED_LM,
     MULTIPLE_CHOICE,
     QUESTION_ANSWERING,
     SEQUENCE_CLASSIFICATION,
     TOKEN_CLASSIFICATION,
 )
-from mlx_hf_bridge.heads import POOLED_CHOICE, POOLED_SEQUENCE, SPANS, TOKENS, word_head
+from mlx_hf_bridge.architecture.heads import POOLED_CHOICE, POOLED_SEQUENCE, SPANS, TOKENS, word_head
 from mlx_hf_bridge.layers.encoder import Encoder
 from mlx_hf_bridge.layers.linear import Linear
 from mlx_hf_bridge.models import bert

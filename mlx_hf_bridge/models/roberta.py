@@ -7,15 +7,15 @@ import dataclasses
 
 import mlx.core as mx
 
-from mlx_hf_bridge.encoder_config import PaddedPositionsConfig
-from mlx_hf_bridge.family import (
+from mlx_hf_bridge.architecture.config import PaddedPositionsConfig
+from mlx_hf_bridge.architecture.family import (
     MASKED_LM,
     MULTIPLE_CHOICE,
     QUESTION_ANSWERING,
     SEQUENCE_CLASSIFICATION,
     TOKEN_CLASSIFICATION,
 )
-from mlx_hf_bridge.heads import POOLED_CHOICE, SPANS, TOKENS, first_token_head, word_head
+from mlx_hf_bridge.architecture.heads import POOLED_CHOICE, SPANS, TOKENS, first_token_head, word_head
 from mlx_hf_bridge.layers.encoder import Encoder
 from mlx_hf_bridge.layers.feed_forward import gelu
 from mlx_hf_bridge.models import bert

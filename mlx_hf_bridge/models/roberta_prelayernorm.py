@@ -5,7 +5,7 @@ RoBERTa that normalises before each block and after the last layer (Ott et al., 
 
 import dataclasses
 
-from mlx_hf_bridge.encoder_config import PaddedPositionsConfig
+from mlx_hf_bridge.architecture.config import PaddedPositionsConfig
 from mlx_hf_bridge.layers.encoder import Encoder
 from mlx_hf_bridge.models import bert, megatron_bert, roberta
 

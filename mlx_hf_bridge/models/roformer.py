@@ -9,10 +9,8 @@ from dataclasses import dataclass
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_hf_bridge.batch import TokenBatch
-from mlx_hf_bridge.encoder_config import EncoderConfig
-from mlx_hf_bridge.errors import ConfigError
-from mlx_hf_bridge.family import (
+from mlx_hf_bridge.architecture.config import EncoderConfig
+from mlx_hf_bridge.architecture.family import (
     MASKED_LM,
     MULTIPLE_CHOICE,
     QUESTION_ANSWERING,
@@ -21,7 +19,9 @@ from mlx_hf_bridge.family import (
     Family,
     Head,
 )
-from mlx_hf_bridge.heads import SPANS, TOKENS, word_head
+from mlx_hf_bridge.architecture.heads import SPANS, TOKENS, word_head
+from mlx_hf_bridge.batch import TokenBatch
+from mlx_hf_bridge.errors import ConfigError
 from mlx_hf_bridge.layers.encoder import Encoder, PostNormLayer
 from mlx_hf_bridge.layers.feed_forward import FeedForward, activation_for
 from mlx_hf_bridge.layers.heads import FirstTokenClassifier, TokenClassifier

@@ -7,8 +7,8 @@ their full length, as the model was trained, or the vector is another one.
 import dataclasses
 from dataclasses import dataclass, field
 
+from mlx_hf_bridge.architecture.config import EncoderConfig
 from mlx_hf_bridge.batch import TokenBatch
-from mlx_hf_bridge.encoder_config import EncoderConfig
 from mlx_hf_bridge.layers.encoder import Encoder
 from mlx_hf_bridge.layers.last_token import LastSlotPooler
 from mlx_hf_bridge.models import clip_text_model as clip

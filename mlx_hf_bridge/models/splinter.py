@@ -6,8 +6,8 @@ BERT without a pooler, whose answers are spans that are scored against a [QUESTI
 import dataclasses
 from dataclasses import dataclass
 
-from mlx_hf_bridge.encoder_config import EncoderConfig
-from mlx_hf_bridge.family import QUESTION_ANSWERING, Head
+from mlx_hf_bridge.architecture.config import EncoderConfig
+from mlx_hf_bridge.architecture.family import QUESTION_ANSWERING, Head
 from mlx_hf_bridge.layers.question_aware import QuestionAwareSpans
 from mlx_hf_bridge.models import bert
 

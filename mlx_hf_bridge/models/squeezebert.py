@@ -7,9 +7,9 @@ import dataclasses
 import math
 from dataclasses import dataclass
 
-from mlx_hf_bridge.encoder_config import EncoderConfig
+from mlx_hf_bridge.architecture.config import EncoderConfig
+from mlx_hf_bridge.architecture.family import NEXT_SENTENCE, PRE_TRAINING
 from mlx_hf_bridge.errors import ConfigError
-from mlx_hf_bridge.family import NEXT_SENTENCE, PRE_TRAINING
 from mlx_hf_bridge.layers.encoder import Encoder, PostNormLayer
 from mlx_hf_bridge.layers.feed_forward import activation_for
 from mlx_hf_bridge.layers.pointwise import Pointwise, PointwiseAttention, PointwiseFeedForward

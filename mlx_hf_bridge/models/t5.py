@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
-from mlx_hf_bridge.encoder_config import NO_POSITIONS, EncoderConfig
+from mlx_hf_bridge.architecture.config import NO_POSITIONS, EncoderConfig
+from mlx_hf_bridge.architecture.family import TOKEN_CLASSIFICATION, Family
+from mlx_hf_bridge.architecture.heads import TOKENS
 from mlx_hf_bridge.errors import ConfigError
-from mlx_hf_bridge.family import TOKEN_CLASSIFICATION, Family
-from mlx_hf_bridge.heads import TOKENS
 from mlx_hf_bridge.layers.attention import Attention
 from mlx_hf_bridge.layers.embeddings import WordEmbeddings
 from mlx_hf_bridge.layers.encoder import Encoder

@@ -13,8 +13,9 @@ from typing import Any, ClassVar, Self
 import mlx.nn as nn
 import numpy as np
 
+from mlx_hf_bridge.architecture.family import SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION, Head
+from mlx_hf_bridge.architecture.rope import theta_of
 from mlx_hf_bridge.errors import ConfigError
-from mlx_hf_bridge.family import SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION, Head
 from mlx_hf_bridge.layers.embeddings import WordEmbeddings
 from mlx_hf_bridge.layers.encoder import Encoder
 from mlx_hf_bridge.layers.feed_forward import activation_for
@@ -26,7 +27,6 @@ from mlx_hf_bridge.layers.rotary import Rotary
 from mlx_hf_bridge.layers.rotary_attention import RotaryAttention
 from mlx_hf_bridge.layers.sandwich import SandwichLayer
 from mlx_hf_bridge.models import gemma3_text
-from mlx_hf_bridge.rope import theta_of
 
 _LOCAL = "sliding_attention"
 # Of the whole model, not of its encoder, in the file.

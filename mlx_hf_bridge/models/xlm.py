@@ -11,9 +11,8 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from mlx_hf_bridge.encoder_config import EncoderConfig
-from mlx_hf_bridge.errors import ConfigError
-from mlx_hf_bridge.family import (
+from mlx_hf_bridge.architecture.config import EncoderConfig
+from mlx_hf_bridge.architecture.family import (
     MASKED_LM,
     MULTIPLE_CHOICE,
     QUESTION_ANSWERING,
@@ -22,7 +21,8 @@ from mlx_hf_bridge.family import (
     Family,
     Head,
 )
-from mlx_hf_bridge.heads import SPANS, TOKENS
+from mlx_hf_bridge.architecture.heads import SPANS, TOKENS
+from mlx_hf_bridge.errors import ConfigError
 from mlx_hf_bridge.layers.embeddings import OwnTable
 from mlx_hf_bridge.layers.encoder import Encoder
 from mlx_hf_bridge.layers.feed_forward import activation_for

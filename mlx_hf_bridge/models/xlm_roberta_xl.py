@@ -5,7 +5,7 @@ XLM-R that normalises before each block and after the last layer, and not its em
 
 import dataclasses
 
-from mlx_hf_bridge.encoder_config import PaddedPositionsConfig
+from mlx_hf_bridge.architecture.config import PaddedPositionsConfig
 from mlx_hf_bridge.layers.encoder import Encoder
 from mlx_hf_bridge.models import bert, megatron_bert, xlm_roberta
 

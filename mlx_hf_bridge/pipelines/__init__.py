@@ -6,8 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from mlx_hf_bridge import auto
+from mlx_hf_bridge.architecture.family import (
+    MASKED_LM,
+    QUESTION_ANSWERING,
+    SEQUENCE_CLASSIFICATION,
+    TOKEN_CLASSIFICATION,
+)
 from mlx_hf_bridge.errors import ArgumentTypeError, InputError, UnknownNameError
-from mlx_hf_bridge.family import MASKED_LM, QUESTION_ANSWERING, SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION
 from mlx_hf_bridge.loading.source import HubOptions
 from mlx_hf_bridge.pipelines.base import Pipeline
 from mlx_hf_bridge.pipelines.tokenizer import tokenizer_for

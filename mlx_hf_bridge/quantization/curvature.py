@@ -14,11 +14,11 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_hf_bridge.batch import TokenBatch
-from mlx_hf_bridge.device import streams, threads_for_streams
 from mlx_hf_bridge.layers.linear import Embedding, Linear
 from mlx_hf_bridge.quantization.codes import Floats
 from mlx_hf_bridge.quantization.policy import WORD_TABLE
 from mlx_hf_bridge.quantization.work import Work, modules_of, products_of
+from mlx_hf_bridge.runtime.device import streams, threads_for_streams
 
 # Random mixes of answers, each of one batch. Fewer blur the factors, more take longer.
 LOOKS = 96

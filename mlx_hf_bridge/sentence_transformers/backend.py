@@ -7,7 +7,7 @@ import functools
 from types import ModuleType
 from typing import Any
 
-from mlx_hf_bridge.after_import import AfterImport
+from mlx_hf_bridge.runtime.import_hooks import AfterImport
 
 BACKEND = "mlx"
 _HOME = "sentence_transformers.base.modules.transformer"

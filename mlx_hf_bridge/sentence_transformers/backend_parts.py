@@ -11,9 +11,9 @@ from typing import Any, Self
 import mlx.core as mx
 import numpy as np
 
+from mlx_hf_bridge.architecture.family import BASE_TASK
 from mlx_hf_bridge.arrays import to_numpy
 from mlx_hf_bridge.calls import Call
-from mlx_hf_bridge.family import BASE_TASK
 from mlx_hf_bridge.inference.batching import budgeted
 from mlx_hf_bridge.inference.model import Encoded
 from mlx_hf_bridge.inference.side_by_side import side_by_side

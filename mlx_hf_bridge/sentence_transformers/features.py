@@ -13,11 +13,11 @@ import mlx.core as mx
 
 from mlx_hf_bridge.batch import TokenBatch
 from mlx_hf_bridge.errors import ConfigError
-from mlx_hf_bridge.inference.run import run
 from mlx_hf_bridge.inference.tokenizer import Tokenizer
 from mlx_hf_bridge.loading.checkpoint import CONFIG_FILE
 from mlx_hf_bridge.loading.folder import write_json
 from mlx_hf_bridge.loading.tensors import SINGLE_FILE
+from mlx_hf_bridge.runtime.executor import run
 
 TOKENS = "token_embeddings"
 VECTOR = "sentence_embedding"

@@ -13,9 +13,9 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from mlx_hf_bridge.device import BACKEND
 from mlx_hf_bridge.errors import BridgeError, InputError
 from mlx_hf_bridge.inference.batching import Parts
+from mlx_hf_bridge.runtime.device import BACKEND
 
 logger = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_hf_bridge.errors import BackendError
-from mlx_hf_bridge.inference.run import run
+from mlx_hf_bridge.runtime.executor import run
 from mlx_hf_bridge.sentence_transformers.features import TOKENS, Features
 
 

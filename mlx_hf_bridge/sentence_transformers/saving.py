@@ -8,8 +8,8 @@ from typing import Any
 
 import huggingface_hub
 
+from mlx_hf_bridge.architecture.family import BASE_TASK
 from mlx_hf_bridge.errors import RepositoryError
-from mlx_hf_bridge.family import BASE_TASK
 from mlx_hf_bridge.loading.card import CARD_FILE
 from mlx_hf_bridge.loading.checkpoint import MODULES_FILE
 from mlx_hf_bridge.loading.folder import write_json

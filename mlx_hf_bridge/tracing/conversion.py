@@ -13,9 +13,9 @@ from typing import Any
 import mlx.core as mx
 import torch
 
-from mlx_hf_bridge.encoder_config import NO_POSITIONS
+from mlx_hf_bridge.architecture.config import NO_POSITIONS
+from mlx_hf_bridge.architecture.family import BASE_TASK, MULTIPLE_CHOICE
 from mlx_hf_bridge.errors import UnsupportedModelError
-from mlx_hf_bridge.family import BASE_TASK, MULTIPLE_CHOICE
 from mlx_hf_bridge.tracing.export import (
     TEXTS,
     TOKENS,

@@ -6,8 +6,8 @@ from typing import Any, Self
 
 import mlx.nn as nn
 
-from mlx_hf_bridge.encoder_config import NO_POSITIONS, EncoderConfig
-from mlx_hf_bridge.family import BASE_TASK, Family
+from mlx_hf_bridge.architecture.config import NO_POSITIONS, EncoderConfig
+from mlx_hf_bridge.architecture.family import BASE_TASK, Family
 from mlx_hf_bridge.tracing.graph import Graph, Taken
 
 _ANY = 2**31 - 1

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 import transformers
 
+from mlx_hf_bridge.architecture.family import BASE_TASK, HF_SUFFIXES
 from mlx_hf_bridge.errors import UnsupportedModelError, WeightsError
-from mlx_hf_bridge.family import BASE_TASK, HF_SUFFIXES
 from mlx_hf_bridge.tracing.export import quiet
 
 # Classes that are encoders by themselves, whatever AutoModel makes of their config.

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-from mlx_hf_bridge.after_import import AfterImport
-from mlx_hf_bridge.environment import quantization_choice
+from mlx_hf_bridge.runtime.environment import quantization_choice
+from mlx_hf_bridge.runtime.import_hooks import AfterImport
 from mlx_hf_bridge.zero_change.patches import Patches
 from mlx_hf_bridge.zero_change.report import Report
 

@@ -10,9 +10,9 @@ from typing import Any, NoReturn
 import torch
 from transformers import PreTrainedConfig
 
+from mlx_hf_bridge.architecture.family import BASE_TASK
 from mlx_hf_bridge.errors import UnservedUseError
 from mlx_hf_bridge.facade.model import torch_dtype
-from mlx_hf_bridge.family import BASE_TASK
 from mlx_hf_bridge.loading.load import Loaded
 from mlx_hf_bridge.loading.source import HubOptions
 from mlx_hf_bridge.models import family_for

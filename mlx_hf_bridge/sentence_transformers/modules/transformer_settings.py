@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mlx_hf_bridge.encoder_config import NO_POSITIONS
+from mlx_hf_bridge.architecture.config import NO_POSITIONS
+from mlx_hf_bridge.architecture.family import BASE_TASK, MASKED_LM, SEQUENCE_CLASSIFICATION
 from mlx_hf_bridge.errors import ConfigError, UnsupportedModelError
-from mlx_hf_bridge.family import BASE_TASK, MASKED_LM, SEQUENCE_CLASSIFICATION
 from mlx_hf_bridge.loading.checkpoint import MODULES_FILE, read_json
 from mlx_hf_bridge.loading.folder import TRANSFORMER_FILES, write_json
 from mlx_hf_bridge.loading.tokenizer_files import TOKENIZER_CONFIG_FILE, tokenizer_config

@@ -19,8 +19,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from mlx_hf_bridge.environment import BLAS_VARIABLE, blas_choice, bridge_cache
 from mlx_hf_bridge.errors import BackendError
+from mlx_hf_bridge.runtime.environment import BLAS_VARIABLE, blas_choice, bridge_cache
 
 MLX_CAME_FIRST = "mlx.core" in sys.modules
 

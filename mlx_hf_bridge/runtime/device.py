@@ -12,8 +12,9 @@ import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
-from mlx_hf_bridge.blas import MLX_CAME_FIRST, Threads, kernel_name, load_blas
-from mlx_hf_bridge.environment import (
+from mlx_hf_bridge.errors import BackendError
+from mlx_hf_bridge.runtime.blas import MLX_CAME_FIRST, Threads, kernel_name, load_blas
+from mlx_hf_bridge.runtime.environment import (
     FEW_ROWS_VARIABLE,
     STREAMS_VARIABLE,
     UNPACK_VARIABLE,
@@ -22,7 +23,6 @@ from mlx_hf_bridge.environment import (
     streams_choice,
     unpack_choice,
 )
-from mlx_hf_bridge.errors import BackendError
 
 _INSTALL_ADVICE = (
     "Install the backend of this machine: pip install 'mlx-hf-bridge[cpu]' (Linux CPU), "

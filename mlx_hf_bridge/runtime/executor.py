@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 
 import mlx.core as mx
 
-from mlx_hf_bridge.device import KEPT_BYTES
 from mlx_hf_bridge.errors import ForkedProcessError
+from mlx_hf_bridge.runtime.device import KEPT_BYTES
 
 T = TypeVar("T")
 

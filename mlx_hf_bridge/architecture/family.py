@@ -6,8 +6,8 @@ from typing import Any
 
 import mlx.nn as nn
 
+from mlx_hf_bridge.architecture.config import EncoderConfig
 from mlx_hf_bridge.batch import TokenBatch
-from mlx_hf_bridge.encoder_config import EncoderConfig
 
 BASE_TASK = "feature-extraction"
 MASKED_LM = "fill-mask"

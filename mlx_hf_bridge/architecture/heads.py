@@ -3,8 +3,8 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from mlx_hf_bridge.encoder_config import EncoderConfig
-from mlx_hf_bridge.family import Head
+from mlx_hf_bridge.architecture.config import EncoderConfig
+from mlx_hf_bridge.architecture.family import Head
 from mlx_hf_bridge.layers.feed_forward import Activation, activation_for
 from mlx_hf_bridge.layers.heads import (
     FirstTokenClassifier,

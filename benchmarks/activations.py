@@ -14,8 +14,8 @@ from functools import partial
 
 import mlx.core as mx
 
-from mlx_hf_bridge.layers.attention_by_powers import attend_by_powers
-from mlx_hf_bridge.layers.exponential import LOG2_E, power_of_two_to_zero, sigmoid, tanh
+from mlx_hf_bridge.layers.attention import attend_by_powers
+from mlx_hf_bridge.layers.fast_math import LOG2_E, power_of_two_to_zero, sigmoid, tanh
 from mlx_hf_bridge.layers.feed_forward import gelu_by_powers
 
 ROUNDS = 15

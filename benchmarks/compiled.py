@@ -13,7 +13,7 @@ from mlx_hf_bridge import MLXAutoModel
 # isort: split
 import mlx.core as mx
 
-from mlx_hf_bridge.batch import TokenBatch
+from mlx_hf_bridge.layers.token_batch import TokenBatch
 
 
 def seconds(work: Callable[[], mx.array]) -> float:

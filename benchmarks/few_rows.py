@@ -14,7 +14,7 @@ import mlx_hf_bridge  # noqa: F401  loads the BLAS before mlx.core
 # isort: split
 import mlx.core as mx
 
-from mlx_hf_bridge.layers.few_rows import Blocks
+from mlx_hf_bridge.layers.small_batch import Blocks
 from mlx_hf_bridge.runtime.device import FEW_ROWS
 
 SHAPES = ((1152, 384), (384, 384), (1536, 384), (384, 1536))

@@ -14,7 +14,7 @@ import mlx_hf_bridge.runtime.device  # noqa: F401  a BLAS before mlx.core
 import mlx.core as mx
 
 from mlx_hf_bridge.layers.attention import attend
-from mlx_hf_bridge.layers.local import attend_locally, local_mask
+from mlx_hf_bridge.layers.local_attention import attend_locally, local_mask
 
 HEADS, WIDTH, WINDOW = 12, 64, 64
 

@@ -17,8 +17,8 @@ import mlx.core as mx
 from mlx.utils import tree_map
 
 from mlx_hf_bridge.architecture.family import BASE_TASK
-from mlx_hf_bridge.batch import TokenBatch
 from mlx_hf_bridge.inference.model import Model, build
+from mlx_hf_bridge.layers.token_batch import TokenBatch
 from mlx_hf_bridge.models import family_for
 
 SHARED = {

@@ -11,10 +11,10 @@ import numpy as np
 
 from mlx_hf_bridge.architecture.family import MULTIPLE_CHOICE
 from mlx_hf_bridge.arrays import to_numpy, whole_numbers
-from mlx_hf_bridge.batch import TokenBatch
 from mlx_hf_bridge.errors import ArgumentTypeError, InputError
 from mlx_hf_bridge.inference.batching import checked_batch
 from mlx_hf_bridge.inference.model import Encoded
+from mlx_hf_bridge.layers.token_batch import TokenBatch
 from mlx_hf_bridge.loading.load import Loaded
 
 

@@ -25,7 +25,7 @@ from mlx_hf_bridge.arrays import in_kind, kind_of
 from mlx_hf_bridge.calls import Call
 from mlx_hf_bridge.errors import ArgumentTypeError, UnservedUseError
 from mlx_hf_bridge.inference.model import Encoded
-from mlx_hf_bridge.layers.alone import computed_alone
+from mlx_hf_bridge.layers.single_batch import computed_alone
 from mlx_hf_bridge.loading.load import Changes, Loaded, load
 from mlx_hf_bridge.model_config import ModelConfig
 from mlx_hf_bridge.outputs import (

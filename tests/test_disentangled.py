@@ -12,7 +12,7 @@ from weight_files import Tensors, answer, edit_config, read_tensors, rewrite, wo
 
 from mlx_hf_bridge import MLXAutoModel, MLXAutoModelForMaskedLM, MLXAutoModelForSequenceClassification
 from mlx_hf_bridge.errors import ConfigError, TokenRangeError, WeightsError
-from mlx_hf_bridge.layers.relative_places import RelativePlaces, log_buckets
+from mlx_hf_bridge.layers.relative_positions import RelativePlaces, log_buckets
 
 # float32 on other kernels, hidden states of size 1; worst seen 6e-7.
 ABSOLUTE = 2e-5

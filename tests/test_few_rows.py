@@ -4,9 +4,9 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlx_hf_bridge.layers import alone, few_rows, linear
-from mlx_hf_bridge.layers.few_rows import Blocks
+from mlx_hf_bridge.layers import linear, single_batch, small_batch
 from mlx_hf_bridge.layers.linear import Linear
+from mlx_hf_bridge.layers.small_batch import Blocks
 
 # Sums of 384 products of numbers near 1 in another order; worst seen 4e-5.
 ABSOLUTE = 1e-4
@@ -15,7 +15,7 @@ ABSOLUTE = 1e-4
 @pytest.fixture(autouse=True)
 def sixteen_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever processor this is: elsewhere blocks are slower, not wrong."""
-    monkeypatch.setattr(few_rows, "FEW_ROWS", 16)
+    monkeypatch.setattr(small_batch, "FEW_ROWS", 16)
     monkeypatch.setattr(linear, "FEW_ROWS", 16)
 
 
@@ -63,7 +63,7 @@ def test_a_replaced_weight_is_the_one_that_counts() -> None:
     for scale in (1.0, -2.0):
         layer.update({"weight": normal(96, 384) * scale, "bias": normal(96)})
         for _ in range(10):
-            with alone.computed_alone():
+            with single_batch.computed_alone():
                 product = layer(x)
             wanted = x @ layer.weight.T + layer.bias
             np.testing.assert_allclose(np.array(product), np.array(wanted), rtol=0, atol=ABSOLUTE)
@@ -77,7 +77,7 @@ def test_what_is_not_served_alone_is_the_same_however_often_it_is_asked_for() ->
         layer(x)
     assert layer._blocks._blocks is None
     for _ in range(10):
-        with alone.computed_alone():
+        with single_batch.computed_alone():
             layer(x)
         np.testing.assert_array_equal(np.array(layer(x)), first)
     assert layer._blocks._blocks is not None
@@ -92,7 +92,7 @@ def test_gradients_of_weights_are_those_of_the_usual_way() -> None:
         return mx.square(layer(x)).sum()
 
     weight = layer.weight
-    with alone.computed_alone():
+    with single_batch.computed_alone():
         for _ in range(10):
             layer(x)
         found = [mx.grad(loss)(weight) for _ in range(10)][-1]
@@ -102,11 +102,11 @@ def test_gradients_of_weights_are_those_of_the_usual_way() -> None:
 
 def test_layers_are_begun_within_the_block_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     begun: list[mx.array] = []
-    monkeypatch.setattr(alone, "STARTS_EARLY", True)
+    monkeypatch.setattr(single_batch, "STARTS_EARLY", True)
     monkeypatch.setattr(mx, "async_eval", begun.append)
-    alone.begin(normal(2))
+    single_batch.begin(normal(2))
     assert not begun
-    with alone.computed_alone():
-        alone.begin(normal(2))
-    alone.begin(normal(2))
+    with single_batch.computed_alone():
+        single_batch.begin(normal(2))
+    single_batch.begin(normal(2))
     assert len(begun) == 1

@@ -11,13 +11,13 @@ import torch
 from mlx.utils import tree_map
 from transformers.activations import ACT2FN
 
-from mlx_hf_bridge.batch import TokenBatch
 from mlx_hf_bridge.inference.model import Model
 from mlx_hf_bridge.layers.attention import Attention
 from mlx_hf_bridge.layers.encoder import Encoder, PostNormLayer, Trace
 from mlx_hf_bridge.layers.feed_forward import ACTIVATIONS, FeedForward, gelu
 from mlx_hf_bridge.layers.heads import FirstTokenClassifier, PooledClassifier, Pooler, TokenClassifier
 from mlx_hf_bridge.layers.norm import LayerNorm
+from mlx_hf_bridge.layers.token_batch import TokenBatch
 
 # float32, inputs from -8 to 8; worst seen 1e-6 (gelu_fast is gelu_new in another order).
 ABSOLUTE = 3e-6

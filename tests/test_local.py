@@ -6,10 +6,10 @@ import pytest
 import torch
 from transformers.models.modernbert.modeling_modernbert import apply_rotary_pos_emb
 
-from mlx_hf_bridge.batch import TokenBatch
 from mlx_hf_bridge.layers.attention import attend
-from mlx_hf_bridge.layers.local import attend_locally, local_mask
+from mlx_hf_bridge.layers.local_attention import attend_locally, local_mask
 from mlx_hf_bridge.layers.rotary import Rotary
+from mlx_hf_bridge.layers.token_batch import TokenBatch
 
 # float32, unit normal inputs, sums in another order.
 ABSOLUTE = 5e-6

@@ -12,8 +12,8 @@ from programs import finished
 
 from benchmarks.models import minilm_folder
 from mlx_hf_bridge import MLXAutoModel
-from mlx_hf_bridge.batch import TokenBatch
 from mlx_hf_bridge.layers import attention, feed_forward, norm
+from mlx_hf_bridge.layers.token_batch import TokenBatch
 
 MEASURED = """
 import sys

@@ -20,8 +20,8 @@ from sentence_transformers.util import similarity as theirs_similarity
 from st_repos import TEXTS, TOLERANCE, redrawn, transformer
 
 from mlx_hf_bridge import MLXMultiVectorEncoder
-from mlx_hf_bridge.batch import TokenBatch
 from mlx_hf_bridge.errors import ConfigError, InputError, UnsupportedModelError
+from mlx_hf_bridge.layers.token_batch import TokenBatch
 from mlx_hf_bridge.sentence_transformers.features import Features
 from mlx_hf_bridge.sentence_transformers.late_interaction import maxsim, maxsim_pairwise
 from mlx_hf_bridge.sentence_transformers.modules.token_pooling import HierarchicalTokenPooling, LambdaTokenPooling

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from mlx_hf_bridge.layers import attention_by_powers
-from mlx_hf_bridge.layers.attention_by_powers import attend_by_powers
-from mlx_hf_bridge.layers.exponential import power_of_two, power_of_two_to_zero, sigmoid, tanh
+from mlx_hf_bridge.layers import attention
+from mlx_hf_bridge.layers.attention import attend_by_powers
+from mlx_hf_bridge.layers.fast_math import power_of_two, power_of_two_to_zero, sigmoid, tanh
 from mlx_hf_bridge.layers.feed_forward import gelu_by_powers
 
 # The approximations' own error in float32 is below 5e-7; in half precision the rounding of the answer is what is seen.
@@ -72,7 +72,7 @@ def test_attention_by_powers_is_mlxs(kind: str, length: int, shared: int, monkey
     parts, mask = random_parts(length, shared), masks(length)[kind]
     wanted = np.array(mx.fast.scaled_dot_product_attention(*parts, scale=0.3, mask=mask))
     for most in (2**23, 7 * 2 * 4 * length):
-        monkeypatch.setattr(attention_by_powers, "_MOST_SCORES", most)
+        monkeypatch.setattr(attention, "_MOST_SCORES", most)
         np.testing.assert_allclose(np.array(attend_by_powers(*parts, 0.3, mask, None)), wanted, rtol=0, atol=CLOSE)
 
 
@@ -85,7 +85,7 @@ def test_attention_by_powers_adds_a_bias_and_floats_in_place_of_a_mask(
     added = bias if mask is None else mx.where(mask, bias, -mx.inf)
     wanted = np.array(mx.fast.scaled_dot_product_attention(*parts, scale=0.3, mask=added))
     for most in (2**23, 5 * 2 * 4 * 19):
-        monkeypatch.setattr(attention_by_powers, "_MOST_SCORES", most)
+        monkeypatch.setattr(attention, "_MOST_SCORES", most)
         for given in ((mask, bias), (added, None)):
             np.testing.assert_allclose(np.array(attend_by_powers(*parts, 0.3, *given)), wanted, rtol=0, atol=CLOSE)
 

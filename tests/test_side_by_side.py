@@ -8,9 +8,9 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlx_hf_bridge.inference import side_by_side as module
+from mlx_hf_bridge.inference import parallel as module
 from mlx_hf_bridge.inference.batching import Steps, budgeted, in_batches, in_blocks
-from mlx_hf_bridge.inference.side_by_side import side_by_side
+from mlx_hf_bridge.inference.parallel import side_by_side
 from mlx_hf_bridge.inference.tokenizer import Tokens
 from mlx_hf_bridge.layers import linear
 from mlx_hf_bridge.layers.linear import Linear, PackedLinear, unpacking_once

@@ -25,8 +25,8 @@ from sentence_transformers.sentence_transformer.modules import (
 from st_repos import TEXTS, TOLERANCE, redrawn, transformer
 
 from mlx_hf_bridge import MLXSentenceTransformer, MLXSparseEncoder
-from mlx_hf_bridge.batch import TokenBatch
 from mlx_hf_bridge.errors import ConfigError, InputError, TokenRangeError, UnsupportedModelError
+from mlx_hf_bridge.layers.token_batch import TokenBatch
 from mlx_hf_bridge.sentence_transformers.features import Features
 
 

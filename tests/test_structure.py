@@ -22,7 +22,6 @@ ROOT = Path(mlx_hf_bridge.__file__).parent
 ORDER = [
     {"errors", "version"},
     {"runtime"},
-    {"batch"},
     {"layers"},
     {"architecture"},
     {"models"},
@@ -106,7 +105,7 @@ def test_the_package_itself_imports_only_device() -> None:
 def test_layers_know_no_config_no_checkpoint_and_no_network() -> None:
     for module in INSIDE:
         if part(module) == "layers":
-            assert {part(imported) for imported in imports(module)} <= {"layers", "batch", "runtime", "errors"}
+            assert {part(imported) for imported in imports(module)} <= {"layers", "runtime", "errors"}
 
 
 def test_only_device_asks_what_the_machine_is() -> None:
@@ -294,7 +293,6 @@ def test_float32_products_are_fast() -> None:
     """Known trouble 11: 2.6 GFLOP/s on MLX's reference BLAS, 180 and more on OpenBLAS."""
     script = """
 import time
-from mlx_hf_bridge import errors
 from mlx_hf_bridge.runtime import device
 import mlx.core as mx
 x, w = mx.random.normal((512, 768)), mx.random.normal((768, 768))

@@ -7,7 +7,7 @@ from typing import Any
 import mlx.nn as nn
 
 from mlx_hf_bridge.architecture.config import EncoderConfig
-from mlx_hf_bridge.batch import TokenBatch
+from mlx_hf_bridge.layers.token_batch import TokenBatch
 
 BASE_TASK = "feature-extraction"
 MASKED_LM = "fill-mask"

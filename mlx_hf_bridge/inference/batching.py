@@ -18,10 +18,10 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from mlx_hf_bridge.architecture.config import EncoderConfig
-from mlx_hf_bridge.batch import TokenBatch
 from mlx_hf_bridge.errors import InputError, OverlongTextError, TokenRangeError
-from mlx_hf_bridge.inference.side_by_side import side_by_side
+from mlx_hf_bridge.inference.parallel import side_by_side
 from mlx_hf_bridge.inference.tokenizer import Tokens
+from mlx_hf_bridge.layers.token_batch import TokenBatch
 from mlx_hf_bridge.runtime.device import SLOTS_A_TEXT, STREAMS, give_back_memory
 
 logger = logging.getLogger(__name__)

@@ -12,10 +12,10 @@ import mlx.nn as nn
 
 from mlx_hf_bridge.architecture.config import EncoderConfig
 from mlx_hf_bridge.architecture.family import BASE_TASK, Family
-from mlx_hf_bridge.batch import TokenBatch
 from mlx_hf_bridge.layers.encoder import Trace
 from mlx_hf_bridge.layers.heads import reads_first_token
 from mlx_hf_bridge.layers.linear import PackedEmbedding
+from mlx_hf_bridge.layers.token_batch import TokenBatch
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import mlx.core as mx
 
-from mlx_hf_bridge.batch import TokenBatch
+from mlx_hf_bridge.layers.token_batch import TokenBatch
 
 # torch.clamp(..., min=1e-9) and F.normalize's eps in the reference.
 _SMALLEST_COUNT = 1e-9

@@ -9,12 +9,12 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_hf_bridge.batch import TokenBatch
 from mlx_hf_bridge.layers.attention import attend, attend_with_weights, merge_heads, split_heads
 from mlx_hf_bridge.layers.encoder import Trace
 from mlx_hf_bridge.layers.feed_forward import Activation
 from mlx_hf_bridge.layers.heads import Answers, WordTable
 from mlx_hf_bridge.layers.linear import Embedding, Linear
+from mlx_hf_bridge.layers.token_batch import TokenBatch
 
 
 class NoNorm(nn.Module):

@@ -11,7 +11,7 @@ import mlx.nn as nn
 
 from mlx_hf_bridge.layers.attention import attend, attend_with_weights, merge_heads, split_heads
 from mlx_hf_bridge.layers.linear import Linear
-from mlx_hf_bridge.layers.relative_places import Relative
+from mlx_hf_bridge.layers.relative_positions import Relative
 
 Heads = tuple[mx.array, mx.array, mx.array]
 

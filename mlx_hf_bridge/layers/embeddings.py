@@ -8,9 +8,9 @@ from collections.abc import Mapping
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_hf_bridge.batch import TokenBatch
-from mlx_hf_bridge.layers.linear import Embedding
+from mlx_hf_bridge.layers.linear import Embedding, Linear
 from mlx_hf_bridge.layers.norm import LayerNorm
+from mlx_hf_bridge.layers.token_batch import TokenBatch
 
 
 class WordEmbeddings(nn.Module):
@@ -96,3 +96,87 @@ class Embeddings(nn.Module):
             rows = table(batch)
             summed = summed if rows is None else summed + rows
         return self.norm(summed) if "norm" in self else summed
+
+
+class ClearedEmbeddings(nn.Module):
+    """batch -> normalised sum (B, L, D), 0 where padding is; `positions` and `token_types` 0 mean no such table."""
+
+    def __init__(
+        self, vocabulary: int, width: int, hidden_size: int, positions: int, token_types: int, eps: float
+    ) -> None:
+        super().__init__()
+        self.word = Embedding(vocabulary, width)
+        if positions:
+            self.position = Embedding(positions, width)
+        if token_types:
+            self.token_type = Embedding(token_types, width)
+        if width != hidden_size:
+            self.projection = Linear(width, hidden_size, bias=False)
+        self.norm = LayerNorm(hidden_size, eps=eps)
+
+    def __call__(self, batch: TokenBatch) -> mx.array:
+        summed = batch.words(self.word)  # (B, L, E)
+        if "position" in self:
+            summed = summed + self.position(batch.positions())
+        if "token_type" in self:
+            segments = mx.zeros((1, 1), mx.int32) if batch.segments is None else batch.segments
+            summed = summed + self.token_type(segments)
+        normed: mx.array = self.norm(self.projection(summed) if "projection" in self else summed)  # (B, L, D)
+        return normed if batch.mask is None else normed * batch.token_mask(normed.dtype)
+
+
+class NormedEmbeddings(nn.Module):
+    """batch -> norm of words and segments (B, L, E); `token_types` 0 means there is no segment table."""
+
+    def __init__(self, vocabulary: int, width: int, norm: nn.Module, token_types: int = 0) -> None:
+        super().__init__()
+        self.word = Embedding(vocabulary, width)
+        if token_types:
+            self.token_type = Embedding(token_types, width)
+        self.norm = norm
+
+    def __call__(self, batch: TokenBatch) -> mx.array:
+        summed = batch.words(self.word)  # (B, L, E)
+        if "token_type" in self:
+            segments = mx.zeros((1, 1), mx.int32) if batch.segments is None else batch.segments
+            summed = summed + self.token_type(segments)
+        normed: mx.array = self.norm(summed)
+        return normed
+
+
+class PlacedEmbeddings(nn.Module):
+    """batch -> words plus places (B, L, E)."""
+
+    def __init__(self, vocabulary: int, width: int, positions: int) -> None:
+        super().__init__()
+        self.word = Embedding(vocabulary, width)
+        self.position = Embedding(positions, width)
+
+    def __call__(self, batch: TokenBatch) -> mx.array:
+        return batch.words(self.word) + self.position(batch.positions())
+
+
+class WordSegmentEmbeddings(nn.Module):
+    """batch -> normalised sum (B, L, E) of words, places and, where segments are given, the words of their ids.
+
+    languages: a table of what the caller says of each token's language.
+    """
+
+    def __init__(
+        self, vocabulary: int, width: int, positions: int, norm: nn.Module, languages: OwnTable | None = None
+    ) -> None:
+        super().__init__()
+        self.word = Embedding(vocabulary, width)
+        self.position = Embedding(positions, width)
+        self.norm = norm
+        if languages is not None:
+            self.languages = languages
+
+    def __call__(self, batch: TokenBatch) -> mx.array:
+        summed = batch.words(self.word) + self.position(batch.positions())
+        languages = self.languages(batch) if "languages" in self else None
+        summed = summed if languages is None else summed + languages
+        if batch.segments is not None:
+            summed = summed + self.word(batch.segments)
+        normed: mx.array = self.norm(summed)
+        return normed

@@ -10,10 +10,10 @@ from typing import Any, Protocol
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_hf_bridge.batch import TokenBatch
-from mlx_hf_bridge.layers.alone import begin
 from mlx_hf_bridge.layers.attention import Attention
 from mlx_hf_bridge.layers.norm import LayerNorm
+from mlx_hf_bridge.layers.single_batch import begin
+from mlx_hf_bridge.layers.token_batch import TokenBatch
 
 
 @dataclass

@@ -10,7 +10,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_hf_bridge.errors import ConfigError
-from mlx_hf_bridge.layers.exponential import sigmoid, tanh
+from mlx_hf_bridge.layers.fast_math import sigmoid, tanh
 from mlx_hf_bridge.layers.linear import Linear
 from mlx_hf_bridge.runtime.device import TRANSCENDENTALS_ARE_SLOW, fused
 
@@ -131,3 +131,59 @@ class FeedForward(nn.Module):
 
     def __call__(self, x: mx.array) -> mx.array:
         return self.down(self.activation(self.up(x)))
+
+
+class GatedFeedForward(nn.Module):
+    """x (B, L, D) -> activation of the gate times the rest (B, L, F) -> down (B, L, D).
+
+    gate_last: the gate's rows are the second half of `gate_up` (GTE); down_bias: None = as `bias`.
+    """
+
+    def __init__(
+        self,
+        hidden_size: int,
+        intermediate_size: int,
+        activation: Activation,
+        bias: bool = False,
+        down_bias: bool | None = None,
+        gate_last: bool = False,
+    ) -> None:
+        super().__init__()
+        self.gate_up = Linear(hidden_size, 2 * intermediate_size, bias)
+        self.down = Linear(intermediate_size, hidden_size, bias if down_bias is None else down_bias)
+        self.activation = activation
+        self.gate_last = gate_last
+
+    def __call__(self, x: mx.array) -> mx.array:
+        gate, rest = mx.split(self.gate_up(x), 2, axis=-1)  # (B, L, F) each
+        if self.gate_last:
+            gate, rest = rest, gate
+        return self.down(self.activation(gate) * rest)
+
+
+class GroupedLinear(nn.Module):
+    """x (..., I) -> (..., O); weight (G, I / G, O / G)."""
+
+    def __init__(self, inputs: int, outputs: int, groups: int) -> None:
+        super().__init__()
+        self.weight = mx.zeros((groups, inputs // groups, outputs // groups))
+        self.bias = mx.zeros((outputs,))
+
+    def __call__(self, x: mx.array) -> mx.array:
+        groups, inputs, _ = self.weight.shape
+        grouped = x.reshape(*x.shape[:-1], groups, 1, inputs) @ self.weight  # (..., G, 1, O / G)
+        return grouped.reshape(*x.shape[:-1], -1) + self.bias
+
+
+class GroupedFeedForward(nn.Module):
+    """x (B, L, D) -> up to (B, L, F), activation, down to (B, L, D), both in groups."""
+
+    def __init__(self, hidden_size: int, intermediate_size: int, activation: Activation, groups: int) -> None:
+        super().__init__()
+        self.up = GroupedLinear(hidden_size, intermediate_size, groups)
+        self.down = GroupedLinear(intermediate_size, hidden_size, groups)
+        self.activation = activation
+
+    def __call__(self, x: mx.array) -> mx.array:
+        down: mx.array = self.down(self.activation(self.up(x)))
+        return down

@@ -9,10 +9,10 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from mlx_hf_bridge.batch import TokenBatch
 from mlx_hf_bridge.layers.attention import attend, attend_with_weights, merge_heads, split_heads
 from mlx_hf_bridge.layers.linear import Linear
-from mlx_hf_bridge.layers.local import Shared, attend_locally, local_mask, with_shared
+from mlx_hf_bridge.layers.local_attention import Shared, attend_locally, local_mask, with_shared
+from mlx_hf_bridge.layers.token_batch import TokenBatch
 
 ARGUMENT = "global_attention_mask"
 

@@ -10,8 +10,8 @@ from contextvars import ContextVar
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_hf_bridge.layers.alone import is_computed_alone
-from mlx_hf_bridge.layers.few_rows import Blocks
+from mlx_hf_bridge.layers.single_batch import is_computed_alone
+from mlx_hf_bridge.layers.small_batch import Blocks
 from mlx_hf_bridge.runtime.device import FEW_ROWS, KEEPS_UNPACKED, unpacks_by_parts, unpacks_weights
 
 

@@ -9,8 +9,8 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from mlx_hf_bridge.batch import TokenBatch
 from mlx_hf_bridge.layers.linear import Embedding
+from mlx_hf_bridge.layers.token_batch import TokenBatch
 
 
 @dataclass(frozen=True)

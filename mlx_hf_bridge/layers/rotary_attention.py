@@ -10,7 +10,7 @@ import mlx.nn as nn
 
 from mlx_hf_bridge.layers.attention import attend, attend_with_weights, merge_heads, split_heads
 from mlx_hf_bridge.layers.linear import Linear
-from mlx_hf_bridge.layers.local import attend_locally, local_mask
+from mlx_hf_bridge.layers.local_attention import attend_locally, local_mask
 from mlx_hf_bridge.layers.rotary import Turn
 
 

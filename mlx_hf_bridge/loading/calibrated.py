@@ -16,12 +16,12 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from mlx_hf_bridge.architecture.family import BASE_TASK
-from mlx_hf_bridge.batch import TokenBatch
 from mlx_hf_bridge.errors import QuantizationError
 from mlx_hf_bridge.inference.batching import budgeted, padded
 from mlx_hf_bridge.inference.model import Encoded, Model, build
 from mlx_hf_bridge.inference.pooling import pool
 from mlx_hf_bridge.inference.tokenizer import Tokenizer, Tokens
+from mlx_hf_bridge.layers.token_batch import TokenBatch
 from mlx_hf_bridge.loading.checkpoint import Checkpoint
 from mlx_hf_bridge.loading.names import Names, Place, place_all
 from mlx_hf_bridge.loading.plan import Plan

@@ -11,14 +11,14 @@ import mlx.core as mx
 
 from mlx_hf_bridge.architecture.config import EncoderConfig
 from mlx_hf_bridge.architecture.family import Family
-from mlx_hf_bridge.batch import TokenBatch
 from mlx_hf_bridge.layers.attention import Attention
+from mlx_hf_bridge.layers.embeddings import PlacedEmbeddings
 from mlx_hf_bridge.layers.encoder import Encoder
 from mlx_hf_bridge.layers.feed_forward import FeedForward, activation_for
-from mlx_hf_bridge.layers.last_token import EndPooler
+from mlx_hf_bridge.layers.heads import EndPooler
 from mlx_hf_bridge.layers.norm import LayerNorm
-from mlx_hf_bridge.layers.placed_embeddings import PlacedEmbeddings
 from mlx_hf_bridge.layers.pre_norm import PreNormLayer
+from mlx_hf_bridge.layers.token_batch import TokenBatch
 
 
 @dataclass(frozen=True, kw_only=True)

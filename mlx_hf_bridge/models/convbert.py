@@ -19,12 +19,10 @@ from mlx_hf_bridge.architecture.heads import SPANS, TOKENS
 from mlx_hf_bridge.errors import ConfigError
 from mlx_hf_bridge.layers.dynamic_convolution import MixedAttention
 from mlx_hf_bridge.layers.encoder import Encoder, PostNormLayer
-from mlx_hf_bridge.layers.feed_forward import FeedForward, activation_for
-from mlx_hf_bridge.layers.grouped import GroupedFeedForward
-from mlx_hf_bridge.layers.heads import FirstTokenClassifier, TokenClassifier
-from mlx_hf_bridge.layers.last_token import last_slot
+from mlx_hf_bridge.layers.feed_forward import FeedForward, GroupedFeedForward, activation_for
+from mlx_hf_bridge.layers.heads import FirstTokenClassifier, TokenClassifier, last_slot
 from mlx_hf_bridge.layers.linear import Linear
-from mlx_hf_bridge.layers.prepared_heads import PreparedHead, Transform, first_slot
+from mlx_hf_bridge.layers.transformed_heads import PreparedHead, Transform, first_slot
 from mlx_hf_bridge.models import bert, electra, roberta
 
 _SUMMARIES = {"first": first_slot, "last": last_slot}

@@ -21,18 +21,18 @@ from mlx_hf_bridge.architecture.family import (
 )
 from mlx_hf_bridge.architecture.heads import SPANS, TOKENS, word_head
 from mlx_hf_bridge.errors import ConfigError
-from mlx_hf_bridge.layers.cleared_embeddings import ClearedEmbeddings
 from mlx_hf_bridge.layers.disentangled import (
     DisentangledAttention,
     HeadwiseProjection,
     PlaceProjection,
     TalkingHeads,
 )
+from mlx_hf_bridge.layers.embeddings import ClearedEmbeddings
 from mlx_hf_bridge.layers.encoder import Encoder
 from mlx_hf_bridge.layers.feed_forward import activation_for
 from mlx_hf_bridge.layers.heads import FirstTokenClassifier, WordScorer
 from mlx_hf_bridge.layers.linear import Linear
-from mlx_hf_bridge.layers.relative_places import RelativePlaces
+from mlx_hf_bridge.layers.relative_positions import RelativePlaces
 from mlx_hf_bridge.models import bert
 
 

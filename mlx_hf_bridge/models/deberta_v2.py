@@ -17,7 +17,7 @@ from mlx_hf_bridge.layers.disentangled import DisentangledAttention, JoinedProje
 from mlx_hf_bridge.layers.encoder import Encoder
 from mlx_hf_bridge.layers.feed_forward import Activation, activation_for
 from mlx_hf_bridge.layers.norm import LayerNorm
-from mlx_hf_bridge.layers.relative_places import RelativePlaces
+from mlx_hf_bridge.layers.relative_positions import RelativePlaces
 from mlx_hf_bridge.models import bert, deberta
 
 

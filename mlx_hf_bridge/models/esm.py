@@ -14,7 +14,6 @@ import numpy as np
 from mlx_hf_bridge.architecture.config import PaddedPositionsConfig
 from mlx_hf_bridge.architecture.family import MASKED_LM, SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION, Family, Head
 from mlx_hf_bridge.architecture.heads import TOKENS, first_token_head
-from mlx_hf_bridge.batch import TokenBatch
 from mlx_hf_bridge.errors import ConfigError
 from mlx_hf_bridge.layers.attention import Attention
 from mlx_hf_bridge.layers.encoder import Encoder
@@ -22,9 +21,10 @@ from mlx_hf_bridge.layers.feed_forward import FeedForward, gelu
 from mlx_hf_bridge.layers.linear import Embedding
 from mlx_hf_bridge.layers.norm import LayerNorm
 from mlx_hf_bridge.layers.pre_norm import PreNormLayer
-from mlx_hf_bridge.layers.prepared_heads import PreparedHead, Transform, WordScores
 from mlx_hf_bridge.layers.rotary import LoadedRotary
 from mlx_hf_bridge.layers.rotary_attention import RotaryAttention
+from mlx_hf_bridge.layers.token_batch import TokenBatch
+from mlx_hf_bridge.layers.transformed_heads import PreparedHead, Transform, WordScores
 from mlx_hf_bridge.models import bert, roberta
 
 # The share of tokens that was masked in training (EsmEmbeddings.forward).

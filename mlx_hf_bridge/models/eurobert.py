@@ -14,13 +14,12 @@ from mlx_hf_bridge.architecture.rope import GroupedConfig
 from mlx_hf_bridge.errors import ConfigError
 from mlx_hf_bridge.layers.embeddings import WordEmbeddings
 from mlx_hf_bridge.layers.encoder import Encoder
-from mlx_hf_bridge.layers.feed_forward import activation_for, gelu
-from mlx_hf_bridge.layers.gated import GatedFeedForward
+from mlx_hf_bridge.layers.feed_forward import GatedFeedForward, activation_for, gelu
 from mlx_hf_bridge.layers.heads import TokenClassifier
 from mlx_hf_bridge.layers.norm import RMSNorm
 from mlx_hf_bridge.layers.pre_norm import PreNormLayer
-from mlx_hf_bridge.layers.prepared_heads import PreparedHead, Transform, WordScores, first_slot, mean_of_tokens
 from mlx_hf_bridge.layers.rotary_attention import RotaryAttention
+from mlx_hf_bridge.layers.transformed_heads import PreparedHead, Transform, WordScores, first_slot, mean_of_tokens
 from mlx_hf_bridge.models import nomic_bert
 
 # What is pooled before the classifier, if anything; "late" means its answers.

@@ -10,8 +10,7 @@ from mlx_hf_bridge.architecture.family import MASKED_LM, SEQUENCE_CLASSIFICATION
 from mlx_hf_bridge.architecture.heads import POOLED_SEQUENCE, TOKENS, word_head
 from mlx_hf_bridge.architecture.rope import RotaryConfig
 from mlx_hf_bridge.layers.encoder import Encoder, PostNormLayer
-from mlx_hf_bridge.layers.feed_forward import activation_for, gelu
-from mlx_hf_bridge.layers.gated import GatedFeedForward
+from mlx_hf_bridge.layers.feed_forward import GatedFeedForward, activation_for, gelu
 from mlx_hf_bridge.layers.rotary_attention import RotaryAttention
 from mlx_hf_bridge.models import bert, nomic_bert
 

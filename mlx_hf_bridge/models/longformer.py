@@ -14,10 +14,10 @@ import numpy as np
 
 from mlx_hf_bridge.architecture.config import PaddedPositionsConfig
 from mlx_hf_bridge.architecture.family import MULTIPLE_CHOICE, QUESTION_ANSWERING, SEQUENCE_CLASSIFICATION
-from mlx_hf_bridge.batch import TokenBatch
 from mlx_hf_bridge.errors import ConfigError, InputError
 from mlx_hf_bridge.layers.encoder import Encoder
 from mlx_hf_bridge.layers.global_attention import ARGUMENT, LocalGlobalAttention, marked
+from mlx_hf_bridge.layers.token_batch import TokenBatch
 from mlx_hf_bridge.models import bert, roberta
 
 # A question and its text, or a text and its choice, as RoBERTa's tokenizer joins them: <s> one </s></s> other </s>.

@@ -22,14 +22,15 @@ from mlx_hf_bridge.architecture.family import (
 )
 from mlx_hf_bridge.architecture.rope import theta_of
 from mlx_hf_bridge.errors import ConfigError
+from mlx_hf_bridge.layers.embeddings import NormedEmbeddings
 from mlx_hf_bridge.layers.encoder import Encoder
-from mlx_hf_bridge.layers.feed_forward import activation_for
-from mlx_hf_bridge.layers.gated import GatedFeedForward
+from mlx_hf_bridge.layers.feed_forward import GatedFeedForward, activation_for
 from mlx_hf_bridge.layers.heads import SpanClassifier, TokenClassifier
 from mlx_hf_bridge.layers.norm import LayerNorm
-from mlx_hf_bridge.layers.normed_embeddings import NormedEmbeddings
 from mlx_hf_bridge.layers.pre_norm import PreNormLayer
-from mlx_hf_bridge.layers.prepared_heads import (
+from mlx_hf_bridge.layers.rotary import Rotary
+from mlx_hf_bridge.layers.rotary_attention import RotaryAttention
+from mlx_hf_bridge.layers.transformed_heads import (
     Pool,
     PreparedHead,
     Transform,
@@ -38,8 +39,6 @@ from mlx_hf_bridge.layers.prepared_heads import (
     first_slot,
     mean_of_tokens,
 )
-from mlx_hf_bridge.layers.rotary import Rotary
-from mlx_hf_bridge.layers.rotary_attention import RotaryAttention
 
 _GLOBAL, _LOCAL = "full_attention", "sliding_attention"
 # One layer in three sees everything where config.json lists no kinds (configuration_modernbert.py).

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from mlx_hf_bridge.architecture.config import PaddedPositionsConfig
 from mlx_hf_bridge.architecture.family import Family
 from mlx_hf_bridge.layers.encoder import Encoder
-from mlx_hf_bridge.layers.position_bias import RelativePositionBias
+from mlx_hf_bridge.layers.relative_positions import RelativePositionBias
 from mlx_hf_bridge.models import bert, roberta
 
 # modeling_mpnet.py fixes both, whatever config.json says.

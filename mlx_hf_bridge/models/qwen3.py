@@ -18,15 +18,14 @@ from mlx_hf_bridge.architecture.family import (
 )
 from mlx_hf_bridge.architecture.heads import SPANS
 from mlx_hf_bridge.architecture.rope import GroupedConfig
-from mlx_hf_bridge.batch import TokenBatch
 from mlx_hf_bridge.errors import ConfigError
 from mlx_hf_bridge.layers.embeddings import WordEmbeddings
 from mlx_hf_bridge.layers.encoder import Encoder
-from mlx_hf_bridge.layers.heads import TokenClassifier
-from mlx_hf_bridge.layers.last_token import LastTokenClassifier
+from mlx_hf_bridge.layers.heads import LastTokenClassifier, TokenClassifier
 from mlx_hf_bridge.layers.norm import RMSNorm
 from mlx_hf_bridge.layers.pre_norm import PreNormLayer
 from mlx_hf_bridge.layers.rotary import Rotary
+from mlx_hf_bridge.layers.token_batch import TokenBatch
 from mlx_hf_bridge.models import eurobert
 
 

@@ -20,17 +20,17 @@ from mlx_hf_bridge.architecture.family import (
     Head,
 )
 from mlx_hf_bridge.architecture.heads import SPANS, TOKENS, word_head
-from mlx_hf_bridge.batch import TokenBatch
 from mlx_hf_bridge.errors import ConfigError
+from mlx_hf_bridge.layers.embeddings import NormedEmbeddings
 from mlx_hf_bridge.layers.encoder import Encoder, PostNormLayer
 from mlx_hf_bridge.layers.feed_forward import FeedForward, activation_for
 from mlx_hf_bridge.layers.heads import FirstTokenClassifier, TokenClassifier
 from mlx_hf_bridge.layers.linear import Linear
 from mlx_hf_bridge.layers.norm import LayerNorm
-from mlx_hf_bridge.layers.normed_embeddings import NormedEmbeddings
-from mlx_hf_bridge.layers.prepared_heads import PreparedHead
 from mlx_hf_bridge.layers.rotary import RotaryTable
 from mlx_hf_bridge.layers.rotary_attention import RotaryAttention
+from mlx_hf_bridge.layers.token_batch import TokenBatch
+from mlx_hf_bridge.layers.transformed_heads import PreparedHead
 from mlx_hf_bridge.models import bert, roberta
 
 

@@ -8,9 +8,9 @@ import dataclasses
 from dataclasses import dataclass, field
 
 from mlx_hf_bridge.architecture.config import EncoderConfig
-from mlx_hf_bridge.batch import TokenBatch
 from mlx_hf_bridge.layers.encoder import Encoder
-from mlx_hf_bridge.layers.last_token import LastSlotPooler
+from mlx_hf_bridge.layers.heads import LastSlotPooler
+from mlx_hf_bridge.layers.token_batch import TokenBatch
 from mlx_hf_bridge.models import clip_text_model as clip
 
 

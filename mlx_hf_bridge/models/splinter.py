@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from mlx_hf_bridge.architecture.config import EncoderConfig
 from mlx_hf_bridge.architecture.family import QUESTION_ANSWERING, Head
-from mlx_hf_bridge.layers.question_aware import QuestionAwareSpans
+from mlx_hf_bridge.layers.transformed_heads import QuestionAwareSpans
 from mlx_hf_bridge.models import bert
 
 

@@ -15,11 +15,10 @@ from mlx_hf_bridge.errors import ConfigError
 from mlx_hf_bridge.layers.attention import Attention
 from mlx_hf_bridge.layers.embeddings import WordEmbeddings
 from mlx_hf_bridge.layers.encoder import Encoder
-from mlx_hf_bridge.layers.feed_forward import FeedForward, activation_for
-from mlx_hf_bridge.layers.gated import GatedFeedForward
+from mlx_hf_bridge.layers.feed_forward import FeedForward, GatedFeedForward, activation_for
 from mlx_hf_bridge.layers.norm import RMSNorm
-from mlx_hf_bridge.layers.position_bias import RelativePositionBias
 from mlx_hf_bridge.layers.pre_norm import PreNormLayer
+from mlx_hf_bridge.layers.relative_positions import RelativePositionBias
 
 
 @dataclass(frozen=True, kw_only=True)

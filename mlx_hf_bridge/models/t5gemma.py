@@ -18,14 +18,12 @@ from mlx_hf_bridge.architecture.rope import theta_of
 from mlx_hf_bridge.errors import ConfigError
 from mlx_hf_bridge.layers.embeddings import WordEmbeddings
 from mlx_hf_bridge.layers.encoder import Encoder
-from mlx_hf_bridge.layers.feed_forward import activation_for
-from mlx_hf_bridge.layers.gated import GatedFeedForward
-from mlx_hf_bridge.layers.heads import TokenClassifier
-from mlx_hf_bridge.layers.last_token import LastTokenClassifier
+from mlx_hf_bridge.layers.feed_forward import GatedFeedForward, activation_for
+from mlx_hf_bridge.layers.heads import LastTokenClassifier, TokenClassifier
 from mlx_hf_bridge.layers.norm import RMSNorm
+from mlx_hf_bridge.layers.pre_norm import SandwichLayer
 from mlx_hf_bridge.layers.rotary import Rotary
 from mlx_hf_bridge.layers.rotary_attention import RotaryAttention
-from mlx_hf_bridge.layers.sandwich import SandwichLayer
 from mlx_hf_bridge.models import gemma3_text
 
 _LOCAL = "sliding_attention"

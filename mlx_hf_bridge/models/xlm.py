@@ -23,13 +23,12 @@ from mlx_hf_bridge.architecture.family import (
 )
 from mlx_hf_bridge.architecture.heads import SPANS, TOKENS
 from mlx_hf_bridge.errors import ConfigError
-from mlx_hf_bridge.layers.embeddings import OwnTable
+from mlx_hf_bridge.layers.embeddings import OwnTable, WordSegmentEmbeddings
 from mlx_hf_bridge.layers.encoder import Encoder
 from mlx_hf_bridge.layers.feed_forward import activation_for
+from mlx_hf_bridge.layers.heads import SummaryClassifier
 from mlx_hf_bridge.layers.norm import LayerNorm
-from mlx_hf_bridge.layers.prepared_heads import WordScores
-from mlx_hf_bridge.layers.summary import SummaryClassifier
-from mlx_hf_bridge.layers.word_segments import WordSegmentEmbeddings
+from mlx_hf_bridge.layers.transformed_heads import WordScores
 from mlx_hf_bridge.models import bert
 
 _ARGUMENT = "langs"

@@ -13,8 +13,8 @@ from typing import Any, ClassVar
 import mlx.core as mx
 import numpy as np
 
-from mlx_hf_bridge.batch import TokenBatch
 from mlx_hf_bridge.errors import ArgumentTypeError, BridgeError, InputError, UnknownNameError
+from mlx_hf_bridge.layers.token_batch import TokenBatch
 from mlx_hf_bridge.pipelines.host_array import host
 from mlx_hf_bridge.pipelines.inputs import answered
 from mlx_hf_bridge.pipelines.rows import check_lengths, computed, row_of

@@ -10,8 +10,8 @@ import numpy as np
 
 import mlx_hf_bridge.pipelines.theirs.pipelines.feature_extraction as theirs
 from mlx_hf_bridge.architecture.family import BASE_TASK
-from mlx_hf_bridge.batch import TokenBatch
 from mlx_hf_bridge.errors import InputError
+from mlx_hf_bridge.layers.token_batch import TokenBatch
 from mlx_hf_bridge.pipelines.base import Chunk, OfEveryToken, Pipeline
 from mlx_hf_bridge.pipelines.host_array import HostArray, host
 from mlx_hf_bridge.pipelines.plain_texts import check_tokenizer_options, encoded

@@ -9,9 +9,9 @@ import mlx.core as mx
 import numpy as np
 
 import mlx_hf_bridge.pipelines.theirs.pipelines.fill_mask as theirs
-from mlx_hf_bridge.batch import TokenBatch
 from mlx_hf_bridge.errors import ArgumentTypeError, InputError
 from mlx_hf_bridge.inference.model import Model
+from mlx_hf_bridge.layers.token_batch import TokenBatch
 from mlx_hf_bridge.pipelines import host_array
 from mlx_hf_bridge.pipelines.base import Chunk, Pipeline
 from mlx_hf_bridge.pipelines.host_array import HostArray, host

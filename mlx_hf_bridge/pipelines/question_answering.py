@@ -10,8 +10,8 @@ from typing import Any, ClassVar, final
 import mlx.core as mx
 import numpy as np
 
-from mlx_hf_bridge.batch import TokenBatch
 from mlx_hf_bridge.errors import ArgumentTypeError, InputError, UnknownNameError
+from mlx_hf_bridge.layers.token_batch import TokenBatch
 from mlx_hf_bridge.pipelines.answer_spans import best_spans
 from mlx_hf_bridge.pipelines.base import Chunk, ChunkPipeline, OfEveryToken
 from mlx_hf_bridge.pipelines.host_array import host

@@ -10,10 +10,10 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from mlx_hf_bridge.batch import TokenBatch
 from mlx_hf_bridge.errors import TokenRangeError
 from mlx_hf_bridge.inference.batching import Steps, checked_batch, in_batches, padded
 from mlx_hf_bridge.inference.tokenizer import Tokens
+from mlx_hf_bridge.layers.token_batch import TokenBatch
 from mlx_hf_bridge.loading.load import Loaded
 
 Compute = Callable[[TokenBatch], mx.array]

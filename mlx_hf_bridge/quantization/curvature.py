@@ -13,8 +13,8 @@ from itertools import islice
 import mlx.core as mx
 import numpy as np
 
-from mlx_hf_bridge.batch import TokenBatch
 from mlx_hf_bridge.layers.linear import Embedding, Linear
+from mlx_hf_bridge.layers.token_batch import TokenBatch
 from mlx_hf_bridge.quantization.codes import Floats
 from mlx_hf_bridge.quantization.policy import WORD_TABLE
 from mlx_hf_bridge.quantization.work import Work, modules_of, products_of

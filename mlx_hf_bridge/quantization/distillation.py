@@ -14,8 +14,8 @@ import mlx.optimizers as optimizers
 import numpy as np
 from mlx.utils import tree_flatten
 
-from mlx_hf_bridge.batch import TokenBatch
 from mlx_hf_bridge.inference.model import Model
+from mlx_hf_bridge.layers.token_batch import TokenBatch
 from mlx_hf_bridge.quantization.codes import Codes, as_stored
 from mlx_hf_bridge.quantization.work import Work, products_of
 

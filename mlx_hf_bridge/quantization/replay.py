@@ -7,8 +7,8 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_hf_bridge.batch import TokenBatch
 from mlx_hf_bridge.inference.model import Model
+from mlx_hf_bridge.layers.token_batch import TokenBatch
 from mlx_hf_bridge.quantization.statistics import Reached
 
 _LAYER_PATH = "encoder.layers."

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 import mlx.core as mx
 import numpy as np
 
-from mlx_hf_bridge.batch import TokenBatch
 from mlx_hf_bridge.inference.model import Model
 from mlx_hf_bridge.layers.linear import Linear
+from mlx_hf_bridge.layers.token_batch import TokenBatch
 from mlx_hf_bridge.quantization.codes import Floats
 
 Tell = Callable[[str, mx.array], None]

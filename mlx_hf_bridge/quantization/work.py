@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 import mlx.core as mx
 import numpy as np
 
-from mlx_hf_bridge.batch import TokenBatch
 from mlx_hf_bridge.inference.model import Encoded, Model
 from mlx_hf_bridge.layers.linear import Embedding, Linear
+from mlx_hf_bridge.layers.token_batch import TokenBatch
 from mlx_hf_bridge.quantization.codes import Floats
 from mlx_hf_bridge.quantization.kept import Kept
 from mlx_hf_bridge.quantization.widths import Width

@@ -16,7 +16,7 @@ from mlx_hf_bridge.arrays import to_numpy
 from mlx_hf_bridge.calls import Call
 from mlx_hf_bridge.inference.batching import budgeted
 from mlx_hf_bridge.inference.model import Encoded
-from mlx_hf_bridge.inference.side_by_side import side_by_side
+from mlx_hf_bridge.inference.parallel import side_by_side
 from mlx_hf_bridge.loading.load import Loaded
 from mlx_hf_bridge.outputs import as_transformers
 from mlx_hf_bridge.pretrained import MLXPreTrainedModel

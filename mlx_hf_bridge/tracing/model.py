@@ -11,9 +11,9 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_hf_bridge.batch import TokenBatch
 from mlx_hf_bridge.errors import InputError, TokenRangeError
 from mlx_hf_bridge.inference.model import Encoded
+from mlx_hf_bridge.layers.token_batch import TokenBatch
 from mlx_hf_bridge.runtime.device import COMPILES_GRAPHS
 from mlx_hf_bridge.tracing.graph import Graph, Taken
 from mlx_hf_bridge.tracing.guards import Guard

@@ -13,8 +13,8 @@ import torch
 
 from mlx_hf_bridge.architecture.config import NO_POSITIONS
 from mlx_hf_bridge.architecture.family import BASE_TASK, MULTIPLE_CHOICE
-from mlx_hf_bridge.batch import TokenBatch
 from mlx_hf_bridge.errors import InputError, TokenRangeError, UnsupportedModelError
+from mlx_hf_bridge.layers.token_batch import TokenBatch
 from mlx_hf_bridge.tracing.export import Inputs, quiet
 from mlx_hf_bridge.tracing.graph import Graph, Taken
 from mlx_hf_bridge.tracing.joined import join_products

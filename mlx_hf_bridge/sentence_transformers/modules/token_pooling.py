@@ -12,8 +12,8 @@ from typing import Any, ClassVar, Self
 import mlx.core as mx
 import numpy as np
 
-from mlx_hf_bridge.batch import TokenBatch
 from mlx_hf_bridge.errors import BackendError, InputError
+from mlx_hf_bridge.layers.token_batch import TokenBatch
 from mlx_hf_bridge.sentence_transformers.features import TOKENS, Features, Module
 from mlx_hf_bridge.sentence_transformers.modules.multi_vector import tasks_of
 from mlx_hf_bridge.sentence_transformers.modules.weights import read_config

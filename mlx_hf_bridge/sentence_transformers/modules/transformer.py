@@ -12,11 +12,11 @@ from typing import Any, ClassVar
 import mlx.core as mx
 import numpy as np
 
-from mlx_hf_bridge.batch import TokenBatch
 from mlx_hf_bridge.errors import InputError, UnsupportedModelError
 from mlx_hf_bridge.inference.batching import padded, report_cut
 from mlx_hf_bridge.inference.model import Encoded
 from mlx_hf_bridge.inference.tokenizer import Text, Tokenizer, Tokens
+from mlx_hf_bridge.layers.token_batch import TokenBatch
 from mlx_hf_bridge.loading.load import Loaded, load
 from mlx_hf_bridge.pretrained import MLXPreTrainedModel, model_of
 from mlx_hf_bridge.sentence_transformers.features import Features

@@ -12,8 +12,8 @@ from typing import Any
 
 import mlx.core as mx
 
-from mlx_hf_bridge.layers.alone import computed_alone
 from mlx_hf_bridge.layers.linear import unpacking_once
+from mlx_hf_bridge.layers.single_batch import computed_alone
 from mlx_hf_bridge.runtime.device import STREAMS, streams, threads_for_streams
 from mlx_hf_bridge.runtime.executor import arrays_in, run
 

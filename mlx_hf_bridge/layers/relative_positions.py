@@ -9,6 +9,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
+from mlx_hf_bridge.layers.attention import relative_buckets
 from mlx_hf_bridge.layers.linear import Embedding
 
 _NO_BUCKETS = -1
@@ -64,3 +65,16 @@ class RelativePlaces(nn.Module):
         index = rows[places[:, None] - places[None, :] + (length - 1)]  # (L, L)
         vectors = self.table.weight[self._span - reach : self._span + reach]  # (R, D)
         return Relative(self.norm(vectors) if "norm" in self else vectors, index)
+
+
+class RelativePositionBias(nn.Module):
+    """L -> what is added to the scores (1, H, L, L); the table may have more rows than there are buckets."""
+
+    def __init__(self, rows: int, heads: int, buckets: int, max_distance: int) -> None:
+        super().__init__()
+        self.table = Embedding(rows, heads)
+        self.buckets = buckets
+        self.max_distance = max_distance
+
+    def __call__(self, length: int) -> mx.array:
+        return self.table(relative_buckets(length, self.buckets, self.max_distance)).transpose(2, 0, 1)[None]

@@ -11,9 +11,9 @@ import transformers
 
 from mlx_hf_bridge import MLXAutoModelForSequenceClassification
 from mlx_hf_bridge.architecture.family import SEQUENCE_CLASSIFICATION
-from mlx_hf_bridge.loading.checkpoint import read_checkpoint
-from mlx_hf_bridge.loading.plan import plan_conversion
-from mlx_hf_bridge.loading.source import HubOptions, locate
+from mlx_hf_bridge.checkpoints.checkpoint import read_checkpoint
+from mlx_hf_bridge.checkpoints.sources import HubOptions, locate
+from mlx_hf_bridge.conversion.plan import plan_conversion
 from mlx_hf_bridge.quantization.recipes import recipe_from
 
 MIB = 2**20

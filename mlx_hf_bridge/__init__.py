@@ -9,7 +9,9 @@ from mlx_hf_bridge.runtime import device as device
 from mlx_hf_bridge.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from mlx_hf_bridge.auto import (
+    from mlx_hf_bridge.conversion.api import convert
+    from mlx_hf_bridge.pipelines import pipeline
+    from mlx_hf_bridge.pretrained.auto import (
         MLXAutoModel,
         MLXAutoModelForMaskedLM,
         MLXAutoModelForMultipleChoice,
@@ -19,8 +21,6 @@ if TYPE_CHECKING:
         MLXAutoModelForSequenceClassification,
         MLXAutoModelForTokenClassification,
     )
-    from mlx_hf_bridge.conversion import convert
-    from mlx_hf_bridge.pipelines import pipeline
     from mlx_hf_bridge.quantization.recipes import MLXQuantizationConfig
     from mlx_hf_bridge.sentence_transformers import (
         MLXCrossEncoder,
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 # Imported on first use, so that `import mlx_hf_bridge` stays cheap. Type checkers read the imports above.
 _LAZY = {
-    "auto": (
+    "pretrained.auto": (
         "MLXAutoModel",
         "MLXAutoModelForMaskedLM",
         "MLXAutoModelForMultipleChoice",
@@ -43,7 +43,7 @@ _LAZY = {
         "MLXAutoModelForSequenceClassification",
         "MLXAutoModelForTokenClassification",
     ),
-    "conversion": ("convert",),
+    "conversion.api": ("convert",),
     "pipelines": ("pipeline",),
     "quantization.recipes": ("MLXQuantizationConfig",),
     "sentence_transformers": ("MLXCrossEncoder", "MLXMultiVectorEncoder", "MLXSentenceTransformer", "MLXSparseEncoder"),

@@ -14,7 +14,7 @@ import pytest
 import transformers
 
 import mlx_hf_bridge  # noqa: F401  must come before anything that imports mlx
-from mlx_hf_bridge.loading import calibrated
+from mlx_hf_bridge.conversion import calibrated
 from mlx_hf_bridge.quantization import curvature
 
 transformers.utils.logging.disable_progress_bar()

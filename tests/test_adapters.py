@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from weight_files import answer, edit_config, worst
 
 from mlx_hf_bridge import MLXAutoModel, MLXAutoModelForSequenceClassification, MLXSentenceTransformer, errors
-from mlx_hf_bridge.conversion import convert
+from mlx_hf_bridge.conversion.api import convert
 
 BERT = FAMILIES[0]
 ABSOLUTE = 2e-5  # as in tests/test_parity.py

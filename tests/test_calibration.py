@@ -11,7 +11,7 @@ from checkpoints import FAMILIES, make_checkpoint
 from convert_checkpoints import make_bert, metadata_of
 
 from mlx_hf_bridge import MLXAutoModel, MLXQuantizationConfig, MLXSentenceTransformer
-from mlx_hf_bridge.conversion import convert
+from mlx_hf_bridge.conversion.api import convert
 from mlx_hf_bridge.errors import QuantizationError
 from mlx_hf_bridge.quantization import calibration, distillation, layerwise
 from mlx_hf_bridge.quantization.across import rounded

@@ -16,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 
 from mlx_hf_bridge import MLXAutoModel
 from mlx_hf_bridge.cli import main
-from mlx_hf_bridge.conversion import convert
+from mlx_hf_bridge.conversion.api import convert
 from mlx_hf_bridge.errors import RepositoryError
 
 PACKINGS: list[tuple[list[str], str, dict[str, Any] | None]] = [

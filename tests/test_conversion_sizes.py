@@ -10,7 +10,7 @@ from convert_checkpoints import MB, SMALL, Capture, converted, make_bert, metada
 from safetensors.numpy import load_file
 
 from mlx_hf_bridge.cli import main
-from mlx_hf_bridge.conversion import convert
+from mlx_hf_bridge.conversion.api import convert
 from mlx_hf_bridge.errors import SizeTargetError
 
 

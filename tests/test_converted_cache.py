@@ -30,12 +30,12 @@ from checkpoints import (
 from weight_files import answer, worst
 
 from mlx_hf_bridge import MLXAutoModel
+from mlx_hf_bridge.checkpoints import sources as source_module
+from mlx_hf_bridge.checkpoints.sources import HubOptions, locate
+from mlx_hf_bridge.conversion.cache import cache_folder
+from mlx_hf_bridge.conversion.write import FORMAT
 from mlx_hf_bridge.errors import RepositoryError
 from mlx_hf_bridge.loading import load as load_module
-from mlx_hf_bridge.loading import source as source_module
-from mlx_hf_bridge.loading.convert import FORMAT
-from mlx_hf_bridge.loading.converted import cache_folder
-from mlx_hf_bridge.loading.source import HubOptions, locate
 from mlx_hf_bridge.quantization.recipes import recipe_from
 from mlx_hf_bridge.runtime.environment import bridge_cache as bridge_cache_place
 

@@ -12,10 +12,10 @@ import transformers
 from convert_checkpoints import make_bert
 
 from mlx_hf_bridge import MLXAutoModel
+from mlx_hf_bridge.conversion import calibrated
+from mlx_hf_bridge.conversion.calibrated import varied
 from mlx_hf_bridge.inference.tokenizer import Tokenizer, Tokens
 from mlx_hf_bridge.layers.token_batch import TokenBatch
-from mlx_hf_bridge.loading import calibrated
-from mlx_hf_bridge.loading.calibrated import varied
 from mlx_hf_bridge.quantization import curvature
 from mlx_hf_bridge.quantization.across import rounded
 from mlx_hf_bridge.quantization.kept import Kept

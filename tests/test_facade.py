@@ -15,9 +15,9 @@ import transformers
 from checkpoints import FAMILIES, Row, make_checkpoint, ours_for, ragged_inputs, theirs_for
 from torch import nn
 
-from mlx_hf_bridge.arrays import in_kind
 from mlx_hf_bridge.errors import TokenRangeError, UnservedUseError
 from mlx_hf_bridge.facade import facade, leave
+from mlx_hf_bridge.pretrained.arrays import in_kind
 from mlx_hf_bridge.runtime import executor
 
 # float32 on other kernels, as in test_parity.py.

@@ -27,10 +27,10 @@ from mlx_hf_bridge import (
     MLXAutoModelForSequenceClassification,
     MLXAutoModelForTokenClassification,
     MLXQuantizationConfig,
-    arguments,
     errors,
 )
-from mlx_hf_bridge.arguments import NO_EFFECT, REFUSED
+from mlx_hf_bridge.pretrained import arguments
+from mlx_hf_bridge.pretrained.arguments import NO_EFFECT, REFUSED
 
 BERT = FAMILIES[0]
 ABSOLUTE = 2e-5  # as in tests/test_parity.py

@@ -13,9 +13,9 @@ from weight_files import answer, worst
 
 from mlx_hf_bridge import MLXAutoModelForSequenceClassification
 from mlx_hf_bridge.cli import main
-from mlx_hf_bridge.conversion import convert
+from mlx_hf_bridge.conversion.api import convert
+from mlx_hf_bridge.conversion.metal_export import export_metal
 from mlx_hf_bridge.errors import QuantizationError, RepositoryError
-from mlx_hf_bridge.loading.metal import export_metal
 
 # The word table goes through float16 once more; logits of size 1 to 4.
 TOLERANCE = 5e-3

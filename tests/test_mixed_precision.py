@@ -11,7 +11,7 @@ from convert_checkpoints import MB, Capture, make_bert, metadata_of
 
 from mlx_hf_bridge import MLXQuantizationConfig, MLXSentenceTransformer
 from mlx_hf_bridge.cli import main
-from mlx_hf_bridge.conversion import convert
+from mlx_hf_bridge.conversion.api import convert
 from mlx_hf_bridge.errors import QuantizationError, SizeTargetError
 from mlx_hf_bridge.quantization.recipes import recipe_from
 from mlx_hf_bridge.quantization.solver import Choice, front, smallest, solved

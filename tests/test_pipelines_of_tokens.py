@@ -19,11 +19,11 @@ from programs import finished
 from trios import HEADS, ROWS, Trio, assert_same, hosted_of, make_for, theirs_of, trios
 
 from mlx_hf_bridge import MLXAutoModelForMaskedLM, errors, pipeline
-from mlx_hf_bridge.arrays import in_kind
 from mlx_hf_bridge.inference.batching import checked_batch
 from mlx_hf_bridge.inference.model import Model
 from mlx_hf_bridge.pipelines.base import STREAM_ROWS
-from mlx_hf_bridge.pretrained import model_of
+from mlx_hf_bridge.pretrained.arrays import in_kind
+from mlx_hf_bridge.pretrained.model import model_of
 
 # Logits at masked slots against those of all slots: the same sums over other shapes.
 AT_SLOTS = 2e-5

@@ -18,14 +18,14 @@ from weight_files import answer, edit_config, read_tensors, rewrite, worst, writ
 
 from mlx_hf_bridge import MLXAutoModel, MLXQuantizationConfig
 from mlx_hf_bridge.architecture.family import BASE_TASK
+from mlx_hf_bridge.checkpoints.checkpoint import read_checkpoint
+from mlx_hf_bridge.checkpoints.sources import HubOptions, locate
+from mlx_hf_bridge.conversion.plan import plan_conversion
 from mlx_hf_bridge.errors import ConfigError, QuantizationError, WeightsError
 from mlx_hf_bridge.layers import linear
 from mlx_hf_bridge.loading import load as load_module
-from mlx_hf_bridge.loading.checkpoint import read_checkpoint
-from mlx_hf_bridge.loading.names import EXACT_LEAVES
-from mlx_hf_bridge.loading.plan import plan_conversion
-from mlx_hf_bridge.loading.source import HubOptions, locate
 from mlx_hf_bridge.quantization.recipes import BITS, GROUP_SIZES, RECIPES, recipe_from, recipe_name
+from mlx_hf_bridge.weights.name_mapping import EXACT_LEAVES
 
 # float32 products of 128 terms on other kernels, hidden states of size 1 to 4; worst seen 4e-6.
 ABSOLUTE = 2e-5

@@ -25,7 +25,7 @@ from mlx_hf_bridge import (
     MLXSentenceTransformer,
     errors,
 )
-from mlx_hf_bridge.saving import bytes_of
+from mlx_hf_bridge.pretrained.saving import bytes_of
 
 BERT = FAMILIES[0]
 ABSOLUTE = 2e-5  # as in tests/test_parity.py

@@ -13,11 +13,11 @@ import transformers
 from checkpoints import FAMILIES, WORDS, make_checkpoint, make_model, make_wordpiece
 
 from mlx_hf_bridge import MLXAutoModel
+from mlx_hf_bridge.checkpoints.checkpoint import read_checkpoint
+from mlx_hf_bridge.checkpoints.sources import HubOptions, locate
+from mlx_hf_bridge.conversion.tokenizer_files import tokenizer_config
 from mlx_hf_bridge.errors import InputError, RepositoryError
 from mlx_hf_bridge.inference.tokenizer import Text, Tokenizer
-from mlx_hf_bridge.loading.checkpoint import read_checkpoint
-from mlx_hf_bridge.loading.source import HubOptions, locate
-from mlx_hf_bridge.loading.tokenizer_files import tokenizer_config
 
 TEXTS: list[Text] = [
     "the cat sat on the mat.",

@@ -7,9 +7,9 @@ from typing import Any
 import mlx.core as mx
 import pytest
 
+from mlx_hf_bridge.conversion import traced as loading_traced
 from mlx_hf_bridge.errors import BridgeError, InputError, TokenRangeError, UnsupportedModelError
 from mlx_hf_bridge.layers.token_batch import TokenBatch
-from mlx_hf_bridge.loading import traced as loading_traced
 from mlx_hf_bridge.tracing.guards import Guard
 from mlx_hf_bridge.tracing.model import TracedModel
 from mlx_hf_bridge.tracing.serial import from_json, to_json

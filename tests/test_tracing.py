@@ -17,9 +17,9 @@ from programs import finished
 from benchmarks.traced_models import outcome_of
 from benchmarks.traced_variants import VARIANTS
 from mlx_hf_bridge import MLXAutoModel, MLXSentenceTransformer, pipeline
+from mlx_hf_bridge.conversion import traced as loading_traced
 from mlx_hf_bridge.errors import ArgumentTypeError, BackendError, ConfigError, InputError, UnsupportedModelError
 from mlx_hf_bridge.layers.token_batch import TokenBatch
-from mlx_hf_bridge.loading import traced as loading_traced
 from mlx_hf_bridge.tracing.model import BUCKET, MOST_TRACES, TracedModel
 
 BERT = FAMILIES[0]

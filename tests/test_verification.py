@@ -14,7 +14,7 @@ from weight_files import rewrite
 
 import mlx_hf_bridge
 from mlx_hf_bridge.cli import main
-from mlx_hf_bridge.conversion import convert
+from mlx_hf_bridge.conversion.api import convert
 from mlx_hf_bridge.errors import InputError
 from mlx_hf_bridge.quantization.methods import bundled_texts as calibration_texts
 from mlx_hf_bridge.verification import readers

@@ -18,12 +18,12 @@ from weight_files import answer, edit_config, read_tensors, rename, rewrite, wor
 
 from mlx_hf_bridge import MLXAutoModel, MLXAutoModelForSequenceClassification
 from mlx_hf_bridge.architecture.family import BASE_TASK, HF_SUFFIXES
+from mlx_hf_bridge.checkpoints.checkpoint import read_checkpoint
+from mlx_hf_bridge.checkpoints.sources import HubOptions, locate
+from mlx_hf_bridge.checkpoints.torch_file import TorchFile
 from mlx_hf_bridge.errors import CheckpointError, WeightsError
-from mlx_hf_bridge.loading.checkpoint import read_checkpoint
-from mlx_hf_bridge.loading.names import Names
-from mlx_hf_bridge.loading.source import HubOptions, locate
-from mlx_hf_bridge.loading.torch_file import TorchFile
 from mlx_hf_bridge.models import family_for
+from mlx_hf_bridge.weights.name_mapping import Names
 
 BERT, ROBERTA = FAMILIES[0], FAMILIES[2]
 # float32 on other kernels; worst seen 1e-6 (tests/test_parity.py).

@@ -8,7 +8,7 @@ from pathlib import Path
 from mlx_hf_bridge.cli.console import report, show, table
 from mlx_hf_bridge.cli.models_file import ModelEntry, read_models
 from mlx_hf_bridge.cli.parser import DEFAULT_CONFIG, packing_of
-from mlx_hf_bridge.conversion import MB, ConversionResult, convert, folder_name, short_name
+from mlx_hf_bridge.conversion.api import MB, ConversionResult, convert, folder_name, short_name
 from mlx_hf_bridge.errors import BridgeError, ConfigError
 from mlx_hf_bridge.quantization.recipes import GROUP_SIZES, MLXQuantizationConfig
 

@@ -13,12 +13,12 @@ import numpy as np
 from rich.progress_bar import ProgressBar
 from rich.text import Text
 
+from mlx_hf_bridge.checkpoints.sources import HubOptions, locate
 from mlx_hf_bridge.cli.console import listing, show, show_json
-from mlx_hf_bridge.conversion import MB, ConversionResult, convert
+from mlx_hf_bridge.conversion.api import MB, ConversionResult, convert
+from mlx_hf_bridge.conversion.cache import cache_folder, is_whole
+from mlx_hf_bridge.conversion.write import FORMAT
 from mlx_hf_bridge.errors import CheckpointError
-from mlx_hf_bridge.loading.convert import FORMAT
-from mlx_hf_bridge.loading.converted import cache_folder, is_whole
-from mlx_hf_bridge.loading.source import HubOptions, locate
 from mlx_hf_bridge.quantization.recipes import RECIPES
 from mlx_hf_bridge.sentence_transformers import MLXSentenceTransformer
 

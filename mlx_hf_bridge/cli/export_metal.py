@@ -2,10 +2,10 @@
 
 import argparse
 
+from mlx_hf_bridge.checkpoints.safetensors_file import SINGLE_FILE
 from mlx_hf_bridge.cli.console import show
-from mlx_hf_bridge.conversion import MB
-from mlx_hf_bridge.loading.metal import export_metal
-from mlx_hf_bridge.loading.tensors import SINGLE_FILE
+from mlx_hf_bridge.conversion.api import MB
+from mlx_hf_bridge.conversion.metal_export import export_metal
 
 
 def run(args: argparse.Namespace) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from mlx_hf_bridge.cli.packing import BITS_CHOICES, DTYPES, Packing
-from mlx_hf_bridge.conversion import TASKS
+from mlx_hf_bridge.conversion.api import TASKS
 from mlx_hf_bridge.errors import ConfigError, QuantizationError
 from mlx_hf_bridge.quantization.recipes import BITS
 

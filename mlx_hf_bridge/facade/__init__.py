@@ -30,7 +30,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from mlx_hf_bridge.facade.leaving import Bridge, leave
 from mlx_hf_bridge.facade.making import made
 from mlx_hf_bridge.facade.model import Facade, torch_dtype
-from mlx_hf_bridge.pretrained import MLXPreTrainedModel
+from mlx_hf_bridge.pretrained.model import MLXPreTrainedModel
 
 __all__ = ["Facade", "facade", "leave"]
 

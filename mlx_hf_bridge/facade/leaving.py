@@ -12,7 +12,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from transformers import PreTrainedModel
 
 from mlx_hf_bridge.errors import UnservedUseError
-from mlx_hf_bridge.pretrained import MLXPreTrainedModel
+from mlx_hf_bridge.pretrained.model import MLXPreTrainedModel
 
 BRIDGE = "_mlx_bridge"
 # The one parameter by which containers know the dtype and the device.

@@ -10,7 +10,7 @@ from torch import nn
 
 from mlx_hf_bridge.facade.leaving import BRIDGE, bridge_of, leave, probe_of, set_probe
 from mlx_hf_bridge.facade.saving import save
-from mlx_hf_bridge.pretrained import MLXPreTrainedModel
+from mlx_hf_bridge.pretrained.model import MLXPreTrainedModel
 
 
 def torch_dtype(dtype: mx.Dtype) -> torch.dtype:

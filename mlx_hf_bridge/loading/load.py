@@ -13,29 +13,29 @@ import mlx.core as mx
 
 from mlx_hf_bridge.architecture.config import EncoderConfig
 from mlx_hf_bridge.architecture.family import BASE_TASK, Family
+from mlx_hf_bridge.checkpoints.checkpoint import METADATA_FILE, Checkpoint, open_weights, read_checkpoint, read_json
+from mlx_hf_bridge.checkpoints.dtypes import dtype_from
+from mlx_hf_bridge.checkpoints.repo_files import STORAGE_KEYS
+from mlx_hf_bridge.checkpoints.safetensors_file import TensorInfo, WeightFile, dtype_name
+from mlx_hf_bridge.checkpoints.sources import HubOptions, Source, locate
+from mlx_hf_bridge.conversion.cache import cache_folder, made_once
+from mlx_hf_bridge.conversion.plan import plan_conversion
+from mlx_hf_bridge.conversion.traced import plan_traced, read_graph, read_model, stored_dtype, wants_tracing
+from mlx_hf_bridge.conversion.write import FORMAT, write_conversion
 from mlx_hf_bridge.errors import ArgumentTypeError, ConfigError, UnsupportedModelError
 from mlx_hf_bridge.inference.model import Model, build, set_activation_dtype
-from mlx_hf_bridge.loading.checkpoint import METADATA_FILE, Checkpoint, open_weights, read_checkpoint, read_json
-from mlx_hf_bridge.loading.convert import FORMAT, write_conversion
-from mlx_hf_bridge.loading.converted import cache_folder, made_once
-from mlx_hf_bridge.loading.dtypes import dtype_from
-from mlx_hf_bridge.loading.fit import Tolerance, check_fit, pooler_names
-from mlx_hf_bridge.loading.folder import STORAGE_KEYS
-from mlx_hf_bridge.loading.names import EXACT_LEAVES, Names, Place, place_all
 from mlx_hf_bridge.loading.overrides import ConfigLike, config_from, differences, overridden
-from mlx_hf_bridge.loading.packing import pack, packing_of, recipe_of, refuse_other_recipe
-from mlx_hf_bridge.loading.plan import plan_conversion
 from mlx_hf_bridge.loading.report import LoadReport
-from mlx_hf_bridge.loading.source import HubOptions, Source, locate
-from mlx_hf_bridge.loading.tensors import TensorInfo, WeightFile, dtype_name
-from mlx_hf_bridge.loading.traced import plan_traced, read_graph, read_model, stored_dtype, wants_tracing
-from mlx_hf_bridge.loading.weights import drawn, fill
 from mlx_hf_bridge.models import family_for
 from mlx_hf_bridge.quantization.recipes import MLXQuantizationConfig, QuantizationLike, recipe_from
 from mlx_hf_bridge.runtime.device import activation_dtype
 from mlx_hf_bridge.runtime.executor import run
 from mlx_hf_bridge.tracing.family import TracedConfig, family_of
 from mlx_hf_bridge.tracing.model import TracedModel
+from mlx_hf_bridge.weights.assign import drawn, fill
+from mlx_hf_bridge.weights.name_mapping import EXACT_LEAVES, Names, Place, place_all
+from mlx_hf_bridge.weights.quantized import pack, packing_of, recipe_of, refuse_other_recipe
+from mlx_hf_bridge.weights.validation import Tolerance, check_fit, pooler_names
 
 logger = logging.getLogger(__name__)
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from mlx_hf_bridge.architecture.config import EncoderConfig
 from mlx_hf_bridge.architecture.family import Family
+from mlx_hf_bridge.checkpoints.checkpoint import CONFIG_FILE, read_json
 from mlx_hf_bridge.errors import ArgumentTypeError, ConfigError
-from mlx_hf_bridge.loading.checkpoint import CONFIG_FILE, read_json
 
 # PreTrainedConfig's own keys, which a config.json leaves out where they have their defaults.
 _GENERAL = (

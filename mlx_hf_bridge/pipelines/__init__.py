@@ -5,18 +5,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mlx_hf_bridge import auto
 from mlx_hf_bridge.architecture.family import (
     MASKED_LM,
     QUESTION_ANSWERING,
     SEQUENCE_CLASSIFICATION,
     TOKEN_CLASSIFICATION,
 )
+from mlx_hf_bridge.checkpoints.sources import HubOptions
 from mlx_hf_bridge.errors import ArgumentTypeError, InputError, UnknownNameError
-from mlx_hf_bridge.loading.source import HubOptions
 from mlx_hf_bridge.pipelines.base import Pipeline
 from mlx_hf_bridge.pipelines.tokenizer import tokenizer_for
-from mlx_hf_bridge.pretrained import MLXPreTrainedModel
+from mlx_hf_bridge.pretrained import auto
+from mlx_hf_bridge.pretrained.model import MLXPreTrainedModel
 from mlx_hf_bridge.quantization.recipes import QuantizationLike
 
 

@@ -19,7 +19,7 @@ from mlx_hf_bridge.pipelines.host_array import host
 from mlx_hf_bridge.pipelines.inputs import answered
 from mlx_hf_bridge.pipelines.rows import check_lengths, computed, row_of
 from mlx_hf_bridge.pipelines.tokenizer import HostTokenizer, turn
-from mlx_hf_bridge.pretrained import MLXPreTrainedModel
+from mlx_hf_bridge.pretrained.model import MLXPreTrainedModel
 
 logger = logging.getLogger(__name__)
 

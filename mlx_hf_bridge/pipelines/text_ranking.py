@@ -9,8 +9,8 @@ from typing import Any, ClassVar, final
 
 import numpy as np
 
+from mlx_hf_bridge.checkpoints.checkpoint import read_json
 from mlx_hf_bridge.errors import ArgumentTypeError, ConfigError, InputError, UnknownNameError
-from mlx_hf_bridge.loading.checkpoint import read_json
 from mlx_hf_bridge.pipelines.base import Chunk, Pipeline
 from mlx_hf_bridge.pipelines.plain_texts import check_tokenizer_options, encoded
 

@@ -4,11 +4,11 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from mlx_hf_bridge.checkpoints.checkpoint import CONFIG_FILE, Checkpoint, read_json
+from mlx_hf_bridge.checkpoints.sources import HubOptions, locate
+from mlx_hf_bridge.conversion.tokenizer_files import build_tokenizer, import_transformers
 from mlx_hf_bridge.errors import ArgumentTypeError
-from mlx_hf_bridge.loading.checkpoint import CONFIG_FILE, Checkpoint, read_json
 from mlx_hf_bridge.loading.load import Loaded
-from mlx_hf_bridge.loading.source import HubOptions, locate
-from mlx_hf_bridge.loading.tokenizer_files import build_tokenizer, import_transformers
 from mlx_hf_bridge.pipelines.host_array import host
 
 # A call of a fast tokenizer sets its truncation first, which other threads must not see.

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
-from mlx_hf_bridge.auto import MLXAutoModel, MLXAutoModelForMaskedLM, MLXAutoModelForSequenceClassification
 from mlx_hf_bridge.errors import UnsupportedModelError
 from mlx_hf_bridge.facade import facade
 from mlx_hf_bridge.facade.model import torch_dtype
-from mlx_hf_bridge.pretrained import MLXPreTrainedModel
+from mlx_hf_bridge.pretrained.auto import MLXAutoModel, MLXAutoModelForMaskedLM, MLXAutoModelForSequenceClassification
+from mlx_hf_bridge.pretrained.model import MLXPreTrainedModel
 from mlx_hf_bridge.sentence_transformers.backend_parts import PartedModel
 
 _AUTOS: dict[str, type[MLXAutoModel]] = {

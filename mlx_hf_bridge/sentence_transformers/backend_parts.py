@@ -12,14 +12,14 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_hf_bridge.architecture.family import BASE_TASK
-from mlx_hf_bridge.arrays import to_numpy
-from mlx_hf_bridge.calls import Call
 from mlx_hf_bridge.inference.batching import budgeted
 from mlx_hf_bridge.inference.model import Encoded
 from mlx_hf_bridge.inference.parallel import side_by_side
 from mlx_hf_bridge.loading.load import Loaded
-from mlx_hf_bridge.outputs import as_transformers
-from mlx_hf_bridge.pretrained import MLXPreTrainedModel
+from mlx_hf_bridge.pretrained.arrays import to_numpy
+from mlx_hf_bridge.pretrained.inputs import Call
+from mlx_hf_bridge.pretrained.model import MLXPreTrainedModel
+from mlx_hf_bridge.pretrained.outputs import as_transformers
 
 # Texts of a part, as in encode's own default.
 _BATCH_SIZE = 32

@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+from mlx_hf_bridge.checkpoints.checkpoint import read_modules
+from mlx_hf_bridge.checkpoints.sources import HubOptions, Source, locate
 from mlx_hf_bridge.errors import ArgumentTypeError, InputError, RepositoryError
 from mlx_hf_bridge.inference.batching import Parts
-from mlx_hf_bridge.loading.checkpoint import read_modules
-from mlx_hf_bridge.loading.source import HubOptions, Source, locate
 from mlx_hf_bridge.quantization.recipes import QuantizationLike
 from mlx_hf_bridge.sentence_transformers import saving
 from mlx_hf_bridge.sentence_transformers.arguments import checked_name, devices_of, load_arguments

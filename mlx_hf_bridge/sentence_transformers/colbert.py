@@ -11,10 +11,10 @@ from typing import Any
 
 import tokenizers
 
+from mlx_hf_bridge.checkpoints.checkpoint import CONFIG_FILE, read_json, read_modules
+from mlx_hf_bridge.checkpoints.safetensors_file import SINGLE_FILE, SafetensorsFile
+from mlx_hf_bridge.checkpoints.sources import Source
 from mlx_hf_bridge.errors import ConfigError, UnsupportedModelError
-from mlx_hf_bridge.loading.checkpoint import CONFIG_FILE, read_json, read_modules
-from mlx_hf_bridge.loading.source import Source
-from mlx_hf_bridge.loading.tensors import SINGLE_FILE, SafetensorsFile
 from mlx_hf_bridge.runtime.executor import run
 from mlx_hf_bridge.sentence_transformers.features import TOKENS, VECTOR, Module
 from mlx_hf_bridge.sentence_transformers.loader import Loader

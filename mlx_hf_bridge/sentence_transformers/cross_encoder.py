@@ -13,7 +13,7 @@ import numpy as np
 
 from mlx_hf_bridge.errors import ConfigError, InputError
 from mlx_hf_bridge.inference.batching import Parts
-from mlx_hf_bridge.pretrained import MLXPreTrainedModel
+from mlx_hf_bridge.pretrained.model import MLXPreTrainedModel
 from mlx_hf_bridge.quantization.recipes import QuantizationLike
 from mlx_hf_bridge.runtime.executor import run
 from mlx_hf_bridge.sentence_transformers.base import MLXBaseModel

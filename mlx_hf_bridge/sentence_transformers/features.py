@@ -11,12 +11,12 @@ from typing import Any, ClassVar, Self
 
 import mlx.core as mx
 
+from mlx_hf_bridge.checkpoints.checkpoint import CONFIG_FILE
+from mlx_hf_bridge.checkpoints.repo_files import write_json
+from mlx_hf_bridge.checkpoints.safetensors_file import SINGLE_FILE
 from mlx_hf_bridge.errors import ConfigError
 from mlx_hf_bridge.inference.tokenizer import Tokenizer
 from mlx_hf_bridge.layers.token_batch import TokenBatch
-from mlx_hf_bridge.loading.checkpoint import CONFIG_FILE
-from mlx_hf_bridge.loading.folder import write_json
-from mlx_hf_bridge.loading.tensors import SINGLE_FILE
 from mlx_hf_bridge.runtime.executor import run
 
 TOKENS = "token_embeddings"

@@ -8,13 +8,13 @@ from typing import Any
 from tokenizers.normalizers import Lowercase
 from tokenizers.normalizers import Sequence as NormalizerSequence
 
+from mlx_hf_bridge.checkpoints.checkpoint import CONFIG_FILE, TRANSFORMER_KINDS, ModuleEntry, read_json
+from mlx_hf_bridge.checkpoints.safetensors_file import SINGLE_FILE
+from mlx_hf_bridge.checkpoints.sources import Source, locate
+from mlx_hf_bridge.conversion.tokenizer_files import tokenizer_config
 from mlx_hf_bridge.errors import ConfigError, UnsupportedModelError
 from mlx_hf_bridge.inference.tokenizer import Tokenizer
-from mlx_hf_bridge.loading.checkpoint import CONFIG_FILE, TRANSFORMER_KINDS, ModuleEntry, read_json
 from mlx_hf_bridge.loading.load import Loaded, load
-from mlx_hf_bridge.loading.source import Source, locate
-from mlx_hf_bridge.loading.tensors import SINGLE_FILE
-from mlx_hf_bridge.loading.tokenizer_files import tokenizer_config
 from mlx_hf_bridge.sentence_transformers.arguments import LoadArguments
 from mlx_hf_bridge.sentence_transformers.features import VECTOR, Module
 from mlx_hf_bridge.sentence_transformers.modules.layers import WeightedLayerPooling

@@ -9,11 +9,11 @@ from typing import Any
 import huggingface_hub
 
 from mlx_hf_bridge.architecture.family import BASE_TASK
+from mlx_hf_bridge.checkpoints.card import CARD_FILE
+from mlx_hf_bridge.checkpoints.checkpoint import MODULES_FILE
+from mlx_hf_bridge.checkpoints.repo_files import write_json
 from mlx_hf_bridge.errors import RepositoryError
-from mlx_hf_bridge.loading.card import CARD_FILE
-from mlx_hf_bridge.loading.checkpoint import MODULES_FILE
-from mlx_hf_bridge.loading.folder import write_json
-from mlx_hf_bridge.publishing import model_card
+from mlx_hf_bridge.pretrained.hub import model_card
 from mlx_hf_bridge.sentence_transformers.features import Module
 from mlx_hf_bridge.sentence_transformers.modules.input import InputModule
 from mlx_hf_bridge.sentence_transformers.modules.router import Router

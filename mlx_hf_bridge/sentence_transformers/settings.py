@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mlx_hf_bridge.checkpoints.checkpoint import read_json
 from mlx_hf_bridge.errors import ConfigError, InputError
-from mlx_hf_bridge.loading.checkpoint import read_json
 
 MODEL_FILE = "config_sentence_transformers.json"
 

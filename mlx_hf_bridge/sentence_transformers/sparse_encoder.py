@@ -10,9 +10,9 @@ from typing import Any, ClassVar
 
 import mlx.core as mx
 
+from mlx_hf_bridge.checkpoints.checkpoint import read_modules
 from mlx_hf_bridge.errors import InputError, UnsupportedModelError
 from mlx_hf_bridge.inference.batching import Parts
-from mlx_hf_bridge.loading.checkpoint import read_modules
 from mlx_hf_bridge.quantization.recipes import QuantizationLike
 from mlx_hf_bridge.sentence_transformers.base import MLXBaseModel
 from mlx_hf_bridge.sentence_transformers.engine import rows_of_texts

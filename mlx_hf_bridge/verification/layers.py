@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
-from mlx_hf_bridge.auto import MLXAutoModel
+from mlx_hf_bridge.conversion.tokenizer_files import tokenizer_config
 from mlx_hf_bridge.inference.tokenizer import Tokenizer
-from mlx_hf_bridge.loading.tokenizer_files import tokenizer_config
-from mlx_hf_bridge.pretrained import MLXPreTrainedModel
+from mlx_hf_bridge.pretrained.auto import MLXAutoModel
+from mlx_hf_bridge.pretrained.model import MLXPreTrainedModel
 
 _TEXTS = 16
 

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from mlx_hf_bridge.checkpoints.checkpoint import CONFIG_FILE, METADATA_FILE, read_json, read_modules
+from mlx_hf_bridge.checkpoints.pooling_modes import read_pooling_modes
+from mlx_hf_bridge.checkpoints.safetensors_file import SINGLE_FILE, SafetensorsFile
+from mlx_hf_bridge.conversion.cache import is_whole
+from mlx_hf_bridge.conversion.tokenizer_files import tokenizer_config
 from mlx_hf_bridge.inference.tokenizer import Tokenizer
-from mlx_hf_bridge.loading.checkpoint import CONFIG_FILE, METADATA_FILE, read_json, read_modules
-from mlx_hf_bridge.loading.converted import is_whole
-from mlx_hf_bridge.loading.pooling_modes import read_pooling_modes
-from mlx_hf_bridge.loading.tensors import SINGLE_FILE, SafetensorsFile
-from mlx_hf_bridge.loading.tokenizer_files import tokenizer_config
 from mlx_hf_bridge.verification.measures import Floats
 from mlx_hf_bridge.verification.readers import Reader, attempted, ours
 from mlx_hf_bridge.verification.report import Step

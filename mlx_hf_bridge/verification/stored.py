@@ -3,9 +3,9 @@
 import re
 from pathlib import Path
 
+from mlx_hf_bridge.checkpoints.checkpoint import VERIFICATION_FILE
+from mlx_hf_bridge.checkpoints.repo_files import write_json
 from mlx_hf_bridge.errors import RepositoryError
-from mlx_hf_bridge.loading.checkpoint import VERIFICATION_FILE
-from mlx_hf_bridge.loading.folder import write_json
 from mlx_hf_bridge.verification.report import Report
 
 _CARD = "README.md"

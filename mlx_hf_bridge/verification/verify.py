@@ -10,10 +10,9 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
+from mlx_hf_bridge.checkpoints.checkpoint import CONFIG_FILE, METADATA_FILE, read_json
+from mlx_hf_bridge.checkpoints.safetensors_file import SINGLE_FILE
 from mlx_hf_bridge.errors import InputError
-from mlx_hf_bridge.loading.checkpoint import CONFIG_FILE, METADATA_FILE, read_json
-from mlx_hf_bridge.loading.packing import packing_of
-from mlx_hf_bridge.loading.tensors import SINGLE_FILE
 from mlx_hf_bridge.quantization.recipes import QuantizationLike
 from mlx_hf_bridge.verification.inputs import Labelled, Pairs, checked_texts, read_labelled, read_pairs
 from mlx_hf_bridge.verification.layers import layer_errors
@@ -23,6 +22,7 @@ from mlx_hf_bridge.verification.report import Report, Step
 from mlx_hf_bridge.verification.steps import full_steps, plain_steps
 from mlx_hf_bridge.verification.thresholds import bounds_for, checks_of
 from mlx_hf_bridge.version import installed_version
+from mlx_hf_bridge.weights.quantized import packing_of
 
 _MB = 2**20
 

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from mlx_hf_bridge.errors import BridgeError
 from mlx_hf_bridge.facade import facade
 from mlx_hf_bridge.loading.load import load
-from mlx_hf_bridge.pretrained import model_of
+from mlx_hf_bridge.pretrained.model import model_of
 from mlx_hf_bridge.quantization.recipes import MLXQuantizationConfig
 from mlx_hf_bridge.zero_change.patches import Patches
 from mlx_hf_bridge.zero_change.report import Record, Report

@@ -11,10 +11,10 @@ import torch
 from transformers import PreTrainedConfig
 
 from mlx_hf_bridge.architecture.family import BASE_TASK
+from mlx_hf_bridge.checkpoints.sources import HubOptions
 from mlx_hf_bridge.errors import UnservedUseError
 from mlx_hf_bridge.facade.model import torch_dtype
 from mlx_hf_bridge.loading.load import Loaded
-from mlx_hf_bridge.loading.source import HubOptions
 from mlx_hf_bridge.models import family_for
 
 _HUB = ("revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder")

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from mlx_hf_bridge.loading.tokenizer_files import import_transformers
+from mlx_hf_bridge.conversion.tokenizer_files import import_transformers
 
 
 def is_torch_available() -> bool:

@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+from mlx_hf_bridge.checkpoints.checkpoint import read_json
+from mlx_hf_bridge.checkpoints.repo_files import write_json
 from mlx_hf_bridge.errors import ConfigError, InputError
-from mlx_hf_bridge.loading.checkpoint import read_json
-from mlx_hf_bridge.loading.folder import write_json
 from mlx_hf_bridge.sentence_transformers.features import Features, Module
 
 _FILE, _OLD_FILE = "router_config.json", "config.json"

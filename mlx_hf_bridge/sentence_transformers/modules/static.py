@@ -12,11 +12,11 @@ from typing import Any, ClassVar, Self
 import mlx.core as mx
 import numpy as np
 
+from mlx_hf_bridge.checkpoints.checkpoint import read_json
+from mlx_hf_bridge.conversion.tokenizer_files import tokenizer_config
 from mlx_hf_bridge.errors import ConfigError, TokenRangeError
 from mlx_hf_bridge.inference.tokenizer import Text, Tokenizer, Tokens
 from mlx_hf_bridge.layers.token_batch import TokenBatch
-from mlx_hf_bridge.loading.checkpoint import read_json
-from mlx_hf_bridge.loading.tokenizer_files import tokenizer_config
 from mlx_hf_bridge.sentence_transformers.features import VECTOR, Features, Module
 from mlx_hf_bridge.sentence_transformers.modules.input import Asked, InputModule, prefixed
 from mlx_hf_bridge.sentence_transformers.modules.weights import read_arrays, read_config

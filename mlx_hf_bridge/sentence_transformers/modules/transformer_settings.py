@@ -9,10 +9,10 @@ from typing import Any
 
 from mlx_hf_bridge.architecture.config import NO_POSITIONS
 from mlx_hf_bridge.architecture.family import BASE_TASK, MASKED_LM, SEQUENCE_CLASSIFICATION
+from mlx_hf_bridge.checkpoints.checkpoint import MODULES_FILE, read_json
+from mlx_hf_bridge.checkpoints.repo_files import TRANSFORMER_FILES, write_json
+from mlx_hf_bridge.conversion.tokenizer_files import TOKENIZER_CONFIG_FILE, tokenizer_config
 from mlx_hf_bridge.errors import ConfigError, UnsupportedModelError
-from mlx_hf_bridge.loading.checkpoint import MODULES_FILE, read_json
-from mlx_hf_bridge.loading.folder import TRANSFORMER_FILES, write_json
-from mlx_hf_bridge.loading.tokenizer_files import TOKENIZER_CONFIG_FILE, tokenizer_config
 from mlx_hf_bridge.sentence_transformers.features import SCORES, TOKENS
 from mlx_hf_bridge.sentence_transformers.modules.query_expansion import QueryExpansion
 

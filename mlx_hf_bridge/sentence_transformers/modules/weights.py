@@ -6,10 +6,10 @@ from typing import Any
 
 import mlx.core as mx
 
+from mlx_hf_bridge.checkpoints.checkpoint import CONFIG_FILE, read_json
+from mlx_hf_bridge.checkpoints.safetensors_file import SINGLE_FILE, SafetensorsFile
+from mlx_hf_bridge.checkpoints.torch_file import TorchFile
 from mlx_hf_bridge.errors import ConfigError, RepositoryError
-from mlx_hf_bridge.loading.checkpoint import CONFIG_FILE, read_json
-from mlx_hf_bridge.loading.tensors import SINGLE_FILE, SafetensorsFile
-from mlx_hf_bridge.loading.torch_file import TorchFile
 from mlx_hf_bridge.runtime.executor import run
 
 _TORCH_FILE = "pytorch_model.bin"

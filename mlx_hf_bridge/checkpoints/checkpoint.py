@@ -1,0 +1,218 @@
+"""What a folder of files holds: the model's config, its weight files, and sentence-transformers' modules."""
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from mlx_hf_bridge.checkpoints.adapter import ADAPTER_FILE, Adapter, is_adapter, read_adapter
+from mlx_hf_bridge.checkpoints.safetensors_file import INDEX_FILE, SINGLE_FILE, SafetensorsFile, WeightFile, shards
+from mlx_hf_bridge.checkpoints.sources import Source, locate
+from mlx_hf_bridge.checkpoints.torch_file import TorchFile
+from mlx_hf_bridge.errors import (
+    CheckpointError,
+    ConfigError,
+    MissingConfigError,
+    RepositoryError,
+    UnsupportedModelError,
+)
+
+CONFIG_FILE = "config.json"
+MODULES_FILE = "modules.json"
+METADATA_FILE = "conversion_metadata.json"
+VERIFICATION_FILE = "verification.json"
+_TORCH_FILE = "pytorch_model.bin"
+_TORCH_INDEX = "pytorch_model.bin.index.json"
+PREDECESSOR_FILE = "weights.npz"
+# sentence-transformers' names of the module that holds the model itself; the second is an older one for masked LMs.
+TRANSFORMER_KINDS = ("Transformer", "MLMTransformer")
+
+
+@dataclass(frozen=True)
+class ModuleEntry:
+    """One line of modules.json: its folder, and its class by last name ("Pooling") and as it is written."""
+
+    path: str
+    kind: str
+    type: str = ""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model's files as they lie. `folder` is the repo, `model_folder` where config.json and the weights are."""
+
+    source: Source
+    folder: Path
+    model_folder: Path
+    config: dict[str, Any]
+    modules: tuple[ModuleEntry, ...] | None
+    adapter: Adapter | None = None
+
+    @property
+    def is_converted(self) -> bool:
+        """Whether the weights are in MLX's packed form, or the folder was written by this package."""
+        return (self.folder / METADATA_FILE).is_file() or "quantization" in self.config
+
+
+def read_json(path: Path) -> Any:
+    """A JSON file's content; RepositoryError without it, ConfigError when it is not JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise RepositoryError(f"{path.parent} has no {path.name}. Give the folder or repo of a model.") from error
+    except (ValueError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not JSON ({error}). Take the file of the original checkpoint.") from error
+
+
+def read_modules(folder: Path) -> tuple[ModuleEntry, ...] | None:
+    """modules.json's entries in order, or None for a plain repo; ConfigError for a path out of the folder."""
+    path = folder / MODULES_FILE
+    if not path.is_file():
+        return None
+    content = read_json(path)
+    try:
+        if not isinstance(content, list):
+            raise TypeError(type(content).__name__)
+        entries = sorted(content, key=lambda entry: entry["idx"])
+        return tuple(
+            ModuleEntry(_inside(path, entry.get("path", "")), entry["type"].rsplit(".", 1)[-1], entry["type"])
+            for entry in entries
+        )
+    except (TypeError, KeyError, AttributeError) as error:
+        raise ConfigError(
+            f"{path} is not a list of modules with idx, path and type ({error!r}). Take the original file."
+        ) from error
+
+
+def _inside(modules_file: Path, module_path: str) -> str:
+    path = PurePosixPath(module_path)
+    if path.is_absolute() or ".." in path.parts:
+        raise ConfigError(
+            f"{modules_file} has the path {module_path!r}, which leaves the folder. Give one that lies within it."
+        )
+    return "" if str(path) == "." else str(path)
+
+
+def read_checkpoint(source: Source, needs_config: bool = True, adapter: Source | None = None) -> Checkpoint:
+    """The folder's config and modules; errors name the file that is missing or broken.
+
+    needs_config=False takes a folder without config.json, whose config is then {}. A folder that is an adapter is read
+    as its base with the adapter; `adapter` is the place of one that lies elsewhere.
+    """
+    folder = source.folder
+    modules = read_modules(folder)
+    path = next((entry.path for entry in modules or () if entry.kind in TRANSFORMER_KINDS), "")
+    model_folder = folder if (folder / CONFIG_FILE).is_file() and not path else folder / path
+    has_config = (model_folder / CONFIG_FILE).is_file()
+    if adapter is None and model_folder == folder and is_adapter(folder):
+        adapter = source
+    if adapter is None or has_config or adapter.folder != folder:
+        config = _read_config(model_folder / CONFIG_FILE, needs_config)
+        plain = Checkpoint(source, folder, model_folder, config, modules)
+        return plain if adapter is None else _with_adapter(plain, _adapter_in(adapter))
+    found = _adapter_in(adapter)
+    options = replace(source.options, revision=found.base_revision, subfolder="")
+    return _with_adapter(read_checkpoint(locate(found.base, options), needs_config), found)
+
+
+def _adapter_in(source: Source) -> Adapter:
+    return read_adapter(source, read_json(source.folder / ADAPTER_FILE))
+
+
+def _with_adapter(base: Checkpoint, adapter: Adapter) -> Checkpoint:
+    """Another checkpoint than the base: identified by both, and to be converted even where the base is."""
+    if base.adapter is not None:
+        raise UnsupportedModelError(
+            f"{adapter.source.name} is an adapter to {base.source.name}, which is one too. Merge the first with peft."
+        )
+    identity = {"base": base.source.identity, "adapter": adapter.source.identity}
+    return replace(base, source=replace(base.source, identity=identity), adapter=adapter)
+
+
+def own_files(checkpoint: Checkpoint) -> Checkpoint:
+    """The checkpoint whose module folders and tokenizer the repo brings: an adapter's own, else its base's."""
+    if checkpoint.adapter is None:
+        return checkpoint
+    source = checkpoint.adapter.source
+    folder = source.folder
+    return Checkpoint(source, folder, folder, checkpoint.config, read_modules(folder))
+
+
+def _read_config(path: Path, needed: bool) -> dict[str, Any]:
+    if not path.is_file():
+        if needed:
+            raise MissingConfigError(f"{path.parent} has no {path.name}. Give the folder or repo of a model.")
+        return {}
+    config = read_json(path)
+    if not isinstance(config, dict):
+        raise ConfigError(f"{path} is not a JSON object. Take the original file.")
+    return config
+
+
+def open_weights(checkpoint: Checkpoint) -> list[WeightFile]:
+    """The model's weight files, headers read, in transformers' order of preference.
+
+    The file that config.json names as transformers_weights; else model.safetensors, its shards, pytorch_model.bin, its
+    shards, each of the variant asked for. RepositoryError when there is none.
+    """
+    candidates = _candidates(checkpoint)
+    for name in candidates:
+        if not name.endswith(".json"):
+            _fetch(checkpoint, [name])
+        path = checkpoint.model_folder / name
+        opened = TorchFile if ".bin" in name else SafetensorsFile
+        if path.is_file() and name.endswith(".json"):
+            paths = shards(path)
+            _fetch(checkpoint, [shard.name for shard in paths])
+            _require(paths, name)
+            return [opened(shard) for shard in paths]
+        if path.is_file():
+            return [opened(path)]
+    raise RepositoryError(
+        f"{checkpoint.model_folder} has none of {', '.join(candidates)}. {_remedy(checkpoint, candidates)}"
+    )
+
+
+def _candidates(checkpoint: Checkpoint) -> list[str]:
+    """The names that weights may have, best first (transformers/modeling_utils.py, _get_resolved_checkpoint_files)."""
+    options = checkpoint.source.options
+    if named := checkpoint.config.get("transformers_weights"):
+        if (
+            not isinstance(named, str)
+            or not named.endswith((".safetensors", ".safetensors.index.json"))
+            or Path(named).name != named
+        ):
+            raise ConfigError(
+                f"config.json has transformers_weights={named!r}, expected the name of a .safetensors file, or of the "
+                "index of its shards, beside it. Take the file of the original checkpoint."
+            )
+        return [named]
+    safe, torch = [SINGLE_FILE, INDEX_FILE], [_TORCH_FILE, _TORCH_INDEX]
+    names = {None: safe + torch, True: safe, False: torch}[options.use_safetensors]
+    return [with_variant(name, options.variant) for name in names]
+
+
+def with_variant(name: str, variant: str | None) -> str:
+    """ "model.safetensors", "fp16" -> "model.fp16.safetensors"."""
+    stem, _, kind = name.rpartition(".")
+    return f"{stem}.{variant}.{kind}" if variant else name
+
+
+def _fetch(checkpoint: Checkpoint, names: list[str]) -> None:
+    inside = checkpoint.model_folder.relative_to(checkpoint.folder)
+    checkpoint.source.fetch([(inside / name).as_posix() for name in names])
+
+
+def _remedy(checkpoint: Checkpoint, tried: list[str]) -> str:
+    folder, chosen = checkpoint.model_folder, checkpoint.source.options.chosen_weights
+    others = [name for name in (SINGLE_FILE, INDEX_FILE, _TORCH_FILE, _TORCH_INDEX) if name not in tried]
+    if there := [name for name in others if (folder / name).is_file()]:
+        return f"It has {', '.join(there)}: leave out {' and '.join(chosen) or 'transformers_weights'} to load that."
+    if (folder / PREDECESSOR_FILE).is_file():
+        return f"Its {PREDECESSOR_FILE} is another tool's float32 output; convert the original checkpoint."
+    return "Give a folder or repo with weights."
+
+
+def _require(paths: list[Path], index: str) -> None:
+    if missing := [path.name for path in paths if not path.is_file()]:
+        raise CheckpointError(f"{paths[0].parent / index} names {missing}, which are not there. Download them again.")

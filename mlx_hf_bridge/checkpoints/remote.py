@@ -1,0 +1,57 @@
+"""Headers of weight files on the Hub, read by range requests, so that a plan needs no download."""
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import huggingface_hub
+import mlx.core as mx
+
+from mlx_hf_bridge.checkpoints.checkpoint import Checkpoint, open_weights
+from mlx_hf_bridge.checkpoints.safetensors_file import SINGLE_FILE, TensorInfo, WeightFile
+from mlx_hf_bridge.errors import RepositoryError
+
+logger = logging.getLogger(__name__)
+
+
+class RemoteFile:
+    """A safetensors file on the Hub of which only the header was read."""
+
+    def __init__(self, path: Path, infos: dict[str, TensorInfo]) -> None:
+        self.path = path
+        self.infos = infos
+
+    def arrays(self) -> Iterator[tuple[str, mx.array]]:
+        """There are none: RepositoryError."""
+        raise RepositoryError(f"{self.path.name} was not downloaded, only its header was read. Convert to fetch it.")
+
+
+def read_headers(checkpoint: Checkpoint) -> list[WeightFile]:
+    """The weight files' headers, from the Hub where they are not on this machine.
+
+    A repo without safetensors at its root is downloaded: the headers of other files cannot be read from afar.
+    """
+    source = checkpoint.source
+    is_at_root = checkpoint.model_folder == checkpoint.folder and not source.options.subfolder
+    is_usual = is_at_root and not source.options.chosen_weights and "transformers_weights" not in checkpoint.config
+    if source.revision is None or not is_usual or (checkpoint.model_folder / SINGLE_FILE).is_file():
+        return open_weights(checkpoint)
+    try:
+        found = huggingface_hub.get_safetensors_metadata(
+            source.name, revision=source.revision, token=source.options.token
+        )
+    except (
+        huggingface_hub.errors.NotASafetensorsRepoError,
+        huggingface_hub.errors.HfHubHTTPError,
+        huggingface_hub.errors.OfflineModeIsEnabled,
+        OSError,
+    ) as error:
+        logger.info("the headers of %s cannot be read on the Hub (%s); its weights are fetched", source.name, error)
+        return open_weights(checkpoint)
+    return [
+        RemoteFile(
+            checkpoint.model_folder / name,
+            {tensor: TensorInfo(info.dtype, tuple(info.shape)) for tensor, info in file.tensors.items()},
+        )
+        for name, file in found.files_metadata.items()
+    ]

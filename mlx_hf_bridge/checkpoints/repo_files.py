@@ -1,0 +1,75 @@
+"""The files of a converted folder beside its weights: config.json, and sentence-transformers' module folders."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+
+from mlx_hf_bridge.checkpoints.checkpoint import CONFIG_FILE, MODULES_FILE, TRANSFORMER_KINDS, Checkpoint, read_json
+from mlx_hf_bridge.checkpoints.safetensors_file import dtype_name
+
+# sentence-transformers' files of a Transformer module, read from wherever that module lies.
+TRANSFORMER_FILES = (
+    "sentence_bert_config.json",
+    "sentence_roberta_config.json",
+    "sentence_distilbert_config.json",
+    "sentence_camembert_config.json",
+    "sentence_albert_config.json",
+    "sentence_xlm-roberta_config.json",
+    "sentence_xlnet_config.json",
+)
+_ROOT_FILES = ("config_sentence_transformers.json",)
+# What config.json says of how weights are stored, which a conversion decides.
+STORAGE_KEYS = ("dtype", "torch_dtype", "quantization", "quantization_config", "transformers_weights")
+# Written by transformers, meaningless in a converted folder.
+_DROPPED_KEYS = ("_name_or_path", "transformers_version", *STORAGE_KEYS)
+
+
+def write_json(path: Path, content: Any, indent: int | None = 2) -> None:
+    path.write_text(json.dumps(content, indent=indent, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def write_config(
+    checkpoint: Checkpoint,
+    folder: Path,
+    dtype: mx.Dtype,
+    packing: Mapping[str, Any],
+    architecture: str,
+) -> None:
+    """config.json as the source has it, with the dtype, and the packing in mlx-lm's form under both of its keys."""
+    config = {key: value for key, value in checkpoint.config.items() if key not in _DROPPED_KEYS}
+    config.setdefault("architectures", [architecture])
+    config["dtype"] = dtype_name(dtype)
+    if packing:
+        config |= {"quantization": packing, "quantization_config": packing}
+    write_json(folder / CONFIG_FILE, config)
+
+
+def copy_modules(checkpoint: Checkpoint, folder: Path) -> None:
+    """sentence-transformers' files, the Transformer itself moved to the folder's root."""
+    for name in TRANSFORMER_FILES:
+        if (checkpoint.model_folder / name).is_file():
+            shutil.copyfile(checkpoint.model_folder / name, folder / name)
+    for name in _ROOT_FILES:
+        if (checkpoint.folder / name).is_file():
+            shutil.copyfile(checkpoint.folder / name, folder / name)
+    if checkpoint.modules is None:
+        return
+    entries = read_json(checkpoint.folder / MODULES_FILE)
+    for entry, module in zip(sorted(entries, key=lambda entry: entry["idx"]), checkpoint.modules, strict=True):
+        if module.kind in TRANSFORMER_KINDS:
+            entry["path"] = ""
+        elif module.path:
+            _copy_module(checkpoint, module.path, folder)
+    write_json(folder / MODULES_FILE, entries)
+
+
+def _copy_module(checkpoint: Checkpoint, path: str, folder: Path) -> None:
+    checkpoint.source.fetch([f"{path}/*"])
+    (folder / path).mkdir(parents=True, exist_ok=True)
+    source = checkpoint.folder / path
+    if source.is_dir():
+        shutil.copytree(source, folder / path, dirs_exist_ok=True, copy_function=shutil.copyfile)

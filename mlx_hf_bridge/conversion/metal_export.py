@@ -1,0 +1,95 @@
+"""A packed folder in the form of transformers' own "metal" quantiser, which plain transformers loads.
+
+Reference: transformers/integrations/metal_quantization.py. The packing is MLX's; `biases` are called `qbiases`, tables
+of embeddings stay in float, and modules that are not packed are listed.
+"""
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+
+from mlx_hf_bridge.architecture.family import BASE_TASK
+from mlx_hf_bridge.checkpoints.checkpoint import CONFIG_FILE, METADATA_FILE, read_checkpoint
+from mlx_hf_bridge.checkpoints.repo_files import write_json
+from mlx_hf_bridge.checkpoints.safetensors_file import SINGLE_FILE
+from mlx_hf_bridge.checkpoints.sources import HubOptions, locate
+from mlx_hf_bridge.conversion.cache import write_whole
+from mlx_hf_bridge.conversion.output_folder import is_occupied
+from mlx_hf_bridge.errors import QuantizationError, RepositoryError
+from mlx_hf_bridge.models import family_for
+from mlx_hf_bridge.quantization.policy import WORD_TABLE
+from mlx_hf_bridge.runtime.executor import run
+from mlx_hf_bridge.weights.name_mapping import Names
+from mlx_hf_bridge.weights.quantized import packing_of
+
+_BITS = (2, 4, 8)
+# What is said of the weights elsewhere than in config.json would be wrong of the new ones.
+_NOT_COPIED = (SINGLE_FILE, CONFIG_FILE, METADATA_FILE, "verification.json")
+
+
+def export_metal(folder: str | Path, output_dir: str | Path) -> Path:
+    """Write a folder packed in affine 2, 4 or 8 bits as one that transformers.AutoModel loads -> the new folder.
+
+    Off Apple's GPUs transformers unpacks it: pass device_map={"": "cpu"}, which needs accelerate. Raises
+    QuantizationError for other packings, RepositoryError for a folder that holds anything.
+    """
+    source, target = Path(folder).expanduser(), Path(output_dir).expanduser()
+    if target.is_file() or is_occupied(target):
+        raise RepositoryError(f"{target} is not an empty folder. Give another one to export into.")
+    checkpoint = read_checkpoint(locate(source, HubOptions()))
+    packing = _checked(packing_of(checkpoint.config), source)
+
+    def make(new: Path) -> None:
+        arrays, kept = run(lambda: _renamed(source, checkpoint.config, packing))
+        mx.save_safetensors(str(new / SINGLE_FILE), arrays, metadata={"format": "pt"})
+        shutil.copytree(source, new, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*_NOT_COPIED, ".*"))
+        config = {key: value for key, value in checkpoint.config.items() if key != "quantization"}
+        method = {"quant_method": "metal", "bits": packing["bits"], "group_size": packing["group_size"]}
+        config["dtype"] = "float32"
+        write_json(new / CONFIG_FILE, {**config, "quantization_config": {**method, "modules_to_not_convert": kept}})
+
+    write_whole(target, make)
+    return target
+
+
+def _checked(packing: Mapping[str, Any], source: Path) -> Mapping[str, Any]:
+    own = [name for name, value in packing.items() if isinstance(value, dict)]
+    if packing.get("mode", "affine") != "affine" or packing.get("bits") not in _BITS or own:
+        what = f"{packing.get('bits', 32)} bits, mode {packing.get('mode', 'affine')}" + (
+            f", {len(own)} modules of their own width" if own else ""
+        )
+        raise QuantizationError(
+            f"{source} is packed in {what}, and the metal form has affine 2, 4 or 8 bits, the same for all modules. "
+            "Convert the checkpoint with such a recipe."
+        )
+    return packing
+
+
+def _renamed(source: Path, config: dict[str, Any], packing: Mapping[str, Any]) -> tuple[dict[str, mx.array], list[str]]:
+    """The tensors under the quantiser's names, and the modules of matrices that are in float."""
+    family = family_for(config)
+    names = Names(family, family.config.from_json(config), BASE_TASK)
+    loaded = mx.load(str(source / SINGLE_FILE))
+    assert isinstance(loaded, dict)
+    found: dict[str, mx.array] = {}
+    for name, array in loaded.items():
+        module, _, leaf = name.rpartition(".")
+        place = names.place(name)
+        is_table = place is not None and place.ours == WORD_TABLE
+        if is_table and f"{module}.scales" in loaded:
+            if leaf == "weight":
+                lines = loaded[f"{module}.scales"], loaded[f"{module}.biases"]
+                found[name] = mx.dequantize(array, *lines, group_size=packing["group_size"], bits=packing["bits"])
+        else:
+            found[f"{module}.qbiases" if leaf == "biases" else name] = array
+    kept = [
+        name.removesuffix(".weight")
+        for name, array in found.items()
+        if name.endswith(".weight") and array.ndim == 2 and f"{name.removesuffix('.weight')}.scales" not in found
+    ]
+    # transformers' module has float32 scales, unpacks to their dtype, and leaves other tensors in the file's.
+    is_float = {name: mx.issubdtype(array.dtype, mx.floating) for name, array in found.items()}
+    return {name: array.astype(mx.float32) if is_float[name] else array for name, array in found.items()}, sorted(kept)

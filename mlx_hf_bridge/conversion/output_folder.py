@@ -1,0 +1,82 @@
+"""What a folder to convert into already holds: nothing, the very result that is asked for, or something else."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+
+from mlx_hf_bridge.checkpoints.checkpoint import METADATA_FILE, PREDECESSOR_FILE
+from mlx_hf_bridge.checkpoints.sources import Source
+from mlx_hf_bridge.conversion.cache import is_whole
+from mlx_hf_bridge.conversion.write import FORMAT
+from mlx_hf_bridge.errors import RepositoryError
+from mlx_hf_bridge.quantization.recipes import MLXQuantizationConfig
+
+
+def check_replaceable(folder: Path, source: Source) -> None:
+    """RepositoryError for a file, and for a folder around the source or the working directory."""
+    if folder.exists() and not folder.is_dir():
+        raise RepositoryError(f"{folder} is a file, expected a folder to convert into. Give another path.")
+    for what, inner in (("the source itself", source.folder), ("the working directory", Path())):
+        if inner.resolve().is_relative_to(folder.resolve()):
+            raise RepositoryError(
+                f"{folder} holds {what}, {inner.resolve()}, which the result would replace. Give another folder."
+            )
+
+
+def is_occupied(folder: Path) -> bool:
+    """Whether there is anything in the folder."""
+    return folder.is_dir() and any(folder.iterdir())
+
+
+def same_result(
+    folder: Path, source: Source, task: str, recipe: MLXQuantizationConfig | None, dtype: mx.Dtype
+) -> dict[str, Any]:
+    """The metadata of a whole result of the same facts; RepositoryError says what else the folder holds."""
+    wanted = {
+        "format": FORMAT,
+        "source": source.name,
+        "revision": source.revision,
+        "identity": source.identity,
+        "task": task,
+        "recipe": recipe.to_dict() if recipe else None,
+        "dtype": str(dtype).removeprefix("mlx.core."),
+    }
+    metadata = _metadata(folder)
+    if (folder / PREDECESSOR_FILE).exists():
+        why = f"holds {PREDECESSOR_FILE}, another tool's float32 output, which is not a result of this package"
+    elif metadata is None:
+        why = f"is not empty and has no readable {METADATA_FILE}, so it is not a result of this package"
+    elif differences := _differences(metadata, wanted):
+        why = f"holds another conversion: {'; '.join(differences)}"
+    elif not is_whole(folder):
+        why = f"is not whole: files that its {METADATA_FILE} lists are missing or of other sizes"
+    else:
+        return metadata
+    raise RepositoryError(f"{folder} {why}. Pass --no-skip (overwrite=True) to replace it, or give another folder.")
+
+
+def _metadata(folder: Path) -> dict[str, Any] | None:
+    try:
+        metadata = json.loads((folder / METADATA_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return metadata if isinstance(metadata, dict) else None
+
+
+def _differences(metadata: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
+    there, asked = _readable(metadata), _readable(wanted)
+    found = [
+        f"its {key} is {there.get(key)!r}, asked is {asked[key]!r}" for key in asked if there.get(key) != asked[key]
+    ]
+    if found or metadata.get("identity") == wanted["identity"]:
+        return found
+    return ["the files of its source have changed since"]
+
+
+def _readable(facts: dict[str, Any]) -> dict[str, Any]:
+    """The facts without `identity`; a local source by its resolved path, however it was spelled."""
+    identity = facts.get("identity")
+    path = identity.get("path") if isinstance(identity, dict) else None
+    return {**{key: value for key, value in facts.items() if key != "identity"}, "source": path or facts.get("source")}

@@ -1,0 +1,156 @@
+"""A conversion decided from headers alone: what becomes of every tensor, and the bytes that it will take."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import mlx.core as mx
+
+from mlx_hf_bridge.architecture.config import EncoderConfig
+from mlx_hf_bridge.architecture.family import Family
+from mlx_hf_bridge.checkpoints.checkpoint import Checkpoint, open_weights
+from mlx_hf_bridge.checkpoints.dtypes import declared_dtype
+from mlx_hf_bridge.checkpoints.remote import read_headers
+from mlx_hf_bridge.checkpoints.safetensors_file import TensorInfo, WeightFile, byte_size
+from mlx_hf_bridge.errors import QuantizationError
+from mlx_hf_bridge.inference.model import build
+from mlx_hf_bridge.models import family_for
+from mlx_hf_bridge.quantization.policy import is_packable
+from mlx_hf_bridge.quantization.recipes import MLXQuantizationConfig
+from mlx_hf_bridge.weights.lora import merged
+from mlx_hf_bridge.weights.name_mapping import EXACT_LEAVES, Names, Place, place_all
+from mlx_hf_bridge.weights.quantized import packing_of
+from mlx_hf_bridge.weights.validation import STRICT, Tolerance, check_fit
+
+# What a quantised recipe stores beside its packed weights, unless `dtype` says otherwise.
+QUANTIZED_DTYPE = mx.float16
+
+
+@dataclass(frozen=True)
+class TensorPlan:
+    """What becomes of one tensor: its new name and dtype, and the recipe that packs it, if one does."""
+
+    name: str
+    info: TensorInfo
+    dtype: mx.Dtype
+    recipe: MLXQuantizationConfig | None = None
+
+    @property
+    def bytes(self) -> int:
+        """Bytes on disk, header apart."""
+        count = math.prod(self.info.shape)
+        if self.recipe is None:
+            return byte_size(self.info) if not self.info.is_float else count * self.dtype.size
+        groups = count // self.recipe.group_size
+        group_bytes = 2 * self.dtype.size if self.recipe.mode == "affine" else 1
+        return count * self.recipe.bits // 8 + groups * group_bytes
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A conversion, decided but not done. left_out: tensors that a changed config has no place for."""
+
+    checkpoint: Checkpoint
+    family: Family
+    config: EncoderConfig
+    task: str
+    recipe: MLXQuantizationConfig | None
+    dtype: mx.Dtype
+    files: tuple[WeightFile, ...]
+    tensors: dict[str, TensorPlan]
+    left_in_float: tuple[str, ...]
+    left_out: tuple[str, ...] = ()
+    beside: Mapping[str, Any] = field(default_factory=dict)
+    is_settled: bool = False
+
+    @property
+    def source_bytes(self) -> int:
+        """The size of the source's weight files; of files on the Hub, headers apart."""
+        return sum(
+            file.path.stat().st_size if file.path.is_file() else sum(map(byte_size, file.infos.values()))
+            for file in self.files
+        )
+
+    @property
+    def weight_bytes(self) -> int:
+        """The predicted size of model.safetensors, but for its header of some hundred bytes a tensor."""
+        return sum(tensor.bytes for tensor in self.tensors.values())
+
+
+def plan_conversion(
+    checkpoint: Checkpoint,
+    task: str,
+    recipe: MLXQuantizationConfig | None,
+    dtype: mx.Dtype | None,
+    fetch: bool = True,
+    tolerance: Tolerance = STRICT,
+) -> Plan:
+    """Decide every tensor's fate from headers; any fault of the checkpoint is an error before a byte is written.
+
+    fetch=False reads the headers of a Hub repo from afar; such a plan can be looked at but not written.
+    """
+    family = family_for(checkpoint.config)
+    config = family.config.from_json(checkpoint.config)
+    if checkpoint.is_converted or packing_of(checkpoint.config):
+        raise QuantizationError(
+            f"{checkpoint.source.name} is already converted; convert the checkpoint that it was made from"
+            f"{', with the adapter' if checkpoint.adapter else ''}."
+        )
+    names, where = Names(family, config, task), str(checkpoint.model_folder)
+    files = open_weights(checkpoint) if fetch else read_headers(checkpoint)
+    if checkpoint.adapter is not None:
+        files = merged(files, checkpoint.adapter, names)
+    infos = {name: info for file in files for name, info in file.infos.items()}
+    placed = place_all(names, infos, where)
+    has_pooler = any(place.ours and place.ours.startswith("pooler.") for place in placed.values())
+    model = build(family, config, task, pooler=has_pooler)
+    fit = check_fit(names, placed, infos, model, where, tolerance)
+    placed = {name: place for name, place in placed.items() if name not in fit.unplaced}
+    candidates = {path for path, module in model.named_modules() if is_packable(path, module)} if recipe else set()
+    weights = {name: place for name, place in placed.items() if place.ours in candidates and place.leaf == "weight"}
+    packed = _packed({name: place for name, place in weights.items() if name not in fit.left_out}, infos, recipe)
+    prefix = "" if all(place.is_base for place in placed.values()) else f"{family.prefix}."
+    rest = dtype or (QUANTIZED_DTYPE if recipe else declared_dtype(checkpoint.config))
+    tensors = {
+        name: TensorPlan(
+            (prefix if place.is_base else "") + place.name,
+            infos[name],
+            _own_dtype(infos[name]) if place.leaf in EXACT_LEAVES or rest is None else rest,
+            packed.get(name),
+        )
+        for name, place in placed.items()
+    }
+    left = tuple(tensors[name].name for name in weights if name not in packed)
+    checked = rest or most_common([tensor.dtype for tensor in tensors.values() if tensor.info.is_float])
+    return Plan(checkpoint, family, config, task, recipe, checked, tuple(files), tensors, left, fit.unplaced)
+
+
+def _packed(
+    weights: Mapping[str, Place], infos: Mapping[str, TensorInfo], recipe: MLXQuantizationConfig | None
+) -> dict[str, MLXQuantizationConfig]:
+    """The weights that are packed, each with its recipe; of a joined module all parts or none, in one way."""
+    if recipe is None:
+        return {}
+    own = {name: recipe.for_module(place.module) for name, place in weights.items()}
+    able = {name: one for name, one in own.items() if one and infos[name].shape[-1] % one.group_size == 0}
+    halved = {place.ours for name, place in weights.items() if name not in able}
+    whole = {name: one for name, one in able.items() if weights[name].ours not in halved}
+    widths: dict[str | None, tuple[int, int]] = {}
+    for name, one in whole.items():
+        width = (one.bits, one.group_size)
+        if widths.setdefault(weights[name].ours, width) != width:
+            raise QuantizationError(
+                f"modules gives {weights[name].module} {width[0]} bits in groups of {width[1]}, and modules that are "
+                f"joined with it {widths[weights[name].ours]}. Give queries, keys and values the same."
+            )
+    return whole
+
+
+def _own_dtype(info: TensorInfo) -> mx.Dtype:
+    """As in the file; MLX has no float64 on a GPU, and whole numbers are copied whatever this says."""
+    return mx.float32 if info.mlx_dtype is None or info.mlx_dtype == mx.float64 else info.mlx_dtype
+
+
+def most_common(dtypes: list[mx.Dtype]) -> mx.Dtype:
+    return max((mx.float32, mx.float16, mx.bfloat16), key=dtypes.count)

@@ -1,0 +1,232 @@
+"""A checkpoint without a family becomes a folder with a graph, and such a folder a ready module.
+
+torch is imported here and nowhere else on the way, only to convert.
+"""
+
+import importlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+
+from mlx_hf_bridge.architecture.family import BASE_TASK
+from mlx_hf_bridge.architecture.unsupported import LORA_KEY, NEVER_TRACED, REFUSED
+from mlx_hf_bridge.checkpoints.checkpoint import Checkpoint, open_weights, read_json
+from mlx_hf_bridge.checkpoints.safetensors_file import TensorInfo
+from mlx_hf_bridge.conversion.plan import QUANTIZED_DTYPE, Plan, TensorPlan, most_common
+from mlx_hf_bridge.errors import BackendError, ConfigError, QuantizationError, UnsupportedModelError, WeightsError
+from mlx_hf_bridge.layers.linear import PackedEmbedding
+from mlx_hf_bridge.models import is_native
+from mlx_hf_bridge.quantization.recipes import MLXQuantizationConfig
+from mlx_hf_bridge.tracing.family import TracedConfig, family_of
+from mlx_hf_bridge.tracing.graph import HELD, WEIGHT, Graph, Node
+from mlx_hf_bridge.tracing.joined import join_products
+from mlx_hf_bridge.tracing.model import TracedModel
+from mlx_hf_bridge.tracing.serial import GRAPH_FILE, MOST_BYTES, from_json, to_json
+from mlx_hf_bridge.weights.name_mapping import some
+from mlx_hf_bridge.weights.quantized import packing_of, recipe_of
+
+TRACE = ("auto", "never", "always")
+
+
+def is_traced(checkpoint: Checkpoint) -> bool:
+    """Whether a folder holds a graph."""
+    return (checkpoint.folder / GRAPH_FILE).is_file()
+
+
+def wants_tracing(checkpoint: Checkpoint, trace: str) -> bool:
+    """Whether a checkpoint is to be traced; ConfigError for a `trace` that is none, or against what the folder is."""
+    if trace not in TRACE:
+        raise ConfigError(f"trace={trace!r}, expected {', '.join(map(repr, TRACE))}.")
+    if checkpoint.is_converted:
+        if trace == "never" and is_traced(checkpoint):
+            raise ConfigError(
+                f"{checkpoint.source.name} holds a traced graph, and trace='never' was asked. Leave it out."
+            )
+        if trace == "always" and not is_traced(checkpoint):
+            raise ConfigError(
+                f"{checkpoint.source.name} is already converted, without a graph, and trace='always' was asked. Give "
+                "the "
+                "original checkpoint."
+            )
+        return is_traced(checkpoint)
+    model_type = checkpoint.config.get("model_type")
+    if model_type in NEVER_TRACED and trace != "never":
+        raise UnsupportedModelError(
+            f"config.json has model_type={model_type!r}, which is neither computed here nor traced: "
+            f"{NEVER_TRACED[model_type]}. Use transformers on torch for this one."
+        )
+    if checkpoint.config.get(LORA_KEY):
+        return False  # refused with its reason, since the repo's own code would change the vectors
+    return trace == "always" or (trace == "auto" and not is_native(checkpoint.config) and _is_known(model_type))
+
+
+def _is_known(model_type: Any) -> bool:
+    """Whether transformers has a config of that model_type, by itself or because it was registered."""
+    known = importlib.import_module("transformers.models.auto.configuration_auto").CONFIG_MAPPING
+    return isinstance(model_type, str) and model_type in known
+
+
+class ModuleTensors:
+    """A module's tensors as a weight file; each is let go of as it is handed out."""
+
+    def __init__(self, path: Path, tensors: Mapping[str, mx.array]) -> None:
+        self.path = path
+        self._tensors = dict(tensors)
+        self.infos = {name: TensorInfo(_SPELLED[array.dtype], array.shape) for name, array in tensors.items()}
+
+    def arrays(self) -> Iterator[tuple[str, mx.array]]:
+        for name in sorted(self._tensors):
+            yield name, self._tensors.pop(name)
+
+
+_SPELLED = {mx.float32: "F32", mx.float16: "F16", mx.bfloat16: "BF16", mx.int64: "I64", mx.int32: "I32"}
+_SPELLED |= {mx.bool_: "BOOL", mx.uint8: "U8", mx.int8: "I8", mx.int16: "I16"}
+
+
+def plan_traced(
+    checkpoint: Checkpoint, task: str, recipe: MLXQuantizationConfig | None, dtype: mx.Dtype | None
+) -> Plan:
+    """Trace the checkpoint's module -> the conversion with its graph.
+
+    BackendError without torch, UnsupportedModelError where the module has no graph.
+    """
+    _refuse_calibrated(recipe)
+    model_type = checkpoint.config.get("model_type")
+    conversion, modules = _tracer(str(model_type))
+    open_weights(checkpoint)
+    try:
+        module, lost_pooler = modules.module_for(checkpoint.model_folder, task)
+        found = conversion.traced(module, task, without=("pooler_output",) if lost_pooler else ())
+        if task == BASE_TASK and "last_hidden_state" not in found.graph.outputs:
+            raise UnsupportedModelError(
+                f"{found.graph.facts.model_class} answers with {', '.join(found.graph.outputs)} and no hidden states. "
+                "Convert the encoder inside it, or use transformers on torch."
+            )
+    except UnsupportedModelError as error:
+        if model_type not in REFUSED:
+            raise
+        raise UnsupportedModelError(
+            f"config.json has model_type={model_type!r}, which has no file of its own here ({REFUSED[model_type]}), "
+            "and "
+            f"cannot be traced: {error}"
+        ) from error
+    own = _own_dtype(checkpoint)
+    rest = dtype or (QUANTIZED_DTYPE if recipe else own)
+    file = ModuleTensors(checkpoint.model_folder, found.tensors)
+    able = {
+        name
+        for name in found.packable
+        if recipe and found.tensors[name].shape[-1] % recipe.group_size == 0 and not recipe.skips(_module_of(name))
+    }
+    able -= {name for group in _joined(found.graph) if not able.issuperset(group) for name in group}
+    tensors = {
+        name: TensorPlan(
+            name,
+            info,
+            rest if name in found.parameters else info.mlx_dtype or mx.float32,
+            recipe if name in able else None,
+        )
+        for name, info in file.infos.items()
+    }
+    left = tuple(sorted(found.packable - able)) if recipe else ()
+    graph = found.graph
+    config, beside = TracedConfig.of(graph, checkpoint.config), {GRAPH_FILE: to_json(graph)}
+    return Plan(checkpoint, family_of(graph), config, task, recipe, rest, (file,), tensors, left, (), beside)
+
+
+def _joined(graph: Graph) -> list[set[str]]:
+    """The weights of each product that joins several."""
+    return [{weight.args[0] for weight in node.args[1]} for node in graph.nodes if node.op == "bridge.linears"]
+
+
+def _refuse_calibrated(recipe: MLXQuantizationConfig | None) -> None:
+    if recipe is None:
+        return
+    plain = MLXQuantizationConfig(recipe.bits, recipe.group_size, recipe.mode, recipe.modules_to_not_convert)
+    if recipe != plain:
+        raise QuantizationError(
+            f"quantization_config={recipe!r} is calibrated or differs by module, and a traced model is packed with one "
+            "width by mx.quantize. Give bits, group_size, mode and modules_to_not_convert alone."
+        )
+
+
+def _module_of(name: str) -> str:
+    return name.rpartition(".")[0]
+
+
+def _own_dtype(checkpoint: Checkpoint) -> mx.Dtype:
+    """The dtype of the source's float tensors: the commonest."""
+    infos = [info for file in open_weights(checkpoint) for info in file.infos.values() if info.is_float]
+    return most_common([info.mlx_dtype for info in infos if info.mlx_dtype is not None])
+
+
+def _tracer(model_type: str) -> tuple[Any, Any]:
+    try:
+        return (
+            importlib.import_module("mlx_hf_bridge.tracing.conversion"),
+            importlib.import_module("mlx_hf_bridge.tracing.module"),
+        )
+    except ImportError as error:
+        raise BackendError(
+            f"model_type {model_type!r} has no file of its own here, so that transformers' module is traced once, "
+            "which "
+            f"needs torch, and torch cannot be imported ({error}). pip install torch to convert it; the converted "
+            "folder "
+            "(save_pretrained, or mlx-hf-bridge convert) runs without."
+        ) from error
+
+
+def read_graph(folder: Path) -> Graph:
+    """graph.json, checked; UnsupportedModelError for one that no conversion writes."""
+    size = (folder / GRAPH_FILE).stat().st_size
+    if size > MOST_BYTES:
+        raise UnsupportedModelError(
+            f"{folder / GRAPH_FILE} has {size} bytes, and {MOST_BYTES} at most are read. Convert the model again."
+        )
+    try:
+        return from_json(read_json(folder / GRAPH_FILE))
+    except RecursionError as error:
+        raise UnsupportedModelError(f"{folder / GRAPH_FILE} is nested too deeply. Convert the model again.") from error
+
+
+def read_model(checkpoint: Checkpoint, graph: Graph, dtype: mx.Dtype, pooler: bool) -> TracedModel:
+    """The module of a folder with a graph, weights read and evaluated; dtype: of the activations."""
+    arrays = {name: array for file in open_weights(checkpoint) for name, array in file.arrays()}
+    if missing := [name for name in graph.weights() if name not in arrays]:
+        raise WeightsError(
+            f"{checkpoint.folder} lacks {len(missing)} tensors that its graph reads: {some(missing)}. Convert it again."
+        )
+    table = {
+        node.args[0]: _held(node, arrays, recipe_of(packing_of(checkpoint.config)), dtype) for node in _holders(graph)
+    }
+    model = TracedModel(join_products(graph, table), table, dtype, pooler)
+    mx.eval(model.parameters())
+    return model
+
+
+def _holders(graph: Graph) -> list[Node]:
+    return [node for node in graph.nodes if node.op in HELD]
+
+
+def _held(
+    node: Node, arrays: Mapping[str, mx.array], recipe: MLXQuantizationConfig | None, dtype: mx.Dtype
+) -> mx.array | PackedEmbedding:
+    """A tensor as the graph computes with it: a parameter in `dtype`, a constant in its own, packed rows as a table."""
+    name = node.args[0]
+    array, scales = arrays[name], arrays.get(f"{_module_of(name)}.scales")
+    if recipe is not None and scales is not None and name.endswith(".weight"):
+        width = scales.shape[-1] * recipe.group_size
+        table = PackedEmbedding(mx.zeros((array.shape[0], width)), recipe.group_size, recipe.bits, recipe.mode)
+        table.weight, table.scales, table.dtype = array, scales, dtype
+        if recipe.mode == "affine":
+            table.biases = arrays[f"{_module_of(name)}.biases"]
+        return table
+    return array.astype(dtype) if node.op == WEIGHT and mx.issubdtype(array.dtype, mx.floating) else array
+
+
+def stored_dtype(checkpoint: Checkpoint) -> mx.Dtype:
+    """The dtype of the parameters that are not packed, as config.json says."""
+    named = {"float16": mx.float16, "bfloat16": mx.bfloat16}
+    return named.get(str(checkpoint.config.get("dtype")), mx.float32)

@@ -1,0 +1,159 @@
+"""A planned conversion is written: HF's names, MLX's packing, tokenizer and module folders."""
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+from tqdm.auto import tqdm
+
+from mlx_hf_bridge.checkpoints.card import source_card
+from mlx_hf_bridge.checkpoints.checkpoint import METADATA_FILE, own_files
+from mlx_hf_bridge.checkpoints.repo_files import copy_modules, write_config, write_json
+from mlx_hf_bridge.checkpoints.safetensors_file import SINGLE_FILE, dtype_name
+from mlx_hf_bridge.conversion.calibrated import Tensors, calibrated_tensors
+from mlx_hf_bridge.conversion.mixed import settled, width_dicts
+from mlx_hf_bridge.conversion.plan import Plan, TensorPlan
+from mlx_hf_bridge.conversion.tokenizer_files import has_tokenizer, write_tokenizer
+from mlx_hf_bridge.errors import WeightsError
+from mlx_hf_bridge.quantization.grid import fitted
+from mlx_hf_bridge.quantization.methods import RUNS_MODEL
+from mlx_hf_bridge.quantization.recipes import MLXQuantizationConfig, names_module
+from mlx_hf_bridge.version import installed_version
+from mlx_hf_bridge.weights.name_mapping import some
+from mlx_hf_bridge.weights.quantized import packing_for
+
+logger = logging.getLogger(__name__)
+
+FORMAT = 1
+_LIBRARIES = ("mlx-hf-bridge", "mlx", "transformers", "tokenizers", "numpy")
+
+
+def write_conversion(plan: Plan, folder: Path, show_progress: bool = True) -> dict[str, Any]:
+    """Write the planned folder into an empty one -> its metadata."""
+    plan = settled(plan, show_progress)
+    _report(plan)
+    decided = calibrated_tensors(plan, folder, show_progress) if _is_calibrated(plan) else {}
+    arrays = dict(_converted(plan, decided, show_progress))
+    mx.save_safetensors(str(folder / SINGLE_FILE), arrays, metadata={"format": "mlx"})
+    del arrays
+    for name, content in plan.beside.items():
+        write_json(folder / name, content, indent=None)
+    write_config(
+        plan.checkpoint, folder, plan.dtype, packing_for(plan.recipe, _packed_modules(plan)), _architecture(plan)
+    )
+    own = own_files(plan.checkpoint)
+    write_tokenizer(own if has_tokenizer(own.model_folder) else plan.checkpoint, plan.family, folder)
+    copy_modules(own, folder)
+    metadata = _metadata(plan, folder)
+    write_json(folder / METADATA_FILE, metadata)
+    return metadata
+
+
+def _report(plan: Plan) -> None:
+    if plan.left_in_float:
+        logger.warning(
+            "%d weights stay in %s, since the group size does not divide their width or the recipe leaves them out: %s",
+            len(plan.left_in_float),
+            dtype_name(plan.dtype),
+            some(list(plan.left_in_float)),
+        )
+    modules = [tensor.name.rpartition(".")[0] for tensor in plan.tensors.values()]
+    asked = plan.recipe.modules_to_not_convert if plan.recipe else ()
+    if unknown := [name for name in asked if not any(names_module(name, module) for module in modules)]:
+        logger.warning("modules_to_not_convert names %s, which the checkpoint does not have", unknown)
+
+
+def _is_calibrated(plan: Plan) -> bool:
+    return plan.recipe is not None and plan.recipe.method in RUNS_MODEL and bool(_packed_modules(plan))
+
+
+def _converted(plan: Plan, decided: Tensors, show_progress: bool) -> Iterator[tuple[str, mx.array]]:
+    total = len(plan.tensors)
+    bar = tqdm(total=total, desc="Converting", unit="tensor", disable=None if show_progress else True)
+    with bar:
+        for file in plan.files:
+            for name, array in file.arrays():
+                if name in plan.tensors:
+                    yield from decided.pop(name, None) or _convert_one(plan.tensors[name], array)
+                    bar.update()
+
+
+def _convert_one(tensor: TensorPlan, array: mx.array) -> list[tuple[str, mx.array]]:
+    if not tensor.info.is_float:
+        result = [(tensor.name, array)]
+    elif tensor.recipe is None:
+        result = [(tensor.name, _cast(tensor, array))]
+    else:
+        result = _packed(tensor, tensor.recipe, array)
+    mx.eval([value for _, value in result])
+    return result
+
+
+def _packed(tensor: TensorPlan, recipe: MLXQuantizationConfig, array: mx.array) -> list[tuple[str, mx.array]]:
+    if not bool(mx.isfinite(array).all()):
+        raise WeightsError(f"{tensor.name} holds inf or nan, which cannot be packed. Download the file again.")
+    module = tensor.name.rpartition(".")[0]
+    if recipe.method != "minmax":
+        codes = fitted(np.array(array.astype(mx.float32)), recipe.bits, recipe.group_size, tensor.dtype)
+        return [(f"{module}.{leaf}", value) for leaf, value in codes.packed(tensor.dtype).items()]
+    packed, *others = mx.quantize(
+        array.astype(mx.float32), group_size=recipe.group_size, bits=recipe.bits, mode=recipe.mode
+    )
+    if recipe.mode == "affine":
+        others = [_cast(tensor, other) for other in others]
+    named = zip(("weight", "scales", "biases"), (packed, *others), strict=False)
+    return [(f"{module}.{leaf}", value) for leaf, value in named]
+
+
+def _cast(tensor: TensorPlan, array: mx.array) -> mx.array:
+    cast = array.astype(tensor.dtype)
+    if tensor.dtype == mx.float16 and not bool(mx.isfinite(cast).all()):
+        raise WeightsError(
+            f"{tensor.name} has values beyond float16's 65504, or that are not finite. Pass dtype='bfloat16' or "
+            "dtype='float32'; if the file itself holds inf or nan, download it again."
+        )
+    return cast
+
+
+def _packed_modules(plan: Plan) -> dict[str, MLXQuantizationConfig]:
+    packed = {tensor.name.rpartition(".")[0]: tensor.recipe for tensor in plan.tensors.values() if tensor.recipe}
+    return dict(sorted(packed.items()))
+
+
+def _architecture(plan: Plan) -> str:
+    return plan.family.hf_class(plan.task)
+
+
+def _metadata(plan: Plan, folder: Path) -> dict[str, Any]:
+    source = plan.checkpoint.source
+    modules = {
+        tensor.name: tensor.recipe.bits if tensor.recipe else dtype_name(tensor.dtype)
+        for tensor in plan.tensors.values()
+        if tensor.name.endswith(".weight")
+    }
+    return {
+        "format": FORMAT,
+        "source": source.name,
+        "revision": source.revision,
+        "identity": source.identity,
+        "task": plan.task,
+        "recipe": plan.recipe.to_dict() if plan.recipe else None,
+        **({"plan": width_dicts(plan)} if plan.recipe and plan.recipe.has_target else {}),
+        "dtype": dtype_name(plan.dtype),
+        "libraries": {name: installed_version(name) or "unknown" for name in _LIBRARIES},
+        "source_bytes": plan.source_bytes,
+        "weight_bytes": (folder / SINGLE_FILE).stat().st_size,
+        "bits": dict(sorted(modules.items())),
+        "left_in_float": list(plan.left_in_float),
+        "left_out": list(plan.left_out),
+        "adapter": plan.checkpoint.adapter.source.name if plan.checkpoint.adapter else None,
+        "card": source_card(own_files(plan.checkpoint).folder),
+        "files": {
+            path.relative_to(folder).as_posix(): path.stat().st_size
+            for path in sorted(folder.rglob("*"))
+            if path.is_file()
+        },
+    }

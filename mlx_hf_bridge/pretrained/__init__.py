@@ -1,0 +1,1 @@
+"""The `MLXAutoModel` surface: transformers-style loading, calling, configuring, saving and publishing of models."""

@@ -1,0 +1,190 @@
+"""Every argument of transformers' from_pretrained, and what becomes of it here.
+
+Reference: transformers/modeling_utils.py (PreTrainedModel.from_pretrained), models/auto/auto_factory.py.
+"""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+from mlx_hf_bridge.architecture.family import BASE_TASK
+from mlx_hf_bridge.checkpoints.sources import HubOptions
+from mlx_hf_bridge.errors import ArgumentTypeError, ConfigError, QuantizationError
+from mlx_hf_bridge.loading.load import Changes
+from mlx_hf_bridge.quantization.recipes import QuantizationLike
+
+logger = logging.getLogger(__name__)
+
+# Change nothing of what is computed: MLX has one memory, one attention and one loader. Name -> why.
+NO_EFFECT: dict[str, str] = {
+    "low_cpu_mem_usage": "tensors are read one at a time",
+    "max_memory": "one memory holds the model",
+    "offload_folder": "one memory holds the model",
+    "offload_buffers": "one memory holds the model",
+    "offload_state_dict": "one memory holds the model",
+    "disable_mmap": "files are mapped by MLX",
+    "weights_only": ".bin files are always read by an unpickler that admits tensors only",
+    "tqdm_class": "downloads show tqdm bars",
+    "trust_remote_code": "a repo's own code is never run",
+    "code_revision": "a repo's own code is never run",
+    "adapter_name": "the adapter is merged, so it needs no name",
+    "generation_config": "encoders do not generate",
+    "use_kernels": "MLX has its own kernels",
+    "kernel_config": "MLX has its own kernels",
+    "allow_all_kernels": "MLX has its own kernels",
+    "experts_implementation": "no encoder here has experts",
+    "fusion_config": "what can be fused is",
+    "mirror": "transformers ignores it too",
+    "from_tf": "transformers ignores it too",
+    "from_flax": "transformers ignores it too",
+    "_fast_init": "transformers ignores it too",
+    "_commit_hash": "transformers ignores it too",
+    "_from_auto": "transformers' own note",
+    "_from_pipeline": "transformers' own note",
+}
+# Would change the result, or ask for what there is not. Name -> what to do instead.
+REFUSED: dict[str, str] = {
+    "gguf_file": "Give the checkpoint that the GGUF file was made from, and quantization_config for packed weights.",
+    "state_dict": "Save the tensors as model.safetensors beside a config.json, and give that folder.",
+    "key_mapping": "Rename the tensors in the file, and give its folder.",
+    "load_in_8bit": "Pass quantization_config='q8'.",
+    "load_in_4bit": "Pass quantization_config='q4'.",
+    "tp_plan": "The model runs on one device.",
+    "tp_size": "The model runs on one device.",
+    "device_mesh": "The model runs on one device.",
+    "distributed_config": "The model runs on one device.",
+}
+_ATTENTIONS = ("eager", "sdpa")
+_OTHER_ATTENTIONS = ("flash_attention_2", "flash_attention_3", "flash_attention_4", "flex_attention")
+_MLX_DEVICES = ("auto", "cpu", "mps", "balanced", "balanced_low_0", "sequential")
+_ADAPTER_HUB_KEYS = ("revision", "token", "subfolder", "cache_dir", "force_download", "local_files_only")
+# Where transformers' AutoModel puts the adapter's place when it has found one.
+_ADAPTER_PATH = "_adapter_model_path"
+_told: set[str] = set()
+
+
+@dataclass(frozen=True)
+class Request:
+    """The arguments of one from_pretrained, sorted."""
+
+    options: HubOptions
+    quantization_config: QuantizationLike
+    dtype: Any
+    changes: Changes
+    pooler: bool
+    output_loading_info: bool
+
+
+def sorted_arguments(class_name: str, task: str, positional: tuple[Any, ...], given: Mapping[str, Any]) -> Request:
+    """Arguments of from_pretrained behind the model's name -> Request; those that are left are keys of its config.
+
+    Raises ArgumentTypeError, ConfigError or QuantizationError for what is not served.
+    """
+    rest = {name: value for name, value in given.items() if name not in NO_EFFECT}
+    for name in sorted(REFUSED.keys() & rest.keys()):
+        if rest.pop(name) not in (None, False):
+            raise ArgumentTypeError(f"{class_name}.from_pretrained() got {name}, which is not served. {REFUSED[name]}")
+    _check_attention(rest.pop("attn_implementation", None))
+    _note_device(rest.pop("device_map", None))
+    if rest.pop("proxies", None):
+        _tell_once("proxies are not passed on: huggingface_hub reads HTTP_PROXY and HTTPS_PROXY. Set those.")
+    options = _hub_options(rest)
+    adapter = _adapter(rest.pop("adapter_kwargs", None) or {}, options)
+    recipe, dtype = _recipe(rest), _dtype(rest)
+    pooler = _pooler(class_name, task, positional, rest)
+    report, anew = (bool(rest.pop(name, False)) for name in ("output_loading_info", "ignore_mismatched_sizes"))
+    changes = Changes(rest.pop("config", None), adapter, rest, anew)
+    return Request(options, recipe, dtype, changes, pooler, report)
+
+
+def _hub_options(rest: dict[str, Any]) -> HubOptions:
+    cache_dir, safe = rest.pop("cache_dir", None), rest.pop("use_safetensors", None)
+    return HubOptions(
+        revision=rest.pop("revision", None),
+        token=rest.pop("token", None),
+        cache_dir=None if cache_dir is None else str(cache_dir),
+        local_files_only=bool(rest.pop("local_files_only", False)),
+        force_download=bool(rest.pop("force_download", False)),
+        subfolder=rest.pop("subfolder", None) or "",
+        variant=rest.pop("variant", None),
+        use_safetensors=None if safe is None else bool(safe),
+    )
+
+
+def _adapter(given: Mapping[str, Any], options: HubOptions) -> tuple[str, HubOptions] | None:
+    """adapter_kwargs -> where transformers' AutoModel has found an adapter for the model, if it did."""
+    unknown = sorted(set(given) - {*_ADAPTER_HUB_KEYS, _ADAPTER_PATH})
+    if unknown:
+        raise ArgumentTypeError(f"adapter_kwargs has {', '.join(unknown)}; known are {', '.join(_ADAPTER_HUB_KEYS)}.")
+    if (path := given.get(_ADAPTER_PATH)) is None:
+        return None
+    own = {key: given[key] for key in _ADAPTER_HUB_KEYS if given.get(key) is not None}
+    return str(path), replace(options, **{"revision": None, "subfolder": "", **own})
+
+
+def _recipe(rest: dict[str, Any]) -> QuantizationLike:
+    """quantization_config, or its fields as arguments of their own; transformers' MetalConfig packs as MLX does."""
+    given = rest.pop("quantization_config", None)
+    fields: dict[str, Any] = {name: rest.pop(name) for name in ("bits", "group_size") if name in rest}
+    if given is None:
+        return fields or None
+    if fields:
+        raise QuantizationError(f"got quantization_config={given!r} and {', '.join(fields)}; give one of the two.")
+    method = given.get("quant_method") if isinstance(given, Mapping) else getattr(given, "quant_method", None)
+    if method is None:
+        return cast(QuantizationLike, given)
+    name, of = str(getattr(method, "value", method)), dict(given if isinstance(given, Mapping) else vars(given))
+    if name != "metal":
+        raise QuantizationError(
+            f"quantization_config has quant_method={name!r}, which needs its own backend. Pass 'q8', 'q4' or an "
+            "MLXQuantizationConfig."
+        )
+    return {key: of[key] for key in ("bits", "group_size", "modules_to_not_convert") if of.get(key) is not None}
+
+
+def _dtype(rest: dict[str, Any]) -> Any:
+    dtype, old = rest.pop("dtype", None), rest.pop("torch_dtype", None)
+    if old is not None:
+        _tell_once("torch_dtype is deprecated, as in transformers. Pass dtype.")
+    return dtype if dtype is not None else (old if old is not None else "auto")
+
+
+def _pooler(class_name: str, task: str, positional: tuple[Any, ...], rest: dict[str, Any]) -> bool:
+    """add_pooling_layer, by name or in the place that bare encoders of transformers have for it."""
+    takes = task == BASE_TASK
+    if len(positional) > int(takes) or any(not isinstance(value, bool) for value in positional):
+        raise ArgumentTypeError(
+            f"{class_name}.from_pretrained() got {positional!r} by position, expected "
+            f"{'at most add_pooling_layer' if takes else 'nothing'} behind the model's name. Pass arguments by name."
+        )
+    if not takes and "add_pooling_layer" in rest:
+        raise ArgumentTypeError(
+            f"{class_name}.from_pretrained() got add_pooling_layer, which a head decides for itself. Leave it out."
+        )
+    return bool(positional[0]) if positional else bool(rest.pop("add_pooling_layer", True))
+
+
+def _check_attention(given: Any) -> None:
+    """MLX has one attention, whose results are those of all; a name that transformers does not know is an error."""
+    for name in given.values() if isinstance(given, Mapping) else (given,):
+        plain = str(name).removeprefix("paged|")
+        if name is None or plain in _ATTENTIONS:
+            continue
+        if plain not in _OTHER_ATTENTIONS and "/" not in plain:
+            raise ConfigError(
+                f"attn_implementation={name!r} is not known; use {', '.join(_ATTENTIONS)}, or leave it out."
+            )
+        _tell_once(f"attn_implementation={name!r} is not used: MLX computes attention itself, with the same result.")
+
+
+def _note_device(given: Any) -> None:
+    names = [str(name) for name in (given.values() if isinstance(given, Mapping) else [given])]
+    if given is not None and (others := [name for name in names if name not in _MLX_DEVICES]):
+        _tell_once(f"device_map={others[0]!r} is not used: MLX runs on this machine's own device.")
+
+
+def _tell_once(message: str) -> None:
+    if message not in _told:
+        _told.add(message)
+        logger.warning(message)

@@ -1,0 +1,175 @@
+"""A saved folder on the Hub, with a model card that says what it was made from, how, and how to use it.
+
+Reference: huggingface.co/docs/hub/model-cards, huggingface_hub/repocard_data.py.
+"""
+
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub  # its parts as attributes: they are imported on use
+
+from mlx_hf_bridge.architecture.family import (
+    BASE_TASK,
+    HF_SUFFIXES,
+    MASKED_LM,
+    MULTIPLE_CHOICE,
+    QUESTION_ANSWERING,
+    SEQUENCE_CLASSIFICATION,
+    TOKEN_CLASSIFICATION,
+)
+from mlx_hf_bridge.checkpoints.card import CARD_FILE, source_card
+from mlx_hf_bridge.checkpoints.checkpoint import CONFIG_FILE, METADATA_FILE, MODULES_FILE, VERIFICATION_FILE, read_json
+from mlx_hf_bridge.errors import RepositoryError
+
+PUSH_OPTIONS = ("commit_message", "commit_description", "private", "token", "revision", "create_pr")
+_MB = 2**20
+# Names of tasks here that are also the Hub's.
+_PIPELINE_TAGS = (
+    BASE_TASK,
+    MASKED_LM,
+    SEQUENCE_CLASSIFICATION,
+    TOKEN_CLASSIFICATION,
+    QUESTION_ANSWERING,
+    MULTIPLE_CHOICE,
+)
+
+
+def model_card(
+    folder: Path,
+    repo_id: str,
+    task: str,
+    tags: tuple[str, ...] = (),
+    fidelity: Mapping[str, float] | None = None,
+    class_name: str | None = None,
+) -> "huggingface_hub.ModelCard":
+    """The card of a saved folder: metadata for the Hub's search, then origin, packing, use, and fidelity if measured.
+
+    fidelity: figures against the original; without it those that the folder's metadata holds, or its verification.
+    class_name: what loads it; without it, the folder and the task say.
+    """
+    config = read_json(folder / CONFIG_FILE)
+    made = read_json(folder / METADATA_FILE) if (folder / METADATA_FILE).is_file() else {}
+    is_sentences = (folder / MODULES_FILE).is_file()
+    loader = class_name or _loader(task, is_sentences)
+    card = {**made.get("card", {}), **{key: value for key, value in source_card(folder).items() if key != "base_model"}}
+    own_base = card.pop("base_model", None)
+    base = made["source"] if made.get("revision") else own_base
+    packing = config.get("quantization")
+    data = huggingface_hub.ModelCardData(
+        base_model=base,
+        base_model_relation="quantized" if packing and base else None,
+        library_name="mlx",
+        pipeline_tag=card.pop("pipeline_tag", None) or _pipeline_tag(task, loader),
+        tags=list(dict.fromkeys(("mlx", "mlx-hf-bridge", *(_SENTENCE_TAGS if is_sentences else ()), *tags))),
+        **card,
+    )
+    parts = (
+        f"---\n{data.to_yaml()}\n---\n",
+        f"# {repo_id}\n",
+        _origin(base, made, packing),
+        _use(repo_id, loader),
+        _fidelity(fidelity or made.get("fidelity") or _verified(folder)),
+    )
+    return huggingface_hub.ModelCard("\n".join(part for part in parts if part))
+
+
+_SENTENCE_TAGS = ("sentence-transformers",)
+# Classes that are made by calling them: the Hub's task, and a call that shows their use.
+_SENTENCE_CLASSES = {
+    "MLXSentenceTransformer": ("sentence-similarity", 'vectors = model.encode(["a text"])'),
+    "MLXCrossEncoder": ("text-ranking", 'scores = model.predict([("a question", "a text")])'),
+    "MLXSparseEncoder": ("feature-extraction", 'vectors = model.encode(["a text"])'),
+    "MLXMultiVectorEncoder": ("feature-extraction", 'vectors = model.encode(["a text"])'),
+}
+
+
+def _loader(task: str, is_sentences: bool) -> str:
+    if is_sentences and task == BASE_TASK:
+        return "MLXSentenceTransformer"
+    return "MLXAutoModel" + HF_SUFFIXES[task].removeprefix("Model")
+
+
+def _pipeline_tag(task: str, loader: str) -> str | None:
+    if loader in _SENTENCE_CLASSES:
+        return _SENTENCE_CLASSES[loader][0]
+    return task if task in _PIPELINE_TAGS else None
+
+
+def _origin(base: Any, made: Mapping[str, Any], packing: Mapping[str, Any] | None) -> str:
+    source = f"[{base}](https://huggingface.co/{base})" if isinstance(base, str) else "a checkpoint on disk"
+    commit = f" (commit {made['revision'][:12]})" if made.get("revision") else ""
+    adapter = f", with the adapter {made['adapter']} merged into it" if made.get("adapter") else ""
+    how = _packing_text(packing) if packing else f"in {made.get('dtype', 'its own dtype')}, not quantised"
+    size = f" The weights take {made['weight_bytes'] / _MB:.1f} MB." if made.get("weight_bytes") else ""
+    return f"{source}{commit}{adapter}, for [MLX](https://github.com/ml-explore/mlx), {how}.{size}\n"
+
+
+def _packing_text(packing: Mapping[str, Any]) -> str:
+    mode = packing.get("mode", "affine")
+    return f"quantised to {packing['bits']} bits in groups of {packing['group_size']} ({mode})"
+
+
+def _use(repo_id: str, loader: str) -> str:
+    made = f'model = {loader}.from_pretrained("{repo_id}")'
+    if loader in _SENTENCE_CLASSES:
+        made = f'model = {loader}("{repo_id}")\n{_SENTENCE_CLASSES[loader][1]}'
+    return f"## Use\n\n```python\nfrom mlx_hf_bridge import {loader}\n\n{made}\n```\n"
+
+
+def _verified(folder: Path) -> Mapping[str, Any]:
+    """The figures that `mlx-hf-bridge verify --store` keeps in a folder."""
+    path = folder / VERIFICATION_FILE
+    figures = read_json(path).get("figures") if path.is_file() else None
+    return figures if isinstance(figures, dict) else {}
+
+
+def _fidelity(measured: Mapping[str, Any] | None) -> str:
+    if not measured:
+        return ""
+    rows = [f"| {name} | {value:.5g} |" for name, value in measured.items() if isinstance(value, (int, float))]
+    return "\n".join(("## Measured against the original", "", "| figure | value |", "| --- | --- |", *rows, ""))
+
+
+def push(
+    save: Callable[[Path], None],
+    card: Callable[[Path, str], "huggingface_hub.ModelCard"],
+    repo_id: str,
+    *,
+    commit_message: str | None = None,
+    commit_description: str | None = None,
+    private: bool | None = None,
+    token: str | bool | None = None,
+    revision: str | None = None,
+    create_pr: bool = False,
+) -> "huggingface_hub.CommitInfo":
+    """Save into a scratch folder, write its card, upload it to a repo that is made where it is not there.
+
+    RepositoryError when the Hub refuses or cannot be reached; what was saved is removed in any case.
+    """
+    api = huggingface_hub.HfApi(token=token)
+    try:
+        repo = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = Path(scratch)
+            save(folder)
+            card(folder, repo).save(folder / CARD_FILE)
+            return api.upload_folder(
+                repo_id=repo,
+                folder_path=folder,
+                commit_message=commit_message or "Upload MLX weights",
+                commit_description=commit_description,
+                revision=revision,
+                create_pr=create_pr,
+            )
+    except (
+        huggingface_hub.errors.HfHubHTTPError,
+        huggingface_hub.errors.HFValidationError,
+        huggingface_hub.errors.OfflineModeIsEnabled,
+        ConnectionError,
+    ) as error:
+        raise RepositoryError(
+            f"{repo_id!r} could not be written on the Hub ({error}). Log in (hf auth login) or pass token=, and check "
+            "the id, the connection and HF_HUB_OFFLINE."
+        ) from error

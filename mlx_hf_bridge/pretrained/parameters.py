@@ -1,0 +1,72 @@
+"""A loaded model's parameters: how many, how large, and cast to another dtype."""
+
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_flatten, tree_unflatten
+
+from mlx_hf_bridge.checkpoints.dtypes import dtype_from
+from mlx_hf_bridge.errors import ArgumentTypeError
+from mlx_hf_bridge.inference.model import Model, set_activation_dtype
+from mlx_hf_bridge.layers.linear import Embedding, Packed, PackedEmbedding
+from mlx_hf_bridge.runtime.device import activation_dtype
+from mlx_hf_bridge.weights.name_mapping import EXACT_LEAVES
+
+_PACKED = ("weight", "scales", "biases")
+_FLOATS = (mx.float32, mx.float16, mx.bfloat16)
+
+
+def count_parameters(model: nn.Module, with_embeddings: bool = True) -> int:
+    """How many numbers the model has learnt, packed ones counted as what they stand for.
+
+    Without embeddings, tables that are looked up in are left out, as in transformers.
+    """
+    total = sum(array.size for name, array in _flat(model) if name.rpartition(".")[2] not in EXACT_LEAVES)
+    for _, module in model.named_modules():
+        if isinstance(module, Packed):
+            total += _unpacked_size(module) - sum(module[name].size for name in _PACKED if name in module)
+        if not with_embeddings and isinstance(module, (Embedding, PackedEmbedding)):
+            total -= _unpacked_size(module)
+    return total
+
+
+def _unpacked_size(module: nn.Module) -> int:
+    """How many weights a module has, or its packed ones stand for."""
+    if isinstance(module, Packed):
+        return int(module.weight.nbytes) * 8 // module.bits
+    return int(module.weight.size)
+
+
+def _flat(model: nn.Module) -> list[tuple[str, mx.array]]:
+    flat: Any = tree_flatten(model.parameters())
+    return list(flat)
+
+
+def footprint(model: nn.Module) -> int:
+    """Bytes of the model's arrays as they lie in memory."""
+    return sum(array.nbytes for _, array in _flat(model))
+
+
+def checked_dtype(given: Any) -> mx.Dtype:
+    """A float dtype that weights are stored in; ConfigError for another, ArgumentTypeError for none."""
+    if (dtype := dtype_from(given)) is None:
+        raise ArgumentTypeError(f"got the dtype {given!r}, expected float32, float16 or bfloat16.")
+    return dtype
+
+
+def cast(model: Model, dtype: mx.Dtype, in_float32: bool) -> None:
+    """Round the unpacked weights to `dtype`, in place, and compute in what the machine computes it in.
+
+    in_float32: of a model that outgrows float16.
+    """
+    computed = activation_dtype(dtype)
+    computed = mx.float32 if computed == mx.float16 and in_float32 else computed
+    rounded = [(name, array.astype(dtype).astype(computed)) for name, array in _flat(model) if _is_cast(name, array)]
+    model.update(tree_unflatten(rounded))
+    set_activation_dtype(model, computed)
+    mx.eval(model.parameters())
+
+
+def _is_cast(name: str, array: mx.array) -> bool:
+    return array.dtype in _FLOATS and name.rpartition(".")[2] not in (*_PACKED[1:], *EXACT_LEAVES)

@@ -1,0 +1,125 @@
+"""A loaded model written as a folder: the converted one, with the config, dtype, name and shards that are asked for."""
+
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import mlx.core as mx
+
+from mlx_hf_bridge.checkpoints.checkpoint import CONFIG_FILE, METADATA_FILE, read_json, with_variant
+from mlx_hf_bridge.checkpoints.repo_files import write_json
+from mlx_hf_bridge.checkpoints.safetensors_file import INDEX_FILE, SINGLE_FILE, dtype_name, shards
+from mlx_hf_bridge.errors import ArgumentTypeError, InputError, RepositoryError
+from mlx_hf_bridge.weights.name_mapping import EXACT_LEAVES
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B", re.IGNORECASE)
+_UNITS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
+_FLOATS = (mx.float32, mx.float16, mx.bfloat16)
+DEFAULT_SHARD = "50GB"  # transformers' own
+
+
+def bytes_of(size: int | str) -> int:
+    """ "5MB" -> 5,000,000, "5MiB" -> 5,242,880; InputError for anything else."""
+    match = _SIZE.fullmatch(size.strip()) if isinstance(size, str) else None
+    found = size if type(size) is int else 0
+    if match:
+        found = int(float(match[1]) * (1024 if match[3] else 1000) ** _UNITS[match[2].upper()])
+    if found < 1:
+        raise InputError(f"max_shard_size={size!r}, expected bytes as a whole number, or text like '5GB'.")
+    return found
+
+
+def save_folder(
+    folder: Path,
+    target: Path,
+    config: dict[str, Any],
+    dtype: mx.Dtype,
+    variant: str | None = None,
+    max_shard_size: int | str = DEFAULT_SHARD,
+) -> None:
+    """Write the converted folder at `target` with this config, float tensors in `dtype`, in files of at most a size.
+
+    RepositoryError for a path that is a file.
+    """
+    if target.is_file():
+        raise RepositoryError(f"{target} is a file, expected a folder to save into. Give another path.")
+    limit, weights = bytes_of(max_shard_size), _weight_files(folder)
+    stored = read_json(folder / CONFIG_FILE)
+    size = sum(path.stat().st_size for path in weights)
+    as_it_is = stored.get("dtype") == dtype_name(dtype) and size <= limit and variant is None and len(weights) == 1
+    if target.resolve() != folder.resolve():
+        skipped = shutil.ignore_patterns("*.safetensors*" if not as_it_is else "", METADATA_FILE)
+        shutil.copytree(folder, target, dirs_exist_ok=True, copy_function=shutil.copyfile, ignore=skipped)
+    elif not as_it_is:
+        raise RepositoryError(
+            f"{target} is where the model lies, in another dtype or other files than asked. Give another path."
+        )
+    written = {SINGLE_FILE} if as_it_is else _write_weights(weights, target, dtype, variant, limit)
+    _remove_others(target, written, variant)
+    write_json(target / CONFIG_FILE, {**config, "dtype": dtype_name(dtype)})
+    _write_metadata(folder, target, dtype)
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    single = folder / SINGLE_FILE
+    return [single] if single.is_file() else shards(folder / INDEX_FILE)
+
+
+def _write_weights(files: list[Path], target: Path, dtype: mx.Dtype, variant: str | None, limit: int) -> set[str]:
+    """The tensors in one file, or in shards with their index -> the names written."""
+    arrays: dict[str, mx.array] = {}
+    for file in files:
+        arrays |= _cast(mx.load(str(file)), dtype)
+    split = huggingface_hub.split_state_dict_into_shards_factory(
+        arrays,
+        get_storage_size=lambda array: int(array.nbytes),
+        get_storage_id=lambda array: None,
+        filename_pattern=with_variant("model{suffix}.safetensors", variant),
+        max_shard_size=limit,
+    )
+    for name, tensors in split.filename_to_tensors.items():
+        part = {tensor: arrays[tensor] for tensor in tensors}
+        mx.save_safetensors(str(target / name), part, metadata={"format": "mlx"})
+    if not split.is_sharded:
+        return set(split.filename_to_tensors)
+    index = with_variant(INDEX_FILE, variant)
+    write_json(target / index, {"metadata": split.metadata, "weight_map": split.tensor_to_filename})
+    return {index, *split.filename_to_tensors}
+
+
+def _cast(loaded: Any, dtype: mx.Dtype) -> dict[str, mx.array]:
+    return {
+        name: array.astype(dtype) if array.dtype in _FLOATS and name.rpartition(".")[2] not in EXACT_LEAVES else array
+        for name, array in loaded.items()
+    }
+
+
+def _remove_others(target: Path, written: set[str], variant: str | None) -> None:
+    """Weights of an earlier save of this variant, which a reader might take for the new ones."""
+    infix = f"\\.{re.escape(variant)}" if variant else ""
+    earlier = re.compile(rf"model{infix}(-\d{{5}}-of-\d{{5}})?\.safetensors|model\.safetensors\.index{infix}\.json")
+    for path in target.glob("model*"):
+        if earlier.fullmatch(path.name) and path.name not in written:
+            path.unlink()
+
+
+def _write_metadata(folder: Path, target: Path, dtype: mx.Dtype) -> None:
+    """conversion_metadata.json with the sizes of the files as they are now."""
+    if not (folder / METADATA_FILE).is_file():
+        return
+    metadata = read_json(folder / METADATA_FILE)
+    names = [*metadata["files"], *(path.name for path in target.glob("model*.safetensors*"))]
+    found = [target / name for name in sorted(set(names)) if (target / name).is_file()]
+    weights = sum(path.stat().st_size for path in found if path.suffix == ".safetensors")
+    files = {path.relative_to(target).as_posix(): path.stat().st_size for path in found}
+    write_json(
+        target / METADATA_FILE, {**metadata, "dtype": dtype_name(dtype), "weight_bytes": weights, "files": files}
+    )
+
+
+def refuse_options(options: dict[str, Any], known: tuple[str, ...]) -> None:
+    """ArgumentTypeError for arguments of save_pretrained that neither it nor push_to_hub takes."""
+    if unknown := sorted(set(options) - set(known)):
+        raise ArgumentTypeError(f"save_pretrained() got {', '.join(unknown)}, which it does not take. Leave it out.")

@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmarks.tasks import Result
 from mlx_hf_bridge import MLXSentenceTransformer
-from mlx_hf_bridge.doctor import diagnose
+from mlx_hf_bridge.cli.diagnosis import diagnose
 
 
 def described() -> dict[str, Any]:

@@ -27,7 +27,7 @@ from mlx_hf_bridge.errors import (
     UnsupportedModelError,
     WeightsError,
 )
-from mlx_hf_bridge.sentence_transformers import backend_parts
+from mlx_hf_bridge.sentence_transformers.backend.patch import batching
 
 # float32 parity, of tokens and of what is made of them.
 TOLERANCE = 2e-5
@@ -133,9 +133,9 @@ def test_every_way_to_encode_gives_what_torch_gives(options: dict[str, Any], pai
 def test_a_large_ragged_batch_is_computed_in_parts(pair: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     texts = [" ".join(["the cat"] * (number % 19)) for number in range(200)]
     computed = []
-    answers = backend_parts._answers
-    monkeypatch.setattr(backend_parts, "_answers", lambda *given: computed.append(1) or answers(*given))
-    monkeypatch.setattr(backend_parts, "budgeted", partial(budgeted_into, 30))
+    answers = batching._answers
+    monkeypatch.setattr(batching, "_answers", lambda *given: computed.append(1) or answers(*given))
+    monkeypatch.setattr(batching, "budgeted", partial(budgeted_into, 30))
     check_same(pair[1].encode(texts, batch_size=200), pair[0].encode(texts, batch_size=200))
     assert len(computed) == 7
     tokens = pair[1].encode(texts, batch_size=200, output_value="token_embeddings")

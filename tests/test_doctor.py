@@ -6,14 +6,13 @@ import pytest
 from convert_checkpoints import Capture
 
 import mlx_hf_bridge
-from mlx_hf_bridge import doctor
-from mlx_hf_bridge.cli import main
+from mlx_hf_bridge.cli import diagnosis, main
 from mlx_hf_bridge.runtime import device
 
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "_SECONDS", 0.01)
+    monkeypatch.setattr(diagnosis, "_SECONDS", 0.01)
 
 
 def test_doctor_prints_what_it_found(capsys: Capture) -> None:
@@ -31,12 +30,12 @@ def test_doctor_prints_what_it_found(capsys: Capture) -> None:
 
 def test_doctor_speaks_of_a_missing_blas(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(device, "BLAS", None)
-    assert "pip install 'mlx-hf-bridge[cpu]'" in doctor.diagnose().advice[0]
+    assert "pip install 'mlx-hf-bridge[cpu]'" in diagnosis.diagnose().advice[0]
 
 
 def test_doctor_speaks_of_slow_products_and_of_forced_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENBLAS_CORETYPE", "Nehalem")
-    monkeypatch.setattr(doctor, "_SLOW_PER_CORE", 1e9)
-    advice = " ".join(doctor.diagnose().advice)
+    monkeypatch.setattr(diagnosis, "_SLOW_PER_CORE", 1e9)
+    advice = " ".join(diagnosis.diagnose().advice)
     assert "GFLOP/s on" in advice
     assert "OPENBLAS_CORETYPE=Nehalem" in advice

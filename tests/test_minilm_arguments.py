@@ -11,7 +11,7 @@ from sentence_transformers.util.quantization import quantize_embeddings as their
 
 from mlx_hf_bridge import MLXSentenceTransformer
 from mlx_hf_bridge.errors import InputError
-from mlx_hf_bridge.sentence_transformers.precision import quantize_embeddings
+from mlx_hf_bridge.sentence_transformers.encoding.precision import quantize_embeddings
 
 # The project's bar for sentence embeddings of real models in float32; worst seen 4e-7.
 ABSOLUTE = 1e-5

@@ -22,9 +22,9 @@ from st_repos import TEXTS, TOLERANCE, redrawn, transformer
 from mlx_hf_bridge import MLXMultiVectorEncoder
 from mlx_hf_bridge.errors import ConfigError, InputError, UnsupportedModelError
 from mlx_hf_bridge.layers.token_batch import TokenBatch
-from mlx_hf_bridge.sentence_transformers.features import Features
-from mlx_hf_bridge.sentence_transformers.late_interaction import maxsim, maxsim_pairwise
+from mlx_hf_bridge.sentence_transformers.modules.base import Features
 from mlx_hf_bridge.sentence_transformers.modules.token_pooling import HierarchicalTokenPooling, LambdaTokenPooling
+from mlx_hf_bridge.sentence_transformers.scoring.late_interaction import maxsim, maxsim_pairwise
 
 METHODS = ("encode_query", "encode_document", "encode")
 

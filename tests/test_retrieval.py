@@ -13,7 +13,7 @@ from sentence_transformers import util
 
 from mlx_hf_bridge import sentence_transformers as ours
 from mlx_hf_bridge.errors import InputError
-from mlx_hf_bridge.sentence_transformers import nearest
+from mlx_hf_bridge.sentence_transformers.scoring import nearest
 
 # float32 products in another order of summation.
 TOLERANCE = 2e-6

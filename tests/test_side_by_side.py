@@ -15,7 +15,7 @@ from mlx_hf_bridge.inference.tokenizer import Tokens
 from mlx_hf_bridge.layers import linear
 from mlx_hf_bridge.layers.linear import Linear, PackedLinear, unpacking_once
 from mlx_hf_bridge.runtime import device
-from mlx_hf_bridge.sentence_transformers.results import stacked
+from mlx_hf_bridge.sentence_transformers.encoding.results import stacked
 
 
 def product(seed: int) -> mx.array:

@@ -27,7 +27,7 @@ from st_repos import TEXTS, TOLERANCE, redrawn, transformer
 from mlx_hf_bridge import MLXSentenceTransformer, MLXSparseEncoder
 from mlx_hf_bridge.errors import ConfigError, InputError, TokenRangeError, UnsupportedModelError
 from mlx_hf_bridge.layers.token_batch import TokenBatch
-from mlx_hf_bridge.sentence_transformers.features import Features
+from mlx_hf_bridge.sentence_transformers.modules.base import Features
 
 
 def saved(folder: Path, *modules: Any, **options: Any) -> Any:

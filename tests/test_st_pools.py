@@ -10,8 +10,8 @@ from st_repos import PAIRS, TEXTS
 
 from mlx_hf_bridge import MLXCrossEncoder, MLXMultiVectorEncoder, MLXSentenceTransformer, MLXSparseEncoder
 from mlx_hf_bridge.errors import InputError
+from mlx_hf_bridge.sentence_transformers.encoding.pools import WorkerError
 from mlx_hf_bridge.sentence_transformers.modules.token_pooling import LambdaTokenPooling
-from mlx_hf_bridge.sentence_transformers.pools import WorkerError
 
 SAME = {"rtol": 1e-5, "atol": 1e-5}
 

@@ -9,9 +9,9 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
 from mlx_hf_bridge.architecture.unsupported import REFUSED
 from mlx_hf_bridge.cli import main
+from mlx_hf_bridge.cli.support import as_markdown, supported
 from mlx_hf_bridge.errors import UnsupportedModelError
 from mlx_hf_bridge.models import family_for, model_types
-from mlx_hf_bridge.support import as_markdown, supported
 
 # In transformers' tables beside encoders of text, and none: decoders, and models of sound alone.
 NOT_TEXT_ENCODERS = {

@@ -4,7 +4,7 @@ import argparse
 from dataclasses import asdict
 
 from mlx_hf_bridge.cli.console import listing, show, show_json, table
-from mlx_hf_bridge.doctor import Diagnosis, diagnose
+from mlx_hf_bridge.cli.diagnosis import Diagnosis, diagnose
 
 
 def run(args: argparse.Namespace) -> int:

@@ -5,7 +5,7 @@ import sys
 from dataclasses import asdict
 
 from mlx_hf_bridge.cli.console import show, show_json, table
-from mlx_hf_bridge.support import as_markdown, supported
+from mlx_hf_bridge.cli.support import as_markdown, supported
 
 
 def run(args: argparse.Namespace) -> int:

@@ -15,17 +15,17 @@ from mlx_hf_bridge.checkpoints.sources import HubOptions, Source, locate
 from mlx_hf_bridge.errors import ArgumentTypeError, InputError, RepositoryError
 from mlx_hf_bridge.inference.batching import Parts
 from mlx_hf_bridge.quantization.recipes import QuantizationLike
-from mlx_hf_bridge.sentence_transformers import saving
-from mlx_hf_bridge.sentence_transformers.arguments import checked_name, devices_of, load_arguments
-from mlx_hf_bridge.sentence_transformers.features import Module
-from mlx_hf_bridge.sentence_transformers.inputs import as_list, as_text, is_batch, task_of_dicts
-from mlx_hf_bridge.sentence_transformers.loader import Loader
+from mlx_hf_bridge.sentence_transformers.encoding.inputs import as_list, as_text, is_batch, task_of_dicts
+from mlx_hf_bridge.sentence_transformers.encoding.pools import Pool, checked_chunk_size, in_pool, start_pool, stop_pool
+from mlx_hf_bridge.sentence_transformers.encoding.results import evaluated
+from mlx_hf_bridge.sentence_transformers.loading import saving
+from mlx_hf_bridge.sentence_transformers.loading.arguments import checked_name, devices_of, load_arguments
+from mlx_hf_bridge.sentence_transformers.loading.loader import Loader
+from mlx_hf_bridge.sentence_transformers.loading.settings import checked_prompt_name, merged_prompts, read_model_config
 from mlx_hf_bridge.sentence_transformers.module_list import ModuleList
+from mlx_hf_bridge.sentence_transformers.modules.base import Module
 from mlx_hf_bridge.sentence_transformers.modules.input import Asked, InputModule
 from mlx_hf_bridge.sentence_transformers.modules.router import Router, flattened
-from mlx_hf_bridge.sentence_transformers.pools import Pool, checked_chunk_size, in_pool, start_pool, stop_pool
-from mlx_hf_bridge.sentence_transformers.results import evaluated
-from mlx_hf_bridge.sentence_transformers.settings import checked_prompt_name, merged_prompts, read_model_config
 
 logger = logging.getLogger(__name__)
 

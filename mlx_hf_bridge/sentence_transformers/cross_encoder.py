@@ -17,16 +17,16 @@ from mlx_hf_bridge.pretrained.model import MLXPreTrainedModel
 from mlx_hf_bridge.quantization.recipes import QuantizationLike
 from mlx_hf_bridge.runtime.executor import run
 from mlx_hf_bridge.sentence_transformers.base import MLXBaseModel
-from mlx_hf_bridge.sentence_transformers.engine import rows_of_texts
-from mlx_hf_bridge.sentence_transformers.features import SCORES, Module
-from mlx_hf_bridge.sentence_transformers.loader import Loader
+from mlx_hf_bridge.sentence_transformers.encoding.engine import rows_of_texts
+from mlx_hf_bridge.sentence_transformers.encoding.pools import Pool
+from mlx_hf_bridge.sentence_transformers.encoding.results import as_numpy, one_array, stacked
+from mlx_hf_bridge.sentence_transformers.loading.loader import Loader
 from mlx_hf_bridge.sentence_transformers.modules.activations import ACTIVATIONS, NamedActivation, activation_name
+from mlx_hf_bridge.sentence_transformers.modules.base import SCORES, Module
 from mlx_hf_bridge.sentence_transformers.modules.logit_score import LogitScore
 from mlx_hf_bridge.sentence_transformers.modules.transformer import Transformer
 from mlx_hf_bridge.sentence_transformers.modules.transformer_settings import refuse_chat_template, settings_from
 from mlx_hf_bridge.sentence_transformers.modules.vectors import Dense
-from mlx_hf_bridge.sentence_transformers.pools import Pool
-from mlx_hf_bridge.sentence_transformers.results import as_numpy, one_array, stacked
 
 logger = logging.getLogger(__name__)
 

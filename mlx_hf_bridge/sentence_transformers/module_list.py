@@ -8,7 +8,7 @@ from mlx_hf_bridge.errors import ArgumentTypeError, RepositoryError
 from mlx_hf_bridge.inference.tokenizer import Tokenizer
 from mlx_hf_bridge.pretrained.model import MLXPreTrainedModel
 from mlx_hf_bridge.quantization.recipes import MLXQuantizationConfig
-from mlx_hf_bridge.sentence_transformers.features import Module
+from mlx_hf_bridge.sentence_transformers.modules.base import Module
 from mlx_hf_bridge.sentence_transformers.modules.input import InputModule
 from mlx_hf_bridge.sentence_transformers.modules.router import Router
 from mlx_hf_bridge.sentence_transformers.modules.transformer import Transformer

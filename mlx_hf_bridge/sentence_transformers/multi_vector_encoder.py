@@ -15,23 +15,23 @@ from mlx_hf_bridge.inference.batching import Parts
 from mlx_hf_bridge.inference.pooling import normalized
 from mlx_hf_bridge.quantization.recipes import QuantizationLike
 from mlx_hf_bridge.sentence_transformers.base import MLXBaseModel
-from mlx_hf_bridge.sentence_transformers.colbert import default_modules, legacy_of
-from mlx_hf_bridge.sentence_transformers.engine import rows_of_texts
-from mlx_hf_bridge.sentence_transformers.features import Features, Module
-from mlx_hf_bridge.sentence_transformers.late_interaction import LATE_SIMILARITIES, maxsim, maxsim_pairwise
-from mlx_hf_bridge.sentence_transformers.loader import Loader
-from mlx_hf_bridge.sentence_transformers.modules.multi_vector import MultiVectorMask
-from mlx_hf_bridge.sentence_transformers.modules.token_pooling import BaseTokenPooling
-from mlx_hf_bridge.sentence_transformers.modules.transformer import Transformer
-from mlx_hf_bridge.sentence_transformers.pools import Pool
-from mlx_hf_bridge.sentence_transformers.results import (
+from mlx_hf_bridge.sentence_transformers.encoding.engine import rows_of_texts
+from mlx_hf_bridge.sentence_transformers.encoding.pools import Pool
+from mlx_hf_bridge.sentence_transformers.encoding.results import (
     as_mlx,
     everything,
     rows_of_everything,
     rows_that_count,
     tokens_and_mask,
 )
-from mlx_hf_bridge.sentence_transformers.similarity import checked_similarity
+from mlx_hf_bridge.sentence_transformers.loading.colbert import default_modules, legacy_of
+from mlx_hf_bridge.sentence_transformers.loading.loader import Loader
+from mlx_hf_bridge.sentence_transformers.modules.base import Features, Module
+from mlx_hf_bridge.sentence_transformers.modules.multi_vector import MultiVectorMask
+from mlx_hf_bridge.sentence_transformers.modules.token_pooling import BaseTokenPooling
+from mlx_hf_bridge.sentence_transformers.modules.transformer import Transformer
+from mlx_hf_bridge.sentence_transformers.scoring.late_interaction import LATE_SIMILARITIES, maxsim, maxsim_pairwise
+from mlx_hf_bridge.sentence_transformers.scoring.similarity import checked_similarity
 
 logger = logging.getLogger(__name__)
 

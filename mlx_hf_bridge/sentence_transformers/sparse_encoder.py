@@ -15,23 +15,23 @@ from mlx_hf_bridge.errors import InputError, UnsupportedModelError
 from mlx_hf_bridge.inference.batching import Parts
 from mlx_hf_bridge.quantization.recipes import QuantizationLike
 from mlx_hf_bridge.sentence_transformers.base import MLXBaseModel
-from mlx_hf_bridge.sentence_transformers.engine import rows_of_texts
-from mlx_hf_bridge.sentence_transformers.features import VECTOR, Features, Module
-from mlx_hf_bridge.sentence_transformers.loader import Loader
+from mlx_hf_bridge.sentence_transformers.encoding.engine import rows_of_texts
+from mlx_hf_bridge.sentence_transformers.encoding.pools import Pool
+from mlx_hf_bridge.sentence_transformers.loading.loader import Loader
+from mlx_hf_bridge.sentence_transformers.loading.settings import read_model_config
+from mlx_hf_bridge.sentence_transformers.modules.base import VECTOR, Features, Module
 from mlx_hf_bridge.sentence_transformers.modules.pooling import Pooling
 from mlx_hf_bridge.sentence_transformers.modules.sparse import SparseAutoEncoder, SpladePooling, largest
 from mlx_hf_bridge.sentence_transformers.modules.transformer_settings import settings_from
-from mlx_hf_bridge.sentence_transformers.pools import Pool
-from mlx_hf_bridge.sentence_transformers.settings import read_model_config
-from mlx_hf_bridge.sentence_transformers.similarity import SIMILARITIES, checked_similarity
-from mlx_hf_bridge.sentence_transformers.sparse_results import (
+from mlx_hf_bridge.sentence_transformers.scoring.similarity import SIMILARITIES, checked_similarity
+from mlx_hf_bridge.sentence_transformers.scoring.sparse_results import (
     as_vectors,
     decoded,
     intersection,
     sparse_rows,
     sparsity,
 )
-from mlx_hf_bridge.sentence_transformers.sparse_similarity import sparse_pairwise_similarity, sparse_similarity
+from mlx_hf_bridge.sentence_transformers.scoring.sparse_similarity import sparse_pairwise_similarity, sparse_similarity
 
 logger = logging.getLogger(__name__)
 

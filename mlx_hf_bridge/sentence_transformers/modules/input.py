@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from mlx_hf_bridge.inference.tokenizer import Text, Tokenizer, Tokens
-from mlx_hf_bridge.sentence_transformers.features import Features, Module
+from mlx_hf_bridge.sentence_transformers.modules.base import Features, Module
 
 
 @dataclass(frozen=True)

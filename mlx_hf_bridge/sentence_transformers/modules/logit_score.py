@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from mlx_hf_bridge.errors import TokenRangeError
-from mlx_hf_bridge.sentence_transformers.features import SCORES, Features, Module
+from mlx_hf_bridge.sentence_transformers.modules.base import SCORES, Features, Module
 from mlx_hf_bridge.sentence_transformers.modules.weights import read_config, whole_number
 
 

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Self
 import mlx.core as mx
 
 from mlx_hf_bridge.inference.tokenizer import Tokenizer
-from mlx_hf_bridge.sentence_transformers.features import Features, Module
+from mlx_hf_bridge.sentence_transformers.modules.base import Features, Module
 from mlx_hf_bridge.sentence_transformers.modules.weights import read_config
 
 logger = logging.getLogger(__name__)

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Self
 
 from mlx_hf_bridge.errors import ConfigError
 from mlx_hf_bridge.inference.pooling import POOLINGS, pool
-from mlx_hf_bridge.sentence_transformers.features import TOKENS, VECTOR, Features, Module
+from mlx_hf_bridge.sentence_transformers.modules.base import TOKENS, VECTOR, Features, Module
 from mlx_hf_bridge.sentence_transformers.modules.weights import read_config
 
 # Keys of sentence-transformers before 5.6, in the order in which several are concatenated.

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Self
 from mlx_hf_bridge.checkpoints.checkpoint import read_json
 from mlx_hf_bridge.checkpoints.repo_files import write_json
 from mlx_hf_bridge.errors import ConfigError, InputError
-from mlx_hf_bridge.sentence_transformers.features import Features, Module
+from mlx_hf_bridge.sentence_transformers.modules.base import Features, Module
 
 _FILE, _OLD_FILE = "router_config.json", "config.json"
 # The only modality here, as routes name it.

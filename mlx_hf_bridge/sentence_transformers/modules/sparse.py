@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Self
 import mlx.core as mx
 
 from mlx_hf_bridge.errors import ConfigError
-from mlx_hf_bridge.sentence_transformers.features import TOKENS, VECTOR, Features, Module
+from mlx_hf_bridge.sentence_transformers.modules.base import TOKENS, VECTOR, Features, Module
 from mlx_hf_bridge.sentence_transformers.modules.weights import read_arrays, read_config, take, whole_number
 
 _STRATEGIES = ("max", "sum")

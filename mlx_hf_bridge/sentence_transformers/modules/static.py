@@ -17,7 +17,7 @@ from mlx_hf_bridge.conversion.tokenizer_files import tokenizer_config
 from mlx_hf_bridge.errors import ConfigError, TokenRangeError
 from mlx_hf_bridge.inference.tokenizer import Text, Tokenizer, Tokens
 from mlx_hf_bridge.layers.token_batch import TokenBatch
-from mlx_hf_bridge.sentence_transformers.features import VECTOR, Features, Module
+from mlx_hf_bridge.sentence_transformers.modules.base import VECTOR, Features, Module
 from mlx_hf_bridge.sentence_transformers.modules.input import Asked, InputModule, prefixed
 from mlx_hf_bridge.sentence_transformers.modules.weights import read_arrays, read_config
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from mlx_hf_bridge.errors import BackendError, InputError
 from mlx_hf_bridge.layers.token_batch import TokenBatch
-from mlx_hf_bridge.sentence_transformers.features import TOKENS, Features, Module
+from mlx_hf_bridge.sentence_transformers.modules.base import TOKENS, Features, Module
 from mlx_hf_bridge.sentence_transformers.modules.multi_vector import tasks_of
 from mlx_hf_bridge.sentence_transformers.modules.weights import read_config
 

@@ -19,7 +19,7 @@ from mlx_hf_bridge.inference.tokenizer import Text, Tokenizer, Tokens
 from mlx_hf_bridge.layers.token_batch import TokenBatch
 from mlx_hf_bridge.loading.load import Loaded, load
 from mlx_hf_bridge.pretrained.model import MLXPreTrainedModel, model_of
-from mlx_hf_bridge.sentence_transformers.features import Features
+from mlx_hf_bridge.sentence_transformers.modules.base import Features
 from mlx_hf_bridge.sentence_transformers.modules.input import Asked, InputModule, prefixed
 from mlx_hf_bridge.sentence_transformers.modules.processing import text_options
 from mlx_hf_bridge.sentence_transformers.modules.query_expansion import ExpandedTokens, QueryExpansion, expanded

@@ -13,7 +13,7 @@ from mlx_hf_bridge.checkpoints.checkpoint import MODULES_FILE, read_json
 from mlx_hf_bridge.checkpoints.repo_files import TRANSFORMER_FILES, write_json
 from mlx_hf_bridge.conversion.tokenizer_files import TOKENIZER_CONFIG_FILE, tokenizer_config
 from mlx_hf_bridge.errors import ConfigError, UnsupportedModelError
-from mlx_hf_bridge.sentence_transformers.features import SCORES, TOKENS
+from mlx_hf_bridge.sentence_transformers.modules.base import SCORES, TOKENS
 from mlx_hf_bridge.sentence_transformers.modules.query_expansion import QueryExpansion
 
 # sentence-transformers' tasks: the head that is loaded, what of its answer is read, and how that is called.

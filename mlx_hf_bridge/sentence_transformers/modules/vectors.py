@@ -10,8 +10,8 @@ from typing import Any, ClassVar, Self
 import mlx.core as mx
 
 from mlx_hf_bridge.inference.pooling import normalized
-from mlx_hf_bridge.sentence_transformers.features import VECTOR, Features, Module
 from mlx_hf_bridge.sentence_transformers.modules.activations import ACTIVATIONS, activation_name, reference_of
+from mlx_hf_bridge.sentence_transformers.modules.base import VECTOR, Features, Module
 from mlx_hf_bridge.sentence_transformers.modules.weights import read_arrays, read_config, take, whole_number
 
 # torch.nn.LayerNorm's default, which the reference does not change.

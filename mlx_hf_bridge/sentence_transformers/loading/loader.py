@@ -15,8 +15,8 @@ from mlx_hf_bridge.conversion.tokenizer_files import tokenizer_config
 from mlx_hf_bridge.errors import ConfigError, UnsupportedModelError
 from mlx_hf_bridge.inference.tokenizer import Tokenizer
 from mlx_hf_bridge.loading.load import Loaded, load
-from mlx_hf_bridge.sentence_transformers.arguments import LoadArguments
-from mlx_hf_bridge.sentence_transformers.features import VECTOR, Module
+from mlx_hf_bridge.sentence_transformers.loading.arguments import LoadArguments
+from mlx_hf_bridge.sentence_transformers.modules.base import VECTOR, Module
 from mlx_hf_bridge.sentence_transformers.modules.layers import WeightedLayerPooling
 from mlx_hf_bridge.sentence_transformers.modules.logit_score import LogitScore
 from mlx_hf_bridge.sentence_transformers.modules.multi_vector import MultiVectorMask

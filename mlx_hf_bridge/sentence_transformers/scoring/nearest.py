@@ -13,7 +13,7 @@ import numpy as np
 from mlx_hf_bridge.errors import InputError
 from mlx_hf_bridge.inference.pooling import normalized
 from mlx_hf_bridge.runtime.executor import run
-from mlx_hf_bridge.sentence_transformers.results import as_numpy
+from mlx_hf_bridge.sentence_transformers.encoding.results import as_numpy
 
 Score = Callable[[mx.array, mx.array], mx.array]
 

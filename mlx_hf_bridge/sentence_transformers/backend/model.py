@@ -14,7 +14,7 @@ from mlx_hf_bridge.facade import facade
 from mlx_hf_bridge.facade.model import torch_dtype
 from mlx_hf_bridge.pretrained.auto import MLXAutoModel, MLXAutoModelForMaskedLM, MLXAutoModelForSequenceClassification
 from mlx_hf_bridge.pretrained.model import MLXPreTrainedModel
-from mlx_hf_bridge.sentence_transformers.backend_parts import PartedModel
+from mlx_hf_bridge.sentence_transformers.backend.batching import PartedModel
 
 _AUTOS: dict[str, type[MLXAutoModel]] = {
     "feature-extraction": MLXAutoModel,

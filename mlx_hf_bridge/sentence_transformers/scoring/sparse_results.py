@@ -11,7 +11,7 @@ import numpy as np
 
 from mlx_hf_bridge.errors import InputError
 from mlx_hf_bridge.inference.tokenizer import Tokenizer
-from mlx_hf_bridge.sentence_transformers.coordinates import (
+from mlx_hf_bridge.sentence_transformers.scoring.coordinates import (
     Coordinates,
     SparseRow,
     as_dense,

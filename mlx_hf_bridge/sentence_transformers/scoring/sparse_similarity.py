@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from mlx_hf_bridge.errors import InputError
-from mlx_hf_bridge.sentence_transformers.coordinates import Coordinates, as_sparse, coordinates
+from mlx_hf_bridge.sentence_transformers.scoring.coordinates import Coordinates, as_sparse, coordinates
 
 _Score = Callable[[Any, Any], np.ndarray]
 

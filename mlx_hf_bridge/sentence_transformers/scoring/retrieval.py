@@ -12,7 +12,14 @@ from tqdm.auto import tqdm
 
 from mlx_hf_bridge.inference.pooling import normalized
 from mlx_hf_bridge.runtime.executor import run
-from mlx_hf_bridge.sentence_transformers.nearest import Rows, Score, check_count, cos_sim, nearest, score_named_as
+from mlx_hf_bridge.sentence_transformers.scoring.nearest import (
+    Rows,
+    Score,
+    check_count,
+    cos_sim,
+    nearest,
+    score_named_as,
+)
 
 # In paraphrase mining, whose memory grows with it.
 _QUERIES_AT_A_TIME = 500

@@ -8,7 +8,7 @@ import numpy as np
 
 from mlx_hf_bridge.errors import BackendError
 from mlx_hf_bridge.runtime.executor import run
-from mlx_hf_bridge.sentence_transformers.features import TOKENS, Features
+from mlx_hf_bridge.sentence_transformers.modules.base import TOKENS, Features
 
 
 def torch_for(argument: str) -> Any:

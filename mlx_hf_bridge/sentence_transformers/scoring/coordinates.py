@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from mlx_hf_bridge.errors import ArgumentTypeError, BackendError, InputError
-from mlx_hf_bridge.sentence_transformers.results import as_numpy
-from mlx_hf_bridge.sentence_transformers.similarity import is_torch
+from mlx_hf_bridge.sentence_transformers.encoding.results import as_numpy
+from mlx_hf_bridge.sentence_transformers.scoring.similarity import is_torch
 
 # What one text's vector is on its way: the dimensions that are not 0 in ascending order, and their values.
 SparseRow = tuple[np.ndarray, np.ndarray]

@@ -14,10 +14,10 @@ from mlx_hf_bridge.checkpoints.checkpoint import MODULES_FILE
 from mlx_hf_bridge.checkpoints.repo_files import write_json
 from mlx_hf_bridge.errors import RepositoryError
 from mlx_hf_bridge.pretrained.hub import model_card
-from mlx_hf_bridge.sentence_transformers.features import Module
+from mlx_hf_bridge.sentence_transformers.loading.settings import MODEL_FILE
+from mlx_hf_bridge.sentence_transformers.modules.base import Module
 from mlx_hf_bridge.sentence_transformers.modules.input import InputModule
 from mlx_hf_bridge.sentence_transformers.modules.router import Router
-from mlx_hf_bridge.sentence_transformers.settings import MODEL_FILE
 from mlx_hf_bridge.version import __version__
 
 

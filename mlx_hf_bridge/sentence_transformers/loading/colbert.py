@@ -16,8 +16,8 @@ from mlx_hf_bridge.checkpoints.safetensors_file import SINGLE_FILE, SafetensorsF
 from mlx_hf_bridge.checkpoints.sources import Source
 from mlx_hf_bridge.errors import ConfigError, UnsupportedModelError
 from mlx_hf_bridge.runtime.executor import run
-from mlx_hf_bridge.sentence_transformers.features import TOKENS, VECTOR, Module
-from mlx_hf_bridge.sentence_transformers.loader import Loader
+from mlx_hf_bridge.sentence_transformers.loading.loader import Loader
+from mlx_hf_bridge.sentence_transformers.modules.base import TOKENS, VECTOR, Module
 from mlx_hf_bridge.sentence_transformers.modules.multi_vector import MultiVectorMask
 from mlx_hf_bridge.sentence_transformers.modules.pooling import Pooling
 from mlx_hf_bridge.sentence_transformers.modules.transformer import Transformer

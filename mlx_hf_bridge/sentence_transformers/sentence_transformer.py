@@ -15,17 +15,12 @@ from mlx_hf_bridge.errors import InputError
 from mlx_hf_bridge.inference.batching import Parts
 from mlx_hf_bridge.inference.pooling import normalized
 from mlx_hf_bridge.quantization.recipes import QuantizationLike
-from mlx_hf_bridge.sentence_transformers.arguments import checked_overlong
 from mlx_hf_bridge.sentence_transformers.base import MLXBaseModel
-from mlx_hf_bridge.sentence_transformers.corpus import encode_to_file
-from mlx_hf_bridge.sentence_transformers.engine import rows_of_texts
-from mlx_hf_bridge.sentence_transformers.features import TOKENS, VECTOR, Features, Module
-from mlx_hf_bridge.sentence_transformers.loader import Loader
-from mlx_hf_bridge.sentence_transformers.modules.pooling import Pooling
-from mlx_hf_bridge.sentence_transformers.modules.transformer_settings import refuse_chat_template, settings_from
-from mlx_hf_bridge.sentence_transformers.pools import Pool
-from mlx_hf_bridge.sentence_transformers.precision import checked_precision, quantize_embeddings
-from mlx_hf_bridge.sentence_transformers.results import (
+from mlx_hf_bridge.sentence_transformers.encoding.corpus import encode_to_file
+from mlx_hf_bridge.sentence_transformers.encoding.engine import rows_of_texts
+from mlx_hf_bridge.sentence_transformers.encoding.pools import Pool
+from mlx_hf_bridge.sentence_transformers.encoding.precision import checked_precision, quantize_embeddings
+from mlx_hf_bridge.sentence_transformers.encoding.results import (
     as_mlx,
     everything,
     one_array,
@@ -34,13 +29,18 @@ from mlx_hf_bridge.sentence_transformers.results import (
     stacked,
     tokens_and_mask,
 )
-from mlx_hf_bridge.sentence_transformers.similarity import (
+from mlx_hf_bridge.sentence_transformers.encoding.streaming import encode_stream
+from mlx_hf_bridge.sentence_transformers.loading.arguments import checked_overlong
+from mlx_hf_bridge.sentence_transformers.loading.loader import Loader
+from mlx_hf_bridge.sentence_transformers.modules.base import TOKENS, VECTOR, Features, Module
+from mlx_hf_bridge.sentence_transformers.modules.pooling import Pooling
+from mlx_hf_bridge.sentence_transformers.modules.transformer_settings import refuse_chat_template, settings_from
+from mlx_hf_bridge.sentence_transformers.scoring.similarity import (
     SIMILARITIES,
     checked_similarity,
     pairwise_similarity,
     similarity,
 )
-from mlx_hf_bridge.sentence_transformers.streaming import encode_stream
 
 _OUTPUTS = (VECTOR, TOKENS, None)
 

@@ -8,7 +8,7 @@ from typing import Any
 from mlx_hf_bridge.errors import InputError, UnsupportedModelError
 from mlx_hf_bridge.inference.batching import Parts, Steps, float_rows, in_blocks
 from mlx_hf_bridge.inference.tokenizer import Text, Tokens
-from mlx_hf_bridge.sentence_transformers.features import Features, Module
+from mlx_hf_bridge.sentence_transformers.modules.base import Features, Module
 from mlx_hf_bridge.sentence_transformers.modules.input import Asked, InputModule
 from mlx_hf_bridge.sentence_transformers.modules.pooling import Pooling
 from mlx_hf_bridge.sentence_transformers.modules.router import flattened

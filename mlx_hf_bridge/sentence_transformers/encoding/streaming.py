@@ -9,7 +9,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from mlx_hf_bridge.errors import InputError
-from mlx_hf_bridge.sentence_transformers.nearest import check_count
+from mlx_hf_bridge.sentence_transformers.scoring.nearest import check_count
 
 logger = logging.getLogger(__name__)
 

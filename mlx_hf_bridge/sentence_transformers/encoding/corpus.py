@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 
 from mlx_hf_bridge.errors import BackendError, InputError, RepositoryError
-from mlx_hf_bridge.sentence_transformers.corpus_file import CorpusFile
-from mlx_hf_bridge.sentence_transformers.nearest import check_count
-from mlx_hf_bridge.sentence_transformers.streaming import (
+from mlx_hf_bridge.sentence_transformers.encoding.corpus_file import CorpusFile
+from mlx_hf_bridge.sentence_transformers.encoding.streaming import (
     CHUNK_SIZE,
     Encoder,
     checked_texts,
@@ -18,6 +17,7 @@ from mlx_hf_bridge.sentence_transformers.streaming import (
     progress_bar,
     refuse_ranges,
 )
+from mlx_hf_bridge.sentence_transformers.scoring.nearest import check_count
 from mlx_hf_bridge.version import __version__
 
 _PARQUET = ".parquet"

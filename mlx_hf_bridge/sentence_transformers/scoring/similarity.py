@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from mlx_hf_bridge.errors import ConfigError, InputError
-from mlx_hf_bridge.sentence_transformers.results import as_numpy
+from mlx_hf_bridge.sentence_transformers.encoding.results import as_numpy
 
 _SMALLEST_NORM = 1e-12
 _Score = Callable[[np.ndarray, np.ndarray], np.ndarray]

@@ -1,0 +1,1 @@
+"""`backend="mlx"` inside sentence-transformers' own classes."""

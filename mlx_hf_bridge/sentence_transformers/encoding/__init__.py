@@ -1,0 +1,1 @@
+"""From texts to embeddings: inputs, batches, result types, worker pools, streams and corpus files."""

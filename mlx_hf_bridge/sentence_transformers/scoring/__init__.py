@@ -1,0 +1,1 @@
+"""Similarity and search over embeddings: dense, sparse and late interaction."""

@@ -93,7 +93,7 @@ def masked(pipe: Any, *texts: str) -> list[str]:
 
 def aggregations() -> Any:
     """transformers' enumeration, from whichever of its modules is at hand: members are equal to their strings."""
-    module = importlib.import_module("mlx_hf_bridge.pipelines.theirs.pipelines.token_classification")
+    module = importlib.import_module("mlx_hf_bridge.pipelines.transformers_tasks.pipelines.token_classification")
     return module.AggregationStrategy
 
 

@@ -27,7 +27,7 @@ from mlx_hf_bridge.errors import (
     UnsupportedModelError,
     WeightsError,
 )
-from mlx_hf_bridge.sentence_transformers.backend.patch import batching
+from mlx_hf_bridge.sentence_transformers.backend import batching
 
 # float32 parity, of tokens and of what is made of them.
 TOLERANCE = 2e-5

@@ -14,12 +14,12 @@ from mlx_hf_bridge import MLXAutoModel, MLXQuantizationConfig, MLXSentenceTransf
 from mlx_hf_bridge.conversion.api import convert
 from mlx_hf_bridge.errors import QuantizationError
 from mlx_hf_bridge.quantization import calibration, distillation, layerwise
-from mlx_hf_bridge.quantization.across import rounded
 from mlx_hf_bridge.quantization.grid import fitted
 from mlx_hf_bridge.quantization.methods import bundled_texts
 from mlx_hf_bridge.quantization.recipes import BITS, GROUP_SIZES, recipe_from
 from mlx_hf_bridge.quantization.rounding import error_of
 from mlx_hf_bridge.quantization.statistics import Moments
+from mlx_hf_bridge.quantization.two_sided_rounding import rounded
 
 WIDTHS = [(bits, size) for bits in BITS["affine"] for size in GROUP_SIZES["affine"]]
 TEXTS = [f"{first} {second} the {third}" for first in "abcd" for second in ("cat sat", "dog ran") for third in "xyz"]

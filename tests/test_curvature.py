@@ -17,11 +17,11 @@ from mlx_hf_bridge.conversion.calibrated import varied
 from mlx_hf_bridge.inference.tokenizer import Tokenizer, Tokens
 from mlx_hf_bridge.layers.token_batch import TokenBatch
 from mlx_hf_bridge.quantization import curvature
-from mlx_hf_bridge.quantization.across import rounded
-from mlx_hf_bridge.quantization.kept import Kept
+from mlx_hf_bridge.quantization.calibration_job import Work
 from mlx_hf_bridge.quantization.policy import WORD_TABLE
+from mlx_hf_bridge.quantization.resume_store import Kept
+from mlx_hf_bridge.quantization.two_sided_rounding import rounded
 from mlx_hf_bridge.quantization.widths import Width
-from mlx_hf_bridge.quantization.work import Work
 
 # The mean of that many looks, each of one random mix of the answers, is within this of the sum over all answers.
 LOOKS, SPREAD = 1000, 0.2

@@ -21,7 +21,7 @@ from mlx_hf_bridge.verification import readers
 from mlx_hf_bridge.verification.html import as_html
 from mlx_hf_bridge.verification.inputs import bundled_texts, read_labelled, read_pairs
 from mlx_hf_bridge.verification.measures import accuracy, macro_f1, nearness, spearman
-from mlx_hf_bridge.verification.stored import store
+from mlx_hf_bridge.verification.result_store import store
 from mlx_hf_bridge.verification.thresholds import Check, bounds_for
 
 TEXTS = ["the cat sat", "a dog ran on the mat", "the dog", "on a mat sat the cat", "cat dog cat"]

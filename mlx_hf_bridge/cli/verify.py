@@ -9,7 +9,7 @@ from mlx_hf_bridge.cli.texts import read_lines
 from mlx_hf_bridge.errors import InputError
 from mlx_hf_bridge.verification.html import as_html
 from mlx_hf_bridge.verification.report import Report
-from mlx_hf_bridge.verification.stored import store
+from mlx_hf_bridge.verification.result_store import store
 from mlx_hf_bridge.verification.thresholds import bounds_for
 from mlx_hf_bridge.verification.verify import verify
 

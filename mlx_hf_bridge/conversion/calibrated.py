@@ -27,10 +27,10 @@ from mlx_hf_bridge.inference.pooling import pool
 from mlx_hf_bridge.inference.tokenizer import Tokenizer, Tokens
 from mlx_hf_bridge.layers.token_batch import TokenBatch
 from mlx_hf_bridge.quantization.calibration import calibrate, ticks
-from mlx_hf_bridge.quantization.kept import Kept
+from mlx_hf_bridge.quantization.calibration_job import Work
 from mlx_hf_bridge.quantization.recipes import MLXQuantizationConfig
+from mlx_hf_bridge.quantization.resume_store import Kept
 from mlx_hf_bridge.quantization.widths import Width
-from mlx_hf_bridge.quantization.work import Work
 from mlx_hf_bridge.runtime.environment import bridge_cache
 from mlx_hf_bridge.weights.assign import fill
 from mlx_hf_bridge.weights.name_mapping import Names, Place, place_all

@@ -14,9 +14,9 @@ from tqdm.auto import tqdm
 from mlx_hf_bridge.conversion.calibrated import places_of, task_of, work_for
 from mlx_hf_bridge.conversion.plan import Plan, TensorPlan
 from mlx_hf_bridge.errors import SizeTargetError
-from mlx_hf_bridge.quantization.kept import Kept
 from mlx_hf_bridge.quantization.methods import RUNS_MODEL
 from mlx_hf_bridge.quantization.recipes import MLXQuantizationConfig
+from mlx_hf_bridge.quantization.resume_store import Kept
 from mlx_hf_bridge.quantization.sensitivity import predicted_errors
 from mlx_hf_bridge.quantization.solver import Choice, smallest, solved
 from mlx_hf_bridge.quantization.widths import FLOAT_BITS, GROUP_SIZES, Width

@@ -20,8 +20,8 @@ from mlx_hf_bridge.layers.linear import PackedEmbedding
 from mlx_hf_bridge.models import is_native
 from mlx_hf_bridge.quantization.recipes import MLXQuantizationConfig
 from mlx_hf_bridge.tracing.family import TracedConfig, family_of
+from mlx_hf_bridge.tracing.fused_linear import join_products
 from mlx_hf_bridge.tracing.graph import HELD, WEIGHT, Graph, Node
-from mlx_hf_bridge.tracing.joined import join_products
 from mlx_hf_bridge.tracing.model import TracedModel
 from mlx_hf_bridge.tracing.serial import GRAPH_FILE, MOST_BYTES, from_json, to_json
 from mlx_hf_bridge.weights.name_mapping import some

@@ -27,8 +27,8 @@ import torch
 import transformers
 from transformers import PretrainedConfig, PreTrainedModel
 
-from mlx_hf_bridge.facade.leaving import Bridge, leave
-from mlx_hf_bridge.facade.making import made
+from mlx_hf_bridge.facade.construction import made
+from mlx_hf_bridge.facade.fallback import Bridge, leave
 from mlx_hf_bridge.facade.model import Facade, torch_dtype
 from mlx_hf_bridge.pretrained.model import MLXPreTrainedModel
 

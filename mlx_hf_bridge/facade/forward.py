@@ -13,8 +13,8 @@ from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
 from mlx_hf_bridge.errors import ForkedProcessError, InputError, TokenRangeError
+from mlx_hf_bridge.facade.fallback import Bridge, bridge_of, leave, probe_of
 from mlx_hf_bridge.facade.gradient import Answer
-from mlx_hf_bridge.facade.leaving import Bridge, bridge_of, leave, probe_of
 from mlx_hf_bridge.pretrained.model import MLXPreTrainedModel
 
 _SERVED = set(inspect.signature(MLXPreTrainedModel.__call__).parameters) - {"self"}

@@ -8,7 +8,7 @@ import mlx.core as mx
 import torch
 from torch import nn
 
-from mlx_hf_bridge.facade.leaving import BRIDGE, bridge_of, leave, probe_of, set_probe
+from mlx_hf_bridge.facade.fallback import BRIDGE, bridge_of, leave, probe_of, set_probe
 from mlx_hf_bridge.facade.saving import save
 from mlx_hf_bridge.pretrained.model import MLXPreTrainedModel
 

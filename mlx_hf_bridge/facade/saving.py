@@ -8,7 +8,7 @@ from typing import Any
 from mlx_hf_bridge.checkpoints.checkpoint import CONFIG_FILE
 from mlx_hf_bridge.checkpoints.repo_files import write_json
 from mlx_hf_bridge.errors import RepositoryError
-from mlx_hf_bridge.facade.leaving import BRIDGE
+from mlx_hf_bridge.facade.fallback import BRIDGE
 
 # Options of transformers' save_pretrained that change nothing here: safetensors is what is written.
 _WITHOUT_EFFECT = {"safe_serialization": (True, None), "is_main_process": (True,), "push_to_hub": (False,)}

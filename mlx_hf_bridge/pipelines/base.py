@@ -28,7 +28,7 @@ Chunk = dict[str, Any]
 BATCH_SIZE = 32
 # A stream is read no further ahead than that many rows of tokens.
 STREAM_ROWS = 256
-_THEIRS = "mlx_hf_bridge.pipelines.theirs.pipelines."
+_THEIRS = "mlx_hf_bridge.pipelines.transformers_tasks.pipelines."
 
 
 class Pipeline:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, final
 import mlx.core as mx
 import numpy as np
 
-import mlx_hf_bridge.pipelines.theirs.pipelines.feature_extraction as theirs
+import mlx_hf_bridge.pipelines.transformers_tasks.pipelines.feature_extraction as theirs
 from mlx_hf_bridge.architecture.family import BASE_TASK
 from mlx_hf_bridge.errors import InputError
 from mlx_hf_bridge.layers.token_batch import TokenBatch

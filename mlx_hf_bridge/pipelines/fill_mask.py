@@ -8,7 +8,7 @@ from typing import Any, ClassVar, final
 import mlx.core as mx
 import numpy as np
 
-import mlx_hf_bridge.pipelines.theirs.pipelines.fill_mask as theirs
+import mlx_hf_bridge.pipelines.transformers_tasks.pipelines.fill_mask as theirs
 from mlx_hf_bridge.errors import ArgumentTypeError, InputError
 from mlx_hf_bridge.inference.model import Model
 from mlx_hf_bridge.layers.token_batch import TokenBatch

@@ -5,7 +5,7 @@ Reference: transformers/pipelines/text_classification.py, whose reading of argum
 
 from typing import Any, ClassVar, final
 
-import mlx_hf_bridge.pipelines.theirs.pipelines.text_classification as theirs
+import mlx_hf_bridge.pipelines.transformers_tasks.pipelines.text_classification as theirs
 from mlx_hf_bridge.errors import ArgumentTypeError, InputError, UnknownNameError
 from mlx_hf_bridge.pipelines.base import Chunk, Pipeline
 from mlx_hf_bridge.pipelines.plain_texts import TOKENIZER_OPTIONS, check_tokenizer_options, encoded, text_or_pair

@@ -5,7 +5,7 @@ Reference: transformers/pipelines/token_classification.py, whose reading of argu
 
 from typing import Any, ClassVar, final
 
-import mlx_hf_bridge.pipelines.theirs.pipelines.token_classification as theirs
+import mlx_hf_bridge.pipelines.transformers_tasks.pipelines.token_classification as theirs
 from mlx_hf_bridge.errors import InputError, UnknownNameError
 from mlx_hf_bridge.pipelines import host_array
 from mlx_hf_bridge.pipelines.base import OfEveryToken, Pipeline

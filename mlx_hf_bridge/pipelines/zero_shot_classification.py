@@ -10,7 +10,7 @@ from typing import Any, ClassVar, final
 
 import numpy as np
 
-import mlx_hf_bridge.pipelines.theirs.pipelines.zero_shot_classification as theirs
+import mlx_hf_bridge.pipelines.transformers_tasks.pipelines.zero_shot_classification as theirs
 from mlx_hf_bridge.errors import ArgumentTypeError, InputError, TemplateError
 from mlx_hf_bridge.pipelines.base import Chunk, Pipeline
 from mlx_hf_bridge.pipelines.host_array import host

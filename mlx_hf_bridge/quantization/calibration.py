@@ -6,10 +6,10 @@ import mlx.core as mx
 
 from mlx_hf_bridge.errors import QuantizationError
 from mlx_hf_bridge.quantization import curvature
+from mlx_hf_bridge.quantization.calibration_job import Work
 from mlx_hf_bridge.quantization.codes import Codes
 from mlx_hf_bridge.quantization.distillation import distilled
 from mlx_hf_bridge.quantization.layerwise import rounded_layers
-from mlx_hf_bridge.quantization.work import Work
 
 # Of distillation: some minutes for six layers on two CPU cores.
 STEPS = 200

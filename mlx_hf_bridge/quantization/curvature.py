@@ -15,9 +15,9 @@ import numpy as np
 
 from mlx_hf_bridge.layers.linear import Embedding, Linear
 from mlx_hf_bridge.layers.token_batch import TokenBatch
+from mlx_hf_bridge.quantization.calibration_job import Work, modules_of, products_of
 from mlx_hf_bridge.quantization.codes import Floats
 from mlx_hf_bridge.quantization.policy import WORD_TABLE
-from mlx_hf_bridge.quantization.work import Work, modules_of, products_of
 from mlx_hf_bridge.runtime.device import streams, threads_for_streams
 
 # Random mixes of answers, each of one batch. Fewer blur the factors, more take longer.

@@ -16,8 +16,8 @@ from mlx.utils import tree_flatten
 
 from mlx_hf_bridge.inference.model import Model
 from mlx_hf_bridge.layers.token_batch import TokenBatch
+from mlx_hf_bridge.quantization.calibration_job import Work, products_of
 from mlx_hf_bridge.quantization.codes import Codes, as_stored
-from mlx_hf_bridge.quantization.work import Work, products_of
 
 # A step moves scales and biases by about this share of a scale, norms and products' biases by less.
 _RATE = 1e-4

@@ -7,13 +7,13 @@ import numpy as np
 
 from mlx_hf_bridge.errors import QuantizationError
 from mlx_hf_bridge.layers.linear import Embedding, Linear
-from mlx_hf_bridge.quantization.across import rounded, rounded_rows
+from mlx_hf_bridge.quantization.calibration_job import Work, modules_of, products_of, weights_of
 from mlx_hf_bridge.quantization.codes import Codes, Floats
 from mlx_hf_bridge.quantization.grid import fitted
 from mlx_hf_bridge.quantization.replay import Replay
 from mlx_hf_bridge.quantization.rounding import matched
 from mlx_hf_bridge.quantization.statistics import Moments, Stage, inputs_of, stages
-from mlx_hf_bridge.quantization.work import Work, modules_of, products_of, weights_of
+from mlx_hf_bridge.quantization.two_sided_rounding import rounded, rounded_rows
 
 # How far weights move to make up for errors in their inputs: all the way fits the calibration texts too closely.
 _MATCHING = 0.5

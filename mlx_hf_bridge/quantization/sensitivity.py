@@ -9,9 +9,9 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_hf_bridge.layers.linear import Embedding, Linear
+from mlx_hf_bridge.quantization.calibration_job import Work, modules_of
 from mlx_hf_bridge.quantization.distillation import distance
 from mlx_hf_bridge.quantization.widths import Width
-from mlx_hf_bridge.quantization.work import Work, modules_of
 
 _PROBE = Width(4, 64)
 # Of the calibration batches; sensitivities differ by factors, and a few hundred tokens show them.

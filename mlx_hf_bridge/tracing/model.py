@@ -17,9 +17,9 @@ from mlx_hf_bridge.layers.token_batch import TokenBatch
 from mlx_hf_bridge.runtime.device import COMPILES_GRAPHS
 from mlx_hf_bridge.tracing.graph import Graph, Taken
 from mlx_hf_bridge.tracing.guards import Guard
+from mlx_hf_bridge.tracing.index_checks import Places
 from mlx_hf_bridge.tracing.interpreter import Program
 from mlx_hf_bridge.tracing.ops.dtypes import DTYPES
-from mlx_hf_bridge.tracing.places import Places
 
 IDS, MASK, SEGMENTS = "input_ids", "attention_mask", "token_type_ids"
 _STATES = "hidden_states."

@@ -16,8 +16,8 @@ from mlx_hf_bridge.architecture.family import BASE_TASK, MULTIPLE_CHOICE
 from mlx_hf_bridge.errors import InputError, TokenRangeError, UnsupportedModelError
 from mlx_hf_bridge.layers.token_batch import TokenBatch
 from mlx_hf_bridge.tracing.export import Inputs, quiet
+from mlx_hf_bridge.tracing.fused_linear import join_products
 from mlx_hf_bridge.tracing.graph import Graph, Taken
-from mlx_hf_bridge.tracing.joined import join_products
 from mlx_hf_bridge.tracing.model import IDS, MASK, SEGMENTS, TracedModel
 from mlx_hf_bridge.tracing.serial import from_json, to_json
 

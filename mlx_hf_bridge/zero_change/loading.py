@@ -19,9 +19,9 @@ from mlx_hf_bridge.facade import facade
 from mlx_hf_bridge.loading.load import load
 from mlx_hf_bridge.pretrained.model import model_of
 from mlx_hf_bridge.quantization.recipes import MLXQuantizationConfig
+from mlx_hf_bridge.zero_change.eligibility import refuse_other_family, served
 from mlx_hf_bridge.zero_change.patches import Patches
 from mlx_hf_bridge.zero_change.report import Record, Report
-from mlx_hf_bridge.zero_change.served import refuse_other_family, served
 
 # Whether a torch model is being loaded, with what it loads on the way.
 _on_torch: ContextVar[bool] = ContextVar("on_torch", default=False)

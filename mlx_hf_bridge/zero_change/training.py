@@ -13,7 +13,7 @@ from torch import nn
 
 from mlx_hf_bridge.errors import UnservedUseError
 from mlx_hf_bridge.facade import leave
-from mlx_hf_bridge.facade.leaving import bridge_of, owner_of
+from mlx_hf_bridge.facade.fallback import bridge_of, owner_of
 from mlx_hf_bridge.zero_change.patches import Patches
 
 

@@ -3,13 +3,13 @@
 from collections.abc import Callable
 from typing import Any
 
+from mlx_hf_bridge.tracing.ops.creation import MAKING
 from mlx_hf_bridge.tracing.ops.elementwise import ELEMENTWISE
 from mlx_hf_bridge.tracing.ops.fused import FUSED
-from mlx_hf_bridge.tracing.ops.making import MAKING
-from mlx_hf_bridge.tracing.ops.numbers import NUMBERS
-from mlx_hf_bridge.tracing.ops.products import PRODUCTS
-from mlx_hf_bridge.tracing.ops.reducing import REDUCING
-from mlx_hf_bridge.tracing.ops.selecting import SELECTING
+from mlx_hf_bridge.tracing.ops.indexing import SELECTING
+from mlx_hf_bridge.tracing.ops.integers import NUMBERS
+from mlx_hf_bridge.tracing.ops.neural import PRODUCTS
+from mlx_hf_bridge.tracing.ops.reductions import REDUCING
 from mlx_hf_bridge.tracing.ops.shapes import SHAPES
 
 OPERATIONS: dict[str, Callable[..., Any]] = {

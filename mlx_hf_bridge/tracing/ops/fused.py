@@ -9,7 +9,7 @@ from typing import Any
 import mlx.core as mx
 
 from mlx_hf_bridge.errors import UnsupportedModelError
-from mlx_hf_bridge.tracing.ops.products import attention, linear
+from mlx_hf_bridge.tracing.ops.neural import attention, linear
 
 
 def _open_rows(mask: mx.array) -> mx.array:

@@ -5,8 +5,8 @@ from typing import Any
 
 import mlx.core as mx
 
+from mlx_hf_bridge.tracing.ops.creation import checked_size
 from mlx_hf_bridge.tracing.ops.dtypes import DTYPES
-from mlx_hf_bridge.tracing.ops.making import checked_size
 
 
 def _reshape(x: mx.array, shape: Sequence[int]) -> mx.array:

@@ -12,13 +12,13 @@ import mlx.core as mx
 from mlx_hf_bridge.tracing.graph import Graph
 from mlx_hf_bridge.tracing.interpreter import needed
 from mlx_hf_bridge.tracing.passes.attention import attention_in_one
-from mlx_hf_bridge.tracing.passes.folding import folded
-from mlx_hf_bridge.tracing.passes.joining import products_joined
+from mlx_hf_bridge.tracing.passes.common_subexpressions import shared
+from mlx_hf_bridge.tracing.passes.constant_folding import folded
+from mlx_hf_bridge.tracing.passes.linear_fusion import products_joined
 from mlx_hf_bridge.tracing.passes.masks import masks_opened, masks_plain
 from mlx_hf_bridge.tracing.passes.norms import norms_in_one
 from mlx_hf_bridge.tracing.passes.rotary import turns_in_one
 from mlx_hf_bridge.tracing.passes.rows import rows_everywhere
-from mlx_hf_bridge.tracing.passes.sharing import shared
 
 
 def optimised(graph: Graph, tensors: Mapping[str, mx.array]) -> tuple[Graph, dict[str, mx.array]]:

@@ -10,7 +10,7 @@ from mlx_hf_bridge.inference.model import Encoded, Model
 from mlx_hf_bridge.layers.linear import Embedding, Linear
 from mlx_hf_bridge.layers.token_batch import TokenBatch
 from mlx_hf_bridge.quantization.codes import Floats
-from mlx_hf_bridge.quantization.kept import Kept
+from mlx_hf_bridge.quantization.resume_store import Kept
 from mlx_hf_bridge.quantization.widths import Width
 
 

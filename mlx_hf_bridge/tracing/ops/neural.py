@@ -10,8 +10,8 @@ import mlx.core as mx
 
 from mlx_hf_bridge.layers.attention import attend
 from mlx_hf_bridge.layers.linear import Packed
+from mlx_hf_bridge.tracing.ops.creation import checked_size
 from mlx_hf_bridge.tracing.ops.dtypes import floats
-from mlx_hf_bridge.tracing.ops.making import checked_size
 
 
 def linear(x: mx.array, weight: Any, bias: mx.array | None = None) -> mx.array:

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
+from mlx_hf_bridge.facade.fallback import BRIDGE, Bridge, leave, own_attributes, probe_of, set_probe
 from mlx_hf_bridge.facade.forward import forward_for
-from mlx_hf_bridge.facade.leaving import BRIDGE, Bridge, leave, own_attributes, probe_of, set_probe
 from mlx_hf_bridge.facade.model import Facade
 
 # Methods that are right as they are: they read the class and the config alone, or go through what Facade answers.

@@ -7,7 +7,7 @@ import mlx.core as mx
 
 from mlx_hf_bridge.errors import UnsupportedModelError
 from mlx_hf_bridge.layers.linear import PackedEmbedding
-from mlx_hf_bridge.tracing.ops.making import checked_size
+from mlx_hf_bridge.tracing.ops.creation import checked_size
 
 
 def _embedding(table: Any, ids: mx.array, *unused: Any, **also_unused: Any) -> mx.array:

@@ -687,12 +687,12 @@ def plainest_head(row: Row) -> tuple[str, str]:
     return "Model", "last_hidden_state"
 
 
-def theirs_for(row: Row, head: str) -> Any:
+def torch_class(row: Row, head: str) -> Any:
     """transformers' class for one of a row's heads."""
     return getattr(transformers, row.classes + (row.base if head == "Model" else row.named.get(head, head)))
 
 
-def ours_for(head: str) -> Any:
+def mlx_class(head: str) -> Any:
     """Our class for the suffix of a transformers class."""
     return getattr(mlx_hf_bridge, "MLXAutoModel" + head.removeprefix("Model"))
 
@@ -703,7 +703,7 @@ def make_model(row: Row, head: str = "Model", labels: int = 3, seed: int = 0) ->
     changed = {"id2label": names, "label2id": {name: number for number, name in names.items()}}
     config = type(row.config).from_dict({**row.config.to_dict(), **changed})
     torch.manual_seed(seed)
-    model = theirs_for(row, head)(config).eval()
+    model = torch_class(row, head)(config).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.normal_(0, STD)

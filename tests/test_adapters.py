@@ -11,7 +11,7 @@ import torch
 import transformers
 from checkpoints import FAMILIES, make_checkpoint, ragged_inputs
 from safetensors.torch import save_file
-from weight_files import answer, edit_config, worst
+from weight_files import edit_config, max_difference, output_array
 
 from mlx_hf_bridge import MLXAutoModel, MLXAutoModelForSequenceClassification, MLXSentenceTransformer, errors
 from mlx_hf_bridge.conversion.api import convert
@@ -118,7 +118,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def theirs(base: Path, change: Callable[[Tensors], None]) -> Any:
+def torch_model(base: Path, change: Callable[[Tensors], None]) -> Any:
     model = transformers.BertModel.from_pretrained(base).eval()
     state = model.state_dict()
     change(state)
@@ -126,19 +126,19 @@ def theirs(base: Path, change: Callable[[Tensors], None]) -> Any:
     return model
 
 
-def differs_by(ours: Any, model: Any, name: str = "pooler_output") -> float:
+def differs_by(mlx_model: Any, model: Any, name: str = "pooler_output") -> float:
     inputs = ragged_inputs(BERT)
-    return worst(answer(ours, inputs, name), answer(model, inputs, name), inputs)
+    return max_difference(output_array(mlx_model, inputs, name), output_array(model, inputs, name), inputs)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_adapter_is_merged_as_torch_sums_it(kind: str, base: Path, tmp_path: Path) -> None:
     tensors, config, change = KINDS[kind]
-    ours = MLXAutoModel.from_pretrained(write_adapter(tmp_path, base, tensors, **config))
+    mlx_model = MLXAutoModel.from_pretrained(write_adapter(tmp_path, base, tensors, **config))
     names = ("last_hidden_state", "pooler_output")
-    assert all(differs_by(ours, theirs(base, change), name) < ABSOLUTE for name in names)
+    assert all(differs_by(mlx_model, torch_model(base, change), name) < ABSOLUTE for name in names)
     plain = transformers.BertModel.from_pretrained(base)
-    assert any(differs_by(ours, plain, name) > 1e-3 for name in names)
+    assert any(differs_by(mlx_model, plain, name) > 1e-3 for name in names)
 
 
 def test_a_classifier_beside_the_sums_is_the_models(base: Path, tmp_path: Path) -> None:
@@ -149,9 +149,9 @@ def test_a_classifier_beside_the_sums_is_the_models(base: Path, tmp_path: Path) 
     state = whole.state_dict()
     state |= head | {f"bert.{VALUE}.weight": state[f"bert.{VALUE}.weight"] + 6 / 4 * B @ A}
     whole.load_state_dict(state)
-    ours = MLXAutoModelForSequenceClassification.from_pretrained(tmp_path)
-    assert differs_by(ours, whole, "logits") < ABSOLUTE
-    ours.save_pretrained(tmp_path / "saved")
+    mlx_model = MLXAutoModelForSequenceClassification.from_pretrained(tmp_path)
+    assert differs_by(mlx_model, whole, "logits") < ABSOLUTE
+    mlx_model.save_pretrained(tmp_path / "saved")
     saved = transformers.BertForSequenceClassification.from_pretrained(tmp_path / "saved")
     assert differs_by(saved, whole, "logits") < ABSOLUTE
 
@@ -160,21 +160,23 @@ def test_an_adapter_in_a_bin_file_is_merged(base: Path, tmp_path: Path) -> None:
     write_adapter(tmp_path, base, LORA)
     torch.save({f"base_model.model.{name}": tensor for name, tensor in LORA.items()}, tmp_path / "adapter_model.bin")
     (tmp_path / "adapter_model.safetensors").unlink()
-    assert differs_by(MLXAutoModel.from_pretrained(tmp_path), theirs(base, KINDS["plain"][2])) < ABSOLUTE
+    assert differs_by(MLXAutoModel.from_pretrained(tmp_path), torch_model(base, KINDS["plain"][2])) < ABSOLUTE
 
 
 def test_an_adapter_beside_its_base_is_merged_into_that(base: Path, tmp_path: Path) -> None:
     """transformers: a folder with a config.json is its own base."""
     shutil.copytree(base, tmp_path, dirs_exist_ok=True)
     write_adapter(tmp_path, Path("org/elsewhere"), LORA)
-    assert differs_by(MLXAutoModel.from_pretrained(tmp_path), theirs(base, KINDS["plain"][2])) < ABSOLUTE
+    assert differs_by(MLXAutoModel.from_pretrained(tmp_path), torch_model(base, KINDS["plain"][2])) < ABSOLUTE
 
 
 def test_an_adapter_that_transformers_has_found_is_merged(base: Path, tmp_path: Path) -> None:
     """AutoModel hands on the base, and the adapter's place in adapter_kwargs."""
     adapter = write_adapter(tmp_path, base, LORA)
-    ours = MLXAutoModel.from_pretrained(base, adapter_kwargs={"_adapter_model_path": str(adapter), "revision": None})
-    assert differs_by(ours, theirs(base, KINDS["plain"][2])) < ABSOLUTE
+    mlx_model = MLXAutoModel.from_pretrained(
+        base, adapter_kwargs={"_adapter_model_path": str(adapter), "revision": None}
+    )
+    assert differs_by(mlx_model, torch_model(base, KINDS["plain"][2])) < ABSOLUTE
     with pytest.raises(errors.ArgumentTypeError, match=r"adapter_kwargs has weight; known are revision, token"):
         MLXAutoModel.from_pretrained(base, adapter_kwargs={"weight": 2})
 
@@ -200,22 +202,22 @@ def test_the_sum_is_packed_by_a_recipe(tmp_path: Path) -> None:
     )
     model.get_submodule(VALUE).weight.data += 6 / 4 * second @ first
     model.save_pretrained(tmp_path / "merged")
-    ours, merged = (
+    mlx_model, merged = (
         MLXAutoModel.from_pretrained(folder, quantization_config="q8") for folder in (adapter, tmp_path / "merged")
     )
-    assert differs_by(ours, merged) < ABSOLUTE
+    assert differs_by(mlx_model, merged) < ABSOLUTE
 
 
 def test_the_command_line_converts_an_adapter_too(base: Path, tmp_path: Path) -> None:
     adapter = write_adapter(tmp_path / "adapter", base, LORA)
     convert(adapter, tmp_path / "out", quantization_config=None, show_progress=False)
-    assert differs_by(MLXAutoModel.from_pretrained(tmp_path / "out"), theirs(base, KINDS["plain"][2])) < ABSOLUTE
+    assert differs_by(MLXAutoModel.from_pretrained(tmp_path / "out"), torch_model(base, KINDS["plain"][2])) < ABSOLUTE
 
 
 def test_an_adapters_own_pooling_and_tokenizer_count(base: Path, tmp_path: Path) -> None:
     adapter = write_adapter(tmp_path / "adapter", base, LORA)
     merged = tmp_path / "merged"
-    theirs(base, KINDS["plain"][2]).save_pretrained(merged)
+    torch_model(base, KINDS["plain"][2]).save_pretrained(merged)
     modules = [
         {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
         {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
@@ -227,8 +229,10 @@ def test_an_adapters_own_pooling_and_tokenizer_count(base: Path, tmp_path: Path)
         (folder / "1_Pooling").mkdir()
         pooling = {"word_embedding_dimension": 24, "pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}
         (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
-    ours, plain = (MLXSentenceTransformer(str(folder)).encode(["the cat sat", "a dog"]) for folder in (adapter, merged))
-    assert abs(ours - plain).max() < ABSOLUTE
+    mlx_model, plain = (
+        MLXSentenceTransformer(str(folder)).encode(["the cat sat", "a dog"]) for folder in (adapter, merged)
+    )
+    assert abs(mlx_model - plain).max() < ABSOLUTE
     saved = MLXAutoModel.from_pretrained(adapter)
     saved.save_pretrained(tmp_path / "saved")
     assert json.loads((tmp_path / "saved" / "1_Pooling" / "config.json").read_text())["pooling_mode_cls_token"]
@@ -293,10 +297,10 @@ def test_queries_keys_and_values_that_the_file_joins_take_their_own_sums(
 ) -> None:
     """Every product of every layer, as the adapters of jina's tasks have them."""
     row = next(row for row in FAMILIES if row.model_type == model_type)
-    theirs, tensors = make_checkpoint(tmp_path / "base", row), {}
+    torch_model, tensors = make_checkpoint(tmp_path / "base", row), {}
     products = {
         name: module
-        for name, module in theirs.named_modules()
+        for name, module in torch_model.named_modules()
         if isinstance(module, torch.nn.Linear) and "layers." in name
     }
     assert len(products) >= 4 * row.config.num_hidden_layers
@@ -309,11 +313,13 @@ def test_queries_keys_and_values_that_the_file_joins_take_their_own_sums(
             sizes = tensors[f"{name}.lora_magnitude_vector"][:, None]
             changed = sizes * changed / changed.norm(dim=1, keepdim=True)
         module.weight.data = changed
-    ours = MLXAutoModel.from_pretrained(write_adapter(tmp_path / "adapter", tmp_path / "base", tensors, r=2))
+    mlx_model = MLXAutoModel.from_pretrained(write_adapter(tmp_path / "adapter", tmp_path / "base", tensors, r=2))
     inputs = ragged_inputs(row)
     with torch.no_grad():
-        wanted = theirs(**{name: torch.tensor(array) for name, array in inputs.items()}).last_hidden_state.numpy()
-    assert worst(answer(ours, inputs, "last_hidden_state"), wanted, inputs) < ABSOLUTE
+        expected = torch_model(
+            **{name: torch.tensor(array) for name, array in inputs.items()}
+        ).last_hidden_state.numpy()
+    assert max_difference(output_array(mlx_model, inputs, "last_hidden_state"), expected, inputs) < ABSOLUTE
 
 
 def test_a_sum_of_other_rows_than_a_third_of_a_joined_tensor_is_refused(tmp_path: Path) -> None:

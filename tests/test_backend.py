@@ -12,12 +12,12 @@ import sentence_transformers
 import torch
 import transformers
 from checkpoints import make_checkpoint
-from programs import finished
 from sentence_transformers import CrossEncoder, MultiVectorEncoder, SentenceTransformer, SparseEncoder, util
 from sentence_transformers.base.modules import Dense, Router
 from sentence_transformers.base.modules.transformer import Transformer
 from sentence_transformers.sentence_transformer.evaluation import EmbeddingSimilarityEvaluator
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
+from subprocesses import run_python
 
 import mlx_hf_bridge.sentence_transformers  # noqa: F401  adds the backend
 from mlx_hf_bridge.errors import (
@@ -82,7 +82,7 @@ print(heavy, type(model).__module__, model.get_backend(), type(model[0].model)._
 
 
 def test_the_import_loads_neither_torch_nor_their_package_and_adds_the_backend(encoder: Path, pair: Any) -> None:
-    heavy, module, backend, name, value = finished(PROGRAM, encoder).rsplit(" ", 4)
+    heavy, module, backend, name, value = run_python(PROGRAM, encoder).rsplit(" ", 4)
     assert (heavy, module, backend, name) == (
         "[]",
         "sentence_transformers.sentence_transformer.model",
@@ -248,7 +248,7 @@ if __name__ == "__main__":
 def test_worker_processes_encode_the_same(encoder: Path, tmp_path: Path) -> None:
     (tmp_path / "program.py").write_text(POOL)
     run = f"import runpy, sys; sys.argv = ['program.py', {str(encoder)!r}]; "
-    assert float(finished(run + f"runpy.run_path({str(tmp_path / 'program.py')!r}, run_name='__main__')")) < TOLERANCE
+    assert float(run_python(run + f"runpy.run_path({str(tmp_path / 'program.py')!r}, run_name='__main__')")) < TOLERANCE
 
 
 @pytest.mark.parametrize("kwargs", [{"quantization_config": "q8"}, {"dtype": "float16"}, {"dtype": torch.bfloat16}])

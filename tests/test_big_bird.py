@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import transformers
 from checkpoints import WITH_SEGMENTS, Row, make_model
-from weight_files import answer, edit_config, worst
+from weight_files import edit_config, max_difference, output_array
 
 from mlx_hf_bridge import MLXAutoModel
 from mlx_hf_bridge.errors import ConfigError, TokenRangeError
@@ -29,22 +29,22 @@ def texts(length: int) -> dict[str, Any]:
 
 @pytest.mark.parametrize("length", [3, LONGEST])
 def test_block_sparse_attention_is_full_up_to_its_blocks(length: int, tmp_path: Path) -> None:
-    theirs = make_model(ROW)
-    theirs.save_pretrained(tmp_path)
-    ours = MLXAutoModel.from_pretrained(tmp_path)
-    assert worst(*(answer(model, texts(length), "last_hidden_state") for model in (ours, theirs)), texts(length)) < (
-        ABSOLUTE
-    )
+    torch_model = make_model(ROW)
+    torch_model.save_pretrained(tmp_path)
+    mlx_model = MLXAutoModel.from_pretrained(tmp_path)
+    assert max_difference(
+        *(output_array(model, texts(length), "last_hidden_state") for model in (mlx_model, torch_model)), texts(length)
+    ) < (ABSOLUTE)
 
 
 def test_a_text_for_which_it_is_sparse_is_refused_wherever_its_places_are(tmp_path: Path) -> None:
     make_model(ROW).save_pretrained(tmp_path)
-    ours = MLXAutoModel.from_pretrained(tmp_path)
-    assert ours.config.max_length == LONGEST
+    mlx_model = MLXAutoModel.from_pretrained(tmp_path)
+    assert mlx_model.config.max_length == LONGEST
     message = rf"have {LONGEST + 1} tokens, and 'big_bird' with this config\.json .* {LONGEST} or fewer\. Truncate"
     for places in (None, np.zeros((1, LONGEST + 1), int)):
         with pytest.raises(TokenRangeError, match=message):
-            ours(**texts(LONGEST + 1), position_ids=places)
+            mlx_model(**texts(LONGEST + 1), position_ids=places)
 
 
 def test_another_kind_of_attention_is_refused(tmp_path: Path) -> None:

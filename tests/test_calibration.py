@@ -78,9 +78,9 @@ def test_moments_are_those_of_all_rows_by_their_texts_counts(centred: bool) -> N
     weights = np.concatenate([np.repeat(each, length) for each, length in zip(counts, (3, 4), strict=True)])
     means = [np.average(part, axis=0, weights=weights) for part in rows]
     x, y = (part - mean if centred else part for part, mean in zip(rows, means, strict=True))
-    wanted = [(x * weights[:, None]).T @ part / weights.sum() for part in (x, y - x)]
-    for ours, theirs in zip([*found.means(), *found.products(centred)], [*means, *wanted], strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=0, atol=2e-5)
+    expected = [(x * weights[:, None]).T @ part / weights.sum() for part in (x, y - x)]
+    for mlx_model, torch_model in zip([*found.means(), *found.products(centred)], [*means, *expected], strict=True):
+        np.testing.assert_allclose(mlx_model, torch_model, rtol=0, atol=2e-5)
 
 
 def test_rows_that_are_not_of_texts_count_alike() -> None:
@@ -94,11 +94,11 @@ def test_rows_that_are_not_of_texts_count_alike() -> None:
 def cosine_to_float(folder: Path, recipe: Any) -> float:
     """The mean cosine of hidden states to the float model's."""
     ids = np.random.default_rng(5).integers(5, 60, (12, 9))
-    floats, ours = (
+    floats, mlx_model = (
         MLXAutoModel.from_pretrained(folder),
         MLXAutoModel.from_pretrained(folder, quantization_config=recipe),
     )
-    one, other = (np.array(model(ids).last_hidden_state).reshape(108, -1) for model in (floats, ours))
+    one, other = (np.array(model(ids).last_hidden_state).reshape(108, -1) for model in (floats, mlx_model))
     cosines = (one * other).sum(axis=1) / np.linalg.norm(one, axis=1) / np.linalg.norm(other, axis=1)
     return float(cosines.mean())
 
@@ -121,10 +121,10 @@ def test_other_families_are_calibrated_too(row: Any, tmp_path: Path) -> None:
 
     make_checkpoint(tmp_path, widened(row))
     recipe = {"bits": 4, "method": "gptq", "calibration_texts": TEXTS}
-    ours = MLXAutoModel.from_pretrained(tmp_path, quantization_config=recipe)
-    assert np.isfinite(np.array(ours(np.array([[5, 6, 7]])).last_hidden_state)).all()
+    mlx_model = MLXAutoModel.from_pretrained(tmp_path, quantization_config=recipe)
+    assert np.isfinite(np.array(mlx_model(np.array([[5, 6, 7]])).last_hidden_state)).all()
     plain = MLXAutoModel.from_pretrained(tmp_path, quantization_config="q4")
-    names = [set(mx.load(str(model.folder / "model.safetensors"))) for model in (ours, plain)]
+    names = [set(mx.load(str(model.folder / "model.safetensors"))) for model in (mlx_model, plain)]
     assert names[0] == names[1]
 
 
@@ -233,12 +233,12 @@ def test_an_impossible_calibration_is_refused(given: dict[str, Any], message: st
 def test_modules_have_the_widths_that_they_are_given(tmp_path: Path) -> None:
     make_bert(tmp_path)
     modules = {"intermediate.dense": {"bits": 8, "group_size": 32}, "word_embeddings": None}
-    ours = MLXAutoModel.from_pretrained(tmp_path, quantization_config={"bits": 3, "modules": modules})
-    bits = metadata_of(ours.folder)["bits"]
+    mlx_model = MLXAutoModel.from_pretrained(tmp_path, quantization_config={"bits": 3, "modules": modules})
+    bits = metadata_of(mlx_model.folder)["bits"]
     assert bits["encoder.layer.0.intermediate.dense.weight"] == 8
     assert bits["encoder.layer.0.output.dense.weight"] == 3
     assert bits["embeddings.word_embeddings.weight"] == "float16"
-    packing = json.loads((ours.folder / "config.json").read_text())["quantization"]
+    packing = json.loads((mlx_model.folder / "config.json").read_text())["quantization"]
     own = {"group_size": 32, "bits": 8, "mode": "affine"}
     assert packing == {
         "group_size": 64,

@@ -113,16 +113,16 @@ def test_an_error_is_one_line_and_a_traceback_only_when_asked_for(command: str, 
 
 
 def test_encode_gives_the_vectors_of_the_public_api(bert: str, tmp_path: Path, capsys: Capture) -> None:
-    wanted = MLXSentenceTransformer(bert).encode(TEXTS)
+    expected = MLXSentenceTransformer(bert).encode(TEXTS)
     assert main(["encode", bert, *TEXTS, "--json"]) == 0
     document = answer(capsys)
     assert (document["texts"], document["dimensions"]) == (2, 64)
     assert [one["text"] for one in document["embeddings"]] == TEXTS
-    np.testing.assert_array_equal(np.float32([one["embedding"] for one in document["embeddings"]]), wanted)
+    np.testing.assert_array_equal(np.float32([one["embedding"] for one in document["embeddings"]]), expected)
     target = tmp_path / "vectors.npy"
     assert main(["encode", bert, *TEXTS, "--output", str(target)]) == 0
     assert capsys.readouterr().out == f"2 x 64 float32 written to {target}\n"
-    np.testing.assert_array_equal(np.load(target), wanted)
+    np.testing.assert_array_equal(np.load(target), expected)
     assert main(["encode", bert, *TEXTS, "--output", str(target), "--json"]) == 0
     assert answer(capsys) == {"model": bert, "texts": 2, "dimensions": 64, "output": str(target)}
 
@@ -141,8 +141,8 @@ def test_encode_takes_packing_normalisation_prompts_and_batches(bert: str, capsy
     flags = ["--bits", "8", "--group-size", "32", "--normalize", "--prompt-name", "query", "--batch-size", "1"]
     assert main(["encode", bert, *flags, *TEXTS, "--json"]) == 0
     model = MLXSentenceTransformer(bert, quantization_config={"bits": 8, "group_size": 32})
-    wanted = model.encode(TEXTS, prompt_name="query", batch_size=1, normalize_embeddings=True)
-    np.testing.assert_array_equal([one["embedding"] for one in answer(capsys)["embeddings"]], wanted)
+    expected = model.encode(TEXTS, prompt_name="query", batch_size=1, normalize_embeddings=True)
+    np.testing.assert_array_equal([one["embedding"] for one in answer(capsys)["embeddings"]], expected)
     assert main(["encode", bert, "x", "--prompt-name", "other"]) == 1
     assert "prompt_name='other' is not one of the model's prompts" in capsys.readouterr().err
 
@@ -179,16 +179,16 @@ def test_no_texts_an_unreadable_file_and_no_folder_for_the_output_are_errors(
 
 
 def test_classify_gives_every_label_best_first(classifier: str, capsys: Capture) -> None:
-    wanted = pipeline("text-classification", model=classifier)(TEXTS, top_k=None)
+    expected = pipeline("text-classification", model=classifier)(TEXTS, top_k=None)
     assert main(["classify", classifier, *TEXTS, "--json"]) == 0
     assert answer(capsys)["results"] == [
-        {"text": text, "labels": labels} for text, labels in zip(TEXTS, wanted, strict=True)
+        {"text": text, "labels": labels} for text, labels in zip(TEXTS, expected, strict=True)
     ]
     assert main(["classify", classifier, *TEXTS, "--top-k", "1"]) == 0
     out = capsys.readouterr().out
-    assert f"{wanted[1][0]['label']}" in out
-    assert f"{wanted[1][0]['score']:.4f}" in out
-    assert wanted[1][2]["label"] not in out.splitlines()[-1]
+    assert f"{expected[1][0]['label']}" in out
+    assert f"{expected[1][0]['score']:.4f}" in out
+    assert expected[1][2]["label"] not in out.splitlines()[-1]
 
 
 @pytest.mark.parametrize("flags", [[], ["--multi-label"], ["--hypothesis-template", "news about {}", "--recipe", "q8"]])
@@ -199,10 +199,10 @@ def test_classify_with_labels_is_zero_shot(flags: list[str], classifier: str, ca
         options["hypothesis_template"] = "news about {}"
     recipe = "q8" if "--recipe" in flags else None
     classify = pipeline("zero-shot-classification", model=classifier, quantization_config=recipe)
-    wanted = classify(TEXTS, candidate_labels=["sport", "news", "film"], **options)
-    for got, his in zip(answer(capsys)["results"], wanted, strict=True):
-        assert [one["label"] for one in got["labels"]] == his["labels"]
-        assert [one["score"] for one in got["labels"]] == his["scores"]
+    expected = classify(TEXTS, candidate_labels=["sport", "news", "film"], **options)
+    for actual, torch_value in zip(answer(capsys)["results"], expected, strict=True):
+        assert [one["label"] for one in actual["labels"]] == torch_value["labels"]
+        assert [one["score"] for one in actual["labels"]] == torch_value["scores"]
 
 
 def test_labels_without_a_label_are_an_error(classifier: str, capsys: Capture) -> None:

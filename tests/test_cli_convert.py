@@ -63,8 +63,8 @@ def test_the_flags_name_the_folder_and_the_packing_in_it(
 def test_the_result_holds_weights_config_tokenizer_modules_and_metadata_and_loads(bert: Path) -> None:
     assert main(["convert", "--model", "bert"]) == 0
     files = {path.relative_to(converted()).as_posix() for path in converted().rglob("*") if path.is_file()}
-    wanted = {"model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json", "modules.json"}
-    assert wanted | {"1_Pooling/config.json", "conversion_metadata.json"} <= files
+    expected = {"model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json", "modules.json"}
+    assert expected | {"1_Pooling/config.json", "conversion_metadata.json"} <= files
     ids = np.array([[2, 9, 12, 3]])
     direct = MLXAutoModel.from_pretrained(bert, quantization_config="q8")(ids).last_hidden_state
     np.testing.assert_array_equal(MLXAutoModel.from_pretrained(converted())(ids).last_hidden_state, direct)

@@ -21,13 +21,13 @@ from checkpoints import (
     make_checkpoint,
     make_model,
     make_wordpiece,
-    ours_for,
+    mlx_class,
     plainest_head,
     ragged_inputs,
     row_name,
-    theirs_for,
+    torch_class,
 )
-from weight_files import answer, worst
+from weight_files import max_difference, output_array
 
 from mlx_hf_bridge import MLXAutoModel
 from mlx_hf_bridge.checkpoints import sources as source_module
@@ -51,7 +51,7 @@ def conversions(bridge_cache: Path) -> list[Path]:
 
 
 def hidden(model: Any) -> np.ndarray:
-    return answer(model, INPUTS, "last_hidden_state")
+    return output_array(model, INPUTS, "last_hidden_state")
 
 
 @pytest.fixture
@@ -183,18 +183,18 @@ def test_a_hub_repos_place_follows_its_commit(hub: Path) -> None:
 
 def test_revision_subfolder_and_cache_dir_are_honoured(hub: Path, bridge_cache: Path) -> None:
     for options, seed in (({}, 1), ({"revision": "v2"}, 2), ({"revision": SECOND, "subfolder": "inner"}, 3)):
-        ours = MLXAutoModel.from_pretrained("org/name", cache_dir=hub, **options)
-        assert worst(hidden(ours), hidden(make_model(BERT, seed=seed)), INPUTS) < ABSOLUTE
+        mlx_model = MLXAutoModel.from_pretrained("org/name", cache_dir=hub, **options)
+        assert max_difference(hidden(mlx_model), hidden(make_model(BERT, seed=seed)), INPUTS) < ABSOLUTE
     (hub / "models--org--name" / "refs" / "main").write_text(SECOND)
     moved = MLXAutoModel.from_pretrained("org/name", cache_dir=hub)
-    assert worst(hidden(moved), hidden(make_model(BERT, seed=2)), INPUTS) < ABSOLUTE
+    assert max_difference(hidden(moved), hidden(make_model(BERT, seed=2)), INPUTS) < ABSOLUTE
     assert len(conversions(bridge_cache)) == 3
 
 
 def test_subfolder_of_a_local_folder_is_honoured(tmp_path: Path) -> None:
-    theirs = make_checkpoint(tmp_path / "inner")
-    ours = MLXAutoModel.from_pretrained(tmp_path, subfolder="inner")
-    assert worst(hidden(ours), hidden(theirs), INPUTS) < ABSOLUTE
+    torch_model = make_checkpoint(tmp_path / "inner")
+    mlx_model = MLXAutoModel.from_pretrained(tmp_path, subfolder="inner")
+    assert max_difference(hidden(mlx_model), hidden(torch_model), INPUTS) < ABSOLUTE
     with pytest.raises(RepositoryError, match=r"has no folder 'other'\. Check `subfolder`"):
         MLXAutoModel.from_pretrained(tmp_path, subfolder="other")
 
@@ -362,19 +362,21 @@ def test_a_saved_model_loads_back_without_its_source_and_cache(recipe: str | Non
 
 @pytest.mark.parametrize("row", FAMILIES, ids=row_name)
 def test_an_unquantised_save_loads_in_transformers_with_equal_outputs(row: Row, tmp_path: Path) -> None:
-    theirs = make_model(row, plainest_head(row)[0])
-    theirs.save_pretrained(tmp_path / "source")
+    torch_model = make_model(row, plainest_head(row)[0])
+    torch_model.save_pretrained(tmp_path / "source")
     inputs = ragged_inputs(row)
     for head, name in (("Model", "last_hidden_state"), plainest_head(row)):
-        ours = ours_for(head).from_pretrained(tmp_path / "source")
-        ours.save_pretrained(tmp_path / name)
-        loaded, report = theirs_for(row, head).from_pretrained(tmp_path / name, output_loading_info=True)
+        mlx_model = mlx_class(head).from_pretrained(tmp_path / "source")
+        mlx_model.save_pretrained(tmp_path / name)
+        loaded, report = torch_class(row, head).from_pretrained(tmp_path / name, output_loading_info=True)
         assert not report["mismatched_keys"]
         dropped = ("pooler", *row.left_out)
         assert all(any(word in missing for word in dropped) for missing in report["missing_keys"])
-        assert worst(answer(loaded, inputs, name), answer(ours, inputs, name), inputs) < ABSOLUTE
+        assert (
+            max_difference(output_array(loaded, inputs, name), output_array(mlx_model, inputs, name), inputs) < ABSOLUTE
+        )
     # Against its own reading of the source: Chinese CLIP's class empties the padding's row on the way.
-    reread = theirs_for(row, head).from_pretrained(tmp_path / "source").state_dict()
+    reread = torch_class(row, head).from_pretrained(tmp_path / "source").state_dict()
     for name, tensor in reread.items():
         if not any(word in name for word in row.left_out):
             assert torch.equal(loaded.state_dict()[name], tensor), name
@@ -382,15 +384,15 @@ def test_an_unquantised_save_loads_in_transformers_with_equal_outputs(row: Row, 
 
 def test_save_pretrained_onto_a_file_says_so(tmp_path: Path) -> None:
     make_checkpoint(tmp_path)
-    ours = MLXAutoModel.from_pretrained(tmp_path)
+    mlx_model = MLXAutoModel.from_pretrained(tmp_path)
     with pytest.raises(RepositoryError, match=r"config\.json is a file, expected a folder to save into"):
-        ours.save_pretrained(tmp_path / "config.json")
+        mlx_model.save_pretrained(tmp_path / "config.json")
 
 
 def make_old_layout(folder: Path) -> Any:
     """A sentence-transformers repo of old: the model in 0_Transformer, with Pooling and Dense."""
-    theirs = make_model(BERT)
-    theirs.save_pretrained(folder / "0_Transformer")
+    torch_model = make_model(BERT)
+    torch_model.save_pretrained(folder / "0_Transformer")
     make_wordpiece(folder / "0_Transformer")
     (folder / "0_Transformer" / "sentence_bert_config.json").write_text('{"max_seq_length": 11}')
     for name in ("1_Pooling", "2_Dense", "3_Normalize"):
@@ -405,14 +407,14 @@ def make_old_layout(folder: Path) -> Any:
     ]
     (folder / "modules.json").write_text(json.dumps(entries))
     (folder / "config_sentence_transformers.json").write_text('{"similarity_fn_name": "dot"}')
-    return theirs
+    return torch_model
 
 
 def test_a_converted_folder_keeps_modules_and_moves_the_transformer_to_its_root(tmp_path: Path) -> None:
-    theirs = make_old_layout(tmp_path)
-    ours = MLXAutoModel.from_pretrained(tmp_path)
-    assert worst(hidden(ours), hidden(theirs), INPUTS) < ABSOLUTE
-    names = {path.relative_to(ours.folder).as_posix() for path in ours.folder.rglob("*")}
+    torch_model = make_old_layout(tmp_path)
+    mlx_model = MLXAutoModel.from_pretrained(tmp_path)
+    assert max_difference(hidden(mlx_model), hidden(torch_model), INPUTS) < ABSOLUTE
+    names = {path.relative_to(mlx_model.folder).as_posix() for path in mlx_model.folder.rglob("*")}
     kept = {
         "1_Pooling/config.json",
         "2_Dense/config.json",
@@ -427,30 +429,30 @@ def test_a_converted_folder_keeps_modules_and_moves_the_transformer_to_its_root(
         "config_sentence_transformers.json",
     }
     assert "0_Transformer" not in names
-    entries = json.loads((ours.folder / "modules.json").read_text())
+    entries = json.loads((mlx_model.folder / "modules.json").read_text())
     assert [entry["path"] for entry in entries] == ["", "1_Pooling", "2_Dense", "3_Normalize"]
     for name in ("1_Pooling/config.json", "2_Dense/pytorch_model.bin", "config_sentence_transformers.json"):
-        assert (ours.folder / name).read_bytes() == (tmp_path / name).read_bytes()
+        assert (mlx_model.folder / name).read_bytes() == (tmp_path / name).read_bytes()
 
 
 def test_a_hub_repo_in_the_old_layout_brings_its_module_folders(tmp_path: Path) -> None:
     folder = tmp_path / "models--org--old"
-    theirs = make_old_layout(folder / "snapshots" / FIRST)
+    torch_model = make_old_layout(folder / "snapshots" / FIRST)
     (folder / "refs").mkdir()
     (folder / "refs" / "main").write_text(FIRST)
-    ours = MLXAutoModel.from_pretrained("org/old", cache_dir=tmp_path)
-    assert worst(hidden(ours), hidden(theirs), INPUTS) < ABSOLUTE
-    assert (ours.folder / "2_Dense" / "pytorch_model.bin").is_file()
+    mlx_model = MLXAutoModel.from_pretrained("org/old", cache_dir=tmp_path)
+    assert max_difference(hidden(mlx_model), hidden(torch_model), INPUTS) < ABSOLUTE
+    assert (mlx_model.folder / "2_Dense" / "pytorch_model.bin").is_file()
 
 
 def test_metadata_says_what_was_made_from_what(hub: Path) -> None:
-    ours = MLXAutoModel.from_pretrained("org/name", revision="v2", cache_dir=hub, quantization_config="mxfp4")
-    metadata = json.loads((ours.folder / "conversion_metadata.json").read_text())
+    mlx_model = MLXAutoModel.from_pretrained("org/name", revision="v2", cache_dir=hub, quantization_config="mxfp4")
+    metadata = json.loads((mlx_model.folder / "conversion_metadata.json").read_text())
     assert (metadata["source"], metadata["revision"]) == ("org/name", SECOND)
     assert metadata["recipe"] == {"bits": 4, "group_size": 32, "mode": "mxfp4", "modules_to_not_convert": []}
-    assert metadata["weight_bytes"] == (ours.folder / "model.safetensors").stat().st_size
+    assert metadata["weight_bytes"] == (mlx_model.folder / "model.safetensors").stat().st_size
     assert metadata["files"] == {
-        path.relative_to(ours.folder).as_posix(): path.stat().st_size
-        for path in ours.folder.rglob("*")
+        path.relative_to(mlx_model.folder).as_posix(): path.stat().st_size
+        for path in mlx_model.folder.rglob("*")
         if path.is_file() and path.name != "conversion_metadata.json"
     }

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from checkpoints import make_checkpoint
-from programs import finished
+from subprocesses import run_python
 
 from mlx_hf_bridge import MLXSentenceTransformer
 from mlx_hf_bridge.cli import main
@@ -269,7 +269,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no getrusage")
 def test_memory_does_not_grow_with_the_corpus(folder: Path, tmp_path: Path) -> None:
-    few, many = (int(finished(PEAK, folder, tmp_path / "v.npy", count)) for count in (500, 8_000))
+    few, many = (int(run_python(PEAK, folder, tmp_path / "v.npy", count)) for count in (500, 8_000))
     assert many < 1.1 * few
 
 

@@ -63,10 +63,10 @@ def sums_over_answers(folder: Path) -> dict[str, np.ndarray]:
 def test_the_factors_are_those_of_torchs_gradients(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_bert(tmp_path)
     monkeypatch.setattr(curvature, "LOOKS", LOOKS)
-    ours, theirs = curvature.curvatures(work_on(tmp_path), 0), sums_over_answers(tmp_path)
-    assert ours.keys() == theirs.keys()
-    for path, factor in theirs.items():
-        assert np.linalg.norm(ours[path] - factor) < SPREAD * np.linalg.norm(factor), path
+    mlx_model, torch_model = curvature.curvatures(work_on(tmp_path), 0), sums_over_answers(tmp_path)
+    assert mlx_model.keys() == torch_model.keys()
+    for path, factor in torch_model.items():
+        assert np.linalg.norm(mlx_model[path] - factor) < SPREAD * np.linalg.norm(factor), path
 
 
 def test_looks_that_were_broken_off_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ import pytest
 import torch
 import transformers
 from checkpoints import FAMILIES, Row, make_checkpoint, make_model, row_name
-from weight_files import answer, edit_config, read_tensors, rewrite, worst
+from weight_files import edit_config, max_difference, output_array, read_tensors, rewrite
 
 from mlx_hf_bridge import MLXAutoModel, MLXAutoModelForSequenceClassification, errors
 from mlx_hf_bridge.architecture.config import PaddedPositionsConfig
@@ -356,12 +356,12 @@ FOLDERS: dict[str, tuple[Callable[[Path], Any], type, type, str]] = {
 @pytest.mark.parametrize("fault", FOLDERS)
 def test_a_bad_folder_is_one_clear_error_and_leaves_nothing(fault: str, tmp_path: Path, bridge_cache: Path) -> None:
     make_checkpoint(tmp_path)
-    spoil, kind, theirs, message = FOLDERS[fault]
+    spoil, kind, torch_model, message = FOLDERS[fault]
     spoil(tmp_path)
     with pytest.raises(BridgeError, match=message) as caught:
         MLXAutoModel.from_pretrained(tmp_path)
     assert type(caught.value) is kind
-    assert isinstance(caught.value, theirs)
+    assert isinstance(caught.value, torch_model)
     left = bridge_cache / "converted"
     assert not left.exists() or all(path.suffix == ".lock" for path in left.iterdir())
 
@@ -521,7 +521,7 @@ CALLS: dict[str, tuple[dict[str, Any], type, type, str]] = {
 @pytest.mark.parametrize("call", CALLS)
 def test_a_bad_call_is_one_clear_error(call: str, kind: str, bert: Any) -> None:
     """Known trouble 4: MLX reads foreign memory for ids, segments and positions outside their tables."""
-    arguments, own, theirs, message = CALLS[call]
+    arguments, own, torch_model, message = CALLS[call]
     made = {"numpy": np.asarray, "torch": torch.tensor, "mlx": mx.array}[kind]
     convertible = {name: value for name, value in arguments.items() if isinstance(value, np.ndarray)}
     if any(value.dtype.kind == "U" for value in convertible.values()) or len(convertible) != len(arguments):
@@ -530,30 +530,40 @@ def test_a_bad_call_is_one_clear_error(call: str, kind: str, bert: Any) -> None:
         message = r"input_ids .* float32, expected whole numbers"
     with pytest.raises(own, match=message) as caught:
         bert(**{**arguments, **{name: made(value) for name, value in convertible.items()}})
-    assert isinstance(caught.value, theirs)
+    assert isinstance(caught.value, torch_model)
 
 
 @pytest.mark.parametrize("row", [row for row in FAMILIES if row.has_positions], ids=row_name)
 def test_the_longest_text_works_as_in_transformers_and_one_more_token_raises(row: Row, tmp_path: Path) -> None:
     """Known trouble 4: RoBERTa's usable length is max_position_embeddings - pad_token_id - 1."""
-    theirs = make_model(row)
-    theirs.save_pretrained(tmp_path)
-    ours = MLXAutoModel.from_pretrained(tmp_path)
+    torch_model = make_model(row)
+    torch_model.save_pretrained(tmp_path)
+    mlx_model = MLXAutoModel.from_pretrained(tmp_path)
     kind = family_for({"model_type": row.model_type}).config
     first = row.pad_token_id + 1 if issubclass(kind, PaddedPositionsConfig) else 0
     longest = 44 - first
     ids = np.random.default_rng(0).integers(5, 101, (2, longest + 1))
     inputs = {"input_ids": ids[:, :longest], "attention_mask": np.ones((2, longest), np.int64)}
-    assert worst(*(answer(model, inputs, "last_hidden_state") for model in (ours, theirs)), inputs) < ABSOLUTE
+    assert (
+        max_difference(
+            *(output_array(model, inputs, "last_hidden_state") for model in (mlx_model, torch_model)), inputs
+        )
+        < ABSOLUTE
+    )
     with pytest.raises((IndexError, RuntimeError, ValueError)), torch.no_grad():
-        theirs(input_ids=torch.tensor(ids))
+        torch_model(input_ids=torch.tensor(ids))
     message = rf"{longest + 1} tokens reach position 44, .* \(at most {longest} tokens\)\. Truncate the texts"
     with pytest.raises(errors.TokenRangeError, match=message):
-        ours(ids)
+        mlx_model(ids)
     if first:
         padded = np.concatenate([ids[:, :longest], np.full((2, 5), row.pad_token_id)], axis=1)
         inputs = {"input_ids": padded, "attention_mask": (padded != row.pad_token_id).astype(np.int64)}
-        assert worst(*(answer(model, inputs, "last_hidden_state") for model in (ours, theirs)), inputs) < ABSOLUTE
+        assert (
+            max_difference(
+                *(output_array(model, inputs, "last_hidden_state") for model in (mlx_model, torch_model)), inputs
+            )
+            < ABSOLUTE
+        )
 
 
 @pytest.mark.parametrize(
@@ -562,8 +572,10 @@ def test_the_longest_text_works_as_in_transformers_and_one_more_token_raises(row
 def test_segments_for_a_family_without_them_are_ignored_as_in_transformers(row: Row, tmp_path: Path) -> None:
     """transformers' AutoTokenizer gives DistilBERT's pairs segments, and its model takes them without a word."""
     make_model(row).save_pretrained(tmp_path)
-    ours = MLXAutoModel.from_pretrained(tmp_path)
-    np.testing.assert_array_equal(ours(IDS, token_type_ids=IDS).last_hidden_state, ours(IDS).last_hidden_state)
+    mlx_model = MLXAutoModel.from_pretrained(tmp_path)
+    np.testing.assert_array_equal(
+        mlx_model(IDS, token_type_ids=IDS).last_hidden_state, mlx_model(IDS).last_hidden_state
+    )
 
 
 def test_every_error_is_a_bridge_error_and_one_of_pythons() -> None:
@@ -598,11 +610,11 @@ def test_each_key_that_a_family_needs_is_named_when_it_is_missing(row: Row, tmp_
 def test_transformers_refuses_the_same_names_with_the_same_type(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for name in ("org/nothing", str(tmp_path / "empty")):
-        with pytest.raises((OSError, ValueError)) as theirs:
+        with pytest.raises((OSError, ValueError)) as transformers_error:
             transformers.AutoModel.from_pretrained(name)
-        with pytest.raises((OSError, ValueError)) as ours:
+        with pytest.raises((OSError, ValueError)) as bridge_error:
             MLXAutoModel.from_pretrained(name)
-        assert isinstance(ours.value, OSError) or isinstance(theirs.value, ValueError)
+        assert isinstance(bridge_error.value, OSError) or isinstance(transformers_error.value, ValueError)
 
 
 def test_the_tensors_of_a_good_folder_are_untouched_by_all_this(tmp_path: Path) -> None:

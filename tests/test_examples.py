@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import transformers
 from checkpoints import FAMILIES, make_wordpiece
-from trios import ROWS, make_for
+from three_pipelines import ROWS, make_for
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from checkpoints import FAMILIES, Row, make_checkpoint, ours_for, ragged_inputs, theirs_for
+from checkpoints import FAMILIES, Row, make_checkpoint, mlx_class, ragged_inputs, torch_class
 from torch import nn
 
 from mlx_hf_bridge.errors import TokenRangeError, UnservedUseError
@@ -48,26 +48,26 @@ def pair(
     """A facade, the torch model of the same checkpoint, and what the facade falls back on."""
     row = row_of(model_type)
     make_checkpoint(folder, row, head, labels=2 if head == "ForQuestionAnswering" else 3)
-    hf_class = theirs_for(row, head)
+    hf_class = torch_class(row, head)
     behind = TorchBehind(hf_class, folder)
-    ours = facade(ours_for(head).from_pretrained(folder), fall_back=behind if torch_behind else None)
-    return ours, hf_class.from_pretrained(folder), behind
+    bridged = facade(mlx_class(head).from_pretrained(folder), fall_back=behind if torch_behind else None)
+    return bridged, hf_class.from_pretrained(folder), behind
 
 
-def assert_same(got: Any, wanted: Any) -> None:
+def assert_same(actual: Any, expected: Any) -> None:
     """The same class and fields, and numbers within FLOAT32 where a token is."""
-    assert type(got) is type(wanted)
-    if isinstance(wanted, dict):
-        assert list(got) == list(wanted)
-        got, wanted = got.to_tuple(), wanted.to_tuple()
-    if isinstance(wanted, tuple):
-        assert len(got) == len(wanted)
-        for mine, his in zip(got, wanted, strict=True):
-            assert_same(mine, his)
+    assert type(actual) is type(expected)
+    if isinstance(expected, dict):
+        assert list(actual) == list(expected)
+        actual, expected = actual.to_tuple(), expected.to_tuple()
+    if isinstance(expected, tuple):
+        assert len(actual) == len(expected)
+        for mlx_value, torch_value in zip(actual, expected, strict=True):
+            assert_same(mlx_value, torch_value)
     else:
-        seen = MASK.bool() if wanted.shape[:2] == MASK.shape else slice(None)
-        assert got.dtype == wanted.dtype
-        torch.testing.assert_close(got[seen], wanted[seen], rtol=1e-4, atol=FLOAT32)
+        seen = MASK.bool() if expected.shape[:2] == MASK.shape else slice(None)
+        assert actual.dtype == expected.dtype
+        torch.testing.assert_close(actual[seen], expected[seen], rtol=1e-4, atol=FLOAT32)
 
 
 @pytest.mark.parametrize(
@@ -83,57 +83,62 @@ def assert_same(got: Any, wanted: Any) -> None:
     ],
 )
 def test_answers_are_the_transformers_class_s_own(model_type: str, head: str, tmp_path: Path) -> None:
-    ours, theirs, behind = pair(tmp_path, head, model_type)
-    assert isinstance(ours, type(theirs))
-    assert (type(ours).__name__, type(ours).__module__) == (type(theirs).__name__, type(theirs).__module__)
-    assert repr(ours) == repr(theirs)
-    assert inspect.signature(ours.forward) == inspect.signature(theirs.forward)
-    assert get_type_hints(ours.forward) == get_type_hints(theirs.forward)
-    assert ours.num_parameters() == theirs.num_parameters()
+    bridged, torch_model, behind = pair(tmp_path, head, model_type)
+    assert isinstance(bridged, type(torch_model))
+    assert (type(bridged).__name__, type(bridged).__module__) == (
+        type(torch_model).__name__,
+        type(torch_model).__module__,
+    )
+    assert repr(bridged) == repr(torch_model)
+    assert inspect.signature(bridged.forward) == inspect.signature(torch_model.forward)
+    assert get_type_hints(bridged.forward) == get_type_hints(torch_model.forward)
+    assert bridged.num_parameters() == torch_model.num_parameters()
     with torch.no_grad():
-        assert_same(ours(IDS, MASK), theirs(IDS, MASK))
-        assert_same(ours(input_ids=IDS, attention_mask=MASK, return_dict=False), theirs(IDS, MASK, return_dict=False))
+        assert_same(bridged(IDS, MASK), torch_model(IDS, MASK))
         assert_same(
-            ours(IDS, attention_mask=MASK, output_hidden_states=True),
-            theirs(IDS, attention_mask=MASK, output_hidden_states=True),
+            bridged(input_ids=IDS, attention_mask=MASK, return_dict=False), torch_model(IDS, MASK, return_dict=False)
+        )
+        assert_same(
+            bridged(IDS, attention_mask=MASK, output_hidden_states=True),
+            torch_model(IDS, attention_mask=MASK, output_hidden_states=True),
         )
     assert behind.reasons == []
 
 
 def test_settings_in_the_config_count_as_in_transformers(tmp_path: Path) -> None:
-    ours, theirs, behind = pair(tmp_path)
-    for model in (ours, theirs):
+    bridged, torch_model, behind = pair(tmp_path)
+    for model in (bridged, torch_model):
         model.config.output_hidden_states = True
     with torch.no_grad():
-        assert_same(ours(IDS, MASK), theirs(IDS, MASK))
-    assert len(ours(IDS, MASK).hidden_states) == 4
+        assert_same(bridged(IDS, MASK), torch_model(IDS, MASK))
+    assert len(bridged(IDS, MASK).hidden_states) == 4
     assert behind.reasons == []
 
 
 def test_attributes_are_the_torch_model_s(tmp_path: Path) -> None:
-    ours, theirs, behind = pair(tmp_path, "ForSequenceClassification")
-    assert ours.num_labels == theirs.num_labels
-    assert ours.name_or_path == theirs.name_or_path == str(tmp_path)
-    assert ours.base_model_prefix == "bert"
-    assert not hasattr(ours, "hf_device_map")
-    assert hasattr(ours, "resize_token_embeddings")
+    bridged, torch_model, behind = pair(tmp_path, "ForSequenceClassification")
+    assert bridged.num_labels == torch_model.num_labels
+    assert bridged.name_or_path == torch_model.name_or_path == str(tmp_path)
+    assert bridged.base_model_prefix == "bert"
+    assert not hasattr(bridged, "hf_device_map")
+    assert hasattr(bridged, "resize_token_embeddings")
     with pytest.raises(AttributeError, match="'BertForSequenceClassification' object has no attribute 'clasifier'"):
-        _ = ours.clasifier
+        _ = bridged.clasifier
     assert behind.reasons == []
 
 
 def test_making_one_leaves_torch_s_random_numbers_alone(tmp_path: Path) -> None:
-    ours, _, _ = pair(tmp_path)
+    bridged, _, _ = pair(tmp_path)
     torch.manual_seed(3)
-    wanted = torch.rand(2)
+    expected = torch.rand(2)
     torch.manual_seed(3)
-    facade(ours.mlx_model)
-    torch.testing.assert_close(torch.rand(2), wanted, rtol=0, atol=0)
+    facade(bridged.mlx_model)
+    torch.testing.assert_close(torch.rand(2), expected, rtol=0, atol=0)
 
 
 def test_a_change_of_dtype_changes_the_answers_alone(tmp_path: Path) -> None:
-    ours, theirs, behind = pair(tmp_path)
-    exact = theirs(IDS)[0]
+    bridged, torch_model, behind = pair(tmp_path)
+    exact = torch_model(IDS)[0]
     for change, dtype in (
         (lambda model: model.half(), torch.float16),
         (lambda model: model.to(torch.bfloat16), torch.bfloat16),
@@ -141,24 +146,31 @@ def test_a_change_of_dtype_changes_the_answers_alone(tmp_path: Path) -> None:
         (lambda model: nn.Sequential(model).half()[0], torch.float16),
         (lambda model: model.float(), torch.float32),
     ):
-        assert change(ours) is ours
-        assert ours.dtype == ours(IDS)[0].dtype == dtype
-        torch.testing.assert_close(ours(IDS)[0].float(), exact, atol=2e-2, rtol=1e-2)
-    torch.testing.assert_close(ours(IDS)[0], exact, atol=FLOAT32, rtol=1e-4)
+        assert change(bridged) is bridged
+        assert bridged.dtype == bridged(IDS)[0].dtype == dtype
+        torch.testing.assert_close(bridged(IDS)[0].float(), exact, atol=2e-2, rtol=1e-2)
+    torch.testing.assert_close(bridged(IDS)[0], exact, atol=FLOAT32, rtol=1e-4)
     assert behind.reasons == []
 
 
 def test_every_device_is_accepted_and_none_changes_anything(tmp_path: Path) -> None:
-    ours, _, behind = pair(tmp_path)
-    assert ours.to("mps") is ours.to(torch.device("cuda:1")) is ours.cuda() is ours.cpu() is ours.eval() is ours
-    assert ours.device == torch.device("cpu")
+    bridged, _, behind = pair(tmp_path)
+    assert (
+        bridged.to("mps")
+        is bridged.to(torch.device("cuda:1"))
+        is bridged.cuda()
+        is bridged.cpu()
+        is bridged.eval()
+        is bridged
+    )
+    assert bridged.device == torch.device("cpu")
     assert behind.reasons == []
 
 
 def test_a_container_sees_one_parameter_that_counts_as_many_as_there_are(tmp_path: Path) -> None:
-    ours, theirs, behind = pair(tmp_path)
-    container = nn.Sequential(ours, nn.Linear(2, 2))
-    count = theirs.num_parameters()
+    bridged, torch_model, behind = pair(tmp_path)
+    container = nn.Sequential(bridged, nn.Linear(2, 2))
+    count = torch_model.num_parameters()
     assert [tuple(parameter.shape) for parameter in container.parameters()] == [(0,), (2, 2), (2,)]
     assert [parameter.numel() for parameter in container.parameters()] == [count, 4, 2]
     assert [parameter.nelement() for parameter in container.half().parameters()] == [count, 4, 2]
@@ -169,11 +181,11 @@ def test_a_container_sees_one_parameter_that_counts_as_many_as_there_are(tmp_pat
 
 
 def test_compiling_changes_nothing(tmp_path: Path) -> None:
-    ours, theirs, behind = pair(tmp_path)
-    ours.compile()
-    compiled = torch.compile(nn.Sequential(ours), backend="eager")
+    bridged, torch_model, behind = pair(tmp_path)
+    bridged.compile()
+    compiled = torch.compile(nn.Sequential(bridged), backend="eager")
     with torch.no_grad():
-        torch.testing.assert_close(compiled(IDS)[0], theirs(IDS)[0], atol=FLOAT32, rtol=1e-4)
+        torch.testing.assert_close(compiled(IDS)[0], torch_model(IDS)[0], atol=FLOAT32, rtol=1e-4)
     assert behind.reasons == []
 
 
@@ -211,58 +223,58 @@ USES: dict[str, tuple[Callable[[Any], Any], str]] = {
 
 @pytest.mark.parametrize("use", USES)
 def test_what_only_torch_serves_goes_to_torch_once_and_for_good(use: str, tmp_path: Path) -> None:
-    ours, theirs, behind = pair(tmp_path)
-    forward, served = ours.forward, ours.state_dict
-    ours.note = "kept"
-    ours.name_or_path = "named anew"
+    bridged, torch_model, behind = pair(tmp_path)
+    forward, served = bridged.forward, bridged.state_dict
+    bridged.note = "kept"
+    bridged.name_or_path = "named anew"
     act, reason = USES[use]
-    act(ours)
+    act(bridged)
     assert len(behind.reasons) == 1
     assert behind.reasons[0].startswith(reason)
-    assert type(ours) is type(theirs)
-    assert (ours.note, ours.name_or_path) == ("kept", "named anew")
+    assert type(bridged) is type(torch_model)
+    assert (bridged.note, bridged.name_or_path) == ("kept", "named anew")
     if use not in ("resizing", "replacing"):
         with torch.no_grad():
-            assert_same(ours(IDS, MASK), theirs(IDS, MASK))
-            assert_same(forward(IDS, MASK), theirs(IDS, MASK))
+            assert_same(bridged(IDS, MASK), torch_model(IDS, MASK))
+            assert_same(forward(IDS, MASK), torch_model(IDS, MASK))
         assert {name: value.shape for name, value in served().items()} == {
-            name: value.shape for name, value in theirs.state_dict().items()
+            name: value.shape for name, value in torch_model.state_dict().items()
         }
-    leave(ours, "nothing is left to leave")
+    leave(bridged, "nothing is left to leave")
     assert len(behind.reasons) == 1
 
 
 @pytest.mark.parametrize("use", [use for use in USES if "mask" not in use])
 def test_without_torch_behind_it_is_an_error_that_says_what_to_do(use: str, tmp_path: Path) -> None:
-    ours, theirs, _ = pair(tmp_path, torch_behind=False)
+    bridged, torch_model, _ = pair(tmp_path, torch_behind=False)
     act, _ = USES[use]
     with pytest.raises(UnservedUseError, match=r"computed by MLX for inference alone, and .* Load the model with"):
-        act(ours)
+        act(bridged)
     with torch.no_grad():
-        assert_same(ours(IDS, MASK), theirs(IDS, MASK))
+        assert_same(bridged(IDS, MASK), torch_model(IDS, MASK))
 
 
 def test_a_forked_child_goes_to_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ours, theirs, behind = pair(tmp_path)
-    ours(IDS)
+    bridged, torch_model, behind = pair(tmp_path)
+    bridged(IDS)
     monkeypatch.setattr(executor, "_home", -1)
     with torch.no_grad():
-        assert_same(ours(IDS, MASK), theirs(IDS, MASK))
+        assert_same(bridged(IDS, MASK), torch_model(IDS, MASK))
     assert behind.reasons[0].startswith("MLX refused the call (MLX was used before this process was forked")
 
 
 def test_a_container_takes_and_gives_weights(tmp_path: Path) -> None:
-    ours, theirs, behind = pair(tmp_path)
+    bridged, torch_model, behind = pair(tmp_path)
     with torch.no_grad():
-        theirs.embeddings.word_embeddings.weight.mul_(2)
-    nn.Sequential(ours).load_state_dict(nn.Sequential(theirs).state_dict())
+        torch_model.embeddings.word_embeddings.weight.mul_(2)
+    nn.Sequential(bridged).load_state_dict(nn.Sequential(torch_model).state_dict())
     assert behind.reasons == ["load_state_dict() was called"]
-    torch.testing.assert_close(ours(IDS)[0], theirs(IDS)[0], rtol=0, atol=0)
+    torch.testing.assert_close(bridged(IDS)[0], torch_model(IDS)[0], rtol=0, atol=0)
 
 
 def test_training_goes_to_torch_or_says_what_to_do(tmp_path: Path) -> None:
-    ours, _, behind = pair(tmp_path / "with")
-    assert ours.train().training
+    bridged, _, behind = pair(tmp_path / "with")
+    assert bridged.train().training
     assert behind.reasons == ["train() was called"]
     alone, _, _ = pair(tmp_path / "without", torch_behind=False)
     with pytest.raises(UnservedUseError, match="and forward was called in training mode"):
@@ -271,35 +283,35 @@ def test_training_goes_to_torch_or_says_what_to_do(tmp_path: Path) -> None:
 
 
 def test_a_gradient_that_is_asked_for_later_is_torch_s(tmp_path: Path) -> None:
-    ours, theirs, behind = pair(tmp_path, "ForSequenceClassification")
-    answers = [model(IDS, MASK).logits for model in (ours, theirs)]
+    bridged, torch_model, behind = pair(tmp_path, "ForSequenceClassification")
+    answers = [model(IDS, MASK).logits for model in (bridged, torch_model)]
     assert all(answer.requires_grad for answer in answers)
     assert behind.reasons == []
     for answer in answers:
         answer[:, 1].sum().backward()
     assert behind.reasons == ["a gradient was asked for"]
-    gradients = [model.bert.embeddings.word_embeddings.weight.grad for model in (ours, theirs)]
+    gradients = [model.bert.embeddings.word_embeddings.weight.grad for model in (bridged, torch_model)]
     torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-5)
 
 
 def test_answers_ask_for_no_gradient_where_transformers_would_not(tmp_path: Path) -> None:
-    ours, _, _ = pair(tmp_path)
-    assert not ours.requires_grad_(False)(IDS)[0].requires_grad
-    ours.requires_grad_(True)
+    bridged, _, _ = pair(tmp_path)
+    assert not bridged.requires_grad_(False)(IDS)[0].requires_grad
+    bridged.requires_grad_(True)
     with torch.inference_mode():
-        assert not ours(IDS)[0].requires_grad
+        assert not bridged(IDS)[0].requires_grad
 
 
 def test_the_torch_model_takes_over_what_was_set(tmp_path: Path) -> None:
-    ours, _, _ = pair(tmp_path)
-    ours.half().requires_grad_(False)
-    ours.config.output_hidden_states = True
-    config = ours.config
-    leave(ours, "of this test")
-    assert {parameter.dtype for parameter in ours.parameters()} == {torch.float16}
-    assert not any(parameter.requires_grad for parameter in ours.parameters())
-    assert ours.config is ours.encoder.layer[0].attention.self.config is config
-    assert len(ours(IDS).hidden_states) == 4
+    bridged, _, _ = pair(tmp_path)
+    bridged.half().requires_grad_(False)
+    bridged.config.output_hidden_states = True
+    config = bridged.config
+    leave(bridged, "of this test")
+    assert {parameter.dtype for parameter in bridged.parameters()} == {torch.float16}
+    assert not any(parameter.requires_grad for parameter in bridged.parameters())
+    assert bridged.config is bridged.encoder.layer[0].attention.self.config is config
+    assert len(bridged(IDS).hidden_states) == 4
 
 
 def answer_of(model: Any) -> np.ndarray:
@@ -308,45 +320,45 @@ def answer_of(model: Any) -> np.ndarray:
 
 
 def test_copies_pickles_and_spawned_workers_answer_the_same(tmp_path: Path) -> None:
-    ours, theirs, behind = pair(tmp_path)
-    ours.half().requires_grad_(False)
-    ours.note = [1]
-    wanted = answer_of(ours)
-    again = copy.deepcopy(ours)
-    assert again.mlx_model is ours.mlx_model
-    assert again.config is not ours.config
-    for model in (again, pickle.loads(pickle.dumps(ours)), copy.deepcopy(nn.Sequential(ours))[0]):
-        np.testing.assert_array_equal(answer_of(model), wanted)
-        assert isinstance(model, type(theirs))
+    bridged, torch_model, behind = pair(tmp_path)
+    bridged.half().requires_grad_(False)
+    bridged.note = [1]
+    expected = answer_of(bridged)
+    again = copy.deepcopy(bridged)
+    assert again.mlx_model is bridged.mlx_model
+    assert again.config is not bridged.config
+    for model in (again, pickle.loads(pickle.dumps(bridged)), copy.deepcopy(nn.Sequential(bridged))[0]):
+        np.testing.assert_array_equal(answer_of(model), expected)
+        assert isinstance(model, type(torch_model))
         assert model.note == [1]
-        assert model.note is not ours.note
+        assert model.note is not bridged.note
         assert not model(IDS)[0].requires_grad
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        np.testing.assert_array_equal(pool.apply(answer_of, (ours,)), wanted)
+        np.testing.assert_array_equal(pool.apply(answer_of, (bridged,)), expected)
     assert behind.reasons == []
 
 
 @pytest.mark.parametrize("head", ["Model", "ForMaskedLM"])
 def test_a_saved_one_loads_in_transformers(head: str, tmp_path: Path) -> None:
-    ours, theirs, behind = pair(tmp_path / "made", head)
-    ours.save_pretrained(tmp_path / "saved", safe_serialization=True)
-    again = type(theirs).from_pretrained(tmp_path / "saved")
+    bridged, torch_model, behind = pair(tmp_path / "made", head)
+    bridged.save_pretrained(tmp_path / "saved", safe_serialization=True)
+    again = type(torch_model).from_pretrained(tmp_path / "saved")
     with torch.no_grad():
-        assert_same(again(IDS, MASK), theirs(IDS, MASK))
-    assert again.config.architectures == [type(theirs).__name__]
+        assert_same(again(IDS, MASK), torch_model(IDS, MASK))
+    assert again.config.architectures == [type(torch_model).__name__]
     assert behind.reasons == []
 
 
 @pytest.mark.parametrize("options", [{"max_shard_size": "10kB"}, {"state_dict": None}, {}])
 def test_saving_otherwise_is_torch_s(options: dict[str, Any], tmp_path: Path) -> None:
-    ours, theirs, behind = pair(tmp_path / "made")
+    bridged, torch_model, behind = pair(tmp_path / "made")
     if not options:
-        ours.half()
-    ours.save_pretrained(tmp_path / "saved", **options)
+        bridged.half()
+    bridged.save_pretrained(tmp_path / "saved", **options)
     assert len(behind.reasons) == 1
     assert behind.reasons[0].startswith("save_pretrained() was called")
-    again = type(theirs).from_pretrained(tmp_path / "saved")
-    torch.testing.assert_close(again(IDS)[0].float(), theirs(IDS)[0], atol=2e-2, rtol=1e-2)
+    again = type(torch_model).from_pretrained(tmp_path / "saved")
+    torch.testing.assert_close(again(IDS)[0].float(), torch_model(IDS)[0], atol=2e-2, rtol=1e-2)
 
 
 def test_a_packed_one_is_saved_in_mlx_s_storage(tmp_path: Path) -> None:
@@ -354,12 +366,12 @@ def test_a_packed_one_is_saved_in_mlx_s_storage(tmp_path: Path) -> None:
     config = type(row.config).from_dict({**row.config.to_dict(), **row.wide})
     wide = Row(row.model_type, row.classes, config, segments=3)
     make_checkpoint(tmp_path / "made", wide)
-    packed = ours_for("Model").from_pretrained(tmp_path / "made", quantization_config="q8")
-    ours = facade(packed)
-    assert not hasattr(ours.config, "quantization_config")
-    ours.save_pretrained(tmp_path / "saved")
-    again = facade(ours_for("Model").from_pretrained(tmp_path / "saved"))
-    np.testing.assert_array_equal(answer_of(again), answer_of(ours))
+    packed = mlx_class("Model").from_pretrained(tmp_path / "made", quantization_config="q8")
+    bridged = facade(packed)
+    assert not hasattr(bridged.config, "quantization_config")
+    bridged.save_pretrained(tmp_path / "saved")
+    again = facade(mlx_class("Model").from_pretrained(tmp_path / "saved"))
+    np.testing.assert_array_equal(answer_of(again), answer_of(bridged))
     behind = TorchBehind(transformers.BertModel, tmp_path / "made")
     facade(packed, fall_back=behind).save_pretrained(tmp_path / "float")
     assert behind.reasons == ["save_pretrained() was called"]
@@ -370,20 +382,20 @@ def test_a_packed_one_is_saved_in_mlx_s_storage(tmp_path: Path) -> None:
 
 
 def test_ids_outside_the_tables_are_an_error_as_on_torch(tmp_path: Path) -> None:
-    ours, theirs, behind = pair(tmp_path)
+    bridged, torch_model, behind = pair(tmp_path)
     outside = torch.tensor([[1, 500, 2]])
     with pytest.raises(IndexError):
-        theirs(outside)
+        torch_model(outside)
     with pytest.raises(TokenRangeError, match="500"):
-        ours(outside)
+        bridged(outside)
     assert behind.reasons == []
 
 
 @pytest.mark.parametrize(("model_type", "name"), [("distilbert", "token_type_ids"), ("fnet", "attention_mask")])
 def test_what_a_family_ignores_is_ignored(model_type: str, name: str, tmp_path: Path) -> None:
-    ours, theirs, behind = pair(tmp_path, "Model", model_type)
+    bridged, torch_model, behind = pair(tmp_path, "Model", model_type)
     with torch.no_grad():
-        assert_same(ours(input_ids=IDS, **{name: MASK}), theirs(input_ids=IDS, **{name: MASK}))
+        assert_same(bridged(input_ids=IDS, **{name: MASK}), torch_model(input_ids=IDS, **{name: MASK}))
     assert behind.reasons == []
 
 
@@ -401,9 +413,9 @@ def test_answers_reach_torch_without_a_copy(dtype: str) -> None:
 
 
 def test_calls_are_told_their_seconds(tmp_path: Path) -> None:
-    ours, _, _ = pair(tmp_path)
+    bridged, _, _ = pair(tmp_path)
     told: list[float] = []
-    timed = facade(ours.mlx_model, called=told.append)
+    timed = facade(bridged.mlx_model, called=told.append)
     timed(IDS)
     timed(IDS)
     assert len(told) == 2
@@ -412,8 +424,8 @@ def test_calls_are_told_their_seconds(tmp_path: Path) -> None:
 
 def test_real_inputs_of_every_length_agree(tmp_path: Path) -> None:
     row = row_of("bert")
-    ours, theirs, _ = pair(tmp_path)
+    bridged, torch_model, _ = pair(tmp_path)
     inputs = {name: torch.from_numpy(value) for name, value in ragged_inputs(row).items()}
     seen = inputs["attention_mask"].bool()
     with torch.no_grad():
-        torch.testing.assert_close(ours(**inputs)[0][seen], theirs(**inputs)[0][seen], atol=FLOAT32, rtol=1e-4)
+        torch.testing.assert_close(bridged(**inputs)[0][seen], torch_model(**inputs)[0][seen], atol=FLOAT32, rtol=1e-4)

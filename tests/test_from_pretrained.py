@@ -19,7 +19,7 @@ import torch
 import transformers
 from checkpoints import FAMILIES, make_checkpoint, make_model, ragged_inputs
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
-from weight_files import answer, edit_config, rename, rewrite, worst
+from weight_files import edit_config, max_difference, output_array, rename, rewrite
 
 from mlx_hf_bridge import (
     MLXAutoModel,
@@ -72,11 +72,11 @@ def nothing_told() -> None:
 
 
 def hidden(model: Any, name: str = "last_hidden_state") -> np.ndarray:
-    return answer(model, ragged_inputs(BERT), name)
+    return output_array(model, ragged_inputs(BERT), name)
 
 
-def same(ours: Any, theirs: Any, name: str = "last_hidden_state") -> bool:
-    return worst(hidden(ours, name), hidden(theirs, name), ragged_inputs(BERT)) < ABSOLUTE
+def same(mlx_model: Any, torch_model: Any, name: str = "last_hidden_state") -> bool:
+    return max_difference(hidden(mlx_model, name), hidden(torch_model, name), ragged_inputs(BERT)) < ABSOLUTE
 
 
 def conversions(cache: Path) -> int:
@@ -195,15 +195,15 @@ def test_a_folder_without_weights_is_an_os_error(copy: Path) -> None:
 
 
 def test_a_bin_file_alone_is_read(copy: Path) -> None:
-    theirs = transformers.BertModel.from_pretrained(copy)
-    torch.save(theirs.state_dict(), copy / "pytorch_model.bin")
+    torch_model = transformers.BertModel.from_pretrained(copy)
+    torch.save(torch_model.state_dict(), copy / "pytorch_model.bin")
     (copy / "model.safetensors").unlink()
-    assert same(MLXAutoModel.from_pretrained(copy), theirs)
+    assert same(MLXAutoModel.from_pretrained(copy), torch_model)
 
 
 def test_use_safetensors_chooses_between_two_files(copy: Path) -> None:
-    theirs = transformers.BertModel.from_pretrained(copy)
-    torch.save({name: tensor * 0.5 for name, tensor in theirs.state_dict().items()}, copy / "pytorch_model.bin")
+    torch_model = transformers.BertModel.from_pretrained(copy)
+    torch.save({name: tensor * 0.5 for name, tensor in torch_model.state_dict().items()}, copy / "pytorch_model.bin")
     for choice in (None, True, False):
         given = transformers.BertModel.from_pretrained(copy, use_safetensors=choice)
         assert same(MLXAutoModel.from_pretrained(copy, use_safetensors=choice), given)
@@ -216,13 +216,13 @@ def test_use_safetensors_without_such_a_file_is_an_os_error(copy: Path) -> None:
 
 @pytest.mark.parametrize("shard_size", ["50GB", "20KB"])
 def test_variant_reads_the_files_of_its_name(shard_size: str, bare: Path, tmp_path: Path) -> None:
-    theirs = transformers.BertModel.from_pretrained(bare)
-    theirs.save_pretrained(tmp_path)
+    torch_model = transformers.BertModel.from_pretrained(bare)
+    torch_model.save_pretrained(tmp_path)
     rewrite(tmp_path, lambda tensors: {name: tensor * 0.5 for name, tensor in tensors.items()})
-    theirs.half().save_pretrained(tmp_path, variant="fp16", max_shard_size=shard_size)
-    ours = MLXAutoModel.from_pretrained(tmp_path, variant="fp16")
-    assert same(ours, transformers.BertModel.from_pretrained(tmp_path, variant="fp16", dtype="float32"))
-    assert not same(ours, MLXAutoModel.from_pretrained(tmp_path))
+    torch_model.half().save_pretrained(tmp_path, variant="fp16", max_shard_size=shard_size)
+    mlx_model = MLXAutoModel.from_pretrained(tmp_path, variant="fp16")
+    assert same(mlx_model, transformers.BertModel.from_pretrained(tmp_path, variant="fp16", dtype="float32"))
+    assert not same(mlx_model, MLXAutoModel.from_pretrained(tmp_path))
 
 
 def test_a_variant_that_is_not_there_is_an_os_error(copy: Path) -> None:
@@ -231,17 +231,17 @@ def test_a_variant_that_is_not_there_is_an_os_error(copy: Path) -> None:
 
 
 def test_a_sharded_checkpoint_is_read(bare: Path, tmp_path: Path) -> None:
-    theirs = transformers.BertModel.from_pretrained(bare)
-    theirs.save_pretrained(tmp_path, max_shard_size="20KB")
+    torch_model = transformers.BertModel.from_pretrained(bare)
+    torch_model.save_pretrained(tmp_path, max_shard_size="20KB")
     assert len(list(tmp_path.glob("model-*.safetensors"))) > 2
-    assert same(MLXAutoModel.from_pretrained(tmp_path), theirs)
+    assert same(MLXAutoModel.from_pretrained(tmp_path), torch_model)
 
 
 def test_transformers_weights_in_the_config_names_the_file(copy: Path) -> None:
-    theirs = transformers.BertModel.from_pretrained(copy)
+    torch_model = transformers.BertModel.from_pretrained(copy)
     rewrite(copy, lambda tensors: {name: tensor * 0.5 for name, tensor in tensors.items()})
     (copy / "model.safetensors").rename(copy / "other.safetensors")
-    theirs.save_pretrained(copy)
+    torch_model.save_pretrained(copy)
     edit_config(copy, transformers_weights="other.safetensors")
     assert same(MLXAutoModel.from_pretrained(copy), transformers.BertModel.from_pretrained(copy))
     edit_config(copy, transformers_weights="../other.safetensors")
@@ -251,9 +251,9 @@ def test_transformers_weights_in_the_config_names_the_file(copy: Path) -> None:
 
 @pytest.mark.parametrize("prefix", ["bert.", "module.", ""])
 def test_prefixed_and_old_names_are_read(prefix: str, copy: Path) -> None:
-    theirs = transformers.BertModel.from_pretrained(copy)
+    torch_model = transformers.BertModel.from_pretrained(copy)
     rename(copy, lambda name: prefix + name.replace("LayerNorm.weight", "LayerNorm.gamma"))
-    assert same(MLXAutoModel.from_pretrained(copy), theirs)
+    assert same(MLXAutoModel.from_pretrained(copy), torch_model)
 
 
 # dtype, device, attention -------------------------------------------------------------------------------------------
@@ -273,8 +273,8 @@ DTYPES: dict[str, Any] = {
 def test_dtype_is_taken_in_every_spelling(
     argument: str, spelled: str, bare: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    ours = MLXAutoModel.from_pretrained(bare, **{argument: DTYPES[spelled]})
-    assert ours.dtype == mx.float16
+    mlx_model = MLXAutoModel.from_pretrained(bare, **{argument: DTYPES[spelled]})
+    assert mlx_model.dtype == mx.float16
     assert ("torch_dtype is deprecated" in caplog.text) == (argument == "torch_dtype")
 
 
@@ -286,8 +286,11 @@ def test_without_a_dtype_the_config_decides_and_then_the_file(
 ) -> None:
     rewrite(copy, lambda tensors: {name: tensor.to(stored) for name, tensor in tensors.items()})
     edit_config(copy, dtype=declared)
-    theirs = transformers.BertModel.from_pretrained(copy, dtype=asked)
-    assert str(MLXAutoModel.from_pretrained(copy, dtype=asked).dtype).split(".")[-1] == str(theirs.dtype).split(".")[-1]
+    torch_model = transformers.BertModel.from_pretrained(copy, dtype=asked)
+    assert (
+        str(MLXAutoModel.from_pretrained(copy, dtype=asked).dtype).split(".")[-1]
+        == str(torch_model.dtype).split(".")[-1]
+    )
 
 
 @pytest.mark.parametrize("asked", ["float64", torch.float8_e4m3fn, "int8"])
@@ -399,15 +402,15 @@ def test_a_checkpoint_of_another_quantiser_is_refused_by_its_method(method: str,
 
 def test_output_attentions_over_the_config_gives_them(bare: Path, bridge_cache: Path) -> None:
     MLXAutoModel.from_pretrained(bare)
-    ours = MLXAutoModel.from_pretrained(bare, output_attentions=True, output_hidden_states=True)
-    theirs = transformers.BertModel.from_pretrained(bare, output_attentions=True, output_hidden_states=True)
+    mlx_model = MLXAutoModel.from_pretrained(bare, output_attentions=True, output_hidden_states=True)
+    torch_model = transformers.BertModel.from_pretrained(bare, output_attentions=True, output_hidden_states=True)
     with torch.no_grad():
-        wanted = theirs(**{name: torch.tensor(value) for name, value in ragged_inputs(BERT).items()})
-    found = ours(**ragged_inputs(BERT))
+        expected = torch_model(**{name: torch.tensor(value) for name, value in ragged_inputs(BERT).items()})
+    found = mlx_model(**ragged_inputs(BERT))
     mask = ragged_inputs(BERT)["attention_mask"].astype(bool)
-    for mine, their in zip(found.attentions, wanted.attentions, strict=True):
-        assert np.abs(mine - their.numpy()).transpose(0, 2, 1, 3)[mask].max() < ABSOLUTE
-    assert len(found.hidden_states) == len(wanted.hidden_states) == 4
+    for mlx_value, their in zip(found.attentions, expected.attentions, strict=True):
+        assert np.abs(mlx_value - their.numpy()).transpose(0, 2, 1, 3)[mask].max() < ABSOLUTE
+    assert len(found.hidden_states) == len(expected.hidden_states) == 4
     assert conversions(bridge_cache) == 1
 
 
@@ -428,11 +431,11 @@ OVERRIDES: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("asked", OVERRIDES)
 def test_a_key_over_the_config_is_set_as_transformers_sets_it(asked: str, classifier: Path, bridge_cache: Path) -> None:
-    theirs = transformers.BertForSequenceClassification.from_pretrained(classifier, **OVERRIDES[asked])
-    ours = MLXAutoModelForSequenceClassification.from_pretrained(classifier, **OVERRIDES[asked])
+    torch_model = transformers.BertForSequenceClassification.from_pretrained(classifier, **OVERRIDES[asked])
+    mlx_model = MLXAutoModelForSequenceClassification.from_pretrained(classifier, **OVERRIDES[asked])
     for key in ("id2label", "label2id", "num_labels", "problem_type", "hidden_dropout_prob", "classifier_dropout"):
-        assert getattr(ours.config, key) == getattr(theirs.config, key)
-    assert same(ours, theirs, "logits")
+        assert getattr(mlx_model.config, key) == getattr(torch_model.config, key)
+    assert same(mlx_model, torch_model, "logits")
     MLXAutoModelForSequenceClassification.from_pretrained(classifier)
     assert conversions(bridge_cache) == 1
 
@@ -453,10 +456,10 @@ def test_num_labels_and_id2label_that_contradict_each_other_are_a_value_error(cl
 def test_config_takes_the_place_of_the_file(given: str, bare: Path, tmp_path: Path, bridge_cache: Path) -> None:
     config = transformers.BertConfig.from_pretrained(bare, hidden_act="relu")
     config.save_pretrained(tmp_path)
-    ours = MLXAutoModel.from_pretrained(bare, hidden_act="relu").config
+    mlx_model = MLXAutoModel.from_pretrained(bare, hidden_act="relu").config
     spelled = {
         "object": config, "dict": config.to_dict(), "folder": tmp_path, "file": str(tmp_path / "config.json"),
-        "ours": ours,
+        "ours": mlx_model,
     }[given]  # fmt: skip
     found = MLXAutoModel.from_pretrained(bare, config=spelled)
     assert same(found, transformers.BertModel.from_pretrained(bare, config=config))
@@ -470,9 +473,9 @@ def test_the_config_object_of_the_file_itself_is_the_same_conversion(bare: Path,
 
 
 def test_config_serves_a_folder_without_one(copy: Path) -> None:
-    theirs = transformers.BertModel.from_pretrained(copy)
+    torch_model = transformers.BertModel.from_pretrained(copy)
     (copy / "config.json").unlink()
-    assert same(MLXAutoModel.from_pretrained(copy, config=theirs.config), theirs)
+    assert same(MLXAutoModel.from_pretrained(copy, config=torch_model.config), torch_model)
 
 
 def test_a_config_of_another_type_is_a_type_error(bare: Path) -> None:
@@ -482,21 +485,21 @@ def test_a_config_of_another_type_is_a_type_error(bare: Path) -> None:
 
 @pytest.mark.parametrize("recipe", [None, "q8"])
 def test_fewer_layers_leave_the_others_out_and_say_so(recipe: str | None, wide: Path) -> None:
-    theirs, told = transformers.BertModel.from_pretrained(wide, num_hidden_layers=1, output_loading_info=True)
+    torch_model, told = transformers.BertModel.from_pretrained(wide, num_hidden_layers=1, output_loading_info=True)
     for _ in range(2):
-        ours, info = MLXAutoModel.from_pretrained(
+        mlx_model, info = MLXAutoModel.from_pretrained(
             wide, num_hidden_layers=1, quantization_config=recipe, output_loading_info=True
         )
         assert info["unexpected_keys"] == set(told["unexpected_keys"])
-    assert recipe or same(ours, theirs)
+    assert recipe or same(mlx_model, torch_model)
 
 
 def test_add_pooling_layer_is_taken_by_name_and_by_position(bare: Path) -> None:
-    for ours in (
+    for mlx_model in (
         MLXAutoModel.from_pretrained(bare, False),
         MLXAutoModel.from_pretrained(bare, add_pooling_layer=False),
     ):
-        assert list(ours(**ragged_inputs(BERT))) == ["last_hidden_state"]
+        assert list(mlx_model(**ragged_inputs(BERT))) == ["last_hidden_state"]
     with pytest.raises(TypeError, match=r"got \(True, 3\) by position, expected at most add_pooling_layer"):
         MLXAutoModel.from_pretrained(bare, True, 3)
     for given in ((True,), ()):
@@ -557,17 +560,17 @@ def test_another_number_of_labels_is_an_error_unless_asked_for(
             classifier, output_loading_info=True, **asked
         )[1]["mismatched_keys"]
     }
-    ours = MLXAutoModelForSequenceClassification.from_pretrained(classifier, **asked)
-    assert hidden(ours, "logits").shape[-1] == ours.config.num_labels == len(ours.config.label2id) == 5
+    mlx_model = MLXAutoModelForSequenceClassification.from_pretrained(classifier, **asked)
+    assert hidden(mlx_model, "logits").shape[-1] == mlx_model.config.num_labels == len(mlx_model.config.label2id) == 5
     assert "drawn AT RANDOM" in caplog.text
 
 
 def test_a_drawn_head_stands_on_the_checkpoints_own_encoder(bare: Path) -> None:
-    ours = MLXAutoModelForTokenClassification.from_pretrained(
+    mlx_model = MLXAutoModelForTokenClassification.from_pretrained(
         bare, ignore_mismatched_sizes=True, output_hidden_states=True
     )
-    last = ours(**ragged_inputs(BERT)).hidden_states[-1]
-    assert worst(last, hidden(transformers.BertModel.from_pretrained(bare)), ragged_inputs(BERT)) < ABSOLUTE
+    last = mlx_model(**ragged_inputs(BERT)).hidden_states[-1]
+    assert max_difference(last, hidden(transformers.BertModel.from_pretrained(bare)), ragged_inputs(BERT)) < ABSOLUTE
 
 
 # Code of the repo's own, transformers' AutoModel, and what is no argument -------------------------------------------
@@ -597,10 +600,10 @@ def test_a_registered_class_takes_what_auto_model_passes(bare: Path, monkeypatch
     mapping = transformers.AutoModel._model_mapping
     monkeypatch.setattr(mapping, "_extra_content", {transformers.BertConfig: Registered})
     config = transformers.AutoConfig.from_pretrained(bare, output_attentions=True)
-    ours = transformers.AutoModel.from_pretrained(bare, config=config, dtype="float16", device_map=None)
+    mlx_model = transformers.AutoModel.from_pretrained(bare, config=config, dtype="float16", device_map=None)
     assert {"_from_auto", "trust_remote_code", "adapter_kwargs", "config", "dtype", "device_map"} <= set(seen)
-    assert ours.dtype == mx.float16
-    assert ours(**ragged_inputs(BERT)).attentions is not None
+    assert mlx_model.dtype == mx.float16
+    assert mlx_model(**ragged_inputs(BERT)).attentions is not None
 
 
 def test_an_auto_class_is_not_made_directly() -> None:

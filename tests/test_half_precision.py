@@ -6,7 +6,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 import torch
-from checkpoints import FAMILIES, Row, heads_of, make_model, ours_for, ragged_inputs
+from checkpoints import FAMILIES, Row, heads_of, make_model, mlx_class, ragged_inputs
 
 from mlx_hf_bridge.loading import load as load_module
 
@@ -34,23 +34,23 @@ def test_half_precision_is_near_float32_and_never_nan(
     row: Row, suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(load_module, "activation_dtype", lambda stored: stored)
-    theirs = make_model(row, suffix, labels=2)
-    theirs.save_pretrained(tmp_path)
+    torch_model = make_model(row, suffix, labels=2)
+    torch_model.save_pretrained(tmp_path)
     inputs, gaps = ragged_inputs(row), padded_in_every_way(row)
     if suffix == "ForMultipleChoice":
         inputs, gaps = ({name: array[:, None] for name, array in given.items()} for given in (inputs, gaps))
     with torch.no_grad():
-        wanted = theirs(**{name: torch.tensor(array) for name, array in inputs.items()})
+        expected = torch_model(**{name: torch.tensor(array) for name, array in inputs.items()})
     valid = inputs["attention_mask"].astype(bool)
     for dtype, share in SHARE.items():
-        ours = ours_for(suffix).from_pretrained(tmp_path, dtype=dtype)
-        got = ours(**{name: mx.array(array) for name, array in inputs.items()})
-        for name, array in got.items():
+        mlx_model = mlx_class(suffix).from_pretrained(tmp_path, dtype=dtype)
+        actual = mlx_model(**{name: mx.array(array) for name, array in inputs.items()})
+        for name, array in actual.items():
             assert array.dtype == (mx.float32 if row.exceeds_float16 and dtype == mx.float16 else dtype)
-            reference = wanted[name].numpy()
+            reference = expected[name].numpy()
             kept = valid if reference.shape[:2] == valid.shape else slice(None)
             size = max(1.0, np.abs(reference[kept]).max())
             off = np.abs(np.array(array.astype(mx.float32)) - reference)[kept].max() / size
             assert row.half_is_far_off or off < share, (str(dtype), name, off)
-        for name, array in ours(**gaps).items():
+        for name, array in mlx_model(**gaps).items():
             assert np.isfinite(np.asarray(array, np.float32)).all(), (str(dtype), name)

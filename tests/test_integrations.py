@@ -56,18 +56,18 @@ def close(found: Any, expected: Any) -> bool:
 def test_langchain(name: str, torch_free: MLXSentenceTransformer, on_torch: SentenceTransformer) -> None:
     from langchain_core.vectorstores import InMemoryVectorStore
 
-    ours = adapter("langchain", "MLXEmbeddings")(torch_free)
-    assert close(ours.embed_documents(TEXTS), on_torch.encode(TEXTS))
-    assert close(ours.embed_query(TEXTS[0]), on_torch.encode(TEXTS[0]))
-    store = InMemoryVectorStore.from_texts(TEXTS, ours)
+    mlx_model = adapter("langchain", "MLXEmbeddings")(torch_free)
+    assert close(mlx_model.embed_documents(TEXTS), on_torch.encode(TEXTS))
+    assert close(mlx_model.embed_query(TEXTS[0]), on_torch.encode(TEXTS[0]))
+    store = InMemoryVectorStore.from_texts(TEXTS, mlx_model)
     assert store.similarity_search("a football game", k=1)[0].page_content.rsplit(" ", 1)[0] in SPORT
 
 
 def test_langchain_huggingface(name: str, on_torch: SentenceTransformer) -> None:
     module = import_module("langchain_huggingface.embeddings.huggingface")
-    theirs = module.HuggingFaceEmbeddings(model_name=name, model_kwargs={"backend": "mlx", "device": "cpu"})
-    assert theirs._client.get_backend() == "mlx"
-    assert close(theirs.embed_documents(TEXTS), on_torch.encode(TEXTS))
+    torch_model = module.HuggingFaceEmbeddings(model_name=name, model_kwargs={"backend": "mlx", "device": "cpu"})
+    assert torch_model._client.get_backend() == "mlx"
+    assert close(torch_model.embed_documents(TEXTS), on_torch.encode(TEXTS))
 
 
 def test_keybert(
@@ -177,24 +177,24 @@ def test_chroma(name: str, on_torch: SentenceTransformer) -> None:
     chromadb = import_module("chromadb")
     functions = import_module("chromadb.utils.embedding_functions")
     client = chromadb.EphemeralClient(chromadb.config.Settings(anonymized_telemetry=False))
-    ours = adapter("chroma", "MLXEmbeddingFunction")
-    theirs = functions.SentenceTransformerEmbeddingFunction
-    theirs.models.clear()
-    for number, function in enumerate((ours(name), theirs(name, backend="mlx"))):
+    mlx_model = adapter("chroma", "MLXEmbeddingFunction")
+    torch_model = functions.SentenceTransformerEmbeddingFunction
+    torch_model.models.clear()
+    for number, function in enumerate((mlx_model(name), torch_model(name, backend="mlx"))):
         assert close(function(TEXTS), on_torch.encode(TEXTS))
         collection = client.create_collection(f"texts{number}", embedding_function=function)
         collection.add(ids=[str(place) for place in range(len(TEXTS))], documents=TEXTS)
         found = collection.query(query_texts=["a football game"], n_results=1)["documents"][0][0]
         assert found.rsplit(" ", 1)[0].removesuffix(" this") in SPORT
-    again = ours.build_from_config(ours(name, truncate_dim=5).get_config())
+    again = mlx_model.build_from_config(mlx_model(name, truncate_dim=5).get_config())
     assert again(["a"])[0].shape == (5,)
 
 
 def test_llama_index(name: str, torch_free: MLXSentenceTransformer, on_torch: SentenceTransformer) -> None:
-    theirs = import_module("llama_index.embeddings.huggingface").HuggingFaceEmbedding
+    torch_model = import_module("llama_index.embeddings.huggingface").HuggingFaceEmbedding
     made: list[Callable[[list[str]], Any]] = [
         adapter("llama_index", "MLXEmbedding")(torch_free).get_text_embedding_batch,
-        theirs(model_name=name, device="cpu", backend="mlx").get_text_embedding_batch,
+        torch_model(model_name=name, device="cpu", backend="mlx").get_text_embedding_batch,
     ]
     for embed in made:
         assert close(embed(TEXTS), on_torch.encode(TEXTS))

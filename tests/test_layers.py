@@ -27,8 +27,8 @@ GRID = np.linspace(-8, 8, 4001, dtype=np.float32)
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_each_activation_is_that_of_transformers(name: str) -> None:
     """Known trouble 3: HF's "gelu" is erf, and MLX's approx="precise" is tanh, 5e-4 apart."""
-    wanted = ACT2FN[name](torch.tensor(GRID)).numpy()
-    np.testing.assert_allclose(np.array(ACTIVATIONS[name](mx.array(GRID))), wanted, rtol=0, atol=ABSOLUTE)
+    expected = ACT2FN[name](torch.tensor(GRID)).numpy()
+    np.testing.assert_allclose(np.array(ACTIVATIONS[name](mx.array(GRID))), expected, rtol=0, atol=ABSOLUTE)
 
 
 @pytest.mark.parametrize("dtype", [mx.float16, mx.bfloat16])
@@ -115,22 +115,22 @@ def test_attention_is_the_sum_written_out() -> None:
     attention.out.weight = mx.eye(6)
     x = np.random.default_rng(0).normal(size=(1, 4, 6)).astype(np.float32)
     queries, keys, values = np.split(x[0] @ np.array(weight).T + np.array(bias), 3, axis=1)
-    wanted = np.zeros((4, 6), np.float32)
+    expected = np.zeros((4, 6), np.float32)
     for head in range(3):
         part = slice(2 * head, 2 * head + 2)
         for query in range(4):
             scores = np.exp(keys[:, part] @ queries[query, part] / math.sqrt(2))
-            wanted[query, part] = scores / scores.sum() @ values[:, part]
-    np.testing.assert_allclose(np.array(attention(mx.array(x), None))[0], wanted, atol=1e-4)
+            expected[query, part] = scores / scores.sum() @ values[:, part]
+    np.testing.assert_allclose(np.array(attention(mx.array(x), None))[0], expected, atol=1e-4)
 
 
 def test_a_trace_keeps_what_it_is_asked_for() -> None:
     encoder = Encoder(Ones(), [Counting(), Counting()])
     batch = TokenBatch(mx.zeros((1, 2), mx.int32))
-    for wanted in (True, False):
-        trace = Trace(wants_states=wanted)
+    for expected in (True, False):
+        trace = Trace(wants_states=expected)
         encoder(batch, trace)
-        assert len(trace.states) == (3 if wanted else 0)
+        assert len(trace.states) == (3 if expected else 0)
 
 
 @pytest.mark.parametrize("lengths", [(5, 5), (5, 3)])
@@ -172,8 +172,10 @@ def test_a_layer_norm_is_torchs_far_from_zero_too(dtype: mx.Dtype, bias: bool) -
     x = mx.random.normal((2, 5, 48)) * mx.array([1.0, 100.0])[:, None, None] + mx.array([0.0, 300.0])[:, None, None]
     x = x.astype(dtype)
     weights = [torch.tensor(np.array(array, np.float64)) for array in (norm.weight, *([norm.bias] if bias else []))]
-    wanted = torch.nn.functional.layer_norm(torch.tensor(np.array(x, np.float64)), (48,), *weights, eps=1e-5).numpy()
+    expected = torch.nn.functional.layer_norm(torch.tensor(np.array(x, np.float64)), (48,), *weights, eps=1e-5).numpy()
     norm.set_dtype(dtype)
-    got = norm(x)
-    assert got.dtype == dtype
-    np.testing.assert_allclose(np.array(got, np.float64), wanted, rtol=0, atol=1e-5 if dtype == mx.float32 else 0.02)
+    actual = norm(x)
+    assert actual.dtype == dtype
+    np.testing.assert_allclose(
+        np.array(actual, np.float64), expected, rtol=0, atol=1e-5 if dtype == mx.float32 else 0.02
+    )

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from checkpoints import FAMILIES, Row, make_checkpoint, ragged_inputs, row_name
-from weight_files import answer
+from weight_files import output_array
 
 from mlx_hf_bridge import MLXAutoModel, MLXSentenceTransformer
 from mlx_hf_bridge.errors import OverlongTextError, TokenRangeError
@@ -23,22 +23,22 @@ def test_the_longest_text_is_computed_and_one_token_more_truncated_or_refused(
     row: Row, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Known trouble 4: MLX reads past a table without a word."""
-    theirs = make_checkpoint(tmp_path, row)
-    ours = MLXAutoModel.from_pretrained(tmp_path)
-    limit = min(ours.loaded.config.max_length, LIMIT)
+    torch_model = make_checkpoint(tmp_path, row)
+    mlx_model = MLXAutoModel.from_pretrained(tmp_path)
+    limit = min(mlx_model.loaded.config.max_length, LIMIT)
     assert row.has_positions or limit == LIMIT
     for length in (limit, limit + 1):
         inputs = ragged_inputs(row, (length, 3))
         if row.has_positions and length > limit:
             with pytest.raises((IndexError, RuntimeError, ValueError)):
-                answer(theirs, inputs, "last_hidden_state")
+                output_array(torch_model, inputs, "last_hidden_state")
             with pytest.raises(TokenRangeError, match=rf"{length} tokens reach position {LIMIT}.*at most {limit} tok"):
-                ours(**inputs)
+                mlx_model(**inputs)
             continue
-        wanted = answer(theirs, inputs, "last_hidden_state")
-        bound = max(ABSOLUTE, row.relative * np.abs(wanted).max())
+        expected = output_array(torch_model, inputs, "last_hidden_state")
+        bound = max(ABSOLUTE, row.relative * np.abs(expected).max())
         valid = inputs["attention_mask"].astype(bool)
-        np.testing.assert_allclose(ours(**inputs).last_hidden_state[valid], wanted[valid], rtol=0, atol=bound)
+        np.testing.assert_allclose(mlx_model(**inputs).last_hidden_state[valid], expected[valid], rtol=0, atol=bound)
 
     sentences = MLXSentenceTransformer(tmp_path)
     words = ["cat"] * limit

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from checkpoints import FAMILIES, WITH_SEGMENTS, Row, make_model, ours_for, ragged_inputs
-from weight_files import answer, edit_config, worst
+from checkpoints import FAMILIES, WITH_SEGMENTS, Row, make_model, mlx_class, ragged_inputs
+from weight_files import edit_config, max_difference, output_array
 
 from mlx_hf_bridge import MLXAutoModel, MLXAutoModelForQuestionAnswering
 from mlx_hf_bridge.errors import ConfigError, InputError, TokenRangeError
@@ -25,9 +25,9 @@ LONG_ROW = Row(
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
     folder = tmp_path_factory.mktemp("longformer")
-    theirs = make_model(LONG_ROW)
-    theirs.save_pretrained(folder)
-    return MLXAutoModel.from_pretrained(folder), theirs
+    torch_model = make_model(LONG_ROW)
+    torch_model.save_pretrained(folder)
+    return MLXAutoModel.from_pretrained(folder), torch_model
 
 
 @pytest.mark.parametrize("global_tokens", ["none", "first", "some", "all"])
@@ -43,22 +43,22 @@ def test_any_length_and_any_global_tokens_answer_as_transformers(
         marks[0, 0] = 1
         inputs["global_attention_mask"] = marks
     for given in (inputs, {name: array[:, ::-1].copy() for name, array in inputs.items()}):
-        got, wanted = (answer(model, given, "last_hidden_state") for model in models)
-        assert worst(got, wanted, given) < ABSOLUTE
+        actual, expected = (output_array(model, given, "last_hidden_state") for model in models)
+        assert max_difference(actual, expected, given) < ABSOLUTE
 
 
 @pytest.mark.parametrize("suffix", ["ForSequenceClassification", "ForQuestionAnswering"])
 def test_named_global_tokens_win_over_those_that_a_head_names(suffix: str, tmp_path: Path) -> None:
-    theirs = make_model(LONG_ROW, suffix, labels=2)
-    theirs.save_pretrained(tmp_path)
+    torch_model = make_model(LONG_ROW, suffix, labels=2)
+    torch_model.save_pretrained(tmp_path)
     inputs = ragged_inputs(LONG_ROW)
     inputs["global_attention_mask"] = (np.arange(17) % 5 == 3).astype(np.int64) * np.ones((3, 1), np.int64)
     name = "logits" if suffix == "ForSequenceClassification" else "start_logits"
-    ours = ours_for(suffix).from_pretrained(tmp_path)
-    got, wanted = (answer(model, inputs, name) for model in (ours, theirs))
-    assert worst(got, wanted, inputs) < ABSOLUTE
+    mlx_model = mlx_class(suffix).from_pretrained(tmp_path)
+    actual, expected = (output_array(model, inputs, name) for model in (mlx_model, torch_model))
+    assert max_difference(actual, expected, inputs) < ABSOLUTE
     del inputs["global_attention_mask"]
-    assert not np.allclose(answer(ours, inputs, name), got)
+    assert not np.allclose(output_array(mlx_model, inputs, name), actual)
 
 
 def test_torch_callers_get_transformers_own_output(models: tuple[Any, Any]) -> None:
@@ -70,10 +70,10 @@ def test_torch_callers_get_transformers_own_output(models: tuple[Any, Any]) -> N
 
 def test_pairs_without_three_separators_are_refused(tmp_path: Path) -> None:
     make_model(LONG_ROW, "ForQuestionAnswering", labels=2).save_pretrained(tmp_path)
-    ours = MLXAutoModelForQuestionAnswering.from_pretrained(tmp_path)
+    mlx_model = MLXAutoModelForQuestionAnswering.from_pretrained(tmp_path)
     with pytest.raises(InputError, match=r"a text has 1 separators \(id 4\), expected 3, .* Pass pairs, or global_att"):
-        ours([[5, 4, 6, 7]])
-    assert ours([[5, 4, 6, 7]], global_attention_mask=[[1, 0, 0, 0]]).start_logits.shape == (1, 4)
+        mlx_model([[5, 4, 6, 7]])
+    assert mlx_model([[5, 4, 6, 7]], global_attention_mask=[[1, 0, 0, 0]]).start_logits.shape == (1, 4)
 
 
 def test_other_values_than_0_and_1_are_refused(models: tuple[Any, Any]) -> None:

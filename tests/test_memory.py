@@ -8,7 +8,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from checkpoints import FAMILIES, make_checkpoint
-from programs import finished
+from subprocesses import run_python
 
 from benchmarks.models import minilm_folder
 from mlx_hf_bridge import MLXAutoModel
@@ -30,7 +30,7 @@ LARGEST = 30_522 * 384 * 4
 @pytest.mark.parametrize("recipe", ["q8", "q4"])
 def test_conversion_and_loading_hold_the_result_and_two_tensors_at_most(recipe: str, tmp_path: Path) -> None:
     for _ in ("converted", "loaded"):
-        told = finished(MEASURED, str(minilm_folder()), recipe, MLX_HF_BRIDGE_CACHE=str(tmp_path))
+        told = run_python(MEASURED, str(minilm_folder()), recipe, MLX_HF_BRIDGE_CACHE=str(tmp_path))
         size, active, peak = map(int, told.split())
         assert active <= 1.15 * size
         assert peak <= size + 2 * LARGEST

@@ -9,7 +9,7 @@ import pytest
 import transformers
 from checkpoints import make_checkpoint, ragged_inputs
 from convert_checkpoints import SMALL, Capture
-from weight_files import answer, worst
+from weight_files import max_difference, output_array
 
 from mlx_hf_bridge import MLXAutoModelForSequenceClassification
 from mlx_hf_bridge.cli import main
@@ -29,13 +29,15 @@ def test_transformers_computes_what_ours_computes(bits: int, tmp_path: Path) -> 
     export_metal(tmp_path / "packed", tmp_path / "metal")
     said = json.loads((tmp_path / "metal" / "config.json").read_text())["quantization_config"]
     assert (said["quant_method"], said["bits"], said["group_size"]) == ("metal", bits, 64)
-    theirs = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "metal", device_map={"": "cpu"})
+    torch_model = transformers.AutoModelForSequenceClassification.from_pretrained(
+        tmp_path / "metal", device_map={"": "cpu"}
+    )
     inputs = ragged_inputs(SMALL)
-    wanted = answer(theirs, inputs, "logits")
+    expected = output_array(torch_model, inputs, "logits")
     for folder in ("packed", "metal"):
-        ours = MLXAutoModelForSequenceClassification.from_pretrained(tmp_path / folder)
-        assert worst(answer(ours, inputs, "logits"), wanted, inputs) < TOLERANCE
-    assert np.abs(wanted).max() > 0.1
+        mlx_model = MLXAutoModelForSequenceClassification.from_pretrained(tmp_path / folder)
+        assert max_difference(output_array(mlx_model, inputs, "logits"), expected, inputs) < TOLERANCE
+    assert np.abs(expected).max() > 0.1
 
 
 @pytest.mark.parametrize(
@@ -60,13 +62,13 @@ def test_an_occupied_folder_is_left_alone(tmp_path: Path) -> None:
 def test_the_command_writes_the_same_folder_and_says_where(tmp_path: Path, capsys: Capture) -> None:
     make_checkpoint(tmp_path / "source", SMALL)
     convert(tmp_path / "source", tmp_path / "packed", quantization_config="q4", show_progress=False)
-    export_metal(tmp_path / "packed", tmp_path / "wanted")
+    export_metal(tmp_path / "packed", tmp_path / "expected")
     assert main(["export-metal", str(tmp_path / "packed"), str(tmp_path / "metal")]) == 0
     assert capsys.readouterr().out.startswith(f"{tmp_path / 'metal'}: ")
-    names = sorted(path.relative_to(tmp_path / "wanted") for path in (tmp_path / "wanted").rglob("*"))
+    names = sorted(path.relative_to(tmp_path / "expected") for path in (tmp_path / "expected").rglob("*"))
     assert sorted(path.relative_to(tmp_path / "metal") for path in (tmp_path / "metal").rglob("*")) == names
     for name in names:
-        assert (tmp_path / "metal" / name).read_bytes() == (tmp_path / "wanted" / name).read_bytes()
+        assert (tmp_path / "metal" / name).read_bytes() == (tmp_path / "expected" / name).read_bytes()
 
 
 def test_the_command_says_in_one_line_what_it_cannot_export(tmp_path: Path, capsys: Capture) -> None:

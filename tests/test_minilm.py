@@ -33,21 +33,21 @@ SENTENCES = [
 @pytest.mark.slow
 def test_a_thousand_mixed_texts_agree_in_any_order_and_batch_size(minilm: Path) -> None:
     texts = mixed_texts(1000, seed=1)
-    wanted = SentenceTransformer(str(minilm), device="cpu").encode(texts)
-    ours = MLXSentenceTransformer(minilm)
-    np.testing.assert_allclose(ours.encode(texts), wanted, rtol=0, atol=ABSOLUTE)
+    expected = SentenceTransformer(str(minilm), device="cpu").encode(texts)
+    mlx_model = MLXSentenceTransformer(minilm)
+    np.testing.assert_allclose(mlx_model.encode(texts), expected, rtol=0, atol=ABSOLUTE)
     order = random.Random(2).sample(range(len(texts)), 200)
-    shuffled = ours.encode([texts[index] for index in order], batch_size=3)
-    np.testing.assert_allclose(shuffled, wanted[order], rtol=0, atol=ABSOLUTE)
+    shuffled = mlx_model.encode([texts[index] for index in order], batch_size=3)
+    np.testing.assert_allclose(shuffled, expected[order], rtol=0, atol=ABSOLUTE)
 
 
 # Lowest mean cosine to float32 of these sentences; plain min-max rounding gave 0.99987, 0.9970 and 0.967.
 @pytest.mark.parametrize(("recipe", "cosine", "ratio"), [("q8", 0.9998, 0.29), ("q6", 0.996, 0.23), ("q4", 0.95, 0.17)])
 def test_packed_models_keep_their_vectors_and_shrink(minilm: Path, recipe: str, cosine: float, ratio: float) -> None:
-    wanted = MLXSentenceTransformer(minilm).encode(SENTENCES)
+    expected = MLXSentenceTransformer(minilm).encode(SENTENCES)
     model = MLXSentenceTransformer(minilm, quantization_config=recipe)
-    got = model.encode(SENTENCES)
-    assert float((wanted * got).sum(axis=1).mean()) >= cosine
+    actual = model.encode(SENTENCES)
+    assert float((expected * actual).sum(axis=1).mean()) >= cosine
     folder = sum(path.stat().st_size for path in model.folder.rglob("*") if path.is_file())
     assert folder <= ratio * (minilm / "model.safetensors").stat().st_size
 
@@ -70,5 +70,5 @@ def test_the_batches_that_rivals_are_timed_with_give_the_vectors_of_sentence_tra
             hidden = forward(**{name: torch.from_numpy(values) for name, values in inputs.items()}).last_hidden_state
         return mean(hidden.numpy(), inputs["attention_mask"])
 
-    wanted = SentenceTransformer(str(minilm), device="cpu").encode(texts)
-    np.testing.assert_allclose(encoder(str(minilm), embed)(texts), wanted, rtol=0, atol=ABSOLUTE)
+    expected = SentenceTransformer(str(minilm), device="cpu").encode(texts)
+    np.testing.assert_allclose(encoder(str(minilm), embed)(texts), expected, rtol=0, atol=ABSOLUTE)

@@ -63,33 +63,33 @@ INPUTS: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-def theirs(minilm: Path) -> SentenceTransformer:
+def torch_model(minilm: Path) -> SentenceTransformer:
     return SentenceTransformer(str(minilm), device="cpu", prompts=PROMPTS)
 
 
 @pytest.fixture(scope="module")
-def ours(minilm: Path, tmp_path_factory: pytest.TempPathFactory) -> MLXSentenceTransformer:
+def mlx_model(minilm: Path, tmp_path_factory: pytest.TempPathFactory) -> MLXSentenceTransformer:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLX_HF_BRIDGE_CACHE", str(tmp_path_factory.mktemp("cache")))
         return MLXSentenceTransformer(minilm, prompts=PROMPTS)
 
 
-def assert_alike(got: Any, wanted: Any) -> None:
+def assert_alike(actual: Any, expected: Any) -> None:
     """Values within the bar, and the kind: lists, dicts and singles as in the reference."""
-    if isinstance(wanted, dict):
-        assert set(got) == set(wanted)
-        length = int(wanted["attention_mask"].sum())
+    if isinstance(expected, dict):
+        assert set(actual) == set(expected)
+        length = int(expected["attention_mask"].sum())
         for name in ("input_ids", "token_type_ids", "token_embeddings"):
-            assert_alike(np.array(got[name])[:length], wanted[name][:length])
-        assert_alike(got["sentence_embedding"], wanted["sentence_embedding"])
-        assert got["modality"] == wanted["modality"] == "text"
-    elif isinstance(wanted, list):
-        assert isinstance(got, list)
-        for one, other in zip(got, wanted, strict=True):
+            assert_alike(np.array(actual[name])[:length], expected[name][:length])
+        assert_alike(actual["sentence_embedding"], expected["sentence_embedding"])
+        assert actual["modality"] == expected["modality"] == "text"
+    elif isinstance(expected, list):
+        assert isinstance(actual, list)
+        for one, other in zip(actual, expected, strict=True):
             assert_alike(one, other)
     else:
-        got_array = got.numpy() if torch.is_tensor(got) else np.array(got)
-        wanted_array = np.asarray(wanted)
+        got_array = actual.numpy() if torch.is_tensor(actual) else np.array(actual)
+        wanted_array = np.asarray(expected)
         assert got_array.shape == wanted_array.shape
         np.testing.assert_allclose(got_array, wanted_array, rtol=0, atol=ABSOLUTE)
 
@@ -97,35 +97,35 @@ def assert_alike(got: Any, wanted: Any) -> None:
 @pytest.mark.parametrize("arguments", ARGUMENTS, ids=str)
 @pytest.mark.parametrize("inputs", ["list", "single"])
 def test_every_argument_of_encode_gives_what_sentence_transformers_gives(
-    inputs: str, arguments: dict[str, Any], theirs: SentenceTransformer, ours: MLXSentenceTransformer
+    inputs: str, arguments: dict[str, Any], torch_model: SentenceTransformer, mlx_model: MLXSentenceTransformer
 ) -> None:
     given = INPUTS[inputs]
-    wanted, got = theirs.encode(given, **arguments), ours.encode(given, **arguments)
-    assert_alike(got, wanted)
-    if isinstance(wanted, np.ndarray) or arguments.get("convert_to_tensor"):
-        assert (type(got), got.dtype) == (type(wanted), wanted.dtype)
+    expected, actual = torch_model.encode(given, **arguments), mlx_model.encode(given, **arguments)
+    assert_alike(actual, expected)
+    if isinstance(expected, np.ndarray) or arguments.get("convert_to_tensor"):
+        assert (type(actual), actual.dtype) == (type(expected), expected.dtype)
 
 
 @pytest.mark.parametrize("inputs", INPUTS)
 @pytest.mark.parametrize("method", ["encode", "encode_query", "encode_document"])
 def test_every_kind_of_input_is_read(
-    method: str, inputs: str, theirs: SentenceTransformer, ours: MLXSentenceTransformer
+    method: str, inputs: str, torch_model: SentenceTransformer, mlx_model: MLXSentenceTransformer
 ) -> None:
-    assert_alike(getattr(ours, method)(INPUTS[inputs]), getattr(theirs, method)(INPUTS[inputs]))
+    assert_alike(getattr(mlx_model, method)(INPUTS[inputs]), getattr(torch_model, method)(INPUTS[inputs]))
 
 
 @pytest.mark.parametrize("tensor", [False, True])
 @pytest.mark.parametrize("precision", ["int8", "uint8", "binary", "ubinary"])
 def test_quantised_precisions_are_byte_equal_on_equal_vectors(
-    precision: str, tensor: bool, theirs: SentenceTransformer, ours: MLXSentenceTransformer, monkeypatch: Any
+    precision: str, tensor: bool, torch_model: SentenceTransformer, mlx_model: MLXSentenceTransformer, monkeypatch: Any
 ) -> None:
     """The codes of vectors that differ in the last bit may differ by one step, so both get the same vectors."""
-    vectors = theirs.encode(SENTENCES)
-    monkeypatch.setattr(ours, "_inference", lambda inputs, **_: list(vectors))
-    wanted = theirs.encode(SENTENCES, precision=precision, convert_to_tensor=tensor)
-    got = ours.encode(SENTENCES, precision=precision, convert_to_tensor=tensor)
-    assert (type(got), got.dtype) == (type(wanted), wanted.dtype)
-    np.testing.assert_array_equal(np.asarray(got), np.asarray(wanted))
+    vectors = torch_model.encode(SENTENCES)
+    monkeypatch.setattr(mlx_model, "_inference", lambda inputs, **_: list(vectors))
+    expected = torch_model.encode(SENTENCES, precision=precision, convert_to_tensor=tensor)
+    actual = mlx_model.encode(SENTENCES, precision=precision, convert_to_tensor=tensor)
+    assert (type(actual), actual.dtype) == (type(expected), expected.dtype)
+    np.testing.assert_array_equal(np.asarray(actual), np.asarray(expected))
 
 
 @pytest.mark.parametrize("precision", ["int8", "uint8", "binary", "ubinary"])
@@ -134,27 +134,29 @@ def test_ranges_and_calibration_vectors_quantise_as_in_sentence_transformers(pre
     vectors, calibration = random.normal(size=(5, 24)).astype(np.float32), random.normal(size=(150, 24))
     ranges = np.vstack([calibration.min(axis=0), calibration.max(axis=0)])
     for options in ({"ranges": ranges}, {"calibration_embeddings": calibration}):
-        wanted = their_codes(vectors, precision, **options)
-        np.testing.assert_array_equal(quantize_embeddings(vectors, precision, **options), wanted)
+        expected = their_codes(vectors, precision, **options)
+        np.testing.assert_array_equal(quantize_embeddings(vectors, precision, **options), expected)
     listed = [vectors[:2], vectors[2:]]
-    for got, wanted in zip(quantize_embeddings(listed, precision), their_codes(listed, precision), strict=True):
-        np.testing.assert_array_equal(got, wanted)
+    for actual, expected in zip(quantize_embeddings(listed, precision), their_codes(listed, precision), strict=True):
+        np.testing.assert_array_equal(actual, expected)
 
 
 @pytest.mark.parametrize("name", ["cosine", "dot", "euclidean", "manhattan"])
 def test_all_four_similarities_are_those_of_sentence_transformers(
-    name: str, theirs: SentenceTransformer, ours: MLXSentenceTransformer
+    name: str, torch_model: SentenceTransformer, mlx_model: MLXSentenceTransformer
 ) -> None:
-    theirs.similarity_fn_name = ours.similarity_fn_name = name
-    vectors = theirs.encode(SENTENCES)
+    torch_model.similarity_fn_name = mlx_model.similarity_fn_name = name
+    vectors = torch_model.encode(SENTENCES)
     for first, second in ((vectors, vectors[:3]), (list(vectors), vectors), (vectors[0], vectors[1])):
-        np.testing.assert_allclose(ours.similarity(first, second), theirs.similarity(first, second), atol=2e-4)
+        np.testing.assert_allclose(
+            mlx_model.similarity(first, second), torch_model.similarity(first, second), atol=2e-4
+        )
     for first, second in ((vectors, vectors[::-1].copy()), (vectors[0], vectors[1])):
-        got, wanted = ours.similarity_pairwise(first, second), theirs.similarity_pairwise(first, second)
-        np.testing.assert_allclose(got, wanted, atol=1e-5)
-    assert torch.is_tensor(ours.similarity(torch.from_numpy(vectors), vectors))
-    theirs.similarity_fn_name = ours.similarity_fn_name = None
-    assert ours.similarity_fn_name == theirs.similarity_fn_name == "cosine"
+        actual, expected = mlx_model.similarity_pairwise(first, second), torch_model.similarity_pairwise(first, second)
+        np.testing.assert_allclose(actual, expected, atol=1e-5)
+    assert torch.is_tensor(mlx_model.similarity(torch.from_numpy(vectors), vectors))
+    torch_model.similarity_fn_name = mlx_model.similarity_fn_name = None
+    assert mlx_model.similarity_fn_name == torch_model.similarity_fn_name == "cosine"
 
 
 @pytest.mark.parametrize(
@@ -174,34 +176,37 @@ def test_all_four_similarities_are_those_of_sentence_transformers(
     ids=str,
 )
 def test_what_cannot_be_served_is_refused(
-    arguments: dict[str, Any], message: str | None, ours: MLXSentenceTransformer
+    arguments: dict[str, Any], message: str | None, mlx_model: MLXSentenceTransformer
 ) -> None:
     with pytest.raises((InputError, ValueError), match=message or "reach position"):
-        ours.encode(["word " * 600, "x"], **arguments)
+        mlx_model.encode(["word " * 600, "x"], **arguments)
     with pytest.raises(InputError, match="from a single vector"):
-        ours.encode("x", precision="int8")
+        mlx_model.encode("x", precision="int8")
 
 
 def test_lengths_prompts_and_dimensions_are_set_at_run_time(
-    theirs: SentenceTransformer, ours: MLXSentenceTransformer
+    torch_model: SentenceTransformer, mlx_model: MLXSentenceTransformer
 ) -> None:
-    assert ours.get_embedding_dimension() == theirs.get_embedding_dimension() == 384
-    assert ours.max_seq_length == theirs.max_seq_length
-    before = ours.max_seq_length
-    for model in (ours, theirs):
+    assert mlx_model.get_embedding_dimension() == torch_model.get_embedding_dimension() == 384
+    assert mlx_model.max_seq_length == torch_model.max_seq_length
+    before = mlx_model.max_seq_length
+    for model in (mlx_model, torch_model):
         model.max_seq_length, model.prompts["news"], model.default_prompt_name = 9, "Changed: ", "news"
-    with ours.truncate_embeddings(33), theirs.truncate_embeddings(33):
-        assert_alike(ours.encode(SENTENCES), theirs.encode(SENTENCES))
-        assert ours.get_embedding_dimension() == theirs.get_embedding_dimension() == 33
-    for model in (ours, theirs):
+    with mlx_model.truncate_embeddings(33), torch_model.truncate_embeddings(33):
+        assert_alike(mlx_model.encode(SENTENCES), torch_model.encode(SENTENCES))
+        assert mlx_model.get_embedding_dimension() == torch_model.get_embedding_dimension() == 33
+    for model in (mlx_model, torch_model):
         model.max_seq_length, model.prompts["news"], model.default_prompt_name = before, PROMPTS["news"], None
 
 
 def test_preprocess_gives_the_tokens_of_sentence_transformers(
-    theirs: SentenceTransformer, ours: MLXSentenceTransformer
+    torch_model: SentenceTransformer, mlx_model: MLXSentenceTransformer
 ) -> None:
-    got, wanted = ours.preprocess(SENTENCES, prompt="query: "), theirs.preprocess(SENTENCES, prompt="query: ")
-    assert set(got) == set(wanted)
+    actual, expected = (
+        mlx_model.preprocess(SENTENCES, prompt="query: "),
+        torch_model.preprocess(SENTENCES, prompt="query: "),
+    )
+    assert set(actual) == set(expected)
     for name in ("input_ids", "attention_mask", "token_type_ids"):
-        np.testing.assert_array_equal(got[name], wanted[name])
-    assert (got["modality"], got["prompt_length"]) == (wanted["modality"], wanted["prompt_length"])
+        np.testing.assert_array_equal(actual[name], expected[name])
+    assert (actual["modality"], actual["prompt_length"]) == (expected["modality"], expected["prompt_length"])

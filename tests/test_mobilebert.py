@@ -8,7 +8,7 @@ import pytest
 import torch
 import transformers
 from checkpoints import FAMILIES, Row, make_model, ragged_inputs
-from weight_files import answer, edit_config, read_tensors, rewrite, worst
+from weight_files import edit_config, max_difference, output_array, read_tensors, rewrite
 
 from mlx_hf_bridge import MLXAutoModel, MLXAutoModelForSequenceClassification
 from mlx_hf_bridge.errors import ConfigError
@@ -34,36 +34,42 @@ PASSED_BY = {
 @pytest.mark.parametrize("case", PASSED_BY)
 def test_modules_that_a_config_passes_by_are_carried_and_not_computed(case: str, tmp_path: Path) -> None:
     row = varied(**PASSED_BY[case])
-    theirs = make_model(row)
-    theirs.save_pretrained(tmp_path)
+    torch_model = make_model(row)
+    torch_model.save_pretrained(tmp_path)
     pooler = {"pooler.dense.weight": torch.full((24, 24), 7.0), "pooler.dense.bias": torch.full((24,), 7.0)}
     rewrite(tmp_path, lambda tensors: {**pooler, **tensors})
-    ours = MLXAutoModel.from_pretrained(tmp_path)
-    assert set(read_tensors(ours.folder)) == set(read_tensors(tmp_path))
+    mlx_model = MLXAutoModel.from_pretrained(tmp_path)
+    assert set(read_tensors(mlx_model.folder)) == set(read_tensors(tmp_path))
     inputs = ragged_inputs(row)
     for name in ("last_hidden_state", "pooler_output"):
-        assert worst(*(answer(model, inputs, name) for model in (ours, theirs)), inputs) < ABSOLUTE
+        assert (
+            max_difference(*(output_array(model, inputs, name) for model in (mlx_model, torch_model)), inputs)
+            < ABSOLUTE
+        )
 
 
 def test_one_block_and_the_config_of_the_hub_compute_as_transformers(tmp_path: Path) -> None:
     row = varied(num_feedforward_networks=1, classifier_activation=False, hidden_act="relu")
-    theirs = make_model(row, "ForSequenceClassification")
-    theirs.save_pretrained(tmp_path)
+    torch_model = make_model(row, "ForSequenceClassification")
+    torch_model.save_pretrained(tmp_path)
     edit_config(tmp_path, true_hidden_size=12)
-    ours = MLXAutoModelForSequenceClassification.from_pretrained(tmp_path)
+    mlx_model = MLXAutoModelForSequenceClassification.from_pretrained(tmp_path)
     inputs = ragged_inputs(row, (17, 2, 1))
-    assert worst(*(answer(model, inputs, "logits") for model in (ours, theirs)), inputs) < ABSOLUTE
+    assert (
+        max_difference(*(output_array(model, inputs, "logits") for model in (mlx_model, torch_model)), inputs)
+        < ABSOLUTE
+    )
 
 
 def test_two_tokens_and_one_are_computed_too(tmp_path: Path) -> None:
     """Lengths at which neighbours on both sides are missing."""
-    theirs = make_model(ROW)
-    theirs.save_pretrained(tmp_path)
-    ours = MLXAutoModel.from_pretrained(tmp_path)
+    torch_model = make_model(ROW)
+    torch_model.save_pretrained(tmp_path)
+    mlx_model = MLXAutoModel.from_pretrained(tmp_path)
     for length in (1, 2, 3):
         ids = {"input_ids": np.arange(5, 5 + length)[None]}
-        got, wanted = (answer(model, ids, "last_hidden_state") for model in (ours, theirs))
-        np.testing.assert_allclose(got, wanted, rtol=0, atol=ABSOLUTE)
+        actual, expected = (output_array(model, ids, "last_hidden_state") for model in (mlx_model, torch_model))
+        np.testing.assert_allclose(actual, expected, rtol=0, atol=ABSOLUTE)
 
 
 REFUSED = [

@@ -17,7 +17,7 @@ from sentence_transformers.base.modules import Dense, Normalize
 from sentence_transformers.multi_vector_encoder import modules as theirs_modules
 from sentence_transformers.sentence_transformer.modules import Pooling
 from sentence_transformers.util import similarity as theirs_similarity
-from st_repos import TEXTS, TOLERANCE, redrawn, transformer
+from st_checkpoints import TEXTS, TOLERANCE, redrawn, transformer
 
 from mlx_hf_bridge import MLXMultiVectorEncoder
 from mlx_hf_bridge.errors import ConfigError, InputError, UnsupportedModelError
@@ -46,15 +46,15 @@ def colbert(folder: Path, *after: Any, mask: Any = None, **options: Any) -> Any:
     return model
 
 
-def assert_rows(got: Any, wanted: Any) -> None:
-    assert [tuple(one.shape) for one in got] == [tuple(one.shape) for one in wanted]
-    for one, other in zip(got, wanted, strict=True):
+def assert_rows(actual: Any, expected: Any) -> None:
+    assert [tuple(one.shape) for one in actual] == [tuple(one.shape) for one in expected]
+    for one, other in zip(actual, expected, strict=True):
         np.testing.assert_allclose(np.array(one), np.asarray(other), **TOLERANCE)
 
 
-def assert_same(theirs: Any, ours: MLXMultiVectorEncoder, texts: Any = TEXTS, **arguments: Any) -> None:
+def assert_same(torch_model: Any, mlx_model: MLXMultiVectorEncoder, texts: Any = TEXTS, **arguments: Any) -> None:
     for method in METHODS:
-        assert_rows(getattr(ours, method)(texts, **arguments), getattr(theirs, method)(texts, **arguments))
+        assert_rows(getattr(mlx_model, method)(texts, **arguments), getattr(torch_model, method)(texts, **arguments))
 
 
 @pytest.mark.parametrize("attend", [False, True])
@@ -63,8 +63,8 @@ def test_queries_are_expanded_as_in_sentence_transformers(
     attend: bool, strategy: str, length: int, tmp_path: Path
 ) -> None:
     expansion = {"strategy": strategy, "attend": attend, "length": length}
-    theirs = colbert(tmp_path, query_expansion=expansion)
-    assert_same(theirs, MLXMultiVectorEncoder(tmp_path / "repo"))
+    torch_model = colbert(tmp_path, query_expansion=expansion)
+    assert_same(torch_model, MLXMultiVectorEncoder(tmp_path / "repo"))
 
 
 @pytest.mark.parametrize(
@@ -77,13 +77,13 @@ def test_queries_are_expanded_as_in_sentence_transformers(
     ids=str,
 )
 def test_the_mask_decides_what_is_scored(options: dict[str, Any], tmp_path: Path) -> None:
-    theirs = colbert(
+    torch_model = colbert(
         tmp_path,
         mask=theirs_modules.MultiVectorMask(**options),
         query_expansion={"strategy": "fixed", "length": 9},
         document_length=8,
     )
-    assert_same(theirs, MLXMultiVectorEncoder(tmp_path / "repo"))
+    assert_same(torch_model, MLXMultiVectorEncoder(tmp_path / "repo"))
 
 
 @pytest.mark.parametrize(
@@ -99,21 +99,23 @@ def test_the_mask_decides_what_is_scored(options: dict[str, Any], tmp_path: Path
     ids=str,
 )
 def test_encode_takes_every_argument(arguments: dict[str, Any], tmp_path: Path) -> None:
-    theirs = colbert(tmp_path, prompts={"news": "about the news: ", "query": "q ", "document": "d "})
-    ours = MLXMultiVectorEncoder(tmp_path / "repo")
-    assert_same(theirs, ours, **arguments)
+    torch_model = colbert(tmp_path, prompts={"news": "about the news: ", "query": "q ", "document": "d "})
+    mlx_model = MLXMultiVectorEncoder(tmp_path / "repo")
+    assert_same(torch_model, mlx_model, **arguments)
     np.testing.assert_allclose(
-        np.array(ours.encode(TEXTS[0], **arguments)), np.asarray(theirs.encode(TEXTS[0], **arguments)), **TOLERANCE
+        np.array(mlx_model.encode(TEXTS[0], **arguments)),
+        np.asarray(torch_model.encode(TEXTS[0], **arguments)),
+        **TOLERANCE,
     )
     kind = np.ndarray if arguments.get("convert_to_numpy") else mx.array
-    assert isinstance(ours.encode(TEXTS[0], **arguments), kind)
-    assert ours.encode([]) == []
+    assert isinstance(mlx_model.encode(TEXTS[0], **arguments), kind)
+    assert mlx_model.encode([]) == []
 
 
 def test_everything_of_a_text_is_there_on_request(tmp_path: Path) -> None:
-    theirs = colbert(tmp_path)
-    got = MLXMultiVectorEncoder(tmp_path / "repo").encode(TEXTS, output_value=None)
-    for one, other in zip(got, theirs.encode(TEXTS, output_value=None), strict=True):
+    torch_model = colbert(tmp_path)
+    actual = MLXMultiVectorEncoder(tmp_path / "repo").encode(TEXTS, output_value=None)
+    for one, other in zip(actual, torch_model.encode(TEXTS, output_value=None), strict=True):
         length = int(other["attention_mask"].sum())
         for key in ("input_ids", "token_embeddings"):
             np.testing.assert_allclose(np.array(one[key])[:length], np.asarray(other[key])[:length], **TOLERANCE)
@@ -126,21 +128,21 @@ def test_tokens_are_clustered_as_in_sentence_transformers(options: dict[str, Any
     random = np.random.default_rng(0)
     vectors, mask = random.normal(size=(3, 11, 6)).astype(np.float32), np.arange(11)[None] < np.array([[11], [4], [1]])
     vectors /= np.linalg.norm(vectors, axis=-1, keepdims=True)
-    theirs, ours = (
+    torch_model, mlx_model = (
         theirs_modules.HierarchicalTokenPooling(factor, **options),
         HierarchicalTokenPooling(factor, **options),
     )
     listed = [row[seen] for row, seen in zip(vectors, mask, strict=True)]
-    assert_rows(ours.pool(listed), theirs.pool([torch.from_numpy(row) for row in listed]))
-    assert ours.pool(listed, task="query")[0] is listed[0]
+    assert_rows(mlx_model.pool(listed), torch_model.pool([torch.from_numpy(row) for row in listed]))
+    assert mlx_model.pool(listed, task="query")[0] is listed[0]
     given = {"token_embeddings": torch.from_numpy(vectors), "attention_mask": torch.from_numpy(mask)}
-    wanted = theirs(dict(given), task="document")
+    expected = torch_model(dict(given), task="document")
     batch = TokenBatch(mx.zeros(mask.shape, mx.int32), mx.array(mask))
-    got = ours(Features(batch, {"token_embeddings": mx.array(vectors)}, task="document"))
-    seen = np.asarray(wanted["attention_mask"])
-    np.testing.assert_array_equal(np.array(got.mask), seen)
+    actual = mlx_model(Features(batch, {"token_embeddings": mx.array(vectors)}, task="document"))
+    seen = np.asarray(expected["attention_mask"])
+    np.testing.assert_array_equal(np.array(actual.mask), seen)
     np.testing.assert_allclose(
-        np.array(got["token_embeddings"])[seen], np.asarray(wanted["token_embeddings"])[seen], **TOLERANCE
+        np.array(actual["token_embeddings"])[seen], np.asarray(expected["token_embeddings"])[seen], **TOLERANCE
     )
 
 
@@ -160,28 +162,30 @@ def test_token_pooling_is_a_module_of_a_model_and_an_argument_of_a_call(tmp_path
 
 def test_a_function_pools_and_is_not_saved(tmp_path: Path) -> None:
     colbert(tmp_path)
-    ours = MLXMultiVectorEncoder(tmp_path / "repo")
-    halved = ours.encode_document(TEXTS, token_pooling=LambdaTokenPooling(lambda vectors: vectors[::2]))
-    assert_rows(halved, [one[::2] for one in ours.encode_document(TEXTS)])
+    mlx_model = MLXMultiVectorEncoder(tmp_path / "repo")
+    halved = mlx_model.encode_document(TEXTS, token_pooling=LambdaTokenPooling(lambda vectors: vectors[::2]))
+    assert_rows(halved, [one[::2] for one in mlx_model.encode_document(TEXTS)])
     with pytest.raises(InputError, match="cannot be saved"):
         LambdaTokenPooling(np.array).save(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["maxsim", "meanmaxsim"])
 def test_similarities_are_those_of_sentence_transformers(name: str, tmp_path: Path) -> None:
-    theirs = colbert(tmp_path, similarity_fn_name=name)
-    ours = MLXMultiVectorEncoder(tmp_path / "repo")
-    assert ours.similarity_fn_name == name
-    queries, documents = theirs.encode_query(TEXTS[:4]), theirs.encode_document(TEXTS)
-    wanted = theirs.similarity(queries, documents)
-    assert torch.is_tensor(ours.similarity(queries, documents))
-    for given in (queries, ours.encode_query(TEXTS[:4]), [one.numpy() for one in queries]):
-        np.testing.assert_allclose(ours.similarity(given, documents, chunk_elements=200), wanted, rtol=1e-5, atol=1e-5)
-    pairwise = theirs.similarity_pairwise(queries, documents[:4])
-    np.testing.assert_allclose(ours.similarity_pairwise(queries, documents[:4]), pairwise, rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(ours.similarity(queries[0], documents), wanted[:1], rtol=1e-5, atol=1e-5)
+    torch_model = colbert(tmp_path, similarity_fn_name=name)
+    mlx_model = MLXMultiVectorEncoder(tmp_path / "repo")
+    assert mlx_model.similarity_fn_name == name
+    queries, documents = torch_model.encode_query(TEXTS[:4]), torch_model.encode_document(TEXTS)
+    expected = torch_model.similarity(queries, documents)
+    assert torch.is_tensor(mlx_model.similarity(queries, documents))
+    for given in (queries, mlx_model.encode_query(TEXTS[:4]), [one.numpy() for one in queries]):
+        np.testing.assert_allclose(
+            mlx_model.similarity(given, documents, chunk_elements=200), expected, rtol=1e-5, atol=1e-5
+        )
+    pairwise = torch_model.similarity_pairwise(queries, documents[:4])
+    np.testing.assert_allclose(mlx_model.similarity_pairwise(queries, documents[:4]), pairwise, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(mlx_model.similarity(queries[0], documents), expected[:1], rtol=1e-5, atol=1e-5)
     with pytest.raises(ConfigError, match="similarity_fn_name='cosine'"):
-        ours.similarity_fn_name = "cosine"
+        mlx_model.similarity_fn_name = "cosine"
 
 
 def test_maxsim_of_padded_arrays_masks_and_empty_documents() -> None:
@@ -193,11 +197,14 @@ def test_maxsim_of_padded_arrays_masks_and_empty_documents() -> None:
     mask[2] = False
     for masks in ({}, {"a_mask": query_mask, "b_mask": mask}):
         given = {key: torch.from_numpy(value) for key, value in masks.items()}
-        for ours, theirs in ((maxsim, theirs_similarity.maxsim), (maxsim_pairwise, theirs_similarity.maxsim_pairwise)):
+        for mlx_model, torch_model in (
+            (maxsim, theirs_similarity.maxsim),
+            (maxsim_pairwise, theirs_similarity.maxsim_pairwise),
+        ):
             for normalize in (False, True):
-                wanted = theirs(queries, documents, **given, length_normalize=normalize)
-                got = ours(queries, documents, **masks, length_normalize=normalize)
-                np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-5)
+                expected = torch_model(queries, documents, **given, length_normalize=normalize)
+                actual = mlx_model(queries, documents, **masks, length_normalize=normalize)
+                np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5)
     listed = [documents[0], documents[1][:0]]
     np.testing.assert_allclose(maxsim(queries[2], listed), theirs_similarity.maxsim(queries[2], listed), rtol=1e-5)
     with pytest.raises(InputError, match="3 queries and 2 documents"):
@@ -213,11 +220,11 @@ def test_a_saved_folder_loads_back_here_and_in_sentence_transformers(tmp_path: P
         document_length=9,
         prompts={"query": "news "},
     )
-    ours = MLXMultiVectorEncoder(tmp_path / "repo")
-    ours.save_pretrained(tmp_path / "saved")
+    mlx_model = MLXMultiVectorEncoder(tmp_path / "repo")
+    mlx_model.save_pretrained(tmp_path / "saved")
     again, loaded = MLXMultiVectorEncoder(tmp_path / "saved"), MultiVectorEncoder(str(tmp_path / "saved"), device="cpu")
     assert_same(loaded, again)
-    assert_same(loaded, ours)
+    assert_same(loaded, mlx_model)
 
 
 def test_pylates_files_are_read(tmp_path: Path) -> None:
@@ -255,8 +262,8 @@ def test_a_sentence_transformer_with_a_dense_becomes_one_and_others_are_refused(
     first = transformer(tmp_path / "source")
     dense = redrawn(Dense(24, 10))
     SentenceTransformer(modules=[first, Pooling(24), dense, Normalize()]).save_pretrained(str(tmp_path / "repo"))
-    theirs = MultiVectorEncoder(str(tmp_path / "repo"), device="cpu")
-    assert_same(theirs, MLXMultiVectorEncoder(tmp_path / "repo"))
+    torch_model = MultiVectorEncoder(str(tmp_path / "repo"), device="cpu")
+    assert_same(torch_model, MLXMultiVectorEncoder(tmp_path / "repo"))
     make_checkpoint(tmp_path / "bare")
     with pytest.raises(UnsupportedModelError, match="random weights"):
         MLXMultiVectorEncoder(tmp_path / "bare")
@@ -264,15 +271,15 @@ def test_a_sentence_transformer_with_a_dense_becomes_one_and_others_are_refused(
 
 def test_what_has_no_meaning_for_several_vectors_is_refused(tmp_path: Path) -> None:
     colbert(tmp_path)
-    ours = MLXMultiVectorEncoder(tmp_path / "repo")
+    mlx_model = MLXMultiVectorEncoder(tmp_path / "repo")
     with pytest.raises(InputError, match="no convert_to_tensor"):
-        ours.encode(TEXTS, convert_to_tensor=True)
+        mlx_model.encode(TEXTS, convert_to_tensor=True)
     with pytest.raises(InputError, match="output_value='sentence_embedding'"):
-        ours.encode(TEXTS, output_value="sentence_embedding")
+        mlx_model.encode(TEXTS, output_value="sentence_embedding")
     with pytest.raises(InputError, match="query_expansion="):
-        ours[0].query_expansion = {"strategy": "most", "length": 3}
+        mlx_model[0].query_expansion = {"strategy": "most", "length": 3}
     with pytest.raises(InputError, match="does not have"):
-        ours[0].query_expansion = {"strategy": "fixed", "length": 3, "token": "[NONE]"}
+        mlx_model[0].query_expansion = {"strategy": "fixed", "length": 3, "token": "[NONE]"}
     shutil.rmtree(tmp_path / "repo" / "1_Dense")
     with pytest.raises(OSError, match="1_Dense"):
         MLXMultiVectorEncoder(tmp_path / "repo")

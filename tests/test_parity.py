@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from checkpoints import FAMILIES, Row, heads_of, make_model, ours_for, ragged_inputs, row_name
+from checkpoints import FAMILIES, Row, heads_of, make_model, mlx_class, ragged_inputs, row_name
 
 from mlx_hf_bridge import MLXAutoModel
 from mlx_hf_bridge.architecture.family import BASE_TASK, HF_SUFFIXES
@@ -41,50 +41,54 @@ def reference(model: Any, inputs: dict[str, np.ndarray], **options: Any) -> Any:
         return model(**{name: torch.tensor(array) for name, array in inputs.items()}, **options)
 
 
-def assert_same(got: Any, wanted: Any, valid: np.ndarray, blind: bool, case: str) -> None:
+def assert_same(actual: Any, expected: Any, valid: np.ndarray, blind: bool, case: str) -> None:
     """Every field that transformers gives, where a token is; of texts whose first slot has one if padding is blind."""
     # transformers adds an empty `cross_attentions` or a cache to encoders that could also decode, and LUKE's for no
     # entities.
     extra = ("cross_attentions", "past_key_values", "entity_hidden_states")
     traced = ("attentions", "global_attentions")
     texts = valid[:, 0] if blind else np.ones(len(valid), bool)
-    texts = texts.reshape(len(got["logits"]), -1) if "Choice" in type(got).__name__ else texts
+    texts = texts.reshape(len(actual["logits"]), -1) if "Choice" in type(actual).__name__ else texts
     # T5Gemma's encoder gives what it captured in another order than its class has.
-    order = [field.name for field in dataclasses.fields(wanted)]
-    named = sorted((name for name in wanted if name not in extra), key=order.index)
-    assert [name for name in got if name in wanted or name not in traced] == named
+    order = [field.name for field in dataclasses.fields(expected)]
+    named = sorted((name for name in expected if name not in extra), key=order.index)
+    assert [name for name in actual if name in expected or name not in traced] == named
     for name in ("last_hidden_state", *ANSWERS):
-        if name in wanted:
-            kept = valid if wanted[name].shape[:2] == valid.shape else texts
-            np.testing.assert_allclose(got[name][kept], wanted[name].numpy()[kept], rtol=0, atol=ABSOLUTE, err_msg=case)
-    for mine, his in zip(got.hidden_states, wanted.hidden_states, strict=True):
-        np.testing.assert_allclose(mine[valid], his.numpy()[valid], rtol=0, atol=ABSOLUTE, err_msg=case)
-    for mine, his in zip(got.attentions or (), wanted.get("attentions") or (), strict="attentions" in wanted):
-        rows = np.broadcast_to(valid[:, None, :], his.shape[:3])
-        np.testing.assert_allclose(mine[rows], his.numpy()[rows], rtol=0, atol=ABSOLUTE, err_msg=case)
-    for mine, his in zip(
-        got.get("global_attentions", ()), wanted.get("global_attentions") or (), strict="attentions" in wanted
+        if name in expected:
+            kept = valid if expected[name].shape[:2] == valid.shape else texts
+            np.testing.assert_allclose(
+                actual[name][kept], expected[name].numpy()[kept], rtol=0, atol=ABSOLUTE, err_msg=case
+            )
+    for mlx_value, torch_value in zip(actual.hidden_states, expected.hidden_states, strict=True):
+        np.testing.assert_allclose(mlx_value[valid], torch_value.numpy()[valid], rtol=0, atol=ABSOLUTE, err_msg=case)
+    for mlx_value, torch_value in zip(
+        actual.attentions or (), expected.get("attentions") or (), strict="attentions" in expected
     ):
-        rows = np.broadcast_to(valid[:, None, :], mine.shape[:3])
+        rows = np.broadcast_to(valid[:, None, :], torch_value.shape[:3])
+        np.testing.assert_allclose(mlx_value[rows], torch_value.numpy()[rows], rtol=0, atol=ABSOLUTE, err_msg=case)
+    for mlx_value, torch_value in zip(
+        actual.get("global_attentions", ()), expected.get("global_attentions") or (), strict="attentions" in expected
+    ):
+        rows = np.broadcast_to(valid[:, None, :], mlx_value.shape[:3])
         # Where a text has fewer global tokens than another, transformers has a mean over all slots, and we have 0.
-        there = np.where(mine.any(axis=2, keepdims=True), his[:, :, : valid.shape[1]].numpy(), 0)
-        np.testing.assert_allclose(mine[rows], there[rows], rtol=0, atol=ABSOLUTE, err_msg=case)
+        there = np.where(mlx_value.any(axis=2, keepdims=True), torch_value[:, :, : valid.shape[1]].numpy(), 0)
+        np.testing.assert_allclose(mlx_value[rows], there[rows], rtol=0, atol=ABSOLUTE, err_msg=case)
 
 
 @pytest.mark.parametrize(("row", "suffix"), CASES)
 def test_answers_as_transformers_on_every_valid_token(row: Row, suffix: str, tmp_path: Path) -> None:
     """Batches padded on either side and a text alone, against each of transformers' own ways of attention."""
-    theirs = make_model(row, suffix, labels=labels_for(suffix))
-    theirs.save_pretrained(tmp_path)
-    ours = ours_for(suffix).from_pretrained(tmp_path)
+    torch_model = make_model(row, suffix, labels=labels_for(suffix))
+    torch_model.save_pretrained(tmp_path)
+    mlx_model = mlx_class(suffix).from_pretrained(tmp_path)
     for name, inputs in paddings(row).items():
         given = with_choices(inputs) if suffix == "ForMultipleChoice" else inputs
-        got = ours(**given, output_hidden_states=True, output_attentions=True)
+        actual = mlx_model(**given, output_hidden_states=True, output_attentions=True)
         mask = given["attention_mask"].astype(bool).reshape(-1, given["attention_mask"].shape[-1])
-        for way in ("eager", "sdpa") if theirs._supports_sdpa else ("eager",):
-            theirs.set_attn_implementation(way)
-            wanted = reference(theirs, given, output_hidden_states=True, output_attentions=way == "eager")
-            assert_same(got, wanted, mask, row.padding_is_blind, f"{way}, {name}")
+        for way in ("eager", "sdpa") if torch_model._supports_sdpa else ("eager",):
+            torch_model.set_attn_implementation(way)
+            expected = reference(torch_model, given, output_hidden_states=True, output_attentions=way == "eager")
+            assert_same(actual, expected, mask, row.padding_is_blind, f"{way}, {name}")
 
 
 def paddings(row: Row) -> dict[str, dict[str, np.ndarray]]:
@@ -103,15 +107,17 @@ def test_word_tables_that_are_not_tied_are_read(row: Row, suffix: str, tmp_path:
     untied = dataclasses.replace(
         row, config=type(row.config).from_dict({**row.config.to_dict(), "tie_word_embeddings": False})
     )
-    theirs = make_model(untied, suffix)
-    theirs.save_pretrained(tmp_path)
+    torch_model = make_model(untied, suffix)
+    torch_model.save_pretrained(tmp_path)
     inputs = ragged_inputs(row)
-    got = ours_for(suffix).from_pretrained(tmp_path)(**inputs)
-    wanted = reference(theirs, inputs)
+    actual = mlx_class(suffix).from_pretrained(tmp_path)(**inputs)
+    expected = reference(torch_model, inputs)
     valid = inputs["attention_mask"].astype(bool)
-    for name in wanted:
-        kept = valid if wanted[name].shape[:2] == valid.shape else slice(None)
-        np.testing.assert_allclose(got[name][kept], wanted[name].numpy()[kept], rtol=0, atol=ABSOLUTE, err_msg=name)
+    for name in expected:
+        kept = valid if expected[name].shape[:2] == valid.shape else slice(None)
+        np.testing.assert_allclose(
+            actual[name][kept], expected[name].numpy()[kept], rtol=0, atol=ABSOLUTE, err_msg=name
+        )
 
 
 @pytest.mark.parametrize("row", FAMILIES, ids=row_name)
@@ -123,25 +129,25 @@ def test_every_head_that_transformers_has_is_here(row: Row) -> None:
 
 @pytest.mark.parametrize("row", [row for row in FAMILIES if row.takes_vectors], ids=row_name)
 def test_vectors_in_place_of_ids_answer_as_transformers(row: Row, tmp_path: Path) -> None:
-    theirs = make_model(row)
-    theirs.save_pretrained(tmp_path)
+    torch_model = make_model(row)
+    torch_model.save_pretrained(tmp_path)
     inputs = ragged_inputs(row)
-    width = theirs.get_input_embeddings().weight.shape[1]
+    width = torch_model.get_input_embeddings().weight.shape[1]
     vectors = np.random.default_rng(3).normal(size=(*inputs.pop("input_ids").shape, width)).astype(np.float32)
-    wanted = reference(theirs, {"inputs_embeds": vectors, **inputs}).last_hidden_state.numpy()
-    got = MLXAutoModel.from_pretrained(tmp_path)(inputs_embeds=vectors, **inputs).last_hidden_state
+    expected = reference(torch_model, {"inputs_embeds": vectors, **inputs}).last_hidden_state.numpy()
+    actual = MLXAutoModel.from_pretrained(tmp_path)(inputs_embeds=vectors, **inputs).last_hidden_state
     valid = inputs["attention_mask"].astype(bool)
-    np.testing.assert_allclose(got[valid], wanted[valid], rtol=0, atol=ABSOLUTE)
+    np.testing.assert_allclose(actual[valid], expected[valid], rtol=0, atol=ABSOLUTE)
 
 
 @pytest.mark.parametrize("row", FAMILIES, ids=row_name)
 def test_explicit_positions_answer_as_transformers(row: Row, tmp_path: Path) -> None:
-    theirs = make_model(row)
-    theirs.save_pretrained(tmp_path)
+    torch_model = make_model(row)
+    torch_model.save_pretrained(tmp_path)
     inputs = ragged_inputs(row)
     # Each text's own: XLM's and FlauBERT's transformers classes spread none over the texts.
     backwards = np.broadcast_to(np.arange(17)[None][:, ::-1] + 3, (3, 17)).copy()
-    wanted = reference(theirs, {**inputs, "position_ids": backwards}).last_hidden_state.numpy()
-    got = MLXAutoModel.from_pretrained(tmp_path)(**inputs, position_ids=backwards[:1]).last_hidden_state
+    expected = reference(torch_model, {**inputs, "position_ids": backwards}).last_hidden_state.numpy()
+    actual = MLXAutoModel.from_pretrained(tmp_path)(**inputs, position_ids=backwards[:1]).last_hidden_state
     valid = inputs["attention_mask"].astype(bool)
-    np.testing.assert_allclose(got[valid], wanted[valid], rtol=0, atol=ABSOLUTE)
+    np.testing.assert_allclose(actual[valid], expected[valid], rtol=0, atol=ABSOLUTE)

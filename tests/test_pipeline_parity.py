@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 from pipeline_calls import CALLS, ERRORS, FILL
-from programs import finished
-from trios import HEADS, ROWS, Trio, assert_same, trios
+from subprocesses import run_python
+from three_pipelines import HEADS, ROWS, ThreePipelines, assert_same, build_three_pipelines
 
 from mlx_hf_bridge import errors
 
@@ -19,8 +19,8 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module", params=ROWS)
-def trio(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trio]:
-    yield from trios(request.param, tuple(HEADS), tmp_path_factory)
+def three(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ThreePipelines]:
+    yield from build_three_pipelines(request.param, tuple(HEADS), tmp_path_factory)
 
 
 def test_the_suite_is_large_enough() -> None:
@@ -28,24 +28,24 @@ def test_the_suite_is_large_enough() -> None:
 
 
 @pytest.mark.parametrize(("task", "name"), CALLS)
-def test_the_three_pipelines_answer_the_same(trio: Trio, task: str, name: str) -> None:
-    wanted = CALLS[task, name](trio.theirs[task])
-    assert_same(CALLS[task, name](trio.ours[task]), wanted)
-    assert_same(CALLS[task, name](trio.hosted[task]), wanted)
+def test_the_three_pipelines_answer_the_same(three: ThreePipelines, task: str, name: str) -> None:
+    expected = CALLS[task, name](three.torch[task])
+    assert_same(CALLS[task, name](three.mlx[task]), expected)
+    assert_same(CALLS[task, name](three.transformers_on_mlx[task]), expected)
 
 
 @pytest.mark.parametrize("name", ERRORS)
-def test_errors_are_of_transformers_type_and_say_what_to_do(trio: Trio, name: str) -> None:
+def test_errors_are_of_transformers_type_and_say_what_to_do(three: ThreePipelines, name: str) -> None:
     task, call, kind, message = ERRORS[name]
-    with pytest.raises(kind) as his:
-        call(trio.theirs[task])
-    with pytest.raises(type(his.value)):
-        call(trio.hosted[task])
-    with pytest.raises(errors.BridgeError) as mine:
-        call(trio.ours[task])
-    assert isinstance(mine.value, type(his.value))
-    assert message in str(mine.value)
-    assert not str(mine.value).startswith(("'", '"'))
+    with pytest.raises(kind) as torch_error:
+        call(three.torch[task])
+    with pytest.raises(type(torch_error.value)):
+        call(three.transformers_on_mlx[task])
+    with pytest.raises(errors.BridgeError) as mlx_error:
+        call(three.mlx[task])
+    assert isinstance(mlx_error.value, type(torch_error.value))
+    assert message in str(mlx_error.value)
+    assert not str(mlx_error.value).startswith(("'", '"'))
 
 
 WITHOUT_TORCH = """
@@ -87,24 +87,24 @@ with open(sys.argv[3], "wb") as file:
 """
 
 
-def test_the_same_calls_without_torch_give_the_same_answers(trio: Trio, tmp_path: Path) -> None:
+def test_the_same_calls_without_torch_give_the_same_answers(three: ThreePipelines, tmp_path: Path) -> None:
     """`installed`: it is there, and stays unimported; `blocked`: importing it raises."""
-    torch = "installed" if trio.family == "bert" else "blocked"
+    torch = "installed" if three.family == "bert" else "blocked"
     folders, answers = tmp_path / "folders", tmp_path / "answers"
-    folders.write_bytes(pickle.dumps({task: str(folder) for task, folder in trio.folders.items()}))
-    finished(WITHOUT_TORCH, torch, folders, answers, Path(__file__).parent)
+    folders.write_bytes(pickle.dumps({task: str(folder) for task, folder in three.folders.items()}))
+    run_python(WITHOUT_TORCH, torch, folders, answers, Path(__file__).parent)
     found = pickle.loads(answers.read_bytes())
     for (task, name), call in CALLS.items():
-        assert_same(found[task, name], call(trio.ours[task]))
+        assert_same(found[task, name], call(three.mlx[task]))
     for name, (task, call, _, _) in ERRORS.items():
-        with pytest.raises(errors.BridgeError) as mine:
-            call(trio.ours[task])
-        assert found[name] == type(mine.value).__name__
+        with pytest.raises(errors.BridgeError) as mlx_error:
+            call(three.mlx[task])
+        assert found[name] == type(mlx_error.value).__name__
 
 
-def test_fill_mask_raises_transformers_own_exception(trio: Trio) -> None:
+def test_fill_mask_raises_transformers_own_exception(three: ThreePipelines) -> None:
     from transformers.pipelines import PipelineException
 
-    with pytest.raises(PipelineException, match="No mask_token") as mine:
-        trio.ours[FILL]("the cat")
-    assert isinstance(mine.value, errors.MaskError)
+    with pytest.raises(PipelineException, match="No mask_token") as mlx_error:
+        three.mlx[FILL]("the cat")
+    assert isinstance(mlx_error.value, errors.MaskError)

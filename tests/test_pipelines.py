@@ -12,7 +12,17 @@ import torch
 import transformers
 from checkpoints import WITH_SEGMENTS, Row, make_wordpiece
 from pipeline_calls import LABELS, LONG, TEXT, TEXTS, ZERO_SHOT, Call
-from trios import ABSOLUTE, NLI, ROWS, Trio, assert_same, edit_json, make_labelled, theirs_of, trios
+from three_pipelines import (
+    ABSOLUTE,
+    NLI,
+    ROWS,
+    ThreePipelines,
+    assert_same,
+    build_three_pipelines,
+    edit_json,
+    make_labelled,
+    torch_pipeline,
+)
 
 from mlx_hf_bridge import MLXAutoModel, MLXAutoModelForSequenceClassification, errors, pipeline
 from mlx_hf_bridge.inference.model import Model
@@ -21,8 +31,8 @@ from mlx_hf_bridge.pipelines.base import STREAM_ROWS
 
 
 @pytest.fixture(scope="module", params=ROWS)
-def trio(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trio]:
-    yield from trios(request.param, (ZERO_SHOT, TEXT), tmp_path_factory)
+def three(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ThreePipelines]:
+    yield from build_three_pipelines(request.param, (ZERO_SHOT, TEXT), tmp_path_factory)
 
 
 @pytest.fixture
@@ -30,11 +40,11 @@ def bert(tmp_path: Path) -> Path:
     return make_labelled(tmp_path / "bert", ROWS["bert"])
 
 
-def test_scores_depend_on_the_text(trio: Trio) -> None:
+def test_scores_depend_on_the_text(three: ThreePipelines) -> None:
     """The checks above would pass on a model that answers the same to everything, or is sure of all it says."""
-    scores = [answer["score"] for answer in trio.ours[TEXT](TEXTS)]
+    scores = [answer["score"] for answer in three.mlx[TEXT](TEXTS)]
     assert max(scores) - min(scores) > 100 * ABSOLUTE and min(scores) < 0.95
-    answers = trio.ours[ZERO_SHOT](TEXTS, LABELS)
+    answers = three.mlx[ZERO_SHOT](TEXTS, LABELS)
     assert len({tuple(answer["labels"]) for answer in answers}) > 1
     assert max(answer["scores"][0] - answer["scores"][-1] for answer in answers) > 100 * ABSOLUTE
 
@@ -54,7 +64,7 @@ DEFAULTS: list[tuple[str, dict[str, Any], Call]] = [
 @pytest.mark.parametrize("number", range(len(DEFAULTS)))
 def test_defaults_of_the_pipeline_hold_until_a_call_says_otherwise(bert: Path, number: int) -> None:
     task, defaults, call = DEFAULTS[number]
-    assert_same(call(pipeline(task, bert, **defaults)), call(theirs_of(task, bert, **defaults)))
+    assert_same(call(pipeline(task, bert, **defaults)), call(torch_pipeline(task, bert, **defaults)))
 
 
 PROBLEMS = [None, "regression", "multi_label_classification"]
@@ -68,9 +78,9 @@ PROBLEMS = [None, "regression", "multi_label_classification"]
 def test_the_function_follows_problem_type_and_number_of_labels(tmp_path: Path, problem_type: str, labels: int) -> None:
     folder = make_labelled(tmp_path, ROWS["bert"], {number: f"LABEL_{number}" for number in range(labels)}, 5.0)
     edit_json(folder / "config.json", problem_type=problem_type)
-    ours, theirs = pipeline("sentiment-analysis", folder), theirs_of("sentiment-analysis", folder)
-    assert_same(ours(TEXTS), theirs(TEXTS))
-    assert_same(ours(TEXTS, top_k=None), theirs(TEXTS, top_k=None))
+    mlx_model, torch_model = pipeline("sentiment-analysis", folder), torch_pipeline("sentiment-analysis", folder)
+    assert_same(mlx_model(TEXTS), torch_model(TEXTS))
+    assert_same(mlx_model(TEXTS, top_k=None), torch_model(TEXTS, top_k=None))
 
 
 @pytest.mark.parametrize(
@@ -85,10 +95,12 @@ def test_the_function_follows_problem_type_and_number_of_labels(tmp_path: Path, 
 )
 def test_entailment_is_looked_up_as_transformers_does(tmp_path: Path, names: dict[int, str]) -> None:
     folder = make_labelled(tmp_path, ROWS["bert"], names)
-    ours, theirs = pipeline(ZERO_SHOT, folder), theirs_of(ZERO_SHOT, folder)
-    assert ours.entailment_id == theirs.entailment_id
+    mlx_model, torch_model = pipeline(ZERO_SHOT, folder), torch_pipeline(ZERO_SHOT, folder)
+    assert mlx_model.entailment_id == torch_model.entailment_id
     for multi_label in (False, True):
-        assert_same(ours(TEXTS, LABELS, multi_label=multi_label), theirs(TEXTS, LABELS, multi_label=multi_label))
+        assert_same(
+            mlx_model(TEXTS, LABELS, multi_label=multi_label), torch_model(TEXTS, LABELS, multi_label=multi_label)
+        )
 
 
 def test_a_model_without_entailment_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -98,25 +110,25 @@ def test_a_model_without_entailment_is_warned_of(tmp_path: Path, caplog: pytest.
     assert "no label starts with 'entail'" in caplog.text
 
 
-def test_an_overlong_text_is_refused_where_transformers_fails(trio: Trio) -> None:
+def test_an_overlong_text_is_refused_where_transformers_fails(three: ThreePipelines) -> None:
     for call in (lambda pipe: pipe(LONG * 2), lambda pipe: pipe(["a", LONG * 2], truncation=True, max_length=400)):
         with pytest.raises((RuntimeError, IndexError)):
-            call(trio.theirs[TEXT])
+            call(three.torch[TEXT])
         with pytest.raises(errors.TokenRangeError, match=r"the model takes at most \d+. Pass truncation=True"):
-            call(trio.ours[TEXT])
+            call(three.mlx[TEXT])
 
 
-def test_a_label_too_long_for_the_model_is_refused(trio: Trio) -> None:
+def test_a_label_too_long_for_the_model_is_refused(three: ThreePipelines) -> None:
     with pytest.raises((RuntimeError, IndexError)):
-        trio.theirs[ZERO_SHOT]("a cat", ["dog", LONG])
+        three.torch[ZERO_SHOT]("a cat", ["dog", LONG])
     with pytest.raises(errors.TokenRangeError, match="Shorten the label"):
-        trio.ours[ZERO_SHOT]("a cat", ["dog", LONG])
+        three.mlx[ZERO_SHOT]("a cat", ["dog", LONG])
 
 
 def test_a_label_that_leaves_the_text_no_room_is_read_whole_as_in_transformers(bert: Path) -> None:
     edit_json(bert / "tokenizer_config.json", model_max_length=12)
     labels = ["cat", "the cat sat on the mat on the dog"]
-    assert_same(pipeline(ZERO_SHOT, bert)(TEXTS, labels), theirs_of(ZERO_SHOT, bert)(TEXTS, labels))
+    assert_same(pipeline(ZERO_SHOT, bert)(TEXTS, labels), torch_pipeline(ZERO_SHOT, bert)(TEXTS, labels))
 
 
 # What transformers answers for a part of the input, or without a word about what it left out.
@@ -149,10 +161,10 @@ REFUSED: dict[str, tuple[str, Call, str]] = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_would_be_dropped_in_silence_is_refused(trio: Trio, name: str) -> None:
+def test_what_would_be_dropped_in_silence_is_refused(three: ThreePipelines, name: str) -> None:
     task, call, message = REFUSED[name]
     with pytest.raises(errors.BridgeError) as refusal:
-        call(trio.ours[task])
+        call(three.mlx[task])
     assert message in str(refusal.value)
 
 
@@ -209,34 +221,34 @@ def counting(read: list[str], number: int) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("task", [ZERO_SHOT, TEXT])
-def test_a_stream_is_read_in_chunks_and_answered_lazily(trio: Trio, task: str) -> None:
+def test_a_stream_is_read_in_chunks_and_answered_lazily(three: ThreePipelines, task: str) -> None:
     labels = (LABELS,) if task == ZERO_SHOT else ()
     ahead = STREAM_ROWS // len(LABELS) if task == ZERO_SHOT else STREAM_ROWS
     read: list[str] = []
-    stream = trio.ours[task](counting(read, 10 * STREAM_ROWS), *labels)
+    stream = three.mlx[task](counting(read, 10 * STREAM_ROWS), *labels)
     assert len(read) == 1
     first = next(stream)
     assert len(read) == ahead
-    assert_same([first], trio.ours[task](TEXTS[:1], *labels))
+    assert_same([first], three.mlx[task](TEXTS[:1], *labels))
     assert len([next(stream) for _ in range(ahead)]) == ahead
     assert len(read) == 2 * ahead
 
 
-def test_batch_size_1_answers_a_stream_text_by_text(trio: Trio) -> None:
+def test_batch_size_1_answers_a_stream_text_by_text(three: ThreePipelines) -> None:
     read: list[str] = []
-    for number, answer in enumerate(trio.ours[TEXT](counting(read, 3), batch_size=1)):
+    for number, answer in enumerate(three.mlx[TEXT](counting(read, 3), batch_size=1)):
         assert len(read) == number + 1
-        assert_same([answer], trio.ours[TEXT]([TEXTS[number]]))
+        assert_same([answer], three.mlx[TEXT]([TEXTS[number]]))
 
 
 def test_a_long_list_is_answered_in_order_across_chunks(bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pipe = pipeline(ZERO_SHOT, bert)
-    wanted = [pipe(text, LABELS) for text in TEXTS]
+    expected = [pipe(text, LABELS) for text in TEXTS]
     monkeypatch.setattr(type(pipe), "rows_at_once", 11)
-    assert_same(pipe(TEXTS * 3, LABELS), wanted * 3)
+    assert_same(pipe(TEXTS * 3, LABELS), expected * 3)
 
 
-def test_iterators_and_datasets_stream_too(trio: Trio) -> None:
+def test_iterators_and_datasets_stream_too(three: ThreePipelines) -> None:
     class Rows(torch.utils.data.Dataset[str]):
         def __len__(self) -> int:
             return len(TEXTS)
@@ -244,14 +256,14 @@ def test_iterators_and_datasets_stream_too(trio: Trio) -> None:
         def __getitem__(self, index: int) -> str:
             return TEXTS[index]
 
-    wanted = trio.ours[TEXT](TEXTS)
+    expected = three.mlx[TEXT](TEXTS)
     for inputs in (Rows(), iter(TEXTS), np.array(TEXTS)):
-        assert_same(list(trio.ours[TEXT](inputs)), wanted)
-    assert_same(list(trio.theirs[TEXT](Rows())), wanted)
+        assert_same(list(three.mlx[TEXT](inputs)), expected)
+    assert_same(list(three.torch[TEXT](Rows())), expected)
 
 
-def test_threads_get_the_answers_of_the_main_thread(trio: Trio) -> None:
-    pipe, answers = trio.ours[ZERO_SHOT], {}
+def test_threads_get_the_answers_of_the_main_thread(three: ThreePipelines) -> None:
+    pipe, answers = three.mlx[ZERO_SHOT], {}
 
     def work(number: int) -> None:
         for _ in range(3):
@@ -274,22 +286,26 @@ def test_cut_texts_are_reported_once_with_their_count(bert: Path, caplog: pytest
     assert [record.getMessage()[:10] for record in caplog.records] == ["1 of 5 tex"]
 
 
-def test_a_tokenizer_without_limit_is_cut_at_the_model_s(trio: Trio, tmp_path: Path) -> None:
-    tokenizer = transformers.AutoTokenizer.from_pretrained(trio.folders[TEXT])
-    limited = trio.ours[ZERO_SHOT](LONG, LABELS)
+def test_a_tokenizer_without_limit_is_cut_at_the_model_s(three: ThreePipelines, tmp_path: Path) -> None:
+    tokenizer = transformers.AutoTokenizer.from_pretrained(three.folders[TEXT])
+    limited = three.mlx[ZERO_SHOT](LONG, LABELS)
     tokenizer.model_max_length = int(1e30)
-    assert_same(pipeline(ZERO_SHOT, trio.folders[TEXT], tokenizer)(LONG, LABELS), limited)
+    assert_same(pipeline(ZERO_SHOT, three.folders[TEXT], tokenizer)(LONG, LABELS), limited)
     assert_same(
-        pipeline(TEXT, trio.folders[TEXT], tokenizer)(LONG, truncation=True), trio.ours[TEXT](LONG, truncation=True)
+        pipeline(TEXT, three.folders[TEXT], tokenizer)(LONG, truncation=True),
+        three.mlx[TEXT](LONG, truncation=True),
     )
 
 
 def test_a_tokenizer_of_transformers_is_read_with_as_it_is(bert: Path) -> None:
     tokenizer = transformers.AutoTokenizer.from_pretrained(bert, model_max_length=20, truncation_side="left")
     tokenizer.model_input_names = ["input_ids", "attention_mask"]
-    ours, theirs = pipeline(ZERO_SHOT, bert, tokenizer=tokenizer), theirs_of(ZERO_SHOT, bert, tokenizer=tokenizer)
-    assert_same(ours([LONG, "a dog"], LABELS), theirs([LONG, "a dog"], LABELS))
-    assert ours.tokenizer.model_max_length == 20
+    mlx_model, torch_model = (
+        pipeline(ZERO_SHOT, bert, tokenizer=tokenizer),
+        torch_pipeline(ZERO_SHOT, bert, tokenizer=tokenizer),
+    )
+    assert_same(mlx_model([LONG, "a dog"], LABELS), torch_model([LONG, "a dog"], LABELS))
+    assert mlx_model.tokenizer.model_max_length == 20
     assert tokenizer.model_max_length == 20
 
 
@@ -298,8 +314,8 @@ def test_a_tokenizer_may_come_from_another_folder(bert: Path, tmp_path: Path) ->
     make_wordpiece(other)
     edit_json(other / "tokenizer_config.json", model_max_length=9)
     tokenizer = transformers.AutoTokenizer.from_pretrained(other)
-    wanted = theirs_of(TEXT, bert, tokenizer=tokenizer)(LONG, truncation=True)
-    assert_same(pipeline(TEXT, bert, tokenizer=str(other))(LONG, truncation=True), wanted)
+    expected = torch_pipeline(TEXT, bert, tokenizer=tokenizer)(LONG, truncation=True)
+    assert_same(pipeline(TEXT, bert, tokenizer=str(other))(LONG, truncation=True), expected)
     with pytest.raises(errors.RepositoryError, match="has no tokenizer"):
         pipeline(TEXT, bert, tokenizer=tmp_path)
     with pytest.raises(errors.ArgumentTypeError, match="tokenizer is a int, expected"):
@@ -311,7 +327,7 @@ def test_segments_are_given_only_if_the_tokenizer_s_config_says_so(bert: Path) -
     with_segments = pipeline(TEXT, bert)(pair, top_k=None)
     edit_json(bert / "tokenizer_config.json", model_input_names=["input_ids", "attention_mask"])
     without = pipeline(TEXT, bert)(pair, top_k=None)
-    assert_same(without, theirs_of(TEXT, bert)(pair, top_k=None))
+    assert_same(without, torch_pipeline(TEXT, bert)(pair, top_k=None))
     assert without != with_segments
 
 
@@ -320,16 +336,18 @@ def test_a_quantised_model_answers_nearly_as_the_float_one(tmp_path: Path) -> No
     folder = make_labelled(tmp_path, Row("bert", "Bert", transformers.BertConfig(**wide), segments=3), NLI, 3.0)
     packed = pipeline(ZERO_SHOT, folder, quantization_config="q8")
     assert packed.model.quantization_config.bits == 8
-    for mine, his in zip(packed(TEXTS, LABELS), theirs_of(ZERO_SHOT, folder)(TEXTS, LABELS), strict=True):
-        scores = dict(zip(mine["labels"], mine["scores"], strict=True))
-        assert [scores[label] for label in his["labels"]] == pytest.approx(his["scores"], abs=0.03)
+    for mlx_value, torch_value in zip(
+        packed(TEXTS, LABELS), torch_pipeline(ZERO_SHOT, folder)(TEXTS, LABELS), strict=True
+    ):
+        scores = dict(zip(mlx_value["labels"], mlx_value["scores"], strict=True))
+        assert [scores[label] for label in torch_value["labels"]] == pytest.approx(torch_value["scores"], abs=0.03)
 
 
 def test_a_loaded_model_serves_several_pipelines(bert: Path) -> None:
     model = MLXAutoModelForSequenceClassification.from_pretrained(bert)
     pipe = pipeline(TEXT, model)
     assert pipe.model is model and pipeline(ZERO_SHOT, model=model).model is model
-    assert_same(pipe(TEXTS), theirs_of(TEXT, bert)(TEXTS))
+    assert_same(pipe(TEXTS), torch_pipeline(TEXT, bert)(TEXTS))
     assert repr(pipe).startswith("TextClassificationPipeline('text-classification', BertForSequenceClassification on")
     with pytest.raises(errors.ArgumentTypeError, match="loaded already"):
         pipeline(TEXT, model, quantization_config="q8")
@@ -345,7 +363,7 @@ def test_what_is_no_classifier_is_refused(bert: Path) -> None:
 
 def test_an_unknown_task_is_a_key_error_that_names_the_known(bert: Path) -> None:
     with pytest.raises(KeyError):
-        theirs_of("text-ranking-ish", bert)
+        torch_pipeline("text-ranking-ish", bert)
     for task in ("text-ranking-ish", None):
         with pytest.raises(errors.UnknownNameError) as refusal:
             pipeline(task, bert)

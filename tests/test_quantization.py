@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from checkpoints import FAMILIES, Row, make_model, ours_for, plainest_head, ragged_inputs, row_name
-from weight_files import answer, edit_config, read_tensors, rewrite, worst, write_tensors
+from checkpoints import FAMILIES, Row, make_model, mlx_class, plainest_head, ragged_inputs, row_name
+from weight_files import edit_config, max_difference, output_array, read_tensors, rewrite, write_tensors
 
 from mlx_hf_bridge import MLXAutoModel, MLXQuantizationConfig
 from mlx_hf_bridge.architecture.family import BASE_TASK
@@ -39,10 +39,10 @@ HALF = {mx.float16: 0.02, mx.bfloat16: 0.15}
 SHARPER = 4
 
 
-def half_of_theirs_is_off(theirs: Any, dtype: mx.Dtype, inputs: dict[str, np.ndarray]) -> float:
+def half_of_theirs_is_off(torch_model: Any, dtype: mx.Dtype, inputs: dict[str, np.ndarray]) -> float:
     """How far transformers computing in half precision is from itself in float32."""
-    half = copy.deepcopy(theirs).to(getattr(torch, str(dtype).rpartition(".")[2]))
-    return worst(*(answer(model, inputs, "last_hidden_state") for model in (half, theirs)), inputs)
+    half = copy.deepcopy(torch_model).to(getattr(torch, str(dtype).rpartition(".")[2]))
+    return max_difference(*(output_array(model, inputs, "last_hidden_state") for model in (half, torch_model)), inputs)
 
 
 def widened(row: Row) -> Row:
@@ -60,9 +60,9 @@ EVERY_PACKING = [
 ]
 
 
-def allowed(row: Row, wanted: np.ndarray) -> float:
+def allowed(row: Row, expected: np.ndarray) -> float:
     """The largest difference that passes; a share of the values where they are large."""
-    return max(ABSOLUTE, row.relative * float(np.abs(wanted).max()))
+    return max(ABSOLUTE, row.relative * float(np.abs(expected).max()))
 
 
 def wide_name(row: Row) -> str:
@@ -92,19 +92,19 @@ def unpacked(folder: Path, **packing: Any) -> dict[str, torch.Tensor]:
     return result
 
 
-def reference(row: Row, head: str, ours: Any) -> Any:
+def reference(row: Row, head: str, mlx_model: Any) -> Any:
     """transformers' model with the unpacked weights of one of ours."""
-    recipe = ours.quantization_config
+    recipe = mlx_model.quantization_config
     packing = {"group_size": recipe.group_size, "bits": recipe.bits, "mode": recipe.mode}
-    theirs = make_model(row, head)
+    torch_model = make_model(row, head)
     # Read as a checkpoint, since files may name tensors otherwise than classes do.
     with tempfile.TemporaryDirectory() as folder:
-        theirs.config.save_pretrained(folder)
-        write_tensors(Path(folder), unpacked(ours.folder, **packing))
-        read, report = type(theirs).from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+        torch_model.config.save_pretrained(folder)
+        write_tensors(Path(folder), unpacked(mlx_model.folder, **packing))
+        read, report = type(torch_model).from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
     assert not report["unexpected_keys"]
     missing = {name for name in report["missing_keys"] if not any(word in name for word in row.left_out)}
-    assert missing <= set(theirs.all_tied_weights_keys)
+    assert missing <= set(torch_model.all_tied_weights_keys)
     return read
 
 
@@ -113,27 +113,30 @@ def reference(row: Row, head: str, ours: Any) -> Any:
 def test_every_recipe_computes_what_its_unpacked_weights_compute(row: Row, recipe: str, tmp_path: Path) -> None:
     head, name = plainest_head(row)
     make_model(row, head).save_pretrained(tmp_path)
-    ours = ours_for(head).from_pretrained(tmp_path, quantization_config=recipe)
-    assert ours.quantization_config == RECIPES[recipe]
+    mlx_model = mlx_class(head).from_pretrained(tmp_path, quantization_config=recipe)
+    assert mlx_model.quantization_config == RECIPES[recipe]
     inputs = ragged_inputs(row)
-    theirs = reference(row, head, ours)
-    got, wanted = answer(ours, inputs, name), answer(theirs, inputs, name)
-    assert worst(got, wanted, inputs) < allowed(row, wanted)
+    torch_model = reference(row, head, mlx_model)
+    actual, expected = output_array(mlx_model, inputs, name), output_array(torch_model, inputs, name)
+    assert max_difference(actual, expected, inputs) < allowed(row, expected)
     base = MLXAutoModel.from_pretrained(tmp_path, quantization_config=recipe)
-    got, wanted = answer(base, inputs, "last_hidden_state"), answer(theirs.base_model, inputs, "last_hidden_state")
-    assert worst(got, wanted, inputs) < allowed(row, wanted)
+    actual, expected = (
+        output_array(base, inputs, "last_hidden_state"),
+        output_array(torch_model.base_model, inputs, "last_hidden_state"),
+    )
+    assert max_difference(actual, expected, inputs) < allowed(row, expected)
 
 
 @pytest.mark.parametrize("recipe", EVERY_PACKING, ids=lambda r: f"{r.mode}-{r.bits}-{r.group_size}")
 def test_every_mode_bits_and_group_packs_on_disk_and_loads(recipe: MLXQuantizationConfig, tmp_path: Path) -> None:
     make_model(BERT).save_pretrained(tmp_path)
-    ours = MLXAutoModel.from_pretrained(tmp_path, quantization_config=recipe)
+    mlx_model = MLXAutoModel.from_pretrained(tmp_path, quantization_config=recipe)
     inputs = ragged_inputs(BERT)
-    theirs = reference(BERT, "Model", ours)
-    hidden = answer(ours, inputs, "last_hidden_state")
-    assert worst(hidden, answer(theirs, inputs, "last_hidden_state"), inputs) < ABSOLUTE
+    torch_model = reference(BERT, "Model", mlx_model)
+    hidden = output_array(mlx_model, inputs, "last_hidden_state")
+    assert max_difference(hidden, output_array(torch_model, inputs, "last_hidden_state"), inputs) < ABSOLUTE
     assert recipe_from(recipe_name(recipe)) == recipe if recipe_name(recipe) in RECIPES else True
-    entries = header(ours.folder / "model.safetensors")
+    entries = header(mlx_model.folder / "model.safetensors")
     packed = entries["encoder.layer.1.intermediate.dense.weight"]
     assert packed["dtype"] == "U32"
     assert packed["shape"] == [256, 128 * recipe.bits // 32]
@@ -144,7 +147,7 @@ def test_every_mode_bits_and_group_packs_on_disk_and_loads(recipe: MLXQuantizati
     }
     assert ("encoder.layer.1.intermediate.dense.biases" in entries) == (recipe.mode == "affine")
     packing = {"group_size": recipe.group_size, "bits": recipe.bits, "mode": recipe.mode}
-    config = json.loads((ours.folder / "config.json").read_text())
+    config = json.loads((mlx_model.folder / "config.json").read_text())
     assert config["quantization"] == config["quantization_config"] == packing
 
 
@@ -153,14 +156,14 @@ def test_products_and_the_word_table_are_packed_and_nothing_else(row: Row, tmp_p
     """Known trouble 6: token types, positions, poolers and heads cost nothing in float and hurt when packed."""
     head, _ = plainest_head(row)
     make_model(row, head).save_pretrained(tmp_path)
-    ours = ours_for(head).from_pretrained(tmp_path, quantization_config="q4")
-    entries = header(ours.folder / "model.safetensors")
+    mlx_model = mlx_class(head).from_pretrained(tmp_path, quantization_config="q4")
+    entries = header(mlx_model.folder / "model.safetensors")
     packed = {name.removesuffix(".scales") for name in entries if name.endswith(".scales")}
     kept = (
         "position", "token_type", "norm", "LayerNorm", "pooler", "classifier", "relative", "attention_bias",
         "rel_embeddings", ".conv.", "conv_attn_layer", "head_logits", "head_weights",
     )  # fmt: skip
-    prefix = ours.loaded.family.prefix
+    prefix = mlx_model.loaded.family.prefix
     for name, tensor in read_tensors(tmp_path).items():
         if any(word in name for word in row.left_out):
             assert name not in entries
@@ -179,29 +182,29 @@ def test_products_and_the_word_table_are_packed_and_nothing_else(row: Row, tmp_p
 @pytest.mark.parametrize("recipe", PLAIN)
 def test_packed_and_unpacking_products_agree(recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_model(BERT).save_pretrained(tmp_path)
-    ours = MLXAutoModel.from_pretrained(tmp_path, quantization_config=recipe)
+    mlx_model = MLXAutoModel.from_pretrained(tmp_path, quantization_config=recipe)
     inputs = ragged_inputs(BERT)
     answers = []
     for unpacks in (False, True):
         monkeypatch.setattr(linear, "unpacks_weights", lambda rows, unpacks=unpacks: unpacks)
-        answers.append(answer(ours, inputs, "last_hidden_state"))
+        answers.append(output_array(mlx_model, inputs, "last_hidden_state"))
     assert not np.array_equal(*answers)
-    assert worst(*answers, inputs) < BETWEEN_PATHS
+    assert max_difference(*answers, inputs) < BETWEEN_PATHS
     monkeypatch.setattr(linear, "KEEPS_UNPACKED", True)
     for _ in range(2):
-        np.testing.assert_array_equal(answer(ours, inputs, "last_hidden_state"), answers[1])
+        np.testing.assert_array_equal(output_array(mlx_model, inputs, "last_hidden_state"), answers[1])
 
 
 @pytest.mark.parametrize("recipe", ["q8", "q4", "mxfp4"])
 def test_a_text_alone_answers_as_in_a_batch_when_packed(recipe: str, tmp_path: Path) -> None:
     """Few rows take the packed product on a CPU, many the unpacking one."""
     make_model(BERT).save_pretrained(tmp_path)
-    ours = MLXAutoModel.from_pretrained(tmp_path, quantization_config=recipe)
+    mlx_model = MLXAutoModel.from_pretrained(tmp_path, quantization_config=recipe)
     inputs = ragged_inputs(BERT, (17, 9, 3, 1))
-    batch = answer(ours, inputs, "last_hidden_state")
+    batch = output_array(mlx_model, inputs, "last_hidden_state")
     for index, length in enumerate((17, 9, 3, 1)):
-        alone = answer(
-            ours, {key: value[index : index + 1, :length] for key, value in inputs.items()}, "last_hidden_state"
+        alone = output_array(
+            mlx_model, {key: value[index : index + 1, :length] for key, value in inputs.items()}, "last_hidden_state"
         )
         np.testing.assert_allclose(alone[0], batch[index, :length], rtol=0, atol=BETWEEN_PATHS)
 
@@ -210,22 +213,25 @@ def test_an_indivisible_width_stays_in_float_and_is_reported(tmp_path: Path, cap
     """Known trouble 6: a width that the group size does not divide is left in float, not an error."""
     config = transformers.ElectraConfig(**{**ROWS[7].config.to_dict(), "embedding_size": 48, "intermediate_size": 100})
     row = replace(ROWS[7], config=config)
-    theirs = make_model(row)
-    theirs.save_pretrained(tmp_path)
-    ours = MLXAutoModel.from_pretrained(tmp_path, quantization_config="q8")
+    torch_model = make_model(row)
+    torch_model.save_pretrained(tmp_path)
+    mlx_model = MLXAutoModel.from_pretrained(tmp_path, quantization_config="q8")
     left = {"embeddings.word_embeddings.weight", "embeddings_project.weight"}
     left |= {f"encoder.layer.{layer}.output.dense.weight" for layer in range(3)}
-    metadata = json.loads((ours.folder / "conversion_metadata.json").read_text())
+    metadata = json.loads((mlx_model.folder / "conversion_metadata.json").read_text())
     assert set(metadata["left_in_float"]) == left
     assert "5 weights stay in float16" in caplog.text
     assert all(name in caplog.text for name in left)
-    entries = header(ours.folder / "model.safetensors")
+    entries = header(mlx_model.folder / "model.safetensors")
     assert {entries[name]["dtype"] for name in left} == {"F16"}
     assert metadata["bits"]["encoder.layer.0.output.dense.weight"] == "float16"
     assert metadata["bits"]["encoder.layer.0.intermediate.dense.weight"] == 8
     inputs = ragged_inputs(row)
-    packed = reference(row, "Model", ours)
-    assert worst(*(answer(model, inputs, "last_hidden_state") for model in (ours, packed)), inputs) < ABSOLUTE
+    packed = reference(row, "Model", mlx_model)
+    assert (
+        max_difference(*(output_array(model, inputs, "last_hidden_state") for model in (mlx_model, packed)), inputs)
+        < ABSOLUTE
+    )
 
 
 NOT_CONVERTED = {
@@ -242,15 +248,18 @@ def test_modules_to_not_convert_stay_in_float(case: str, tmp_path: Path) -> None
     modules, part = NOT_CONVERTED[case]
     make_model(BERT).save_pretrained(tmp_path)
     recipe = MLXQuantizationConfig(bits=8, modules_to_not_convert=modules)
-    ours = MLXAutoModel.from_pretrained(tmp_path, quantization_config=recipe)
+    mlx_model = MLXAutoModel.from_pretrained(tmp_path, quantization_config=recipe)
     whole = MLXAutoModel.from_pretrained(tmp_path, quantization_config="q8")
-    entries, all_packed = (header(model.folder / "model.safetensors") for model in (ours, whole))
+    entries, all_packed = (header(model.folder / "model.safetensors") for model in (mlx_model, whole))
     dropped = {name for name in all_packed if name.endswith(".scales")} - set(entries)
     assert dropped == {name for name in all_packed if name.endswith(".scales") and part in name}
     assert dropped
     inputs = ragged_inputs(BERT)
-    packed = reference(BERT, "Model", ours)
-    assert worst(*(answer(model, inputs, "last_hidden_state") for model in (ours, packed)), inputs) < ABSOLUTE
+    packed = reference(BERT, "Model", mlx_model)
+    assert (
+        max_difference(*(output_array(model, inputs, "last_hidden_state") for model in (mlx_model, packed)), inputs)
+        < ABSOLUTE
+    )
 
 
 def test_a_name_in_modules_to_not_convert_that_is_no_module_is_reported(
@@ -315,21 +324,24 @@ DTYPES: list[tuple[Any, str]] = [
 @pytest.mark.parametrize(("dtype", "stored"), DTYPES, ids=str)
 def test_dtype_is_what_is_stored(dtype: Any, stored: str, tmp_path: Path) -> None:
     make_model(BERT).save_pretrained(tmp_path)
-    ours = MLXAutoModel.from_pretrained(tmp_path, dtype=dtype)
-    assert {entry["dtype"] for entry in header(ours.folder / "model.safetensors").values()} == {stored}
+    mlx_model = MLXAutoModel.from_pretrained(tmp_path, dtype=dtype)
+    assert {entry["dtype"] for entry in header(mlx_model.folder / "model.safetensors").values()} == {stored}
     names = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-    assert json.loads((ours.folder / "config.json").read_text())["dtype"] == names[stored]
-    assert ours.dtype == getattr(mx, names[stored])
+    assert json.loads((mlx_model.folder / "config.json").read_text())["dtype"] == names[stored]
+    assert mlx_model.dtype == getattr(mx, names[stored])
 
 
 @pytest.mark.parametrize(("dtype", "stored"), [("auto", "F16"), ("bfloat16", "BF16"), ("float32", "F32")])
 def test_dtype_beside_packed_weights(dtype: str, stored: str, tmp_path: Path) -> None:
     make_model(BERT).save_pretrained(tmp_path)
-    ours = MLXAutoModel.from_pretrained(tmp_path, dtype=dtype, quantization_config="q4")
-    assert {entry["dtype"] for entry in header(ours.folder / "model.safetensors").values()} == {stored, "U32"}
+    mlx_model = MLXAutoModel.from_pretrained(tmp_path, dtype=dtype, quantization_config="q4")
+    assert {entry["dtype"] for entry in header(mlx_model.folder / "model.safetensors").values()} == {stored, "U32"}
     inputs = ragged_inputs(BERT)
-    packed = reference(BERT, "Model", ours)
-    assert worst(*(answer(model, inputs, "last_hidden_state") for model in (ours, packed)), inputs) < ABSOLUTE
+    packed = reference(BERT, "Model", mlx_model)
+    assert (
+        max_difference(*(output_array(model, inputs, "last_hidden_state") for model in (mlx_model, packed)), inputs)
+        < ABSOLUTE
+    )
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float8", "int8", torch.float64, 16, mx.int32, "torch"])
@@ -377,16 +389,16 @@ def test_a_packed_weight_that_is_not_finite_is_an_error(recipe: str, dtype: str,
 @pytest.mark.parametrize("asked", ["q8", "mxfp4", {"bits": 4, "group_size": 32}, {"modules_to_not_convert": ["query"]}])
 def test_a_packed_folder_asked_for_another_recipe_is_an_error(asked: Any, tmp_path: Path) -> None:
     make_model(BERT).save_pretrained(tmp_path / "source")
-    ours = MLXAutoModel.from_pretrained(tmp_path / "source", quantization_config="q4")
+    mlx_model = MLXAutoModel.from_pretrained(tmp_path / "source", quantization_config="q4")
     with pytest.raises(
         QuantizationError, match=r"is already converted with .*'bits': 4.* was asked\. Leave quantization_c"
     ):
-        MLXAutoModel.from_pretrained(ours.folder, quantization_config=asked)
+        MLXAutoModel.from_pretrained(mlx_model.folder, quantization_config=asked)
     with pytest.raises(
         ConfigError, match=r"is already converted to float16, and .*bfloat16 was asked\. Leave dtype out"
     ):
-        MLXAutoModel.from_pretrained(ours.folder, dtype="bfloat16")
-    MLXAutoModel.from_pretrained(ours.folder, dtype="float16", quantization_config="q4")
+        MLXAutoModel.from_pretrained(mlx_model.folder, dtype="bfloat16")
+    MLXAutoModel.from_pretrained(mlx_model.folder, dtype="float16", quantization_config="q4")
 
 
 FOREIGN = {"group_size": 64, "bits": 4}
@@ -394,11 +406,11 @@ FOREIGN = {"group_size": 64, "bits": 4}
 
 def make_foreign(folder: Path, prefix: str = "", overrides: dict[str, Any] | None = None) -> Any:
     """A folder as mlx-embeddings writes it (everything with rows is packed, no `mode`) -> transformers' equal of it."""
-    theirs = make_model(BERT)
-    theirs.save_pretrained(folder)
+    torch_model = make_model(BERT)
+    torch_model.save_pretrained(folder)
     tensors: dict[str, mx.array] = {}
     plain = {}
-    for name, tensor in theirs.state_dict().items():
+    for name, tensor in torch_model.state_dict().items():
         array = mx.array(tensor.numpy()).astype(mx.float16)
         module = name.rpartition(".")[0]
         if array.ndim == 2:
@@ -414,20 +426,23 @@ def make_foreign(folder: Path, prefix: str = "", overrides: dict[str, Any] | Non
         plain[name] = torch.tensor(np.array(array.astype(mx.float32)))
     mx.save_safetensors(str(folder / "model.safetensors"), tensors, metadata={"format": "mlx"})
     edit_config(folder, quantization={**FOREIGN, **(overrides or {})})
-    theirs.load_state_dict(plain)
-    return theirs
+    torch_model.load_state_dict(plain)
+    return torch_model
 
 
 @pytest.mark.parametrize("prefix", ["", "model.", "bert."])
 def test_a_folder_of_mlx_embeddings_loads_in_place(prefix: str, tmp_path: Path, bridge_cache: Path) -> None:
-    theirs = make_foreign(tmp_path, prefix)
-    ours = MLXAutoModel.from_pretrained(tmp_path)
-    assert ours.folder == tmp_path
+    torch_model = make_foreign(tmp_path, prefix)
+    mlx_model = MLXAutoModel.from_pretrained(tmp_path)
+    assert mlx_model.folder == tmp_path
     assert not (bridge_cache / "converted").exists()
     inputs = ragged_inputs(BERT)
     for name in ("last_hidden_state", "pooler_output"):
-        assert worst(*(answer(model, inputs, name) for model in (ours, theirs)), inputs) < ABSOLUTE
-    assert ours.quantization_config == RECIPES["q4"]
+        assert (
+            max_difference(*(output_array(model, inputs, name) for model in (mlx_model, torch_model)), inputs)
+            < ABSOLUTE
+        )
+    assert mlx_model.quantization_config == RECIPES["q4"]
     assert MLXAutoModel.from_pretrained(tmp_path, quantization_config="q4").folder == tmp_path
     with pytest.raises(QuantizationError, match="is already converted with"):
         MLXAutoModel.from_pretrained(tmp_path, quantization_config="q8")
@@ -437,10 +452,15 @@ def test_a_folder_of_mlx_embeddings_loads_in_place(prefix: str, tmp_path: Path, 
 def test_a_packing_of_its_own_for_one_path_is_read(prefix: str, tmp_path: Path) -> None:
     """mlx-lm's mixed recipes: a dict, or false, under a module's path."""
     own = {f"{prefix}encoder.layer.{layer}.output.dense": {"group_size": 32, "bits": 8} for layer in (0, 2)}
-    theirs = make_foreign(tmp_path, prefix, {**own, "classifier": False})
-    ours = MLXAutoModel.from_pretrained(tmp_path)
+    torch_model = make_foreign(tmp_path, prefix, {**own, "classifier": False})
+    mlx_model = MLXAutoModel.from_pretrained(tmp_path)
     inputs = ragged_inputs(BERT)
-    assert worst(*(answer(model, inputs, "last_hidden_state") for model in (ours, theirs)), inputs) < ABSOLUTE
+    assert (
+        max_difference(
+            *(output_array(model, inputs, "last_hidden_state") for model in (mlx_model, torch_model)), inputs
+        )
+        < ABSOLUTE
+    )
 
 
 def test_parts_packed_differently_cannot_be_joined(tmp_path: Path) -> None:
@@ -451,23 +471,33 @@ def test_parts_packed_differently_cannot_be_joined(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("key", ["quantization", "quantization_config"])
 def test_either_key_of_config_json_tells_of_packing(key: str, tmp_path: Path) -> None:
-    theirs = make_foreign(tmp_path)
+    torch_model = make_foreign(tmp_path)
     edit_config(tmp_path, **{"quantization": ..., key: FOREIGN})
-    ours = MLXAutoModel.from_pretrained(tmp_path)
+    mlx_model = MLXAutoModel.from_pretrained(tmp_path)
     inputs = ragged_inputs(BERT)
-    assert worst(*(answer(model, inputs, "last_hidden_state") for model in (ours, theirs)), inputs) < ABSOLUTE
+    assert (
+        max_difference(
+            *(output_array(model, inputs, "last_hidden_state") for model in (mlx_model, torch_model)), inputs
+        )
+        < ABSOLUTE
+    )
 
 
 def test_transformers_metal_packing_is_read(tmp_path: Path) -> None:
     """transformers/integrations/metal_quantization.py packs as MLX does, and calls the biases qbiases."""
-    theirs = make_foreign(tmp_path)
+    torch_model = make_foreign(tmp_path)
     tensors = mx.load(str(tmp_path / "model.safetensors"))
     renamed = {name.replace(".biases", ".qbiases"): array for name, array in tensors.items()}
     mx.save_safetensors(str(tmp_path / "model.safetensors"), renamed)
     edit_config(tmp_path, quantization=..., quantization_config={"quant_method": "metal", **FOREIGN})
     inputs = ragged_inputs(BERT)
-    ours = MLXAutoModel.from_pretrained(tmp_path)
-    assert worst(*(answer(model, inputs, "last_hidden_state") for model in (ours, theirs)), inputs) < ABSOLUTE
+    mlx_model = MLXAutoModel.from_pretrained(tmp_path)
+    assert (
+        max_difference(
+            *(output_array(model, inputs, "last_hidden_state") for model in (mlx_model, torch_model)), inputs
+        )
+        < ABSOLUTE
+    )
 
 
 OTHER_TOOLS = [
@@ -495,8 +525,8 @@ def test_planned_bytes_are_those_of_the_file(recipe: str | None, dtype: mx.Dtype
     make_model(row, "ForSequenceClassification").save_pretrained(tmp_path)
     checkpoint = read_checkpoint(locate(tmp_path, HubOptions()))
     plan = plan_conversion(checkpoint, BASE_TASK, recipe_from(recipe), dtype)
-    ours = MLXAutoModel.from_pretrained(tmp_path, quantization_config=recipe, dtype=dtype)
-    file = ours.folder / "model.safetensors"
+    mlx_model = MLXAutoModel.from_pretrained(tmp_path, quantization_config=recipe, dtype=dtype)
+    file = mlx_model.folder / "model.safetensors"
     data = max(entry["data_offsets"][1] for entry in header(file).values())
     assert plan.weight_bytes == data
     assert plan.weight_bytes == pytest.approx(file.stat().st_size, rel=0.02)
@@ -507,16 +537,16 @@ def test_planned_bytes_are_those_of_the_file(recipe: str | None, dtype: mx.Dtype
 def test_half_checkpoints_of_every_family_answer_as_their_float32_reading(
     row: Row, dtype: mx.Dtype, tmp_path: Path
 ) -> None:
-    theirs = make_model(row)
-    theirs.to(getattr(torch, str(dtype).rpartition(".")[2])).save_pretrained(tmp_path)
-    ours = MLXAutoModel.from_pretrained(tmp_path)
-    assert ours.dtype == dtype
+    torch_model = make_model(row)
+    torch_model.to(getattr(torch, str(dtype).rpartition(".")[2])).save_pretrained(tmp_path)
+    mlx_model = MLXAutoModel.from_pretrained(tmp_path)
+    assert mlx_model.dtype == dtype
     inputs = ragged_inputs(row)
     # Read again: .float() would leave frequencies that are no parameters rounded. Values without norms outgrow the
     # digits of float32, torch's as well as ours, so that only float64 tells what is right.
-    theirs = type(theirs).from_pretrained(tmp_path, dtype=torch.float64 if row.relative else torch.float32)
-    hidden = [answer(model, inputs, "last_hidden_state") for model in (ours, theirs)]
-    assert worst(*hidden, inputs) < allowed(row, hidden[1])
+    torch_model = type(torch_model).from_pretrained(tmp_path, dtype=torch.float64 if row.relative else torch.float32)
+    hidden = [output_array(model, inputs, "last_hidden_state") for model in (mlx_model, torch_model)]
+    assert max_difference(*hidden, inputs) < allowed(row, hidden[1])
 
 
 @pytest.mark.parametrize("recipe", [None, "q8"])
@@ -527,40 +557,40 @@ def test_half_precision_is_neither_promoted_nor_nan(
 ) -> None:
     """Known trouble 2: -1e9 in float16 and float32 masks. Computed as a GPU would, in the stored dtype."""
     monkeypatch.setattr(load_module, "activation_dtype", lambda stored: stored)
-    theirs = make_model(row)
-    theirs.save_pretrained(tmp_path)
-    ours = MLXAutoModel.from_pretrained(tmp_path, dtype=dtype, quantization_config=recipe)
+    torch_model = make_model(row)
+    torch_model.save_pretrained(tmp_path)
+    mlx_model = MLXAutoModel.from_pretrained(tmp_path, dtype=dtype, quantization_config=recipe)
     if recipe:
-        theirs = reference(row, "Model", ours)
+        torch_model = reference(row, "Model", mlx_model)
     inputs = {**ragged_inputs(row, (17, 9, 4, 1))}
-    output = ours(
+    output = mlx_model(
         **{name: mx.array(value) for name, value in inputs.items()}, output_hidden_states=True, output_attentions=True
     )
     for array in (output.last_hidden_state, *output.hidden_states, *(output.attentions or ())):
         assert array.dtype == (mx.float32 if row.exceeds_float16 and dtype == mx.float16 else dtype)
         assert mx.isfinite(array).all()
     inputs["attention_mask"][3] = 0
-    assert np.isfinite(np.asarray(ours(**inputs).last_hidden_state, np.float32)).all()
+    assert np.isfinite(np.asarray(mlx_model(**inputs).last_hidden_state, np.float32)).all()
     inputs["attention_mask"][3, 0] = 1
     in_float32 = row.exceeds_float16 and dtype == mx.float16
     if in_float32 and not recipe:
-        theirs = theirs.half().float()
-    hidden = [answer(model, inputs, "last_hidden_state") for model in (ours, theirs)]
-    off = worst(*hidden, inputs)
+        torch_model = torch_model.half().float()
+    hidden = [output_array(model, inputs, "last_hidden_state") for model in (mlx_model, torch_model)]
+    off = max_difference(*hidden, inputs)
     if in_float32:
         assert off < allowed(row, hidden[1])
         return
-    bound = SHARPER * half_of_theirs_is_off(theirs, dtype, inputs) if row.half_is_far_off else 0
+    bound = SHARPER * half_of_theirs_is_off(torch_model, dtype, inputs) if row.half_is_far_off else 0
     assert off < max(bound, HALF[dtype])
 
 
 def test_float_weights_have_no_packing_in_config_json(tmp_path: Path) -> None:
     make_model(BERT).save_pretrained(tmp_path)
-    ours = MLXAutoModel.from_pretrained(tmp_path)
-    config = json.loads((ours.folder / "config.json").read_text())
+    mlx_model = MLXAutoModel.from_pretrained(tmp_path)
+    config = json.loads((mlx_model.folder / "config.json").read_text())
     assert not {"quantization", "quantization_config"} & set(config)
-    assert ours.quantization_config is None
-    assert "not quantised" in repr(ours)
+    assert mlx_model.quantization_config is None
+    assert "not quantised" in repr(mlx_model)
     assert "4 bits, groups of 64, affine" in repr(MLXAutoModel.from_pretrained(tmp_path, quantization_config="q4"))
 
 

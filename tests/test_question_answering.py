@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from trios import assert_same
+from three_pipelines import assert_same
 
 from mlx_hf_bridge import MLXAutoModelForQuestionAnswering, errors, pipeline
 from mlx_hf_bridge.inference.model import Model
@@ -41,9 +41,9 @@ def pipe(family: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]
 def test_answers_are_those_of_transformers_4(number: int, family: str, pipe: Any) -> None:
     call = GOLDEN[family][number]
     if "error" in call:
-        with pytest.raises(errors.BridgeError) as mine:
+        with pytest.raises(errors.BridgeError) as error:
             pipe(*call["args"], **call["options"])
-        assert call["error"] in [kind.__name__ for kind in type(mine.value).__mro__]
+        assert call["error"] in [kind.__name__ for kind in type(error.value).__mro__]
     else:
         assert_same(pipe(*call["args"], **call["options"]), call["result"])
 

@@ -16,7 +16,7 @@ import torch
 import transformers
 from checkpoints import FAMILIES, make_checkpoint, make_model, ragged_inputs, row_name
 from huggingface_hub import ModelCard
-from weight_files import answer, worst
+from weight_files import max_difference, output_array
 
 from mlx_hf_bridge import (
     MLXAutoModel,
@@ -40,17 +40,17 @@ def classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def theirs(classifier: Path) -> Any:
+def torch_model(classifier: Path) -> Any:
     return transformers.BertForSequenceClassification.from_pretrained(classifier).eval()
 
 
 @pytest.fixture
-def ours(classifier: Path) -> Any:
+def mlx_model(classifier: Path) -> Any:
     return MLXAutoModelForSequenceClassification.from_pretrained(classifier)
 
 
 def logits(model: Any) -> np.ndarray:
-    return answer(model, ragged_inputs(BERT), "logits")
+    return output_array(model, ragged_inputs(BERT), "logits")
 
 
 def reloaded(folder: Path, **given: Any) -> Any:
@@ -68,40 +68,40 @@ ATTRIBUTES = (
 
 
 @pytest.mark.parametrize("name", ATTRIBUTES)
-def test_the_config_answers_as_transformers_does(name: str, ours: Any, theirs: Any) -> None:
-    assert getattr(ours.config, name) == getattr(theirs.config, name)
+def test_the_config_answers_as_transformers_does(name: str, mlx_model: Any, torch_model: Any) -> None:
+    assert getattr(mlx_model.config, name) == getattr(torch_model.config, name)
 
 
-def test_the_config_gives_itself_as_json(ours: Any, theirs: Any, tmp_path: Path) -> None:
-    found = json.loads(ours.config.to_json_string())
-    wanted = json.loads(theirs.config.to_json_string())
+def test_the_config_gives_itself_as_json(mlx_model: Any, torch_model: Any, tmp_path: Path) -> None:
+    found = json.loads(mlx_model.config.to_json_string())
+    expected = json.loads(torch_model.config.to_json_string())
     assert {key: found.get(key) for key in ("id2label", "label2id", "hidden_size")} == {
-        key: wanted[key] for key in ("id2label", "label2id", "hidden_size")
+        key: expected[key] for key in ("id2label", "label2id", "hidden_size")
     }
-    ours.config.save_pretrained(tmp_path)
-    assert transformers.AutoConfig.from_pretrained(tmp_path).id2label == theirs.config.id2label
-    assert ours.config.get_text_config() is ours.config
-    assert copy.deepcopy(ours.config) == ours.config
+    mlx_model.config.save_pretrained(tmp_path)
+    assert transformers.AutoConfig.from_pretrained(tmp_path).id2label == torch_model.config.id2label
+    assert mlx_model.config.get_text_config() is mlx_model.config
+    assert copy.deepcopy(mlx_model.config) == mlx_model.config
 
 
-def test_the_config_may_be_changed_and_is_saved_so(ours: Any, tmp_path: Path) -> None:
-    ours.config.id2label = {0: "x", 1: "y", 2: "z"}
-    ours.config.update({"output_hidden_states": True})
-    assert ours(**ragged_inputs(BERT)).hidden_states is not None
-    ours.save_pretrained(tmp_path)
+def test_the_config_may_be_changed_and_is_saved_so(mlx_model: Any, tmp_path: Path) -> None:
+    mlx_model.config.id2label = {0: "x", 1: "y", 2: "z"}
+    mlx_model.config.update({"output_hidden_states": True})
+    assert mlx_model(**ragged_inputs(BERT)).hidden_states is not None
+    mlx_model.save_pretrained(tmp_path)
     assert transformers.AutoConfig.from_pretrained(tmp_path).id2label == {0: "x", 1: "y", 2: "z"}
     assert reloaded(tmp_path).config.id2label[2] == "z"
 
 
-def test_num_labels_renumbers_as_transformers_does(ours: Any, theirs: Any) -> None:
-    wanted = copy.deepcopy(theirs.config)
-    for config in (ours.config, wanted):
+def test_num_labels_renumbers_as_transformers_does(mlx_model: Any, torch_model: Any) -> None:
+    expected = copy.deepcopy(torch_model.config)
+    for config in (mlx_model.config, expected):
         config.num_labels = 5
-    assert (ours.config.id2label, ours.config.label2id) == (wanted.id2label, wanted.label2id)
+    assert (mlx_model.config.id2label, mlx_model.config.label2id) == (expected.id2label, expected.label2id)
     with pytest.raises(ValueError, match=r"num_labels=0, expected a whole number"):
-        ours.config.num_labels = 0
+        mlx_model.config.num_labels = 0
     with pytest.raises(AttributeError, match=r"config\.json has no 'foo'"):
-        _ = ours.config.foo
+        _ = mlx_model.config.foo
 
 
 # Torch's habits -----------------------------------------------------------------------------------------------------
@@ -148,20 +148,27 @@ def test_a_cast_rounds_the_weights_as_loading_in_that_dtype_does(name: str, clas
     assert np.array_equal(logits(pickle.loads(pickle.dumps(model))), logits(model))
 
 
-def test_a_dtype_that_is_none_is_refused(ours: Any) -> None:
+def test_a_dtype_that_is_none_is_refused(mlx_model: Any) -> None:
     with pytest.raises(ValueError, match=r"dtype=torch\.int8 is not stored here"):
-        ours.to(torch.int8)
+        mlx_model.to(torch.int8)
 
 
-def test_moves_change_nothing(ours: Any) -> None:
-    assert ours.cpu() is ours.cuda() is ours.to("mps") is ours.eval() is ours.train(False) is ours
-    assert ours.requires_grad_(False) is ours
+def test_moves_change_nothing(mlx_model: Any) -> None:
+    assert (
+        mlx_model.cpu()
+        is mlx_model.cuda()
+        is mlx_model.to("mps")
+        is mlx_model.eval()
+        is mlx_model.train(False)
+        is mlx_model
+    )
+    assert mlx_model.requires_grad_(False) is mlx_model
 
 
 @pytest.mark.parametrize("use", ["train", "parameters", "named_parameters", "state_dict", "requires_grad_"])
-def test_what_only_torch_serves_says_what_to_use(use: str, ours: Any) -> None:
+def test_what_only_torch_serves_says_what_to_use(use: str, mlx_model: Any) -> None:
     with pytest.raises(NotImplementedError, match=rf"{use}\(\) was called on .* use device, dtype and num_parameters"):
-        getattr(ours, use)()
+        getattr(mlx_model, use)()
 
 
 # Saving -------------------------------------------------------------------------------------------------------------
@@ -181,33 +188,33 @@ def test_a_save_loads_back_here_and_in_transformers(options: dict[str, Any], rec
     assert (len(files) > 1) == ("max_shard_size" in options)
     if recipe is None:
         read = transformers.BertForSequenceClassification.from_pretrained(tmp_path / "saved", **given)
-        assert worst(logits(read), logits(model), ragged_inputs(BERT)) < ABSOLUTE
+        assert max_difference(logits(read), logits(model), ragged_inputs(BERT)) < ABSOLUTE
 
 
-def test_the_metadata_of_a_save_lists_its_files(ours: Any, tmp_path: Path) -> None:
-    ours.half().save_pretrained(tmp_path, max_shard_size="20KB")
+def test_the_metadata_of_a_save_lists_its_files(mlx_model: Any, tmp_path: Path) -> None:
+    mlx_model.half().save_pretrained(tmp_path, max_shard_size="20KB")
     files = json.loads((tmp_path / "conversion_metadata.json").read_text())["files"]
     assert {name: (tmp_path / name).stat().st_size for name in files} == files
     written = {path.name for path in tmp_path.iterdir()} - {"conversion_metadata.json"}
     assert set(files) == written
 
 
-def test_a_save_leaves_no_earlier_shards(ours: Any, tmp_path: Path) -> None:
-    ours.save_pretrained(tmp_path, max_shard_size="20KB")
-    ours.save_pretrained(tmp_path)
+def test_a_save_leaves_no_earlier_shards(mlx_model: Any, tmp_path: Path) -> None:
+    mlx_model.save_pretrained(tmp_path, max_shard_size="20KB")
+    mlx_model.save_pretrained(tmp_path)
     assert [path.name for path in tmp_path.glob("model*")] == ["model.safetensors"]
-    ours.save_pretrained(tmp_path, max_shard_size="20KB")
+    mlx_model.save_pretrained(tmp_path, max_shard_size="20KB")
     assert not (tmp_path / "model.safetensors").exists()
 
 
-def test_arguments_of_save_pretrained_are_honoured_or_refused(ours: Any, tmp_path: Path) -> None:
-    ours.save_pretrained(tmp_path / "other", is_main_process=False)
+def test_arguments_of_save_pretrained_are_honoured_or_refused(mlx_model: Any, tmp_path: Path) -> None:
+    mlx_model.save_pretrained(tmp_path / "other", is_main_process=False)
     assert not (tmp_path / "other").exists()
     for given in ({"safe_serialization": False}, {"state_dict": {}}, {"foo": 1}):
         with pytest.raises(TypeError, match=rf"save_pretrained\(\) got {next(iter(given))}"):
-            ours.save_pretrained(tmp_path / "other", **given)
+            mlx_model.save_pretrained(tmp_path / "other", **given)
     with pytest.raises(ValueError, match=r"max_shard_size='big', expected bytes as a whole number"):
-        ours.save_pretrained(tmp_path / "other", max_shard_size="big")
+        mlx_model.save_pretrained(tmp_path / "other", max_shard_size="big")
     assert not (tmp_path / "other").exists()
     assert (bytes_of("5MB"), bytes_of("1.5 GiB"), bytes_of(7)) == (5_000_000, 1_610_612_736, 7)
 
@@ -345,11 +352,11 @@ def test_a_card_that_cannot_be_read_is_left_out(
     assert ModelCard.load(hub.folder / "README.md").data.license is None
 
 
-def test_a_hub_that_refuses_is_an_os_error(ours: Any) -> None:
+def test_a_hub_that_refuses_is_an_os_error(mlx_model: Any) -> None:
     with pytest.raises(OSError, match=r"'me/mine' could not be written on the Hub .* Log in"):
-        ours.push_to_hub("me/mine")
+        mlx_model.push_to_hub("me/mine")
     with pytest.raises(TypeError, match=r"got foo, which it does not take"):
-        ours.push_to_hub("me/mine", foo=1)
+        mlx_model.push_to_hub("me/mine", foo=1)
 
 
 def test_sentence_models_are_pushed_with_a_card_of_their_own(

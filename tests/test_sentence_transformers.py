@@ -38,9 +38,11 @@ def make_repo(folder: Path, *after: Any, pooling: Any = "mean", row: Row | None 
     return model
 
 
-def assert_same(folder: Path, theirs: Any, texts: Any = TEXTS, **arguments: Any) -> None:
-    ours = MLXSentenceTransformer(folder / "repo")
-    np.testing.assert_allclose(ours.encode(texts, **arguments), theirs.encode(texts, **arguments), **TOLERANCE)
+def assert_same(folder: Path, torch_model: Any, texts: Any = TEXTS, **arguments: Any) -> None:
+    mlx_model = MLXSentenceTransformer(folder / "repo")
+    np.testing.assert_allclose(
+        mlx_model.encode(texts, **arguments), torch_model.encode(texts, **arguments), **TOLERANCE
+    )
 
 
 @pytest.mark.parametrize("mode", [*MODES, ("cls", "mean"), ("mean", "max", "lasttoken")], ids=str)
@@ -52,8 +54,8 @@ def test_cls_pooling_computes_first_tokens_alone_and_answers_as_with_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_repo(tmp_path, pooling="cls")
-    ours = MLXSentenceTransformer(tmp_path / "repo")
-    everything = ours.encode(TEXTS, output_value=None)
+    mlx_model = MLXSentenceTransformer(tmp_path / "repo")
+    everything = mlx_model.encode(TEXTS, output_value=None)
     asked: list[bool] = []
     encode = Encoder.__call__
 
@@ -62,23 +64,23 @@ def test_cls_pooling_computes_first_tokens_alone_and_answers_as_with_all(
         return encode(self, batch, trace, first_token)
 
     monkeypatch.setattr(Encoder, "__call__", counted)
-    vectors = ours.encode(TEXTS)
+    vectors = mlx_model.encode(TEXTS)
     assert all(asked)
     np.testing.assert_allclose(vectors, [one["sentence_embedding"] for one in everything], **TOLERANCE)
     asked.clear()
-    ours.encode(TEXTS, output_value="token_embeddings")
-    ours.set_pooling_include_prompt(False)
-    ours.encode(TEXTS, prompt="cat ")
+    mlx_model.encode(TEXTS, output_value="token_embeddings")
+    mlx_model.set_pooling_include_prompt(False)
+    mlx_model.encode(TEXTS, prompt="cat ")
     assert not any(asked)
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_legacy_pooling_keys_are_read(mode: str, tmp_path: Path) -> None:
-    theirs = make_repo(tmp_path, pooling=mode)
+    torch_model = make_repo(tmp_path, pooling=mode)
     key = {"cls": "cls_token", "max": "max_tokens", "mean": "mean_tokens", "weightedmean": "weightedmean_tokens"}
     legacy = {"word_embedding_dimension": 24, f"pooling_mode_{key.get(mode, mode)}": True}
     (tmp_path / "repo" / "1_Pooling" / "config.json").write_text(json.dumps(legacy))
-    assert_same(tmp_path, theirs)
+    assert_same(tmp_path, torch_model)
 
 
 # sentence-transformers loads through AutoModel, which has no entry for SigLIP's text encoders. Rows whose padding shows
@@ -116,11 +118,11 @@ def test_known_trouble_7_dense_and_normalize_modules_are_computed(
 
 
 def test_dense_weights_in_torch_form_are_read(tmp_path: Path) -> None:
-    theirs = make_repo(tmp_path, Dense(24, 10))
+    torch_model = make_repo(tmp_path, Dense(24, 10))
     folder = tmp_path / "repo" / "2_Dense"
-    torch.save(theirs[2].state_dict(), folder / "pytorch_model.bin")
+    torch.save(torch_model[2].state_dict(), folder / "pytorch_model.bin")
     (folder / "model.safetensors").unlink()
-    assert_same(tmp_path, theirs)
+    assert_same(tmp_path, torch_model)
 
 
 def test_a_plain_repo_gets_mean_pooling(tmp_path: Path) -> None:
@@ -134,14 +136,14 @@ def test_a_plain_repo_gets_mean_pooling(tmp_path: Path) -> None:
 def test_prompts_are_prepended_and_left_out_of_pooling_as_asked(
     arguments: dict[str, Any], include_prompt: bool, mode: str, tmp_path: Path
 ) -> None:
-    theirs = make_repo(
+    torch_model = make_repo(
         tmp_path,
         pooling=mode,
         pooling_options={"include_prompt": include_prompt},
         prompts={"query": "about the news: ", "document": ""},
         default_prompt_name="query",
     )
-    assert_same(tmp_path, theirs, **arguments)
+    assert_same(tmp_path, torch_model, **arguments)
 
 
 @pytest.mark.parametrize("normalize", [False, True])
@@ -151,28 +153,28 @@ def test_truncates_before_it_normalizes(width: int | None, normalize: bool, tmp_
 
 
 def test_text_pairs_single_texts_tuples_and_arrays_are_encoded_alike(tmp_path: Path) -> None:
-    theirs = make_repo(tmp_path)
-    assert_same(tmp_path, theirs, [("the cat", "a dog sat"), ("news", "")])
-    assert_same(tmp_path, theirs, "the cat sat")
-    assert_same(tmp_path, theirs, ("the cat", "a dog", "news"))
-    assert_same(tmp_path, theirs, np.array(["the cat", "a dog"]))
+    torch_model = make_repo(tmp_path)
+    assert_same(tmp_path, torch_model, [("the cat", "a dog sat"), ("news", "")])
+    assert_same(tmp_path, torch_model, "the cat sat")
+    assert_same(tmp_path, torch_model, ("the cat", "a dog", "news"))
+    assert_same(tmp_path, torch_model, np.array(["the cat", "a dog"]))
 
 
 def test_an_empty_list_gives_what_sentence_transformers_gives(tmp_path: Path) -> None:
-    theirs, ours = make_repo(tmp_path), MLXSentenceTransformer(tmp_path / "repo")
-    assert ours.encode([]).shape == theirs.encode([]).shape
-    assert ours.encode([]).dtype == theirs.encode([]).dtype
-    assert ours.encode([], convert_to_tensor=True).shape == theirs.encode([], convert_to_tensor=True).shape
-    assert ours.encode([], convert_to_numpy=False) == []
+    torch_model, mlx_model = make_repo(tmp_path), MLXSentenceTransformer(tmp_path / "repo")
+    assert mlx_model.encode([]).shape == torch_model.encode([]).shape
+    assert mlx_model.encode([]).dtype == torch_model.encode([]).dtype
+    assert mlx_model.encode([], convert_to_tensor=True).shape == torch_model.encode([], convert_to_tensor=True).shape
+    assert mlx_model.encode([], convert_to_numpy=False) == []
 
 
 def test_tensors_and_lists_on_request(tmp_path: Path) -> None:
-    theirs, ours = make_repo(tmp_path), MLXSentenceTransformer(tmp_path / "repo")
-    tensor = ours.encode(TEXTS, convert_to_tensor=True)
+    torch_model, mlx_model = make_repo(tmp_path), MLXSentenceTransformer(tmp_path / "repo")
+    tensor = mlx_model.encode(TEXTS, convert_to_tensor=True)
     assert tensor.dtype == torch.float32
-    np.testing.assert_allclose(tensor.numpy(), theirs.encode(TEXTS), **TOLERANCE)
-    listed = ours.encode(TEXTS, convert_to_numpy=False)
-    np.testing.assert_allclose(np.stack([np.array(row) for row in listed]), theirs.encode(TEXTS), **TOLERANCE)
+    np.testing.assert_allclose(tensor.numpy(), torch_model.encode(TEXTS), **TOLERANCE)
+    listed = mlx_model.encode(TEXTS, convert_to_numpy=False)
+    np.testing.assert_allclose(np.stack([np.array(row) for row in listed]), torch_model.encode(TEXTS), **TOLERANCE)
 
 
 @pytest.mark.parametrize(
@@ -209,13 +211,15 @@ def test_known_trouble_4_truncates_to_the_smallest_limit_and_warns_once(
     make_repo(tmp_path)
     config = tmp_path / "repo" / "sentence_bert_config.json"
     config.write_text(json.dumps({"max_seq_length": limit}))
-    ours = MLXSentenceTransformer(tmp_path / "repo")
-    assert ours.max_seq_length == min(limit, 44)
+    mlx_model = MLXSentenceTransformer(tmp_path / "repo")
+    assert mlx_model.max_seq_length == min(limit, 44)
     config.write_text(json.dumps({"max_seq_length": min(limit, 44)}))  # theirs reads past its positions and raises
-    theirs = SentenceTransformer(str(tmp_path / "repo"), device="cpu")
+    torch_model = SentenceTransformer(str(tmp_path / "repo"), device="cpu")
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
-            np.testing.assert_allclose(ours.encode([LONG, "a", LONG]), theirs.encode([LONG, "a", LONG]), **TOLERANCE)
+            np.testing.assert_allclose(
+                mlx_model.encode([LONG, "a", LONG]), torch_model.encode([LONG, "a", LONG]), **TOLERANCE
+            )
     told = [record.getMessage() for record in caplog.records if "truncated" in record.getMessage()]
     assert told == [text for text in told if text.startswith(f"2 of 3 texts have more than {min(limit, 44)} tokens")]
     assert len(told) == 1
@@ -223,18 +227,18 @@ def test_known_trouble_4_truncates_to_the_smallest_limit_and_warns_once(
 
 def test_overlong_texts_are_refused_on_request(tmp_path: Path) -> None:
     make_checkpoint(tmp_path / "repo")
-    ours = MLXSentenceTransformer(tmp_path / "repo", overlong="error")
+    mlx_model = MLXSentenceTransformer(tmp_path / "repo", overlong="error")
     with pytest.raises(OverlongTextError, match=r"1 of 2 texts have more than 44 tokens.*overlong='truncate'"):
-        ours.encode([LONG, "a"])
-    assert ours.encode([LONG], overlong="truncate").shape == (1, 24)
+        mlx_model.encode([LONG, "a"])
+    assert mlx_model.encode([LONG], overlong="truncate").shape == (1, 24)
 
 
 def test_max_seq_length_can_be_set_up_to_the_positions(tmp_path: Path) -> None:
-    theirs, ours = make_repo(tmp_path), MLXSentenceTransformer(tmp_path / "repo")
-    ours.max_seq_length = theirs.max_seq_length = 8
-    np.testing.assert_allclose(ours.encode([LONG]), theirs.encode([LONG]), **TOLERANCE)
+    torch_model, mlx_model = make_repo(tmp_path), MLXSentenceTransformer(tmp_path / "repo")
+    mlx_model.max_seq_length = torch_model.max_seq_length = 8
+    np.testing.assert_allclose(mlx_model.encode([LONG]), torch_model.encode([LONG]), **TOLERANCE)
     with pytest.raises(InputError, match="max_seq_length=45, expected 1 to 44"):
-        ours.max_seq_length = 45
+        mlx_model.max_seq_length = 45
 
 
 def test_do_lower_case_of_the_transformer_module_is_honoured(tmp_path: Path) -> None:
@@ -244,14 +248,14 @@ def test_do_lower_case_of_the_transformer_module_is_honoured(tmp_path: Path) -> 
     texts = ["The CAT", "A dog"]
     cased = MLXSentenceTransformer(tmp_path / "repo").encode(texts)
     (tmp_path / "repo" / "sentence_bert_config.json").write_text(json.dumps({"do_lower_case": True}))
-    theirs = SentenceTransformer(str(tmp_path / "repo"), device="cpu")
+    torch_model = SentenceTransformer(str(tmp_path / "repo"), device="cpu")
     lowered = MLXSentenceTransformer(tmp_path / "repo").encode(texts)
-    np.testing.assert_allclose(lowered, theirs.encode(texts), **TOLERANCE)
+    np.testing.assert_allclose(lowered, torch_model.encode(texts), **TOLERANCE)
     assert np.abs(lowered - cased).max() > 1e-3
 
 
 def test_the_old_layout_with_the_transformer_in_a_folder_is_read(tmp_path: Path) -> None:
-    theirs, repo = make_repo(tmp_path, pooling="cls"), tmp_path / "repo"
+    torch_model, repo = make_repo(tmp_path, pooling="cls"), tmp_path / "repo"
     (repo / "0_Transformer").mkdir()
     for name in (
         "config.json",
@@ -264,7 +268,7 @@ def test_the_old_layout_with_the_transformer_in_a_folder_is_read(tmp_path: Path)
     entries = json.loads((repo / "modules.json").read_text())
     entries[0]["path"] = "0_Transformer"
     (repo / "modules.json").write_text(json.dumps(entries))
-    assert_same(tmp_path, theirs)
+    assert_same(tmp_path, torch_model)
 
 
 @pytest.mark.parametrize("plain", [False, True])
@@ -273,21 +277,21 @@ def test_a_saved_folder_loads_back_here_and_in_sentence_transformers(plain: bool
         make_checkpoint(tmp_path / "repo")
     else:
         make_repo(tmp_path, Dense(24, 10), Normalize(), pooling="cls")
-    ours = MLXSentenceTransformer(tmp_path / "repo")
-    ours.save_pretrained(tmp_path / "saved")
-    wanted = ours.encode(TEXTS)
-    np.testing.assert_array_equal(MLXSentenceTransformer(tmp_path / "saved").encode(TEXTS), wanted)
-    theirs = SentenceTransformer(str(tmp_path / "saved"), device="cpu")
-    np.testing.assert_allclose(theirs.encode(TEXTS), wanted, **TOLERANCE)
+    mlx_model = MLXSentenceTransformer(tmp_path / "repo")
+    mlx_model.save_pretrained(tmp_path / "saved")
+    expected = mlx_model.encode(TEXTS)
+    np.testing.assert_array_equal(MLXSentenceTransformer(tmp_path / "saved").encode(TEXTS), expected)
+    torch_model = SentenceTransformer(str(tmp_path / "saved"), device="cpu")
+    np.testing.assert_allclose(torch_model.encode(TEXTS), expected, **TOLERANCE)
 
 
 def test_a_quantised_saved_folder_loads_back_here(tmp_path: Path) -> None:
     make_repo(tmp_path, Dense(24, 10), row=FAMILIES[5])
     recipe = {"bits": 8, "group_size": 32}
-    ours = MLXSentenceTransformer(tmp_path / "repo", quantization_config=recipe)
-    ours.save_pretrained(tmp_path / "saved")
+    mlx_model = MLXSentenceTransformer(tmp_path / "repo", quantization_config=recipe)
+    mlx_model.save_pretrained(tmp_path / "saved")
     again = MLXSentenceTransformer(tmp_path / "saved")
-    np.testing.assert_array_equal(again.encode(TEXTS), ours.encode(TEXTS))
+    np.testing.assert_array_equal(again.encode(TEXTS), mlx_model.encode(TEXTS))
 
 
 def test_modules_that_are_not_computed_are_named(tmp_path: Path) -> None:
@@ -323,28 +327,30 @@ def test_a_short_name_belongs_to_sentence_transformers(tmp_path: Path, monkeypat
     (cached / "refs").mkdir(parents=True)
     (cached / "refs" / "main").write_text(commit)
     shutil.copytree(tmp_path / "repo", cached / "snapshots" / commit)
-    ours = MLXSentenceTransformer("tiny-model", cache_folder=tmp_path / "hub")
-    np.testing.assert_array_equal(ours.encode(TEXTS), MLXSentenceTransformer(tmp_path / "repo").encode(TEXTS))
+    mlx_model = MLXSentenceTransformer("tiny-model", cache_folder=tmp_path / "hub")
+    np.testing.assert_array_equal(mlx_model.encode(TEXTS), MLXSentenceTransformer(tmp_path / "repo").encode(TEXTS))
     with pytest.raises(RepositoryError, match="sentence-transformers/absent-model"):
         MLXSentenceTransformer("absent-model", cache_folder=tmp_path / "hub")
 
 
 @pytest.mark.parametrize("name", ["cosine", "dot", "euclidean", "manhattan"])
 def test_similarity_is_that_of_sentence_transformers(name: str, tmp_path: Path) -> None:
-    theirs = make_repo(tmp_path, similarity_fn_name=name)
-    ours = MLXSentenceTransformer(tmp_path / "repo")
-    first, second = theirs.encode(TEXTS), theirs.encode(TEXTS[:4])
-    np.testing.assert_allclose(ours.similarity(first, second), theirs.similarity(first, second), rtol=1e-4, atol=1e-5)
+    torch_model = make_repo(tmp_path, similarity_fn_name=name)
+    mlx_model = MLXSentenceTransformer(tmp_path / "repo")
+    first, second = torch_model.encode(TEXTS), torch_model.encode(TEXTS[:4])
+    np.testing.assert_allclose(
+        mlx_model.similarity(first, second), torch_model.similarity(first, second), rtol=1e-4, atol=1e-5
+    )
 
 
 def test_order_batch_size_and_company_do_not_change_a_vector(tmp_path: Path) -> None:
     make_repo(tmp_path)
-    ours = MLXSentenceTransformer(tmp_path / "repo")
-    wanted = ours.encode(TEXTS)
+    mlx_model = MLXSentenceTransformer(tmp_path / "repo")
+    expected = mlx_model.encode(TEXTS)
     for batch_size in (1, 2, 1000):
-        np.testing.assert_allclose(ours.encode(TEXTS[::-1], batch_size=batch_size)[::-1], wanted, **TOLERANCE)
-    for text, vector in zip(TEXTS, wanted, strict=True):
-        np.testing.assert_allclose(ours.encode(text), vector, **TOLERANCE)
+        np.testing.assert_allclose(mlx_model.encode(TEXTS[::-1], batch_size=batch_size)[::-1], expected, **TOLERANCE)
+    for text, vector in zip(TEXTS, expected, strict=True):
+        np.testing.assert_allclose(mlx_model.encode(text), vector, **TOLERANCE)
 
 
 def test_sentence_transformers_is_new_enough_to_be_the_reference() -> None:
@@ -386,8 +392,8 @@ def test_a_limit_below_the_special_tokens_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("row", [row for row in FAMILIES if row.padding_shows], ids=row_name)
 def test_texts_whose_padding_would_show_are_encoded_as_if_alone(row: Row, tmp_path: Path) -> None:
     make_checkpoint(tmp_path / "repo", row)
-    ours = MLXSentenceTransformer(tmp_path / "repo")
+    mlx_model = MLXSentenceTransformer(tmp_path / "repo")
     assert family_for({"model_type": row.model_type}).padding_shows
-    theirs = SentenceTransformer(str(tmp_path / "repo"), device="cpu")
-    alone = np.stack([theirs.encode(text) for text in TEXTS])
-    np.testing.assert_allclose(ours.encode(TEXTS), alone, **TOLERANCE)
+    torch_model = SentenceTransformer(str(tmp_path / "repo"), device="cpu")
+    alone = np.stack([torch_model.encode(text) for text in TEXTS])
+    np.testing.assert_allclose(mlx_model.encode(TEXTS), alone, **TOLERANCE)

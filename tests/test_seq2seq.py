@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from checkpoints import FAMILIES, STD, Row, make_model, ours_for, ragged_inputs, row_name
-from weight_files import answer, edit_config, read_tensors, rewrite, worst
+from checkpoints import FAMILIES, STD, Row, make_model, mlx_class, ragged_inputs, row_name
+from weight_files import edit_config, max_difference, output_array, read_tensors, rewrite
 
 from mlx_hf_bridge import MLXAutoModel
 from mlx_hf_bridge.errors import ConfigError
@@ -40,13 +40,16 @@ def with_decoder(row: Row) -> Row:
 @pytest.mark.parametrize("row", [*T5_ROWS, T5GEMMA_ROW], ids=row_name)
 def test_a_decoder_is_left_out_and_its_encoder_answers_as_transformers(row: Row, tmp_path: Path) -> None:
     whole = make_whole(tmp_path, with_decoder(row))
-    ours = MLXAutoModel.from_pretrained(tmp_path)
+    mlx_model = MLXAutoModel.from_pretrained(tmp_path)
     inputs = ragged_inputs(row)
     encoder = whole.get_encoder()
-    assert worst(*(answer(model, inputs, "last_hidden_state") for model in (ours, encoder)), inputs) < ABSOLUTE
-    assert not [name for name in read_tensors(ours.folder) if "decoder." in name or name.startswith("lm_head.")]
-    again = MLXAutoModel.from_pretrained(ours.folder)
-    assert np.array_equal(again(**inputs).last_hidden_state, ours(**inputs).last_hidden_state)
+    assert (
+        max_difference(*(output_array(model, inputs, "last_hidden_state") for model in (mlx_model, encoder)), inputs)
+        < ABSOLUTE
+    )
+    assert not [name for name in read_tensors(mlx_model.folder) if "decoder." in name or name.startswith("lm_head.")]
+    again = MLXAutoModel.from_pretrained(mlx_model.folder)
+    assert np.array_equal(again(**inputs).last_hidden_state, mlx_model(**inputs).last_hidden_state)
 
 
 def test_copies_of_the_word_table_are_passed_over(tmp_path: Path) -> None:
@@ -55,8 +58,13 @@ def test_copies_of_the_word_table_are_passed_over(tmp_path: Path) -> None:
     copies = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight", "lm_head.weight")
     rewrite(tmp_path, lambda tensors: {**tensors, **dict.fromkeys(copies, tensors["shared.weight"])})
     inputs = ragged_inputs(T5_ROWS[0])
-    ours = MLXAutoModel.from_pretrained(tmp_path)
-    assert worst(*(answer(model, inputs, "last_hidden_state") for model in (ours, whole.encoder)), inputs) < ABSOLUTE
+    mlx_model = MLXAutoModel.from_pretrained(tmp_path)
+    assert (
+        max_difference(
+            *(output_array(model, inputs, "last_hidden_state") for model in (mlx_model, whole.encoder)), inputs
+        )
+        < ABSOLUTE
+    )
 
 
 @pytest.mark.parametrize("length", [200, 700])
@@ -66,17 +74,20 @@ def test_texts_longer_than_the_last_bucket_answer_as_transformers(length: int, t
     whole = make_model(replace(row, config=config))
     whole.save_pretrained(tmp_path)
     inputs = ragged_inputs(row, (length, 3))
-    ours = MLXAutoModel.from_pretrained(tmp_path)
-    assert worst(*(answer(model, inputs, "last_hidden_state") for model in (ours, whole)), inputs) < ABSOLUTE
+    mlx_model = MLXAutoModel.from_pretrained(tmp_path)
+    assert (
+        max_difference(*(output_array(model, inputs, "last_hidden_state") for model in (mlx_model, whole)), inputs)
+        < ABSOLUTE
+    )
 
 
 @pytest.mark.parametrize(("buckets", "far"), [(32, 128), (10, 12), (64, 256), (32, 20)])
 def test_every_distance_falls_into_the_bucket_of_transformers(buckets: int, far: int) -> None:
     places = torch.arange(600)
-    wanted = transformers.models.t5.modeling_t5.T5Attention._relative_position_bucket(
+    expected = transformers.models.t5.modeling_t5.T5Attention._relative_position_bucket(
         places[None] - places[:, None], True, buckets, far
     )
-    np.testing.assert_array_equal(np.array(relative_buckets(600, buckets, far)), wanted.numpy())
+    np.testing.assert_array_equal(np.array(relative_buckets(600, buckets, far)), expected.numpy())
 
 
 def test_float16_sums_beyond_its_largest_number_do_not_become_nan(
@@ -84,32 +95,35 @@ def test_float16_sums_beyond_its_largest_number_do_not_become_nan(
 ) -> None:
     """T5's hidden states pass 65504 in real checkpoints; transformers clamps them."""
     monkeypatch.setattr(load_module, "activation_dtype", lambda stored: stored)
-    theirs = transformers.T5EncoderModel(T5_ROWS[0].config).eval()
+    torch_model = transformers.T5EncoderModel(T5_ROWS[0].config).eval()
     with torch.no_grad():
-        for parameter in theirs.parameters():
+        for parameter in torch_model.parameters():
             parameter.normal_(0, STD)
-        theirs.shared.weight.mul_(2e5)
-        theirs.shared.weight.clamp_(-6e4, 6e4)
-        theirs.encoder.block[0].layer[1].layer_norm.weight.mul_(2e4)
-    theirs.save_pretrained(tmp_path)
-    ours = MLXAutoModel.from_pretrained(tmp_path, dtype="float16")
-    assert np.isfinite(np.asarray(ours(**ragged_inputs(T5_ROWS[0])).last_hidden_state, np.float32)).all()
+        torch_model.shared.weight.mul_(2e5)
+        torch_model.shared.weight.clamp_(-6e4, 6e4)
+        torch_model.encoder.block[0].layer[1].layer_norm.weight.mul_(2e4)
+    torch_model.save_pretrained(tmp_path)
+    mlx_model = MLXAutoModel.from_pretrained(tmp_path, dtype="float16")
+    assert np.isfinite(np.asarray(mlx_model(**ragged_inputs(T5_ROWS[0])).last_hidden_state, np.float32)).all()
 
 
 @pytest.mark.parametrize("suffix", ["ForSequenceClassification", "ForTokenClassification"])
 def test_heads_that_read_t5gemmas_decoder_are_refused(suffix: str, tmp_path: Path) -> None:
     make_model(with_decoder(T5GEMMA_ROW), suffix).save_pretrained(tmp_path)
     with pytest.raises(ConfigError, match="is_encoder_decoder=true: this head reads what the decoder makes"):
-        ours_for(suffix).from_pretrained(tmp_path)
+        mlx_class(suffix).from_pretrained(tmp_path)
 
 
 def test_t5gemmas_mask_is_found_from_the_padding_id_and_its_config_in_the_encoders_part(tmp_path: Path) -> None:
-    theirs = make_model(T5GEMMA_ROW)
-    theirs.save_pretrained(tmp_path)
-    ours = MLXAutoModel.from_pretrained(tmp_path)
+    torch_model = make_model(T5GEMMA_ROW)
+    torch_model.save_pretrained(tmp_path)
+    mlx_model = MLXAutoModel.from_pretrained(tmp_path)
     inputs = ragged_inputs(T5GEMMA_ROW)
     ids = {"input_ids": inputs["input_ids"]}
-    assert worst(*(answer(model, ids, "last_hidden_state") for model in (ours, theirs)), inputs) < ABSOLUTE
+    assert (
+        max_difference(*(output_array(model, ids, "last_hidden_state") for model in (mlx_model, torch_model)), inputs)
+        < ABSOLUTE
+    )
     edit_config(tmp_path, encoder=...)
     with pytest.raises(ConfigError, match=r"config\.json has encoder=None, expected the encoder's own configuration"):
         MLXAutoModel.from_pretrained(tmp_path)

@@ -10,12 +10,12 @@ import scipy.sparse
 import torch
 import transformers
 from checkpoints import FAMILIES, Row, heads_of, make_checkpoint, row_name
-from programs import finished
 from sentence_transformers import SparseEncoder
 from sentence_transformers.base.modules import Router
 from sentence_transformers.sentence_transformer.modules import Pooling
 from sentence_transformers.sparse_encoder.modules import SparseAutoEncoder, SparseStaticEmbedding, SpladePooling
-from st_repos import TEXTS, TOLERANCE, redrawn, transformer
+from st_checkpoints import TEXTS, TOLERANCE, redrawn, transformer
+from subprocesses import run_python
 
 from mlx_hf_bridge import MLXSparseEncoder
 from mlx_hf_bridge.errors import ArgumentTypeError, ConfigError, InputError, UnsupportedModelError
@@ -30,9 +30,9 @@ MASKED = [
 
 
 def saved(folder: Path, *modules: Any, **options: Any) -> Any:
-    theirs = SparseEncoder(modules=list(modules), device="cpu", **options)
-    theirs.save_pretrained(str(folder / "repo"))
-    return theirs
+    torch_model = SparseEncoder(modules=list(modules), device="cpu", **options)
+    torch_model.save_pretrained(str(folder / "repo"))
+    return torch_model
 
 
 def splade(folder: Path, row: Row | None = None, **options: Any) -> Any:
@@ -46,10 +46,13 @@ def csr(folder: Path, normalize: bool = False, **options: Any) -> Any:
     return saved(folder, transformer(folder / "source"), Pooling(24, "mean"), auto_encoder, **options)
 
 
-def assert_same(folder: Path, theirs: Any, texts: Any = TEXTS, **arguments: Any) -> None:
-    wanted, got = theirs.encode(texts, **arguments), MLXSparseEncoder(folder / "repo").encode(texts, **arguments)
-    assert (got.is_sparse, got.dtype, got.shape) == (wanted.is_sparse, wanted.dtype, wanted.shape)
-    np.testing.assert_allclose(got.to_dense().numpy(), wanted.to_dense().numpy(), **TOLERANCE)
+def assert_same(folder: Path, torch_model: Any, texts: Any = TEXTS, **arguments: Any) -> None:
+    expected, actual = (
+        torch_model.encode(texts, **arguments),
+        MLXSparseEncoder(folder / "repo").encode(texts, **arguments),
+    )
+    assert (actual.is_sparse, actual.dtype, actual.shape) == (expected.is_sparse, expected.dtype, expected.shape)
+    np.testing.assert_allclose(actual.to_dense().numpy(), expected.to_dense().numpy(), **TOLERANCE)
 
 
 @pytest.mark.parametrize("row", MASKED, ids=row_name)
@@ -63,15 +66,15 @@ def test_splade_of_every_family_is_that_of_sentence_transformers(row: Row, tmp_p
 def test_splade_pooling_has_both_strategies_and_activations(
     strategy: str, activation: str, chunk: int | None, tmp_path: Path
 ) -> None:
-    theirs = splade(tmp_path, pooling={"pooling_strategy": strategy, "activation_function": activation})
-    ours = MLXSparseEncoder(tmp_path / "repo")
-    ours.splade_pooling_chunk_size = chunk
-    assert ours.splade_pooling_chunk_size == chunk
-    np.testing.assert_allclose(ours.encode(TEXTS).to_dense(), theirs.encode(TEXTS).to_dense(), **TOLERANCE)
+    torch_model = splade(tmp_path, pooling={"pooling_strategy": strategy, "activation_function": activation})
+    mlx_model = MLXSparseEncoder(tmp_path / "repo")
+    mlx_model.splade_pooling_chunk_size = chunk
+    assert mlx_model.splade_pooling_chunk_size == chunk
+    np.testing.assert_allclose(mlx_model.encode(TEXTS).to_dense(), torch_model.encode(TEXTS).to_dense(), **TOLERANCE)
 
 
 def test_older_names_of_modules_and_keys_are_read(tmp_path: Path) -> None:
-    theirs, repo = splade(tmp_path, pooling={"pooling_strategy": "sum"}), tmp_path / "repo"
+    torch_model, repo = splade(tmp_path, pooling={"pooling_strategy": "sum"}), tmp_path / "repo"
     entries = json.loads((repo / "modules.json").read_text())
     for entry, name in zip(entries, ("MLMTransformer", "SpladePooling"), strict=True):
         entry["type"] = f"sentence_transformers.sparse_encoder.models.{name}"
@@ -79,16 +82,16 @@ def test_older_names_of_modules_and_keys_are_read(tmp_path: Path) -> None:
     (repo / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 40, "do_lower_case": False}))
     pooling = {"pooling_strategy": "sum", "activation_function": "relu", "word_embedding_dimension": 101}
     (repo / "1_SpladePooling" / "config.json").write_text(json.dumps(pooling))
-    assert_same(tmp_path, theirs)
+    assert_same(tmp_path, torch_model)
     assert MLXSparseEncoder(repo).get_embedding_dimension() == 101
 
 
 @pytest.mark.parametrize("normalize", [False, True])
 @pytest.mark.parametrize("dims", [None, 3])
 def test_csr_models_keep_their_largest_dimensions(normalize: bool, dims: int | None, tmp_path: Path) -> None:
-    theirs = csr(tmp_path, normalize)
-    assert MLXSparseEncoder(tmp_path / "repo").max_active_dims == theirs.max_active_dims == 7
-    assert_same(tmp_path, theirs, max_active_dims=dims)
+    torch_model = csr(tmp_path, normalize)
+    assert MLXSparseEncoder(tmp_path / "repo").max_active_dims == torch_model.max_active_dims == 7
+    assert_same(tmp_path, torch_model, max_active_dims=dims)
 
 
 @pytest.mark.parametrize(
@@ -109,58 +112,60 @@ def test_encode_takes_every_argument(arguments: dict[str, Any], texts: Any, tmp_
 
 
 def test_lists_queries_documents_and_nothing_are_as_in_sentence_transformers(tmp_path: Path) -> None:
-    theirs = splade(tmp_path, prompts={"query": "news ", "passage": "film "})
-    ours = MLXSparseEncoder(tmp_path / "repo")
+    torch_model = splade(tmp_path, prompts={"query": "news ", "passage": "film "})
+    mlx_model = MLXSparseEncoder(tmp_path / "repo")
     for sparse in (True, False):
         options = {"convert_to_tensor": False, "convert_to_sparse_tensor": sparse}
-        for got, wanted in zip(ours.encode(TEXTS, **options), theirs.encode(TEXTS, **options), strict=True):
-            assert got.is_sparse == wanted.is_sparse
-            np.testing.assert_allclose(got.to_dense(), wanted.to_dense(), **TOLERANCE)
-        assert ours.encode([], convert_to_sparse_tensor=sparse).shape == theirs.encode([]).shape
+        for actual, expected in zip(
+            mlx_model.encode(TEXTS, **options), torch_model.encode(TEXTS, **options), strict=True
+        ):
+            assert actual.is_sparse == expected.is_sparse
+            np.testing.assert_allclose(actual.to_dense(), expected.to_dense(), **TOLERANCE)
+        assert mlx_model.encode([], convert_to_sparse_tensor=sparse).shape == torch_model.encode([]).shape
     for method in ("encode_query", "encode_document"):
-        got, wanted = getattr(ours, method)(TEXTS), getattr(theirs, method)(TEXTS)
-        np.testing.assert_allclose(got.to_dense(), wanted.to_dense(), **TOLERANCE)
+        actual, expected = getattr(mlx_model, method)(TEXTS), getattr(torch_model, method)(TEXTS)
+        np.testing.assert_allclose(actual.to_dense(), expected.to_dense(), **TOLERANCE)
 
 
 @pytest.mark.parametrize("name", ["cosine", "dot", "euclidean", "manhattan"])
 def test_similarities_of_sparse_and_dense_vectors(name: str, tmp_path: Path) -> None:
-    theirs = splade(tmp_path, similarity_fn_name=name)
-    ours = MLXSparseEncoder(tmp_path / "repo")
-    vectors, others = theirs.encode(TEXTS), theirs.encode(TEXTS[:3])
-    wanted = theirs.similarity(vectors, others)
+    torch_model = splade(tmp_path, similarity_fn_name=name)
+    mlx_model = MLXSparseEncoder(tmp_path / "repo")
+    vectors, others = torch_model.encode(TEXTS), torch_model.encode(TEXTS[:3])
+    expected = torch_model.similarity(vectors, others)
     for given, second in ((vectors, others), (vectors.to_dense(), others), (list(vectors), others.to_dense().numpy())):
         # Theirs takes roots of differences of squares.
-        np.testing.assert_allclose(ours.similarity(given, second), wanted, rtol=1e-4, atol=2e-3)
-    wanted = theirs.similarity_pairwise(vectors, theirs.encode(TEXTS[::-1]))
-    got = ours.similarity_pairwise(vectors, ours.encode(TEXTS[::-1]))
-    np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=2e-3)
-    one = theirs.encode(TEXTS[0])
-    as_numpy = ours.similarity_pairwise(one.to_dense().numpy(), one.to_dense().numpy())
-    np.testing.assert_allclose(as_numpy, ours.similarity(one, one)[0, 0], rtol=1e-5, atol=2e-3)
+        np.testing.assert_allclose(mlx_model.similarity(given, second), expected, rtol=1e-4, atol=2e-3)
+    expected = torch_model.similarity_pairwise(vectors, torch_model.encode(TEXTS[::-1]))
+    actual = mlx_model.similarity_pairwise(vectors, mlx_model.encode(TEXTS[::-1]))
+    np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=2e-3)
+    one = torch_model.encode(TEXTS[0])
+    as_numpy = mlx_model.similarity_pairwise(one.to_dense().numpy(), one.to_dense().numpy())
+    np.testing.assert_allclose(as_numpy, mlx_model.similarity(one, one)[0, 0], rtol=1e-5, atol=2e-3)
     assert isinstance(as_numpy, np.floating)
 
 
 def test_decode_sparsity_and_intersection(tmp_path: Path) -> None:
-    theirs = splade(tmp_path)
-    ours = MLXSparseEncoder(tmp_path / "repo")
-    vectors = theirs.encode(TEXTS, max_active_dims=9)
+    torch_model = splade(tmp_path)
+    mlx_model = MLXSparseEncoder(tmp_path / "repo")
+    vectors = torch_model.encode(TEXTS, max_active_dims=9)
     for top_k in (None, 4):
         for given in (vectors, vectors[0], vectors.to_dense()):
-            wanted, got = theirs.decode(given, top_k), ours.decode(given, top_k)
-            assert [[word for word, _ in one] for one in _listed(got)] == [
-                [w for w, _ in one] for one in _listed(wanted)
+            expected, actual = torch_model.decode(given, top_k), mlx_model.decode(given, top_k)
+            assert [[word for word, _ in one] for one in _listed(actual)] == [
+                [w for w, _ in one] for one in _listed(expected)
             ]
-            np.testing.assert_allclose(_weights(got), _weights(wanted))
-    assert ours.sparsity(vectors) == pytest.approx(theirs.sparsity(vectors))
-    assert ours.sparsity(vectors[0]) == pytest.approx(theirs.sparsity(vectors[0]))
+            np.testing.assert_allclose(_weights(actual), _weights(expected))
+    assert mlx_model.sparsity(vectors) == pytest.approx(torch_model.sparsity(vectors))
+    assert mlx_model.sparsity(vectors[0]) == pytest.approx(torch_model.sparsity(vectors[0]))
     for others in (vectors, vectors[1]):
-        wanted, got = theirs.intersection(vectors[0], others), ours.intersection(vectors[0], others)
-        assert got.is_sparse
-        np.testing.assert_allclose(got.to_dense(), wanted.to_dense(), rtol=1e-6)
+        expected, actual = torch_model.intersection(vectors[0], others), mlx_model.intersection(vectors[0], others)
+        assert actual.is_sparse
+        np.testing.assert_allclose(actual.to_dense(), expected.to_dense(), rtol=1e-6)
     with pytest.raises(InputError, match="top_k=0"):
-        ours.decode(vectors, 0)
+        mlx_model.decode(vectors, 0)
     with pytest.raises(ArgumentTypeError, match="got a str"):
-        ours.sparsity("no vectors")
+        mlx_model.sparsity("no vectors")
 
 
 def _listed(decoded: Any) -> Any:
@@ -181,19 +186,21 @@ def test_a_router_takes_queries_through_a_table_of_words(tmp_path: Path) -> None
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "words")
     query = SparseStaticEmbedding(tokenizer, torch.rand(101, generator=torch.Generator().manual_seed(1)))
     router = Router.for_query_document([query], [document, SpladePooling()])
-    theirs = saved(tmp_path, router, similarity_fn_name="dot")
-    ours = MLXSparseEncoder(tmp_path / "repo")
-    for model in (ours, _saved_again(ours, tmp_path / "saved")):
+    torch_model = saved(tmp_path, router, similarity_fn_name="dot")
+    mlx_model = MLXSparseEncoder(tmp_path / "repo")
+    for model in (mlx_model, _saved_again(mlx_model, tmp_path / "saved")):
         for method in ("encode_query", "encode_document", "encode"):
-            got, wanted = getattr(model, method)(TEXTS), getattr(theirs, method)(TEXTS)
-            np.testing.assert_allclose(got.to_dense(), wanted.to_dense(), **TOLERANCE)
-    assert ours.get_model_kwargs() == sorted(theirs.get_model_kwargs())
+            actual, expected = getattr(model, method)(TEXTS), getattr(torch_model, method)(TEXTS)
+            np.testing.assert_allclose(actual.to_dense(), expected.to_dense(), **TOLERANCE)
+    assert mlx_model.get_model_kwargs() == sorted(torch_model.get_model_kwargs())
     again = SparseEncoder(str(tmp_path / "saved"), device="cpu")
-    np.testing.assert_allclose(again.encode_query(TEXTS).to_dense(), theirs.encode_query(TEXTS).to_dense(), **TOLERANCE)
+    np.testing.assert_allclose(
+        again.encode_query(TEXTS).to_dense(), torch_model.encode_query(TEXTS).to_dense(), **TOLERANCE
+    )
 
 
-def _saved_again(ours: MLXSparseEncoder, folder: Path) -> MLXSparseEncoder:
-    ours.save_pretrained(folder)
+def _saved_again(mlx_model: MLXSparseEncoder, folder: Path) -> MLXSparseEncoder:
+    mlx_model.save_pretrained(folder)
     return MLXSparseEncoder(folder)
 
 
@@ -210,16 +217,16 @@ def test_words_weights_may_lie_in_a_json_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("make", [splade, csr])
 def test_a_saved_folder_loads_back_here_and_in_sentence_transformers(make: Any, tmp_path: Path) -> None:
-    theirs = make(tmp_path, prompts={"query": "news "}, max_active_dims=6)
-    ours = MLXSparseEncoder(tmp_path / "repo")
-    ours.max_seq_length = 8
-    again = _saved_again(ours, tmp_path / "saved")
+    torch_model = make(tmp_path, prompts={"query": "news "}, max_active_dims=6)
+    mlx_model = MLXSparseEncoder(tmp_path / "repo")
+    mlx_model.max_seq_length = 8
+    again = _saved_again(mlx_model, tmp_path / "saved")
     loaded = SparseEncoder(str(tmp_path / "saved"), device="cpu")
-    theirs.max_seq_length = 8
+    torch_model.max_seq_length = 8
     for model in (again, loaded):
         assert model.max_active_dims == 6
-        got, wanted = model.encode_query(TEXTS), theirs.encode_query(TEXTS)
-        np.testing.assert_allclose(got.to_dense(), wanted.to_dense(), **TOLERANCE)
+        actual, expected = model.encode_query(TEXTS), torch_model.encode_query(TEXTS)
+        np.testing.assert_allclose(actual.to_dense(), expected.to_dense(), **TOLERANCE)
 
 
 def test_a_plain_masked_language_model_gets_splade_pooling_and_others_are_refused(tmp_path: Path) -> None:
@@ -232,12 +239,12 @@ def test_a_plain_masked_language_model_gets_splade_pooling_and_others_are_refuse
 
 def test_bad_values_are_refused(tmp_path: Path) -> None:
     splade(tmp_path)
-    ours = MLXSparseEncoder(tmp_path / "repo")
+    mlx_model = MLXSparseEncoder(tmp_path / "repo")
     for dims in (0, -1, True, 1.5):
         with pytest.raises(InputError, match="max_active_dims"):
-            ours.encode(TEXTS, max_active_dims=dims)
+            mlx_model.encode(TEXTS, max_active_dims=dims)
     with pytest.raises(InputError, match="expected one vector first"):
-        ours.intersection(np.eye(3), np.eye(3))
+        mlx_model.intersection(np.eye(3), np.eye(3))
     path = tmp_path / "repo" / "1_SpladePooling" / "config.json"
     path.write_text(json.dumps({"pooling_strategy": "median"}))
     with pytest.raises(ConfigError, match="pooling_strategy='median'"):
@@ -261,10 +268,10 @@ print(model.decode(one, 1)[0][0], round(model.sparsity(whole)["active_dims"], 3)
 
 
 def test_without_torch_sparse_vectors_are_scipys(tmp_path: Path) -> None:
-    theirs = splade(tmp_path)
+    torch_model = splade(tmp_path)
     texts = ["the cat sat", "a dog"]
-    vectors = theirs.encode(texts)
-    wanted = [theirs.decode(vectors[0], 1)[0][0], round(theirs.sparsity(vectors)["active_dims"], 3)]
-    shared = theirs.intersection(vectors[0], vectors)._nnz()
-    assert finished(WITHOUT_TORCH, tmp_path / "repo") == f"{wanted[0]} {wanted[1]} {shared}"
+    vectors = torch_model.encode(texts)
+    expected = [torch_model.decode(vectors[0], 1)[0][0], round(torch_model.sparsity(vectors)["active_dims"], 3)]
+    shared = torch_model.intersection(vectors[0], vectors)._nnz()
+    assert run_python(WITHOUT_TORCH, tmp_path / "repo") == f"{expected[0]} {expected[1]} {shared}"
     assert scipy.sparse.issparse(scipy.sparse.eye(2))

@@ -11,7 +11,6 @@ import pytest
 import tokenizers
 import torch
 from checkpoints import FAMILIES, make_checkpoint
-from programs import finished
 from safetensors.torch import load_file, save_file
 from sentence_transformers import CrossEncoder, SentenceTransformer
 from sentence_transformers.base.modules import Dense, Normalize, Router
@@ -22,7 +21,8 @@ from sentence_transformers.sentence_transformer.modules import (
     StaticEmbedding,
     WeightedLayerPooling,
 )
-from st_repos import TEXTS, TOLERANCE, redrawn, transformer
+from st_checkpoints import TEXTS, TOLERANCE, redrawn, transformer
+from subprocesses import run_python
 
 from mlx_hf_bridge import MLXSentenceTransformer, MLXSparseEncoder
 from mlx_hf_bridge.errors import ConfigError, InputError, TokenRangeError, UnsupportedModelError
@@ -31,20 +31,20 @@ from mlx_hf_bridge.sentence_transformers.modules.base import Features
 
 
 def saved(folder: Path, *modules: Any, **options: Any) -> Any:
-    theirs = SentenceTransformer(modules=list(modules), device="cpu", **options)
-    theirs.save_pretrained(str(folder / "repo"))
-    return theirs
+    torch_model = SentenceTransformer(modules=list(modules), device="cpu", **options)
+    torch_model.save_pretrained(str(folder / "repo"))
+    return torch_model
 
 
-def assert_same(folder: Path, theirs: Any, texts: Any = TEXTS, method: str = "encode", **arguments: Any) -> None:
+def assert_same(folder: Path, torch_model: Any, texts: Any = TEXTS, method: str = "encode", **arguments: Any) -> None:
     """Ours, ours saved and read again, and theirs reading what ours saved give the vectors of theirs."""
-    ours = MLXSentenceTransformer(folder / "repo")
-    wanted = getattr(theirs, method)(texts, **arguments)
-    np.testing.assert_allclose(getattr(ours, method)(texts, **arguments), wanted, **TOLERANCE)
-    assert ours.get_embedding_dimension() == theirs.get_embedding_dimension()
-    ours.save_pretrained(folder / "saved")
+    mlx_model = MLXSentenceTransformer(folder / "repo")
+    expected = getattr(torch_model, method)(texts, **arguments)
+    np.testing.assert_allclose(getattr(mlx_model, method)(texts, **arguments), expected, **TOLERANCE)
+    assert mlx_model.get_embedding_dimension() == torch_model.get_embedding_dimension()
+    mlx_model.save_pretrained(folder / "saved")
     for again in (MLXSentenceTransformer(folder / "saved"), SentenceTransformer(str(folder / "saved"), device="cpu")):
-        np.testing.assert_allclose(getattr(again, method)(texts, **arguments), wanted, **TOLERANCE)
+        np.testing.assert_allclose(getattr(again, method)(texts, **arguments), expected, **TOLERANCE)
 
 
 def static(folder: Path, seed: int = 0, width: int = 24) -> StaticEmbedding:
@@ -63,10 +63,10 @@ def test_weighted_layer_pooling_mixes_the_layers(start: int, tmp_path: Path) -> 
     first = transformer(tmp_path / "source", config_kwargs={"output_hidden_states": True})
     weights = torch.nn.Parameter(torch.tensor([0.2, 1.7, 0.6, 1.1][start:]))
     mixed = WeightedLayerPooling(24, num_hidden_layers=3, layer_start=start, layer_weights=weights)
-    theirs = saved(tmp_path, first, mixed, Pooling(24, "cls"))
-    assert_same(tmp_path, theirs)
+    torch_model = saved(tmp_path, first, mixed, Pooling(24, "cls"))
+    assert_same(tmp_path, torch_model)
     plain = MLXSentenceTransformer(tmp_path / "repo", config_kwargs={"output_hidden_states": False}).encode(TEXTS)
-    assert np.abs(plain - theirs.encode(TEXTS)).max() > 1e-2
+    assert np.abs(plain - torch_model.encode(TEXTS)).max() > 1e-2
 
 
 def test_dense_and_normalize_work_on_tokens_too(tmp_path: Path) -> None:
@@ -77,20 +77,20 @@ def test_dense_and_normalize_work_on_tokens_too(tmp_path: Path) -> None:
 
 def test_a_module_may_put_its_answer_elsewhere(tmp_path: Path) -> None:
     dense = redrawn(Dense(24, 24, module_input_name="token_embeddings", module_output_name="projected"))
-    theirs = saved(tmp_path, transformer(tmp_path / "source"), dense, Pooling(24))
-    assert_same(tmp_path, theirs)
+    torch_model = saved(tmp_path, transformer(tmp_path / "source"), dense, Pooling(24))
+    assert_same(tmp_path, torch_model)
     everything = MLXSentenceTransformer(tmp_path / "repo").encode("the cat sat", output_value=None)
-    wanted = theirs.encode("the cat sat", output_value=None)
-    assert set(everything) == set(wanted)
+    expected = torch_model.encode("the cat sat", output_value=None)
+    assert set(everything) == set(expected)
     for name in ("input_ids", "attention_mask", "token_embeddings", "projected", "sentence_embedding"):
-        np.testing.assert_allclose(np.array(everything[name]), np.asarray(wanted[name]), **TOLERANCE)
+        np.testing.assert_allclose(np.array(everything[name]), np.asarray(expected[name]), **TOLERANCE)
 
 
 def test_static_embeddings_are_means_of_words(tmp_path: Path) -> None:
     assert_same(tmp_path, saved(tmp_path, static(tmp_path), Normalize()), prompt="the ")
-    ours = MLXSentenceTransformer(tmp_path / "repo")
-    assert ours.max_seq_length == float("inf")
-    np.testing.assert_array_equal(ours.encode(""), np.zeros(24))
+    mlx_model = MLXSentenceTransformer(tmp_path / "repo")
+    assert mlx_model.max_seq_length == float("inf")
+    np.testing.assert_array_equal(mlx_model.encode(""), np.zeros(24))
 
 
 def test_static_embeddings_in_model2vecs_form_are_read(tmp_path: Path) -> None:
@@ -99,9 +99,9 @@ def test_static_embeddings_in_model2vecs_form_are_read(tmp_path: Path) -> None:
     table = load_file(path)["embedding.weight"]
     mapping = torch.arange(101).flip(0)
     save_file({"embeddings": table, "mapping": mapping, "weights": torch.linspace(0, 2, 101)}, path)
-    theirs = SentenceTransformer(str(tmp_path / "repo"), device="cpu")
-    got = MLXSentenceTransformer(tmp_path / "repo").encode(TEXTS)
-    np.testing.assert_allclose(got, theirs.encode(TEXTS), **TOLERANCE)
+    torch_model = SentenceTransformer(str(tmp_path / "repo"), device="cpu")
+    actual = MLXSentenceTransformer(tmp_path / "repo").encode(TEXTS)
+    np.testing.assert_allclose(actual, torch_model.encode(TEXTS), **TOLERANCE)
     save_file({"embedding.weight": table[:20].contiguous()}, path)
     with pytest.raises(TokenRangeError, match="the table has 20 rows"):
         MLXSentenceTransformer(tmp_path / "repo").encode(TEXTS)
@@ -114,8 +114,8 @@ def test_static_embeddings_in_model2vecs_form_are_read(tmp_path: Path) -> None:
 def test_a_router_takes_the_route_of_the_task(method: str, tmp_path: Path) -> None:
     document = [transformer(tmp_path / "source"), Pooling(24, "cls")]
     router = Router.for_query_document([static(tmp_path)], document)
-    theirs = saved(tmp_path, router, Normalize(), prompts={"query": "news "})
-    assert_same(tmp_path, theirs, method=method)
+    torch_model = saved(tmp_path, router, Normalize(), prompts={"query": "news "})
+    assert_same(tmp_path, torch_model, method=method)
 
 
 @pytest.mark.parametrize(
@@ -130,31 +130,31 @@ def test_a_router_takes_the_route_of_the_task(method: str, tmp_path: Path) -> No
 )
 def test_routes_have_the_precedence_of_sentence_transformers(mappings: Any, task: str | None, tmp_path: Path) -> None:
     routes = {"a": [static(tmp_path, 1)], "b": [static(tmp_path, 2)]}
-    theirs = saved(tmp_path, Router(routes, route_mappings=mappings))
-    assert_same(tmp_path, theirs, task=task)
+    torch_model = saved(tmp_path, Router(routes, route_mappings=mappings))
+    assert_same(tmp_path, torch_model, task=task)
 
 
 def test_texts_in_dicts_name_their_task(tmp_path: Path) -> None:
-    theirs = saved(tmp_path, Router.for_query_document([static(tmp_path, 1)], [static(tmp_path, 2)]))
-    assert_same(tmp_path, theirs, [{"query": "the cat"}, {"query": "a dog"}])
-    assert_same(tmp_path, theirs, {"document": "the cat"})
-    ours = MLXSentenceTransformer(tmp_path / "repo")
+    torch_model = saved(tmp_path, Router.for_query_document([static(tmp_path, 1)], [static(tmp_path, 2)]))
+    assert_same(tmp_path, torch_model, [{"query": "the cat"}, {"query": "a dog"}])
+    assert_same(tmp_path, torch_model, {"document": "the cat"})
+    mlx_model = MLXSentenceTransformer(tmp_path / "repo")
     with pytest.raises(InputError, match=r"\['document', 'query'\], and a call has one"):
-        ours.encode([{"query": "a"}, {"document": "b"}])
+        mlx_model.encode([{"query": "a"}, {"document": "b"}])
     with pytest.raises(InputError, match="no route for task='strange'"):
-        ours.encode("a", task="strange")
+        mlx_model.encode("a", task="strange")
 
 
 def test_an_old_asym_behind_pooling_is_read(tmp_path: Path) -> None:
     routes = {"query": [redrawn(Dense(24, 10))], "document": [redrawn(Dense(24, 10)), Normalize()]}
-    theirs = saved(tmp_path, transformer(tmp_path / "source"), Pooling(24), Router(routes))
+    torch_model = saved(tmp_path, transformer(tmp_path / "source"), Pooling(24), Router(routes))
     path = tmp_path / "repo" / "modules.json"
     content = path.read_text()
     path.write_text(content.replace("base.modules.router.Router", "models.Asym"))
     folder = next((tmp_path / "repo").glob("2_*"))
     (folder / "router_config.json").rename(folder / "config.json")
     for method in ("encode_query", "encode_document"):
-        assert_same(tmp_path, theirs, method=method)
+        assert_same(tmp_path, torch_model, method=method)
 
 
 def test_the_pooler_or_an_inner_layer_can_be_what_is_read(tmp_path: Path) -> None:
@@ -162,9 +162,9 @@ def test_the_pooler_or_an_inner_layer_can_be_what_is_read(tmp_path: Path) -> Non
         output = "sentence_embedding" if number == 0 else "token_embeddings"
         config = {"text": {"method": "forward", "method_output_name": name}}
         first = transformer(tmp_path / "source", modality_config=config, module_output_name=output)
-        theirs = saved(tmp_path / name[0], first, *([Pooling(24)] if number else [Normalize()]))
-        got = MLXSentenceTransformer(tmp_path / name[0] / "repo").encode(TEXTS)
-        np.testing.assert_allclose(got, theirs.encode(TEXTS), **TOLERANCE)
+        torch_model = saved(tmp_path / name[0], first, *([Pooling(24)] if number else [Normalize()]))
+        actual = MLXSentenceTransformer(tmp_path / name[0] / "repo").encode(TEXTS)
+        np.testing.assert_allclose(actual, torch_model.encode(TEXTS), **TOLERANCE)
 
 
 @pytest.mark.parametrize(
@@ -206,16 +206,16 @@ def test_a_transformer_that_is_not_computed_is_refused(config: Any, message: str
 def test_half_precision_models_pool_and_normalize_in_float32(dtype: str, tmp_path: Path) -> None:
     """A long text's sum of tokens is past float16's largest number, and bfloat16 counts no further than 256 tokens."""
     make_checkpoint(tmp_path / "repo")
-    ours = MLXSentenceTransformer(tmp_path / "repo", dtype=dtype, prompts={})
-    pooling, tokens = ours[1], 400
+    mlx_model = MLXSentenceTransformer(tmp_path / "repo", dtype=dtype, prompts={})
+    pooling, tokens = mlx_model[1], 400
     features = _half_features(dtype, tokens)
     vectors = np.array(pooling(features)["sentence_embedding"])
-    wanted = np.asarray(features["token_embeddings"].astype(mx.float32)).mean(axis=1)
+    expected = np.asarray(features["token_embeddings"].astype(mx.float32)).mean(axis=1)
     assert vectors.dtype == np.float32
-    np.testing.assert_allclose(vectors, wanted, rtol=1e-6)
-    assert ours.encode(TEXTS).dtype == np.float32
+    np.testing.assert_allclose(vectors, expected, rtol=1e-6)
+    assert mlx_model.encode(TEXTS).dtype == np.float32
     np.testing.assert_allclose(
-        np.linalg.norm(ours.encode(TEXTS, normalize_embeddings=True), axis=1), np.ones(len(TEXTS)), atol=1e-6
+        np.linalg.norm(mlx_model.encode(TEXTS, normalize_embeddings=True), axis=1), np.ones(len(TEXTS)), atol=1e-6
     )
 
 
@@ -226,10 +226,10 @@ def _half_features(dtype: str, tokens: int) -> Features:
 
 def test_a_cross_encoders_folder_is_read_as_an_encoder_with_mean_pooling(tmp_path: Path) -> None:
     make_checkpoint(tmp_path / "source", None, "ForSequenceClassification", 1)
-    theirs = CrossEncoder(str(tmp_path / "source"), device="cpu", prompts={"query": "not of vectors "})
-    theirs.save_pretrained(str(tmp_path / "repo"))
-    wanted = SentenceTransformer(str(tmp_path / "repo"), device="cpu").encode_query(TEXTS)
-    np.testing.assert_allclose(MLXSentenceTransformer(tmp_path / "repo").encode_query(TEXTS), wanted, **TOLERANCE)
+    torch_model = CrossEncoder(str(tmp_path / "source"), device="cpu", prompts={"query": "not of vectors "})
+    torch_model.save_pretrained(str(tmp_path / "repo"))
+    expected = SentenceTransformer(str(tmp_path / "repo"), device="cpu").encode_query(TEXTS)
+    np.testing.assert_allclose(MLXSentenceTransformer(tmp_path / "repo").encode_query(TEXTS), expected, **TOLERANCE)
 
 
 def test_a_model_of_vectors_is_no_sparse_encoder(tmp_path: Path) -> None:
@@ -258,18 +258,18 @@ def test_push_to_hub_uploads_the_saved_folder(tmp_path: Path, monkeypatch: pytes
             return SimpleNamespace(commit_url="the commit", pr_url="the pull request")
 
     monkeypatch.setattr("huggingface_hub.HfApi", Api)
-    ours = MLXSentenceTransformer(tmp_path / "repo")
-    assert ours.push_to_hub("me/model", token="secret", private=True) == "the commit"
+    mlx_model = MLXSentenceTransformer(tmp_path / "repo")
+    assert mlx_model.push_to_hub("me/model", token="secret", private=True) == "the commit"
     assert (seen["token"], seen["private"], seen["exist_ok"]) == ("secret", True, False)
     assert {"modules.json", "config_sentence_transformers.json", "model.safetensors", "1_Pooling"} <= seen["files"]
-    assert ours.push_to_hub("me/model", create_pr=True) == "the pull request"
+    assert mlx_model.push_to_hub("me/model", create_pr=True) == "the pull request"
 
 
 def test_packed_models_pool_and_normalize_in_float32(tmp_path: Path) -> None:
     make_checkpoint(tmp_path, FAMILIES[5])
-    ours = MLXSentenceTransformer(tmp_path, quantization_config={"bits": 8, "group_size": 32})
-    tokens = [np.array(one, np.float64) for one in ours.encode(TEXTS, output_value="token_embeddings")]
-    vectors = ours.encode(TEXTS, normalize_embeddings=True)
+    mlx_model = MLXSentenceTransformer(tmp_path, quantization_config={"bits": 8, "group_size": 32})
+    tokens = [np.array(one, np.float64) for one in mlx_model.encode(TEXTS, output_value="token_embeddings")]
+    vectors = mlx_model.encode(TEXTS, normalize_embeddings=True)
     means = np.stack([one.mean(axis=0) for one in tokens])
     assert vectors.dtype == np.float32
     np.testing.assert_allclose(vectors, means / np.linalg.norm(means, axis=1, keepdims=True), rtol=0, atol=2e-7)
@@ -299,5 +299,5 @@ except BackendError as error:
 def test_without_torch_everything_runs_but_tensors(tmp_path: Path) -> None:
     make_checkpoint(tmp_path / "encoder")
     make_checkpoint(tmp_path / "classifier", None, "ForSequenceClassification", 1)
-    said = finished(WITHOUT_TORCH, tmp_path / "encoder", tmp_path / "classifier")
+    said = run_python(WITHOUT_TORCH, tmp_path / "encoder", tmp_path / "classifier")
     assert said.startswith("convert_to_tensor=True gives torch tensors, and torch is not installed. pip install torch")

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import sentence_transformers
-from programs import finished
+from subprocesses import run_python
 
 import mlx_hf_bridge
 from mlx_hf_bridge.errors import InputError
@@ -36,30 +36,34 @@ LEFT_OUT = {
 }  # fmt: skip
 
 
-def own_names(theirs: Any) -> set[str]:
+def own_names(torch_model: Any) -> set[str]:
     """Public names that sentence-transformers defines, torch's own left out."""
-    bases = [base for base in theirs.__mro__ if base.__module__.startswith("sentence_transformers")]
+    bases = [base for base in torch_model.__mro__ if base.__module__.startswith("sentence_transformers")]
     return {name for base in bases for name in vars(base) if not name.startswith("_")}
 
 
 @pytest.mark.parametrize("name", CLASSES)
 def test_every_public_name_is_there_or_listed(name: str) -> None:
-    theirs, ours = getattr(sentence_transformers, name), getattr(mlx_hf_bridge, f"MLX{name}")
-    missing = {public for public in own_names(theirs) if not hasattr(ours, public)}
+    torch_model, mlx_model = getattr(sentence_transformers, name), getattr(mlx_hf_bridge, f"MLX{name}")
+    missing = {public for public in own_names(torch_model) if not hasattr(mlx_model, public)}
     assert missing <= set().union(*LEFT_OUT.values())
 
 
 @pytest.mark.parametrize("name", CLASSES)
 def test_arguments_their_order_kinds_and_defaults_are_the_same(name: str) -> None:
-    theirs, ours = getattr(sentence_transformers, name), getattr(mlx_hf_bridge, f"MLX{name}")
-    methods = [public for public in own_names(theirs) | {"__init__"} if inspect.isroutine(getattr(ours, public, None))]
+    torch_model, mlx_model = getattr(sentence_transformers, name), getattr(mlx_hf_bridge, f"MLX{name}")
+    methods = [
+        public
+        for public in own_names(torch_model) | {"__init__"}
+        if inspect.isroutine(getattr(mlx_model, public, None))
+    ]
     assert len(methods) > 15
     for method in methods:
-        wanted = inspect.signature(inspect.unwrap(getattr(theirs, method))).parameters
-        got = inspect.signature(getattr(ours, method)).parameters
-        kept = {key: one for key, one in got.items() if key in wanted or key not in ADDED.get(method, ())}
-        assert list(kept) == list(wanted), method
-        for key, parameter in wanted.items():
+        expected = inspect.signature(inspect.unwrap(getattr(torch_model, method))).parameters
+        actual = inspect.signature(getattr(mlx_model, method)).parameters
+        kept = {key: one for key, one in actual.items() if key in expected or key not in ADDED.get(method, ())}
+        assert list(kept) == list(expected), method
+        for key, parameter in expected.items():
             assert kept[key].kind == parameter.kind, (method, key)
             if (method, key) not in OTHER_DEFAULT:
                 assert kept[key].default == parameter.default, (method, key)
@@ -67,15 +71,15 @@ def test_arguments_their_order_kinds_and_defaults_are_the_same(name: str) -> Non
 
 @pytest.mark.parametrize("name", CLASSES)
 def test_properties_are_properties_and_can_be_set_where_theirs_can(name: str) -> None:
-    theirs, ours = getattr(sentence_transformers, name), getattr(mlx_hf_bridge, f"MLX{name}")
-    for public in own_names(theirs):
-        wanted = inspect.getattr_static(theirs, public)
-        if not isinstance(wanted, property) or not hasattr(ours, public):
+    torch_model, mlx_model = getattr(sentence_transformers, name), getattr(mlx_hf_bridge, f"MLX{name}")
+    for public in own_names(torch_model):
+        expected = inspect.getattr_static(torch_model, public)
+        if not isinstance(expected, property) or not hasattr(mlx_model, public):
             continue
-        got = inspect.getattr_static(ours, public)
-        assert isinstance(got, property), public
+        actual = inspect.getattr_static(mlx_model, public)
+        assert isinstance(actual, property), public
         # A configuration is of weights that are there; another would not fit them.
-        assert (got.fset is None) == (wanted.fset is None) or public == "config", public
+        assert (actual.fset is None) == (expected.fset is None) or public == "config", public
 
 
 @pytest.mark.parametrize("name", CLASSES)
@@ -93,4 +97,4 @@ def test_the_classes_import_neither_torch_nor_sentence_transformers() -> None:
     names = ", ".join(f"MLX{name}" for name in CLASSES)
     heavy = ("torch", "sentence_transformers")
     script = f"import sys; from mlx_hf_bridge import {names}; print(set({heavy}) & set(sys.modules))"
-    assert finished(script) == "set()"
+    assert run_python(script) == "set()"

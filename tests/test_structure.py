@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from checkpoints import FAMILIES, make_checkpoint
-from programs import finished, outcome, start
+from subprocesses import run_python, start_python, wait_for
 
 import mlx_hf_bridge
 from mlx_hf_bridge import errors
@@ -180,13 +180,13 @@ print(installed_version("mlx-hf-bridge"), installed_version("no-such-package"))
 def test_no_metadata_of_this_package_is_needed(tmp_path: Path) -> None:
     """A checkout that is not installed has none, and neither has an application frozen into one file."""
     make_checkpoint(tmp_path / "source")
-    printed = finished(WITHOUT_METADATA, tmp_path / "source", tmp_path / "converted")
+    printed = run_python(WITHOUT_METADATA, tmp_path / "source", tmp_path / "converted")
     assert printed == f"{mlx_hf_bridge.__version__} None"
 
 
 def test_importing_the_package_loads_nothing_heavy() -> None:
     script = f"import sys, mlx_hf_bridge; print([name for name in {HEAVY} if name in sys.modules])"
-    assert finished(script) == "[]"
+    assert run_python(script) == "[]"
 
 
 COST = """
@@ -202,7 +202,7 @@ print(spent() - before)
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no getrusage")
 def test_importing_the_package_costs_little() -> None:
-    assert min(float(finished(COST)) for _ in range(3)) < IMPORT_SECONDS
+    assert min(float(run_python(COST)) for _ in range(3)) < IMPORT_SECONDS
 
 
 def test_importing_the_package_changes_nothing_outside(tmp_path: Path) -> None:
@@ -212,7 +212,7 @@ before = dict(os.environ), list(warnings.filters), list(logging.getLogger().hand
 import mlx_hf_bridge
 assert before == (dict(os.environ), list(warnings.filters), list(logging.getLogger().handlers))
 """
-    finished(script, options=("-W", "error"))
+    run_python(script, options=("-W", "error"))
 
 
 BLOCK_MLX = """
@@ -231,7 +231,7 @@ except ImportError as error:
 
 def test_a_missing_backend_is_one_error_that_names_the_extra() -> None:
     """Known trouble 11: bare `mlx` fails to import on Linux."""
-    message = finished(BLOCK_MLX)
+    message = run_python(BLOCK_MLX)
     assert message.startswith("BackendError mlx.core cannot be imported (libmlx.so: cannot open shared object file). ")
     assert "pip install 'mlx-hf-bridge[cpu]' (Linux CPU)" in message
     assert "\n" not in message
@@ -245,16 +245,16 @@ on_linux_cpu = pytest.mark.skipif(
 @on_linux_cpu
 def test_mlx_imported_first_warns_that_products_are_slow() -> None:
     """Known trouble 11: a BLAS that is loaded after mlx.core has no effect."""
-    _, _, complaint = outcome(start("import mlx.core; import mlx_hf_bridge"))
+    _, _, complaint = wait_for(start_python("import mlx.core; import mlx_hf_bridge"))
     assert "RuntimeWarning: mlx.core was imported before mlx_hf_bridge" in complaint
     assert "Import mlx_hf_bridge first." in complaint
-    assert outcome(start("import mlx_hf_bridge; import mlx.core"))[2] == ""
+    assert wait_for(start_python("import mlx_hf_bridge; import mlx.core"))[2] == ""
 
 
 @on_linux_cpu
 @pytest.mark.parametrize("path", ["/no/such/library.so", __file__])
 def test_a_blas_that_is_none_is_a_clear_error(path: str) -> None:
-    code, _, complaint = outcome(start("import mlx_hf_bridge", MLX_HF_BRIDGE_BLAS=path))
+    code, _, complaint = wait_for(start_python("import mlx_hf_bridge", MLX_HF_BRIDGE_BLAS=path))
     assert code == 1
     assert f"BackendError: MLX_HF_BRIDGE_BLAS={path!r} is not a library with cblas_sgemm. Give the path" in complaint
 
@@ -263,8 +263,8 @@ def test_a_blas_that_is_none_is_a_clear_error(path: str) -> None:
 def test_the_blas_variable_chooses_the_library() -> None:
     script = "from mlx_hf_bridge import device; print(device.BLAS)"
     assert device.BLAS is not None, "no OpenBLAS was found"
-    assert finished(script, MLX_HF_BRIDGE_BLAS=device.BLAS) == device.BLAS
-    assert finished(script, options=("-W", "error"), MLX_HF_BRIDGE_BLAS="none") == "None"
+    assert run_python(script, MLX_HF_BRIDGE_BLAS=device.BLAS) == device.BLAS
+    assert run_python(script, options=("-W", "error"), MLX_HF_BRIDGE_BLAS="none") == "None"
 
 
 CHOICES = "from mlx_hf_bridge import device as d; print(d.STREAMS, d.UNPACKING_ROWS, d.KEEPS_UNPACKED)"
@@ -281,12 +281,12 @@ CHOICES = "from mlx_hf_bridge import device as d; print(d.STREAMS, d.UNPACKING_R
     ],
 )
 def test_variables_override_what_was_measured(variables: dict[str, str], printed: str) -> None:
-    assert finished(CHOICES, **variables) == printed
+    assert run_python(CHOICES, **variables) == printed
 
 
 @pytest.mark.parametrize("variable", ["MLX_HF_BRIDGE_STREAMS", "MLX_HF_BRIDGE_UNPACK"])
 def test_a_variable_of_another_kind_is_refused(variable: str) -> None:
-    code, _, complaint = outcome(start(CHOICES, **{variable: "many"}))
+    code, _, complaint = wait_for(start_python(CHOICES, **{variable: "many"}))
     assert code == 1
     assert f"BackendError: {variable}='many', expected a number" in complaint
 
@@ -307,7 +307,7 @@ for _ in range(5):
     times.append(time.perf_counter() - start)
 print(2 * 512 * 768 * 768 / min(times) / 1e9)
 """
-    assert float(finished(script)) > 10
+    assert float(run_python(script)) > 10
 
 
 WITHOUT_TORCH = """
@@ -330,8 +330,8 @@ print(sys.modules.get("torch"))
 @pytest.mark.parametrize("torch", ["installed", "blocked"])
 @pytest.mark.parametrize("weights", ["safetensors", "bin"])
 def test_converting_and_running_needs_and_imports_no_torch(torch: str, weights: str, tmp_path: Path) -> None:
-    theirs = make_checkpoint(tmp_path)
+    torch_model = make_checkpoint(tmp_path)
     if weights == "bin":
-        importlib.import_module("torch").save(theirs.state_dict(), tmp_path / "pytorch_model.bin")
+        importlib.import_module("torch").save(torch_model.state_dict(), tmp_path / "pytorch_model.bin")
         (tmp_path / "model.safetensors").unlink()
-    assert finished(WITHOUT_TORCH, tmp_path, torch) == "None"
+    assert run_python(WITHOUT_TORCH, tmp_path, torch) == "None"

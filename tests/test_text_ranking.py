@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from sentence_transformers import CrossEncoder
-from trios import ABSOLUTE, NLI, ROWS, edit_json, make_labelled
+from three_pipelines import ABSOLUTE, NLI, ROWS, edit_json, make_labelled
 
 from mlx_hf_bridge import errors, pipeline
 
@@ -26,12 +26,12 @@ def bert(tmp_path: Path) -> Path:
     return make_labelled(tmp_path / "ranker", ROWS["bert"], {0: "LABEL_0"}, 5.0)
 
 
-def assert_ranked(got: list[dict[str, Any]], wanted: list[dict[str, Any]]) -> None:
-    assert [list(one) for one in got] == [list(one) for one in wanted]
-    assert [one["corpus_id"] for one in got] == [one["corpus_id"] for one in wanted]
-    assert [one.get("text") for one in got] == [one.get("text") for one in wanted]
-    assert [one["score"] for one in got] == pytest.approx([float(one["score"]) for one in wanted], abs=ABSOLUTE)
-    assert all(type(one["score"]) is float and type(one["corpus_id"]) is int for one in got)
+def assert_ranked(actual: list[dict[str, Any]], expected: list[dict[str, Any]]) -> None:
+    assert [list(one) for one in actual] == [list(one) for one in expected]
+    assert [one["corpus_id"] for one in actual] == [one["corpus_id"] for one in expected]
+    assert [one.get("text") for one in actual] == [one.get("text") for one in expected]
+    assert [one["score"] for one in actual] == pytest.approx([float(one["score"]) for one in expected], abs=ABSOLUTE)
+    assert all(type(one["score"]) is float and type(one["corpus_id"]) is int for one in actual)
 
 
 @pytest.mark.parametrize(
@@ -57,9 +57,9 @@ def test_the_function_is_the_one_that_the_checkpoint_names(bert: Path, settings:
 
 
 def test_a_cross_encoder_that_sentence_transformers_saved_keeps_its_function(bert: Path, tmp_path: Path) -> None:
-    theirs = CrossEncoder(str(bert), activation_fn=torch.nn.Identity())
-    theirs.save_pretrained(str(tmp_path / "saved"))
-    assert_ranked(pipeline(TASK, tmp_path / "saved")(QUERY, DOCUMENTS), theirs.rank(QUERY, DOCUMENTS))
+    torch_model = CrossEncoder(str(bert), activation_fn=torch.nn.Identity())
+    torch_model.save_pretrained(str(tmp_path / "saved"))
+    assert_ranked(pipeline(TASK, tmp_path / "saved")(QUERY, DOCUMENTS), torch_model.rank(QUERY, DOCUMENTS))
 
 
 def test_a_function_that_is_not_known_is_refused(bert: Path) -> None:
@@ -77,15 +77,15 @@ def test_the_call_may_choose_the_function(bert: Path) -> None:
 
 def test_every_form_of_input_gives_the_same_ranking(bert: Path) -> None:
     pipe = pipeline(TASK, bert, top_k=3)
-    example, wanted = {"query": QUERY, "documents": DOCUMENTS}, pipe(QUERY, DOCUMENTS)
-    assert len(wanted) == 3
-    assert pipe(query=QUERY, documents=DOCUMENTS) == pipe(QUERY, documents=DOCUMENTS) == pipe(example) == wanted
+    example, expected = {"query": QUERY, "documents": DOCUMENTS}, pipe(QUERY, DOCUMENTS)
+    assert len(expected) == 3
+    assert pipe(query=QUERY, documents=DOCUMENTS) == pipe(QUERY, documents=DOCUMENTS) == pipe(example) == expected
     other = {"query": "bad", "documents": DOCUMENTS[:2]}
     several = pipe([example, other])
-    assert_ranked(several[0], wanted)
+    assert_ranked(several[0], expected)
     assert len(several[1]) == 2
-    for mine, his in zip(pipe(one for one in (example, other)), several, strict=True):
-        assert_ranked(mine, his)
+    for mlx_value, torch_value in zip(pipe(one for one in (example, other)), several, strict=True):
+        assert_ranked(mlx_value, torch_value)
 
 
 def test_equal_documents_stay_in_their_order(bert: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 import transformers
 from checkpoints import FAMILIES, STD, Row, make_model, ragged_inputs, row_name
-from weight_files import answer, edit_config, read_tensors, rename, worst
+from weight_files import edit_config, max_difference, output_array, read_tensors, rename
 
 from mlx_hf_bridge import MLXAutoModel, MLXAutoModelForSequenceClassification
 from mlx_hf_bridge.errors import ConfigError, InputError
@@ -34,39 +34,49 @@ def with_ends(row: Row) -> dict[str, np.ndarray]:
 @pytest.mark.parametrize("row", rows_of("clip_text_model"), ids=row_name)
 @pytest.mark.parametrize("sides", [1, -1])
 def test_clip_pools_the_first_end_token(row: Row, sides: int, tmp_path: Path) -> None:
-    theirs = make_model(row)
-    theirs.save_pretrained(tmp_path)
+    torch_model = make_model(row)
+    torch_model.save_pretrained(tmp_path)
     inputs = with_ends(row)
     if sides == -1:
         inputs = {name: np.stack([np.roll(one, 3) for one in array]) for name, array in inputs.items()}
         inputs["input_ids"][1, :3] = 5
-    wanted = answer(theirs, inputs, "pooler_output")
+    expected = output_array(torch_model, inputs, "pooler_output")
     np.testing.assert_allclose(
-        answer(MLXAutoModel.from_pretrained(tmp_path), inputs, "pooler_output"), wanted, rtol=0, atol=ABSOLUTE
+        output_array(MLXAutoModel.from_pretrained(tmp_path), inputs, "pooler_output"), expected, rtol=0, atol=ABSOLUTE
     )
 
 
 @pytest.mark.parametrize("row", rows_of("clip_text_model", "siglip_text_model"), ids=row_name)
 def test_names_of_before_transformers_5_load(row: Row, tmp_path: Path) -> None:
-    theirs = make_model(row)
-    theirs.save_pretrained(tmp_path)
+    torch_model = make_model(row)
+    torch_model.save_pretrained(tmp_path)
     rename(tmp_path, lambda name: f"text_model.{name}")
     inputs = ragged_inputs(row)
-    ours = MLXAutoModel.from_pretrained(tmp_path)
-    assert worst(*(answer(model, inputs, "last_hidden_state") for model in (ours, theirs)), inputs) < ABSOLUTE
+    mlx_model = MLXAutoModel.from_pretrained(tmp_path)
+    assert (
+        max_difference(
+            *(output_array(model, inputs, "last_hidden_state") for model in (mlx_model, torch_model)), inputs
+        )
+        < ABSOLUTE
+    )
 
 
 def test_clips_projection_is_carried_along(tmp_path: Path) -> None:
     [row, _] = rows_of("clip_text_model")
-    theirs = transformers.CLIPTextModelWithProjection(row.config).eval()
+    torch_model = transformers.CLIPTextModelWithProjection(row.config).eval()
     with torch.no_grad():
-        for parameter in theirs.parameters():
+        for parameter in torch_model.parameters():
             parameter.normal_(0, STD)
-    theirs.save_pretrained(tmp_path)
+    torch_model.save_pretrained(tmp_path)
     inputs = ragged_inputs(row)
-    ours = MLXAutoModel.from_pretrained(tmp_path)
-    assert worst(*(answer(model, inputs, "last_hidden_state") for model in (ours, theirs)), inputs) < ABSOLUTE
-    assert torch.equal(read_tensors(ours.folder)["text_projection.weight"], theirs.text_projection.weight)
+    mlx_model = MLXAutoModel.from_pretrained(tmp_path)
+    assert (
+        max_difference(
+            *(output_array(model, inputs, "last_hidden_state") for model in (mlx_model, torch_model)), inputs
+        )
+        < ABSOLUTE
+    )
+    assert torch.equal(read_tensors(mlx_model.folder)["text_projection.weight"], torch_model.text_projection.weight)
 
 
 @pytest.mark.parametrize("row", [row for row in FAMILIES if not row.takes_vectors], ids=row_name)
@@ -80,13 +90,16 @@ def test_vectors_are_refused_where_transformers_takes_none(row: Row, tmp_path: P
 @pytest.mark.parametrize("row", rows_of("qwen3", "gemma3_text"), ids=row_name)
 @pytest.mark.parametrize("flipped", [False, True])
 def test_the_last_token_is_classified_whichever_side_is_padded(row: Row, flipped: bool, tmp_path: Path) -> None:
-    theirs = make_model(row, "ForSequenceClassification")
-    theirs.save_pretrained(tmp_path)
+    torch_model = make_model(row, "ForSequenceClassification")
+    torch_model.save_pretrained(tmp_path)
     inputs = ragged_inputs(row)
     if flipped:
         inputs = {name: array[:, ::-1].copy() for name, array in inputs.items()}
-    ours = MLXAutoModelForSequenceClassification.from_pretrained(tmp_path)
-    assert worst(*(answer(model, inputs, "logits") for model in (ours, theirs)), inputs) < ABSOLUTE
+    mlx_model = MLXAutoModelForSequenceClassification.from_pretrained(tmp_path)
+    assert (
+        max_difference(*(output_array(model, inputs, "logits") for model in (mlx_model, torch_model)), inputs)
+        < ABSOLUTE
+    )
 
 
 REFUSED: list[tuple[str, dict[str, Any], str]] = [

@@ -11,7 +11,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from checkpoints import FAMILIES, make_checkpoint, ragged_inputs
-from programs import outcome, start
+from subprocesses import start_python, wait_for
 
 from mlx_hf_bridge import MLXAutoModel
 from mlx_hf_bridge.errors import ForkedProcessError
@@ -36,10 +36,10 @@ def test_a_model_of_the_main_thread_answers_alike_in_four_threads(recipe: str | 
     """Known trouble 8: lazy arrays cannot cross threads."""
     make_checkpoint(tmp_path)
     model = MLXAutoModel.from_pretrained(tmp_path, quantization_config=recipe)
-    wanted = [hidden(model, inputs) for inputs in BATCHES]
+    expected = [hidden(model, inputs) for inputs in BATCHES]
     with ThreadPoolExecutor(4) as pool:
-        got = list(pool.map(lambda inputs: hidden(model, inputs), BATCHES))
-    for one, other in zip(got, wanted, strict=True):
+        actual = list(pool.map(lambda inputs: hidden(model, inputs), BATCHES))
+    for one, other in zip(actual, expected, strict=True):
         np.testing.assert_array_equal(one, other)
 
 
@@ -127,8 +127,8 @@ def test_a_process_with_finished_worker_threads_exits_with_code_0(tmp_path: Path
     make_checkpoint(tmp_path)
     MLXAutoModel.from_pretrained(tmp_path)
     for _ in range(8):
-        pair = [start(POOL, tmp_path, where) for where in ("main", "worker")]
-        assert [outcome(process)[::2] for process in pair] == [(0, "")] * 2
+        pair = [start_python(POOL, tmp_path, where) for where in ("main", "worker")]
+        assert [wait_for(process)[::2] for process in pair] == [(0, "")] * 2
 
 
 FORK = """
@@ -160,7 +160,7 @@ print(os.waitstatus_to_exitcode(status))
 def test_a_child_forked_after_use_is_refused_instead_of_hanging(tmp_path: Path) -> None:
     """Known trouble 8: after any use of MLX a forked child hangs."""
     make_checkpoint(tmp_path)
-    code, output, _ = outcome(start(FORK, tmp_path, "after"))
+    code, output, _ = wait_for(start_python(FORK, tmp_path, "after"))
     assert code == 0
     message, child_code = output.rsplit("\n", 1)
     assert message.startswith(
@@ -172,7 +172,7 @@ def test_a_child_forked_after_use_is_refused_instead_of_hanging(tmp_path: Path) 
 @pytest.mark.skipif(sys.platform == "win32", reason="no fork")
 def test_a_child_forked_before_use_works(tmp_path: Path) -> None:
     make_checkpoint(tmp_path)
-    code, output, complaint = outcome(start(FORK, tmp_path, "before"))
+    code, output, complaint = wait_for(start_python(FORK, tmp_path, "before"))
     assert (code, output) == (0, "0"), complaint
 
 

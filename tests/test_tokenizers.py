@@ -160,24 +160,24 @@ def convert(folder: Path) -> tuple[Path, Tokenizer]:
     return converted, Tokenizer.from_folder(converted, tokenizer_config(converted))
 
 
-def assert_same_ids(ours: Tokenizer, theirs: Any) -> None:
-    for text, tokens in zip(TEXTS, ours.encode(TEXTS), strict=True):
+def assert_same_ids(mlx_model: Tokenizer, torch_model: Any) -> None:
+    for text, tokens in zip(TEXTS, mlx_model.encode(TEXTS), strict=True):
         # In a list, since transformers takes an empty second text on its own for none.
-        wanted = theirs([text])
-        assert tokens.ids.tolist() == wanted["input_ids"][0], text
-        if "token_type_ids" in wanted:
-            assert tokens.segments.tolist() == wanted["token_type_ids"][0], text
-    assert ours.pad_token_id == theirs.pad_token_id
+        expected = torch_model([text])
+        assert tokens.ids.tolist() == expected["input_ids"][0], text
+        if "token_type_ids" in expected:
+            assert tokens.segments.tolist() == expected["token_type_ids"][0], text
+    assert mlx_model.pad_token_id == torch_model.pad_token_id
 
 
 @pytest.mark.parametrize("files", FILES)
 def test_ids_are_those_of_auto_tokenizer(files: str, tmp_path: Path) -> None:
     make_source(tmp_path, *FILES[files])
-    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
-    converted, ours = convert(tmp_path)
+    torch_model = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    converted, mlx_model = convert(tmp_path)
     assert (converted / "tokenizer.json").is_file()
-    assert_same_ids(ours, theirs)
-    assert_same_ids(ours, transformers.AutoTokenizer.from_pretrained(converted))
+    assert_same_ids(mlx_model, torch_model)
+    assert_same_ids(mlx_model, transformers.AutoTokenizer.from_pretrained(converted))
 
 
 DECLARED = [
@@ -217,12 +217,12 @@ def test_a_declared_class_is_taken_as_auto_tokenizer_takes_it(
     path = tmp_path / where
     path.write_text(json.dumps({**json.loads(path.read_text()), "tokenizer_class": declared}))
     try:
-        theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+        torch_model = transformers.AutoTokenizer.from_pretrained(tmp_path)
     except (AttributeError, TypeError, ValueError) as error:
         pytest.skip(f"transformers cannot read it either: {error}")
-    _, ours = convert(tmp_path)
+    _, mlx_model = convert(tmp_path)
     texts = [text for text in TEXTS if isinstance(text, str)]
-    assert [one.ids.tolist() for one in ours.encode(texts)] == [theirs(text)["input_ids"] for text in texts]
+    assert [one.ids.tolist() for one in mlx_model.encode(texts)] == [torch_model(text)["input_ids"] for text in texts]
 
 
 def test_stored_padding_and_truncation_are_reset(tmp_path: Path) -> None:
@@ -232,9 +232,9 @@ def test_stored_padding_and_truncation_are_reset(tmp_path: Path) -> None:
     stored.enable_padding(length=40)
     stored.enable_truncation(max_length=5)
     stored.save(str(tmp_path / "tokenizer.json"))
-    converted, ours = convert(tmp_path)
-    assert_same_ids(ours, transformers.AutoTokenizer.from_pretrained(tmp_path))
-    assert len({len(one) for one in ours.encode(["the cat", "the cat sat on the mat today"])}) == 2
+    converted, mlx_model = convert(tmp_path)
+    assert_same_ids(mlx_model, transformers.AutoTokenizer.from_pretrained(tmp_path))
+    assert len({len(one) for one in mlx_model.encode(["the cat", "the cat sat on the mat today"])}) == 2
     for key in ("padding", "truncation"):
         content = json.loads((converted / "tokenizer.json").read_text())
         content[key] = json.loads((tmp_path / "tokenizer.json").read_text())[key]
@@ -247,11 +247,13 @@ def test_stored_padding_and_truncation_are_reset(tmp_path: Path) -> None:
 
 def test_many_texts_are_those_of_each_and_a_broken_one_is_named(tmp_path: Path) -> None:
     make_checkpoint(tmp_path)
-    _, ours = convert(tmp_path)
+    _, mlx_model = convert(tmp_path)
     texts = ["the cat sat. " * (number % 7) for number in range(300)]
-    assert [one.ids.tolist() for one in ours.encode(texts)] == [ours.encode([one])[0].ids.tolist() for one in texts]
+    assert [one.ids.tolist() for one in mlx_model.encode(texts)] == [
+        mlx_model.encode([one])[0].ids.tolist() for one in texts
+    ]
     with pytest.raises(InputError, match=r"text 257 is .* not a text in Unicode"):
-        ours.encode([*texts[:257], "half \ud800 a pair", *texts])
+        mlx_model.encode([*texts[:257], "half \ud800 a pair", *texts])
 
 
 @pytest.mark.parametrize("strategy", ["longest_first", "only_first", "only_second"])
@@ -260,24 +262,24 @@ def test_truncation_cuts_as_transformers_does(strategy: str, side: str, tmp_path
     make_checkpoint(tmp_path)
     path = tmp_path / "tokenizer_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "truncation_side": side}))
-    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
-    _, ours = convert(tmp_path)
+    torch_model = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    _, mlx_model = convert(tmp_path)
     pair = ("the cat sat on the mat.", "the dog sat on the cat. the stock market rose")
-    [tokens] = ours.encode([pair], max_length=16, strategy=strategy)
-    wanted = theirs(*pair, max_length=16, truncation=strategy)
-    assert tokens.ids.tolist() == wanted["input_ids"]
-    assert tokens.segments.tolist() == wanted["token_type_ids"]
+    [tokens] = mlx_model.encode([pair], max_length=16, strategy=strategy)
+    expected = torch_model(*pair, max_length=16, truncation=strategy)
+    assert tokens.ids.tolist() == expected["input_ids"]
+    assert tokens.segments.tolist() == expected["token_type_ids"]
     assert tokens.cut
-    assert not ours.encode([pair])[0].cut
-    assert not ours.encode([pair], max_length=len(theirs(*pair)["input_ids"]))[0].cut
+    assert not mlx_model.encode([pair])[0].cut
+    assert not mlx_model.encode([pair], max_length=len(torch_model(*pair)["input_ids"]))[0].cut
 
 
 def test_a_folder_without_tokenizer_converts_and_encoding_says_what_is_missing(tmp_path: Path) -> None:
     make_model(FAMILIES[0]).save_pretrained(tmp_path)
-    ours = MLXAutoModel.from_pretrained(tmp_path)
-    assert ours(np.array([[5, 6]])).last_hidden_state.shape == (1, 2, 24)
+    mlx_model = MLXAutoModel.from_pretrained(tmp_path)
+    assert mlx_model(np.array([[5, 6]])).last_hidden_state.shape == (1, 2, 24)
     with pytest.raises(RepositoryError, match=r"has no tokenizer\.json, so texts cannot be read\. Copy the tokenizer"):
-        Tokenizer.from_folder(ours.folder, {})
+        Tokenizer.from_folder(mlx_model.folder, {})
 
 
 @pytest.mark.parametrize("content", ["", "{}", "[1, 2", '{"model": {"type": "Nonesuch"}}'])

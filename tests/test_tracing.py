@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from checkpoints import FAMILIES, make_checkpoint, make_wordpiece, ours_for, ragged_inputs, row_name
-from programs import finished
+from checkpoints import FAMILIES, make_checkpoint, make_wordpiece, mlx_class, ragged_inputs, row_name
+from subprocesses import run_python
 
 from benchmarks.traced_models import outcome_of
 from benchmarks.traced_variants import VARIANTS
@@ -36,25 +36,29 @@ def reference(model: Any, inputs: Mapping[str, Any], **options: Any) -> Any:
         return model(**{name: torch.tensor(array) for name, array in inputs.items()}, **options)
 
 
-def assert_close(got: Any, wanted: Any, mask: np.ndarray) -> None:
+def assert_close(actual: Any, expected: Any, mask: np.ndarray) -> None:
     """Every answer, where a token is."""
     valid = mask.astype(bool)
-    assert list(got) == list(wanted)
-    for name in got:
-        pairs = zip(got[name], wanted[name], strict=True) if name == "hidden_states" else [(got[name], wanted[name])]
-        for mine, theirs in pairs:
-            kept = valid if theirs.shape[:2] == valid.shape else slice(None)
-            np.testing.assert_allclose(np.array(mine)[kept], theirs.numpy()[kept], rtol=0, atol=ABSOLUTE)
+    assert list(actual) == list(expected)
+    for name in actual:
+        pairs = (
+            zip(actual[name], expected[name], strict=True)
+            if name == "hidden_states"
+            else [(actual[name], expected[name])]
+        )
+        for mlx_value, torch_model in pairs:
+            kept = valid if torch_model.shape[:2] == valid.shape else slice(None)
+            np.testing.assert_allclose(np.array(mlx_value)[kept], torch_model.numpy()[kept], rtol=0, atol=ABSOLUTE)
 
 
 @pytest.mark.parametrize("head", ["Model", "ForMaskedLM"])
 def test_a_traced_bert_answers_as_transformers(head: str, tmp_path: Path) -> None:
-    theirs = make_checkpoint(tmp_path, BERT, head)
-    traced = ours_for(head).from_pretrained(tmp_path, trace="always")
+    torch_model = make_checkpoint(tmp_path, BERT, head)
+    traced = mlx_class(head).from_pretrained(tmp_path, trace="always")
     inputs = ragged_inputs(BERT)
     assert traced.is_traced
-    wanted = reference(theirs, inputs, output_hidden_states=True)
-    assert_close(traced(**inputs, output_hidden_states=True), wanted, inputs["attention_mask"])
+    expected = reference(torch_model, inputs, output_hidden_states=True)
+    assert_close(traced(**inputs, output_hidden_states=True), expected, inputs["attention_mask"])
 
 
 @pytest.fixture(scope="module")
@@ -166,23 +170,23 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
 
 
 def test_a_class_of_ones_own_converts_and_runs(own: tuple[Path, Any]) -> None:
-    folder, theirs = own
+    folder, torch_model = own
     model = MLXAutoModel.from_pretrained(folder)
     inputs = {name: array for name, array in ragged_inputs(BERT).items() if name != "token_type_ids"}
     assert model.is_traced
-    assert_close(model(**inputs), reference(theirs, inputs), inputs["attention_mask"])
+    assert_close(model(**inputs), reference(torch_model, inputs), inputs["attention_mask"])
 
 
 def test_a_traced_model_encodes_texts(own: tuple[Path, Any]) -> None:
-    folder, theirs = own
+    folder, torch_model = own
     texts = ["the cat sat on the mat", "a good film"]
     model = MLXSentenceTransformer(folder)
-    wanted = []
+    expected = []
     for text in texts:
         ids = torch.tensor(model.tokenizer.encode([text])[0].ids)[None]
         with torch.no_grad():
-            wanted.append(theirs(ids).last_hidden_state[0].mean(0).numpy())
-    np.testing.assert_allclose(model.encode(texts), np.stack(wanted), rtol=0, atol=ABSOLUTE)
+            expected.append(torch_model(ids).last_hidden_state[0].mean(0).numpy())
+    np.testing.assert_allclose(model.encode(texts), np.stack(expected), rtol=0, atol=ABSOLUTE)
 
 
 def test_encoders_and_pipelines_are_traced_on_request(tmp_path: Path) -> None:
@@ -209,7 +213,7 @@ from mlx_hf_bridge import MLXAutoModel
 model = MLXAutoModel.from_pretrained(sys.argv[1])
 print(model.is_traced, model([[5, 6, 7]]).last_hidden_state.shape, sys.modules.get("torch"))
 """
-    assert finished(script, tmp_path / "saved") == "True (1, 3, 24) None"
+    assert run_python(script, tmp_path / "saved") == "True (1, 3, 24) None"
 
 
 def test_without_torch_a_conversion_says_what_it_needs(
@@ -279,9 +283,9 @@ def test_half_precision_stays_half_and_close(roberta: tuple[Path, Any]) -> None:
     }
     half = TracedModel(loaded.model._graph, halved, mx.float16, compiled=False)
     batch = TokenBatch(mx.array([[5, 6, 7, 8], [5, 6, 0, 0]]), mx.array([[1, 1, 1, 1], [1, 1, 0, 0]]).astype(mx.bool_))
-    got, wanted = (np.array(model(batch).hidden.astype(mx.float32))[0] for model in (half, loaded.model))
+    actual, expected = (np.array(model(batch).hidden.astype(mx.float32))[0] for model in (half, loaded.model))
     assert half(batch).hidden.dtype == mx.float16
-    assert np.abs(got - wanted).max() < 0.02 * np.abs(wanted).max()
+    assert np.abs(actual - expected).max() < 0.02 * np.abs(expected).max()
 
 
 ORACLE = [row for row in FAMILIES if row.model_type not in ("longformer", "qwen3")]

@@ -50,35 +50,35 @@ CALLS: list[tuple[str, Any, dict[str, Any]]] = [
 ]
 
 
-def assert_alike(got: Any, wanted: Any) -> None:
+def assert_alike(actual: Any, expected: Any) -> None:
     """The same structure, types and strings; numbers within SCORE."""
-    assert type(got) is type(wanted)
-    if isinstance(wanted, dict):
-        assert list(got) == list(wanted)
-        for name in wanted:
-            assert_alike(got[name], wanted[name])
-    elif isinstance(wanted, (list, tuple)):
-        assert len(got) == len(wanted)
-        for mine, his in zip(got, wanted, strict=True):
-            assert_alike(mine, his)
-    elif isinstance(wanted, torch.Tensor):
-        torch.testing.assert_close(got, wanted, rtol=0, atol=SCORE)
-    elif isinstance(wanted, (float, np.floating)):
-        assert abs(got - wanted) <= SCORE
+    assert type(actual) is type(expected)
+    if isinstance(expected, dict):
+        assert list(actual) == list(expected)
+        for name in expected:
+            assert_alike(actual[name], expected[name])
+    elif isinstance(expected, (list, tuple)):
+        assert len(actual) == len(expected)
+        for mlx_value, torch_value in zip(actual, expected, strict=True):
+            assert_alike(mlx_value, torch_value)
+    elif isinstance(expected, torch.Tensor):
+        torch.testing.assert_close(actual, expected, rtol=0, atol=SCORE)
+    elif isinstance(expected, (float, np.floating)):
+        assert abs(actual - expected) <= SCORE
     else:
-        assert got == wanted
+        assert actual == expected
 
 
 @pytest.mark.parametrize(("task", "inputs", "options"), CALLS, ids=lambda value: str(value)[:40])
 def test_a_transformers_pipeline_answers_the_same_on_our_model(
     task: str, inputs: Any, options: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    theirs = make_checkpoint(tmp_path, FAMILIES[0], HEADS[task])
+    torch_model = make_checkpoint(tmp_path, FAMILIES[0], HEADS[task])
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path)
-    ours = getattr(mlx_hf_bridge, f"MLXAuto{'Model' if HEADS[task] == 'Model' else 'Model' + HEADS[task]}")
+    mlx_model = getattr(mlx_hf_bridge, f"MLXAuto{'Model' if HEADS[task] == 'Model' else 'Model' + HEADS[task]}")
     answers = []
     caplog.clear()
-    for model in (ours.from_pretrained(tmp_path), theirs):
+    for model in (mlx_model.from_pretrained(tmp_path), torch_model):
         pipe = transformers.pipeline(task, model=model, tokenizer=tokenizer, device="cpu")
         answers.append(pipe(inputs, **options))
     assert_alike(*answers)
@@ -86,42 +86,42 @@ def test_a_transformers_pipeline_answers_the_same_on_our_model(
 
 
 def test_a_generator_streams_through_a_transformers_pipeline(tmp_path: Path) -> None:
-    theirs = make_checkpoint(tmp_path, head="ForSequenceClassification")
+    torch_model = make_checkpoint(tmp_path, head="ForSequenceClassification")
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path)
-    ours = MLXAutoModelForSequenceClassification.from_pretrained(tmp_path)
+    mlx_model = MLXAutoModelForSequenceClassification.from_pretrained(tmp_path)
     answers = [
         list(
             transformers.pipeline("text-classification", model=model, tokenizer=tokenizer)(
                 (text for text in TEXTS), batch_size=2
             )
         )
-        for model in (ours, theirs)
+        for model in (mlx_model, torch_model)
     ]
     assert_alike(*answers)
 
 
 def test_torch_callers_get_transformers_own_outputs(tmp_path: Path) -> None:
-    theirs = make_checkpoint(tmp_path)
+    torch_model = make_checkpoint(tmp_path)
     ids = torch.tensor([[1, 7, 8, 2]])
-    got, wanted = MLXAutoModel.from_pretrained(tmp_path)(ids), theirs(ids)
-    assert isinstance(got, transformers.utils.ModelOutput)
-    assert list(got) == list(wanted)
-    assert got[0].dtype == wanted[0].dtype
+    actual, expected = MLXAutoModel.from_pretrained(tmp_path)(ids), torch_model(ids)
+    assert isinstance(actual, transformers.utils.ModelOutput)
+    assert list(actual) == list(expected)
+    assert actual[0].dtype == expected[0].dtype
 
 
 def test_the_model_goes_by_the_name_of_its_transformers_class(tmp_path: Path) -> None:
-    theirs = make_checkpoint(tmp_path, head="ForSequenceClassification")
-    ours = MLXAutoModelForSequenceClassification.from_pretrained(tmp_path)
-    assert type(ours).__name__ == type(theirs).__name__
-    assert ours.base_model_prefix == theirs.base_model_prefix
-    assert repr(ours).startswith("BertForSequenceClassification on MLX")
+    torch_model = make_checkpoint(tmp_path, head="ForSequenceClassification")
+    mlx_model = MLXAutoModelForSequenceClassification.from_pretrained(tmp_path)
+    assert type(mlx_model).__name__ == type(torch_model).__name__
+    assert mlx_model.base_model_prefix == torch_model.base_model_prefix
+    assert repr(mlx_model).startswith("BertForSequenceClassification on MLX")
 
 
 def test_moving_is_accepted(tmp_path: Path) -> None:
     make_checkpoint(tmp_path)
-    ours = MLXAutoModel.from_pretrained(tmp_path)
-    assert ours.to("mps") is ours.to(torch.device("cpu")) is ours.eval() is ours
-    assert ours.device == torch.device("cpu")
+    mlx_model = MLXAutoModel.from_pretrained(tmp_path)
+    assert mlx_model.to("mps") is mlx_model.to(torch.device("cpu")) is mlx_model.eval() is mlx_model
+    assert mlx_model.device == torch.device("cpu")
 
 
 def hidden_of(model: Any) -> np.ndarray:
@@ -131,10 +131,10 @@ def hidden_of(model: Any) -> np.ndarray:
 @pytest.mark.parametrize("pooler", [True, False])
 def test_copies_and_other_processes_have_the_same_model(pooler: bool, tmp_path: Path) -> None:
     make_checkpoint(tmp_path)
-    ours = MLXAutoModel.from_pretrained(tmp_path, add_pooling_layer=pooler)
-    wanted = hidden_of(ours)
-    for again in (copy.deepcopy(ours), pickle.loads(pickle.dumps(ours))):
-        np.testing.assert_array_equal(hidden_of(again), wanted)
+    mlx_model = MLXAutoModel.from_pretrained(tmp_path, add_pooling_layer=pooler)
+    expected = hidden_of(mlx_model)
+    for again in (copy.deepcopy(mlx_model), pickle.loads(pickle.dumps(mlx_model))):
+        np.testing.assert_array_equal(hidden_of(again), expected)
         assert ("pooler_output" in again(np.array([[1, 2]]))) == pooler
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        np.testing.assert_array_equal(pool.apply(hidden_of, (ours,)), wanted)
+        np.testing.assert_array_equal(pool.apply(hidden_of, (mlx_model,)), expected)

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from checkpoints import FAMILIES, Row, make_checkpoint, make_model, ours_for, plainest_head, ragged_inputs, row_name
-from weight_files import answer, edit_config, read_tensors, rename, rewrite, worst, write_tensors
+from checkpoints import FAMILIES, Row, make_checkpoint, make_model, mlx_class, plainest_head, ragged_inputs, row_name
+from weight_files import edit_config, max_difference, output_array, read_tensors, rename, rewrite, write_tensors
 
 from mlx_hf_bridge import MLXAutoModel, MLXAutoModelForSequenceClassification
 from mlx_hf_bridge.architecture.family import BASE_TASK, HF_SUFFIXES
@@ -30,11 +30,11 @@ BERT, ROBERTA = FAMILIES[0], FAMILIES[2]
 ABSOLUTE = 2e-5
 
 
-def hidden_differs_by(theirs: Any, folder: Path, row: Row = BERT) -> float:
+def hidden_differs_by(torch_model: Any, folder: Path, row: Row = BERT) -> float:
     inputs = ragged_inputs(row)
-    ours = MLXAutoModel.from_pretrained(folder)
-    wanted = answer(theirs, inputs, "last_hidden_state")
-    return worst(answer(ours, inputs, "last_hidden_state"), wanted, inputs)
+    mlx_model = MLXAutoModel.from_pretrained(folder)
+    expected = output_array(torch_model, inputs, "last_hidden_state")
+    return max_difference(output_array(mlx_model, inputs, "last_hidden_state"), expected, inputs)
 
 
 SPELLINGS = {
@@ -50,21 +50,24 @@ SPELLINGS = {
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
 def test_each_known_spelling_of_names_loads(spelling: str, tmp_path: Path) -> None:
-    theirs = make_checkpoint(tmp_path)
+    torch_model = make_checkpoint(tmp_path)
     rename(tmp_path, SPELLINGS[spelling])
-    assert hidden_differs_by(theirs, tmp_path) < ABSOLUTE
+    assert hidden_differs_by(torch_model, tmp_path) < ABSOLUTE
 
 
 @pytest.mark.parametrize("row", FAMILIES, ids=row_name)
 @pytest.mark.parametrize("wrapped", ["module.", "model."])
 def test_a_wrapped_prefixed_checkpoint_of_every_family_loads(row: Row, wrapped: str, tmp_path: Path) -> None:
     head, name = plainest_head(row)
-    theirs = make_model(row, head)
-    theirs.save_pretrained(tmp_path)
+    torch_model = make_model(row, head)
+    torch_model.save_pretrained(tmp_path)
     rename(tmp_path, lambda name: wrapped + name)
     inputs = ragged_inputs(row)
-    ours = ours_for(head).from_pretrained(tmp_path)
-    assert worst(answer(ours, inputs, name), answer(theirs, inputs, name), inputs) < ABSOLUTE
+    mlx_model = mlx_class(head).from_pretrained(tmp_path)
+    assert (
+        max_difference(output_array(mlx_model, inputs, name), output_array(torch_model, inputs, name), inputs)
+        < ABSOLUTE
+    )
 
 
 @pytest.mark.parametrize("row", FAMILIES, ids=row_name)
@@ -84,22 +87,22 @@ def test_every_name_that_transformers_writes_has_a_place(row: Row, tmp_path: Pat
 
 
 def test_a_missing_pooler_costs_only_the_pooler_output(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    theirs = make_checkpoint(tmp_path)
+    torch_model = make_checkpoint(tmp_path)
     rewrite(tmp_path, lambda tensors: {name: t for name, t in tensors.items() if "pooler" not in name})
     inputs = ragged_inputs(BERT)
-    ours = MLXAutoModel.from_pretrained(tmp_path)
-    output = ours(**inputs)
+    mlx_model = MLXAutoModel.from_pretrained(tmp_path)
+    output = mlx_model(**inputs)
     assert list(output) == ["last_hidden_state"]
     assert output.pooler_output is None
-    wanted = answer(theirs, inputs, "last_hidden_state")
-    assert worst(output.last_hidden_state, wanted, inputs) < ABSOLUTE
+    expected = output_array(torch_model, inputs, "last_hidden_state")
+    assert max_difference(output.last_hidden_state, expected, inputs) < ABSOLUTE
     assert "pooler_output is absent" in caplog.text
 
 
 def test_add_pooling_layer_false_leaves_the_pooler_out(tmp_path: Path) -> None:
     make_checkpoint(tmp_path)
-    ours = MLXAutoModel.from_pretrained(tmp_path, add_pooling_layer=False)
-    assert list(ours(**ragged_inputs(BERT))) == ["last_hidden_state"]
+    mlx_model = MLXAutoModel.from_pretrained(tmp_path, add_pooling_layer=False)
+    assert list(mlx_model(**ragged_inputs(BERT))) == ["last_hidden_state"]
 
 
 def test_a_classifier_that_reads_the_pooler_does_not_load_without_it(tmp_path: Path) -> None:
@@ -135,23 +138,26 @@ HEADS_OF_OTHERS = [
 @pytest.mark.parametrize(("row", "head"), HEADS_OF_OTHERS, ids=lambda value: getattr(value, "model_type", value))
 def test_heads_of_other_tasks_are_carried_along(row: Row, head: str, tmp_path: Path) -> None:
     """Known trouble 7: tied masked-LM saves and prefixed checkpoints were refused."""
-    theirs = make_model(row, head, labels=2 if head == "ForQuestionAnswering" else 3)
-    theirs.save_pretrained(tmp_path)
-    assert hidden_differs_by(theirs.base_model, tmp_path, row) < ABSOLUTE
-    ours = MLXAutoModel.from_pretrained(tmp_path)
-    assert set(mx.load(str(ours.folder / "model.safetensors"))) == set(read_tensors(tmp_path))
+    torch_model = make_model(row, head, labels=2 if head == "ForQuestionAnswering" else 3)
+    torch_model.save_pretrained(tmp_path)
+    assert hidden_differs_by(torch_model.base_model, tmp_path, row) < ABSOLUTE
+    mlx_model = MLXAutoModel.from_pretrained(tmp_path)
+    assert set(mx.load(str(mlx_model.folder / "model.safetensors"))) == set(read_tensors(tmp_path))
 
 
 @pytest.mark.parametrize("first", [MLXAutoModel, MLXAutoModelForSequenceClassification])
 def test_base_and_classifier_come_from_one_conversion(first: Any, tmp_path: Path, bridge_cache: Path) -> None:
-    theirs = make_checkpoint(tmp_path, BERT, "ForSequenceClassification")
+    torch_model = make_checkpoint(tmp_path, BERT, "ForSequenceClassification")
     second = {MLXAutoModel: MLXAutoModelForSequenceClassification}.get(first, MLXAutoModel)
     inputs = ragged_inputs(BERT)
     for auto in (first, second):
-        ours = auto.from_pretrained(tmp_path)
+        mlx_model = auto.from_pretrained(tmp_path)
         base = auto is MLXAutoModel
-        name, reference = ("last_hidden_state", theirs.bert) if base else ("logits", theirs)
-        assert worst(answer(ours, inputs, name), answer(reference, inputs, name), inputs) < ABSOLUTE
+        name, reference = ("last_hidden_state", torch_model.bert) if base else ("logits", torch_model)
+        assert (
+            max_difference(output_array(mlx_model, inputs, name), output_array(reference, inputs, name), inputs)
+            < ABSOLUTE
+        )
     assert len([path for path in (bridge_cache / "converted").iterdir() if path.is_dir()]) == 1
 
 
@@ -203,18 +209,18 @@ def test_two_spellings_of_one_tensor_are_an_error(tmp_path: Path) -> None:
 
 
 def test_buffers_that_transformers_makes_anew_are_ignored(tmp_path: Path) -> None:
-    theirs = make_checkpoint(tmp_path)
+    torch_model = make_checkpoint(tmp_path)
     buffers = {f"embeddings.{name}": torch.arange(44)[None] for name in ("position_ids", "token_type_ids")}
     rewrite(tmp_path, lambda tensors: {**tensors, **buffers})
     rename(tmp_path, lambda name: f"bert.{name}")
-    assert hidden_differs_by(theirs, tmp_path) < ABSOLUTE
+    assert hidden_differs_by(torch_model, tmp_path) < ABSOLUTE
 
 
 def test_shards_load_as_one_file(tmp_path: Path) -> None:
-    theirs = make_checkpoint(tmp_path / "whole", BERT)
-    theirs.save_pretrained(tmp_path / "shards", max_shard_size="20KB")
+    torch_model = make_checkpoint(tmp_path / "whole", BERT)
+    torch_model.save_pretrained(tmp_path / "shards", max_shard_size="20KB")
     assert len(list((tmp_path / "shards").glob("model-*.safetensors"))) > 2
-    assert hidden_differs_by(theirs, tmp_path / "shards") < ABSOLUTE
+    assert hidden_differs_by(torch_model, tmp_path / "shards") < ABSOLUTE
 
 
 def test_a_missing_shard_is_named(tmp_path: Path) -> None:
@@ -226,11 +232,11 @@ def test_a_missing_shard_is_named(tmp_path: Path) -> None:
 
 
 def test_weights_in_subfolders_do_not_confuse(tmp_path: Path) -> None:
-    theirs = make_checkpoint(tmp_path)
+    torch_model = make_checkpoint(tmp_path)
     for folder in ("2_Dense", "onnx"):
         (tmp_path / folder).mkdir()
         write_tensors(tmp_path / folder, {"linear.weight": torch.ones(3, 24)})
-    assert hidden_differs_by(theirs, tmp_path) < ABSOLUTE
+    assert hidden_differs_by(torch_model, tmp_path) < ABSOLUTE
 
 
 def as_bin(folder: Path, dtype: torch.dtype, shards: int = 1, **options: Any) -> None:
@@ -256,12 +262,12 @@ def test_bin_files_load_as_the_same_tensors(dtype: torch.dtype, shards: int, tmp
     as_bin(tmp_path, dtype, shards)
     edit_config(tmp_path, dtype=str(dtype).removeprefix("torch."))
     kept = torch.float32 if dtype == torch.float64 else dtype
-    theirs = transformers.BertModel.from_pretrained(tmp_path, dtype=kept).float()
-    ours = MLXAutoModel.from_pretrained(tmp_path)
-    assert str(ours.dtype) == str(kept).replace("torch", "mlx.core")
+    torch_model = transformers.BertModel.from_pretrained(tmp_path, dtype=kept).float()
+    mlx_model = MLXAutoModel.from_pretrained(tmp_path)
+    assert str(mlx_model.dtype) == str(kept).replace("torch", "mlx.core")
     inputs = ragged_inputs(BERT)
-    wanted = answer(theirs, inputs, "last_hidden_state")
-    assert worst(answer(ours, inputs, "last_hidden_state"), wanted, inputs) < ABSOLUTE
+    expected = output_array(torch_model, inputs, "last_hidden_state")
+    assert max_difference(output_array(mlx_model, inputs, "last_hidden_state"), expected, inputs) < ABSOLUTE
 
 
 def test_bin_tensors_that_are_views_parameters_or_scalars_are_read_as_torch_does(tmp_path: Path) -> None:
@@ -280,9 +286,9 @@ def test_bin_tensors_that_are_views_parameters_or_scalars_are_read_as_torch_does
     }
     torch.save(tensors, tmp_path / "views.bin")
     for name, array in TorchFile(tmp_path / "views.bin").arrays():
-        wanted = tensors[name].detach()
-        assert array.shape == tuple(wanted.shape), name
-        np.testing.assert_array_equal(np.array(array.astype(mx.float32)), wanted.float().numpy(), err_msg=name)
+        expected = tensors[name].detach()
+        assert array.shape == tuple(expected.shape), name
+        np.testing.assert_array_equal(np.array(array.astype(mx.float32)), expected.float().numpy(), err_msg=name)
 
 
 class Malicious:
@@ -379,9 +385,9 @@ def test_joined_queries_keys_and_values_equal_separate_ones(recipe: str | None, 
     """The rows of the joined product, packed or not, are those of the three in the file."""
     config = transformers.BertConfig(**{**BERT.config.to_dict(), "hidden_size": 64, "intermediate_size": 64})
     make_checkpoint(tmp_path, Row("bert", "Bert", config, segments=3))
-    ours = MLXAutoModel.from_pretrained(tmp_path, quantization_config=recipe)
-    file = mx.load(str(ours.folder / "model.safetensors"))
-    qkv = ours.loaded.model.encoder.layers[1].attention.qkv
+    mlx_model = MLXAutoModel.from_pretrained(tmp_path, quantization_config=recipe)
+    file = mx.load(str(mlx_model.folder / "model.safetensors"))
+    qkv = mlx_model.loaded.model.encoder.layers[1].attention.qkv
     parts = [f"encoder.layer.1.attention.self.{part}" for part in ("query", "key", "value")]
     leaves = {leaf for name in file for module, _, leaf in [name.rpartition(".")] if module == parts[0]}
     assert leaves == {None: {"weight", "bias"}, "q8": {"weight", "bias", "scales", "biases"}}.get(
@@ -404,8 +410,8 @@ def unpacked(linear: Any) -> mx.array:
 def test_read_checkpoint_prefers_files_as_transformers_does(tmp_path: Path) -> None:
     make_model(BERT, seed=1).save_pretrained(tmp_path)
     as_bin(tmp_path, torch.float32)
-    theirs = make_checkpoint(tmp_path, BERT, seed=2)
-    assert hidden_differs_by(theirs, tmp_path) < ABSOLUTE
+    torch_model = make_checkpoint(tmp_path, BERT, seed=2)
+    assert hidden_differs_by(torch_model, tmp_path) < ABSOLUTE
     assert read_checkpoint(locate(tmp_path, HubOptions())).config["model_type"] == "bert"
 
 
@@ -426,6 +432,6 @@ def test_num_labels_beyond_the_classifier_is_a_shape_error(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("row", [row for row in FAMILIES if row.model_type in ("mpnet", "distilbert")], ids=row_name)
 def test_a_segment_count_in_the_config_of_a_family_without_segments_has_no_effect(row: Row, tmp_path: Path) -> None:
-    theirs = make_checkpoint(tmp_path, row)
+    torch_model = make_checkpoint(tmp_path, row)
     edit_config(tmp_path, type_vocab_size=2)
-    assert hidden_differs_by(theirs, tmp_path, row) < ABSOLUTE
+    assert hidden_differs_by(torch_model, tmp_path, row) < ABSOLUTE

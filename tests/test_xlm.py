@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import transformers
 from checkpoints import AS_XLM, XLM, Row, make_model, ragged_inputs
-from weight_files import answer, edit_config, worst
+from weight_files import edit_config, max_difference, output_array
 
 from mlx_hf_bridge import MLXAutoModel, MLXAutoModelForQuestionAnswering, MLXAutoModelForSequenceClassification
 from mlx_hf_bridge.errors import ConfigError, WeightsError
@@ -19,23 +19,28 @@ ROWS = [
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.model_type)
 def test_an_absent_mask_is_found_from_the_padding_id(row: Row, tmp_path: Path) -> None:
-    theirs = make_model(row)
-    theirs.save_pretrained(tmp_path)
-    ours = MLXAutoModel.from_pretrained(tmp_path)
+    torch_model = make_model(row)
+    torch_model.save_pretrained(tmp_path)
+    mlx_model = MLXAutoModel.from_pretrained(tmp_path)
     inputs = ragged_inputs(row)
     given = {"input_ids": inputs["input_ids"]}
-    got, wanted = (answer(model, given, "last_hidden_state") for model in (ours, theirs))
-    assert worst(got, wanted, inputs) < ABSOLUTE
+    actual, expected = (output_array(model, given, "last_hidden_state") for model in (mlx_model, torch_model))
+    assert max_difference(actual, expected, inputs) < ABSOLUTE
 
 
 def test_old_spellings_of_keys_are_read(tmp_path: Path) -> None:
-    theirs = make_model(ROWS[0])
-    theirs.save_pretrained(tmp_path)
+    torch_model = make_model(ROWS[0])
+    torch_model.save_pretrained(tmp_path)
     edit_config(tmp_path, vocab_size=..., n_words=101, pad_token_id=..., pad_index=1)
-    ours = MLXAutoModel.from_pretrained(tmp_path)
-    assert (ours.config.vocab_size, ours.config.pad_token_id) == (101, 1)
+    mlx_model = MLXAutoModel.from_pretrained(tmp_path)
+    assert (mlx_model.config.vocab_size, mlx_model.config.pad_token_id) == (101, 1)
     inputs = ragged_inputs(ROWS[0])
-    assert worst(*(answer(model, inputs, "last_hidden_state") for model in (ours, theirs)), inputs) < ABSOLUTE
+    assert (
+        max_difference(
+            *(output_array(model, inputs, "last_hidden_state") for model in (mlx_model, torch_model)), inputs
+        )
+        < ABSOLUTE
+    )
 
 
 def test_the_head_that_searches_by_beams_is_no_span_classifier(tmp_path: Path) -> None:

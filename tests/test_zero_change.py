@@ -18,8 +18,8 @@ import pytest
 import torch
 import transformers
 from checkpoints import FAMILIES, make_checkpoint, make_wordpiece
-from programs import outcome, start
 from sentence_transformers import CrossEncoder, MultiVectorEncoder, SentenceTransformer, SparseEncoder
+from subprocesses import start_python, wait_for
 from torch import nn
 from transformers import AutoModel, AutoModelForSequenceClassification, BertModel
 from transformers.models.auto import modeling_auto
@@ -61,12 +61,12 @@ def checkpoint(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
 def in_mode(*arguments: Any, **environment: str) -> tuple[int, str, str]:
     """Run `python -m mlx_hf_bridge arguments...` -> return code, standard output, standard error."""
     program = "import runpy, sys; sys.argv.pop(0); runpy._run_module_as_main('mlx_hf_bridge', False)"
-    return outcome(start(program, "mlx_hf_bridge", *arguments, **environment))
+    return wait_for(start_python(program, "mlx_hf_bridge", *arguments, **environment))
 
 
-def assert_printed_alike(got: str, wanted: str) -> None:
-    assert NUMBER.sub("#", got) == NUMBER.sub("#", wanted)
-    numbers = [[float(number) for number in NUMBER.findall(text)] for text in (got, wanted)]
+def assert_printed_alike(actual: str, wanted: str) -> None:
+    assert NUMBER.sub("#", actual) == NUMBER.sub("#", wanted)
+    numbers = [[float(number) for number in NUMBER.findall(text)] for text in (actual, wanted)]
     assert numbers[1], "nothing was compared"
     np.testing.assert_allclose(*numbers, rtol=0, atol=PRINTED)
 
@@ -156,10 +156,10 @@ def test_every_class_of_sentence_transformers_answers_the_same(checkpoint: Path,
     finally:
         mlx_hf_bridge.uninstall()
     assert all(isinstance(model, Facade) for model in bridged[0])
-    for got, wanted in zip(bridged[1:], plain[1:], strict=True):
-        assert type(got) is type(wanted)
-        tolerance = 5e-3 if got.dtype in (np.float16, torch.float16) else 1e-4
-        np.testing.assert_allclose(np.asarray(got), np.asarray(wanted), rtol=0, atol=tolerance)
+    for actual, wanted in zip(bridged[1:], plain[1:], strict=True):
+        assert type(actual) is type(wanted)
+        tolerance = 5e-3 if actual.dtype in (np.float16, torch.float16) else 1e-4
+        np.testing.assert_allclose(np.asarray(actual), np.asarray(wanted), rtol=0, atol=tolerance)
 
 
 @pytest.mark.parametrize("checkpoint", [("ForSequenceClassification", 1)], indirect=True)
@@ -188,17 +188,17 @@ def test_arguments_that_mlx_does_not_serve_go_to_torch(
 ) -> None:
     options, reason = UNSERVED[name]
     with caplog.at_level(logging.WARNING, "mlx_hf_bridge"):
-        got = AutoModel.from_pretrained(checkpoint, **options)
+        actual = AutoModel.from_pretrained(checkpoint, **options)
     [record] = zero_change.report().records
     assert record.reason == reason
     assert f"BertModel of '{checkpoint}' goes to torch: {reason}" in caplog.text
     mlx_hf_bridge.uninstall()
     wanted = AutoModel.from_pretrained(checkpoint, **options)
     if name == "info":
-        (got, found), (wanted, expected) = got, wanted
+        (actual, found), (wanted, expected) = actual, wanted
         assert found == expected
-    assert type(got) is BertModel
-    torch.testing.assert_close(got(IDS)[0], wanted(IDS)[0], rtol=0, atol=0)
+    assert type(actual) is BertModel
+    torch.testing.assert_close(actual(IDS)[0], wanted(IDS)[0], rtol=0, atol=0)
     assert record.torch_calls == 1
 
 
@@ -218,17 +218,17 @@ def test_arguments_that_change_no_answer_stay_on_mlx(mode: None, checkpoint: Pat
         if "device_map" in options:
             continue  # transformers itself asks for accelerate
         mlx_hf_bridge.uninstall()
-        theirs = plain(checkpoint, **options)
+        torch_model = plain(checkpoint, **options)
         mlx_hf_bridge.install()
         with torch.no_grad():
-            got, wanted = model(IDS), theirs(IDS)
-        assert len(got) == len(wanted)
-        assert got[0].dtype == wanted[0].dtype == model.dtype == model.config.dtype
+            actual, wanted = model(IDS), torch_model(IDS)
+        assert len(actual) == len(wanted)
+        assert actual[0].dtype == wanted[0].dtype == model.dtype == model.config.dtype
         torch.testing.assert_close(
-            got[0], wanted[0], rtol=1e-2, atol=2e-2 if got[0].dtype == torch.float16 else FLOAT32
+            actual[0], wanted[0], rtol=1e-2, atol=2e-2 if actual[0].dtype == torch.float16 else FLOAT32
         )
-        assert model.config._attn_implementation == theirs.config._attn_implementation
-        assert model.config.to_dict() == theirs.config.to_dict()
+        assert model.config._attn_implementation == torch_model.config._attn_implementation
+        assert model.config.to_dict() == torch_model.config.to_dict()
 
 
 def test_models_that_mlx_does_not_have_go_to_torch(mode: None, tmp_path: Path) -> None:
@@ -250,19 +250,19 @@ def test_models_that_mlx_does_not_have_go_to_torch(mode: None, tmp_path: Path) -
 
 def test_a_checkpoint_of_another_family_is_computed_by_the_class(mode: None, tmp_path: Path) -> None:
     make_checkpoint(tmp_path, next(row for row in FAMILIES if row.model_type == "roberta"))
-    got = BertModel.from_pretrained(tmp_path)
+    actual = BertModel.from_pretrained(tmp_path)
     assert zero_change.report().records[0].reason == "its checkpoint is of RobertaModel"
     mlx_hf_bridge.uninstall()
-    torch.testing.assert_close(got(IDS)[0], BertModel.from_pretrained(tmp_path)(IDS)[0], rtol=0, atol=0)
+    torch.testing.assert_close(actual(IDS)[0], BertModel.from_pretrained(tmp_path)(IDS)[0], rtol=0, atol=0)
 
 
 def test_a_head_that_the_checkpoint_lacks_is_drawn_by_torch(mode: None, checkpoint: Path) -> None:
     torch.manual_seed(5)
-    got = AutoModelForSequenceClassification.from_pretrained(checkpoint)
+    actual = AutoModelForSequenceClassification.from_pretrained(checkpoint)
     mlx_hf_bridge.uninstall()
     torch.manual_seed(5)
     wanted = AutoModelForSequenceClassification.from_pretrained(checkpoint)
-    torch.testing.assert_close(got(IDS).logits, wanted(IDS).logits, rtol=0, atol=0)
+    torch.testing.assert_close(actual(IDS).logits, wanted(IDS).logits, rtol=0, atol=0)
     assert "lacks" in str(zero_change.report().records[0].reason)
 
 
@@ -325,10 +325,10 @@ def test_trainer_trains_the_encoder_inside_a_module(mode: None, checkpoint: Path
         transformers.Trainer(model=model, args=arguments, train_dataset=rows).train()
         return weights(model)
 
-    got = trained()
+    actual = trained()
     assert zero_change.report().records[0].reason == "transformers.Trainer trains it"
     mlx_hf_bridge.uninstall()
-    torch.testing.assert_close(got, trained(), rtol=0, atol=0)
+    torch.testing.assert_close(actual, trained(), rtol=0, atol=0)
 
 
 def test_calls_by_sentence_transformers_are_counted_on_both_sides(mode: None, checkpoint: Path) -> None:
@@ -377,12 +377,12 @@ def test_an_optimizer_of_a_container_trains_the_torch_model(mode: None, checkpoi
         optimizer.step()
         return weights(container)
 
-    got = step()
+    actual = step()
     assert zero_change.report().records[0].reason == "an optimizer was given its parameters"
     mlx_hf_bridge.uninstall()
     wanted = step()
-    assert len(got) == len(wanted)
-    torch.testing.assert_close(got, wanted, rtol=0, atol=0)
+    assert len(actual) == len(wanted)
+    torch.testing.assert_close(actual, wanted, rtol=0, atol=0)
 
 
 def test_groups_made_of_a_container_s_parameters_are_an_error(mode: None, checkpoint: Path) -> None:
@@ -461,7 +461,7 @@ print(type(model).__mro__[1].__name__)
 
 
 def test_nothing_is_done_before_a_model_is_wanted(checkpoint: Path) -> None:
-    code, printed, complaint = outcome(start(WATCHED, checkpoint))
+    code, printed, complaint = wait_for(start_python(WATCHED, checkpoint))
     assert code == 0, complaint
     assert printed == "Facade"
 
@@ -532,7 +532,7 @@ def test_importing_transformers_costs_at_most_a_tenth_more() -> None:
     """Measured again where it is more, since other programs' work only adds to a process's own."""
 
     def ratio() -> float:
-        code, printed, complaint = outcome(start("from benchmarks.startup import main; main()", "--runs", 4))
+        code, printed, complaint = wait_for(start_python("from benchmarks.startup import main; main()", "--runs", 4))
         assert code == 0, complaint
         return float(printed.split()[-4])
 

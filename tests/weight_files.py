@@ -37,7 +37,7 @@ def edit_config(folder: Path, **values: Any) -> None:
     path.write_text(json.dumps({key: value for key, value in config.items() if value is not ...}))
 
 
-def answer(model: Any, inputs: dict[str, np.ndarray], name: str) -> np.ndarray:
+def output_array(model: Any, inputs: dict[str, np.ndarray], name: str) -> np.ndarray:
     """One output field of a model of either library, as float32 numpy."""
     if isinstance(model, torch.nn.Module):
         with torch.no_grad():
@@ -46,7 +46,7 @@ def answer(model: Any, inputs: dict[str, np.ndarray], name: str) -> np.ndarray:
     return np.asarray(model(**inputs)[name], np.float32)
 
 
-def worst(one: np.ndarray, other: np.ndarray, inputs: dict[str, np.ndarray]) -> float:
+def max_difference(one: np.ndarray, other: np.ndarray, inputs: dict[str, np.ndarray]) -> float:
     """The largest difference; of hidden states, where a token is."""
     kept = inputs["attention_mask"].astype(bool) if one.ndim == 3 else slice(None)
     return float(np.abs(one[kept] - other[kept]).max())

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from checkpoints import FAMILIES, Row, heads_of, make_model, ours_for, ragged_inputs
-from weight_files import answer, edit_config, rewrite, worst, write_tensors
+from checkpoints import FAMILIES, Row, heads_of, make_model, mlx_class, ragged_inputs
+from weight_files import edit_config, max_difference, output_array, rewrite, write_tensors
 
 from mlx_hf_bridge import MLXAutoModel
 from mlx_hf_bridge.errors import ConfigError, WeightsError
@@ -64,8 +64,8 @@ def as_on_the_hub(model_type: str, tensors: Tensors) -> Tensors:
             renamed[name.replace(parts[0], joined)] = torch.cat(
                 [renamed.pop(name.replace(parts[0], part)) for part in parts]
             )
-    for theirs, hub in _RENAMED[model_type].items():
-        renamed = {name.replace(theirs, hub): tensor for name, tensor in renamed.items()}
+    for torch_model, hub in _RENAMED[model_type].items():
+        renamed = {name.replace(torch_model, hub): tensor for name, tensor in renamed.items()}
     return renamed
 
 
@@ -94,28 +94,33 @@ def field(head: str) -> str:
 @pytest.mark.parametrize(("model_type", "head", "form"), CASES)
 def test_both_forms_of_a_file_load(model_type: str, head: str, form: str, recipe: str | None, tmp_path: Path) -> None:
     row = BY_TYPE[model_type]
-    theirs = make_model(row, head, 2 if head == "ForQuestionAnswering" else 3)
-    theirs.config.save_pretrained(tmp_path)
-    write_tensors(tmp_path, FORMS[form](model_type, theirs.state_dict()))
-    ours = ours_for(head).from_pretrained(tmp_path, quantization_config=recipe)
+    torch_model = make_model(row, head, 2 if head == "ForQuestionAnswering" else 3)
+    torch_model.config.save_pretrained(tmp_path)
+    write_tensors(tmp_path, FORMS[form](model_type, torch_model.state_dict()))
+    mlx_model = mlx_class(head).from_pretrained(tmp_path, quantization_config=recipe)
     inputs = ragged_inputs(row)
     allowed = ABSOLUTE if recipe is None else 0.3
-    assert worst(*(answer(model, inputs, field(head)) for model in (ours, theirs)), inputs) < allowed
+    assert (
+        max_difference(*(output_array(model, inputs, field(head)) for model in (mlx_model, torch_model)), inputs)
+        < allowed
+    )
 
 
 def test_a_joined_tensor_beside_its_parts_is_refused(tmp_path: Path) -> None:
-    theirs = make_model(BY_TYPE["gte"])
-    theirs.config.save_pretrained(tmp_path)
-    both = {**theirs.state_dict(), **as_on_the_hub("gte", theirs.state_dict())}
+    torch_model = make_model(BY_TYPE["gte"])
+    torch_model.config.save_pretrained(tmp_path)
+    both = {**torch_model.state_dict(), **as_on_the_hub("gte", torch_model.state_dict())}
     write_tensors(tmp_path, both)
     with pytest.raises(WeightsError, match="two names of one tensor"):
         MLXAutoModel.from_pretrained(tmp_path)
 
 
-def hidden_differ(row: Row, theirs: Any, folder: Path) -> float:
+def hidden_differ(row: Row, torch_model: Any, folder: Path) -> float:
     inputs = ragged_inputs(row)
-    ours = MLXAutoModel.from_pretrained(folder)
-    return worst(*(answer(model, inputs, "last_hidden_state") for model in (ours, theirs)), inputs)
+    mlx_model = MLXAutoModel.from_pretrained(folder)
+    return max_difference(
+        *(output_array(model, inputs, "last_hidden_state") for model in (mlx_model, torch_model)), inputs
+    )
 
 
 def test_modernberts_old_keys_are_read(tmp_path: Path) -> None:
@@ -126,50 +131,50 @@ def test_modernberts_old_keys_are_read(tmp_path: Path) -> None:
         "full_attention": {"rope_type": "default", "rope_theta": 60.0},
         "sliding_attention": {"rope_type": "default", "rope_theta": 5.0},
     }
-    theirs = make_model(Row(row.model_type, row.classes, config))
-    theirs.save_pretrained(tmp_path)
+    torch_model = make_model(Row(row.model_type, row.classes, config))
+    torch_model.save_pretrained(tmp_path)
     old = {"global_attn_every_n_layers": 2, "global_rope_theta": 60.0, "local_rope_theta": 5.0}
     edit_config(tmp_path, layer_types=..., rope_parameters=..., **old)
-    assert hidden_differ(row, theirs, tmp_path) < ABSOLUTE
+    assert hidden_differ(row, torch_model, tmp_path) < ABSOLUTE
 
 
 def test_nomics_old_keys_are_read(tmp_path: Path) -> None:
     """The keys of GPT-2, as the authors' code is remembered to have them; not checked against a file of the Hub."""
     row = BY_TYPE["nomic_bert"]
     config = type(row.config).from_dict({**row.config.to_dict(), "hidden_act": "silu"})
-    theirs = make_model(Row(row.model_type, row.classes, config))
-    theirs.save_pretrained(tmp_path)
+    torch_model = make_model(Row(row.model_type, row.classes, config))
+    torch_model.save_pretrained(tmp_path)
     new = ["hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "max_position_embeddings"]
     new += ["layer_norm_eps", "hidden_act", "rope_parameters", "head_dim"]
     old = {"n_embd": 24, "n_layer": 3, "n_head": 4, "n_inner": 40, "n_positions": 44, "layer_norm_epsilon": 1e-5}
     old |= {"activation_function": "swiglu", "rotary_emb_base": 50.0, "rotary_emb_fraction": 1.0, "prenorm": False}
     edit_config(tmp_path, **dict.fromkeys(new, ...), **old)
-    assert hidden_differ(row, theirs, tmp_path) < ABSOLUTE
+    assert hidden_differ(row, torch_model, tmp_path) < ABSOLUTE
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_frequencies_of_old_esm_files_are_taken_from_the_first_layer(dtype: torch.dtype, tmp_path: Path) -> None:
     row = BY_TYPE["esm"]
-    theirs = make_model(row)
-    theirs.config.save_pretrained(tmp_path)
+    torch_model = make_model(row)
+    torch_model.config.save_pretrained(tmp_path)
     with torch.no_grad():
-        theirs.rotary_embeddings.inv_freq.copy_(theirs.rotary_embeddings.inv_freq.to(dtype))
-    tensors = dict(theirs.state_dict())
+        torch_model.rotary_embeddings.inv_freq.copy_(torch_model.rotary_embeddings.inv_freq.to(dtype))
+    tensors = dict(torch_model.state_dict())
     frequencies = tensors.pop("rotary_embeddings.inv_freq")
     for layer in range(3):
         tensors[f"esm.encoder.layer.{layer}.attention.self.rotary_embeddings.inv_freq"] = frequencies
     tensors["esm.embeddings.position_embeddings.weight"] = torch.ones(44, 24)
     write_tensors(tmp_path, {name if name.startswith("esm.") else f"esm.{name}": t for name, t in tensors.items()})
-    assert hidden_differ(row, theirs, tmp_path) < ABSOLUTE
+    assert hidden_differ(row, torch_model, tmp_path) < ABSOLUTE
 
 
 def test_esm_frequencies_stay_exact_beside_bfloat16_weights(tmp_path: Path) -> None:
     row = BY_TYPE["esm"]
-    theirs = make_model(row)
-    theirs.save_pretrained(tmp_path)
-    ours = MLXAutoModel.from_pretrained(tmp_path, dtype="bfloat16")
-    held = np.array(ours.loaded.model.encoder.rotary.inv_freq)
-    np.testing.assert_array_equal(held, theirs.rotary_embeddings.inv_freq.numpy())
+    torch_model = make_model(row)
+    torch_model.save_pretrained(tmp_path)
+    mlx_model = MLXAutoModel.from_pretrained(tmp_path, dtype="bfloat16")
+    held = np.array(mlx_model.loaded.model.encoder.rotary.inv_freq)
+    np.testing.assert_array_equal(held, torch_model.rotary_embeddings.inv_freq.numpy())
 
 
 @pytest.mark.parametrize("model_type", ["nomic_bert", "gte", "jina_embeddings_v3", "eurobert", "modernbert"])
@@ -184,8 +189,8 @@ def test_scaled_rotary_positions_are_refused(model_type: str, tmp_path: Path) ->
 
 def test_lora_weights_of_tasks_are_never_dropped_without_a_word(tmp_path: Path) -> None:
     """As torch's parametrizations write them (the authors' files of Jina Embeddings v3)."""
-    theirs = make_model(BY_TYPE["jina_embeddings_v3"])
-    theirs.save_pretrained(tmp_path)
+    torch_model = make_model(BY_TYPE["jina_embeddings_v3"])
+    torch_model.save_pretrained(tmp_path)
     name = "roberta.encoder.layers.0.mlp.fc1.parametrizations.weight"
     lora = {f"{name}.0.lora_A": torch.zeros(5, 4, 24), f"{name}.0.lora_B": torch.zeros(5, 40, 4)}
     rewrite(tmp_path, lambda tensors: {**tensors, **lora})
@@ -197,13 +202,16 @@ def test_lora_weights_of_tasks_are_never_dropped_without_a_word(tmp_path: Path) 
 @pytest.mark.parametrize("masked", [3, 17])
 def test_masked_tokens_of_esm_scale_the_others(attention: str, masked: int, tmp_path: Path) -> None:
     row = BY_TYPE["esm"]
-    theirs = make_model(row)
-    theirs.set_attn_implementation(attention)
-    theirs.save_pretrained(tmp_path)
-    ours, inputs = MLXAutoModel.from_pretrained(tmp_path), ragged_inputs(row)
+    torch_model = make_model(row)
+    torch_model.set_attn_implementation(attention)
+    torch_model.save_pretrained(tmp_path)
+    mlx_model, inputs = MLXAutoModel.from_pretrained(tmp_path), ragged_inputs(row)
     inputs["input_ids"][:, 1:masked] = row.config.mask_token_id
     kept = {name: array[:1] for name, array in inputs.items()} if masked == 17 else inputs
-    assert worst(*(answer(model, kept, "last_hidden_state") for model in (ours, theirs)), kept) < ABSOLUTE
+    assert (
+        max_difference(*(output_array(model, kept, "last_hidden_state") for model in (mlx_model, torch_model)), kept)
+        < ABSOLUTE
+    )
 
 
 PROTEINS = ["MKTV", "MKT<mask>VLA", "M K JJ TV", "mktv", "", "MJJK-.", "<cls>MK", "M<null_1>K", "Jx<mask>", "MK " * 9]
@@ -212,13 +220,13 @@ PROTEINS = ["MKTV", "MKT<mask>VLA", "M K JJ TV", "mktv", "", "MJJK-.", "<cls>MK"
 def test_esms_python_tokenizer_is_written_as_tokenizer_json_with_the_same_answers(tmp_path: Path) -> None:
     vocabulary = ["<cls>", "<pad>", "<eos>", "<unk>", *"LAGVSERTIDPKQNFYMHWCXBUZO.-", "<null_1>", "<mask>"]
     (tmp_path / "vocab.txt").write_text("\n".join(vocabulary))
-    theirs = transformers.EsmTokenizer.from_pretrained(str(tmp_path), model_max_length=30)
+    torch_model = transformers.EsmTokenizer.from_pretrained(str(tmp_path), model_max_length=30)
     make_model(BY_TYPE["esm"]).save_pretrained(tmp_path)
-    theirs.save_pretrained(str(tmp_path))
+    torch_model.save_pretrained(str(tmp_path))
     folder = MLXAutoModel.from_pretrained(tmp_path).folder
-    for ours in (Tokenizer.from_folder(folder, {}), transformers.AutoTokenizer.from_pretrained(folder)):
+    for mlx_model in (Tokenizer.from_folder(folder, {}), transformers.AutoTokenizer.from_pretrained(folder)):
         for text in PROTEINS:
-            got = ours.encode([text])[0].ids if isinstance(ours, Tokenizer) else ours(text).input_ids
-            assert list(got) == theirs(text).input_ids, text
+            actual = mlx_model.encode([text])[0].ids if isinstance(mlx_model, Tokenizer) else mlx_model(text).input_ids
+            assert list(actual) == torch_model(text).input_ids, text
     pair = transformers.AutoTokenizer.from_pretrained(folder)("MK", "TV")
-    assert dict(pair) == dict(theirs("MK", "TV"))
+    assert dict(pair) == dict(torch_model("MK", "TV"))

@@ -21,18 +21,22 @@ ALL = mx.concatenate([mx.linspace(-12, 12, 200_001), mx.array([0.0, -0.0, 1e-30,
 
 @pytest.mark.parametrize("dtype", ROUNDING)
 @pytest.mark.parametrize(
-    ("ours", "theirs"),
+    ("mlx_function", "torch_function"),
     [(gelu_by_powers, torch.nn.functional.gelu), (sigmoid, torch.sigmoid), (tanh, torch.tanh)],
     ids=["gelu", "sigmoid", "tanh"],
 )
 def test_an_activation_by_powers_is_torchs(
-    ours: Callable[[mx.array], mx.array], theirs: Callable[[torch.Tensor], torch.Tensor], dtype: mx.Dtype
+    mlx_function: Callable[[mx.array], mx.array],
+    torch_function: Callable[[torch.Tensor], torch.Tensor],
+    dtype: mx.Dtype,
 ) -> None:
     x = ALL.astype(dtype)
-    got = ours(x)
-    assert got.dtype == dtype
-    wanted = theirs(torch.tensor(np.array(x.astype(mx.float32)), dtype=torch.float64)).numpy()
-    np.testing.assert_allclose(np.array(got.astype(mx.float32)), wanted, rtol=ROUNDING[dtype], atol=ROUNDING[dtype])
+    actual = mlx_function(x)
+    assert actual.dtype == dtype
+    expected = torch_function(torch.tensor(np.array(x.astype(mx.float32)), dtype=torch.float64)).numpy()
+    np.testing.assert_allclose(
+        np.array(actual.astype(mx.float32)), expected, rtol=ROUNDING[dtype], atol=ROUNDING[dtype]
+    )
 
 
 def test_powers_of_two_are_numpys_between_their_bounds_and_stay_there_outside() -> None:
@@ -70,10 +74,10 @@ def masks(length: int) -> dict[str, mx.array | None]:
 def test_attention_by_powers_is_mlxs(kind: str, length: int, shared: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whole, and in blocks of 7 queries."""
     parts, mask = random_parts(length, shared), masks(length)[kind]
-    wanted = np.array(mx.fast.scaled_dot_product_attention(*parts, scale=0.3, mask=mask))
+    expected = np.array(mx.fast.scaled_dot_product_attention(*parts, scale=0.3, mask=mask))
     for most in (2**23, 7 * 2 * 4 * length):
         monkeypatch.setattr(attention, "_MOST_SCORES", most)
-        np.testing.assert_allclose(np.array(attend_by_powers(*parts, 0.3, mask, None)), wanted, rtol=0, atol=CLOSE)
+        np.testing.assert_allclose(np.array(attend_by_powers(*parts, 0.3, mask, None)), expected, rtol=0, atol=CLOSE)
 
 
 @pytest.mark.parametrize("kind", masks(1))
@@ -83,11 +87,11 @@ def test_attention_by_powers_adds_a_bias_and_floats_in_place_of_a_mask(
     parts, mask = random_parts(19), masks(19)[kind]
     bias = mx.random.normal((1, 4, 19, 19)) * 3
     added = bias if mask is None else mx.where(mask, bias, -mx.inf)
-    wanted = np.array(mx.fast.scaled_dot_product_attention(*parts, scale=0.3, mask=added))
+    expected = np.array(mx.fast.scaled_dot_product_attention(*parts, scale=0.3, mask=added))
     for most in (2**23, 5 * 2 * 4 * 19):
         monkeypatch.setattr(attention, "_MOST_SCORES", most)
         for given in ((mask, bias), (added, None)):
-            np.testing.assert_allclose(np.array(attend_by_powers(*parts, 0.3, *given)), wanted, rtol=0, atol=CLOSE)
+            np.testing.assert_allclose(np.array(attend_by_powers(*parts, 0.3, *given)), expected, rtol=0, atol=CLOSE)
 
 
 def test_a_far_larger_score_of_a_hidden_key_does_not_weaken_the_visible_ones() -> None:

@@ -8,7 +8,9 @@ from typing import Any
 TIMEOUT = 120
 
 
-def start(program: str, *arguments: Any, options: tuple[str, ...] = (), **environment: str) -> "subprocess.Popen[str]":
+def start_python(
+    program: str, *arguments: Any, options: tuple[str, ...] = (), **environment: str
+) -> "subprocess.Popen[str]":
     """Start `python -c program arguments...` with further environment variables."""
     command = [sys.executable, *options, "-c", program, *map(str, arguments)]
     return subprocess.Popen(
@@ -16,18 +18,18 @@ def start(program: str, *arguments: Any, options: tuple[str, ...] = (), **enviro
     )
 
 
-def outcome(process: "subprocess.Popen[str]") -> tuple[int, str, str]:
+def wait_for(process: "subprocess.Popen[str]") -> tuple[int, str, str]:
     """Wait for a program -> return code, standard output, standard error."""
     try:
-        output, complaint = process.communicate(timeout=TIMEOUT)
+        output, errors = process.communicate(timeout=TIMEOUT)
     except subprocess.TimeoutExpired:
         process.kill()
         raise
-    return process.returncode, output.strip(), complaint.strip()
+    return process.returncode, output.strip(), errors.strip()
 
 
-def finished(program: str, *arguments: Any, **options: Any) -> str:
+def run_python(program: str, *arguments: Any, **options: Any) -> str:
     """Run a program that must end well -> its standard output."""
-    code, output, complaint = outcome(start(program, *arguments, **options))
-    assert code == 0, complaint
+    code, output, errors = wait_for(start_python(program, *arguments, **options))
+    assert code == 0, errors
     return output

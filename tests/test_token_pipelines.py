@@ -15,8 +15,17 @@ import torch
 import transformers
 from checkpoints import FAMILIES, Row, heads_of, make_checkpoint, make_model, make_wordpiece, ragged_inputs, row_name
 from pipeline_calls import FEATURES, FILL, LABELS, LONG, NER, TEXT, TEXTS, ZERO_SHOT
-from programs import finished
-from trios import HEADS, ROWS, Trio, assert_same, hosted_of, make_for, theirs_of, trios
+from subprocesses import run_python
+from three_pipelines import (
+    HEADS,
+    ROWS,
+    ThreePipelines,
+    assert_same,
+    build_three_pipelines,
+    make_for,
+    torch_pipeline,
+    transformers_pipeline_on_mlx,
+)
 
 from mlx_hf_bridge import MLXAutoModelForMaskedLM, errors, pipeline
 from mlx_hf_bridge.inference.batching import checked_batch
@@ -30,8 +39,8 @@ AT_SLOTS = 2e-5
 
 
 @pytest.fixture(scope="module")
-def trio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trio]:
-    yield from trios("bert", tuple(HEADS), tmp_path_factory)
+def three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ThreePipelines]:
+    yield from build_three_pipelines("bert", tuple(HEADS), tmp_path_factory)
 
 
 @pytest.fixture
@@ -49,32 +58,32 @@ def forwards(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     return shapes
 
 
-def test_labels_words_and_vectors_depend_on_the_text(trio: Trio) -> None:
+def test_labels_words_and_vectors_depend_on_the_text(three: ThreePipelines) -> None:
     """The comparisons with transformers would pass on a model that answers the same to everything."""
-    labels = {one["entity"] for text in trio.ours[NER](TEXTS, ignore_labels=[]) for one in text}
+    labels = {one["entity"] for text in three.mlx[NER](TEXTS, ignore_labels=[]) for one in text}
     assert len(labels) > 3 and "O" in labels
-    groups = trio.ours[NER](TEXTS, aggregation_strategy="simple")
+    groups = three.mlx[NER](TEXTS, aggregation_strategy="simple")
     assert len({one["entity_group"] for text in groups for one in text}) > 1
     assert max(one["end"] - one["start"] for text in groups for one in text) > 4
-    best = [one[0] for one in trio.ours[FILL](["the [MASK] sat.", "[MASK] news", "i [MASK] this film"])]
+    best = [one[0] for one in three.mlx[FILL](["the [MASK] sat.", "[MASK] news", "i [MASK] this film"])]
     assert len({one["token"] for one in best}) > 1
     assert max(one["score"] for one in best) > 0.1
 
 
-def test_all_texts_of_a_list_share_batches(trio: Trio, forwards: list[tuple[int, ...]]) -> None:
-    trio.ours[NER](TEXTS)
-    trio.ours[FEATURES](TEXTS)
+def test_all_texts_of_a_list_share_batches(three: ThreePipelines, forwards: list[tuple[int, ...]]) -> None:
+    three.mlx[NER](TEXTS)
+    three.mlx[FEATURES](TEXTS)
     assert [rows for rows, _ in forwards] == [len(TEXTS)] * 2
 
 
-def test_windows_of_long_texts_share_batches(trio: Trio, forwards: list[tuple[int, ...]]) -> None:
-    trio.ours[NER]([LONG, LONG + "cat"], stride=5, aggregation_strategy="simple")
+def test_windows_of_long_texts_share_batches(three: ThreePipelines, forwards: list[tuple[int, ...]]) -> None:
+    three.mlx[NER]([LONG, LONG + "cat"], stride=5, aggregation_strategy="simple")
     windows = sum(rows for rows, _ in forwards)
     assert windows > 4 and len(forwards) < windows
 
 
-def test_equal_texts_are_computed_once(trio: Trio, forwards: list[tuple[int, ...]]) -> None:
-    trio.ours[FEATURES]([TEXTS[0]] * 5)
+def test_equal_texts_are_computed_once(three: ThreePipelines, forwards: list[tuple[int, ...]]) -> None:
+    three.mlx[FEATURES]([TEXTS[0]] * 5)
     assert [rows for rows, _ in forwards] == [1]
 
 
@@ -86,9 +95,9 @@ def test_words_are_scored_at_masked_slots_alone_in_every_family(row: Row, tmp_pa
     batch = checked_batch(loaded.config, inputs["input_ids"], inputs["attention_mask"], inputs.get("token_type_ids"))
     slots = np.array([[3, 11], [8, 0], [2, 3]])
     whole = np.array(loaded.model(batch).logits.astype(mx.float32))
-    wanted = np.take_along_axis(whole, slots[:, :, None], axis=1)
+    expected = np.take_along_axis(whole, slots[:, :, None], axis=1)
     found = np.array(loaded.model.at_slots(batch, mx.array(slots)).astype(mx.float32))
-    np.testing.assert_allclose(found, wanted, rtol=0, atol=AT_SLOTS * max(1.0, np.abs(wanted).max()))
+    np.testing.assert_allclose(found, expected, rtol=0, atol=AT_SLOTS * max(1.0, np.abs(expected).max()))
 
 
 class Whole:
@@ -101,40 +110,42 @@ class Whole:
         return self.model(batch)
 
 
-def test_words_of_a_model_that_answers_for_all_slots_are_the_same(trio: Trio) -> None:
-    pipe = trio.ours[FILL]
+def test_words_of_a_model_that_answers_for_all_slots_are_the_same(three: ThreePipelines) -> None:
+    pipe = three.mlx[FILL]
     loaded = pipe.model.loaded
     whole = type(pipe)(model_of(dataclasses.replace(loaded, model=Whole(loaded.model))), pipe.tokenizer)
     for text in ("the [MASK] sat", ["a [MASK] is [MASK]", "[MASK] news"]):
         assert_same(whole(text), pipe(text))
 
 
-def test_a_text_s_vectors_do_not_depend_on_its_batch(trio: Trio) -> None:
+def test_a_text_s_vectors_do_not_depend_on_its_batch(three: ThreePipelines) -> None:
     """transformers pads a batch's vectors to its longest text."""
-    together = trio.ours[FEATURES]([*TEXTS, "cat"], batch_size=8)
-    assert_same(together, [trio.theirs[FEATURES](text) for text in [*TEXTS, "cat"]])
+    together = three.mlx[FEATURES]([*TEXTS, "cat"], batch_size=8)
+    assert_same(together, [three.torch[FEATURES](text) for text in [*TEXTS, "cat"]])
 
 
-def test_vectors_at_padding_are_given_where_they_are_asked_for(trio: Trio) -> None:
+def test_vectors_at_padding_are_given_where_they_are_asked_for(three: ThreePipelines) -> None:
     options: dict[str, Any] = {"tokenize_kwargs": {"padding": "max_length", "max_length": 12}, "return_tensors": True}
-    mine, his = (pipes[FEATURES]("the cat", **options) for pipes in (trio.ours, trio.theirs))
-    assert mine.shape == tuple(his.shape) == (1, 12, 24)
-    np.testing.assert_allclose(mine[:, :4], his[:, :4], rtol=0, atol=1e-4)
+    mlx_value, torch_value = (pipes[FEATURES]("the cat", **options) for pipes in (three.mlx, three.torch))
+    assert mlx_value.shape == tuple(torch_value.shape) == (1, 12, 24)
+    np.testing.assert_allclose(mlx_value[:, :4], torch_value[:, :4], rtol=0, atol=1e-4)
 
 
-def test_padding_on_the_left_moves_places_as_in_transformers(trio: Trio) -> None:
-    tokenizer = transformers.AutoTokenizer.from_pretrained(trio.folders[TEXT], padding_side="left")
+def test_padding_on_the_left_moves_places_as_in_transformers(three: ThreePipelines) -> None:
+    tokenizer = transformers.AutoTokenizer.from_pretrained(three.folders[TEXT], padding_side="left")
     options: dict[str, Any] = {"padding": "max_length", "max_length": 20, "truncation": True, "top_k": None}
-    ours, theirs = (
-        pipeline(TEXT, trio.folders[TEXT], tokenizer),
-        theirs_of(TEXT, trio.folders[TEXT], tokenizer=tokenizer),
+    mlx_model, torch_model = (
+        pipeline(TEXT, three.folders[TEXT], tokenizer),
+        torch_pipeline(TEXT, three.folders[TEXT], tokenizer=tokenizer),
     )
-    assert_same(ours(TEXTS, **options), theirs(TEXTS, **options))
-    assert ours(TEXTS, **options) != trio.ours[TEXT](TEXTS, **options)
+    assert_same(mlx_model(TEXTS, **options), torch_model(TEXTS, **options))
+    assert mlx_model(TEXTS, **options) != three.mlx[TEXT](TEXTS, **options)
 
 
-def test_texts_cut_unasked_are_reported_once_with_their_count(trio: Trio, caplog: pytest.LogCaptureFixture) -> None:
-    pipe = pipeline(NER, trio.ours[NER].model)
+def test_texts_cut_unasked_are_reported_once_with_their_count(
+    three: ThreePipelines, caplog: pytest.LogCaptureFixture
+) -> None:
+    pipe = pipeline(NER, three.mlx[NER].model)
     with caplog.at_level(logging.WARNING, "mlx_hf_bridge"):
         pipe([*TEXTS, LONG])
         pipe(LONG, stride=4, aggregation_strategy="simple")
@@ -145,24 +156,24 @@ def test_texts_cut_unasked_are_reported_once_with_their_count(trio: Trio, caplog
 
 
 @pytest.mark.parametrize("task", [FILL, FEATURES])
-def test_an_overlong_text_is_refused(trio: Trio, task: str) -> None:
-    text = f"{trio.ours[FILL].tokenizer.mask_token} {LONG}"
+def test_an_overlong_text_is_refused(three: ThreePipelines, task: str) -> None:
+    text = f"{three.mlx[FILL].tokenizer.mask_token} {LONG}"
     with pytest.raises((RuntimeError, IndexError)):
-        trio.theirs[task](text)
+        three.torch[task](text)
     with pytest.raises(errors.TokenRangeError, match=r"the model takes at most 44\. Pass .*truncation"):
-        trio.ours[task](text)
+        three.mlx[task](text)
 
 
-def test_a_tokenizer_without_limit_is_cut_at_the_model_s(trio: Trio) -> None:
-    tokenizer = transformers.AutoTokenizer.from_pretrained(trio.folders[NER])
+def test_a_tokenizer_without_limit_is_cut_at_the_model_s(three: ThreePipelines) -> None:
+    tokenizer = transformers.AutoTokenizer.from_pretrained(three.folders[NER])
     tokenizer.model_max_length = int(1e30)
-    pipe = pipeline(NER, trio.folders[NER], tokenizer)
+    pipe = pipeline(NER, three.folders[NER], tokenizer)
     for options in ({}, {"stride": 5, "aggregation_strategy": "simple"}):
-        assert_same(pipe(LONG, **options), trio.ours[NER](LONG, **options))
+        assert_same(pipe(LONG, **options), three.mlx[NER](LONG, **options))
     assert tokenizer.model_max_length == int(1e30)
 
 
-def test_a_stream_is_read_in_chunks_and_answered_lazily(trio: Trio) -> None:
+def test_a_stream_is_read_in_chunks_and_answered_lazily(three: ThreePipelines) -> None:
     read: list[int] = []
 
     def texts() -> Iterator[str]:
@@ -170,15 +181,15 @@ def test_a_stream_is_read_in_chunks_and_answered_lazily(trio: Trio) -> None:
             read.append(number)
             yield TEXTS[number % len(TEXTS)]
 
-    stream = trio.ours[NER](texts(), aggregation_strategy="simple")
+    stream = three.mlx[NER](texts(), aggregation_strategy="simple")
     assert len(read) == 1
     first = next(stream)
     assert len(read) == STREAM_ROWS
-    assert_same(first, trio.ours[NER](TEXTS[0], aggregation_strategy="simple"))
+    assert_same(first, three.mlx[NER](TEXTS[0], aggregation_strategy="simple"))
 
 
 @pytest.mark.parametrize("task", [NER, FEATURES, TEXT])
-def test_columns_and_data_sets_stream(trio: Trio, task: str) -> None:
+def test_columns_and_data_sets_stream(three: ThreePipelines, task: str) -> None:
     class Rows(torch.utils.data.Dataset[str]):
         def __len__(self) -> int:
             return len(TEXTS)
@@ -186,15 +197,18 @@ def test_columns_and_data_sets_stream(trio: Trio, task: str) -> None:
         def __getitem__(self, index: int) -> str:
             return TEXTS[index]
 
-    wanted = trio.ours[task](TEXTS)
-    assert_same(list(trio.theirs[task](Rows())), wanted)
+    expected = three.mlx[task](TEXTS)
+    assert_same(list(three.torch[task](Rows())), expected)
     for inputs in (Rows(), iter(TEXTS), np.array(TEXTS)):
-        assert_same(list(trio.ours[task](inputs)), wanted)
+        assert_same(list(three.mlx[task](inputs)), expected)
 
 
-def test_threads_get_the_answers_of_the_main_thread(trio: Trio) -> None:
-    calls = [lambda: trio.ours[NER]([*TEXTS, LONG]), lambda: trio.ours[NER](LONG, stride=5, aggregation_strategy="max")]
-    wanted, found = [call() for call in calls], {}
+def test_threads_get_the_answers_of_the_main_thread(three: ThreePipelines) -> None:
+    calls = [
+        lambda: three.mlx[NER]([*TEXTS, LONG]),
+        lambda: three.mlx[NER](LONG, stride=5, aggregation_strategy="max"),
+    ]
+    expected, found = [call() for call in calls], {}
 
     def work(number: int) -> None:
         for _ in range(3):
@@ -206,7 +220,7 @@ def test_threads_get_the_answers_of_the_main_thread(trio: Trio) -> None:
     for thread in threads:
         thread.join()
     for number in range(4):
-        assert_same(found[number], wanted[number % 2])
+        assert_same(found[number], expected[number % 2])
 
 
 @pytest.mark.parametrize(
@@ -219,25 +233,28 @@ def test_threads_get_the_answers_of_the_main_thread(trio: Trio) -> None:
     ],
 )
 def test_defaults_of_the_pipeline_hold_until_a_call_says_otherwise(
-    trio: Trio, task: str, defaults: dict[str, Any]
+    three: ThreePipelines, task: str, defaults: dict[str, Any]
 ) -> None:
-    ours, theirs = pipeline(task, trio.folders[task], **defaults), theirs_of(task, trio.folders[task], **defaults)
+    mlx_model, torch_model = (
+        pipeline(task, three.folders[task], **defaults),
+        torch_pipeline(task, three.folders[task], **defaults),
+    )
     for text in ("the [MASK] sat on the mat", ["[MASK] news", "a [MASK]"]):
-        assert_same(ours(text), theirs(text))
+        assert_same(mlx_model(text), torch_model(text))
     assert_same(
-        ours("a [MASK]", **dict.fromkeys(["top_k"] if task == FILL else [], 1)),
-        theirs("a [MASK]", **dict.fromkeys(["top_k"] if task == FILL else [], 1)),
+        mlx_model("a [MASK]", **dict.fromkeys(["top_k"] if task == FILL else [], 1)),
+        torch_model("a [MASK]", **dict.fromkeys(["top_k"] if task == FILL else [], 1)),
     )
 
 
 @pytest.mark.parametrize("task", HEADS)
-def test_isinstance_says_that_it_is_a_pipeline_of_transformers(trio: Trio, task: str) -> None:
-    mine, others = trio.ours[task], [other for other in HEADS if other != task]
-    assert isinstance(mine, transformers.Pipeline)
-    assert isinstance(mine, type(trio.theirs[task]))
-    assert not any(isinstance(mine, type(trio.theirs[other])) for other in others)
-    assert isinstance(mine.tokenizer, transformers.BertTokenizer)
-    assert "pipeline" in str(type(mine))
+def test_isinstance_says_that_it_is_a_pipeline_of_transformers(three: ThreePipelines, task: str) -> None:
+    mlx_value, others = three.mlx[task], [other for other in HEADS if other != task]
+    assert isinstance(mlx_value, transformers.Pipeline)
+    assert isinstance(mlx_value, type(three.torch[task]))
+    assert not any(isinstance(mlx_value, type(three.torch[other])) for other in others)
+    assert isinstance(mlx_value.tokenizer, transformers.BertTokenizer)
+    assert "pipeline" in str(type(mlx_value))
 
 
 KINSHIP = """
@@ -251,28 +268,33 @@ print(isinstance(pipe, transformers.TokenClassificationPipeline), isinstance(pip
 """
 
 
-def test_isinstance_holds_where_transformers_comes_later(trio: Trio) -> None:
-    assert finished(KINSHIP, trio.folders[NER]) == "True True\nTrue False"
+def test_isinstance_holds_where_transformers_comes_later(three: ThreePipelines) -> None:
+    assert run_python(KINSHIP, three.folders[NER]) == "True True\nTrue False"
 
 
 @pytest.mark.parametrize("task", HEADS)
-def test_a_saved_pipeline_is_one_again_here_and_in_transformers(trio: Trio, task: str, tmp_path: Path) -> None:
+def test_a_saved_pipeline_is_one_again_here_and_in_transformers(
+    three: ThreePipelines, task: str, tmp_path: Path
+) -> None:
     options = {"candidate_labels": LABELS} if task == ZERO_SHOT else {}
     text = "the [MASK] sat on the mat"
-    wanted = trio.ours[task](text, **options)
-    trio.ours[task].save_pretrained(tmp_path)
-    assert_same(pipeline(task, tmp_path)(text, **options), wanted)
-    assert_same(theirs_of(task, tmp_path)(text, **options), wanted)
+    expected = three.mlx[task](text, **options)
+    three.mlx[task].save_pretrained(tmp_path)
+    assert_same(pipeline(task, tmp_path)(text, **options), expected)
+    assert_same(torch_pipeline(task, tmp_path)(text, **options), expected)
 
 
 @pytest.mark.parametrize("task", HEADS)
-def test_transformers_pipelines_say_and_save_what_they_hold(trio: Trio, task: str, tmp_path: Path) -> None:
-    hosted, theirs = trio.hosted[task], trio.theirs[task]
-    assert repr(hosted) == repr(theirs)
+def test_transformers_pipelines_say_and_save_what_they_hold(three: ThreePipelines, task: str, tmp_path: Path) -> None:
+    hosted, torch_model = three.transformers_on_mlx[task], three.torch[task]
+    assert repr(hosted) == repr(torch_model)
     options = {"candidate_labels": LABELS} if task == ZERO_SHOT else {}
     hosted.save_pretrained(tmp_path)
-    assert_same(theirs_of(task, tmp_path)("the [MASK] sat", **options), theirs("the [MASK] sat", **options))
-    assert_same(hosted_of(task, tmp_path)("the [MASK] sat", **options), theirs("the [MASK] sat", **options))
+    assert_same(torch_pipeline(task, tmp_path)("the [MASK] sat", **options), torch_model("the [MASK] sat", **options))
+    assert_same(
+        transformers_pipeline_on_mlx(task, tmp_path)("the [MASK] sat", **options),
+        torch_model("the [MASK] sat", **options),
+    )
 
 
 def test_a_transformers_pipeline_on_another_device_gets_its_answers_there() -> None:
@@ -280,8 +302,8 @@ def test_a_transformers_pipeline_on_another_device_gets_its_answers_there() -> N
     assert in_kind(mx.array([1.0]), torch.empty(1, device="meta")).device == torch.device("meta")
 
 
-def test_what_pipelines_are_asked_by_other_code(trio: Trio) -> None:
-    pipe = trio.ours[NER]
+def test_what_pipelines_are_asked_by_other_code(three: ThreePipelines) -> None:
+    pipe = three.mlx[NER]
     assert pipe.task == NER
     assert pipe.device == torch.device("cpu")
     assert str(pipe.dtype) == "mlx.core.float32"
@@ -291,16 +313,16 @@ def test_what_pipelines_are_asked_by_other_code(trio: Trio) -> None:
         "TokenClassificationPipeline('token-classification', BertForTokenClassification on MLX"
     )
     with pytest.raises(errors.InputError, match=r"got the arguments \('b',\) after the texts"):
-        trio.ours[FEATURES]("a", "b")
+        three.mlx[FEATURES]("a", "b")
 
 
 def test_quantised_and_half_models_answer_nearly_the_same(tmp_path: Path) -> None:
     folder = make_for(tmp_path, ROWS["bert"], "ForMaskedLM")
-    [wanted] = [{one["token"]: one["score"] for one in pipeline(FILL, folder)("the [MASK] sat", top_k=101)}]
+    [expected] = [{one["token"]: one["score"] for one in pipeline(FILL, folder)("the [MASK] sat", top_k=101)}]
     half = pipeline(FILL, folder, dtype="float16")
     assert str(half.dtype) == "mlx.core.float16"
     for one in half("the [MASK] sat"):
-        assert one["score"] == pytest.approx(wanted[one["token"]], abs=0.02)
+        assert one["score"] == pytest.approx(expected[one["token"]], abs=0.02)
 
 
 def test_names_of_repos_and_settings_for_loading_are_handed_on(tmp_path: Path) -> None:

@@ -65,8 +65,8 @@ def test_a_replaced_weight_is_the_one_that_counts() -> None:
         for _ in range(10):
             with single_batch.computed_alone():
                 product = layer(x)
-            wanted = x @ layer.weight.T + layer.bias
-            np.testing.assert_allclose(np.array(product), np.array(wanted), rtol=0, atol=ABSOLUTE)
+            expected = x @ layer.weight.T + layer.bias
+            np.testing.assert_allclose(np.array(product), np.array(expected), rtol=0, atol=ABSOLUTE)
 
 
 def test_what_is_not_served_alone_is_the_same_however_often_it_is_asked_for() -> None:
@@ -96,8 +96,8 @@ def test_gradients_of_weights_are_those_of_the_usual_way() -> None:
         for _ in range(10):
             layer(x)
         found = [mx.grad(loss)(weight) for _ in range(10)][-1]
-    wanted = 2 * (x @ weight.T + layer.bias).T @ x
-    np.testing.assert_allclose(np.array(found), np.array(wanted), rtol=1e-4, atol=1e-2)
+    expected = 2 * (x @ weight.T + layer.bias).T @ x
+    np.testing.assert_allclose(np.array(found), np.array(expected), rtol=1e-4, atol=1e-2)
 
 
 def test_layers_are_begun_within_the_block_alone(monkeypatch: pytest.MonkeyPatch) -> None:

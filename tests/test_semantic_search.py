@@ -11,7 +11,7 @@ import scipy.sparse
 import torch
 from sentence_transformers import util
 
-from mlx_hf_bridge import sentence_transformers as ours
+from mlx_hf_bridge import sentence_transformers as mlx_model
 from mlx_hf_bridge.errors import InputError
 from mlx_hf_bridge.sentence_transformers.scoring import nearest
 
@@ -31,7 +31,7 @@ def test_arguments_and_defaults_are_sentence_transformers(name: str) -> None:
         parameters = inspect.signature(function).parameters.values()
         return [(one.name, getattr(one.default, "__name__", one.default)) for one in parameters]
 
-    assert arguments(getattr(ours, name)) == arguments(getattr(util, name))
+    assert arguments(getattr(mlx_model, name)) == arguments(getattr(util, name))
 
 
 def check_search(found: Any, expected: Any) -> None:
@@ -52,7 +52,7 @@ def test_search_finds_what_sentence_transformers_finds(
     options: dict[str, int], score: str, vectors: np.ndarray
 ) -> None:
     queries = vectors[:20] + 0.1
-    found = ours.semantic_search(queries, vectors, score_function=getattr(nearest, score), **options)
+    found = mlx_model.semantic_search(queries, vectors, score_function=getattr(nearest, score), **options)
     check_search(found, util.semantic_search(queries, vectors, score_function=getattr(util, score), **options))
     assert type(found[0][0]["corpus_id"]) is int and type(found[0][0]["score"]) is float
 
@@ -63,7 +63,7 @@ def test_search_in_more_than_memory_is_given_is_the_same(vectors: np.ndarray, mo
     parts = []
     part = nearest.Rows.part
     monkeypatch.setattr(nearest.Rows, "part", lambda *given: parts.append(given[2] - given[1]) or part(*given))
-    check_search(ours.semantic_search(vectors[:20], vectors), expected)
+    check_search(mlx_model.semantic_search(vectors[:20], vectors), expected)
     assert max(parts) == 100 and parts.count(64) == 5
 
 
@@ -81,29 +81,29 @@ KINDS = {
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_search_takes_vectors_of_any_kind(kind: str, vectors: np.ndarray) -> None:
-    found = ours.semantic_search(KINDS[kind](vectors[:5]), KINDS[kind](vectors), corpus_chunk_size=100)
+    found = mlx_model.semantic_search(KINDS[kind](vectors[:5]), KINDS[kind](vectors), corpus_chunk_size=100)
     check_search(found, util.semantic_search(vectors[:5], vectors))
 
 
 def test_search_takes_a_memory_map_a_single_query_and_nothing(vectors: np.ndarray, tmp_path: Path) -> None:
     np.save(tmp_path / "corpus.npy", vectors)
     mapped = np.load(tmp_path / "corpus.npy", mmap_mode="r")
-    check_search(ours.semantic_search(vectors[3], mapped), util.semantic_search(vectors[3], vectors))
-    assert ours.semantic_search(vectors[:2], vectors[:0]) == [[], []]
-    assert ours.semantic_search(vectors[:0], vectors) == []
+    check_search(mlx_model.semantic_search(vectors[3], mapped), util.semantic_search(vectors[3], vectors))
+    assert mlx_model.semantic_search(vectors[:2], vectors[:0]) == [[], []]
+    assert mlx_model.semantic_search(vectors[:0], vectors) == []
 
 
 def test_ties_come_by_number() -> None:
-    [hits] = ours.semantic_search(np.ones((1, 4)), np.ones((300, 4)), top_k=300)
+    [hits] = mlx_model.semantic_search(np.ones((1, 4)), np.ones((300, 4)), top_k=300)
     assert [hit["corpus_id"] for hit in hits] == list(range(300))
 
 
 def test_functions_of_sentence_transformers_and_of_the_user_score(vectors: np.ndarray) -> None:
     expected = util.semantic_search(vectors[:3], vectors, score_function=util.dot_score)
-    check_search(ours.semantic_search(vectors[:3], vectors, score_function=util.dot_score), expected)
-    check_search(ours.semantic_search(vectors[:3], vectors, score_function=lambda a, b: a @ b.T), expected)
+    check_search(mlx_model.semantic_search(vectors[:3], vectors, score_function=util.dot_score), expected)
+    check_search(mlx_model.semantic_search(vectors[:3], vectors, score_function=lambda a, b: a @ b.T), expected)
     with pytest.raises(InputError, match="score_function=euclidean_sim of sentence-transformers works on torch"):
-        ours.semantic_search(vectors[:3], vectors, score_function=util.euclidean_sim)
+        mlx_model.semantic_search(vectors[:3], vectors, score_function=util.euclidean_sim)
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_functions_of_sentence_transformers_and_of_the_user_score(vectors: np.nd
 )
 def test_what_cannot_be_searched_is_a_clear_error(change: dict[str, Any], told: str, vectors: np.ndarray) -> None:
     with pytest.raises(InputError, match=told):
-        ours.semantic_search(**{"query_embeddings": vectors[:2], "corpus_embeddings": vectors, **change})
+        mlx_model.semantic_search(**{"query_embeddings": vectors[:2], "corpus_embeddings": vectors, **change})
 
 
 @pytest.mark.parametrize("count", [1, 5, 64])
@@ -140,7 +140,7 @@ def test_the_largest_by_blocks_are_the_largest(count: int, columns: int) -> None
     ],
 )
 def test_mining_finds_what_sentence_transformers_finds(options: dict[str, int], vectors: np.ndarray) -> None:
-    found = ours.paraphrase_mining_embeddings(vectors, **options)
+    found = mlx_model.paraphrase_mining_embeddings(vectors, **options)
     expected = util.paraphrase_mining_embeddings(torch.from_numpy(vectors), **options)
     # Scores that differ by less than the tolerance may change places.
     assert sorted(pair[1:] for pair in found) == sorted(pair[1:] for pair in expected)
@@ -158,7 +158,7 @@ def test_mining_encodes_the_texts_as_sentence_transformers_does(vectors: np.ndar
             calls.append(options)
             return vectors[: len(texts)]
 
-    pairs = ours.paraphrase_mining(Model(), ["a"] * 9, batch_size=5, prompt="p", truncate_dim=3)
+    pairs = mlx_model.paraphrase_mining(Model(), ["a"] * 9, batch_size=5, prompt="p", truncate_dim=3)
     assert len(pairs) == 36
     assert calls[0] == {
         "batch_size": 5, "prompt": "p", "prompt_name": None, "show_progress_bar": False, "truncate_dim": 3
@@ -166,7 +166,9 @@ def test_mining_encodes_the_texts_as_sentence_transformers_does(vectors: np.ndar
 
 
 def test_mining_of_nothing_and_of_one_finds_nothing(vectors: np.ndarray) -> None:
-    assert ours.paraphrase_mining_embeddings(vectors[:0]) == ours.paraphrase_mining_embeddings(vectors[:1]) == []
+    assert (
+        mlx_model.paraphrase_mining_embeddings(vectors[:0]) == mlx_model.paraphrase_mining_embeddings(vectors[:1]) == []
+    )
 
 
 @pytest.mark.parametrize(("threshold", "smallest", "batch"), [(0.9, 3, 50), (0.95, 10, 7), (0.99, 2, 1024)])
@@ -175,10 +177,10 @@ def test_communities_are_sentence_transformers(threshold: float, smallest: int, 
     centres = random.normal(size=(12, 16))
     rows = centres[random.integers(0, 12, 300)] + random.normal(size=(300, 16)) * random.uniform(0.05, 0.4, (300, 1))
     rows = rows.astype(np.float32)
-    found = ours.community_detection(rows, threshold, smallest, batch)
+    found = mlx_model.community_detection(rows, threshold, smallest, batch)
     assert found == util.community_detection(rows, threshold, smallest, batch)
     assert len(found) > 3
 
 
 def test_too_few_for_a_community_are_none(vectors: np.ndarray) -> None:
-    assert ours.community_detection(vectors[:5], 0.1) == ours.community_detection(vectors[:0]) == []
+    assert mlx_model.community_detection(vectors[:5], 0.1) == mlx_model.community_detection(vectors[:0]) == []

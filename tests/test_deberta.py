@@ -8,7 +8,7 @@ import torch
 import transformers
 from checkpoints import FAMILIES, make_model, ragged_inputs
 from transformers.models.deberta_v2.modeling_deberta_v2 import build_relative_position
-from weight_files import Tensors, answer, edit_config, read_tensors, rewrite, worst
+from weight_files import Tensors, edit_config, max_difference, output_array, read_tensors, rewrite
 
 from mlx_hf_bridge import MLXAutoModel, MLXAutoModelForMaskedLM, MLXAutoModelForSequenceClassification
 from mlx_hf_bridge.errors import ConfigError, TokenRangeError, WeightsError
@@ -28,11 +28,11 @@ def test_buckets_are_those_of_transformers(buckets: int, max_distance: int) -> N
     """A logarithm that is rounded up: its last bit decides the bucket."""
     length = 700
     tokens = torch.zeros(1, length, 1)
-    wanted = build_relative_position(tokens, tokens, buckets, max_distance)[0].numpy()
+    expected = build_relative_position(tokens, tokens, buckets, max_distance)[0].numpy()
     distances = np.arange(1 - length, length)
-    got = log_buckets(distances, buckets, max_distance)
+    actual = log_buckets(distances, buckets, max_distance)
     places = np.arange(length)
-    np.testing.assert_array_equal(got[places[:, None] - places[None, :] + length - 1], wanted)
+    np.testing.assert_array_equal(actual[places[:, None] - places[None, :] + length - 1], expected)
 
 
 def test_short_texts_compute_only_the_places_that_they_reach() -> None:
@@ -58,22 +58,25 @@ def on_the_hub(tensors: Tensors) -> Tensors:
 @pytest.mark.parametrize("row", [V1, V2], ids=["v1", "v2"])
 @pytest.mark.parametrize("recipe", [None, "q8"])
 def test_files_of_the_hub_are_read_whole(row: object, recipe: str | None, tmp_path: Path) -> None:
-    theirs = make_model(row, "ForMaskedLM")
-    theirs.save_pretrained(tmp_path)
+    torch_model = make_model(row, "ForMaskedLM")
+    torch_model.save_pretrained(tmp_path)
     rewrite(tmp_path, on_the_hub)
     inputs = ragged_inputs(row)
-    ours = MLXAutoModelForMaskedLM.from_pretrained(tmp_path, quantization_config=recipe)
-    assert {name.removesuffix(".scales").removesuffix(".biases") for name in read_tensors(ours.folder)} >= set(
+    mlx_model = MLXAutoModelForMaskedLM.from_pretrained(tmp_path, quantization_config=recipe)
+    assert {name.removesuffix(".scales").removesuffix(".biases") for name in read_tensors(mlx_model.folder)} >= set(
         read_tensors(tmp_path)
     )
     if recipe:
         return
     base = MLXAutoModel.from_pretrained(tmp_path)
-    assert worst(*(answer(model, inputs, "logits") for model in (ours, theirs)), inputs) < ABSOLUTE
-    hidden = [answer(model, inputs, "last_hidden_state") for model in (base, theirs.deberta)]
-    assert worst(*hidden, inputs) < ABSOLUTE
-    again = transformers.AutoModelForMaskedLM.from_pretrained(ours.folder)
-    assert worst(*(answer(model, inputs, "logits") for model in (again, theirs)), inputs) < ABSOLUTE
+    assert (
+        max_difference(*(output_array(model, inputs, "logits") for model in (mlx_model, torch_model)), inputs)
+        < ABSOLUTE
+    )
+    hidden = [output_array(model, inputs, "last_hidden_state") for model in (base, torch_model.deberta)]
+    assert max_difference(*hidden, inputs) < ABSOLUTE
+    again = transformers.AutoModelForMaskedLM.from_pretrained(mlx_model.folder)
+    assert max_difference(*(output_array(model, inputs, "logits") for model in (again, torch_model)), inputs) < ABSOLUTE
 
 
 def test_a_word_head_of_the_other_kind_is_missing_not_guessed(tmp_path: Path) -> None:
@@ -86,15 +89,18 @@ def test_a_word_head_of_the_other_kind_is_missing_not_guessed(tmp_path: Path) ->
 
 def test_without_a_table_of_places_texts_may_be_longer(tmp_path: Path) -> None:
     for row, fits in ((V1, True), (V2, True), (ROWS["deberta"][1], False)):
-        theirs = make_model(row, "ForSequenceClassification")
-        theirs.save_pretrained(tmp_path)
-        ours = MLXAutoModelForSequenceClassification.from_pretrained(tmp_path)
+        torch_model = make_model(row, "ForSequenceClassification")
+        torch_model.save_pretrained(tmp_path)
+        mlx_model = MLXAutoModelForSequenceClassification.from_pretrained(tmp_path)
         inputs = ragged_inputs(row, (90, 61))
         if fits:
-            assert worst(*(answer(model, inputs, "logits") for model in (ours, theirs)), inputs) < ABSOLUTE
+            assert (
+                max_difference(*(output_array(model, inputs, "logits") for model in (mlx_model, torch_model)), inputs)
+                < ABSOLUTE
+            )
         else:
             with pytest.raises(TokenRangeError, match=r"90 tokens reach position 89"):
-                ours(**inputs)
+                mlx_model(**inputs)
 
 
 REFUSED = [

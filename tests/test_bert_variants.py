@@ -8,7 +8,7 @@ import pytest
 import torch
 import transformers
 from checkpoints import FAMILIES, WITH_SEGMENTS, Row, make_model, ragged_inputs
-from weight_files import answer, edit_config, read_tensors, worst
+from weight_files import edit_config, max_difference, output_array, read_tensors
 
 from mlx_hf_bridge import MLXAutoModel, MLXAutoModelForQuestionAnswering
 from mlx_hf_bridge.errors import ConfigError
@@ -20,38 +20,43 @@ BY_TYPE = {row.model_type: row for row in FAMILIES}
 def test_a_task_table_that_the_config_passes_by_is_carried_and_not_computed(tmp_path: Path) -> None:
     config = transformers.ErnieConfig(**WITH_SEGMENTS, use_task_id=True)
     row = Row("ernie", "Ernie", config, segments=3)
-    theirs = make_model(row)
-    theirs.save_pretrained(tmp_path)
+    torch_model = make_model(row)
+    torch_model.save_pretrained(tmp_path)
     edit_config(tmp_path, use_task_id=False)
-    theirs.embeddings.use_task_id = False
-    ours = MLXAutoModel.from_pretrained(tmp_path)
+    torch_model.embeddings.use_task_id = False
+    mlx_model = MLXAutoModel.from_pretrained(tmp_path)
     inputs = ragged_inputs(row)
-    assert worst(*(answer(model, inputs, "last_hidden_state") for model in (ours, theirs)), inputs) < ABSOLUTE
-    assert "embeddings.task_type_embeddings.weight" in read_tensors(ours.folder)
+    assert (
+        max_difference(
+            *(output_array(model, inputs, "last_hidden_state") for model in (mlx_model, torch_model)), inputs
+        )
+        < ABSOLUTE
+    )
+    assert "embeddings.task_type_embeddings.weight" in read_tensors(mlx_model.folder)
 
 
 @pytest.mark.parametrize("question", [[3, 11], [0, 16], None], ids=["once or twice", "at the ends", "nowhere"])
 def test_splinters_spans_answer_the_first_question_token(question: Any, tmp_path: Path) -> None:
     row = BY_TYPE["splinter"]
-    theirs = make_model(row, "ForQuestionAnswering", labels=2)
-    theirs.save_pretrained(tmp_path)
+    torch_model = make_model(row, "ForQuestionAnswering", labels=2)
+    torch_model.save_pretrained(tmp_path)
     inputs = ragged_inputs(row)
     inputs["input_ids"][inputs["input_ids"] == row.config.question_token_id] = 51
     if question:
         inputs["input_ids"][0, question] = row.config.question_token_id
-    got = MLXAutoModelForQuestionAnswering.from_pretrained(tmp_path)(**inputs)
+    actual = MLXAutoModelForQuestionAnswering.from_pretrained(tmp_path)(**inputs)
     with torch.no_grad():
-        wanted = theirs(**{name: torch.tensor(array) for name, array in inputs.items()})
+        expected = torch_model(**{name: torch.tensor(array) for name, array in inputs.items()})
     for name in ("start_logits", "end_logits"):
-        np.testing.assert_allclose(got[name], wanted[name].numpy(), rtol=1e-6, atol=ABSOLUTE)
+        np.testing.assert_allclose(actual[name], expected[name].numpy(), rtol=1e-6, atol=ABSOLUTE)
 
 
 def test_lukes_entities_are_no_arguments_and_leave_the_folder(tmp_path: Path) -> None:
     make_model(BY_TYPE["luke"]).save_pretrained(tmp_path)
-    ours = MLXAutoModel.from_pretrained(tmp_path)
-    assert not [name for name in read_tensors(ours.folder) if "entity" in name or "2e_" in name or "e2" in name]
+    mlx_model = MLXAutoModel.from_pretrained(tmp_path)
+    assert not [name for name in read_tensors(mlx_model.folder) if "entity" in name or "2e_" in name or "e2" in name]
     with pytest.raises(TypeError, match="entity_ids"):
-        ours([[5, 6]], entity_ids=[[1]])
+        mlx_model([[5, 6]], entity_ids=[[1]])
 
 
 REFUSED = {

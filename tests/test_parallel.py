@@ -25,15 +25,15 @@ def product(seed: int) -> mx.array:
 
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 11])
 def test_results_come_in_order_from_any_thread(count: int) -> None:
-    wanted = [np.array(product(seed)) for seed in range(count)]
+    expected = [np.array(product(seed)) for seed in range(count)]
 
     def results() -> list[mx.array]:
         return list(side_by_side(partial(product, seed) for seed in range(count)))
 
     with ThreadPoolExecutor(3) as pool:
-        for got in (results(), *(future.result() for future in [pool.submit(results) for _ in range(3)])):
-            assert len(got) == count
-            for one, other in zip(got, wanted, strict=True):
+        for actual in (results(), *(future.result() for future in [pool.submit(results) for _ in range(3)])):
+            assert len(actual) == count
+            for one, other in zip(actual, expected, strict=True):
                 np.testing.assert_array_equal(np.array(one), other)
 
 
@@ -74,8 +74,8 @@ def test_little_work_is_split_among_the_streams(monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize(("bits", "group_size"), [(8, 32), (8, 128), (4, 32), (4, 64)])
 def test_weights_unpacked_by_parts_are_mlxs(bits: int, group_size: int) -> None:
     weight, scales, biases = mx.quantize(mx.random.normal((48, 256)), group_size=group_size, bits=bits)
-    wanted = mx.dequantize(weight, scales, biases, group_size=group_size, bits=bits)
-    assert mx.array_equal(linear._unpacked_by_parts(weight, scales, biases, bits), wanted)
+    expected = mx.dequantize(weight, scales, biases, group_size=group_size, bits=bits)
+    assert mx.array_equal(linear._unpacked_by_parts(weight, scales, biases, bits), expected)
 
 
 def test_weights_are_unpacked_once_in_a_block_and_let_go_after_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -114,11 +114,11 @@ def make_for(folder: Path, row: Row, head: str) -> Path:
     return make_labelled(folder, row, NAMES.get(head, NLI), sharpness, head)
 
 
-def theirs_of(task: str, folder: Path, **options: Any) -> Any:
+def torch_pipeline(task: str, folder: Path, **options: Any) -> Any:
     return transformers.pipeline(task, model=str(folder), device="cpu", **options)
 
 
-def hosted_of(task: str, folder: Path, **options: Any) -> Any:
+def transformers_pipeline_on_mlx(task: str, folder: Path, **options: Any) -> Any:
     """transformers' own pipeline on our model."""
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     model = TASKS[task].loader.from_pretrained(folder)
@@ -126,29 +126,31 @@ def hosted_of(task: str, folder: Path, **options: Any) -> Any:
 
 
 @dataclass
-class Trio:
+class ThreePipelines:
     """One family's pipelines by task."""
 
     family: str
     folders: dict[str, Path]
-    ours: dict[str, Any]
-    hosted: dict[str, Any]
-    theirs: dict[str, Any]
+    mlx: dict[str, Any]
+    transformers_on_mlx: dict[str, Any]
+    torch: dict[str, Any]
 
 
-def trios(family: str, tasks: tuple[str, ...], factory: pytest.TempPathFactory) -> Iterator[Trio]:
+def build_three_pipelines(
+    family: str, tasks: tuple[str, ...], factory: pytest.TempPathFactory
+) -> Iterator[ThreePipelines]:
     """For a fixture: one checkpoint a head of a family, loaded three times a task."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLX_HF_BRIDGE_CACHE", str(factory.mktemp("module_cache")))
         heads = sorted({HEADS[task] for task in tasks})
         made = {head: make_for(factory.mktemp(family), ROWS[family], head) for head in heads}
         folders = {task: made[HEADS[task]] for task in tasks}
-        yield Trio(
+        yield ThreePipelines(
             family,
             folders,
             {task: mlx_hf_bridge.pipeline(task, folder) for task, folder in folders.items()},
-            {task: hosted_of(task, folder) for task, folder in folders.items()},
-            {task: theirs_of(task, folder) for task, folder in folders.items()},
+            {task: transformers_pipeline_on_mlx(task, folder) for task, folder in folders.items()},
+            {task: torch_pipeline(task, folder) for task, folder in folders.items()},
         )
 
 
@@ -156,21 +158,21 @@ def edit_json(path: Path, **changes: Any) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
-def assert_same(got: Any, wanted: Any) -> None:
+def assert_same(actual: Any, expected: Any) -> None:
     """The same structure, types, strings and numbers; a tensor's counterpart is an array that answers .numpy()."""
-    if isinstance(wanted, (torch.Tensor, np.ndarray)):
-        assert got.shape == tuple(wanted.shape)
-        np.testing.assert_allclose(got.numpy(), np.asarray(wanted), rtol=0, atol=ABSOLUTE)
+    if isinstance(expected, (torch.Tensor, np.ndarray)):
+        assert actual.shape == tuple(expected.shape)
+        np.testing.assert_allclose(actual.numpy(), np.asarray(expected), rtol=0, atol=ABSOLUTE)
         return
-    assert type(got) is type(wanted)
-    if isinstance(wanted, list):
-        assert len(got) == len(wanted)
-        for mine, his in zip(got, wanted, strict=True):
-            assert_same(mine, his)
-    elif isinstance(wanted, dict):
-        assert list(got) == list(wanted)
-        assert_same(list(got.values()), list(wanted.values()))
-    elif isinstance(wanted, (float, np.floating)):
-        assert got == pytest.approx(wanted, rel=0, abs=ABSOLUTE)
+    assert type(actual) is type(expected)
+    if isinstance(expected, list):
+        assert len(actual) == len(expected)
+        for mlx_value, torch_value in zip(actual, expected, strict=True):
+            assert_same(mlx_value, torch_value)
+    elif isinstance(expected, dict):
+        assert list(actual) == list(expected)
+        assert_same(list(actual.values()), list(expected.values()))
+    elif isinstance(expected, (float, np.floating)):
+        assert actual == pytest.approx(expected, rel=0, abs=ABSOLUTE)
     else:
-        assert got == wanted
+        assert actual == expected

@@ -23,10 +23,10 @@ LONG = 1e-3
 def test_blocks_answer_as_the_square(length: int, window: int, masked: bool) -> None:
     parts = [mx.random.normal((2, 3, length, 4)) for _ in range(3)]
     mask = (mx.arange(length)[None] < mx.array([[length], [length // 2]]))[:, None, None] if masked else None
-    got = attend_locally(*parts, 0.5, mask, window)
-    wanted = attend(*parts, 0.5, local_mask(length, window, mask), None)
-    assert got.shape == wanted.shape
-    np.testing.assert_allclose(np.array(got), np.array(wanted), rtol=0, atol=ABSOLUTE)
+    actual = attend_locally(*parts, 0.5, mask, window)
+    expected = attend(*parts, 0.5, local_mask(length, window, mask), None)
+    assert actual.shape == expected.shape
+    np.testing.assert_allclose(np.array(actual), np.array(expected), rtol=0, atol=ABSOLUTE)
 
 
 @pytest.mark.parametrize("dtype", [mx.float16, mx.bfloat16])
@@ -46,11 +46,11 @@ def test_counted_and_given_places_turn_as_in_transformers(length: int, dtype: mx
     x = np.random.default_rng(0).normal(size=(1, 2, length, 8)).astype(np.float32)
     angles = torch.arange(length)[:, None] / 10_000.0 ** (torch.arange(0, 8, 2) / 8)
     angles = torch.cat([angles, angles], dim=-1)[None]
-    wanted, _ = apply_rotary_pos_emb(torch.tensor(x), torch.tensor(x), angles.cos(), angles.sin())
+    expected, _ = apply_rotary_pos_emb(torch.tensor(x), torch.tensor(x), angles.cos(), angles.sin())
     ids, places = mx.zeros((1, length), mx.int32), mx.arange(length, dtype=mx.int32)[None]
     for batch in (TokenBatch(ids), TokenBatch(ids, places=places)):
         [turn] = Rotary(8, 10_000.0)(batch)
-        got = turn(mx.array(x).astype(dtype))
-        assert got.dtype == dtype
+        actual = turn(mx.array(x).astype(dtype))
+        assert actual.dtype == dtype
         allowed = 5e-3 if dtype == mx.float16 else ABSOLUTE if length == 17 else LONG
-        np.testing.assert_allclose(np.array(got.astype(mx.float32)), wanted.numpy(), rtol=0, atol=allowed)
+        np.testing.assert_allclose(np.array(actual.astype(mx.float32)), expected.numpy(), rtol=0, atol=allowed)

@@ -17,7 +17,7 @@ from checkpoints import FAMILIES, Row, make_checkpoint, make_model, row_name
 from weight_files import edit_config, max_difference, output_array, read_tensors, rewrite
 
 from mlx_hf_bridge import MLXAutoModel, MLXAutoModelForSequenceClassification, errors
-from mlx_hf_bridge.architecture.config import PaddedPositionsConfig
+from mlx_hf_bridge.architecture.config import OffsetPositionsConfig
 from mlx_hf_bridge.errors import BridgeError
 from mlx_hf_bridge.models import family_for, model_types
 
@@ -540,7 +540,7 @@ def test_the_longest_text_works_as_in_transformers_and_one_more_token_raises(row
     torch_model.save_pretrained(tmp_path)
     mlx_model = MLXAutoModel.from_pretrained(tmp_path)
     kind = family_for({"model_type": row.model_type}).config
-    first = row.pad_token_id + 1 if issubclass(kind, PaddedPositionsConfig) else 0
+    first = row.pad_token_id + 1 if issubclass(kind, OffsetPositionsConfig) else 0
     longest = 44 - first
     ids = np.random.default_rng(0).integers(5, 101, (2, longest + 1))
     inputs = {"input_ids": ids[:, :longest], "attention_mask": np.ones((2, longest), np.int64)}
@@ -593,7 +593,7 @@ def test_each_key_that_a_family_needs_is_named_when_it_is_missing(row: Row, tmp_
     optional = {
         spec.name for spec in fields(kind) if spec.default is not MISSING or spec.default_factory is not MISSING
     }
-    needed = {kind.spelling.get(spec.name, spec.name) for spec in fields(kind) if spec.name not in optional}
+    needed = {kind.attribute_map.get(spec.name, spec.name) for spec in fields(kind) if spec.name not in optional}
     assert len(needed) > 5
     for key in needed - {"model_type"}:
         config = json.loads(original)

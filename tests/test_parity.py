@@ -124,7 +124,7 @@ def test_word_tables_that_are_not_tied_are_read(row: Row, suffix: str, tmp_path:
 def test_every_head_that_transformers_has_is_here(row: Row) -> None:
     family = family_for({"model_type": row.model_type})
     assert {HF_SUFFIXES[task] for task in family.heads} | {"Model"} == set(heads_of(row))
-    assert family.hf_class(BASE_TASK) == row.classes + row.base
+    assert family.hf_class_name(BASE_TASK) == row.classes + row.base
 
 
 @pytest.mark.parametrize("row", [row for row in FAMILIES if row.takes_vectors], ids=row_name)

@@ -7,7 +7,7 @@ import pytest
 from transformers.models.auto import modeling_auto
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
-from mlx_hf_bridge.architecture.unsupported import REFUSED
+from mlx_hf_bridge.architecture.unsupported import UNSUPPORTED
 from mlx_hf_bridge.cli import main
 from mlx_hf_bridge.cli.support import as_markdown, supported
 from mlx_hf_bridge.errors import UnsupportedModelError
@@ -44,14 +44,14 @@ def test_every_encoder_of_transformers_is_native_or_refused_with_a_reason() -> N
 
 
 def test_no_type_is_both_native_and_refused() -> None:
-    assert not set(model_types()) & {name.replace("_", "-") for name in REFUSED}
+    assert not set(model_types()) & {name.replace("_", "-") for name in UNSUPPORTED}
 
 
-@pytest.mark.parametrize("model_type", sorted(REFUSED))
+@pytest.mark.parametrize("model_type", sorted(UNSUPPORTED))
 def test_a_refused_type_is_an_error_with_its_reason(model_type: str) -> None:
     with pytest.raises(UnsupportedModelError) as caught:
         family_for({"model_type": model_type})
-    assert REFUSED[model_type] in str(caught.value)
+    assert UNSUPPORTED[model_type] in str(caught.value)
     assert "Use transformers on torch" in str(caught.value)
 
 

@@ -20,9 +20,13 @@ _MAY_BE_ZERO = ("num_hidden_layers", "type_vocab_size", "pad_token_id")
 class EncoderConfig:
     """config.json with HF's own keys; a field without a default must be in the file.
 
-    A family spells a key otherwise through `spelling` (field -> key in the file), and fixes one whatever the file says
-    by a field with init=False. `least` is the smallest value of a whole number where it is not 1. `refused` lists
-    values that change the result and have no implementation.
+    A subclass maps a field to another key through `attribute_map` and fixes a value, whatever the file says, by a field
+    with init=False.
+
+    Attributes:
+        attribute_map: Field -> key in config.json, where they differ ({"hidden_size": "dim"} for DistilBERT).
+        minimum_values: Field -> the smallest allowed integer, where it is not 1.
+        unsupported_values: Key -> a test for values that would change the result and are not implemented.
     """
 
     model_type: str
@@ -42,9 +46,9 @@ class EncoderConfig:
     problem_type: str | None = None
     head_dim: int | None = None
 
-    spelling: ClassVar[Mapping[str, str]] = {}
-    least: ClassVar[Mapping[str, int]] = {}
-    refused: ClassVar[Mapping[str, Callable[[Any], bool]]] = {
+    attribute_map: ClassVar[Mapping[str, str]] = {}
+    minimum_values: ClassVar[Mapping[str, int]] = {}
+    unsupported_values: ClassVar[Mapping[str, Callable[[Any], bool]]] = {
         "position_embedding_type": lambda value: value not in (None, "absolute"),
         "is_decoder": bool,
         "add_cross_attention": bool,
@@ -54,7 +58,7 @@ class EncoderConfig:
     @classmethod
     def from_json(cls, raw: Mapping[str, Any]) -> Self:
         """config.json's content -> the config; ConfigError for missing, contradicting or unsupported values."""
-        for key, is_refused in cls.refused.items():
+        for key, is_refused in cls.unsupported_values.items():
             if key in raw and is_refused(raw[key]):
                 raise ConfigError(
                     f"config.json has {key}={raw[key]!r}, which {raw.get('model_type')!r} does not support here; "
@@ -62,7 +66,7 @@ class EncoderConfig:
                 )
         values = {}
         for spec in fields(cls):
-            key = cls.spelling.get(spec.name, spec.name)
+            key = cls.attribute_map.get(spec.name, spec.name)
             if not spec.init:
                 continue
             if key in raw and not (raw[key] is None and spec.default is not MISSING):
@@ -93,7 +97,7 @@ class EncoderConfig:
         return True
 
     @property
-    def zero_segments_count(self) -> bool:
+    def zero_token_type_ids_matter(self) -> bool:
         """Whether segments that are all 0 give another answer than none."""
         return False
 
@@ -108,62 +112,63 @@ class EncoderConfig:
         return self.max_position_embeddings
 
     @property
-    def most_tokens(self) -> int:
+    def max_sequence_length(self) -> int:
         """The most tokens of a text that the layers can take, wherever the caller says that they stand."""
         return NO_POSITIONS
 
     @property
-    def argument_axes(self) -> Mapping[str, tuple[int, ...]]:
+    def extra_input_axes(self) -> Mapping[str, tuple[int, ...]]:
         """The axes that such an argument has behind (B, L), where it has any."""
         return {}
 
     @property
-    def real_arguments(self) -> frozenset[str]:
+    def float_extra_inputs(self) -> frozenset[str]:
         """Such arguments as are not whole numbers."""
         return frozenset()
 
     @property
-    def arguments(self) -> Mapping[str, int]:
+    def extra_input_sizes(self) -> Mapping[str, int]:
         """Arguments of a call (B, L) that only this family has, and how many values each knows; 0 = all are ignored."""
         return {}
 
-    def mask_for(self, ids: np.ndarray) -> np.ndarray | None:
+    def default_attention_mask(self, ids: np.ndarray) -> np.ndarray | None:
         """The mask (B, L) of a caller who gives none; None = every token is seen."""
         return None
 
-    def last_place(self, ids: np.ndarray) -> int:
+    def last_position(self, ids: np.ndarray) -> int:
         """The highest position that the rows of ids (B, L) ask for."""
         return int(ids.shape[1]) - 1
 
 
 @dataclass(frozen=True)
-class PaddedPositionsConfig(EncoderConfig):
+class OffsetPositionsConfig(EncoderConfig):
     """Families whose places start after the padding id's (RoBERTa and its kin), so that fewer are usable."""
 
     pad_token_id: int | None = 1
 
     @property
-    def first_place(self) -> int:
+    def padding_idx(self) -> int:
         return 0 if self.pad_token_id is None else self.pad_token_id
 
     @property
     def max_length(self) -> int:
-        return self.max_position_embeddings - self.first_place - 1
+        return self.max_position_embeddings - self.padding_idx - 1
 
-    def last_place(self, ids: np.ndarray) -> int:
-        return self.first_place + int((ids != self.first_place).sum(axis=1).max())
+    def last_position(self, ids: np.ndarray) -> int:
+        return self.padding_idx + int((ids != self.padding_idx).sum(axis=1).max())
 
 
 def _check_types(cls: type[EncoderConfig], values: Mapping[str, Any]) -> None:
     for spec in fields(cls):
         if spec.name not in values:
             continue
-        value, least = values[spec.name], cls.least.get(spec.name, 0 if spec.name in _MAY_BE_ZERO else 1)
-        wrong_int = spec.type in (int, int | None) and (type(value) is not int or value < least)
+        value = values[spec.name]
+        minimum = cls.minimum_values.get(spec.name, 0 if spec.name in _MAY_BE_ZERO else 1)
+        wrong_int = spec.type in (int, int | None) and (type(value) is not int or value < minimum)
         wrong_float = spec.type is float and type(value) not in (int, float)
         if wrong_int or wrong_float:
-            key = cls.spelling.get(spec.name, spec.name)
-            kind = "a number" if wrong_float else f"a whole number of {least} or more"
+            key = cls.attribute_map.get(spec.name, spec.name)
+            kind = "a number" if wrong_float else f"a whole number of {minimum} or more"
             raise ConfigError(f"config.json has {key}={value!r}, expected {kind}. Take the original file.")
 
 

@@ -15,16 +15,18 @@ from mlx_hf_bridge.layers.heads import (
     WordScorer,
 )
 
-POOLED_SEQUENCE = Head(
+POOLED_SEQUENCE_HEAD = Head(
     build=lambda config: PooledClassifier(config.hidden_size, config.num_labels),
     names={"classifier": "out"},
     reads_pooler=True,
 )
-POOLED_CHOICE = Head(
+POOLED_CHOICE_HEAD = Head(
     build=lambda config: PooledClassifier(config.hidden_size, 1), names={"classifier": "out"}, reads_pooler=True
 )
-TOKENS = Head(build=lambda config: TokenClassifier(config.hidden_size, config.num_labels), names={"classifier": "out"})
-SPANS = Head(build=lambda config: SpanClassifier(config.hidden_size), names={"qa_outputs": "out"})
+TOKEN_HEAD = Head(
+    build=lambda config: TokenClassifier(config.hidden_size, config.num_labels), names={"classifier": "out"}
+)
+SPAN_HEAD = Head(build=lambda config: SpanClassifier(config.hidden_size), names={"qa_outputs": "out"})
 
 
 def first_token_head(names: Mapping[str, str], activation: Activation, classes: int | None = None) -> Head:
@@ -35,7 +37,7 @@ def first_token_head(names: Mapping[str, str], activation: Activation, classes: 
     )
 
 
-def word_head(
+def masked_lm_head(
     names: Mapping[str, str],
     tied: str,
     decoder: str,
@@ -56,7 +58,9 @@ def word_head(
     return Head(build=build, names=names, tied={tied: ""}, untied={decoder: "decoder"})
 
 
-def pre_training(words: Head, sentence: str, answer: str, classes: Callable[[Any], int] = lambda config: 2) -> Head:
+def pre_training_head(
+    words: Head, sentence: str, answer: str, classes: Callable[[Any], int] = lambda config: 2
+) -> Head:
     """A word head, and a pooled classifier under the module name `sentence`."""
     under_words = {
         part: {hf: f"words.{ours}".rstrip(".") for hf, ours in getattr(words, part).items()}

@@ -10,7 +10,7 @@ from mlx_hf_bridge.architecture.config import EncoderConfig
 from mlx_hf_bridge.errors import ConfigError
 
 
-def theta_of(parameters: Mapping[str, Any] | None, otherwise: float) -> float:
+def rope_theta_from(parameters: Mapping[str, Any] | None, otherwise: float) -> float:
     """The base of the periods that `parameters` gives, else `otherwise`; ConfigError for scaled or partial forms."""
     given = parameters or {}
     if not isinstance(given, Mapping) or isinstance(given.get("rope_theta", 1.0), (bool, str)):
@@ -49,19 +49,19 @@ class RotaryConfig(EncoderConfig):
         """The base of the periods."""
         part = {} if self.partial_rotary_factor is None else {"partial_rotary_factor": self.partial_rotary_factor}
         given = self.rope_scaling or self.rope_parameters or {}
-        return theta_of({**part, **given}, self.rope_theta or self.default_theta)
+        return rope_theta_from({**part, **given}, self.rope_theta or self.default_theta)
 
     @property
-    def width_of_head(self) -> int:
+    def attention_head_dim(self) -> int:
         return self.head_dim or self.hidden_size // self.num_attention_heads
 
-    def last_place(self, ids: np.ndarray) -> int:
+    def last_position(self, ids: np.ndarray) -> int:
         """0, since places are computed with and not looked up."""
         return 0
 
 
 @dataclass(frozen=True, kw_only=True)
-class GroupedConfig(RotaryConfig):
+class GroupedQueryConfig(RotaryConfig):
     """Llama's kin, in which several queries may share keys and values."""
 
     type_vocab_size: int = field(default=0, init=False)
@@ -69,17 +69,17 @@ class GroupedConfig(RotaryConfig):
     num_key_value_heads: int | None = None
     attention_bias: bool = False
 
-    spelling: ClassVar = {"layer_norm_eps": "rms_norm_eps"}
+    attribute_map: ClassVar = {"layer_norm_eps": "rms_norm_eps"}
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.num_attention_heads % self.key_heads:
+        if self.num_attention_heads % self.num_kv_heads:
             raise ConfigError(
-                f"config.json has num_key_value_heads={self.key_heads} for num_attention_heads="
+                f"config.json has num_key_value_heads={self.num_kv_heads} for num_attention_heads="
                 f"{self.num_attention_heads}; the second must be a multiple of the first. Take the original file."
             )
 
     @property
-    def key_heads(self) -> int:
+    def num_kv_heads(self) -> int:
         """How many heads of keys and values there are."""
         return self.num_key_value_heads or self.num_attention_heads

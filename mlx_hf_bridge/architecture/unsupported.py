@@ -10,7 +10,7 @@ _LAYOUT = "it needs the places or images of words on a page"
 _SPARSE = "its attention is an approximation of its own that no shared block computes"
 
 # model_type -> why; every type that transformers 5.23 has for encoding text is here or has a file under models/.
-REFUSED: dict[str, str] = {
+UNSUPPORTED: dict[str, str] = {
     "aimv2": _IMAGE_PARTNER,
     "aimv2_text_model": _TOWER,
     "align": _IMAGE_PARTNER,
@@ -97,7 +97,7 @@ REFUSED: dict[str, str] = {
 }
 
 # Files that their authors' code alone reads, by their model_type -> what transformers has for them.
-OWN_CODE: dict[str, str] = {
+REMOTE_CODE_TYPES: dict[str, str] = {
     "new": "gte, as in alibaba-nlp-community/gte-multilingual-base",
 }
 # A key of config.json that says that the repo's code adds one of several LoRAs to the weights.
@@ -105,8 +105,8 @@ LORA_KEY = "lora_adaptations"
 
 _ONE_LENGTH = "transformers' code branches on the length, so that a graph of it holds for one length alone"
 _BRANCHES = "transformers' code branches on values, which no graph records"
-# Those of REFUSED that tracing does not save -> why. Any other is traced, or the conversion says why not.
-NEVER_TRACED: dict[str, str] = {
+# Those of UNSUPPORTED that tracing does not save -> why. Any other is traced, or the conversion says why not.
+UNTRACEABLE: dict[str, str] = {
     "canine": _ONE_LENGTH,
     "funnel": _ONE_LENGTH,
     "led": _BRANCHES,

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from mlx_hf_bridge.architecture.family import HF_SUFFIXES
-from mlx_hf_bridge.architecture.unsupported import NEVER_TRACED, REFUSED
+from mlx_hf_bridge.architecture.unsupported import UNSUPPORTED, UNTRACEABLE
 from mlx_hf_bridge.models import family_for, model_types
 
 _HEADING = """# Models
@@ -33,7 +33,7 @@ class Support:
 def supported() -> list[Support]:
     """Native types first, each group by name."""
     native = [_native(model_type) for model_type in model_types()]
-    return native + [_traced(model_type, reason) for model_type, reason in sorted(REFUSED.items())]
+    return native + [_traced(model_type, reason) for model_type, reason in sorted(UNSUPPORTED.items())]
 
 
 def _native(model_type: str) -> Support:
@@ -43,7 +43,7 @@ def _native(model_type: str) -> Support:
 
 
 def _traced(model_type: str, reason: str) -> Support:
-    hindrance = NEVER_TRACED.get(model_type)
+    hindrance = UNTRACEABLE.get(model_type)
     return Support(model_type, reason=reason, traced=f"no: {hindrance}" if hindrance else "tried")
 
 

@@ -109,7 +109,7 @@ def task_of(plan: Plan) -> str:
     if plan.checkpoint.modules is not None:
         return BASE_TASK
     named = plan.checkpoint.config.get("architectures") or []
-    return next((task for task in plan.family.heads if plan.family.hf_class(task) in named), BASE_TASK)
+    return next((task for task in plan.family.heads if plan.family.hf_class_name(task) in named), BASE_TASK)
 
 
 def places_of(plan: Plan, task: str) -> dict[str, Place]:

@@ -11,7 +11,7 @@ from typing import Any
 import mlx.core as mx
 
 from mlx_hf_bridge.architecture.family import BASE_TASK
-from mlx_hf_bridge.architecture.unsupported import LORA_KEY, NEVER_TRACED, REFUSED
+from mlx_hf_bridge.architecture.unsupported import LORA_KEY, UNSUPPORTED, UNTRACEABLE
 from mlx_hf_bridge.checkpoints.checkpoint import Checkpoint, open_weights, read_json
 from mlx_hf_bridge.checkpoints.safetensors_file import TensorInfo
 from mlx_hf_bridge.conversion.plan import QUANTIZED_DTYPE, Plan, TensorPlan, most_common
@@ -52,10 +52,10 @@ def wants_tracing(checkpoint: Checkpoint, trace: str) -> bool:
             )
         return is_traced(checkpoint)
     model_type = checkpoint.config.get("model_type")
-    if model_type in NEVER_TRACED and trace != "never":
+    if model_type in UNTRACEABLE and trace != "never":
         raise UnsupportedModelError(
             f"config.json has model_type={model_type!r}, which is neither computed here nor traced: "
-            f"{NEVER_TRACED[model_type]}. Use transformers on torch for this one."
+            f"{UNTRACEABLE[model_type]}. Use transformers on torch for this one."
         )
     if checkpoint.config.get(LORA_KEY):
         return False  # refused with its reason, since the repo's own code would change the vectors
@@ -105,12 +105,11 @@ def plan_traced(
                 "Convert the encoder inside it, or use transformers on torch."
             )
     except UnsupportedModelError as error:
-        if model_type not in REFUSED:
+        if model_type not in UNSUPPORTED:
             raise
         raise UnsupportedModelError(
-            f"config.json has model_type={model_type!r}, which has no file of its own here ({REFUSED[model_type]}), "
-            "and "
-            f"cannot be traced: {error}"
+            f"config.json has model_type={model_type!r}, which has no file of its own here "
+            f"({UNSUPPORTED[model_type]}), and cannot be traced: {error}"
         ) from error
     own = _own_dtype(checkpoint)
     rest = dtype or (QUANTIZED_DTYPE if recipe else own)

@@ -124,7 +124,7 @@ def _packed_modules(plan: Plan) -> dict[str, MLXQuantizationConfig]:
 
 
 def _architecture(plan: Plan) -> str:
-    return plan.family.hf_class(plan.task)
+    return plan.family.hf_class_name(plan.task)
 
 
 def _metadata(plan: Plan, folder: Path) -> dict[str, Any]:

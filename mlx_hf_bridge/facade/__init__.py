@@ -55,7 +55,7 @@ def facade(
     the seconds of every call.
     """
     loaded = model.loaded
-    hf_class = hf_class or getattr(transformers, loaded.family.hf_class(loaded.task))
+    hf_class = hf_class or getattr(transformers, loaded.family.hf_class_name(loaded.task))
     bridge = Bridge(model, dtype or torch_dtype(model.dtype), fall_back, called)
     served: PreTrainedModel = made(hf_class, bridge, config or _stored_config(model, hf_class))
     return served

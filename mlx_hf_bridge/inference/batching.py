@@ -52,24 +52,25 @@ def checked_batch(
     if ids.ndim != 2 or 0 in ids.shape:
         raise InputError(f"input_ids has the shape {ids.shape}, expected (texts, tokens), neither of them 0.")
     _in_table("input_ids", ids, config.vocab_size, "vocab_size")
-    last = config.last_place(ids) if places is None else int(places.max())
+    last = config.last_position(ids) if places is None else int(places.max())
     first = 0 if places is None else int(places.min())
     if last >= config.max_position_embeddings or first < 0:
         raise TokenRangeError(
             f"{ids.shape[1]} tokens reach position {first if first < 0 else last}, and the model has positions 0 to "
             f"{config.max_position_embeddings - 1} (at most {config.max_length} tokens). Truncate the texts."
         )
-    if ids.shape[1] > config.most_tokens:
+    if ids.shape[1] > config.max_sequence_length:
         raise TokenRangeError(
-            f"the texts have {ids.shape[1]} tokens, and {config.model_type!r} with this config.json is computed here "
-            f"for {config.most_tokens} or fewer. Truncate the texts, or use transformers on torch for longer ones."
+            f"the texts have {ids.shape[1]} tokens, and {config.model_type!r} with this config.json is computed "
+            f"here for {config.max_sequence_length} or fewer. Truncate the texts, or use transformers on torch "
+            "for longer ones."
         )
     if segments is not None and config.type_vocab_size:
         _in_table("token_type_ids", segments, config.type_vocab_size, "type_vocab_size")
     own = dict(given or {})
     for name, values in own.items():
-        _in_table(name, values, config.arguments[name], f"{name} of this config.json")
-    mask = config.mask_for(ids) if mask is None else mask
+        _in_table(name, values, config.extra_input_sizes[name], f"{name} of this config.json")
+    mask = config.default_attention_mask(ids) if mask is None else mask
     full = mask is None or bool(mask.all())
     return TokenBatch(
         mx.array(ids.astype(np.int32)),
@@ -105,7 +106,7 @@ def padded(config: EncoderConfig, tokens: Sequence[Tokens], pad_token_id: int) -
         if one.segments is not None:
             segments[row, : len(one)] = one.segments
     given = any(one.segments is not None for one in tokens)
-    counts = segments.any() or (given and config.zero_segments_count)
+    counts = segments.any() or (given and config.zero_token_type_ids_matter)
     return checked_batch(config, ids, mask, segments if counts else None)
 
 

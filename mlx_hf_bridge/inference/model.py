@@ -84,13 +84,13 @@ class Model(nn.Module):
 def build(family: Family, config: EncoderConfig, task: str, pooler: bool) -> Model:
     """A model of the right shapes, its weights not yet there (zeros that are never computed)."""
     head = None if task == BASE_TASK else family.heads[task]
-    pooler = pooler or not (family.pooler_has_weights and config.pooler_has_weights)
-    with_pooler = family.pooler is not None and (head.reads_pooler if head else pooler and family.bare_pooler)
+    pooler = pooler or not config.pooler_has_weights
+    with_pooler = family.pooler is not None and (head.reads_pooler if head else pooler and family.base_model_has_pooler)
     return Model(
         family.encoder(config),
         family.pooler(config) if with_pooler and family.pooler else None,
         head.build(config) if head else None,
-        partial(head.prepared, config) if head and head.prepared else None,
+        partial(head.prepare_batch, config) if head and head.prepare_batch else None,
     )
 
 

@@ -124,4 +124,4 @@ def _dtype(raw: Mapping[str, Any]) -> str | None:
 
 def _spellings(config: type[EncoderConfig]) -> dict[str, str]:
     """HF's general names of a family's keys -> those of its file ("hidden_size" -> "dim")."""
-    return {spec.name: config.spelling.get(spec.name, spec.name) for spec in fields(config) if spec.init}
+    return {spec.name: config.attribute_map.get(spec.name, spec.name) for spec in fields(config) if spec.init}

@@ -5,7 +5,7 @@ import pkgutil
 from typing import Any
 
 from mlx_hf_bridge.architecture.family import Family
-from mlx_hf_bridge.architecture.unsupported import LORA_KEY, OWN_CODE, REFUSED
+from mlx_hf_bridge.architecture.unsupported import LORA_KEY, REMOTE_CODE_TYPES, UNSUPPORTED
 from mlx_hf_bridge.errors import UnsupportedModelError
 
 _OWN_CODE = "By its auto_map the repo has code of its own, which is never run. "
@@ -19,9 +19,9 @@ def model_types() -> list[str]:
 def family_for(raw_config: dict[str, Any]) -> Family:
     """config.json's content -> the family of its model_type; UnsupportedModelError says why not, or names those."""
     model_type = raw_config.get("model_type")
-    if isinstance(model_type, str) and model_type in REFUSED:
+    if isinstance(model_type, str) and model_type in UNSUPPORTED:
         raise UnsupportedModelError(
-            f"config.json has model_type={model_type!r}, which is not computed here: {REFUSED[model_type]}. "
+            f"config.json has model_type={model_type!r}, which is not computed here: {UNSUPPORTED[model_type]}. "
             "Use transformers on torch for this one."
         )
     if adaptations := raw_config.get(LORA_KEY):
@@ -30,10 +30,10 @@ def family_for(raw_config: dict[str, Any]) -> Family:
             "and without it the vectors would be others. Load the form that transformers reads (for jina-embeddings-v3 "
             "jinaai/jina-embeddings-v3-hf), or use transformers on torch with trust_remote_code."
         )
-    if model_type in OWN_CODE:
+    if model_type in REMOTE_CODE_TYPES:
         raise UnsupportedModelError(
             f"config.json has model_type={model_type!r}, which the authors' own code reads and transformers does not. "
-            f"Load what transformers has for it: {OWN_CODE[model_type]}."
+            f"Load what transformers has for it: {REMOTE_CODE_TYPES[model_type]}."
         )
     if not is_native(raw_config):
         raise UnsupportedModelError(

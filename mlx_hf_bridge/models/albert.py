@@ -16,7 +16,14 @@ from mlx_hf_bridge.architecture.family import (
     Family,
     Head,
 )
-from mlx_hf_bridge.architecture.heads import POOLED_CHOICE, POOLED_SEQUENCE, SPANS, TOKENS, pre_training, word_head
+from mlx_hf_bridge.architecture.heads import (
+    POOLED_CHOICE_HEAD,
+    POOLED_SEQUENCE_HEAD,
+    SPAN_HEAD,
+    TOKEN_HEAD,
+    masked_lm_head,
+    pre_training_head,
+)
 from mlx_hf_bridge.layers.encoder import Encoder, LayerGroup
 from mlx_hf_bridge.layers.heads import Pooler
 from mlx_hf_bridge.layers.linear import Linear
@@ -66,7 +73,7 @@ NAMES = {
 
 
 def _words(answer: str) -> Head:
-    return word_head(
+    return masked_lm_head(
         {"predictions.dense": "dense", "predictions.LayerNorm": "norm"},
         "predictions",
         "predictions.decoder",
@@ -86,11 +93,11 @@ FAMILY = Family(
     pooler=lambda config: Pooler(config.hidden_size),
     heads={
         MASKED_LM: _words("logits"),
-        SEQUENCE_CLASSIFICATION: POOLED_SEQUENCE,
-        TOKEN_CLASSIFICATION: TOKENS,
-        QUESTION_ANSWERING: SPANS,
-        MULTIPLE_CHOICE: POOLED_CHOICE,
-        PRE_TRAINING: pre_training(
+        SEQUENCE_CLASSIFICATION: POOLED_SEQUENCE_HEAD,
+        TOKEN_CLASSIFICATION: TOKEN_HEAD,
+        QUESTION_ANSWERING: SPAN_HEAD,
+        MULTIPLE_CHOICE: POOLED_CHOICE_HEAD,
+        PRE_TRAINING: pre_training_head(
             _words("prediction_logits"),
             "sop_classifier.classifier",
             "sop_logits",

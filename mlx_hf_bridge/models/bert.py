@@ -17,7 +17,14 @@ from mlx_hf_bridge.architecture.family import (
     Family,
     Head,
 )
-from mlx_hf_bridge.architecture.heads import POOLED_CHOICE, POOLED_SEQUENCE, SPANS, TOKENS, pre_training, word_head
+from mlx_hf_bridge.architecture.heads import (
+    POOLED_CHOICE_HEAD,
+    POOLED_SEQUENCE_HEAD,
+    SPAN_HEAD,
+    TOKEN_HEAD,
+    masked_lm_head,
+    pre_training_head,
+)
 from mlx_hf_bridge.layers.attention import Attention
 from mlx_hf_bridge.layers.embeddings import Embeddings, OwnTable
 from mlx_hf_bridge.layers.encoder import Encoder, PostNormLayer, SelfAttention
@@ -98,22 +105,22 @@ FAMILY = Family(
     tokenizer="BertTokenizer",
     pooler=lambda config: Pooler(config.hidden_size),
     heads={
-        MASKED_LM: word_head(_WORDS, "cls.predictions", _DECODER),
-        SEQUENCE_CLASSIFICATION: POOLED_SEQUENCE,
-        TOKEN_CLASSIFICATION: TOKENS,
-        QUESTION_ANSWERING: SPANS,
-        MULTIPLE_CHOICE: POOLED_CHOICE,
+        MASKED_LM: masked_lm_head(_WORDS, "cls.predictions", _DECODER),
+        SEQUENCE_CLASSIFICATION: POOLED_SEQUENCE_HEAD,
+        TOKEN_CLASSIFICATION: TOKEN_HEAD,
+        QUESTION_ANSWERING: SPAN_HEAD,
+        MULTIPLE_CHOICE: POOLED_CHOICE_HEAD,
         NEXT_SENTENCE: Head(
             build=lambda config: PooledClassifier(config.hidden_size, 2),
             names={"cls.seq_relationship": "out"},
             reads_pooler=True,
         ),
-        PRE_TRAINING: pre_training(
-            word_head(_WORDS, "cls.predictions", _DECODER, answer="prediction_logits"),
+        PRE_TRAINING: pre_training_head(
+            masked_lm_head(_WORDS, "cls.predictions", _DECODER, answer="prediction_logits"),
             "cls.seq_relationship",
             "seq_relationship_logits",
         ),
     },
     # The projection of a Stanford ColBERT, which lies among the encoder's tensors.
-    foreign=("linear",),
+    other_heads=("linear",),
 )

@@ -24,6 +24,6 @@ FAMILY = dataclasses.replace(
     pooler=None,
     heads={},
     uses_segments=False,
-    left_out=("lm_head",),
-    hf_base="Encoder",
+    ignored_prefixes=("lm_head",),
+    hf_base_suffix="Encoder",
 )

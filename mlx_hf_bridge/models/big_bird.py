@@ -32,8 +32,8 @@ class BigBirdConfig(EncoderConfig):
     num_random_blocks: int = 3
     rescale_embeddings: bool = False
 
-    least: ClassVar = {"num_random_blocks": 0}
-    refused: ClassVar = {**EncoderConfig.refused, "use_bias": lambda value: value is False}
+    minimum_values: ClassVar = {"num_random_blocks": 0}
+    unsupported_values: ClassVar = {**EncoderConfig.unsupported_values, "use_bias": lambda value: value is False}
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -44,7 +44,7 @@ class BigBirdConfig(EncoderConfig):
             )
 
     @property
-    def most_tokens(self) -> int:
+    def max_sequence_length(self) -> int:
         """The longest text for which block_sparse attention is full (BigBirdModel.forward, max_tokens_to_attend)."""
         if self.attention_type == "original_full":
             return NO_POSITIONS
@@ -52,7 +52,7 @@ class BigBirdConfig(EncoderConfig):
 
     @property
     def max_length(self) -> int:
-        return min(self.max_position_embeddings, self.most_tokens)
+        return min(self.max_position_embeddings, self.max_sequence_length)
 
 
 def encoder(config: BigBirdConfig) -> Encoder:
@@ -77,5 +77,5 @@ FAMILY = dataclasses.replace(
             names=roberta.CLASSIFIER_NAMES,
         ),
     },
-    foreign=("qa_classifier",),
+    other_heads=("qa_classifier",),
 )

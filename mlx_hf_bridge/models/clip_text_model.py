@@ -27,6 +27,11 @@ class CLIPTextConfig(EncoderConfig):
     layer_norm_eps: float = 1e-5
     eos_token_id: int = 49407
 
+    @property
+    def pooler_has_weights(self) -> bool:
+        """Return False: the pooler only selects the end token's hidden state."""
+        return False
+
 
 def layer(config: EncoderConfig) -> PreNormLayer:
     width, eps = config.hidden_size, config.layer_norm_eps
@@ -72,8 +77,7 @@ FAMILY = Family(
     tokenizer="CLIPTokenizer",
     heads={},
     pooler=lambda config: EndPooler(config.eos_token_id),
-    foreign=("text_projection",),
+    other_heads=("text_projection",),
     uses_segments=False,
-    pooler_has_weights=False,
     takes_vectors=False,
 )

@@ -15,7 +15,7 @@ from mlx_hf_bridge.architecture.family import (
     TOKEN_CLASSIFICATION,
     Head,
 )
-from mlx_hf_bridge.architecture.heads import SPANS, TOKENS
+from mlx_hf_bridge.architecture.heads import SPAN_HEAD, TOKEN_HEAD
 from mlx_hf_bridge.errors import ConfigError
 from mlx_hf_bridge.layers.dynamic_convolution import MixedAttention
 from mlx_hf_bridge.layers.encoder import Encoder, PostNormLayer
@@ -109,8 +109,8 @@ FAMILY = dataclasses.replace(
             ),
             names=roberta.CLASSIFIER_NAMES,
         ),
-        TOKEN_CLASSIFICATION: TOKENS,
-        QUESTION_ANSWERING: SPANS,
+        TOKEN_CLASSIFICATION: TOKEN_HEAD,
+        QUESTION_ANSWERING: SPAN_HEAD,
         MULTIPLE_CHOICE: Head(
             build=choice_head, names={"sequence_summary.summary": "transform.dense", "classifier": "head.out"}
         ),

@@ -19,7 +19,7 @@ from mlx_hf_bridge.architecture.family import (
     Family,
     Head,
 )
-from mlx_hf_bridge.architecture.heads import SPANS, TOKENS, word_head
+from mlx_hf_bridge.architecture.heads import SPAN_HEAD, TOKEN_HEAD, masked_lm_head
 from mlx_hf_bridge.errors import ConfigError
 from mlx_hf_bridge.layers.disentangled import (
     DisentangledAttention,
@@ -49,7 +49,7 @@ class DebertaConfig(EncoderConfig):
     pooler_hidden_act: str = "gelu"
     legacy: bool = True
 
-    least: ClassVar = {"max_relative_positions": -1}
+    minimum_values: ClassVar = {"max_relative_positions": -1}
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -70,9 +70,9 @@ class DebertaConfig(EncoderConfig):
     def max_distance(self) -> int:
         return self.max_relative_positions if self.max_relative_positions > 0 else self.max_position_embeddings
 
-    def last_place(self, ids: np.ndarray) -> int:
+    def last_position(self, ids: np.ndarray) -> int:
         """Without a table of places there is nothing to read past."""
-        return super().last_place(ids) if self.position_biased_input else 0
+        return super().last_position(ids) if self.position_biased_input else 0
 
 
 def embeddings(config: DebertaConfig) -> ClearedEmbeddings:
@@ -144,7 +144,7 @@ def _new_words(config: DebertaConfig) -> WordScorer:
 
 
 _WORDS = {
-    True: word_head(
+    True: masked_lm_head(
         bert.FAMILY.heads[MASKED_LM].names,
         "cls.predictions",
         "cls.predictions.decoder",
@@ -171,7 +171,7 @@ def pooled_head(classes: int | None = None) -> Head:
     )
 
 
-def unread(config: DebertaConfig) -> tuple[str, ...]:
+def unused_modules(config: DebertaConfig) -> tuple[str, ...]:
     """The table of places that the Hub's files have, whether their config uses it or not."""
     return () if config.position_biased_input else ("embeddings.position_embeddings",)
 
@@ -188,12 +188,12 @@ FAMILY = Family(
         MASKED_LM: Head(
             build=lambda config: _WORDS[config.legacy].build(config),
             names={},
-            named_as=lambda config: _WORDS[config.legacy],
+            variant_for=lambda config: _WORDS[config.legacy],
         ),
         SEQUENCE_CLASSIFICATION: pooled_head(),
-        TOKEN_CLASSIFICATION: TOKENS,
-        QUESTION_ANSWERING: SPANS,
+        TOKEN_CLASSIFICATION: TOKEN_HEAD,
+        QUESTION_ANSWERING: SPAN_HEAD,
     },
-    foreign=("cls", "lm_predictions", "mask_predictions"),
-    unread=unread,
+    other_heads=("cls", "lm_predictions", "mask_predictions"),
+    unused_modules=unused_modules,
 )

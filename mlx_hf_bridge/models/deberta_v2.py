@@ -31,7 +31,7 @@ class DebertaV2Config(deberta.DebertaConfig):
     conv_act: str = "tanh"
     attention_head_size: int | None = None
 
-    least: ClassVar = {**deberta.DebertaConfig.least, "position_buckets": -1, "conv_kernel_size": 0}
+    minimum_values: ClassVar = {**deberta.DebertaConfig.minimum_values, "position_buckets": -1, "conv_kernel_size": 0}
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -15,7 +15,7 @@ from mlx_hf_bridge.architecture.family import (
     TOKEN_CLASSIFICATION,
     Family,
 )
-from mlx_hf_bridge.architecture.heads import SPANS, TOKENS, first_token_head, word_head
+from mlx_hf_bridge.architecture.heads import SPAN_HEAD, TOKEN_HEAD, first_token_head, masked_lm_head
 from mlx_hf_bridge.layers.feed_forward import relu
 from mlx_hf_bridge.models import bert
 
@@ -24,7 +24,7 @@ from mlx_hf_bridge.models import bert
 class DistilBertConfig(EncoderConfig):
     type_vocab_size: int = field(default=0, init=False)
 
-    spelling: ClassVar = {
+    attribute_map: ClassVar = {
         "hidden_size": "dim",
         "num_hidden_layers": "n_layers",
         "num_attention_heads": "n_heads",
@@ -58,12 +58,12 @@ FAMILY = Family(
     hf_prefix="DistilBert",
     tokenizer="BertTokenizer",
     heads={
-        MASKED_LM: word_head(
+        MASKED_LM: masked_lm_head(
             {"vocab_transform": "dense", "vocab_layer_norm": "norm"}, "vocab_projector", "vocab_projector"
         ),
         SEQUENCE_CLASSIFICATION: first_token_head(_CLASSIFIER, relu),
-        TOKEN_CLASSIFICATION: TOKENS,
-        QUESTION_ANSWERING: SPANS,
+        TOKEN_CLASSIFICATION: TOKEN_HEAD,
+        QUESTION_ANSWERING: SPAN_HEAD,
         MULTIPLE_CHOICE: first_token_head(_CLASSIFIER, relu, classes=1),
     },
     uses_segments=False,

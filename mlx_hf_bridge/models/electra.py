@@ -16,7 +16,7 @@ from mlx_hf_bridge.architecture.family import (
     Family,
     Head,
 )
-from mlx_hf_bridge.architecture.heads import SPANS, TOKENS, first_token_head, word_head
+from mlx_hf_bridge.architecture.heads import SPAN_HEAD, TOKEN_HEAD, first_token_head, masked_lm_head
 from mlx_hf_bridge.errors import ConfigError
 from mlx_hf_bridge.layers.encoder import Encoder
 from mlx_hf_bridge.layers.feed_forward import activation_for, gelu
@@ -58,7 +58,7 @@ FAMILY = Family(
     hf_prefix="Electra",
     tokenizer="BertTokenizer",
     heads={
-        MASKED_LM: word_head(
+        MASKED_LM: masked_lm_head(
             {"generator_predictions.dense": "dense", "generator_predictions.LayerNorm": "norm"},
             "generator_lm_head",
             "generator_lm_head",
@@ -66,8 +66,8 @@ FAMILY = Family(
             width=lambda config: config.embedding_size,
         ),
         SEQUENCE_CLASSIFICATION: first_token_head(roberta.CLASSIFIER_NAMES, gelu),
-        TOKEN_CLASSIFICATION: TOKENS,
-        QUESTION_ANSWERING: SPANS,
+        TOKEN_CLASSIFICATION: TOKEN_HEAD,
+        QUESTION_ANSWERING: SPAN_HEAD,
         MULTIPLE_CHOICE: Head(build=choice_head, names={"sequence_summary.summary": "dense", "classifier": "out"}),
         PRE_TRAINING: Head(
             build=lambda config: TokenDiscriminator(config.hidden_size, activation_for(config.hidden_act)),

@@ -20,7 +20,7 @@ class ErnieConfig(EncoderConfig):
     task_type_vocab_size: int = 3
 
     @property
-    def arguments(self) -> dict[str, int]:
+    def extra_input_sizes(self) -> dict[str, int]:
         return {_ARGUMENT: self.task_type_vocab_size if self.use_task_id else 0}
 
 
@@ -38,5 +38,5 @@ FAMILY = dataclasses.replace(
     names={**bert.NAMES, "embeddings.task_type_embeddings": "embeddings.own.task_type"},
     prefix="ernie",
     hf_prefix="Ernie",
-    unread=lambda config: () if config.use_task_id else ("embeddings.task_type_embeddings",),
+    unused_modules=lambda config: () if config.use_task_id else ("embeddings.task_type_embeddings",),
 )

@@ -11,9 +11,9 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from mlx_hf_bridge.architecture.config import PaddedPositionsConfig
+from mlx_hf_bridge.architecture.config import OffsetPositionsConfig
 from mlx_hf_bridge.architecture.family import MASKED_LM, SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION, Family, Head
-from mlx_hf_bridge.architecture.heads import TOKENS, first_token_head
+from mlx_hf_bridge.architecture.heads import TOKEN_HEAD, first_token_head
 from mlx_hf_bridge.errors import ConfigError
 from mlx_hf_bridge.layers.attention import Attention
 from mlx_hf_bridge.layers.encoder import Encoder
@@ -34,7 +34,7 @@ _LEAST_SHARE = 2.0**-11
 
 
 @dataclass(frozen=True, kw_only=True)
-class EsmConfig(PaddedPositionsConfig):
+class EsmConfig(OffsetPositionsConfig):
     hidden_act: str = field(default="gelu", init=False)
     type_vocab_size: int = field(default=0, init=False)
     mask_token_id: int | None = None
@@ -42,8 +42,8 @@ class EsmConfig(PaddedPositionsConfig):
     emb_layer_norm_before: bool = False
     token_dropout: bool = False
 
-    refused: ClassVar = {
-        **PaddedPositionsConfig.refused,
+    unsupported_values: ClassVar = {
+        **OffsetPositionsConfig.unsupported_values,
         "position_embedding_type": lambda value: value not in (None, "absolute", "rotary"),
         "is_folding_model": bool,
     }
@@ -61,8 +61,8 @@ class EsmConfig(PaddedPositionsConfig):
     def max_length(self) -> int:
         return self.max_position_embeddings if self.is_rotary else super().max_length
 
-    def last_place(self, ids: np.ndarray) -> int:
-        return 0 if self.is_rotary else super().last_place(ids)
+    def last_position(self, ids: np.ndarray) -> int:
+        return 0 if self.is_rotary else super().last_position(ids)
 
 
 class EsmEmbeddings(nn.Module):
@@ -75,7 +75,7 @@ class EsmEmbeddings(nn.Module):
             self.position = Embedding(config.max_position_embeddings, config.hidden_size)
         if config.emb_layer_norm_before:
             self.norm = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.pad_token_id = config.first_place
+        self.pad_token_id = config.padding_idx
         self.mask_token_id = config.mask_token_id if config.token_dropout else None
 
     def __call__(self, batch: TokenBatch) -> mx.array:
@@ -135,6 +135,13 @@ NAMES = {
     "pooler.dense": "pooler.dense",
 }
 
+
+def unused_modules(config: EsmConfig) -> tuple[str, ...]:
+    """Return modules that files have and no output needs: the contact head, and the other kind of positions."""
+    positions = ("embeddings.position_embeddings",) if config.is_rotary else ()
+    return ("contact_head.regression", _OLD_ROTARY, *positions)
+
+
 FAMILY = Family(
     model_type="esm",
     config=EsmConfig,
@@ -151,11 +158,9 @@ FAMILY = Family(
             untied={"lm_head.decoder": "head.decoder"},
         ),
         SEQUENCE_CLASSIFICATION: first_token_head(roberta.CLASSIFIER_NAMES, mx.tanh),
-        TOKEN_CLASSIFICATION: TOKENS,
+        TOKEN_CLASSIFICATION: TOKEN_HEAD,
     },
-    # Rotary files may hold a table of places all the same.
-    unread=lambda config: ("embeddings.position_embeddings",) if config.is_rotary else (),
+    unused_modules=unused_modules,
     uses_segments=False,
-    alternates={_OLD_ROTARY.replace("{i}", layer): "rotary_embeddings" for layer in "0*"},
-    carried=("contact_head", _OLD_ROTARY),
+    alternate_names={_OLD_ROTARY.replace("{i}", layer): "rotary_embeddings" for layer in "0*"},
 )

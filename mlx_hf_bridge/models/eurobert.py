@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import mlx.nn as nn
 
 from mlx_hf_bridge.architecture.family import MASKED_LM, SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION, Family, Head
-from mlx_hf_bridge.architecture.heads import TOKENS
-from mlx_hf_bridge.architecture.rope import GroupedConfig
+from mlx_hf_bridge.architecture.heads import TOKEN_HEAD
+from mlx_hf_bridge.architecture.rope import GroupedQueryConfig
 from mlx_hf_bridge.errors import ConfigError
 from mlx_hf_bridge.layers.embeddings import WordEmbeddings
 from mlx_hf_bridge.layers.encoder import Encoder
@@ -27,7 +27,7 @@ _POOLS = {"bos": first_slot, "mean": mean_of_tokens, "late": None}
 
 
 @dataclass(frozen=True, kw_only=True)
-class EuroBertConfig(GroupedConfig):
+class EuroBertConfig(GroupedQueryConfig):
     layer_norm_eps: float = 1e-5
     mlp_bias: bool = False
     classifier_pooling: str = "late"
@@ -41,7 +41,7 @@ class EuroBertConfig(GroupedConfig):
 
 
 def layer(
-    config: GroupedConfig,
+    config: GroupedQueryConfig,
     mlp_bias: bool = False,
     query_norm: nn.Module | None = None,
     key_norm: nn.Module | None = None,
@@ -52,7 +52,7 @@ def layer(
         width,
         config.num_attention_heads,
         config.head_dim,
-        config.key_heads,
+        config.num_kv_heads,
         config.attention_bias,
         query_norm=query_norm,
         key_norm=key_norm,
@@ -109,7 +109,7 @@ FAMILY = Family(
     heads={
         MASKED_LM: Head(build=words, names={}, tied={"lm_head": ""}, untied={"lm_head": "decoder"}),
         SEQUENCE_CLASSIFICATION: Head(build=classifier, names={"dense": "transform.dense", "classifier": "head.out"}),
-        TOKEN_CLASSIFICATION: TOKENS,
+        TOKEN_CLASSIFICATION: TOKEN_HEAD,
     },
     uses_segments=False,
 )

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from mlx_hf_bridge.architecture.config import EncoderConfig
 from mlx_hf_bridge.architecture.family import SEQUENCE_CLASSIFICATION
-from mlx_hf_bridge.architecture.rope import theta_of
+from mlx_hf_bridge.architecture.rope import rope_theta_from
 from mlx_hf_bridge.errors import ConfigError
 from mlx_hf_bridge.layers.embeddings import WordEmbeddings
 from mlx_hf_bridge.layers.encoder import Encoder
@@ -43,7 +43,7 @@ class Gemma3Config(EncoderConfig):
     rope_local_base_freq: float = 10_000.0
     use_bidirectional_attention: bool = False
 
-    spelling: ClassVar = {"layer_norm_eps": "rms_norm_eps", "hidden_act": "hidden_activation"}
+    attribute_map: ClassVar = {"layer_norm_eps": "rms_norm_eps", "hidden_act": "hidden_activation"}
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -70,11 +70,13 @@ class Gemma3Config(EncoderConfig):
     @property
     def thetas(self) -> tuple[float, float]:
         """The bases of the periods of global and of local layers."""
-        theta_of(self.rope_scaling, 1.0)
+        rope_theta_from(self.rope_scaling, 1.0)
         given = self.rope_parameters or {}
-        return theta_of(given.get(_GLOBAL), self.rope_theta), theta_of(given.get(_LOCAL), self.rope_local_base_freq)
+        return rope_theta_from(given.get(_GLOBAL), self.rope_theta), rope_theta_from(
+            given.get(_LOCAL), self.rope_local_base_freq
+        )
 
-    def last_place(self, ids: Any) -> int:
+    def last_position(self, ids: Any) -> int:
         """0, since places are computed with and not looked up."""
         return 0
 
@@ -120,7 +122,7 @@ FAMILY = dataclasses.replace(
     config=Gemma3Config,
     encoder=encoder,
     names=NAMES,
-    other_prefixes=(),
+    alternate_prefixes=(),
     hf_prefix="Gemma3Text",
     tokenizer="GemmaTokenizer",
     heads={SEQUENCE_CLASSIFICATION: qwen3.LAST_TOKEN},

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from mlx_hf_bridge.architecture.family import MASKED_LM, SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION, Family
-from mlx_hf_bridge.architecture.heads import POOLED_SEQUENCE, TOKENS, word_head
+from mlx_hf_bridge.architecture.heads import POOLED_SEQUENCE_HEAD, TOKEN_HEAD, masked_lm_head
 from mlx_hf_bridge.architecture.rope import RotaryConfig
 from mlx_hf_bridge.layers.encoder import Encoder, PostNormLayer
 from mlx_hf_bridge.layers.feed_forward import GatedFeedForward, activation_for, gelu
@@ -60,13 +60,13 @@ FAMILY = Family(
     pooler=bert.FAMILY.pooler,
     heads={
         # Its activation is gelu whatever config.json says (GteLMHead).
-        MASKED_LM: word_head(
+        MASKED_LM: masked_lm_head(
             {"lm_head.dense": "dense", "lm_head.layer_norm": "norm"}, "lm_head.decoder", "lm_head.decoder", gelu
         ),
-        SEQUENCE_CLASSIFICATION: POOLED_SEQUENCE,
-        TOKEN_CLASSIFICATION: TOKENS,
+        SEQUENCE_CLASSIFICATION: POOLED_SEQUENCE_HEAD,
+        TOKEN_CLASSIFICATION: TOKEN_HEAD,
     },
-    alternates=_ALTERNATES,
-    other_prefixes=("new",),
-    bare_pooler=False,
+    alternate_names=_ALTERNATES,
+    alternate_prefixes=("new",),
+    base_model_has_pooler=False,
 )

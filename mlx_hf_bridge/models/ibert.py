@@ -8,14 +8,14 @@ import dataclasses
 from dataclasses import dataclass
 from typing import ClassVar
 
-from mlx_hf_bridge.architecture.config import EncoderConfig, PaddedPositionsConfig
+from mlx_hf_bridge.architecture.config import EncoderConfig, OffsetPositionsConfig
 from mlx_hf_bridge.models import roberta
 
 
 @dataclass(frozen=True)
-class IBertConfig(PaddedPositionsConfig):
-    refused: ClassVar = {
-        **EncoderConfig.refused,
+class IBertConfig(OffsetPositionsConfig):
+    unsupported_values: ClassVar = {
+        **EncoderConfig.unsupported_values,
         "quant_mode": bool,
         "hidden_act": lambda value: value != "gelu",
     }
@@ -38,5 +38,5 @@ FAMILY = dataclasses.replace(
     config=IBertConfig,
     prefix="ibert",
     hf_prefix="IBert",
-    ignored=(*roberta.FAMILY.ignored, *_OF_WHOLE_NUMBERS),
+    ignored_suffixes=(*roberta.FAMILY.ignored_suffixes, *_OF_WHOLE_NUMBERS),
 )

@@ -58,5 +58,5 @@ FAMILY = Family(
     tokenizer="XLMRobertaTokenizer",
     pooler=bert.FAMILY.pooler,
     heads={task: head for task, head in roberta.HEADS.items() if task != MULTIPLE_CHOICE},
-    alternates=_ALTERNATES,
+    alternate_names=_ALTERNATES,
 )

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import mlx.core as mx
 import numpy as np
 
-from mlx_hf_bridge.architecture.config import PaddedPositionsConfig
+from mlx_hf_bridge.architecture.config import OffsetPositionsConfig
 from mlx_hf_bridge.architecture.family import MULTIPLE_CHOICE, QUESTION_ANSWERING, SEQUENCE_CLASSIFICATION
 from mlx_hf_bridge.errors import ConfigError, InputError
 from mlx_hf_bridge.layers.encoder import Encoder
@@ -25,7 +25,7 @@ _SEPARATORS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
-class LongformerConfig(PaddedPositionsConfig):
+class LongformerConfig(OffsetPositionsConfig):
     attention_window: int | Sequence[int] = field()
     sep_token_id: int = 2
 
@@ -46,14 +46,14 @@ class LongformerConfig(PaddedPositionsConfig):
         return (given,) * self.num_hidden_layers if isinstance(given, int) else tuple(given)
 
     @property
-    def arguments(self) -> dict[str, int]:
+    def extra_input_sizes(self) -> dict[str, int]:
         return {ARGUMENT: 2}
 
 
 def encoder(config: LongformerConfig) -> Encoder:
     width, heads = config.hidden_size, config.num_attention_heads
     return Encoder(
-        bert.embeddings(config, pad_token_id=config.first_place),
+        bert.embeddings(config, pad_token_id=config.padding_idx),
         [bert.post_norm_layer(config, LocalGlobalAttention(width, heads, window // 2)) for window in config.windows],
         marked=marked,
     )
@@ -87,12 +87,12 @@ def with_global(
 ) -> Callable[[LongformerConfig, TokenBatch], TokenBatch]:
     """Batches without global tokens get those that are `chosen`; none for vectors if they are found `from_ids`."""
 
-    def prepared(config: LongformerConfig, batch: TokenBatch) -> TokenBatch:
+    def prepare_batch(config: LongformerConfig, batch: TokenBatch) -> TokenBatch:
         if ARGUMENT in batch.given or (from_ids and batch.vectors is not None):
             return batch
         return dataclasses.replace(batch, given={**batch.given, ARGUMENT: chosen(config, batch)})
 
-    return prepared
+    return prepare_batch
 
 
 _GLOBAL = {
@@ -115,5 +115,7 @@ FAMILY = dataclasses.replace(
     },
     prefix="longformer",
     hf_prefix="Longformer",
-    heads={task: dataclasses.replace(head, prepared=_GLOBAL.get(task)) for task, head in roberta.FAMILY.heads.items()},
+    heads={
+        task: dataclasses.replace(head, prepare_batch=_GLOBAL.get(task)) for task, head in roberta.FAMILY.heads.items()
+    },
 )

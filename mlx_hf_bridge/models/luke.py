@@ -7,14 +7,14 @@ they are left out.
 import dataclasses
 from dataclasses import dataclass, field
 
-from mlx_hf_bridge.architecture.config import PaddedPositionsConfig
+from mlx_hf_bridge.architecture.config import OffsetPositionsConfig
 from mlx_hf_bridge.architecture.family import SEQUENCE_CLASSIFICATION
-from mlx_hf_bridge.architecture.heads import POOLED_SEQUENCE
+from mlx_hf_bridge.architecture.heads import POOLED_SEQUENCE_HEAD
 from mlx_hf_bridge.models import bert, roberta
 
 
 @dataclass(frozen=True)
-class LukeConfig(PaddedPositionsConfig):
+class LukeConfig(OffsetPositionsConfig):
     # LukeForMaskedLM has a word table of its own, whatever config.json says.
     tie_word_embeddings: bool = field(default=False, init=False)
 
@@ -28,7 +28,10 @@ FAMILY = dataclasses.replace(
     prefix="luke",
     hf_prefix="Luke",
     tokenizer="RobertaTokenizer",
-    heads={**roberta.HEADS, SEQUENCE_CLASSIFICATION: POOLED_SEQUENCE},
-    ignored=(*bert.FAMILY.ignored, *(f"{query}.{leaf}" for query in _ENTITY_QUERIES for leaf in ("weight", "bias"))),
-    left_out=("entity_embeddings", "entity_predictions"),
+    heads={**roberta.HEADS, SEQUENCE_CLASSIFICATION: POOLED_SEQUENCE_HEAD},
+    ignored_suffixes=(
+        *bert.FAMILY.ignored_suffixes,
+        *(f"{query}.{leaf}" for query in _ENTITY_QUERIES for leaf in ("weight", "bias")),
+    ),
+    ignored_prefixes=("entity_embeddings", "entity_predictions"),
 )

@@ -10,7 +10,7 @@ import mlx.nn as nn
 
 from mlx_hf_bridge.architecture.config import EncoderConfig
 from mlx_hf_bridge.architecture.family import MASKED_LM, PRE_TRAINING, Family, Head
-from mlx_hf_bridge.architecture.heads import pre_training
+from mlx_hf_bridge.architecture.heads import pre_training_head
 from mlx_hf_bridge.errors import ConfigError
 from mlx_hf_bridge.layers.bottleneck import (
     Bottleneck,
@@ -157,7 +157,7 @@ NAMES = {
 }
 
 
-def unread(config: MobileBertConfig) -> tuple[str, ...]:
+def unused_modules(config: MobileBertConfig) -> tuple[str, ...]:
     """Modules that the reference always has and some configs pass by."""
     words = () if config.widens_words else ("embeddings.embedding_transformation",)
     scored = tuple(f"{_LAYER}.bottleneck.attention.{part}" for part in ("dense", "LayerNorm"))
@@ -195,7 +195,7 @@ FAMILY = Family(
     heads={
         **bert.FAMILY.heads,
         MASKED_LM: _words("logits"),
-        PRE_TRAINING: pre_training(_words("prediction_logits"), "cls.seq_relationship", "seq_relationship_logits"),
+        PRE_TRAINING: pre_training_head(_words("prediction_logits"), "cls.seq_relationship", "seq_relationship_logits"),
     },
-    unread=unread,
+    unused_modules=unused_modules,
 )

@@ -20,7 +20,7 @@ from mlx_hf_bridge.architecture.family import (
     Family,
     Head,
 )
-from mlx_hf_bridge.architecture.rope import theta_of
+from mlx_hf_bridge.architecture.rope import rope_theta_from
 from mlx_hf_bridge.errors import ConfigError
 from mlx_hf_bridge.layers.embeddings import NormedEmbeddings
 from mlx_hf_bridge.layers.encoder import Encoder
@@ -64,7 +64,7 @@ class ModernBertConfig(EncoderConfig):
     global_rope_theta: float = 160_000.0
     local_rope_theta: float = 10_000.0
 
-    spelling: ClassVar = {"hidden_act": "hidden_activation", "layer_norm_eps": "norm_eps"}
+    attribute_map: ClassVar = {"hidden_act": "hidden_activation", "layer_norm_eps": "norm_eps"}
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -88,13 +88,13 @@ class ModernBertConfig(EncoderConfig):
     @property
     def thetas(self) -> tuple[float, float]:
         """The bases of the periods of global and of local layers."""
-        theta_of(self.rope_scaling, 1.0)
+        rope_theta_from(self.rope_scaling, 1.0)
         given = self.rope_parameters or {}
         old = ((_GLOBAL, self.global_rope_theta), (_LOCAL, self.local_rope_theta))
-        one, two = (theta_of(given.get(kind), theta) for kind, theta in old)
+        one, two = (rope_theta_from(given.get(kind), theta) for kind, theta in old)
         return one, two
 
-    def last_place(self, ids: Any) -> int:
+    def last_position(self, ids: Any) -> int:
         """0, since places are computed with and not looked up."""
         return 0
 

@@ -5,7 +5,7 @@ BERT with RoBERTa's places, no segments, and one relative-position term that eve
 
 from dataclasses import dataclass, field
 
-from mlx_hf_bridge.architecture.config import PaddedPositionsConfig
+from mlx_hf_bridge.architecture.config import OffsetPositionsConfig
 from mlx_hf_bridge.architecture.family import Family
 from mlx_hf_bridge.layers.encoder import Encoder
 from mlx_hf_bridge.layers.relative_positions import RelativePositionBias
@@ -18,19 +18,19 @@ _MAX_DISTANCE = 128
 
 
 @dataclass(frozen=True)
-class MPNetConfig(PaddedPositionsConfig):
+class MPNetConfig(OffsetPositionsConfig):
     type_vocab_size: int = field(default=0, init=False)
     relative_attention_num_buckets: int = _BUCKETS
 
     @property
-    def first_place(self) -> int:
+    def padding_idx(self) -> int:
         return _PADDING_INDEX
 
 
 def encoder(config: MPNetConfig) -> Encoder:
     rows, heads = config.relative_attention_num_buckets, config.num_attention_heads
     return Encoder(
-        bert.embeddings(config, pad_token_id=config.first_place),
+        bert.embeddings(config, pad_token_id=config.padding_idx),
         bert.layers(config),
         position_bias=RelativePositionBias(rows, heads, _BUCKETS, _MAX_DISTANCE),
     )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 from mlx_hf_bridge.architecture.family import MASKED_LM, SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION, Family
-from mlx_hf_bridge.architecture.heads import POOLED_SEQUENCE, TOKENS, word_head
+from mlx_hf_bridge.architecture.heads import POOLED_SEQUENCE_HEAD, TOKEN_HEAD, masked_lm_head
 from mlx_hf_bridge.architecture.rope import RotaryConfig
 from mlx_hf_bridge.layers.embeddings import NormedEmbeddings
 from mlx_hf_bridge.layers.encoder import Encoder, PostNormLayer
@@ -35,8 +35,8 @@ _OLD_ACTIVATIONS = {"swiglu": "silu"}
 @dataclass(frozen=True, kw_only=True)
 class NomicBertConfig(RotaryConfig):
     default_theta: ClassVar = 1000.0
-    refused: ClassVar = {
-        **RotaryConfig.refused,
+    unsupported_values: ClassVar = {
+        **RotaryConfig.unsupported_values,
         "prenorm": bool,
         "use_rms_norm": bool,
         "rotary_emb_interleaved": bool,
@@ -61,7 +61,7 @@ def embeddings(config: RotaryConfig) -> NormedEmbeddings:
 
 
 def rotary(config: RotaryConfig) -> Rotary:
-    return Rotary(config.width_of_head, config.theta)
+    return Rotary(config.attention_head_dim, config.theta)
 
 
 def layer(config: NomicBertConfig) -> PostNormLayer:
@@ -115,15 +115,15 @@ FAMILY = Family(
     tokenizer="BertTokenizer",
     pooler=bert.FAMILY.pooler,
     heads={
-        MASKED_LM: word_head(
+        MASKED_LM: masked_lm_head(
             {"cls.predictions.transform.dense": "dense", "cls.predictions.transform.layer_norm": "norm"},
             "cls.predictions",
             "cls.predictions.decoder",
         ),
-        SEQUENCE_CLASSIFICATION: POOLED_SEQUENCE,
-        TOKEN_CLASSIFICATION: TOKENS,
+        SEQUENCE_CLASSIFICATION: POOLED_SEQUENCE_HEAD,
+        TOKEN_CLASSIFICATION: TOKEN_HEAD,
     },
-    alternates=_ALTERNATES,
-    other_prefixes=("bert",),
-    bare_pooler=False,
+    alternate_names=_ALTERNATES,
+    alternate_prefixes=("bert",),
+    base_model_has_pooler=False,
 )

@@ -16,8 +16,8 @@ from mlx_hf_bridge.architecture.family import (
     Family,
     Head,
 )
-from mlx_hf_bridge.architecture.heads import SPANS
-from mlx_hf_bridge.architecture.rope import GroupedConfig
+from mlx_hf_bridge.architecture.heads import SPAN_HEAD
+from mlx_hf_bridge.architecture.rope import GroupedQueryConfig
 from mlx_hf_bridge.errors import ConfigError
 from mlx_hf_bridge.layers.embeddings import WordEmbeddings
 from mlx_hf_bridge.layers.encoder import Encoder
@@ -30,13 +30,13 @@ from mlx_hf_bridge.models import eurobert
 
 
 @dataclass(frozen=True, kw_only=True)
-class Qwen3Config(GroupedConfig):
+class Qwen3Config(GroupedQueryConfig):
     layer_norm_eps: float = 1e-6
     pad_token_id: int | None = None
     head_dim: int | None = 128
     layer_types: Sequence[str] | None = None
 
-    refused: ClassVar = {"use_sliding_window": bool}
+    unsupported_values: ClassVar = {"use_sliding_window": bool}
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -48,7 +48,7 @@ class Qwen3Config(GroupedConfig):
 
 
 def layer(config: Qwen3Config) -> PreNormLayer:
-    query_norm, key_norm = (RMSNorm(config.width_of_head, config.layer_norm_eps) for _ in range(2))
+    query_norm, key_norm = (RMSNorm(config.attention_head_dim, config.layer_norm_eps) for _ in range(2))
     return eurobert.layer(config, query_norm=query_norm, key_norm=key_norm)
 
 
@@ -58,7 +58,7 @@ def encoder(config: Qwen3Config) -> Encoder:
         [layer(config) for _ in range(config.num_hidden_layers)],
         final_norm=RMSNorm(config.hidden_size, config.layer_norm_eps),
         sees=TokenBatch.causal_mask,
-        rotary=Rotary(config.width_of_head, config.theta),
+        rotary=Rotary(config.attention_head_dim, config.theta),
     )
 
 
@@ -78,7 +78,7 @@ FAMILY = Family(
     encoder=encoder,
     names=NAMES,
     prefix="model",
-    other_prefixes=("transformer",),
+    alternate_prefixes=("transformer",),
     hf_prefix="Qwen3",
     tokenizer="Qwen2Tokenizer",
     heads={
@@ -86,8 +86,8 @@ FAMILY = Family(
         TOKEN_CLASSIFICATION: Head(
             build=lambda config: TokenClassifier(config.hidden_size, config.num_labels), names={"score": "out"}
         ),
-        QUESTION_ANSWERING: SPANS,
+        QUESTION_ANSWERING: SPAN_HEAD,
     },
     uses_segments=False,
-    left_out=("lm_head",),
+    ignored_prefixes=("lm_head",),
 )

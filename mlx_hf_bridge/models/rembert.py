@@ -15,7 +15,13 @@ from mlx_hf_bridge.architecture.family import (
     SEQUENCE_CLASSIFICATION,
     TOKEN_CLASSIFICATION,
 )
-from mlx_hf_bridge.architecture.heads import POOLED_CHOICE, POOLED_SEQUENCE, SPANS, TOKENS, word_head
+from mlx_hf_bridge.architecture.heads import (
+    POOLED_CHOICE_HEAD,
+    POOLED_SEQUENCE_HEAD,
+    SPAN_HEAD,
+    TOKEN_HEAD,
+    masked_lm_head,
+)
 from mlx_hf_bridge.layers.encoder import Encoder
 from mlx_hf_bridge.layers.linear import Linear
 from mlx_hf_bridge.models import bert
@@ -27,7 +33,7 @@ class RemBertConfig(EncoderConfig):
     output_embedding_size: int
     tie_word_embeddings: bool = field(default=False, init=False)
 
-    spelling: ClassVar = {"embedding_size": "input_embedding_size"}
+    attribute_map: ClassVar = {"embedding_size": "input_embedding_size"}
 
 
 def encoder(config: RemBertConfig) -> Encoder:
@@ -46,15 +52,15 @@ FAMILY = dataclasses.replace(
     hf_prefix="RemBert",
     tokenizer="RemBertTokenizer",
     heads={
-        MASKED_LM: word_head(
+        MASKED_LM: masked_lm_head(
             {"cls.predictions.dense": "dense", "cls.predictions.LayerNorm": "norm"},
             "cls.predictions",
             "cls.predictions.decoder",
             width=lambda config: config.output_embedding_size,
         ),
-        SEQUENCE_CLASSIFICATION: POOLED_SEQUENCE,
-        TOKEN_CLASSIFICATION: TOKENS,
-        QUESTION_ANSWERING: SPANS,
-        MULTIPLE_CHOICE: POOLED_CHOICE,
+        SEQUENCE_CLASSIFICATION: POOLED_SEQUENCE_HEAD,
+        TOKEN_CLASSIFICATION: TOKEN_HEAD,
+        QUESTION_ANSWERING: SPAN_HEAD,
+        MULTIPLE_CHOICE: POOLED_CHOICE_HEAD,
     },
 )

@@ -7,7 +7,7 @@ import dataclasses
 
 import mlx.core as mx
 
-from mlx_hf_bridge.architecture.config import PaddedPositionsConfig
+from mlx_hf_bridge.architecture.config import OffsetPositionsConfig
 from mlx_hf_bridge.architecture.family import (
     MASKED_LM,
     MULTIPLE_CHOICE,
@@ -15,7 +15,7 @@ from mlx_hf_bridge.architecture.family import (
     SEQUENCE_CLASSIFICATION,
     TOKEN_CLASSIFICATION,
 )
-from mlx_hf_bridge.architecture.heads import POOLED_CHOICE, SPANS, TOKENS, first_token_head, word_head
+from mlx_hf_bridge.architecture.heads import POOLED_CHOICE_HEAD, SPAN_HEAD, TOKEN_HEAD, first_token_head, masked_lm_head
 from mlx_hf_bridge.layers.encoder import Encoder
 from mlx_hf_bridge.layers.feed_forward import gelu
 from mlx_hf_bridge.models import bert
@@ -23,24 +23,24 @@ from mlx_hf_bridge.models import bert
 CLASSIFIER_NAMES = {"classifier.dense": "dense", "classifier.out_proj": "out"}
 # The word head's activation is gelu whatever config.json says (RobertaLMHead).
 HEADS = {
-    MASKED_LM: word_head(
+    MASKED_LM: masked_lm_head(
         {"lm_head.dense": "dense", "lm_head.layer_norm": "norm"}, "lm_head", "lm_head.decoder", activation=gelu
     ),
     SEQUENCE_CLASSIFICATION: first_token_head(CLASSIFIER_NAMES, mx.tanh),
-    TOKEN_CLASSIFICATION: TOKENS,
-    QUESTION_ANSWERING: SPANS,
-    MULTIPLE_CHOICE: POOLED_CHOICE,
+    TOKEN_CLASSIFICATION: TOKEN_HEAD,
+    QUESTION_ANSWERING: SPAN_HEAD,
+    MULTIPLE_CHOICE: POOLED_CHOICE_HEAD,
 }
 
 
-def encoder(config: PaddedPositionsConfig) -> Encoder:
-    return Encoder(bert.embeddings(config, pad_token_id=config.first_place), bert.layers(config))
+def encoder(config: OffsetPositionsConfig) -> Encoder:
+    return Encoder(bert.embeddings(config, pad_token_id=config.padding_idx), bert.layers(config))
 
 
 FAMILY = dataclasses.replace(
     bert.FAMILY,
     model_type="roberta",
-    config=PaddedPositionsConfig,
+    config=OffsetPositionsConfig,
     encoder=encoder,
     prefix="roberta",
     hf_prefix="Roberta",

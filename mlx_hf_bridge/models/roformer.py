@@ -19,7 +19,7 @@ from mlx_hf_bridge.architecture.family import (
     Family,
     Head,
 )
-from mlx_hf_bridge.architecture.heads import SPANS, TOKENS, word_head
+from mlx_hf_bridge.architecture.heads import SPAN_HEAD, TOKEN_HEAD, masked_lm_head
 from mlx_hf_bridge.errors import ConfigError
 from mlx_hf_bridge.layers.embeddings import NormedEmbeddings
 from mlx_hf_bridge.layers.encoder import Encoder, PostNormLayer
@@ -98,7 +98,7 @@ FAMILY = Family(
     hf_prefix="RoFormer",
     tokenizer="RoFormerTokenizer",
     heads={
-        MASKED_LM: word_head(
+        MASKED_LM: masked_lm_head(
             {"cls.predictions.transform.dense": "dense", "cls.predictions.transform.LayerNorm": "norm"},
             "cls.predictions",
             "cls.predictions.decoder",
@@ -110,8 +110,8 @@ FAMILY = Family(
             ),
             names=roberta.CLASSIFIER_NAMES,
         ),
-        TOKEN_CLASSIFICATION: TOKENS,
-        QUESTION_ANSWERING: SPANS,
+        TOKEN_CLASSIFICATION: TOKEN_HEAD,
+        QUESTION_ANSWERING: SPAN_HEAD,
         MULTIPLE_CHOICE: Head(build=choice_head, names={"classifier": "head.out"}),
     },
 )

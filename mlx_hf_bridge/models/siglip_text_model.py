@@ -34,6 +34,5 @@ FAMILY = dataclasses.replace(
     hf_prefix="SiglipText",
     tokenizer="SiglipTokenizer",
     pooler=lambda config: LastSlotPooler(config.hidden_size, config.projection_size or config.hidden_size),
-    foreign=(),
-    pooler_has_weights=True,
+    other_heads=(),
 )

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Self
 
 from mlx_hf_bridge.architecture.config import NO_POSITIONS, EncoderConfig
 from mlx_hf_bridge.architecture.family import TOKEN_CLASSIFICATION, Family
-from mlx_hf_bridge.architecture.heads import TOKENS
+from mlx_hf_bridge.architecture.heads import TOKEN_HEAD
 from mlx_hf_bridge.errors import ConfigError
 from mlx_hf_bridge.layers.attention import Attention
 from mlx_hf_bridge.layers.embeddings import WordEmbeddings
@@ -33,7 +33,7 @@ class T5Config(EncoderConfig):
     relative_attention_num_buckets: int = 32
     relative_attention_max_distance: int = 128
 
-    spelling: ClassVar = {
+    attribute_map: ClassVar = {
         "hidden_size": "d_model",
         "num_hidden_layers": "num_layers",
         "num_attention_heads": "num_heads",
@@ -41,7 +41,7 @@ class T5Config(EncoderConfig):
         "head_dim": "d_kv",
         "layer_norm_eps": "layer_norm_epsilon",
     }
-    refused: ClassVar = {"is_decoder": bool}
+    unsupported_values: ClassVar = {"is_decoder": bool}
     default_feed_forward: ClassVar[str] = "relu"
 
     @classmethod
@@ -105,9 +105,9 @@ FAMILY = Family(
     prefix="transformer",
     hf_prefix="T5",
     tokenizer="T5Tokenizer",
-    heads={TOKEN_CLASSIFICATION: TOKENS},
-    ignored=("encoder.embed_tokens.weight",),
+    heads={TOKEN_CLASSIFICATION: TOKEN_HEAD},
+    ignored_suffixes=("encoder.embed_tokens.weight",),
     uses_segments=False,
-    left_out=("decoder", "lm_head"),
-    hf_base="EncoderModel",
+    ignored_prefixes=("decoder", "lm_head"),
+    hf_base_suffix="EncoderModel",
 )

@@ -14,7 +14,7 @@ import mlx.nn as nn
 import numpy as np
 
 from mlx_hf_bridge.architecture.family import SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION, Head
-from mlx_hf_bridge.architecture.rope import theta_of
+from mlx_hf_bridge.architecture.rope import rope_theta_from
 from mlx_hf_bridge.errors import ConfigError
 from mlx_hf_bridge.layers.embeddings import WordEmbeddings
 from mlx_hf_bridge.layers.encoder import Encoder
@@ -47,7 +47,7 @@ class T5GemmaConfig(gemma3_text.Gemma3Config):
     attn_logit_softcapping: float | None = 50.0
     is_encoder_decoder: bool = True
 
-    refused: ClassVar = {"is_decoder": bool}
+    unsupported_values: ClassVar = {"is_decoder": bool}
 
     @classmethod
     def from_json(cls, raw: Mapping[str, Any]) -> Self:
@@ -64,10 +64,10 @@ class T5GemmaConfig(gemma3_text.Gemma3Config):
     @property
     def thetas(self) -> tuple[float, float]:
         """The base of the periods, the same for all layers."""
-        theta = theta_of(self.rope_parameters, self.rope_theta)
+        theta = rope_theta_from(self.rope_parameters, self.rope_theta)
         return theta, theta
 
-    def mask_for(self, ids: np.ndarray) -> np.ndarray:
+    def default_attention_mask(self, ids: np.ndarray) -> np.ndarray:
         """What is not padding, by its id (make_default_2d_attention_mask)."""
         return np.asarray(ids != self.pad_token_id)
 
@@ -136,12 +136,12 @@ FAMILY = dataclasses.replace(
     encoder=encoder,
     names={f"encoder.{module}": ours for module, ours in _NAMES.items()},
     hf_prefix="T5Gemma",
-    hf_base="EncoderModel",
+    hf_base_suffix="EncoderModel",
     heads={
         SEQUENCE_CLASSIFICATION: of_encoder(
             lambda config: LastTokenClassifier(config.hidden_size, config.num_labels, config.pad_token_id, bias=True)
         ),
         TOKEN_CLASSIFICATION: of_encoder(lambda config: TokenClassifier(config.hidden_size, config.num_labels)),
     },
-    left_out=("decoder", "lm_head"),
+    ignored_prefixes=("decoder", "lm_head"),
 )

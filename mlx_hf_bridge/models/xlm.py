@@ -21,7 +21,7 @@ from mlx_hf_bridge.architecture.family import (
     Family,
     Head,
 )
-from mlx_hf_bridge.architecture.heads import SPANS, TOKENS
+from mlx_hf_bridge.architecture.heads import SPAN_HEAD, TOKEN_HEAD
 from mlx_hf_bridge.errors import ConfigError
 from mlx_hf_bridge.layers.embeddings import OwnTable, WordSegmentEmbeddings
 from mlx_hf_bridge.layers.encoder import Encoder
@@ -47,8 +47,12 @@ class XLMConfig(EncoderConfig):
     n_langs: int = 1
     use_lang_emb: bool = True
 
-    spelling: ClassVar = {"hidden_size": "emb_dim", "num_hidden_layers": "n_layers", "num_attention_heads": "n_heads"}
-    refused: ClassVar = {
+    attribute_map: ClassVar = {
+        "hidden_size": "emb_dim",
+        "num_hidden_layers": "n_layers",
+        "num_attention_heads": "n_heads",
+    }
+    unsupported_values: ClassVar = {
         "causal": bool,
         "asm": bool,
         "pre_norm": bool,
@@ -71,15 +75,15 @@ class XLMConfig(EncoderConfig):
         return self.n_langs if self.use_lang_emb and self.n_langs > 1 else 0
 
     @property
-    def arguments(self) -> dict[str, int]:
+    def extra_input_sizes(self) -> dict[str, int]:
         return {_ARGUMENT: self.languages}
 
     @property
-    def zero_segments_count(self) -> bool:
+    def zero_token_type_ids_matter(self) -> bool:
         """Segment 0 adds the vector of word 0."""
         return True
 
-    def mask_for(self, ids: np.ndarray) -> np.ndarray:
+    def default_attention_mask(self, ids: np.ndarray) -> np.ndarray:
         """As many first slots as there are ids that are not padding (get_masks)."""
         lengths = (ids != self.pad_token_id).sum(axis=1, keepdims=True)
         return np.asarray(np.arange(ids.shape[1])[None] < lengths)
@@ -136,15 +140,15 @@ FAMILY = Family(
             untied={"pred_layer.proj": "decoder"},
         ),
         SEQUENCE_CLASSIFICATION: Head(build=summary_head, names=_SUMMARY),
-        TOKEN_CLASSIFICATION: TOKENS,
-        QUESTION_ANSWERING: SPANS,
+        TOKEN_CLASSIFICATION: TOKEN_HEAD,
+        QUESTION_ANSWERING: SPAN_HEAD,
         MULTIPLE_CHOICE: Head(
             build=lambda config: summary_head(config, is_choice=True), names={**_SUMMARY, "logits_proj": "out"}
         ),
     },
     # The heads of XLMForQuestionAnswering, which searches by beams.
-    foreign=("qa_outputs",),
-    ignored=("position_ids",),
-    unread=lambda config: () if config.languages else ("lang_embeddings",),
-    hf_heads={MASKED_LM: "WithLMHeadModel", QUESTION_ANSWERING: "ForQuestionAnsweringSimple"},
+    other_heads=("qa_outputs",),
+    ignored_suffixes=("position_ids",),
+    unused_modules=lambda config: () if config.languages else ("lang_embeddings",),
+    hf_head_suffixes={MASKED_LM: "WithLMHeadModel", QUESTION_ANSWERING: "ForQuestionAnsweringSimple"},
 )

@@ -5,14 +5,14 @@ XLM-R that normalises before each block and after the last layer, and not its em
 
 import dataclasses
 
-from mlx_hf_bridge.architecture.config import PaddedPositionsConfig
+from mlx_hf_bridge.architecture.config import OffsetPositionsConfig
 from mlx_hf_bridge.layers.encoder import Encoder
 from mlx_hf_bridge.models import bert, megatron_bert, xlm_roberta
 
 
-def encoder(config: PaddedPositionsConfig) -> Encoder:
+def encoder(config: OffsetPositionsConfig) -> Encoder:
     return Encoder(
-        bert.embeddings(config, pad_token_id=config.first_place, normed=False),
+        bert.embeddings(config, pad_token_id=config.padding_idx, normed=False),
         megatron_bert.pre_norm_layers(config),
         final_norm=megatron_bert.norm(config),
     )

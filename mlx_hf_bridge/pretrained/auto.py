@@ -94,7 +94,7 @@ class MLXAutoModel:
             changes=request.changes,
             trace=trace,
         )
-        loaded.report.log(loaded.family.hf_class(loaded.task), str(pretrained_model_name_or_path))
+        loaded.report.log(loaded.family.hf_class_name(loaded.task), str(pretrained_model_name_or_path))
         if kwargs.get("trust_remote_code") and "auto_map" in loaded.raw_config:
             logger.warning("%s has code of its own, which is not run", pretrained_model_name_or_path)
         model = model_of(loaded)

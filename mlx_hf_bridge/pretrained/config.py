@@ -53,7 +53,7 @@ class ModelConfig:
             self._renumber(value)
             return
         self._set[name] = value
-        self._raw[type(self._checked).spelling.get(name, name)] = value
+        self._raw[type(self._checked).attribute_map.get(name, name)] = value
 
     @property
     def num_labels(self) -> int:

@@ -34,7 +34,7 @@ class Call:
             )
         if vectors is not None and not loaded.family.takes_vectors:
             raise InputError(
-                f"got inputs_embeds, and {loaded.family.hf_class(loaded.task)} takes ids alone. Pass input_ids."
+                f"got inputs_embeds, and {loaded.family.hf_class_name(loaded.task)} takes ids alone. Pass input_ids."
             )
         self.loaded = loaded
         self.like = vectors if ids is None else ids
@@ -77,18 +77,18 @@ class Call:
         if given is None:
             return None
         config = self.loaded.config
-        real = name == "attention_mask" or name in config.real_arguments
+        real = name == "attention_mask" or name in config.float_extra_inputs
         array = to_numpy(given) if real else whole_numbers(name, given)
         if self.choices is not None and array.ndim == 3:
             array = array.reshape(-1, array.shape[-1])
-        shape = (*self._ids.shape, *config.argument_axes.get(name, ()))
+        shape = (*self._ids.shape, *config.extra_input_axes.get(name, ()))
         if array.shape != shape and array.shape != (1, *shape[1:]):
             raise InputError(f"{name} has the shape {array.shape}, expected that of input_ids, {shape}.")
         return np.broadcast_to(array, shape)
 
     def _own(self, given: Mapping[str, Any]) -> dict[str, np.ndarray]:
         """The family's own arguments; those that this config.json has no table for may only be 0."""
-        name, known = self.loaded.family.hf_class(self.loaded.task), self.loaded.config.arguments
+        name, known = self.loaded.family.hf_class_name(self.loaded.task), self.loaded.config.extra_input_sizes
         if unknown := sorted(set(given) - set(known)):
             own = f"of its own it takes {', '.join(known)}" if known else "it has no arguments of its own"
             raise ArgumentTypeError(f"{name} got {', '.join(unknown)}, which it does not take; {own}. Leave it out.")

@@ -228,9 +228,8 @@ class MLXPreTrainedModel(TorchHabits):
     def __repr__(self) -> str:
         recipe = self._loaded.recipe
         packing = f"{recipe.bits} bits, groups of {recipe.group_size}, {recipe.mode}" if recipe else "not quantised"
-        return (
-            f"{self._loaded.family.hf_class(self._loaded.task)} on MLX ({self.name_or_path!r}, {packing}, {self.dtype})"
-        )
+        name = self._loaded.family.hf_class_name(self._loaded.task)
+        return f"{name} on MLX ({self.name_or_path!r}, {packing}, {self.dtype})"
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copies and other processes read the converted folder again, under this config."""
@@ -265,7 +264,7 @@ class MLXPreTrainedModel(TorchHabits):
 
 def model_of(loaded: Loaded) -> MLXPreTrainedModel:
     """The model under the name of its transformers class, by which transformers' pipelines know their tasks."""
-    return _class_named(loaded.family.hf_class(loaded.task))(loaded)
+    return _class_named(loaded.family.hf_class_name(loaded.task))(loaded)
 
 
 @cache

@@ -58,29 +58,29 @@ class TracedConfig(EncoderConfig):
         return self.longest
 
     @property
-    def most_tokens(self) -> int:
+    def max_sequence_length(self) -> int:
         return self.longest
 
     @property
-    def zero_segments_count(self) -> bool:
+    def zero_token_type_ids_matter(self) -> bool:
         return self.segments_count
 
     @property
-    def arguments(self) -> Mapping[str, int]:
+    def extra_input_sizes(self) -> Mapping[str, int]:
         """The graph checks its own look-ups."""
         return dict.fromkeys(self.own, _ANY)
 
     @property
-    def argument_axes(self) -> Mapping[str, tuple[int, ...]]:
+    def extra_input_axes(self) -> Mapping[str, tuple[int, ...]]:
         return {
             name: tuple(axis for axis in taken.axes[2:] if isinstance(axis, int)) for name, taken in self.own.items()
         }
 
     @property
-    def real_arguments(self) -> frozenset[str]:
+    def float_extra_inputs(self) -> frozenset[str]:
         return frozenset(name for name, taken in self.own.items() if taken.dtype == "float32")
 
-    def last_place(self, ids: Any) -> int:
+    def last_position(self, ids: Any) -> int:
         """The graph checks its own look-ups."""
         return 0
 
@@ -103,8 +103,8 @@ def family_of(graph: Graph) -> Family:
         names={},
         prefix=facts.base_prefix,
         hf_prefix="",
-        hf_base=facts.model_class,
-        hf_heads={} if is_base else {facts.task: facts.model_class},
+        hf_base_suffix=facts.model_class,
+        hf_head_suffixes={} if is_base else {facts.task: facts.model_class},
         tokenizer="PreTrainedTokenizerFast",
         heads={},
         pooler=(lambda config: nn.Identity()) if "pooler_output" in graph.outputs else None,

@@ -69,8 +69,8 @@ class Names:
         self._other_heads = {
             name for other in family.heads.values() for name in (*other.names, *other.tied, *other.untied)
         } - set(self._head)
-        self._passed_over = {name for head in family.heads.values() for name in head.passed_over(config)}
-        self._unread = frozenset(family.unread(config))
+        self._passed_over = {name for head in family.heads.values() for name in head.ignored_suffixes(config)}
+        self._unread = frozenset(family.unused_modules(config))
 
     def place(self, name: str) -> Place | None:
         """A checkpoint tensor's name -> its place; None for one that no table knows."""
@@ -83,9 +83,13 @@ class Names:
 
     def is_ignored(self, name: str) -> bool:
         """Whether transformers makes this tensor anew, or from another, whatever the file says."""
-        if any(spelled.startswith(f"{word}.") for word in self._family.left_out for spelled in self._spellings(name)):
+        if any(
+            spelled.startswith(f"{word}.")
+            for word in self._family.ignored_prefixes
+            for spelled in self._spellings(name)
+        ):
             return True
-        ignored = (*self._family.ignored, *self._passed_over)
+        ignored = (*self._family.ignored_suffixes, *self._passed_over)
         return any(name == tensor or name.endswith(f".{tensor}") for tensor in ignored)
 
     def targets(self, paths: Iterable[str]) -> list[Target]:
@@ -105,10 +109,14 @@ class Names:
         stripped = module
         for wrapper in _WRAPPERS:
             stripped = stripped.removeprefix(wrapper)
-        bare = [stripped.removeprefix(f"{prefix}.") for prefix in (self._family.prefix, *self._family.other_prefixes)]
+        bare = [
+            stripped.removeprefix(f"{prefix}.") for prefix in (self._family.prefix, *self._family.alternate_prefixes)
+        ]
         yield from dict.fromkeys((module, stripped, *bare))
 
     def _lookup(self, module: str, leaf: str) -> Place | None:
+        if alternate := self._alternate(module, leaf):
+            return alternate
         for pattern, numbers in _patterns(module):
             for table, is_base in ((self._head, False), (self._base, True)):
                 if is_base and pattern in self._unread:
@@ -116,22 +124,18 @@ class Names:
                 if pattern in table:
                     ours, _, part = table[pattern].partition("#")
                     return Place(module, leaf, _concrete(ours, numbers), int(part or 0), is_base)
-        if alternate := self._alternate(module, leaf):
-            return alternate
         pattern, _ = _abstract(module)
         first_word = module.partition(".")[0]
-        if {first_word, pattern} & set(self._family.carried):
-            return Place(module, leaf, is_base=True)
-        if pattern in self._other_heads or first_word in self._family.foreign:
+        if pattern in self._other_heads or first_word in self._family.other_heads:
             return Place(module, leaf)
         return None
 
     def _alternate(self, module: str, leaf: str) -> Place | None:
         """The place of a module that this file names otherwise than the tables do."""
         for pattern, numbers in _patterns(module):
-            if pattern not in self._family.alternates:
+            if pattern not in self._family.alternate_names:
                 continue
-            known = _concrete(self._family.alternates[pattern], numbers)
+            known = _concrete(self._family.alternate_names[pattern], numbers)
             if found := self._lookup(known, leaf):
                 return replace(found, module=module)
             return Place(module, leaf, f"encoder.{known}", is_base=True, is_whole=True)

@@ -118,7 +118,7 @@ def served(hf_class: Any, name: Any, model_args: tuple[Any, ...], options: dict[
 
 def refuse_other_family(hf_class: Any, loaded: Loaded) -> None:
     """A checkpoint of another family than the class, which torch computes by the class and we by the checkpoint."""
-    if (found := loaded.family.hf_class(loaded.task)) != hf_class.__name__:
+    if (found := loaded.family.hf_class_name(loaded.task)) != hf_class.__name__:
         _refuse(f"its checkpoint is of {found}")
 
 
@@ -128,7 +128,7 @@ def _task(hf_class: Any) -> str:
     if not hf_class.__module__.startswith("transformers.models.") or config_class is None:
         _refuse(f"{hf_class.__name__} is not a class of transformers")
     family = family_for({"model_type": config_class.model_type})
-    tasks = {family.hf_class(task): task for task in (BASE_TASK, *family.heads)}
+    tasks = {family.hf_class_name(task): task for task in (BASE_TASK, *family.heads)}
     if hf_class.__name__ not in tasks:
         _refuse(f"MLX has no {hf_class.__name__}, of its family {', '.join(sorted(tasks))}")
     return tasks[hf_class.__name__]

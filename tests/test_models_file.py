@@ -9,7 +9,7 @@ from convert_checkpoints import Capture, make_bert
 
 from mlx_hf_bridge.cli import main
 from mlx_hf_bridge.cli.models_file import read_models
-from mlx_hf_bridge.cli.packing import Packing
+from mlx_hf_bridge.cli.quantization_options import QuantizationOptions
 from mlx_hf_bridge.errors import ConfigError
 from mlx_hf_bridge.quantization.recipes import RECIPES
 
@@ -152,32 +152,40 @@ def test_a_config_that_is_not_yaml_is_an_error(content: bytes, tmp_path: Path) -
         read_models(tmp_path / "models.yaml")
 
 
-RESOLVED: list[tuple[Packing, str | None, str | None]] = [
-    (Packing(), "q8", None),
-    (Packing(bits=8, dtype="uint8"), "q8", None),
-    (Packing(dtype="int4"), "q4", None),
-    (Packing(bits=4, dtype="bfloat16"), "q4", "bfloat16"),
-    (Packing(dtype="float16"), "q8", "float16"),
-    (Packing(mode="mxfp8", dtype="int8"), "mxfp8", None),
-    (Packing(bits=32, dtype="float32", group_size=64, mode="affine"), None, "float32"),
-    (Packing(dtype="float32"), None, "float32"),
+RESOLVED: list[tuple[QuantizationOptions, str | None, str | None]] = [
+    (QuantizationOptions(), "q8", None),
+    (QuantizationOptions(bits=8, dtype="uint8"), "q8", None),
+    (QuantizationOptions(dtype="int4"), "q4", None),
+    (QuantizationOptions(bits=4, dtype="bfloat16"), "q4", "bfloat16"),
+    (QuantizationOptions(dtype="float16"), "q8", "float16"),
+    (QuantizationOptions(mode="mxfp8", dtype="int8"), "mxfp8", None),
+    (QuantizationOptions(bits=32, dtype="float32", group_size=64, mode="affine"), None, "float32"),
+    (QuantizationOptions(dtype="float32"), None, "float32"),
 ]
 
 
 @pytest.mark.parametrize(("packing", "recipe", "dtype"), RESOLVED)
-def test_packings_that_agree_with_themselves(packing: Packing, recipe: str | None, dtype: str | None) -> None:
-    assert packing.resolved() == (RECIPES[recipe] if recipe else None, dtype)
+def test_packings_that_agree_with_themselves(
+    packing: QuantizationOptions, recipe: str | None, dtype: str | None
+) -> None:
+    assert packing.resolve() == (RECIPES[recipe] if recipe else None, dtype)
 
 
 def test_flags_replace_what_depends_on_them_and_keep_the_rest() -> None:
-    entry = Packing(bits=4, group_size=32, dtype="int4")
-    assert Packing().over(entry) == entry
-    assert Packing(bits=6).over(entry) == Packing(bits=6, group_size=32)
-    assert Packing(mode="affine").over(entry) == Packing(bits=4, group_size=32, mode="affine")
-    assert Packing(mode="nvfp4").over(entry) == Packing(mode="nvfp4")
-    assert Packing(recipe="q2").over(entry) == Packing(recipe="q2")
-    assert Packing(bits=32).over(Packing(bits=8, dtype="bfloat16")) == Packing(bits=32)
-    assert Packing(bits=4).over(Packing(bits=8, dtype="bfloat16")) == Packing(bits=4, dtype="bfloat16")
+    entry = QuantizationOptions(bits=4, group_size=32, dtype="int4")
+    assert QuantizationOptions().with_defaults(entry) == entry
+    assert QuantizationOptions(bits=6).with_defaults(entry) == QuantizationOptions(bits=6, group_size=32)
+    assert QuantizationOptions(mode="affine").with_defaults(entry) == QuantizationOptions(
+        bits=4, group_size=32, mode="affine"
+    )
+    assert QuantizationOptions(mode="nvfp4").with_defaults(entry) == QuantizationOptions(mode="nvfp4")
+    assert QuantizationOptions(recipe="q2").with_defaults(entry) == QuantizationOptions(recipe="q2")
+    assert QuantizationOptions(bits=32).with_defaults(
+        QuantizationOptions(bits=8, dtype="bfloat16")
+    ) == QuantizationOptions(bits=32)
+    assert QuantizationOptions(bits=4).with_defaults(
+        QuantizationOptions(bits=8, dtype="bfloat16")
+    ) == QuantizationOptions(bits=4, dtype="bfloat16")
 
 
 def test_the_config_of_the_project_is_good() -> None:

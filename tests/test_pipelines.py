@@ -27,7 +27,7 @@ from three_pipelines import (
 from mlx_hf_bridge import MLXAutoModel, MLXAutoModelForSequenceClassification, errors, pipeline
 from mlx_hf_bridge.inference.model import Model
 from mlx_hf_bridge.pipelines import ALIASES, TASKS
-from mlx_hf_bridge.pipelines.base import STREAM_ROWS
+from mlx_hf_bridge.pipelines.base import STREAM_SEQUENCES
 
 
 @pytest.fixture(scope="module", params=ROWS)
@@ -223,9 +223,9 @@ def counting(read: list[str], number: int) -> Iterator[str]:
 @pytest.mark.parametrize("task", [ZERO_SHOT, TEXT])
 def test_a_stream_is_read_in_chunks_and_answered_lazily(three: ThreePipelines, task: str) -> None:
     labels = (LABELS,) if task == ZERO_SHOT else ()
-    ahead = STREAM_ROWS // len(LABELS) if task == ZERO_SHOT else STREAM_ROWS
+    ahead = STREAM_SEQUENCES // len(LABELS) if task == ZERO_SHOT else STREAM_SEQUENCES
     read: list[str] = []
-    stream = three.mlx[task](counting(read, 10 * STREAM_ROWS), *labels)
+    stream = three.mlx[task](counting(read, 10 * STREAM_SEQUENCES), *labels)
     assert len(read) == 1
     first = next(stream)
     assert len(read) == ahead

@@ -9,7 +9,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
 from mlx_hf_bridge.architecture.unsupported import UNSUPPORTED
 from mlx_hf_bridge.cli import main
-from mlx_hf_bridge.cli.support import as_markdown, supported
+from mlx_hf_bridge.cli.support import as_markdown, supported_types
 from mlx_hf_bridge.errors import UnsupportedModelError
 from mlx_hf_bridge.models import family_for, model_types
 
@@ -39,8 +39,8 @@ def test_every_encoder_of_transformers_is_native_or_refused_with_a_reason() -> N
     towers = {name for name in CONFIG_MAPPING_NAMES if name.endswith(("_text_model", "t5gemma2_encoder"))}
     encoders = set().union(*tables.values(), towers) - decoders - NOT_TEXT_ENCODERS
     assert len(encoders) > 90
-    assert encoders <= {row.model_type for row in supported()}
-    assert all(row.heads or row.reason for row in supported())
+    assert encoders <= {row.model_type for row in supported_types()}
+    assert all(row.heads or row.reason for row in supported_types())
 
 
 def test_no_type_is_both_native_and_refused() -> None:
@@ -68,8 +68,10 @@ def test_files_that_their_authors_code_alone_reads_are_errors_that_name_transfor
 def test_the_command_prints_the_list_in_three_forms(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["models"]) == 0
     printed = capsys.readouterr().out
-    assert all(row.model_type in printed for row in supported())
+    assert all(row.model_type in printed for row in supported_types())
     assert main(["models", "--json"]) == 0
-    assert [row["model_type"] for row in json.loads(capsys.readouterr().out)] == [row.model_type for row in supported()]
+    assert [row["model_type"] for row in json.loads(capsys.readouterr().out)] == [
+        row.model_type for row in supported_types()
+    ]
     assert main(["models", "--markdown"]) == 0
     assert capsys.readouterr().out == as_markdown()

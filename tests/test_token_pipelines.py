@@ -30,7 +30,7 @@ from three_pipelines import (
 from mlx_hf_bridge import MLXAutoModelForMaskedLM, errors, pipeline
 from mlx_hf_bridge.inference.batching import checked_batch
 from mlx_hf_bridge.inference.model import Model
-from mlx_hf_bridge.pipelines.base import STREAM_ROWS
+from mlx_hf_bridge.pipelines.base import STREAM_SEQUENCES
 from mlx_hf_bridge.pretrained.arrays import in_kind
 from mlx_hf_bridge.pretrained.model import model_of
 
@@ -177,14 +177,14 @@ def test_a_stream_is_read_in_chunks_and_answered_lazily(three: ThreePipelines) -
     read: list[int] = []
 
     def texts() -> Iterator[str]:
-        for number in range(3 * STREAM_ROWS):
+        for number in range(3 * STREAM_SEQUENCES):
             read.append(number)
             yield TEXTS[number % len(TEXTS)]
 
     stream = three.mlx[NER](texts(), aggregation_strategy="simple")
     assert len(read) == 1
     first = next(stream)
-    assert len(read) == STREAM_ROWS
+    assert len(read) == STREAM_SEQUENCES
     assert_same(first, three.mlx[NER](TEXTS[0], aggregation_strategy="simple"))
 
 

@@ -17,12 +17,12 @@ from mlx_hf_bridge.cli import main
 from mlx_hf_bridge.conversion.api import convert
 from mlx_hf_bridge.errors import InputError
 from mlx_hf_bridge.quantization.methods import bundled_texts as calibration_texts
-from mlx_hf_bridge.verification import readers
-from mlx_hf_bridge.verification.html import as_html
-from mlx_hf_bridge.verification.inputs import bundled_texts, read_labelled, read_pairs
-from mlx_hf_bridge.verification.measures import accuracy, macro_f1, nearness, spearman
-from mlx_hf_bridge.verification.result_store import store
-from mlx_hf_bridge.verification.thresholds import Check, bounds_for
+from mlx_hf_bridge.verification import predictors
+from mlx_hf_bridge.verification.html import render_html
+from mlx_hf_bridge.verification.inputs import bundled_texts, read_labeled, read_pairs
+from mlx_hf_bridge.verification.measures import accuracy, compare_embeddings, macro_f1, spearman
+from mlx_hf_bridge.verification.result_store import store_result
+from mlx_hf_bridge.verification.thresholds import Check, resolve_bounds
 
 TEXTS = ["the cat sat", "a dog ran on the mat", "the dog", "on a mat sat the cat", "cat dog cat"]
 
@@ -60,8 +60,8 @@ def test_a_good_model_passes_beside_sentence_transformers(packed: Path) -> None:
 
 
 def test_without_torch_the_reference_is_our_float32(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = readers.importlib.util.find_spec
-    monkeypatch.setattr(readers.importlib.util, "find_spec", lambda name: None if name == "torch" else found(name))
+    found = predictors.importlib.util.find_spec
+    monkeypatch.setattr(predictors.importlib.util, "find_spec", lambda name: None if name == "torch" else found(name))
     report = mlx_hf_bridge.verify(packed, texts=TEXTS)
     assert report.passed
     assert "mlx_hf_bridge in float32" in report.reference
@@ -79,8 +79,8 @@ def test_nan_never_passes(packed: Path) -> None:
     vectors = np.ones((3, 4), np.float32)
     broken = vectors.copy()
     broken[1, 2] = np.nan
-    figures = nearness(broken, vectors)
-    for name, bound in bounds_for(8).items():
+    figures = compare_embeddings(broken, vectors)
+    for name, bound in resolve_bounds(8).items():
         if name in figures:
             assert not Check(name, figures[name], bound, name == "cosine_mean").passed
     name = "embeddings.LayerNorm.bias"
@@ -117,7 +117,7 @@ def test_the_command_writes_json_a_report_and_a_model_card(packed: Path, tmp_pat
     assert json.loads((packed / "verification.json").read_text())["figures"].keys() == document["figures"].keys()
     card = (packed / "README.md").read_text()
     assert "| cosine mean |" in card
-    store(mlx_hf_bridge.verify(packed, texts=TEXTS), packed)
+    store_result(mlx_hf_bridge.verify(packed, texts=TEXTS), packed)
     assert (packed / "README.md").read_text().count("## Verification") == 1
     assert mlx_hf_bridge.MLXSentenceTransformer(str(packed)).encode("the cat").shape == (64,)
 
@@ -145,18 +145,18 @@ def test_a_checkpoint_is_verified_in_a_recipe(source: Path) -> None:
 
 
 def test_bounds_follow_the_bits() -> None:
-    assert [bounds_for(bits)["cosine_mean"] for bits in (8, 4, None)] == [0.995, 0.98, 0.9999]
-    assert bounds_for(4)["mean_squared_error"] == 1e-4
+    assert [resolve_bounds(bits)["cosine_mean"] for bits in (8, 4, None)] == [0.995, 0.98, 0.9999]
+    assert resolve_bounds(4)["mean_squared_error"] == 1e-4
     with pytest.raises(InputError, match=r"thresholds has \['cosine'\], which are not known; use cosine_mean"):
-        bounds_for(4, {"cosine": 1.0})
+        resolve_bounds(4, {"cosine": 1.0})
 
 
 BROKEN: list[tuple[Any, str, str]] = [
     (read_pairs, "a,b,high\nc,d,low\n", r"has the score 'low', expected a number"),
     (read_pairs, "a,b\n", r"has the line \['a', 'b'\], expected 3 columns"),
     (read_pairs, "a,b,1\n", r"has 1 scored pairs, expected two or more"),
-    (read_labelled, "", r"has no line, expected 2 columns"),
-    (read_labelled, "text,label\n", r"has a heading and no labelled text"),
+    (read_labeled, "", r"has no line, expected 2 columns"),
+    (read_labeled, "text,label\n", r"has a heading and no labelled text"),
 ]
 
 
@@ -169,4 +169,4 @@ def test_broken_files_are_errors(read: Any, content: str, message: str, tmp_path
 
 def test_verification_texts_are_not_those_of_calibration(packed: Path) -> None:
     assert not set(bundled_texts()) & set(calibration_texts())
-    assert as_html([mlx_hf_bridge.verify(packed, texts=TEXTS)]).startswith("<!doctype html>")
+    assert render_html([mlx_hf_bridge.verify(packed, texts=TEXTS)]).startswith("<!doctype html>")

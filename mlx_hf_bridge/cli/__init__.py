@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from rich.logging import RichHandler
 
-from mlx_hf_bridge.cli.console import console, report
+from mlx_hf_bridge.cli.console import console, print_error
 from mlx_hf_bridge.cli.parser import parse
 from mlx_hf_bridge.errors import BridgeError
 
@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (BridgeError, OSError) as error:
         if isinstance(error, BrokenPipeError):
             return _reader_left()
-        report(error, args.verbose or args.debug)
+        print_error(error, args.verbose or args.debug)
         return 1
     except KeyboardInterrupt:
         return _INTERRUPTED

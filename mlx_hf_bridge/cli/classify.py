@@ -4,8 +4,8 @@ import argparse
 from typing import Any
 
 from mlx_hf_bridge.cli.console import show, show_json, table
-from mlx_hf_bridge.cli.parser import packing_of
-from mlx_hf_bridge.cli.texts import read_texts, shortened
+from mlx_hf_bridge.cli.parser import quantization_options
+from mlx_hf_bridge.cli.texts import read_texts, shorten
 from mlx_hf_bridge.errors import InputError
 from mlx_hf_bridge.pipelines import pipeline
 
@@ -24,7 +24,7 @@ def run(args: argparse.Namespace) -> int:
         show_json({"model": args.model, "results": results})
     else:
         rows = [
-            (shortened(text) if rank == 0 else "", label, f"{score:.4f}")
+            (shorten(text) if rank == 0 else "", label, f"{score:.4f}")
             for text, row in zip(texts, scores, strict=True)
             for rank, (label, score) in enumerate(row)
         ]
@@ -49,4 +49,4 @@ def _zero_shot(args: argparse.Namespace, texts: list[str]) -> list[Scores]:
 
 
 def _pipeline(task: str, args: argparse.Namespace) -> Any:
-    return pipeline(task, model=args.model, revision=args.revision, **packing_of(args).arguments())
+    return pipeline(task, model=args.model, revision=args.revision, **quantization_options(args).to_kwargs())

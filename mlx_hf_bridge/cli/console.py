@@ -36,7 +36,7 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], num
     return made
 
 
-def listing(title: str, rows: Iterable[Sequence[Any]]) -> Table:
+def plain_table(title: str, rows: Iterable[Sequence[Any]]) -> Table:
     """A title and lines under it, without heads or rules."""
     made = Table(
         title=Text(title), title_justify="left", title_style="bold", box=None, show_header=False, padding=(0, 0, 0, 2)
@@ -56,7 +56,7 @@ def show_json(document: Any) -> None:
     sys.stdout.write(json.dumps(document) + "\n")
 
 
-def report(error: BaseException, with_traceback: bool, what: str = "") -> None:
+def print_error(error: BaseException, with_traceback: bool, what: str = "") -> None:
     """One line, "error: ...", to stderr; the traceback before it where it is asked for."""
     if with_traceback:
         sys.stderr.write("".join(traceback.format_exception(error)))

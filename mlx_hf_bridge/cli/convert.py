@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mlx_hf_bridge.cli.console import report, show, table
+from mlx_hf_bridge.cli.console import print_error, show, table
 from mlx_hf_bridge.cli.models_file import ModelEntry, read_models
-from mlx_hf_bridge.cli.parser import DEFAULT_CONFIG, packing_of
+from mlx_hf_bridge.cli.parser import DEFAULT_CONFIG, quantization_options
 from mlx_hf_bridge.conversion.api import MB, ConversionResult, convert, folder_name, short_name
 from mlx_hf_bridge.errors import BridgeError, ConfigError
 from mlx_hf_bridge.quantization.recipes import GROUP_SIZES, MLXQuantizationConfig
@@ -52,7 +52,7 @@ def _with_flags(entry: ModelEntry, args: argparse.Namespace) -> ModelEntry:
         entry,
         task=args.task or entry.task,
         revision=args.revision or entry.revision,
-        packing=packing_of(args).over(entry.packing),
+        packing=quantization_options(args).with_defaults(entry.packing),
         target_size_mb=args.target_size_mb or entry.target_size_mb,
     )
 
@@ -62,12 +62,12 @@ def _attempt(entry: ModelEntry, args: argparse.Namespace, is_one_of_many: bool) 
     try:
         return _convert(entry, args)
     except (BridgeError, OSError, RuntimeError, ValueError) as error:
-        report(error, args.verbose or args.debug, f"{entry.name}: " if is_one_of_many else "")
+        print_error(error, args.verbose or args.debug, f"{entry.name}: " if is_one_of_many else "")
         return None
 
 
 def _convert(entry: ModelEntry, args: argparse.Namespace) -> ConversionResult:
-    recipe, dtype = entry.packing.resolved()
+    recipe, dtype = entry.packing.resolve()
     folder = Path(args.output_dir) / folder_name(entry.name, recipe, dtype)
     return convert(
         entry.hf_name,

@@ -14,7 +14,7 @@ from rich.progress_bar import ProgressBar
 from rich.text import Text
 
 from mlx_hf_bridge.checkpoints.sources import HubOptions, locate
-from mlx_hf_bridge.cli.console import listing, show, show_json
+from mlx_hf_bridge.cli.console import plain_table, show, show_json
 from mlx_hf_bridge.conversion.api import MB, ConversionResult, convert
 from mlx_hf_bridge.conversion.cache import cache_folder, is_whole
 from mlx_hf_bridge.conversion.write import FORMAT
@@ -134,7 +134,7 @@ def _show(origin: str, conversion: ConversionResult, seconds: float | None, sear
     show(f"The {_SHOWN} best of {len(SENTENCES)} sentences for each query:\n")
     for query, scores in zip(QUERIES, search.scores, strict=True):
         rows = [(f"{score:.3f}", _bar(score), text) for text, score in _ranked(scores)[:_SHOWN]]
-        show(listing(query, rows), "")
+        show(plain_table(query, rows), "")
     written = conversion.weight_bytes or 0
     texts = len(SENTENCES) + len(QUERIES)
     facts = [
@@ -145,7 +145,7 @@ def _show(origin: str, conversion: ConversionResult, seconds: float | None, sear
         ("encode", f"{search.encode * 1000:.0f} ms for {texts} texts, the first call"),
         ("folder", str(conversion.folder)),
     ]
-    show(listing("What it took", facts))
+    show(plain_table("What it took", facts))
 
 
 def _bar(score: float) -> ProgressBar:

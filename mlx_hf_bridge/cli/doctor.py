@@ -3,7 +3,7 @@
 import argparse
 from dataclasses import asdict
 
-from mlx_hf_bridge.cli.console import listing, show, show_json, table
+from mlx_hf_bridge.cli.console import plain_table, show, show_json, table
 from mlx_hf_bridge.cli.diagnosis import Diagnosis, diagnose
 
 
@@ -13,11 +13,11 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         show_json(asdict(found))
         return 0
-    show(listing("Machine", _facts(found)), "")
-    show(listing("Versions", [(name, number or "not installed") for name, number in found.versions.items()]), "")
+    show(plain_table("Machine", _facts(found)), "")
+    show(plain_table("Versions", [(name, number or "not installed") for name, number in found.versions.items()]), "")
     speeds = [(name, f"{gflops:,.0f}") for name, gflops in found.speeds.items()]
     show(table("Matrix products", ("weights", "GFLOP/s"), speeds, numeric=("GFLOP/s",)), "")
-    show(listing("Advice", [(line,) for line in found.advice or ("Nothing to do.",)]))
+    show(plain_table("Advice", [(line,) for line in found.advice or ("Nothing to do.",)]))
     return 0
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from mlx_hf_bridge.cli.console import show, show_json, table
-from mlx_hf_bridge.cli.parser import packing_of
-from mlx_hf_bridge.cli.texts import read_texts, shortened, stream_texts
+from mlx_hf_bridge.cli.parser import quantization_options
+from mlx_hf_bridge.cli.texts import read_texts, shorten, stream_texts
 from mlx_hf_bridge.errors import InputError
 from mlx_hf_bridge.sentence_transformers import MLXSentenceTransformer
 
@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _model(args: argparse.Namespace) -> MLXSentenceTransformer:
-    return MLXSentenceTransformer(args.model, revision=args.revision, **packing_of(args).arguments())
+    return MLXSentenceTransformer(args.model, revision=args.revision, **quantization_options(args).to_kwargs())
 
 
 def _options(args: argparse.Namespace) -> dict[str, Any]:
@@ -67,4 +67,4 @@ def _show(args: argparse.Namespace, texts: list[str], vectors: np.ndarray) -> No
 
 def _row(text: str, vector: np.ndarray) -> list[str]:
     values = "  ".join(f"{value:+.4f}" for value in vector[:_SHOWN_VALUES])
-    return [shortened(text), f"{np.linalg.norm(vector):.3f}", values]
+    return [shorten(text), f"{np.linalg.norm(vector):.3f}", values]

@@ -5,7 +5,7 @@ import sys
 from dataclasses import asdict
 
 from mlx_hf_bridge.cli.console import show, show_json, table
-from mlx_hf_bridge.cli.support import as_markdown, supported
+from mlx_hf_bridge.cli.support import as_markdown, supported_types
 
 
 def run(args: argparse.Namespace) -> int:
@@ -13,9 +13,9 @@ def run(args: argparse.Namespace) -> int:
     if args.markdown:
         sys.stdout.write(as_markdown())
     elif args.json:
-        show_json([asdict(row) for row in supported()])
+        show_json([asdict(row) for row in supported_types()])
     else:
-        rows = supported()
+        rows = supported_types()
         native = [
             (row.model_type, ", ".join(head.removeprefix("For") for head in row.heads)) for row in rows if row.heads
         ]

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from mlx_hf_bridge.cli.packing import BITS_CHOICES, DTYPES, Packing
+from mlx_hf_bridge.cli.quantization_options import BITS_CHOICES, DTYPES, QuantizationOptions
 from mlx_hf_bridge.conversion.api import TASKS
 from mlx_hf_bridge.errors import ConfigError, QuantizationError
 from mlx_hf_bridge.quantization.recipes import BITS
@@ -27,7 +27,7 @@ class ModelEntry:
     hf_name: str
     task: str | None = None
     revision: str | None = None
-    packing: Packing = field(default_factory=Packing)
+    packing: QuantizationOptions = field(default_factory=QuantizationOptions)
     target_size_mb: float | None = None
 
 
@@ -63,9 +63,11 @@ def _entry(raw: Any, where: str) -> ModelEntry:
     target = packing.pop("target_size_mb", None)
     if target is not None and not target > 0:
         raise ConfigError(f"{where}: quantization has target_size_mb={target}, expected more than 0.")
-    entry = ModelEntry(raw["name"], raw["hf_name"], raw.get("task"), raw.get("revision"), Packing(**packing), target)
+    entry = ModelEntry(
+        raw["name"], raw["hf_name"], raw.get("task"), raw.get("revision"), QuantizationOptions(**packing), target
+    )
     try:
-        entry.packing.resolved()
+        entry.packing.resolve()
     except QuantizationError as error:
         raise ConfigError(f"{where}: quantization: {error}") from error
     return entry

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from mlx_hf_bridge.cli import help_texts
-from mlx_hf_bridge.cli.packing import BITS_CHOICES, STORAGE_DTYPES, Packing
+from mlx_hf_bridge.cli.quantization_options import BITS_CHOICES, STORAGE_DTYPES, QuantizationOptions
 from mlx_hf_bridge.quantization.methods import METHODS
 from mlx_hf_bridge.quantization.recipes import BITS, RECIPES
 from mlx_hf_bridge.version import __version__
@@ -26,18 +26,18 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         commands[args.command].error(f"unrecognized arguments: {' '.join(more)}")
     if more:
         args.text += more
-    if fault := _fault(args):
+    if fault := _usage_error(args):
         commands[args.command].error(fault)
     return args
 
 
-def packing_of(args: argparse.Namespace) -> Packing:
+def quantization_options(args: argparse.Namespace) -> QuantizationOptions:
     """The packing that the flags ask for."""
     own = (args.method, args.calibration_texts, args.bits_per_weight)
-    return Packing(args.bits, args.group_size, args.mode, args.dtype, args.recipe, *own)
+    return QuantizationOptions(args.bits, args.group_size, args.mode, args.dtype, args.recipe, *own)
 
 
-def _fault(args: argparse.Namespace) -> str | None:
+def _usage_error(args: argparse.Namespace) -> str | None:
     flags = ("bits", "mode", "group_size")
     doubled = [f"--{flag.replace('_', '-')}" for flag in flags if getattr(args, flag, None) is not None]
     if getattr(args, "recipe", None) and doubled:

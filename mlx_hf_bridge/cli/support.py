@@ -30,7 +30,7 @@ class Support:
     traced: str = ""
 
 
-def supported() -> list[Support]:
+def supported_types() -> list[Support]:
     """Native types first, each group by name."""
     native = [_native(model_type) for model_type in model_types()]
     return native + [_traced(model_type, reason) for model_type, reason in sorted(UNSUPPORTED.items())]
@@ -49,7 +49,7 @@ def _traced(model_type: str, reason: str) -> Support:
 
 def as_markdown() -> str:
     """docs/models.md."""
-    rows = supported()
+    rows = supported_types()
     native = [row for row in rows if row.heads]
     refused = [row for row in rows if row.reason]
     lines = [_HEADING, f"## Native ({len(native)})", "", "| model_type | classes |", "| --- | --- |"]

@@ -47,7 +47,7 @@ def read_lines(path: str) -> list[str]:
     return texts
 
 
-def shortened(text: str, length: int = 60) -> str:
+def shorten(text: str, length: int = 60) -> str:
     """One line of at most `length` characters, for a table."""
     line = " ".join(text.split())
     return line if len(line) <= length else f"{line[: length - 3]}..."

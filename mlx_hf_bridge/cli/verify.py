@@ -4,13 +4,13 @@ import argparse
 from pathlib import Path
 
 from mlx_hf_bridge.cli.console import show, show_json, table
-from mlx_hf_bridge.cli.parser import packing_of
+from mlx_hf_bridge.cli.parser import quantization_options
 from mlx_hf_bridge.cli.texts import read_lines
 from mlx_hf_bridge.errors import InputError
-from mlx_hf_bridge.verification.html import as_html
+from mlx_hf_bridge.verification.html import render_html
 from mlx_hf_bridge.verification.report import Report
-from mlx_hf_bridge.verification.result_store import store
-from mlx_hf_bridge.verification.thresholds import bounds_for
+from mlx_hf_bridge.verification.result_store import store_result
+from mlx_hf_bridge.verification.thresholds import resolve_bounds
 from mlx_hf_bridge.verification.verify import verify
 
 _FAILED = 1
@@ -19,9 +19,9 @@ _FAILED = 1
 def run(args: argparse.Namespace) -> int:
     """Verify every model -> 0 where all pass, else 1; tables or JSON to stdout, files where they are asked for."""
     thresholds = dict(_threshold(text) for text in args.threshold)
-    bounds_for(None, thresholds)
+    resolve_bounds(None, thresholds)
     texts = read_lines(args.texts) if args.texts else None
-    packing = packing_of(args).arguments()
+    packing = quantization_options(args).to_kwargs()
     reports = [
         verify(
             model,
@@ -37,10 +37,10 @@ def run(args: argparse.Namespace) -> int:
         for model in args.models
     ]
     if args.html:
-        Path(args.html).expanduser().write_text(as_html(reports), encoding="utf-8")
+        Path(args.html).expanduser().write_text(render_html(reports), encoding="utf-8")
     if args.store:
         for model, report in zip(args.models, reports, strict=True):
-            store(report, Path(model).expanduser())
+            store_result(report, Path(model).expanduser())
     if args.json:
         show_json([report.to_dict() for report in reports])
     else:
@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _show(report: Report) -> None:
-    rows = [(check.name, check.value, check.words, _word(check.passed)) for check in report.checks]
+    rows = [(check.name, check.value, check.bound_text, _word(check.passed)) for check in report.checks]
     checked = {check.name for check in report.checks}
     rows += [(name, value, "", "") for name, value in report.figures.items() if name not in checked]
     shown = [(name.replace("_", " "), _number(value), bound, word) for name, value, bound, word in rows]

@@ -2,7 +2,7 @@
 
 For each product BLAS first copies the weights into an order that suits its kernels. For thousands of rows that is
 nothing, for ten it is most of the work. Weights in blocks of some outputs each make small products, which OpenBLAS
-computes without the copy where the processor has AVX-512 (measured by benchmarks/few_rows.py).
+computes without the copy where the processor has AVX-512 (measured by benchmarks/small_batch_matmul.py).
 
 R rows, I inputs, O outputs, N blocks, W outputs a block.
 """

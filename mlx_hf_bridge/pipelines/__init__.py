@@ -14,7 +14,7 @@ from mlx_hf_bridge.architecture.family import (
 from mlx_hf_bridge.checkpoints.sources import HubOptions
 from mlx_hf_bridge.errors import ArgumentTypeError, InputError, UnknownNameError
 from mlx_hf_bridge.pipelines.base import Pipeline
-from mlx_hf_bridge.pipelines.tokenizer import tokenizer_for
+from mlx_hf_bridge.pipelines.tokenizer import load_tokenizer
 from mlx_hf_bridge.pretrained import auto
 from mlx_hf_bridge.pretrained.model import MLXPreTrainedModel
 from mlx_hf_bridge.quantization.recipes import QuantizationLike
@@ -112,8 +112,8 @@ def pipeline(
         **({} if trust_remote_code is None else {"trust_remote_code": trust_remote_code}),
         **(model_kwargs or {}),
     }
-    ready = _ready(task, chosen, model, loading, hub)
-    reader = tokenizer_for(tokenizer, ready.loaded, hub)
+    ready = _load_model(task, chosen, model, loading, hub)
+    reader = load_tokenizer(tokenizer, ready.loaded, hub)
     return chosen.pipeline_class()(ready, reader, show_progress=show_progress, **defaults)
 
 
@@ -125,7 +125,7 @@ def _task(name: Any) -> Task:
     return TASKS[known]
 
 
-def _ready(name: str, task: Task, model: Any, loading: dict[str, Any], hub: HubOptions) -> MLXPreTrainedModel:
+def _load_model(name: str, task: Task, model: Any, loading: dict[str, Any], hub: HubOptions) -> MLXPreTrainedModel:
     """A name -> its model; a model -> itself, if it has the task's head."""
     loader = task.loader.__name__
     if model is None:

@@ -15,10 +15,10 @@ import numpy as np
 
 from mlx_hf_bridge.errors import ArgumentTypeError, BridgeError, InputError, UnknownNameError
 from mlx_hf_bridge.layers.token_batch import TokenBatch
-from mlx_hf_bridge.pipelines.host_array import host
-from mlx_hf_bridge.pipelines.inputs import answered
-from mlx_hf_bridge.pipelines.rows import check_lengths, computed, row_of
-from mlx_hf_bridge.pipelines.tokenizer import HostTokenizer, turn
+from mlx_hf_bridge.pipelines.batched_forward import check_lengths, forward_in_batches, to_tokens
+from mlx_hf_bridge.pipelines.host_array import as_host_array
+from mlx_hf_bridge.pipelines.inputs import run_on_inputs
+from mlx_hf_bridge.pipelines.tokenizer import HostTokenizer, tokenizer_lock
 from mlx_hf_bridge.pretrained.model import MLXPreTrainedModel
 
 logger = logging.getLogger(__name__)
@@ -27,8 +27,8 @@ Chunk = dict[str, Any]
 
 BATCH_SIZE = 32
 # A stream is read no further ahead than that many rows of tokens.
-STREAM_ROWS = 256
-_THEIRS = "mlx_hf_bridge.pipelines.transformers_tasks.pipelines."
+STREAM_SEQUENCES = 256
+_TRANSFORMERS_TASKS = "mlx_hf_bridge.pipelines.transformers_tasks.pipelines."
 
 
 class Pipeline:
@@ -41,15 +41,15 @@ class Pipeline:
     """
 
     task: ClassVar[str]
-    takes: ClassVar[tuple[str, ...]]
+    accepted_options: ClassVar[tuple[str, ...]]
     # How many rows of tokens are worked on at once: enough to sort well by length, few enough to bound memory.
-    rows_at_once: ClassVar[int] = 4096
-    remedy: ClassVar[str] = "Split it."
-    cut_remedy: ClassVar[str] = "Split them to have every part read."
+    sequences_at_once: ClassVar[int] = 4096
+    length_remedy: ClassVar[str] = "Split it."
+    truncation_remedy: ClassVar[str] = "Split them to have every part read."
     # Whether long texts are cut without anyone having asked for it.
-    cuts_unasked: ClassVar[bool] = False
+    truncates_by_default: ClassVar[bool] = False
     # Whether answers at padding are asked for.
-    answers_padding: ClassVar[bool] = False
+    outputs_at_padding: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -63,10 +63,10 @@ class Pipeline:
     ) -> None:
         self.model = model
         self.tokenizer = HostTokenizer(tokenizer, model.loaded.config.max_length)
-        self._batch_size = checked_size(batch_size, BATCH_SIZE)
+        self._batch_size = check_batch_size(batch_size, BATCH_SIZE)
         self._show_progress = show_progress
-        self._told_of_cut = False
-        self._preprocess_params, self._postprocess_params = self._read(options)
+        self._warned_of_truncation = False
+        self._preprocess_params, self._postprocess_params = self._split_options(options)
 
     def __call__(
         self, inputs: Any, *args: Any, num_workers: int | None = None, batch_size: int | None = None, **options: Any
@@ -74,16 +74,16 @@ class Pipeline:
         """Text, list or stream of texts -> one result, a list of results or an iterator over results."""
         if args:
             raise InputError(f"got the arguments {args!r} after the texts, expected none. Pass them by name.")
-        before, after = self._read(options)
+        before, after = self._split_options(options)
         before, after = {**self._preprocess_params, **before}, {**self._postprocess_params, **after}
-        size = checked_size(batch_size, self._batch_size)
-        rows = self._rows_a_text(before)
+        size = check_batch_size(batch_size, self._batch_size)
+        sequences = self._sequences_per_text(before)
 
         def answer(texts: list[Any]) -> list[Any]:
-            return self._answers(texts, before, after, size)
+            return self._run_batch(texts, before, after, size)
 
-        ahead = 1 if size == 1 else STREAM_ROWS // rows
-        return answered(inputs, answer, self.rows_at_once // rows, ahead)
+        ahead = 1 if size == 1 else STREAM_SEQUENCES // sequences
+        return run_on_inputs(inputs, answer, self.sequences_at_once // sequences, ahead)
 
     @property
     def device(self) -> Any:
@@ -98,7 +98,7 @@ class Pipeline:
     @property  # type: ignore[misc]  # object's can be assigned to, which nobody needs
     def __class__(self) -> type:
         """What isinstance() asks for first, and the moment to tell transformers' classes, where loaded, of this one."""
-        _announce(type(self))
+        _register_with_transformers(type(self))
         return type(self)
 
     def transform(self, X: Any) -> Any:
@@ -117,34 +117,36 @@ class Pipeline:
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.task!r}, {self.model!r})"
 
-    def _read(self, options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    def _split_options(self, options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         """Options -> what preprocess and postprocess take; ArgumentTypeError for one that the task does not take."""
-        if unknown := [name for name in options if name not in self.takes]:
-            known = ", ".join((*self.takes, "batch_size", "num_workers"))
+        if unknown := [name for name in options if name not in self.accepted_options]:
+            known = ", ".join((*self.accepted_options, "batch_size", "num_workers"))
             raise ArgumentTypeError(
                 f"{self.task} got {', '.join(unknown)}, which it does not take; it takes {known}. Leave it out."
             )
-        with _errors_of_ours(), turn:
+        with _as_bridge_errors(), tokenizer_lock:
             before, _, after = self._sanitize_parameters(**options)
         return before, after
 
-    def _answers(self, texts: list[Any], before: dict[str, Any], after: dict[str, Any], batch_size: int) -> list[Any]:
-        with _errors_of_ours(), turn:
-            texts_chunks = self._prepared(texts, before)
-            if self.cuts_unasked:
-                self._report_cut(self.tokenizer.take_cut(), len(texts))
-        answers = iter(self._computed([chunk for chunks in texts_chunks for chunk in chunks], batch_size))
-        outputs = [[self._output(chunk, next(answers)) for chunk in chunks] for chunks in texts_chunks]
-        with turn:
-            return [self._finished(output, after) for output in outputs]
+    def _run_batch(self, texts: list[Any], before: dict[str, Any], after: dict[str, Any], batch_size: int) -> list[Any]:
+        with _as_bridge_errors(), tokenizer_lock:
+            texts_chunks = self._preprocess_texts(texts, before)
+            if self.truncates_by_default:
+                self._warn_if_truncated(self.tokenizer.pop_truncated_count(), len(texts))
+        answers = iter(self._model_outputs([chunk for chunks in texts_chunks for chunk in chunks], batch_size))
+        outputs = [[self._postprocess_inputs(chunk, next(answers)) for chunk in chunks] for chunks in texts_chunks]
+        with tokenizer_lock:
+            return [self._postprocess_text(output, after) for output in outputs]
 
-    def _computed(self, chunks: Sequence[Chunk], batch_size: int) -> list[np.ndarray]:
+    def _model_outputs(self, chunks: Sequence[Chunk], batch_size: int) -> list[np.ndarray]:
         names = self.tokenizer.model_input_names
-        rows = [row_of(chunk, names, not self.answers_padding) for chunk in chunks]
-        check_lengths(self.model.loaded, rows, self.remedy)
+        sequences = [to_tokens(chunk, names, not self.outputs_at_padding) for chunk in chunks]
+        check_lengths(self.model.loaded, sequences, self.length_remedy)
         pad_token_id = self.tokenizer.pad_token_id or 0
-        answers = computed(self.model.loaded, rows, self._compute, pad_token_id, batch_size, self._show_progress)
-        return [self._own(answer, len(row)) for answer, row in zip(answers, rows, strict=True)]
+        answers = forward_in_batches(
+            self.model.loaded, sequences, self._call_model, pad_token_id, batch_size, self._show_progress
+        )
+        return [self._unpad(answer, len(row)) for answer, row in zip(answers, sequences, strict=True)]
 
     def _sanitize_parameters(self, **options: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         """Options -> those of preprocess, of nothing, and of postprocess, as transformers' files split them."""
@@ -158,33 +160,33 @@ class Pipeline:
         """What the tokenizer and the model say of one text -> its result."""
         raise NotImplementedError
 
-    def _rows_a_text(self, before: Mapping[str, Any]) -> int:
+    def _sequences_per_text(self, before: Mapping[str, Any]) -> int:
         """How many rows of tokens a text becomes, about."""
         return 1
 
-    def _prepared(self, texts: list[Any], before: dict[str, Any]) -> list[list[Chunk]]:
+    def _preprocess_texts(self, texts: list[Any], before: dict[str, Any]) -> list[list[Chunk]]:
         """Texts -> the parts of each, with arrays (1, L) that a row of tokens is made of."""
         return [[self.preprocess(text, **before)] for text in texts]
 
-    def _compute(self, batch: TokenBatch) -> mx.array:
+    def _call_model(self, batch: TokenBatch) -> mx.array:
         """A batch -> what is wanted of the model, one row a text."""
         return self.model.loaded.model(batch, answers_alone=True).logits
 
-    def _own(self, answer: np.ndarray, length: int) -> np.ndarray:
+    def _unpad(self, answer: np.ndarray, length: int) -> np.ndarray:
         """A text's part of its row."""
         return answer
 
-    def _output(self, chunk: Chunk, answer: np.ndarray) -> Any:
+    def _postprocess_inputs(self, chunk: Chunk, answer: np.ndarray) -> Any:
         """What postprocess is given: what the tokenizer said, and the model's answer (1, ...)."""
-        return {**chunk, "logits": host(answer[None])}
+        return {**chunk, "logits": as_host_array(answer[None])}
 
-    def _finished(self, outputs: list[Any], after: dict[str, Any]) -> Any:
+    def _postprocess_text(self, outputs: list[Any], after: dict[str, Any]) -> Any:
         return self.postprocess(outputs[0], **after)
 
-    def _report_cut(self, cut: int, texts: int) -> None:
+    def _warn_if_truncated(self, cut: int, texts: int) -> None:
         """Warn, once, of texts that were cut."""
-        if cut and not self._told_of_cut:
-            self._told_of_cut = True
+        if cut and not self._warned_of_truncation:
+            self._warned_of_truncation = True
             limit = min(self.tokenizer.model_max_length, self.model.loaded.config.max_length)
             logger.warning(
                 "%d of %d texts have more tokens than the %d that there is room for and were truncated; further ones "
@@ -192,28 +194,28 @@ class Pipeline:
                 cut,
                 texts,
                 limit,
-                self.cut_remedy,
+                self.truncation_remedy,
             )
 
 
 class ChunkPipeline(Pipeline):
     """A pipeline in which a text has several parts, and one result for them all."""
 
-    def _prepared(self, texts: list[Any], before: dict[str, Any]) -> list[list[Chunk]]:
+    def _preprocess_texts(self, texts: list[Any], before: dict[str, Any]) -> list[list[Chunk]]:
         return [list(self.preprocess(text, **before)) for text in texts]
 
-    def _finished(self, outputs: list[Any], after: dict[str, Any]) -> Any:
+    def _postprocess_text(self, outputs: list[Any], after: dict[str, Any]) -> Any:
         return self.postprocess(outputs, **after)
 
 
-class OfEveryToken:
+class PerTokenMixin:
     """An answer for every token of a text."""
 
-    def _own(self, answer: np.ndarray, length: int) -> np.ndarray:
+    def _unpad(self, answer: np.ndarray, length: int) -> np.ndarray:
         return answer[:length]
 
 
-def checked_size(given: Any, default: int) -> int:
+def check_batch_size(given: Any, default: int) -> int:
     """batch_size as it was asked for; InputError for what is no whole number of 1 or more."""
     size = default if given is None else given
     if isinstance(size, bool) or not isinstance(size, int) or size < 1:
@@ -222,7 +224,7 @@ def checked_size(given: Any, default: int) -> int:
 
 
 @contextmanager
-def _errors_of_ours() -> Iterator[None]:
+def _as_bridge_errors() -> Iterator[None]:
     """What transformers' files and tokenizers raise, as errors of this package of the same type."""
     try:
         yield
@@ -236,10 +238,10 @@ def _errors_of_ours() -> Iterator[None]:
         raise ArgumentTypeError(str(error)) from error
 
 
-def _announce(kind: type) -> None:
+def _register_with_transformers(kind: type) -> None:
     """Register a class with those of transformers that it stands for; nothing where they are not imported."""
     for base in kind.__mro__:
-        if base in (Pipeline, ChunkPipeline) or base.__module__.startswith(_THEIRS):
+        if base in (Pipeline, ChunkPipeline) or base.__module__.startswith(_TRANSFORMERS_TASKS):
             file = base.__module__.rpartition(".")[2]
             real = getattr(sys.modules.get(f"transformers.pipelines.{file}"), base.__name__, None)
             if real is not None:

@@ -8,17 +8,17 @@ from typing import Any, ClassVar, final
 import mlx.core as mx
 import numpy as np
 
-import mlx_hf_bridge.pipelines.transformers_tasks.pipelines.feature_extraction as theirs
+import mlx_hf_bridge.pipelines.transformers_tasks.pipelines.feature_extraction as reference
 from mlx_hf_bridge.architecture.family import BASE_TASK
 from mlx_hf_bridge.errors import InputError
 from mlx_hf_bridge.layers.token_batch import TokenBatch
-from mlx_hf_bridge.pipelines.base import Chunk, OfEveryToken, Pipeline
-from mlx_hf_bridge.pipelines.host_array import HostArray, host
-from mlx_hf_bridge.pipelines.plain_texts import check_tokenizer_options, encoded
+from mlx_hf_bridge.pipelines.base import Chunk, PerTokenMixin, Pipeline
+from mlx_hf_bridge.pipelines.host_array import HostArray, as_host_array
+from mlx_hf_bridge.pipelines.text_inputs import check_tokenizer_options, tokenize_texts
 
 
 @final
-class FeatureExtractionPipeline(OfEveryToken, theirs.FeatureExtractionPipeline):
+class FeatureExtractionPipeline(PerTokenMixin, reference.FeatureExtractionPipeline):
     """The vectors of a text's tokens, special ones too: [[[...] a token]], or an array (1, L, D) with return_tensors.
 
     truncation, or tokenize_kwargs with whatever the tokenizer takes. A text's result has its own length, whatever
@@ -26,10 +26,10 @@ class FeatureExtractionPipeline(OfEveryToken, theirs.FeatureExtractionPipeline):
     """
 
     task: ClassVar[str] = "feature-extraction"
-    takes: ClassVar[tuple[str, ...]] = ("truncation", "tokenize_kwargs", "return_tensors")
-    remedy: ClassVar[str] = "Pass truncation=True to cut texts there, or split them."
-    rows_at_once: ClassVar[int] = 256
-    answers_padding: ClassVar[bool] = True
+    accepted_options: ClassVar[tuple[str, ...]] = ("truncation", "tokenize_kwargs", "return_tensors")
+    length_remedy: ClassVar[str] = "Pass truncation=True to cut texts there, or split them."
+    sequences_at_once: ClassVar[int] = 256
+    outputs_at_padding: ClassVar[bool] = True
     __init__ = Pipeline.__init__
 
     def _sanitize_parameters(self, **options: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
@@ -40,17 +40,17 @@ class FeatureExtractionPipeline(OfEveryToken, theirs.FeatureExtractionPipeline):
         check_tokenizer_options(split[0])
         return split
 
-    def _prepared(self, texts: list[Any], before: dict[str, Any]) -> list[list[Chunk]]:
+    def _preprocess_texts(self, texts: list[Any], before: dict[str, Any]) -> list[list[Chunk]]:
         for text in texts:
             if not isinstance(text, str):
                 raise InputError(f"one text is {text!r:.80}, expected a string.")
-        return [[chunk] for chunk in encoded(self.tokenizer, texts, before)]
+        return [[chunk] for chunk in tokenize_texts(self.tokenizer, texts, before)]
 
-    def _compute(self, batch: TokenBatch) -> mx.array:
+    def _call_model(self, batch: TokenBatch) -> mx.array:
         loaded = self.model.loaded
         encoding = loaded.model(batch)
         found: mx.array = encoding.hidden if loaded.task == BASE_TASK else next(iter(encoding.answers.values()))
         return found
 
-    def _output(self, chunk: Chunk, answer: np.ndarray) -> list[HostArray]:
-        return [host(answer[None])]
+    def _postprocess_inputs(self, chunk: Chunk, answer: np.ndarray) -> list[HostArray]:
+        return [as_host_array(answer[None])]

@@ -8,17 +8,17 @@ from typing import Any, ClassVar, final
 import mlx.core as mx
 import numpy as np
 
-import mlx_hf_bridge.pipelines.transformers_tasks.pipelines.fill_mask as theirs
+import mlx_hf_bridge.pipelines.transformers_tasks.pipelines.fill_mask as reference
 from mlx_hf_bridge.errors import ArgumentTypeError, InputError
 from mlx_hf_bridge.inference.model import Model
 from mlx_hf_bridge.layers.token_batch import TokenBatch
 from mlx_hf_bridge.pipelines import host_array
 from mlx_hf_bridge.pipelines.base import Chunk, Pipeline
-from mlx_hf_bridge.pipelines.host_array import HostArray, host
-from mlx_hf_bridge.pipelines.plain_texts import check_tokenizer_options, encoded
+from mlx_hf_bridge.pipelines.host_array import HostArray, as_host_array
+from mlx_hf_bridge.pipelines.text_inputs import check_tokenizer_options, tokenize_texts
 
 # What transformers' file takes from torch: nonzero().
-theirs.torch = host_array
+reference.torch = host_array
 
 
 class _AtMasks:
@@ -28,11 +28,11 @@ class _AtMasks:
         self._logits = logits
 
     def __getitem__(self, place: Any) -> HostArray:
-        return host(self._logits)
+        return as_host_array(self._logits)
 
 
 @final
-class FillMaskPipeline(theirs.FillMaskPipeline):
+class FillMaskPipeline(reference.FillMaskPipeline):
     """The words that fit best where a text has the mask token, best first.
 
     Text with one mask -> [{"score", "token", "token_str", "sequence"}]; with several -> such a list a mask; list ->
@@ -43,10 +43,10 @@ class FillMaskPipeline(theirs.FillMaskPipeline):
     """
 
     task: ClassVar[str] = "fill-mask"
-    takes: ClassVar[tuple[str, ...]] = ("top_k", "targets", "tokenizer_kwargs")
-    remedy: ClassVar[str] = "Pass tokenizer_kwargs={'truncation': True} to cut texts there, or shorten them."
+    accepted_options: ClassVar[tuple[str, ...]] = ("top_k", "targets", "tokenizer_kwargs")
+    length_remedy: ClassVar[str] = "Pass tokenizer_kwargs={'truncation': True} to cut texts there, or shorten them."
     # An answer has a number for each word of the vocabulary.
-    rows_at_once: ClassVar[int] = 256
+    sequences_at_once: ClassVar[int] = 256
     __init__ = Pipeline.__init__
 
     def _sanitize_parameters(self, **options: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
@@ -57,16 +57,16 @@ class FillMaskPipeline(theirs.FillMaskPipeline):
         split: tuple[dict[str, Any], dict[str, Any], dict[str, Any]] = super()._sanitize_parameters(**options)
         return split
 
-    def _prepared(self, texts: list[Any], before: dict[str, Any]) -> list[list[Chunk]]:
+    def _preprocess_texts(self, texts: list[Any], before: dict[str, Any]) -> list[list[Chunk]]:
         for text in texts:
             if not isinstance(text, str):
                 raise InputError(f"one text is {text!r:.80}, expected a string with {self.tokenizer.mask_token}.")
-        chunks = encoded(self.tokenizer, texts, before.get("tokenizer_kwargs") or {})
+        chunks = tokenize_texts(self.tokenizer, texts, before.get("tokenizer_kwargs") or {})
         for chunk in chunks:
             self.ensure_exactly_one_mask_token(chunk)
         return [[chunk] for chunk in chunks]
 
-    def _compute(self, batch: TokenBatch) -> mx.array:
+    def _call_model(self, batch: TokenBatch) -> mx.array:
         """Logits of the masked slots (B, M, V); M is that of the text with most, others have slots of no meaning."""
         masked = np.array(batch.ids) == self.tokenizer.mask_token_id
         slots = np.argsort(~masked, axis=1, kind="stable")[:, : masked.sum(axis=1).max()]
@@ -76,6 +76,6 @@ class FillMaskPipeline(theirs.FillMaskPipeline):
         # A model of another kind answers for all slots at once.
         return mx.take_along_axis(model(batch).logits, places[:, :, None], axis=1)
 
-    def _output(self, chunk: Chunk, answer: np.ndarray) -> Any:
+    def _postprocess_inputs(self, chunk: Chunk, answer: np.ndarray) -> Any:
         masks = int((chunk["input_ids"] == self.tokenizer.mask_token_id).sum())
         return {"input_ids": chunk["input_ids"], "logits": _AtMasks(answer[:masks])}

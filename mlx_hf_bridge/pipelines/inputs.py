@@ -12,7 +12,7 @@ from mlx_hf_bridge.errors import EmptyInputError
 R = TypeVar("R")
 
 
-def answered(inputs: Any, answer: Callable[[list[Any]], list[R]], at_once: int, ahead: int) -> Any:
+def run_on_inputs(inputs: Any, answer: Callable[[list[Any]], list[R]], at_once: int, ahead: int) -> Any:
     """A list -> a list; a text or dict -> its result; anything else that can be iterated over -> a lazy iterator.
 
     answer: a list of texts -> their results. at_once: how many texts of a list are answered together; ahead: how many
@@ -22,7 +22,7 @@ def answered(inputs: Any, answer: Callable[[list[Any]], list[R]], at_once: int, 
         if not inputs:
             raise EmptyInputError("the list of texts is empty, expected at least one text.")
         return list(chain.from_iterable(map(answer, _chunks(iter(inputs), at_once))))
-    stream = streamed(inputs)
+    stream = as_stream(inputs)
     if stream is None:
         return answer([inputs])[0]
     first = list(islice(stream, 1))
@@ -31,7 +31,7 @@ def answered(inputs: Any, answer: Callable[[list[Any]], list[R]], at_once: int, 
     return chain.from_iterable(map(answer, _chunks(chain(first, stream), ahead)))
 
 
-def streamed(inputs: Any) -> Iterator[Any] | None:
+def as_stream(inputs: Any) -> Iterator[Any] | None:
     """The texts of a generator, iterator, data set or column one by one; None for what is one text, or a list."""
     if isinstance(inputs, (str, bytes, list, tuple, Mapping)):
         return None

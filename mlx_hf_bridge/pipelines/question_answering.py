@@ -13,8 +13,8 @@ import numpy as np
 from mlx_hf_bridge.errors import ArgumentTypeError, InputError, UnknownNameError
 from mlx_hf_bridge.layers.token_batch import TokenBatch
 from mlx_hf_bridge.pipelines.answer_spans import best_spans
-from mlx_hf_bridge.pipelines.base import Chunk, ChunkPipeline, OfEveryToken
-from mlx_hf_bridge.pipelines.host_array import host
+from mlx_hf_bridge.pipelines.base import Chunk, ChunkPipeline, PerTokenMixin
+from mlx_hf_bridge.pipelines.host_array import as_host_array
 
 Answer = dict[str, Any]
 
@@ -27,7 +27,7 @@ _WINDOW, _STRIDE = 384, 128
 
 
 @final
-class QuestionAnsweringPipeline(OfEveryToken, ChunkPipeline):
+class QuestionAnsweringPipeline(PerTokenMixin, ChunkPipeline):
     """The passage of a context that answers a question.
 
     question and context, texts or lists (one context serves several questions), or {"question", "context"}, a list or a
@@ -41,9 +41,9 @@ class QuestionAnsweringPipeline(OfEveryToken, ChunkPipeline):
     """
 
     task: ClassVar[str] = "question-answering"
-    takes: ClassVar[tuple[str, ...]] = (*_AFTER, *_BEFORE, *_WITHOUT_EFFECT)
-    remedy: ClassVar[str] = "Leave max_seq_len out, or make it smaller."
-    rows_at_once: ClassVar[int] = 1024
+    accepted_options: ClassVar[tuple[str, ...]] = (*_AFTER, *_BEFORE, *_WITHOUT_EFFECT)
+    length_remedy: ClassVar[str] = "Leave max_seq_len out, or make it smaller."
+    sequences_at_once: ClassVar[int] = 1024
 
     def __call__(self, *examples: Any, question: Any = None, context: Any = None, **options: Any) -> Any:
         inputs = _examples(examples, question, context)
@@ -130,8 +130,8 @@ class QuestionAnsweringPipeline(OfEveryToken, ChunkPipeline):
         inside = np.array([one == sequence for one in encoding.sequence_ids])
         cls = self.tokenizer.cls_token_id
         return {
-            "input_ids": host(ids[None]),
-            "token_type_ids": host([encoding.type_ids]),
+            "input_ids": as_host_array(ids[None]),
+            "token_type_ids": as_host_array([encoding.type_ids]),
             "context": example["context"],
             "encoding": encoding,
             "sequence": sequence,
@@ -139,7 +139,7 @@ class QuestionAnsweringPipeline(OfEveryToken, ChunkPipeline):
             "allowed": inside if cls is None else inside | (ids == cls),
         }
 
-    def _compute(self, batch: TokenBatch) -> mx.array:
+    def _call_model(self, batch: TokenBatch) -> mx.array:
         answers = self.model.loaded.model(batch).answers
         return mx.stack([answers["start_logits"], answers["end_logits"]], axis=-1)  # (B, L, 2)
 

@@ -5,17 +5,17 @@ Reference: transformers/pipelines/text_classification.py, whose reading of argum
 
 from typing import Any, ClassVar, final
 
-import mlx_hf_bridge.pipelines.transformers_tasks.pipelines.text_classification as theirs
+import mlx_hf_bridge.pipelines.transformers_tasks.pipelines.text_classification as reference
 from mlx_hf_bridge.errors import ArgumentTypeError, InputError, UnknownNameError
 from mlx_hf_bridge.pipelines.base import Chunk, Pipeline
-from mlx_hf_bridge.pipelines.plain_texts import TOKENIZER_OPTIONS, check_tokenizer_options, encoded, text_or_pair
+from mlx_hf_bridge.pipelines.text_inputs import TOKENIZER_OPTIONS, check_tokenizer_options, text_or_pair, tokenize_texts
 
-_FUNCTIONS = tuple(function.value for function in theirs.ClassificationFunction)
+_FUNCTIONS = tuple(function.value for function in reference.ClassificationFunction)
 _BEST_ALONE = ""
 
 
 @final
-class TextClassificationPipeline(theirs.TextClassificationPipeline):
+class TextClassificationPipeline(reference.TextClassificationPipeline):
     """Which of the model's labels fits a text or a pair of texts.
 
     Text -> [{"label", "score"}]; {"text", "text_pair"} -> the dict alone; list -> list; stream -> iterator. With
@@ -26,8 +26,8 @@ class TextClassificationPipeline(theirs.TextClassificationPipeline):
     """
 
     task: ClassVar[str] = "text-classification"
-    takes: ClassVar[tuple[str, ...]] = ("top_k", "function_to_apply", *TOKENIZER_OPTIONS)
-    remedy: ClassVar[str] = "Pass truncation=True to cut texts there, or split them."
+    accepted_options: ClassVar[tuple[str, ...]] = ("top_k", "function_to_apply", *TOKENIZER_OPTIONS)
+    length_remedy: ClassVar[str] = "Pass truncation=True to cut texts there, or split them."
     # transformers' own looks for the model's class in lists that exist only beside torch.
     __init__ = Pipeline.__init__
 
@@ -46,5 +46,5 @@ class TextClassificationPipeline(theirs.TextClassificationPipeline):
         split: tuple[dict[str, Any], dict[str, Any], dict[str, Any]] = super()._sanitize_parameters(**options)
         return split
 
-    def _prepared(self, texts: list[Any], before: dict[str, Any]) -> list[list[Chunk]]:
-        return [[chunk] for chunk in encoded(self.tokenizer, [text_or_pair(text) for text in texts], before)]
+    def _preprocess_texts(self, texts: list[Any], before: dict[str, Any]) -> list[list[Chunk]]:
+        return [[chunk] for chunk in tokenize_texts(self.tokenizer, [text_or_pair(text) for text in texts], before)]

@@ -12,7 +12,7 @@ import numpy as np
 from mlx_hf_bridge.checkpoints.checkpoint import read_json
 from mlx_hf_bridge.errors import ArgumentTypeError, ConfigError, InputError, UnknownNameError
 from mlx_hf_bridge.pipelines.base import Chunk, Pipeline
-from mlx_hf_bridge.pipelines.plain_texts import check_tokenizer_options, encoded
+from mlx_hf_bridge.pipelines.text_inputs import check_tokenizer_options, tokenize_texts
 
 Ranked = list[dict[str, Any]]
 
@@ -47,8 +47,8 @@ class TextRankingPipeline(Pipeline):
     """
 
     task: ClassVar[str] = "text-ranking"
-    takes: ClassVar[tuple[str, ...]] = ("top_k", "return_documents", "function_to_apply", "max_length")
-    rows_at_once: ClassVar[int] = 256
+    accepted_options: ClassVar[tuple[str, ...]] = ("top_k", "return_documents", "function_to_apply", "max_length")
+    sequences_at_once: ClassVar[int] = 256
 
     def __init__(self, *parts: Any, **options: Any) -> None:
         super().__init__(*parts, **options)
@@ -82,18 +82,18 @@ class TextRankingPipeline(Pipeline):
         before = {name: value for name, value in options.items() if name == "max_length"}
         return before, {}, {name: value for name, value in options.items() if name != "max_length"}
 
-    def _prepared(self, texts: list[Any], before: dict[str, Any]) -> list[list[Chunk]]:
+    def _preprocess_texts(self, texts: list[Any], before: dict[str, Any]) -> list[list[Chunk]]:
         examples = [_example(text) for text in texts]
         pairs = [(query, document) for query, documents in examples for document in documents]
         options = {**before, "truncation": "longest_first"}
-        chunks = zip(pairs, encoded(self.tokenizer, pairs, options), strict=True)
-        self._report_cut(self.tokenizer.take_cut(), len(pairs))
+        chunks = zip(pairs, tokenize_texts(self.tokenizer, pairs, options), strict=True)
+        self._warn_if_truncated(self.tokenizer.pop_truncated_count(), len(pairs))
         return [
             [{**chunk, "text": pair[1]} for pair, chunk in (next(chunks) for _ in documents)]
             for _, documents in examples
         ]
 
-    def _finished(self, outputs: list[Any], after: dict[str, Any]) -> Ranked:
+    def _postprocess_text(self, outputs: list[Any], after: dict[str, Any]) -> Ranked:
         return self.postprocess(outputs, **after)
 
     def postprocess(

@@ -5,19 +5,19 @@ Reference: transformers/pipelines/token_classification.py, whose reading of argu
 
 from typing import Any, ClassVar, final
 
-import mlx_hf_bridge.pipelines.transformers_tasks.pipelines.token_classification as theirs
+import mlx_hf_bridge.pipelines.transformers_tasks.pipelines.token_classification as reference
 from mlx_hf_bridge.errors import InputError, UnknownNameError
 from mlx_hf_bridge.pipelines import host_array
-from mlx_hf_bridge.pipelines.base import OfEveryToken, Pipeline
-from mlx_hf_bridge.pipelines.inputs import streamed
+from mlx_hf_bridge.pipelines.base import PerTokenMixin, Pipeline
+from mlx_hf_bridge.pipelines.inputs import as_stream
 
 # What transformers' file takes from torch: the names of two dtypes.
-theirs.torch = host_array
-_STRATEGIES = tuple(strategy.value for strategy in theirs.AggregationStrategy)
+reference.torch = host_array
+_STRATEGIES = tuple(strategy.value for strategy in reference.AggregationStrategy)
 
 
 @final
-class TokenClassificationPipeline(OfEveryToken, theirs.TokenClassificationPipeline):
+class TokenClassificationPipeline(PerTokenMixin, reference.TokenClassificationPipeline):
     """The labels of a text's tokens, or of the words and phrases that they make up.
 
     Text -> [{"entity", "score", "index", "word", "start", "end"}], or, with an aggregation_strategy, "entity_group" in
@@ -29,7 +29,7 @@ class TokenClassificationPipeline(OfEveryToken, theirs.TokenClassificationPipeli
     """
 
     task: ClassVar[str] = "token-classification"
-    takes: ClassVar[tuple[str, ...]] = (
+    accepted_options: ClassVar[tuple[str, ...]] = (
         "aggregation_strategy",
         "ignore_labels",
         "stride",
@@ -37,14 +37,14 @@ class TokenClassificationPipeline(OfEveryToken, theirs.TokenClassificationPipeli
         "delimiter",
         "offset_mapping",
     )
-    cut_remedy: ClassVar[str] = "Pass stride and an aggregation_strategy to have every part read."
-    cuts_unasked: ClassVar[bool] = True
-    rows_at_once: ClassVar[int] = 1024
-    _args_parser = theirs.TokenClassificationArgumentHandler()
+    truncation_remedy: ClassVar[str] = "Pass stride and an aggregation_strategy to have every part read."
+    truncates_by_default: ClassVar[bool] = True
+    sequences_at_once: ClassVar[int] = 1024
+    _args_parser = reference.TokenClassificationArgumentHandler()
     __init__ = Pipeline.__init__
 
     def __call__(self, inputs: Any, **options: Any) -> Any:
-        if isinstance(inputs, list) or streamed(inputs) is None:
+        if isinstance(inputs, list) or as_stream(inputs) is None:
             try:
                 return super().__call__(inputs, **options)
             except ValueError as error:

@@ -9,16 +9,16 @@ from mlx_hf_bridge.checkpoints.sources import HubOptions, locate
 from mlx_hf_bridge.conversion.tokenizer_files import build_tokenizer, import_transformers
 from mlx_hf_bridge.errors import ArgumentTypeError
 from mlx_hf_bridge.loading.load import Loaded
-from mlx_hf_bridge.pipelines.host_array import host
+from mlx_hf_bridge.pipelines.host_array import as_host_array
 
 # A call of a fast tokenizer sets its truncation first, which other threads must not see.
-turn = threading.RLock()
+tokenizer_lock = threading.RLock()
 # transformers writes a huge number for "no limit" (VERY_LARGE_INTEGER).
 _NO_LIMIT = 1_000_000
 _UNCUT = (None, False, "do_not_truncate")
 
 
-def tokenizer_for(given: Any, loaded: Loaded, options: HubOptions) -> Any:
+def load_tokenizer(given: Any, loaded: Loaded, options: HubOptions) -> Any:
     """None (the model's own), a Hub id or folder, or a tokenizer of transformers -> that tokenizer.
 
     Raises RepositoryError for a repo without a tokenizer, ArgumentTypeError for any other object.
@@ -53,14 +53,14 @@ class HostTokenizer:
         cutting = options.get("truncation") not in _UNCUT
         if cutting and options.get("max_length") is None and own["max_length"] < _NO_LIMIT:
             options["max_length"] = min(own["max_length"], own["tokenizer"].model_max_length)
-        encoded = own["tokenizer"](*texts, return_tensors=return_tensors and "np", **options)
+        encoding = own["tokenizer"](*texts, return_tensors=return_tensors and "np", **options)
         if cutting and not options.get("return_overflowing_tokens"):
-            own["cut"] += sum(bool(one.overflowing) for one in encoded.encodings or ())
+            own["cut"] += sum(bool(one.overflowing) for one in encoding.encodings or ())
         if return_tensors:
-            encoded.data = {name: host(array) for name, array in encoded.data.items()}
-        return encoded
+            encoding.data = {name: as_host_array(array) for name, array in encoding.data.items()}
+        return encoding
 
-    def take_cut(self) -> int:
+    def pop_truncated_count(self) -> int:
         """How many texts were cut since this was asked last."""
         cut: int = vars(self)["cut"]
         vars(self)["cut"] = 0

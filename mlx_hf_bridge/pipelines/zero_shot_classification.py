@@ -10,10 +10,10 @@ from typing import Any, ClassVar, final
 
 import numpy as np
 
-import mlx_hf_bridge.pipelines.transformers_tasks.pipelines.zero_shot_classification as theirs
+import mlx_hf_bridge.pipelines.transformers_tasks.pipelines.zero_shot_classification as reference
 from mlx_hf_bridge.errors import ArgumentTypeError, InputError, TemplateError
 from mlx_hf_bridge.pipelines.base import Chunk, Pipeline
-from mlx_hf_bridge.pipelines.host_array import host
+from mlx_hf_bridge.pipelines.host_array import as_host_array
 
 logger = logging.getLogger(__name__)
 
@@ -21,7 +21,7 @@ _TEMPLATE = "This example is {}."
 
 
 @final
-class ZeroShotClassificationPipeline(theirs.ZeroShotClassificationPipeline):
+class ZeroShotClassificationPipeline(reference.ZeroShotClassificationPipeline):
     """Which of the given labels fits a text; every text with every label goes through the model in shared batches.
 
     Text -> {"sequence", "labels" best first, "scores"}; list -> list of these; stream -> iterator. The second argument
@@ -32,9 +32,14 @@ class ZeroShotClassificationPipeline(theirs.ZeroShotClassificationPipeline):
     """
 
     task: ClassVar[str] = "zero-shot-classification"
-    takes: ClassVar[tuple[str, ...]] = ("candidate_labels", "hypothesis_template", "multi_label", "truncation")
-    remedy: ClassVar[str] = "Shorten the label: only texts are cut."
-    _args_parser = theirs.ZeroShotClassificationArgumentHandler()
+    accepted_options: ClassVar[tuple[str, ...]] = (
+        "candidate_labels",
+        "hypothesis_template",
+        "multi_label",
+        "truncation",
+    )
+    length_remedy: ClassVar[str] = "Shorten the label: only texts are cut."
+    _args_parser = reference.ZeroShotClassificationArgumentHandler()
 
     def __init__(self, *parts: Any, **options: Any) -> None:
         Pipeline.__init__(self, *parts, **options)
@@ -62,19 +67,19 @@ class ZeroShotClassificationPipeline(theirs.ZeroShotClassificationPipeline):
         split: tuple[dict[str, Any], dict[str, Any], dict[str, Any]] = super()._sanitize_parameters(**options)
         return split
 
-    def _rows_a_text(self, before: Mapping[str, Any]) -> int:
+    def _sequences_per_text(self, before: Mapping[str, Any]) -> int:
         return len(_hypotheses(before))
 
-    def _prepared(self, texts: list[Any], before: dict[str, Any]) -> list[list[Chunk]]:
+    def _preprocess_texts(self, texts: list[Any], before: dict[str, Any]) -> list[list[Chunk]]:
         texts = [_text(text) for text in texts]
         hypotheses, labels = _hypotheses(before), before["candidate_labels"]
         pairs = [[text, hypothesis] for text in texts for hypothesis in hypotheses]
         cut: set[str] = set()
-        rows = iter(self._encoded(pairs, cut))
-        self._report_cut(sum(text in cut for text in texts), len(texts))
-        return [[{**next(rows), "candidate_label": label, "sequence": text} for label in labels] for text in texts]
+        sequences = iter(self._tokenize_pairs(pairs, cut))
+        self._warn_if_truncated(sum(text in cut for text in texts), len(texts))
+        return [[{**next(sequences), "candidate_label": label, "sequence": text} for label in labels] for text in texts]
 
-    def _encoded(self, pairs: list[list[str]], cut: set[str]) -> list[Chunk]:
+    def _tokenize_pairs(self, pairs: list[list[str]], cut: set[str]) -> list[Chunk]:
         """Cut by the text alone, noted in `cut`; a pair whose label leaves it no room stays whole, as in theirs."""
         try:
             answer = self.tokenizer(pairs, truncation="only_first")
@@ -82,12 +87,14 @@ class ZeroShotClassificationPipeline(theirs.ZeroShotClassificationPipeline):
             if "too short" not in str(error):
                 raise
             if len(pairs) > 1:
-                return [chunk for pair in pairs for chunk in self._encoded([pair], cut)]
+                return [chunk for pair in pairs for chunk in self._tokenize_pairs([pair], cut)]
             answer = self.tokenizer(pairs)
         cut |= {pairs[row][0] for row, one in enumerate(answer.encodings or ()) if one.overflowing}
-        return [{name: host([rows[row]]) for name, rows in answer.items()} for row in range(len(pairs))]
+        return [
+            {name: as_host_array([sequences[row]]) for name, sequences in answer.items()} for row in range(len(pairs))
+        ]
 
-    def _finished(self, outputs: list[Any], after: dict[str, Any]) -> Any:
+    def _postprocess_text(self, outputs: list[Any], after: dict[str, Any]) -> Any:
         return self.postprocess(outputs, **after)
 
     def postprocess(self, model_outputs: list[Chunk], multi_label: bool = False) -> dict[str, Any]:
@@ -100,7 +107,8 @@ class ZeroShotClassificationPipeline(theirs.ZeroShotClassificationPipeline):
         else:
             highest = logits[:, entailment].max()
         shifted = [
-            {**output, "logits": host(row[None])} for output, row in zip(model_outputs, logits - highest, strict=True)
+            {**output, "logits": as_host_array(row[None])}
+            for output, row in zip(model_outputs, logits - highest, strict=True)
         ]
         answer: dict[str, Any] = super().postprocess(shifted, multi_label)
         return answer

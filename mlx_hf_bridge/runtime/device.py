@@ -54,7 +54,7 @@ if BACKEND == "cpu" and sys.platform == "linux" and BLAS is None and blas_choice
         stacklevel=2,
     )
 
-# On a CPU, unpacking a layer costs as much as about four rows of the packed product (benchmarks/quantized_product.py).
+# On a CPU, unpacking a layer costs as much as about four rows of the packed product (benchmarks/quantized_matmul.py).
 _UNPACKING_ROWS = 4.0
 
 
@@ -94,12 +94,12 @@ def _few_rows() -> int:
     )
 
 
-# benchmarks/few_rows.py.
+# benchmarks/small_batch_matmul.py.
 _FEW_ROWS = 16
 FEW_ROWS = _few_rows()
 
 # A batch holds at most batch_size times this many slots, padding included, so that short texts go many at a time.
-# On a CPU small batches stay in its caches (benchmarks/batch_slots.py), and what a hundred texts take in memory is then
+# On a CPU small batches stay in its caches (benchmarks/tokens_per_batch.py), and what a hundred texts take in memory is then
 # what ten thousand take (`growth` in benchmarks/tasks.py).
 SLOTS_A_TEXT = 12 if BACKEND == "cpu" else 128
 

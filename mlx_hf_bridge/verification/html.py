@@ -26,7 +26,7 @@ td.n{text-align:right}thead th{border:0;color:#7b8794}
 """
 
 
-def as_html(reports: Sequence[Report]) -> str:
+def render_html(reports: Sequence[Report]) -> str:
     """One page of all reports. BackendError without matplotlib, which draws the pictures."""
     body = "".join(_model(report) for report in reports)
     together = ""
@@ -44,7 +44,7 @@ def _model(report: Report) -> str:
     mark, word = ("ok", "passed") if report.passed else ("bad", "failed")
     checks = "".join(
         f"<tr><td>{_words(check.name)}</td><td class=n>{_number(check.value)}</td>"
-        f"<td class=n>{html.escape(check.words)}</td>{_mark(check.passed)}</tr>"
+        f"<td class=n>{html.escape(check.bound_text)}</td>{_mark(check.passed)}</tr>"
         for check in report.checks
     )
     steps = "".join(

@@ -11,7 +11,7 @@ from mlx_hf_bridge.errors import InputError
 
 
 @dataclass(frozen=True)
-class Pairs:
+class ScoredPairs:
     """Pairs of texts with a score of how alike people find them (STS-B's form)."""
 
     first: tuple[str, ...]
@@ -20,7 +20,7 @@ class Pairs:
 
 
 @dataclass(frozen=True)
-class Labelled:
+class LabeledTexts:
     """Texts with the right label of each."""
 
     texts: tuple[str, ...]
@@ -34,7 +34,7 @@ def bundled_texts() -> tuple[str, ...]:
     return tuple(line for line in content.splitlines() if line)
 
 
-def checked_texts(texts: Sequence[str] | None) -> tuple[str, ...]:
+def check_texts(texts: Sequence[str] | None) -> tuple[str, ...]:
     """The user's texts, else the bundled ones; InputError for what is not a list of texts."""
     if texts is None:
         return bundled_texts()
@@ -43,7 +43,7 @@ def checked_texts(texts: Sequence[str] | None) -> tuple[str, ...]:
     return tuple(texts)
 
 
-def read_pairs(path: str | Path) -> Pairs:
+def read_pairs(path: str | Path) -> ScoredPairs:
     """A CSV or TSV of text, text, score a line; a first line whose score is no number is a heading."""
     rows = _rows(path, 3, "two texts and a score")
     if not _is_number(rows[0][2]):
@@ -53,10 +53,10 @@ def read_pairs(path: str | Path) -> Pairs:
     if len(rows) < 2:
         raise InputError(f"{path} has {len(rows)} scored pairs, expected two or more.")
     first, second, scores = zip(*rows, strict=True)
-    return Pairs(first, second, tuple(float(score) for score in scores))
+    return ScoredPairs(first, second, tuple(float(score) for score in scores))
 
 
-def read_labelled(path: str | Path) -> Labelled:
+def read_labeled(path: str | Path) -> LabeledTexts:
     """A CSV or TSV of text, label a line; a first line of "text", "label" is a heading."""
     rows = _rows(path, 2, "a text and its label")
     if [cell.strip().lower() for cell in rows[0]] in (["text", "label"], ["sentence", "label"]):
@@ -64,7 +64,7 @@ def read_labelled(path: str | Path) -> Labelled:
     if not rows:
         raise InputError(f"{path} has a heading and no labelled text below it.")
     texts, labels = zip(*rows, strict=True)
-    return Labelled(texts, labels)
+    return LabeledTexts(texts, labels)
 
 
 def _rows(path: str | Path, columns: int, what: str) -> list[list[str]]:

@@ -16,7 +16,7 @@ def cosines(one: Floats, other: Floats) -> Floats:
     return found
 
 
-def nearness(one: Floats, other: Floats) -> dict[str, float]:
+def compare_embeddings(one: Floats, other: Floats) -> dict[str, float]:
     """How far (N, V) is from the reference (N, V): cosines, and errors of the vectors brought to unit length."""
     found = cosines(one, other)
     with np.errstate(invalid="ignore", divide="ignore"):

@@ -12,7 +12,7 @@ _CARD = "README.md"
 _START, _END = "<!-- verification -->", "<!-- end of verification -->"
 
 
-def store(report: Report, folder: Path) -> None:
+def store_result(report: Report, folder: Path) -> None:
     """Write verification.json, and the part between its marks of README.md, which is made where it is not there."""
     if not folder.is_dir():
         raise RepositoryError(f"{folder} is no folder, so the result cannot be kept there. Give a converted folder.")
@@ -35,6 +35,6 @@ def as_markdown(report: Report) -> str:
         "",
         "| figure | value | bound |",
         "| --- | ---: | ---: |",
-        *(f"| {check.name.replace('_', ' ')} | {check.value:.6g} | {check.words} |" for check in report.checks),
+        *(f"| {check.name.replace('_', ' ')} | {check.value:.6g} | {check.bound_text} |" for check in report.checks),
     ]
     return "\n".join(lines)

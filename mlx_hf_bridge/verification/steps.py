@@ -14,21 +14,21 @@ from mlx_hf_bridge.conversion.cache import is_whole
 from mlx_hf_bridge.conversion.tokenizer_files import tokenizer_config
 from mlx_hf_bridge.inference.tokenizer import Tokenizer
 from mlx_hf_bridge.verification.measures import Floats
-from mlx_hf_bridge.verification.readers import Reader, attempted, ours
+from mlx_hf_bridge.verification.predictors import Predictor, load_converted, try_step
 from mlx_hf_bridge.verification.report import Step
 
 # A text alone and in a batch, through other kernels.
 _BATCH_TOLERANCE = 1e-3
 
 
-def plain_steps(mine: Reader, floats: str, answers: Floats) -> tuple[Step, ...]:
+def basic_steps(converted: Predictor, floats: str, answers: Floats) -> tuple[Step, ...]:
     """What no figure says: that every answer is finite, and that the pooling is the source's."""
     bad = int((~np.isfinite(answers)).any(axis=1).sum())
     steps = [Step("answers are finite", bad == 0, f"{bad} of {len(answers)} texts have inf or nan")]
-    assert mine.folder is not None
+    assert converted.folder is not None
     source = Path(floats).expanduser()
     if source.is_dir():
-        modes = [_pooling(folder) for folder in (mine.folder, source)]
+        modes = [_pooling(folder) for folder in (converted.folder, source)]
         steps.append(Step("pooling is the source's", modes[0] == modes[1], f"{modes[0]}, the source has {modes[1]}"))
     return tuple(steps)
 
@@ -49,7 +49,7 @@ def full_steps(model: str, floats: str, kind: str, texts: Sequence[str]) -> tupl
         _step("files are whole", lambda: _whole(folder)),
         _step("the tokenizer gives the source's ids", lambda: _same_ids(folder, Path(floats), texts)),
     ]
-    reader, error = attempted(lambda: ours(model, kind))
+    reader, error = try_step(lambda: load_converted(model, kind))
     done.append(Step("the model loads", reader is not None, error or model))
     if reader is None:
         return tuple(done)
@@ -57,7 +57,7 @@ def full_steps(model: str, floats: str, kind: str, texts: Sequence[str]) -> tupl
         *done,
         _step("one text is read", lambda: f"shape {reader.read(texts[:1]).shape}"),
         _step("a text alone answers as in a batch", lambda: _alone(reader, texts)),
-        _step("an empty and an overlong text are read", lambda: _finite(reader.read(["", "word " * 2000]))),
+        _step("an empty and an overlong text are read", lambda: _finite(reader.predict(["", "word " * 2000]))),
     )
 
 
@@ -66,7 +66,7 @@ class _Failed(ValueError):
 
 
 def _step(name: str, what: Callable[[], Any]) -> Step:
-    found, error = attempted(what)
+    found, error = try_step(what)
     return Step(name, not error, error or str(found))
 
 
@@ -79,18 +79,18 @@ def _whole(folder: Path) -> str:
 
 
 def _same_ids(folder: Path, source: Path, texts: Sequence[str]) -> str:
-    mine = Tokenizer.from_folder(folder, tokenizer_config(folder)).encode(list(texts), 10_000)
+    converted = Tokenizer.from_folder(folder, tokenizer_config(folder)).encode(list(texts), 10_000)
     if not (source / "tokenizer.json").is_file():
         return f"{len(texts)} texts tokenised; the source's files are not at hand"
-    theirs = Tokenizer.from_folder(source, tokenizer_config(source)).encode(list(texts), 10_000)
-    different = sum(not np.array_equal(one.ids, other.ids) for one, other in zip(mine, theirs, strict=True))
+    reference = Tokenizer.from_folder(source, tokenizer_config(source)).encode(list(texts), 10_000)
+    different = sum(not np.array_equal(one.ids, other.ids) for one, other in zip(converted, reference, strict=True))
     if different:
         raise _Failed(f"{different} of {len(texts)} texts have other ids")
     return f"{len(texts)} texts have the same ids"
 
 
-def _alone(reader: Reader, texts: Sequence[str]) -> str:
-    worst = float(np.abs(reader.read(texts[:1])[0] - reader.read(texts)[0]).max())
+def _alone(reader: Predictor, texts: Sequence[str]) -> str:
+    worst = float(np.abs(reader.predict(texts[:1])[0] - reader.predict(texts)[0]).max())
     if not worst < _BATCH_TOLERANCE:
         raise _Failed(f"the largest difference is {worst:.1e}")
     return f"largest difference {worst:.1e}"

@@ -30,7 +30,7 @@ class Check:
     at_least: bool
 
     @property
-    def words(self) -> str:
+    def bound_text(self) -> str:
         """The bound as a table shows it: "> 0.98"."""
         return f"{'>' if self.at_least else '<'} {self.bound:g}"
 
@@ -41,7 +41,7 @@ class Check:
         return self.value > self.bound if self.at_least else self.value < self.bound or self.value == 0
 
 
-def bounds_for(bits: int | None, given: Mapping[str, float] | None = None) -> dict[str, float]:
+def resolve_bounds(bits: int | None, given: Mapping[str, float] | None = None) -> dict[str, float]:
     """The bounds for weights of so many bits (None: float), those given in the place of the usual ones."""
     floor = _FLOAT_COSINE if bits is None else next(value for known, value in _COSINES.items() if bits >= known)
     usual = {"cosine_mean": floor, **_DEFAULTS}
@@ -50,7 +50,7 @@ def bounds_for(bits: int | None, given: Mapping[str, float] | None = None) -> di
     return {**usual, **(given or {})}
 
 
-def checks_of(figures: Mapping[str, float], bounds: Mapping[str, float]) -> tuple[Check, ...]:
+def check_figures(figures: Mapping[str, float], bounds: Mapping[str, float]) -> tuple[Check, ...]:
     """The figures that have a bound."""
     return tuple(
         Check(name, figures[name], bound, name in _AT_LEAST) for name, bound in bounds.items() if name in figures

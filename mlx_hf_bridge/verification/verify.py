@@ -14,13 +14,20 @@ from mlx_hf_bridge.checkpoints.checkpoint import CONFIG_FILE, METADATA_FILE, rea
 from mlx_hf_bridge.checkpoints.safetensors_file import SINGLE_FILE
 from mlx_hf_bridge.errors import InputError
 from mlx_hf_bridge.quantization.recipes import QuantizationLike
-from mlx_hf_bridge.verification.inputs import Labelled, Pairs, checked_texts, read_labelled, read_pairs
+from mlx_hf_bridge.verification.inputs import LabeledTexts, ScoredPairs, check_texts, read_labeled, read_pairs
 from mlx_hf_bridge.verification.layers import layer_errors
-from mlx_hf_bridge.verification.measures import Floats, accuracy, cosines, macro_f1, nearness, spearman
-from mlx_hf_bridge.verification.readers import CLASSIFICATION, EMBEDDING, Reader, ours, reference, speed
+from mlx_hf_bridge.verification.measures import Floats, accuracy, compare_embeddings, cosines, macro_f1, spearman
+from mlx_hf_bridge.verification.predictors import (
+    CLASSIFICATION,
+    EMBEDDING,
+    Predictor,
+    load_converted,
+    load_reference,
+    measure_speed,
+)
 from mlx_hf_bridge.verification.report import Report, Step
-from mlx_hf_bridge.verification.steps import full_steps, plain_steps
-from mlx_hf_bridge.verification.thresholds import bounds_for, checks_of
+from mlx_hf_bridge.verification.steps import basic_steps, full_steps
+from mlx_hf_bridge.verification.thresholds import check_figures, resolve_bounds
 from mlx_hf_bridge.version import installed_version
 from mlx_hf_bridge.weights.quantized import packing_of
 
@@ -42,40 +49,40 @@ def verify(
     """Compare a converted folder, or a checkpoint in a recipe, with its float model -> figures and whether they pass.
 
     reference_model: the float checkpoint; None takes the one that a converted folder names. It runs on torch where
-    transformers and sentence-transformers are installed, else in our float32. texts: None for the bundled ones.
+    transformers and sentence-transformers are installed, else in float32 here. texts: None for the bundled ones.
     pairs: a CSV of text, text, score; labelled: a CSV of text, label. task: "embedding" or "classification"; None as
     config.json says. thresholds: bounds by figure, in the place of the usual ones. full_test: loading, tokenising and
     embedding step by step too. Raises InputError for arguments that do not fit, and what loading raises.
     """
-    given = checked_texts(texts)
+    given = check_texts(texts)
     floats = str(reference_model) if reference_model is not None else _source_of(str(model), quantization_config)
     kind = _kind(task, str(model), floats)
-    mine, theirs = ours(str(model), kind, quantization_config), reference(floats, kind)
-    assert mine.folder is not None
-    answers = mine.read(given), theirs.read(given)
+    converted, reference = load_converted(str(model), kind, quantization_config), load_reference(floats, kind)
+    assert converted.folder is not None
+    answers = converted.predict(given), reference.predict(given)
     if answers[0].shape != answers[1].shape:
         raise InputError(
             f"{model} gives arrays {answers[0].shape} and its reference {floats} {answers[1].shape}; they are not two "
             "forms of one model. Give the checkpoint that it was converted from."
         )
-    figures = nearness(*answers) if kind == EMBEDDING else _logits(mine, theirs, answers)
-    figures |= _of_pairs(mine, theirs, read_pairs(pairs)) if pairs is not None else {}
-    figures |= _of_labelled(mine, theirs, read_labelled(labelled)) if labelled is not None else {}
-    steps = plain_steps(mine, floats, answers[0])
-    steps += full_steps(str(mine.folder), floats, kind, given) if full_test else ()
-    figures |= speed(mine, given) | _sizes(mine.folder, floats)
-    config = read_json(mine.folder / CONFIG_FILE)
+    figures = compare_embeddings(*answers) if kind == EMBEDDING else _logits(converted, reference, answers)
+    figures |= _of_pairs(converted, reference, read_pairs(pairs)) if pairs is not None else {}
+    figures |= _of_labelled(converted, reference, read_labeled(labelled)) if labelled is not None else {}
+    steps = basic_steps(converted, floats, answers[0])
+    steps += full_steps(str(converted.folder), floats, kind, given) if full_test else ()
+    figures |= measure_speed(converted, given) | _sizes(converted.folder, floats)
+    config = read_json(converted.folder / CONFIG_FILE)
     return Report(
         str(model),
-        f"{floats} ({theirs.name})",
+        f"{floats} ({reference.name})",
         kind,
         _packing(config),
         len(given),
         figures,
-        checks_of(figures, bounds_for(_bits(config), thresholds)),
+        check_figures(figures, resolve_bounds(_bits(config), thresholds)),
         steps,
         tuple(float(value) for value in cosines(*answers)),
-        layer_errors(mine.folder, floats, given),
+        layer_errors(converted.folder, floats, given),
         {name: installed_version(name) or "unknown" for name in ("mlx-hf-bridge", "mlx", "transformers")},
     )
 
@@ -104,8 +111,8 @@ def _kind(task: str | None, model: str, floats: str) -> str:
     return EMBEDDING
 
 
-def _logits(mine: Reader, theirs: Reader, answers: tuple[Floats, Floats]) -> dict[str, float]:
-    both = zip((mine, theirs), answers, strict=True)
+def _logits(converted: Predictor, reference: Predictor, answers: tuple[Floats, Floats]) -> dict[str, float]:
+    both = zip((converted, reference), answers, strict=True)
     labels = [[reader.labels[int(best)] for best in rows.argmax(axis=1)] for reader, rows in both]
     difference = answers[0] - answers[1]
     if not np.isfinite(answers[0]).all():
@@ -117,19 +124,19 @@ def _logits(mine: Reader, theirs: Reader, answers: tuple[Floats, Floats]) -> dic
     }
 
 
-def _of_pairs(mine: Reader, theirs: Reader, pairs: Pairs) -> dict[str, float]:
+def _of_pairs(converted: Predictor, reference: Predictor, pairs: ScoredPairs) -> dict[str, float]:
     found = []
-    for reader in (mine, theirs):
-        vectors = reader.read([*pairs.first, *pairs.second])
+    for reader in (converted, reference):
+        vectors = reader.predict([*pairs.first, *pairs.second])
         count = len(pairs.first)
         found.append(spearman(cosines(vectors[:count], vectors[count:]), np.array(pairs.scores)))
     return {"spearman": found[0], "spearman_reference": found[1], "spearman_loss": found[1] - found[0]}
 
 
-def _of_labelled(mine: Reader, theirs: Reader, labelled: Labelled) -> dict[str, float]:
-    if unknown := sorted(set(labelled.labels) - set(mine.labels)):
-        raise InputError(f"the labelled file has {unknown[:5]}, and the model's labels are {list(mine.labels)}.")
-    own, other = mine.predicted(labelled.texts), theirs.predicted(labelled.texts)
+def _of_labelled(converted: Predictor, reference: Predictor, labelled: LabeledTexts) -> dict[str, float]:
+    if unknown := sorted(set(labelled.labels) - set(converted.labels)):
+        raise InputError(f"the labelled file has {unknown[:5]}, and the model's labels are {list(converted.labels)}.")
+    own, other = converted.predict_labels(labelled.texts), reference.predict_labels(labelled.texts)
     figures: dict[str, float] = {}
     for name, measure in (("accuracy", accuracy), ("f1", macro_f1)):
         values = measure(own, labelled.labels), measure(other, labelled.labels)

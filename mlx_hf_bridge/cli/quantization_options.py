@@ -16,7 +16,7 @@ DTYPES = (*_BITS_OF_DTYPE, *STORAGE_DTYPES)
 
 
 @dataclass(frozen=True)
-class Packing:
+class QuantizationOptions:
     """What was said of the packing; None where nothing was.
 
     bits: 32 is no quantisation (group_size has no effect then). dtype: "intN" and "float32" repeat the bits,
@@ -33,15 +33,17 @@ class Packing:
     calibration_texts: str | None = None
     bits_per_weight: float | None = None
 
-    def over(self, other: "Packing") -> "Packing":
+    def with_defaults(self, other: "QuantizationOptions") -> "QuantizationOptions":
         """These values, and the other's where they say nothing and do not depend on what was replaced."""
         if self.recipe or self.mode not in (None, other.mode or "affine"):
             other = replace(other, bits=None, group_size=None, mode=None)
         if (self.recipe or self.mode or self.bits) and (other.dtype in _BITS_OF_DTYPE or self.bits == FLOAT_BITS):
             other = replace(other, dtype=None)
-        return Packing(*(getattr(self, item.name) or getattr(other, item.name) for item in fields(Packing)))
+        return QuantizationOptions(
+            *(getattr(self, item.name) or getattr(other, item.name) for item in fields(QuantizationOptions))
+        )
 
-    def resolved(self) -> tuple[MLXQuantizationConfig | None, str | None]:
+    def resolve(self) -> tuple[MLXQuantizationConfig | None, str | None]:
         """-> the recipe (None for 32 bits), and the dtype of what is not packed (None for the recipe's own).
 
         Without bits, dtype or mode it is 8 bits. Raises QuantizationError for contradictions.
@@ -75,11 +77,11 @@ class Packing:
             changes["target_size_mb"] = None
         return replace(recipe, **changes)
 
-    def arguments(self) -> dict[str, Any]:
+    def to_kwargs(self) -> dict[str, Any]:
         """As from_pretrained's arguments; none where nothing was said, so that the model stays as it is."""
-        if self == Packing():
+        if self == QuantizationOptions():
             return {}
-        recipe, dtype = self.resolved()
+        recipe, dtype = self.resolve()
         return {"quantization_config": recipe, "dtype": dtype or "auto"}
 
     def _check_float(self) -> None:

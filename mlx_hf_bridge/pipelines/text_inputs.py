@@ -5,7 +5,7 @@ from typing import Any
 
 from mlx_hf_bridge.errors import ArgumentTypeError, InputError
 from mlx_hf_bridge.pipelines.base import Chunk
-from mlx_hf_bridge.pipelines.host_array import host
+from mlx_hf_bridge.pipelines.host_array import as_host_array
 from mlx_hf_bridge.pipelines.tokenizer import HostTokenizer
 
 Text = str | tuple[str, str]
@@ -48,7 +48,7 @@ def text_or_pair(given: Any) -> Text:
     )
 
 
-def encoded(tokenizer: HostTokenizer, texts: Sequence[Text], options: Mapping[str, Any]) -> list[Chunk]:
+def tokenize_texts(tokenizer: HostTokenizer, texts: Sequence[Text], options: Mapping[str, Any]) -> list[Chunk]:
     """Texts and pairs -> what the tokenizer says of each, arrays (1, L), each padded as if it were alone."""
     options = dict(options)
     if options.get("padding") in _TO_THE_LONGEST:
@@ -61,7 +61,7 @@ def encoded(tokenizer: HostTokenizer, texts: Sequence[Text], options: Mapping[st
             continue
         answer = _asked(tokenizer, [texts[place] for place in places], options)
         for row, place in enumerate(places):
-            chunks[place] = {name: host([rows[row]]) for name, rows in answer.items()}
+            chunks[place] = {name: as_host_array([sequences[row]]) for name, sequences in answer.items()}
     return chunks
 
 

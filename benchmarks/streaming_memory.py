@@ -1,6 +1,6 @@
 """Whether time a token and memory stay as they are while texts go on: a stream of short ones through one small layer.
 
-python -m benchmarks.growth [--texts 1000000]
+python -m benchmarks.streaming_memory [--texts 1000000]
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """From how many rows on unpacking a layer beats MLX's packed product on this machine's CPU.
 
-python -m benchmarks.quantized_product [--bits 8]
+python -m benchmarks.quantized_matmul [--bits 8]
 Times the two in turn on one 384 x 1536 layer; device.py holds the row count that follows.
 """
 

@@ -1,6 +1,6 @@
 """From which rows on a product is as fast with its weights as they lie as with a second copy of them in blocks.
 
-python -m benchmarks.few_rows
+python -m benchmarks.small_batch_matmul
 MiniLM's four products, each over more weights than the caches hold, the two ways in turn: times of the usual product
 by those of layers/few_rows.py; above 1, blocks are faster. device.py holds the row count that follows.
 """

@@ -1,6 +1,6 @@
 """How many token slots a batch should hold on this machine: the time of 4,096 over that of fewer, in turn.
 
-python -m benchmarks.batch_slots [--texts 200] [--rounds 5]
+python -m benchmarks.tokens_per_batch [--texts 200] [--rounds 5]
 """
 
 import statistics

@@ -20,7 +20,7 @@ Compute = Callable[[TokenBatch], mx.array]
 
 
 @dataclass(frozen=True)
-class Row(Tokens):
+class MaskedTokens(Tokens):
     """Tokens of which the mask (L,) leaves some out, as padding; None = all count."""
 
     mask: np.ndarray | None = None
@@ -30,7 +30,7 @@ class Row(Tokens):
         return *super().key, None if self.mask is None else self.mask.tobytes()
 
 
-def row_of(inputs: Mapping[str, Any], names: Sequence[str], trimmed: bool) -> Row:
+def to_tokens(inputs: Mapping[str, Any], names: Sequence[str], trimmed: bool) -> MaskedTokens:
     """A tokenizer's answer for one text, arrays (1, L), read for the input `names` of its model.
 
     trimmed: padding on the right is dropped, since no answer is wanted there.
@@ -46,11 +46,16 @@ def row_of(inputs: Mapping[str, Any], names: Sequence[str], trimmed: bool) -> Ro
         length = int(mask.nonzero()[0][-1]) + 1
         ids, segments, mask = ids[:length], None if segments is None else segments[:length], mask[:length]
         mask = None if mask.all() else mask
-    return Row(ids, segments, mask=mask)
+    return MaskedTokens(ids, segments, mask=mask)
 
 
-def computed(
-    loaded: Loaded, rows: Sequence[Row], compute: Compute, pad_token_id: int, batch_size: int, show_progress: bool
+def forward_in_batches(
+    loaded: Loaded,
+    sequences: Sequence[MaskedTokens],
+    compute: Compute,
+    pad_token_id: int,
+    batch_size: int,
+    show_progress: bool,
 ) -> list[np.ndarray]:
     """Each row's part of what `compute` gives for its batch, float32.
 
@@ -58,20 +63,20 @@ def computed(
     """
     answers: dict[int, np.ndarray] = {}
     for own in (False, True):
-        chosen = [number for number, row in enumerate(rows) if (row.mask is not None) == own]
+        chosen = [number for number, row in enumerate(sequences) if (row.mask is not None) == own]
         steps = Steps(
             _stacked(loaded) if own else _padded(loaded, pad_token_id), compute, even=own or loaded.family.padding_shows
         )
-        found = in_batches([rows[number] for number in chosen], steps, batch_size, show_progress) if chosen else []
+        found = in_batches([sequences[number] for number in chosen], steps, batch_size, show_progress) if chosen else []
         answers.update(zip(chosen, found, strict=True))
-    return [answers[number] for number in range(len(rows))]
+    return [answers[number] for number in range(len(sequences))]
 
 
-def check_lengths(loaded: Loaded, rows: Sequence[Row], remedy: str) -> None:
+def check_lengths(loaded: Loaded, sequences: Sequence[MaskedTokens], length_remedy: str) -> None:
     """TokenRangeError for a row that is longer than the model takes."""
-    longest, limit = max(len(row) for row in rows), loaded.config.max_length
+    longest, limit = max(len(row) for row in sequences), loaded.config.max_length
     if longest > limit:
-        raise TokenRangeError(f"a text has {longest} tokens, and the model takes at most {limit}. {remedy}")
+        raise TokenRangeError(f"a text has {longest} tokens, and the model takes at most {limit}. {length_remedy}")
 
 
 def _padded(loaded: Loaded, pad_token_id: int) -> Callable[[list[Tokens]], TokenBatch]:
@@ -82,7 +87,9 @@ def _stacked(loaded: Loaded) -> Callable[[list[Tokens]], TokenBatch]:
     """Rows of one length, each with its own mask."""
 
     def stack(tokens: list[Tokens]) -> TokenBatch:
-        masks = [row.mask if isinstance(row, Row) and row.mask is not None else np.ones(len(row)) for row in tokens]
+        masks = [
+            row.mask if isinstance(row, MaskedTokens) and row.mask is not None else np.ones(len(row)) for row in tokens
+        ]
         segments = [np.zeros(len(row), np.int32) if row.segments is None else row.segments for row in tokens]
         ids = np.stack([row.ids for row in tokens])
         return checked_batch(loaded.config, ids, np.stack(masks), np.stack(segments))

@@ -99,7 +99,7 @@ _FEW_ROWS = 16
 FEW_ROWS = _few_rows()
 
 # A batch holds at most batch_size times this many slots, padding included, so that short texts go many at a time.
-# On a CPU small batches stay in its caches (benchmarks/tokens_per_batch.py), and what a hundred texts take in memory is then
+# On a CPU small batches stay in its caches (benchmarks/tokens_per_batch.py), and what a hundred texts take is then
 # what ten thousand take (`growth` in benchmarks/tasks.py).
 SLOTS_A_TEXT = 12 if BACKEND == "cpu" else 128
 

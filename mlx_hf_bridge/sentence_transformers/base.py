@@ -15,17 +15,23 @@ from mlx_hf_bridge.checkpoints.sources import HubOptions, Source, locate
 from mlx_hf_bridge.errors import ArgumentTypeError, InputError, RepositoryError
 from mlx_hf_bridge.inference.batching import Parts
 from mlx_hf_bridge.quantization.recipes import QuantizationLike
-from mlx_hf_bridge.sentence_transformers.encoding.inputs import as_list, as_text, is_batch, task_of_dicts
-from mlx_hf_bridge.sentence_transformers.encoding.pools import Pool, checked_chunk_size, in_pool, start_pool, stop_pool
-from mlx_hf_bridge.sentence_transformers.encoding.results import evaluated
+from mlx_hf_bridge.sentence_transformers.encoding.inputs import as_list, as_text, is_batch, split_task_dicts
+from mlx_hf_bridge.sentence_transformers.encoding.pools import (
+    Pool,
+    check_chunk_size,
+    encode_in_pool,
+    start_pool,
+    stop_pool,
+)
+from mlx_hf_bridge.sentence_transformers.encoding.results import features_to_numpy
 from mlx_hf_bridge.sentence_transformers.loading import saving
-from mlx_hf_bridge.sentence_transformers.loading.arguments import checked_name, devices_of, load_arguments
-from mlx_hf_bridge.sentence_transformers.loading.loader import Loader
-from mlx_hf_bridge.sentence_transformers.loading.settings import checked_prompt_name, merged_prompts, read_model_config
+from mlx_hf_bridge.sentence_transformers.loading.arguments import check_model_name, device_list, parse_load_arguments
+from mlx_hf_bridge.sentence_transformers.loading.loader import ModuleLoader
+from mlx_hf_bridge.sentence_transformers.loading.settings import check_prompt_name, merge_prompts, read_model_config
 from mlx_hf_bridge.sentence_transformers.module_list import ModuleList
 from mlx_hf_bridge.sentence_transformers.modules.base import Module
-from mlx_hf_bridge.sentence_transformers.modules.input import Asked, InputModule
-from mlx_hf_bridge.sentence_transformers.modules.router import Router, flattened
+from mlx_hf_bridge.sentence_transformers.modules.input import EncodeOptions, InputModule
+from mlx_hf_bridge.sentence_transformers.modules.router import Router, flatten_route
 
 logger = logging.getLogger(__name__)
 
@@ -37,8 +43,7 @@ class MLXBaseModel(ModuleList, ABC):
 
     model_type: ClassVar[str]
     default_huggingface_organization: ClassVar[str | None] = None
-    _usual_prompts: ClassVar[Mapping[str, str | None]] = {"query": None, "document": None}
-    _query_name: ClassVar[str] = "query"
+    _default_prompts: ClassVar[Mapping[str, str | None]] = {"query": None, "document": None}
 
     def __init__(
         self,
@@ -61,7 +66,7 @@ class MLXBaseModel(ModuleList, ABC):
     ) -> None:
         if backend not in ("mlx", "torch"):
             raise InputError(f"backend={backend!r}, and models are computed by MLX here. Leave it out.")
-        arguments = load_arguments(
+        arguments = parse_load_arguments(
             quantization_config=quantization_config,
             dtype=dtype,
             overlong=overlong,
@@ -74,43 +79,43 @@ class MLXBaseModel(ModuleList, ABC):
         self._name, self._readme = "", None
         if model_name_or_path is not None:
             folder = os.environ.get("SENTENCE_TRANSFORMERS_HOME") if cache_folder is None else str(cache_folder)
-            source = self._located(
-                checked_name(model_name_or_path), HubOptions(revision, token, folder, local_files_only)
+            source = self._locate(
+                check_model_name(model_name_or_path), HubOptions(revision, token, folder, local_files_only)
             )
             saved = read_model_config(source.folder)
             self._name, self._readme = source.name, source.folder / "README.md"
-            self._modules, saved = self._load(Loader(source, arguments), saved)
+            self._modules, saved = self._load(ModuleLoader(source, arguments), saved)
         elif modules:
             self._modules = list(modules)
         else:
             raise ArgumentTypeError(
                 "expected model_name_or_path, a folder or a Hub id, or modules, a list that is not empty."
             )
-        self.prompts = merged_prompts(self._usual_prompts, prompts, saved)
+        self.prompts = merge_prompts(self._default_prompts, prompts, saved)
         name = saved.get("default_prompt_name") if default_prompt_name is None else default_prompt_name
-        self.default_prompt_name = checked_prompt_name(name, self.prompts)
+        self.default_prompt_name = check_prompt_name(name, self.prompts)
         self._saved_config = saved
         for module in self.all_modules():
             if self._input_modules:
                 module.on_model_ready(self.tokenizer)
 
-    def _load(self, loader: Loader, saved: dict[str, Any]) -> tuple[list[Module], dict[str, Any]]:
+    def _load(self, loader: ModuleLoader, saved: dict[str, Any]) -> tuple[list[Module], dict[str, Any]]:
         """The modules, and what of the saved settings counts for them."""
         entries = read_modules(loader.source.folder)
         if entries is None:
             return self._default_modules(loader), saved
         kind = saved.get("model_type", "SentenceTransformer")
         if kind == self.model_type:
-            return loader.modules(entries), saved
+            return loader.load_modules(entries), saved
         logger.warning("%s holds a %s, and is loaded as a %s", loader.source.name, kind, self.model_type)
         return self._default_modules(loader), {}
 
     @abstractmethod
-    def _default_modules(self, loader: Loader) -> list[Module]:
+    def _default_modules(self, loader: ModuleLoader) -> list[Module]:
         """The modules of a repo without modules.json."""
 
     @classmethod
-    def _located(cls, name: str, options: HubOptions) -> Source:
+    def _locate(cls, name: str, options: HubOptions) -> Source:
         """A folder or Hub repo; a bare name belongs to sentence-transformers' organisation, else to none."""
         organisation = cls.default_huggingface_organization
         is_bare = "/" not in name and "\\" not in name and not Path(name).expanduser().exists()
@@ -144,11 +149,11 @@ class MLXBaseModel(ModuleList, ABC):
         if not inputs:
             return {}
         self._check_kwargs("preprocess", kwargs)
-        texts, asked = self._read(list(inputs), prompt or "", kwargs)
-        first = flattened(self._modules, asked.task)[0]
+        texts, options = self._parse_inputs(list(inputs), prompt or "", kwargs)
+        first = flatten_route(self._modules, options.task)[0]
         if not isinstance(first, InputModule):
             raise InputError(f"the first module is a {type(first).__name__}, which reads no texts.")
-        return evaluated(lambda: first.features(first.tokens(texts, asked), asked))
+        return features_to_numpy(lambda: first.features(first.tokens(texts, options), options))
 
     def tokenize(self, texts: Sequence[Any], **kwargs: Any) -> dict[str, Any]:
         """preprocess, by its older name."""
@@ -252,22 +257,24 @@ class MLXBaseModel(ModuleList, ABC):
         if kwargs.get("modality", "text") != "text":
             raise InputError(f"modality={kwargs['modality']!r}, and only texts are read here.")
 
-    def _read(self, inputs: Sequence[Any], prompt: str, kwargs: Mapping[str, Any]) -> tuple[list[Any], Asked]:
+    def _parse_inputs(
+        self, inputs: Sequence[Any], prompt: str, kwargs: Mapping[str, Any]
+    ) -> tuple[list[Any], EncodeOptions]:
         """Inputs and the rest of a call's arguments -> texts, and what is asked of the modules."""
         task = kwargs.get("task")
         if task is None and isinstance(self._modules[0], Router):
-            task, inputs = task_of_dicts(inputs)
+            task, inputs = split_task_dicts(inputs)
         texts = [as_text(item, f"item {index} to encode") for index, item in enumerate(inputs)]
-        asked = Asked(
+        options = EncodeOptions(
             prompt=prompt,
             task=task,
             processing_kwargs=kwargs.get("processing_kwargs"),
             max_active_dims=kwargs.get("max_active_dims"),
             overlong=kwargs.get("overlong"),
         )
-        return texts, asked
+        return texts, options
 
-    def _listed(self, inputs: Any) -> tuple[list[Any], bool]:
+    def _as_list(self, inputs: Any) -> tuple[list[Any], bool]:
         """What a caller gives -> a list, and whether it was a single one."""
         if self.is_singular_input(inputs):
             if not isinstance(inputs, (str, dict)):
@@ -275,7 +282,7 @@ class MLXBaseModel(ModuleList, ABC):
             return [inputs], True
         return as_list(inputs), False
 
-    def _rows(
+    def _compute_rows(
         self,
         inputs: list[Any],
         device: Any,
@@ -287,15 +294,15 @@ class MLXBaseModel(ModuleList, ABC):
         """_inference here, or in the processes of a pool, or of one for this call where a list of devices is given."""
         if show is None:
             show = logger.getEffectiveLevel() in (logging.INFO, logging.DEBUG)
-        checked_chunk_size(chunk_size)
-        devices = devices_of(device)
+        check_chunk_size(chunk_size)
+        devices = device_list(device)
         if pool is not None:
-            return in_pool(pool, inputs, kwargs, chunk_size, show)
+            return encode_in_pool(pool, inputs, kwargs, chunk_size, show)
         if devices is None or not inputs:
             return self._inference(inputs, show_progress=show, **kwargs)
         own = self.start_multi_process_pool(devices)
         try:
-            return in_pool(own, inputs, kwargs, chunk_size, show)
+            return encode_in_pool(own, inputs, kwargs, chunk_size, show)
         finally:
             stop_pool(own)
 

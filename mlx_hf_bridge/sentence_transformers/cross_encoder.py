@@ -17,10 +17,10 @@ from mlx_hf_bridge.pretrained.model import MLXPreTrainedModel
 from mlx_hf_bridge.quantization.recipes import QuantizationLike
 from mlx_hf_bridge.runtime.executor import run
 from mlx_hf_bridge.sentence_transformers.base import MLXBaseModel
-from mlx_hf_bridge.sentence_transformers.encoding.engine import rows_of_texts
+from mlx_hf_bridge.sentence_transformers.encoding.engine import encode_texts
 from mlx_hf_bridge.sentence_transformers.encoding.pools import Pool
-from mlx_hf_bridge.sentence_transformers.encoding.results import as_numpy, one_array, stacked
-from mlx_hf_bridge.sentence_transformers.loading.loader import Loader
+from mlx_hf_bridge.sentence_transformers.encoding.results import convert_embeddings, stack_rows, to_numpy
+from mlx_hf_bridge.sentence_transformers.loading.loader import ModuleLoader
 from mlx_hf_bridge.sentence_transformers.modules.activations import ACTIVATIONS, NamedActivation, activation_name
 from mlx_hf_bridge.sentence_transformers.modules.base import SCORES, Module
 from mlx_hf_bridge.sentence_transformers.modules.logit_score import LogitScore
@@ -41,7 +41,7 @@ class MLXCrossEncoder(MLXBaseModel):
 
     model_type: ClassVar[str] = "CrossEncoder"
     default_huggingface_organization: ClassVar[str | None] = "cross-encoder"
-    _usual_prompts: ClassVar[Mapping[str, str | None]] = {}
+    _default_prompts: ClassVar[Mapping[str, str | None]] = {}
 
     def __init__(
         self,
@@ -103,15 +103,17 @@ class MLXCrossEncoder(MLXBaseModel):
         self.activation_fn = self._saved_activation() if activation_fn is None else activation_fn
         self.set_keep_in_fp32_modules(keep_in_fp32_modules or [])
 
-    def _default_modules(self, loader: Loader) -> list[Module]:
+    def _default_modules(self, loader: ModuleLoader) -> list[Module]:
         """A sequence classifier; of a causal language model the lead of "yes" over "no"."""
         source, folder = loader.source, loader.source.folder
         refuse_chat_template(folder, source.name)
-        architecture = str((loader.config().get("architectures") or [""])[0])
+        architecture = str((loader.read_config().get("architectures") or [""])[0])
         if not architecture.endswith("ForCausalLM"):
             settings = settings_from({}, "sequence-classification", str(folder))
-            return [loader.transformer(source, folder, settings=settings)]
-        transformer = loader.transformer(source, folder, settings=settings_from({}, "text-generation", str(folder)))
+            return [loader.load_transformer(source, folder, settings=settings)]
+        transformer = loader.load_transformer(
+            source, folder, settings=settings_from({}, "text-generation", str(folder))
+        )
         true_id, false_id = (transformer.tokenizer.backend.token_to_id(word) for word in (_TRUE, _FALSE))
         if true_id is None or false_id is None:
             raise ConfigError(
@@ -198,7 +200,7 @@ class MLXCrossEncoder(MLXBaseModel):
         single = self.is_singular_input(inputs)
         given = inputs.tolist() if isinstance(inputs, np.ndarray) else inputs
         pairs = [given] if single else list(given)
-        logits = self._rows(
+        logits = self._compute_rows(
             pairs,
             device,
             pool,
@@ -210,7 +212,7 @@ class MLXCrossEncoder(MLXBaseModel):
         )
         activation = self.activation_fn if activation_fn is None else activation_fn
         scores = self._scores(logits, activation, bool(apply_softmax)) if len(logits) else []
-        answer = stacked(scores, convert_to_numpy and not convert_to_tensor, convert_to_tensor)
+        answer = convert_embeddings(scores, convert_to_numpy and not convert_to_tensor, convert_to_tensor)
         return answer[0] if single else answer
 
     def rank(
@@ -256,18 +258,18 @@ class MLXCrossEncoder(MLXBaseModel):
     def _inference(
         self, inputs: list[Any], *, show_progress: bool = False, prompt: str = "", batch_size: int = 32, **kwargs: Any
     ) -> Parts:
-        texts, asked = self._read(inputs, prompt, kwargs)
-        return rows_of_texts(
+        texts, options = self._parse_inputs(inputs, prompt, kwargs)
+        return encode_texts(
             self._modules,
             texts,
-            asked,
-            finish=lambda features: features[SCORES],
+            options,
+            postprocess=lambda features: features[SCORES],
             batch_size=batch_size,
             show_progress=show_progress,
         )
 
     def _scores(self, logits: Parts, activation: Activation, softmax: bool) -> list[np.ndarray]:
-        scores = activated(activation, one_array(logits))
+        scores = apply_activation(activation, stack_rows(logits))
         if self.num_labels == 1 and scores.ndim > 1:
             scores = scores[:, 0]
         if softmax and scores.ndim > 1:
@@ -285,12 +287,12 @@ class MLXCrossEncoder(MLXBaseModel):
         return {**super()._model_config(), "activation_fn": reference}
 
 
-def activated(activation: Activation, logits: np.ndarray) -> np.ndarray:
+def apply_activation(activation: Activation, logits: np.ndarray) -> np.ndarray:
     """An activation of MLX arrays, or a torch module, of logits (N, C) float32."""
     if any(base.__module__.partition(".")[0] == "torch" for base in type(activation).__mro__):
         import torch
 
-        return as_numpy(activation(torch.from_numpy(logits)))
+        return to_numpy(activation(torch.from_numpy(logits)))
     result = run(lambda: activation(mx.array(logits)))
     return np.array(result, np.float32)
 

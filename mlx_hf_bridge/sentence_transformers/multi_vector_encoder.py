@@ -15,17 +15,17 @@ from mlx_hf_bridge.inference.batching import Parts
 from mlx_hf_bridge.inference.pooling import normalized
 from mlx_hf_bridge.quantization.recipes import QuantizationLike
 from mlx_hf_bridge.sentence_transformers.base import MLXBaseModel
-from mlx_hf_bridge.sentence_transformers.encoding.engine import rows_of_texts
+from mlx_hf_bridge.sentence_transformers.encoding.engine import encode_texts
 from mlx_hf_bridge.sentence_transformers.encoding.pools import Pool
 from mlx_hf_bridge.sentence_transformers.encoding.results import (
-    as_mlx,
-    everything,
-    rows_of_everything,
-    rows_that_count,
+    all_outputs,
+    select_unmasked,
+    split_outputs,
+    to_mlx,
     tokens_and_mask,
 )
-from mlx_hf_bridge.sentence_transformers.loading.colbert import default_modules, legacy_of
-from mlx_hf_bridge.sentence_transformers.loading.loader import Loader
+from mlx_hf_bridge.sentence_transformers.loading.colbert import default_modules, detect_legacy
+from mlx_hf_bridge.sentence_transformers.loading.loader import ModuleLoader
 from mlx_hf_bridge.sentence_transformers.modules.base import Features, Module
 from mlx_hf_bridge.sentence_transformers.modules.multi_vector import MultiVectorMask
 from mlx_hf_bridge.sentence_transformers.modules.token_pooling import BaseTokenPooling
@@ -91,14 +91,14 @@ class MLXMultiVectorEncoder(MLXBaseModel):
         if expands and not any(isinstance(module, MultiVectorMask) for module in self._modules):
             logger.warning("queries are expanded, and without a MultiVectorMask the added tokens are not scored")
 
-    def _load(self, loader: Loader, saved: dict[str, Any]) -> tuple[list[Module], dict[str, Any]]:
-        legacy = legacy_of(loader.source, saved)
+    def _load(self, loader: ModuleLoader, saved: dict[str, Any]) -> tuple[list[Module], dict[str, Any]]:
+        legacy = detect_legacy(loader.source, saved)
         if legacy is None:
             return super()._load(loader, saved)
         loader.defaults = legacy.transformer
-        return legacy.modules(loader), legacy.settings
+        return legacy.load_modules(loader), legacy.settings
 
-    def _default_modules(self, loader: Loader) -> list[Module]:
+    def _default_modules(self, loader: ModuleLoader) -> list[Module]:
         return default_modules(loader)
 
     @property
@@ -141,8 +141,8 @@ class MLXMultiVectorEncoder(MLXBaseModel):
                 "so there is nothing to stack. Leave it out; convert_to_numpy=True gives a list of numpy arrays."
             )
         self._check_kwargs("encode", kwargs)
-        texts, single = self._listed(inputs)
-        rows = self._rows(
+        texts, single = self._as_list(inputs)
+        rows = self._compute_rows(
             texts,
             device,
             pool,
@@ -156,7 +156,7 @@ class MLXMultiVectorEncoder(MLXBaseModel):
             task=task,
             **kwargs,
         )
-        answer = rows if convert_to_numpy and output_value else as_mlx(rows)
+        answer = rows if convert_to_numpy and output_value else to_mlx(rows)
         return answer[0] if single else answer
 
     def encode_query(
@@ -259,27 +259,27 @@ class MLXMultiVectorEncoder(MLXBaseModel):
         token_pooling: BaseTokenPooling | None = None,
         **kwargs: Any,
     ) -> Parts:
-        texts, asked = self._read(inputs, prompt, kwargs)
+        texts, options = self._parse_inputs(inputs, prompt, kwargs)
 
         def tokens(features: Features) -> tuple[mx.array, mx.array]:
             vectors, mask = tokens_and_mask(features)
             return (normalized(vectors) if normalize_embeddings else vectors), mask
 
         def all_of(features: Features) -> dict[str, mx.array]:
-            return everything(token_pooling(features) if token_pooling else features)
+            return all_outputs(token_pooling(features) if token_pooling else features)
 
-        finish: Any = tokens if output_value else all_of
-        rows_of: Any = rows_that_count if output_value else rows_of_everything
-        rows = rows_of_texts(
+        postprocess: Any = tokens if output_value else all_of
+        split_rows: Any = select_unmasked if output_value else split_outputs
+        rows = encode_texts(
             self._modules,
             texts,
-            asked,
-            finish=finish,
-            rows_of=rows_of,
+            options,
+            postprocess=postprocess,
+            split_rows=split_rows,
             batch_size=batch_size,
             show_progress=show_progress,
         )
-        return token_pooling.pool(list(rows), task=asked.task) if token_pooling and output_value else rows
+        return token_pooling.pool(list(rows), task=options.task) if token_pooling and output_value else rows
 
     def _model_config(self) -> dict[str, Any]:
         return {**super()._model_config(), "similarity_fn_name": self._similarity_fn_name}

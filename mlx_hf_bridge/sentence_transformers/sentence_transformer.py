@@ -17,21 +17,21 @@ from mlx_hf_bridge.inference.pooling import normalized
 from mlx_hf_bridge.quantization.recipes import QuantizationLike
 from mlx_hf_bridge.sentence_transformers.base import MLXBaseModel
 from mlx_hf_bridge.sentence_transformers.encoding.corpus import encode_to_file
-from mlx_hf_bridge.sentence_transformers.encoding.engine import rows_of_texts
+from mlx_hf_bridge.sentence_transformers.encoding.engine import encode_texts
 from mlx_hf_bridge.sentence_transformers.encoding.pools import Pool
-from mlx_hf_bridge.sentence_transformers.encoding.precision import checked_precision, quantize_embeddings
+from mlx_hf_bridge.sentence_transformers.encoding.precision import check_precision, quantize_embeddings
 from mlx_hf_bridge.sentence_transformers.encoding.results import (
-    as_mlx,
-    everything,
-    one_array,
-    rows_of_everything,
-    rows_to_last,
-    stacked,
+    all_outputs,
+    convert_embeddings,
+    split_outputs,
+    stack_rows,
+    to_mlx,
     tokens_and_mask,
+    trim_padding,
 )
 from mlx_hf_bridge.sentence_transformers.encoding.streaming import encode_stream
-from mlx_hf_bridge.sentence_transformers.loading.arguments import checked_overlong
-from mlx_hf_bridge.sentence_transformers.loading.loader import Loader
+from mlx_hf_bridge.sentence_transformers.loading.arguments import check_overlong
+from mlx_hf_bridge.sentence_transformers.loading.loader import ModuleLoader
 from mlx_hf_bridge.sentence_transformers.modules.base import TOKENS, VECTOR, Features, Module
 from mlx_hf_bridge.sentence_transformers.modules.pooling import Pooling
 from mlx_hf_bridge.sentence_transformers.modules.transformer_settings import refuse_chat_template, settings_from
@@ -106,14 +106,14 @@ class MLXSentenceTransformer(MLXBaseModel):
         saved = self._saved_config
         name = saved.get("similarity_fn_name") if similarity_fn_name is None else similarity_fn_name
         self.similarity_fn_name = name if similarity_fn_name is not None or name in SIMILARITIES else None
-        self.truncate_dim = checked_width(saved.get("truncate_dim") if truncate_dim is None else truncate_dim)
+        self.truncate_dim = check_truncate_dim(saved.get("truncate_dim") if truncate_dim is None else truncate_dim)
 
-    def _default_modules(self, loader: Loader) -> list[Module]:
+    def _default_modules(self, loader: ModuleLoader) -> list[Module]:
         """Mean pooling; of causal language models the last token."""
         refuse_chat_template(loader.source.folder, loader.source.name)
         folder = loader.source.folder
         settings = settings_from({}, "feature-extraction", str(folder))
-        transformer = loader.transformer(loader.source, folder, settings=settings)
+        transformer = loader.load_transformer(loader.source, folder, settings=settings)
         config = transformer.loaded.raw_config
         architecture = str((config.get("architectures") or [""])[0])
         mode = "lasttoken" if architecture.endswith("ForCausalLM") and config.get("is_causal", True) else "mean"
@@ -159,15 +159,15 @@ class MLXSentenceTransformer(MLXBaseModel):
         """
         if output_value not in _OUTPUTS:
             raise InputError(f"output_value={output_value!r}, expected one of {_OUTPUTS}.")
-        precision = checked_precision(precision)
+        precision = check_precision(precision)
         if output_value is None and precision != "float32":
             raise InputError(
                 f"precision={precision!r} needs vectors, and output_value=None gives dicts. Give one of them."
             )
         self._check_kwargs("encode", kwargs)
-        texts, single = self._listed(inputs)
+        texts, single = self._as_list(inputs)
         width = self.truncate_dim if truncate_dim is None else truncate_dim
-        rows = self._rows(
+        rows = self._compute_rows(
             texts,
             device,
             pool,
@@ -177,15 +177,15 @@ class MLXSentenceTransformer(MLXBaseModel):
             batch_size=batch_size,
             output_value=output_value,
             normalize_embeddings=normalize_embeddings,
-            truncate_dim=checked_width(width),
-            overlong=None if overlong is None else checked_overlong(overlong),
+            truncate_dim=check_truncate_dim(width),
+            overlong=None if overlong is None else check_overlong(overlong),
             **kwargs,
         )
         if precision != "float32" and len(rows):
-            rows = quantize_embeddings(one_array(rows) if output_value == VECTOR else rows, precision)
+            rows = quantize_embeddings(stack_rows(rows) if output_value == VECTOR else rows, precision)
         if output_value != VECTOR:
-            return as_mlx(rows[0] if single else rows)
-        answer = stacked(rows, convert_to_numpy and not convert_to_tensor, convert_to_tensor)
+            return to_mlx(rows[0] if single else rows)
+        answer = convert_embeddings(rows, convert_to_numpy and not convert_to_tensor, convert_to_tensor)
         return answer[0] if single else answer
 
     def encode_query(
@@ -320,7 +320,7 @@ class MLXSentenceTransformer(MLXBaseModel):
     def truncate_embeddings(self, truncate_dim: int | None) -> Iterator[None]:
         """Within it, encode gives the first `truncate_dim` dimensions."""
         before = self.truncate_dim
-        self.truncate_dim = checked_width(truncate_dim)
+        self.truncate_dim = check_truncate_dim(truncate_dim)
         try:
             yield
         finally:
@@ -356,34 +356,34 @@ class MLXSentenceTransformer(MLXBaseModel):
         truncate_dim: int | None = None,
         **kwargs: Any,
     ) -> Parts:
-        texts, asked = self._read(inputs, prompt, kwargs)
+        texts, options = self._parse_inputs(inputs, prompt, kwargs)
 
         def vectors(features: Features) -> mx.array:
             cut = features[VECTOR] if truncate_dim is None else features[VECTOR][:, :truncate_dim]
             return normalized(cut) if normalize_embeddings else cut
 
         def all_of(features: Features) -> dict[str, mx.array]:
-            arrays = everything(features)
+            arrays = all_outputs(features)
             return {**arrays, VECTOR: arrays[VECTOR][:, :truncate_dim]} if truncate_dim else arrays
 
-        finish: Any = {VECTOR: vectors, TOKENS: tokens_and_mask, None: all_of}[output_value]
+        postprocess: Any = {VECTOR: vectors, TOKENS: tokens_and_mask, None: all_of}[output_value]
         if output_value == VECTOR:
-            return rows_of_texts(
+            return encode_texts(
                 self._modules,
                 texts,
-                asked,
-                finish=finish,
+                options,
+                postprocess=postprocess,
                 batch_size=batch_size,
                 show_progress=show_progress,
-                vectors_alone=True,
+                sentence_embedding_only=True,
             )
-        rows_of: Any = rows_to_last if output_value == TOKENS else rows_of_everything
-        return rows_of_texts(
+        split_rows: Any = trim_padding if output_value == TOKENS else split_outputs
+        return encode_texts(
             self._modules,
             texts,
-            asked,
-            finish=finish,
-            rows_of=rows_of,
+            options,
+            postprocess=postprocess,
+            split_rows=split_rows,
             batch_size=batch_size,
             show_progress=show_progress,
         )
@@ -393,7 +393,7 @@ class MLXSentenceTransformer(MLXBaseModel):
         return config if self.truncate_dim is None else {**config, "truncate_dim": self.truncate_dim}
 
 
-def checked_width(width: Any) -> int | None:
+def check_truncate_dim(width: Any) -> int | None:
     """How many dimensions are kept, None = all; InputError for what is not 1 or more."""
     if width is not None and (isinstance(width, bool) or not isinstance(width, int) or width < 1):
         raise InputError(f"truncate_dim={width!r}, expected a whole number of 1 or more, or None.")

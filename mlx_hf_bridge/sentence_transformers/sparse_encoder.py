@@ -15,9 +15,9 @@ from mlx_hf_bridge.errors import InputError, UnsupportedModelError
 from mlx_hf_bridge.inference.batching import Parts
 from mlx_hf_bridge.quantization.recipes import QuantizationLike
 from mlx_hf_bridge.sentence_transformers.base import MLXBaseModel
-from mlx_hf_bridge.sentence_transformers.encoding.engine import rows_of_texts
+from mlx_hf_bridge.sentence_transformers.encoding.engine import encode_texts
 from mlx_hf_bridge.sentence_transformers.encoding.pools import Pool
-from mlx_hf_bridge.sentence_transformers.loading.loader import Loader
+from mlx_hf_bridge.sentence_transformers.loading.loader import ModuleLoader
 from mlx_hf_bridge.sentence_transformers.loading.settings import read_model_config
 from mlx_hf_bridge.sentence_transformers.modules.base import VECTOR, Features, Module
 from mlx_hf_bridge.sentence_transformers.modules.pooling import Pooling
@@ -94,13 +94,13 @@ class MLXSparseEncoder(MLXBaseModel):
         name = saved.get("similarity_fn_name") if similarity_fn_name is None else similarity_fn_name
         self.similarity_fn_name = name if similarity_fn_name is not None or name in SIMILARITIES else None
         kept = next((module.k for module in self._modules if isinstance(module, SparseAutoEncoder)), None)
-        asked = saved.get("max_active_dims") if max_active_dims is None else max_active_dims
-        self.max_active_dims = _checked_count(asked, "max_active_dims") or kept
+        count = saved.get("max_active_dims") if max_active_dims is None else max_active_dims
+        self.max_active_dims = _check_count(count, "max_active_dims") or kept
 
-    def _default_modules(self, loader: Loader) -> list[Module]:
+    def _default_modules(self, loader: ModuleLoader) -> list[Module]:
         """A masked language model with SpladePooling; anything else would start at random."""
         folder, name = loader.source.folder, loader.source.name
-        architectures = loader.config().get("architectures") or []
+        architectures = loader.read_config().get("architectures") or []
         holds_vectors = read_modules(folder) and read_model_config(folder).get("model_type") in (None, _DENSE)
         if holds_vectors or not any(str(one).endswith("ForMaskedLM") for one in architectures):
             raise UnsupportedModelError(
@@ -108,7 +108,7 @@ class MLXSparseEncoder(MLXBaseModel):
                 f"{architectures}); sentence-transformers would give it random weights. Give a SPLADE or CSR model."
             )
         settings = settings_from({}, "fill-mask", str(folder))
-        return [loader.transformer(loader.source, folder, settings=settings), SpladePooling("max")]
+        return [loader.load_transformer(loader.source, folder, settings=settings), SpladePooling("max")]
 
     @property
     def similarity_fn_name(self) -> str:
@@ -159,8 +159,8 @@ class MLXSparseEncoder(MLXBaseModel):
         are as of MLXSentenceTransformer.encode, and so are the errors.
         """
         self._check_kwargs("encode", kwargs)
-        texts, single = self._listed(inputs)
-        rows = self._rows(
+        texts, single = self._as_list(inputs)
+        rows = self._compute_rows(
             texts,
             device,
             pool,
@@ -168,7 +168,7 @@ class MLXSparseEncoder(MLXBaseModel):
             show_progress_bar,
             prompt=self._resolve_prompt(prompt, prompt_name),
             batch_size=batch_size,
-            max_active_dims=_checked_count(max_active_dims, "max_active_dims") or self.max_active_dims,
+            max_active_dims=_check_count(max_active_dims, "max_active_dims") or self.max_active_dims,
             **{key: value for key, value in kwargs.items() if key != "max_active_dims"},
         )
         return as_vectors(list(rows), single, convert_to_tensor, convert_to_sparse_tensor)
@@ -268,7 +268,7 @@ class MLXSparseEncoder(MLXBaseModel):
 
         top_k: the most words of a vector, None = all.
         """
-        return decoded(embeddings, self.tokenizer, _checked_count(top_k, "top_k"))
+        return decoded(embeddings, self.tokenizer, _check_count(top_k, "top_k"))
 
     def get_embedding_dimension(self) -> int | None:
         """V; None where it is not known."""
@@ -289,19 +289,19 @@ class MLXSparseEncoder(MLXBaseModel):
     def _inference(
         self, inputs: list[Any], *, show_progress: bool = False, prompt: str = "", batch_size: int = 32, **kwargs: Any
     ) -> Parts:
-        texts, asked = self._read(inputs, prompt, kwargs)
+        texts, options = self._parse_inputs(inputs, prompt, kwargs)
 
         def vectors(features: Features) -> tuple[mx.array]:
             found = features[VECTOR].astype(mx.float32)
-            kept = asked.max_active_dims
+            kept = options.max_active_dims
             return (found if kept is None else largest(found, mx.abs(found), kept),)
 
-        return rows_of_texts(
+        return encode_texts(
             self._modules,
             texts,
-            asked,
-            finish=vectors,
-            rows_of=sparse_rows,
+            options,
+            postprocess=vectors,
+            split_rows=sparse_rows,
             batch_size=batch_size,
             show_progress=show_progress,
         )
@@ -311,7 +311,7 @@ class MLXSparseEncoder(MLXBaseModel):
         return config if self.max_active_dims is None else {**config, "max_active_dims": self.max_active_dims}
 
 
-def _checked_count(count: Any, name: str) -> int | None:
+def _check_count(count: Any, name: str) -> int | None:
     if count is not None and (isinstance(count, bool) or not isinstance(count, int) or count < 1):
         raise InputError(f"{name}={count!r}, expected a whole number of 1 or more, or None.")
     return count

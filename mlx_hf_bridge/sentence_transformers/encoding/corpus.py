@@ -12,10 +12,10 @@ from mlx_hf_bridge.sentence_transformers.encoding.corpus_file import CorpusFile
 from mlx_hf_bridge.sentence_transformers.encoding.streaming import (
     CHUNK_SIZE,
     Encoder,
-    checked_texts,
-    chunks_of,
+    check_streamable_precision,
     progress_bar,
-    refuse_ranges,
+    split_into_chunks,
+    text_iterator,
 )
 from mlx_hf_bridge.sentence_transformers.scoring.nearest import check_count
 from mlx_hf_bridge.version import __version__
@@ -55,8 +55,8 @@ def encode_to_file(
     RepositoryError for a path that cannot be written; BackendError without pyarrow.
     """
     check_count("chunk_size", chunk_size)
-    refuse_ranges(precision)
-    target, texts = _checked_path(path), checked_texts(inputs)
+    check_streamable_precision(precision)
+    target, texts = _check_path(path), text_iterator(inputs)
     options = dict(
         prompt_name=prompt_name,
         prompt=prompt,
@@ -74,7 +74,7 @@ def encode_to_file(
     with CorpusFile(target, settings, probe[0], restart) as file:
         file.skip(texts)
         with progress_bar(show_progress_bar, total, file.rows) as bar:
-            for chunk in chunks_of(texts, chunk_size):
+            for chunk in split_into_chunks(texts, chunk_size):
                 file.append(chunk, self.encode(chunk, show_progress_bar=False, **options))
                 bar.update(len(chunk))
         complete = file.finished()
@@ -82,7 +82,7 @@ def encode_to_file(
     return target
 
 
-def _checked_path(path: str | Path) -> Path:
+def _check_path(path: str | Path) -> Path:
     target = Path(path).expanduser().absolute()
     if target.suffix not in _SUFFIXES:
         raise InputError(f"path={str(path)!r} ends in {target.suffix!r}, expected {' or '.join(_SUFFIXES)}.")

@@ -37,12 +37,7 @@ def as_text(item: Any, where: str) -> Text:
     raise InputError(f"{where} is a {type(item).__name__} ({item!r:.80}), expected a text or a pair of texts.{hint}")
 
 
-def as_texts(inputs: Sequence[Any]) -> list[Text]:
-    """Every item as a text or pair."""
-    return [as_text(item, f"item {index} to encode") for index, item in enumerate(inputs)]
-
-
-def task_of_dicts(inputs: Sequence[Any]) -> tuple[str | None, list[Any]]:
+def split_task_dicts(inputs: Sequence[Any]) -> tuple[str | None, list[Any]]:
     """Texts that are wrapped in dicts by task ({"query": text}) -> the task, and the texts; None for others."""
     keys = {key for item in inputs if isinstance(item, dict) for key in item}
     if not keys or keys & set(_MODALITIES) or not all(isinstance(item, dict) for item in inputs):

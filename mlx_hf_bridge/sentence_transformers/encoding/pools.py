@@ -57,14 +57,14 @@ def stop_pool(pool: Pool) -> None:
     pool["output"].close()
 
 
-def checked_chunk_size(chunk_size: int | None) -> int | None:
+def check_chunk_size(chunk_size: int | None) -> int | None:
     """A whole number of 1 or more, or None; InputError for anything else."""
     if chunk_size is not None and (isinstance(chunk_size, bool) or not isinstance(chunk_size, int) or chunk_size < 1):
         raise InputError(f"chunk_size={chunk_size!r}, expected a whole number of 1 or more, or None.")
     return chunk_size
 
 
-def in_pool(
+def encode_in_pool(
     pool: Pool, inputs: Sequence[Any], arguments: Mapping[str, Any], chunk_size: int | None, show_progress: bool
 ) -> list[Any]:
     """The inputs in chunks to the workers -> their rows in order; raises what a worker raised."""
@@ -72,7 +72,7 @@ def in_pool(
         return []
     _check_sendable(arguments)
     usual = math.ceil(len(inputs) / len(pool["processes"]) / _CHUNKS_A_WORKER)
-    size = checked_chunk_size(chunk_size) or min(usual, _MOST_IN_A_CHUNK)
+    size = check_chunk_size(chunk_size) or min(usual, _MOST_IN_A_CHUNK)
     starts = range(0, len(inputs), size)
     for number, start in enumerate(starts):
         pool["input"].put((number, list(inputs[start : start + size]), dict(arguments)))

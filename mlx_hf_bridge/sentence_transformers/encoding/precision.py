@@ -18,7 +18,7 @@ _FEW = 100
 _STEPS = 255
 
 
-def checked_precision(precision: str | None) -> str:
+def check_precision(precision: str | None) -> str:
     """One of PRECISIONS, None = float32; InputError for another."""
     if precision is not None and precision not in PRECISIONS:
         raise InputError(f"precision={precision!r} is not supported, must be one of {', '.join(PRECISIONS)}.")
@@ -37,7 +37,7 @@ def quantize_embeddings(
     calibration_embeddings, or of the vectors themselves. binary and ubinary: a bit a dimension, 1 for more than 0,
     eight to a byte. Raises InputError for an unknown precision, and where ranges are to come from a single vector.
     """
-    checked_precision(precision)
+    check_precision(precision)
     if isinstance(embeddings, list) and embeddings and np.ndim(embeddings[0]) == 2:
         if precision.endswith("int8") and ranges is None and any(len(one) for one in embeddings):
             ranges = _ranges(np.concatenate(embeddings), precision, calibration_embeddings)

@@ -11,7 +11,7 @@ from mlx_hf_bridge.runtime.executor import run
 from mlx_hf_bridge.sentence_transformers.modules.base import TOKENS, Features
 
 
-def torch_for(argument: str) -> Any:
+def require_torch(argument: str) -> Any:
     """The torch package; BackendError names the argument that needs it where it is not installed."""
     try:
         import torch
@@ -22,31 +22,31 @@ def torch_for(argument: str) -> Any:
     return torch
 
 
-def one_array(rows: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
+def stack_rows(rows: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
     """Rows of one width -> an array of all, which they may be already."""
     return rows if isinstance(rows, np.ndarray) else np.stack(rows)
 
 
-def stacked(rows: Sequence[np.ndarray] | np.ndarray, to_numpy: bool, to_tensor: bool) -> Any:
+def convert_embeddings(rows: Sequence[np.ndarray] | np.ndarray, convert_to_numpy: bool, convert_to_tensor: bool) -> Any:
     """Rows of one width -> an array or tensor of all, or a list of MLX arrays."""
-    if to_tensor:
-        torch = torch_for("convert_to_tensor=True")
-        return torch.from_numpy(one_array(rows)) if len(rows) else torch.tensor([])
-    if to_numpy:
-        return one_array(rows) if len(rows) else np.array([])
+    if convert_to_tensor:
+        torch = require_torch("convert_to_tensor=True")
+        return torch.from_numpy(stack_rows(rows)) if len(rows) else torch.tensor([])
+    if convert_to_numpy:
+        return stack_rows(rows) if len(rows) else np.array([])
     return [mx.array(row) for row in rows]
 
 
-def as_mlx(value: Any) -> Any:
+def to_mlx(value: Any) -> Any:
     """numpy arrays, also in lists and dicts, as MLX's."""
     if isinstance(value, np.ndarray):
         return mx.array(value)
     if isinstance(value, Mapping):
-        return {name: as_mlx(inner) for name, inner in value.items()}
-    return [as_mlx(inner) for inner in value] if isinstance(value, list) else value
+        return {name: to_mlx(inner) for name, inner in value.items()}
+    return [to_mlx(inner) for inner in value] if isinstance(value, list) else value
 
 
-def as_numpy(value: Any) -> np.ndarray:
+def to_numpy(value: Any) -> np.ndarray:
     """A numpy, MLX or torch array, or nested lists of numbers -> numpy."""
     if hasattr(value, "detach"):
         value = value.detach().cpu()
@@ -59,20 +59,20 @@ def tokens_and_mask(features: Features) -> tuple[mx.array, mx.array]:
     return features[TOKENS].astype(mx.float32), features.mask
 
 
-def rows_to_last(result: tuple[mx.array, mx.array]) -> list[np.ndarray]:
+def trim_padding(result: tuple[mx.array, mx.array]) -> list[np.ndarray]:
     """tokens (B, L, D), mask (B, L) -> each text's (L', D) up to its last token that counts."""
     tokens, mask = np.array(result[0]), np.array(result[1])
     ends = np.where(mask.any(axis=1), mask.shape[1] - mask[:, ::-1].argmax(axis=1), 1)
     return [row[:end].copy() for row, end in zip(tokens, ends, strict=True)]
 
 
-def rows_that_count(result: tuple[mx.array, mx.array]) -> list[np.ndarray]:
+def select_unmasked(result: tuple[mx.array, mx.array]) -> list[np.ndarray]:
     """tokens (B, L, D), mask (B, L) -> each text's (L', D), tokens that do not count left out."""
     tokens, mask = np.array(result[0]), np.array(result[1])
     return [row[seen] for row, seen in zip(tokens, mask, strict=True)]
 
 
-def everything(features: Features) -> dict[str, mx.array]:
+def all_outputs(features: Features) -> dict[str, mx.array]:
     """All arrays of a batch by sentence-transformers' names, each with a row a text."""
     batch = features.batch
     named = {"input_ids": batch.ids, "attention_mask": features.mask.astype(mx.int32)}
@@ -82,21 +82,21 @@ def everything(features: Features) -> dict[str, mx.array]:
     return named | arrays
 
 
-def rows_of_everything(result: Mapping[str, mx.array]) -> list[dict[str, Any]]:
+def split_outputs(result: Mapping[str, mx.array]) -> list[dict[str, Any]]:
     """A dict of arrays -> a dict a text."""
     arrays = {name: np.array(array) for name, array in result.items()}
     count = len(next(iter(arrays.values())))
     return [{name: array[row].copy() for name, array in arrays.items()} | {"modality": "text"} for row in range(count)]
 
 
-def evaluated(make: Callable[[], Features]) -> dict[str, Any]:
+def features_to_numpy(make: Callable[[], Features]) -> dict[str, Any]:
     """The features that a model is given, in numpy, by transformers' names."""
     lengths: list[int] = []
 
     def work() -> dict[str, Any]:
         features = make()
         lengths.append(features.prompt_length)
-        return everything(features)
+        return all_outputs(features)
 
     arrays: dict[str, Any] = {name: np.array(array) for name, array in run(work).items()}
     return arrays | {"modality": "text"} | ({"prompt_length": lengths[0]} if lengths[0] else {})

@@ -49,8 +49,8 @@ def encode_stream(
     and InputError for the precisions int8 and uint8, whose ranges are those of all vectors.
     """
     check_count("chunk_size", chunk_size)
-    refuse_ranges(precision)
-    chunks = chunks_of(checked_texts(inputs), chunk_size)
+    check_streamable_precision(precision)
+    chunks = split_into_chunks(text_iterator(inputs), chunk_size)
     options = dict(
         prompt_name=prompt_name,
         prompt=prompt,
@@ -71,7 +71,7 @@ def progress_bar(show: bool | None, total: int | None, done: int = 0) -> Any:
     return tqdm(total=total, initial=done, desc="Encoding", unit="text", disable=None if show else True)
 
 
-def refuse_ranges(precision: str) -> None:
+def check_streamable_precision(precision: str) -> None:
     """InputError for a precision that cannot be given a chunk at a time."""
     if precision in _NEED_RANGES:
         raise InputError(
@@ -80,14 +80,14 @@ def refuse_ranges(precision: str) -> None:
         )
 
 
-def checked_texts(inputs: Any) -> Iterator[Any]:
+def text_iterator(inputs: Any) -> Iterator[Any]:
     """The iterator of an iterable; InputError for a single text and for what is none."""
     if isinstance(inputs, (str, bytes, Mapping)) or not isinstance(inputs, Iterable):
         raise InputError(f"got a {type(inputs).__name__} to stream, expected an iterable of texts. Put one in a list.")
     return iter(inputs)
 
 
-def chunks_of(texts: Iterator[Any], size: int) -> Iterator[list[Any]]:
+def split_into_chunks(texts: Iterator[Any], size: int) -> Iterator[list[Any]]:
     """Lists of `size` texts, the last one shorter."""
     while chunk := list(islice(texts, size)):
         yield chunk

@@ -29,7 +29,7 @@ class LoadArguments:
     tokenizer: Mapping[str, Any] = field(default_factory=dict)
 
 
-def load_arguments(
+def parse_load_arguments(
     *,
     quantization_config: QuantizationLike,
     dtype: Any,
@@ -51,7 +51,7 @@ def load_arguments(
         max_length=length,
         output_hidden_states=config.pop("output_hidden_states", None),
         num_labels=config.pop("num_labels", None),
-        overlong=checked_overlong(overlong),
+        overlong=check_overlong(overlong),
         trace=model.pop("trace", "auto"),
         tokenizer={} if side is None else {"truncation_side": side},
     )
@@ -65,21 +65,21 @@ def load_arguments(
     return arguments
 
 
-def checked_overlong(overlong: str) -> str:
+def check_overlong(overlong: str) -> str:
     """ "truncate" or "error"; InputError for anything else."""
     if overlong not in _OVERLONG:
         raise InputError(f"overlong={overlong!r}, expected 'truncate' or 'error'.")
     return overlong
 
 
-def checked_name(name: Any) -> str:
+def check_model_name(name: Any) -> str:
     """A folder or Hub id; ArgumentTypeError for anything else."""
     if not isinstance(name, (str, Path)):
         raise ArgumentTypeError(f"got a {type(name).__name__} for a model, expected a folder or a Hub id as text.")
     return str(name)
 
 
-def devices_of(device: Any) -> list[str] | None:
+def device_list(device: Any) -> list[str] | None:
     """A list of devices, for as many processes; None for one, which MLX chooses itself."""
     if isinstance(device, (list, tuple)):
         return [str(one) for one in device] or None

@@ -16,7 +16,7 @@ from mlx_hf_bridge.checkpoints.safetensors_file import SINGLE_FILE, SafetensorsF
 from mlx_hf_bridge.checkpoints.sources import Source
 from mlx_hf_bridge.errors import ConfigError, UnsupportedModelError
 from mlx_hf_bridge.runtime.executor import run
-from mlx_hf_bridge.sentence_transformers.loading.loader import Loader
+from mlx_hf_bridge.sentence_transformers.loading.loader import ModuleLoader
 from mlx_hf_bridge.sentence_transformers.modules.base import TOKENS, VECTOR, Module
 from mlx_hf_bridge.sentence_transformers.modules.multi_vector import MultiVectorMask
 from mlx_hf_bridge.sentence_transformers.modules.pooling import Pooling
@@ -41,7 +41,7 @@ _USUAL_QUERY_LENGTH = 32
 
 
 @dataclass(frozen=True)
-class Legacy:
+class LegacyColBERT:
     """What an older file says, in today's terms: the Transformer's arguments, the model's settings, the skiplist."""
 
     transformer: Mapping[str, Any]
@@ -50,14 +50,14 @@ class Legacy:
     skiplist: list[str] = field(default_factory=list)
     is_stanford: bool = False
 
-    def modules(self, loader: Loader) -> list[Module]:
+    def load_modules(self, loader: ModuleLoader) -> list[Module]:
         """Transformer, projection, mask and unit length, whichever of them the file lists."""
-        loader.dense_input = TOKENS
+        loader.default_dense_input = TOKENS
         if self.is_stanford:
-            transformer = loader.transformer(loader.source, loader.source.folder)
+            transformer = loader.load_transformer(loader.source, loader.source.folder)
             modules: list[Module] = [transformer, _stanford_projection(transformer)]
         else:
-            modules = loader.modules(read_modules(loader.source.folder) or ())
+            modules = loader.load_modules(read_modules(loader.source.folder) or ())
         for module in modules:
             if isinstance(module, Transformer):
                 _register(module, self.prefixes)
@@ -66,7 +66,7 @@ class Legacy:
         return [*modules, MultiVectorMask(self.skiplist), Normalize(TOKENS)]
 
 
-def legacy_of(source: Source, saved: Mapping[str, Any]) -> Legacy | None:
+def detect_legacy(source: Source, saved: Mapping[str, Any]) -> LegacyColBERT | None:
     """The older form of a repo; None for one of today's."""
     architectures = _config(source.folder).get("architectures") or []
     if not saved.get("model_type") and _STANFORD in architectures:
@@ -78,7 +78,7 @@ def legacy_of(source: Source, saved: Mapping[str, Any]) -> Legacy | None:
     return _pylate(saved)
 
 
-def _pylate(saved: Mapping[str, Any]) -> Legacy:
+def _pylate(saved: Mapping[str, Any]) -> LegacyColBERT:
     prompts = dict(saved.get("prompts") or {})
     prefixes = []
     for key, name in (("query_prefix", "query"), ("document_prefix", "document")):
@@ -87,7 +87,7 @@ def _pylate(saved: Mapping[str, Any]) -> Legacy:
             prefixes.append(prefix)
             prompts[name] = prefix + (prompts.get(name) or "").removeprefix(prefix)
     skiplist = saved.get("skiplist_words")
-    return Legacy(
+    return LegacyColBERT(
         transformer=_pylate_lengths(saved),
         settings={**saved, "prompts": prompts},
         prefixes=tuple(prefixes),
@@ -106,7 +106,7 @@ def _pylate_lengths(saved: Mapping[str, Any]) -> dict[str, Any]:
     return {**lengths, "query_expansion": {"strategy": "fixed", "attend": bool(attend), "length": length}}
 
 
-def _stanford(source: Source) -> Legacy:
+def _stanford(source: Source) -> LegacyColBERT:
     source.fetch([_STANFORD_FILE])
     path = source.folder / _STANFORD_FILE
     metadata = read_json(path) if path.is_file() else {}
@@ -120,7 +120,7 @@ def _stanford(source: Source) -> Legacy:
         "length": metadata.get("query_maxlen") or _USUAL_QUERY_LENGTH,
     }
     length = metadata.get("doc_maxlen")
-    return Legacy(
+    return LegacyColBERT(
         transformer={"query_expansion": expansion} | ({} if length is None else {"document_length": length}),
         settings={"prompts": prompts},
         prefixes=tuple(prompts.values()),
@@ -150,10 +150,10 @@ def _register(transformer: Transformer, prefixes: tuple[str, ...]) -> None:
             break
 
 
-def default_modules(loader: Loader) -> list[Module]:
+def default_modules(loader: ModuleLoader) -> list[Module]:
     """Of a SentenceTransformer with a Dense, that Dense on every token; anything else would start at random."""
     entries = read_modules(loader.source.folder)
-    modules = loader.modules(entries) if entries else []
+    modules = loader.load_modules(entries) if entries else []
     if not any(isinstance(module, Dense) for module in modules) or not isinstance(modules[0], Transformer):
         raise UnsupportedModelError(
             f"{loader.source.name} has no MultiVectorEncoder's modules and no Dense to project tokens by; "

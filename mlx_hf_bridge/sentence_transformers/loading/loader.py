@@ -50,7 +50,7 @@ _PACKAGES = ("sentence_transformers.", "pylate.")
 
 
 @dataclass
-class Loader:
+class ModuleLoader:
     """Reads the modules of one repo.
 
     defaults: keys of sentence_bert_config.json where the file leaves them out. dense_input: what a Dense reads whose
@@ -60,41 +60,41 @@ class Loader:
     source: Source
     arguments: LoadArguments
     defaults: Mapping[str, Any] = field(default_factory=dict)
-    dense_input: str = VECTOR
-    home: Path = field(init=False)
+    default_dense_input: str = VECTOR
+    modules_root: Path = field(init=False)
 
     def __post_init__(self) -> None:
-        self.home = self.source.folder
+        self.modules_root = self.source.folder
 
-    def config(self) -> dict[str, Any]:
+    def read_config(self) -> dict[str, Any]:
         """The repo's config.json."""
         config = read_json(self.source.folder / CONFIG_FILE)
         return config if isinstance(config, dict) else {}
 
-    def modules(self, entries: Sequence[ModuleEntry]) -> list[Module]:
+    def load_modules(self, entries: Sequence[ModuleEntry]) -> list[Module]:
         """modules.json's entries -> modules. UnsupportedModelError names a type that is not computed here."""
         for entry in entries:
             _check_known(entry.kind, entry.type, str(self.source.folder))
         modules: list[Module] = []
         for entry in entries:
             if entry.kind in TRANSFORMER_KINDS:
-                transformer = self.transformer(self.source, self.source.folder / entry.path, entry.kind)
-                self.home = transformer.loaded.folder
+                transformer = self.load_transformer(self.source, self.source.folder / entry.path, entry.kind)
+                self.modules_root = transformer.loaded.folder
                 modules.append(transformer)
             else:
-                modules.append(self.module(entry.path, entry.kind))
+                modules.append(self.load_module(entry.path, entry.kind))
         return modules
 
-    def module(self, path: str, kind: str) -> Module:
+    def load_module(self, path: str, kind: str) -> Module:
         """Any module but a Transformer of modules.json itself, from its folder."""
         folder = self._folder(path)
         if kind in ("Router", "Asym"):
             return Router.read(folder, lambda name, type_: self._routed(f"{path}/{name}".lstrip("/"), type_))
         if kind == "Dense":
-            return Dense.read(folder, self.dense_input)
+            return Dense.read(folder, self.default_dense_input)
         return READERS[kind](folder)
 
-    def transformer(
+    def load_transformer(
         self, source: Source, folder: Path, kind: str = "Transformer", settings: TransformerSettings | None = None
     ) -> Transformer:
         """The model of a source with its tokenizer; `folder` has its sentence_bert_config.json."""
@@ -125,16 +125,16 @@ class Loader:
         kind = type_.rpartition(".")[2]
         _check_known(kind, type_, str(self.source.folder / path))
         if kind not in TRANSFORMER_KINDS:
-            return self.module(path, kind)
+            return self.load_module(path, kind)
         options = self.source.options
         inner = f"{options.subfolder}/{path}".lstrip("/")
         source = locate(self.source.name, replace(options, subfolder=inner))
-        return self.transformer(source, source.folder, kind)
+        return self.load_transformer(source, source.folder, kind)
 
     def _folder(self, path: str) -> Path:
-        if self.home == self.source.folder:
+        if self.modules_root == self.source.folder:
             self.source.fetch([f"{path}/*"] if path else [SINGLE_FILE])
-        return self.home / path
+        return self.modules_root / path
 
 
 def _check_known(kind: str, type_: str, where: str) -> None:

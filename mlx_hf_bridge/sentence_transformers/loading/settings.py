@@ -21,7 +21,7 @@ def read_model_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def merged_prompts(
+def merge_prompts(
     usual: Mapping[str, str | None], given: Mapping[str, str] | None, saved: Mapping[str, Any]
 ) -> dict[str, str]:
     """The caller's prompts, then the saved ones, then ""; an empty text of the caller's stays as it is."""
@@ -32,7 +32,7 @@ def merged_prompts(
     return {name: text or "" for name, text in prompts.items()}
 
 
-def checked_prompt_name(name: str | None, prompts: Mapping[str, str]) -> str | None:
+def check_prompt_name(name: str | None, prompts: Mapping[str, str]) -> str | None:
     """A default prompt that there is; InputError for another."""
     if name is not None and name not in prompts:
         raise InputError(

@@ -10,7 +10,7 @@ from mlx_hf_bridge.sentence_transformers.modules.base import Features, Module
 
 
 @dataclass(frozen=True)
-class Asked:
+class EncodeOptions:
     """What one call asks of its modules, beside the texts.
 
     overlong: "truncate" or "error"; None = as the model was told when it was made.
@@ -32,14 +32,14 @@ class InputModule(Module):
     """Whether padding changes the answer, so that texts go together only with others of their length."""
 
     @abstractmethod
-    def tokens(self, texts: Sequence[Text], asked: Asked) -> list[Tokens]:
+    def tokens(self, texts: Sequence[Text], options: EncodeOptions) -> list[Tokens]:
         """Texts with the prompt before each -> their tokens, no longer than the module takes."""
 
     @abstractmethod
-    def features(self, tokens: list[Tokens], asked: Asked) -> Features:
+    def features(self, tokens: list[Tokens], options: EncodeOptions) -> Features:
         """The tokens of a batch, padded, ready to be computed on."""
 
 
-def prefixed(texts: Sequence[Text], prompt: str) -> list[Text]:
+def add_prompt(texts: Sequence[Text], prompt: str) -> list[Text]:
     """The prompt before each text; of a pair before its first."""
     return [prompt + text if isinstance(text, str) else (prompt + text[0], text[1]) for text in texts]

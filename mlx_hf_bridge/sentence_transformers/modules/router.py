@@ -112,12 +112,12 @@ class Router(Module):
         write_json(folder / _FILE, {"types": types, "structure": structure, "parameters": self.get_config_dict()})
 
 
-def flattened(modules: Sequence[Module], task: str | None, modality: Any = _TEXT) -> list[Module]:
+def flatten_route(modules: Sequence[Module], task: str | None, modality: Any = _TEXT) -> list[Module]:
     """The modules of one call: each Router replaced by the route that the task takes."""
     flat: list[Module] = []
     for module in modules:
         if isinstance(module, Router):
-            flat += flattened(module.route(task, modality), task, modality)
+            flat += flatten_route(module.route(task, modality), task, modality)
         else:
             flat.append(module)
     return flat

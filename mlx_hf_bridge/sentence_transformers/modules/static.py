@@ -17,8 +17,8 @@ from mlx_hf_bridge.conversion.tokenizer_files import tokenizer_config
 from mlx_hf_bridge.errors import ConfigError, TokenRangeError
 from mlx_hf_bridge.inference.tokenizer import Text, Tokenizer, Tokens
 from mlx_hf_bridge.layers.token_batch import TokenBatch
-from mlx_hf_bridge.sentence_transformers.modules.base import VECTOR, Features, Module
-from mlx_hf_bridge.sentence_transformers.modules.input import Asked, InputModule, prefixed
+from mlx_hf_bridge.sentence_transformers.modules.base import VECTOR, Features
+from mlx_hf_bridge.sentence_transformers.modules.input import EncodeOptions, InputModule, add_prompt
 from mlx_hf_bridge.sentence_transformers.modules.weights import read_arrays, read_config
 
 _UNUSED_ID = 0
@@ -49,12 +49,12 @@ class StaticEmbedding(InputModule):
             weight = weight * arrays["weights"].astype(mx.float32)[:, None]
         return cls(Tokenizer.from_folder(folder, {}), weight)
 
-    def tokens(self, texts: Sequence[Text], asked: Asked) -> list[Tokens]:
+    def tokens(self, texts: Sequence[Text], options: EncodeOptions) -> list[Tokens]:
         limit = self.tokenizer.saved_max_length
-        return self.tokenizer.encode(prefixed(texts, asked.prompt), limit, add_special_tokens=False)
+        return self.tokenizer.encode(add_prompt(texts, options.prompt), limit, add_special_tokens=False)
 
-    def features(self, tokens: list[Tokens], asked: Asked) -> Features:
-        return _features(tokens, self.weight.shape[0], asked)
+    def features(self, tokens: list[Tokens], options: EncodeOptions) -> Features:
+        return _features(tokens, self.weight.shape[0], options)
 
     def __call__(self, features: Features) -> Features:
         mask = features.batch.token_mask(mx.float32)
@@ -96,11 +96,11 @@ class SparseStaticEmbedding(InputModule):
             raise ConfigError(f"{folder} has no tensor 'weight' with a weight a word. Take the original files.")
         return cls(tokenizer, weight, bool(config.get("frozen", False)))
 
-    def tokens(self, texts: Sequence[Text], asked: Asked) -> list[Tokens]:
-        return self.tokenizer.encode(prefixed(texts, asked.prompt), self.max_seq_length, add_special_tokens=False)
+    def tokens(self, texts: Sequence[Text], options: EncodeOptions) -> list[Tokens]:
+        return self.tokenizer.encode(add_prompt(texts, options.prompt), self.max_seq_length, add_special_tokens=False)
 
-    def features(self, tokens: list[Tokens], asked: Asked) -> Features:
-        return _features(tokens, self.weight.shape[0], asked)
+    def features(self, tokens: list[Tokens], options: EncodeOptions) -> Features:
+        return _features(tokens, self.weight.shape[0], options)
 
     def __call__(self, features: Features) -> Features:
         ids = features.batch.ids
@@ -125,7 +125,7 @@ class SparseStaticEmbedding(InputModule):
         self.tokenizer.save(folder)
 
 
-def _features(tokens: list[Tokens], rows: int, asked: Asked) -> Features:
+def _features(tokens: list[Tokens], rows: int, options: EncodeOptions) -> Features:
     """Padded to the longest, at least one slot; TokenRangeError for ids that the table has no row for."""
     longest = max(1, *(len(one) for one in tokens))
     ids = np.full((len(tokens), longest), _UNUSED_ID, np.int32)
@@ -137,7 +137,7 @@ def _features(tokens: list[Tokens], rows: int, asked: Asked) -> Features:
             f"the tokenizer gives ids up to {ids.max()}, and the table has {rows} rows. "
             "Check that the tokenizer belongs to the model."
         )
-    return Features(TokenBatch(mx.array(ids), mx.array(mask)), task=asked.task, active_dims=asked.max_active_dims)
+    return Features(TokenBatch(mx.array(ids), mx.array(mask)), task=options.task, active_dims=options.max_active_dims)
 
 
 def _weights_of(words: Any, tokenizer: Tokenizer) -> mx.array:
@@ -147,8 +147,3 @@ def _weights_of(words: Any, tokenizer: Tokenizer) -> mx.array:
         if found is not None:
             weights[found] = weight
     return mx.array(weights)
-
-
-def input_modules(modules: Sequence[Module]) -> list[InputModule]:
-    """Those of the modules that read texts."""
-    return [module for module in modules if isinstance(module, InputModule)]

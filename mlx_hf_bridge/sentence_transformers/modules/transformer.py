@@ -20,7 +20,7 @@ from mlx_hf_bridge.layers.token_batch import TokenBatch
 from mlx_hf_bridge.loading.load import Loaded, load
 from mlx_hf_bridge.pretrained.model import MLXPreTrainedModel, model_of
 from mlx_hf_bridge.sentence_transformers.modules.base import Features
-from mlx_hf_bridge.sentence_transformers.modules.input import Asked, InputModule, prefixed
+from mlx_hf_bridge.sentence_transformers.modules.input import EncodeOptions, InputModule, add_prompt
 from mlx_hf_bridge.sentence_transformers.modules.processing import text_options
 from mlx_hf_bridge.sentence_transformers.modules.query_expansion import ExpandedTokens, QueryExpansion, expanded
 from mlx_hf_bridge.sentence_transformers.modules.transformer_settings import TransformerSettings, save_transformer
@@ -49,8 +49,8 @@ class Transformer(InputModule):
         self._overlong = overlong
         self._told_of_cut = False
         positions = loaded.config.max_length
-        asked = settings.max_seq_length or tokenizer.model_max_length or positions
-        self._length = min(asked, positions)
+        length = settings.max_seq_length or tokenizer.model_max_length or positions
+        self._length = min(length, positions)
 
     @property
     def auto_model(self) -> MLXPreTrainedModel:
@@ -98,25 +98,25 @@ class Transformer(InputModule):
             raise InputError(f"max_seq_length={length!r}, expected 1 to {most}, the model's positions.")
         self._length = length
 
-    def tokens(self, texts: Sequence[Text], asked: Asked) -> list[Tokens]:
-        limit = {"query": self.query_length, "document": self.document_length}.get(asked.task or "")
-        expansion = self._expansion if asked.task == "query" else None
+    def tokens(self, texts: Sequence[Text], options: EncodeOptions) -> list[Tokens]:
+        limit = {"query": self.query_length, "document": self.document_length}.get(options.task or "")
+        expansion = self._expansion if options.task == "query" else None
         if expansion:
             limit = expansion.length if expansion.strategy == "fixed" else limit and max(limit, expansion.length)
-        options = text_options(self.processing_kwargs, asked.processing_kwargs, limit or self._length)
+        tokenizing = text_options(self.processing_kwargs, options.processing_kwargs, limit or self._length)
         if expansion and expansion.strategy == "fixed":
-            options = replace(options, max_length=expansion.length)
+            tokenizing = replace(tokenizing, max_length=expansion.length)
         tokens = self.tokenizer.encode(
-            prefixed(texts, asked.prompt), options.max_length, options.strategy, options.add_special_tokens
+            add_prompt(texts, options.prompt), tokenizing.max_length, tokenizing.strategy, tokenizing.add_special_tokens
         )
-        most = options.max_length or self._length
-        self._told_of_cut = report_cut(tokens, most, asked.overlong or self._overlong, self._told_of_cut)
+        most = tokenizing.max_length or self._length
+        self._told_of_cut = report_cut(tokens, most, options.overlong or self._overlong, self._told_of_cut)
         if expansion is None:
             return tokens
         token_id = expansion.token_id(self.tokenizer)
         return [expanded(one, expansion.length, token_id) for one in tokens]
 
-    def features(self, tokens: list[Tokens], asked: Asked) -> Features:
+    def features(self, tokens: list[Tokens], options: EncodeOptions) -> Features:
         batch = padded(self.loaded.config, tokens, self.tokenizer.pad_token_id)
         added = _added(tokens, batch.ids.shape[1])
         if added is not None and self._expansion and not self._expansion.attend:
@@ -124,10 +124,10 @@ class Transformer(InputModule):
             batch = replace(batch, mask=mx.array(seen & ~added))
         return Features(
             batch,
-            prompt_length=self.tokenizer.count_without_last_special(asked.prompt) if asked.prompt else 0,
-            task=asked.task,
+            prompt_length=self.tokenizer.count_without_last_special(options.prompt) if options.prompt else 0,
+            task=options.task,
             added=None if added is None else mx.array(added),
-            active_dims=asked.max_active_dims,
+            active_dims=options.max_active_dims,
             shows_segments=self.tokenizer.gives_segments,
         )
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from mlx_hf_bridge.errors import ArgumentTypeError, BackendError, InputError
-from mlx_hf_bridge.sentence_transformers.encoding.results import as_numpy
+from mlx_hf_bridge.sentence_transformers.encoding.results import to_numpy
 from mlx_hf_bridge.sentence_transformers.scoring.similarity import is_torch
 
 # What one text's vector is on its way: the dimensions that are not 0 in ascending order, and their values.
@@ -59,7 +59,7 @@ def coordinates(given: Any) -> Coordinates:
 def _from_torch(given: Any) -> Coordinates:
     given = given.detach().cpu()
     sparse = (given if given.is_sparse else given.to_sparse()).coalesce()
-    found = _sorted(sparse.indices().numpy(), as_numpy(sparse.values()), tuple(given.shape))
+    found = _sorted(sparse.indices().numpy(), to_numpy(sparse.values()), tuple(given.shape))
     return Coordinates(found.rows, found.columns, found.values, found.shape, found.single, as_torch=True)
 
 

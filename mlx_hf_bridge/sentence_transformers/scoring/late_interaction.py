@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from mlx_hf_bridge.errors import InputError
-from mlx_hf_bridge.sentence_transformers.encoding.results import as_numpy
+from mlx_hf_bridge.sentence_transformers.encoding.results import to_numpy
 from mlx_hf_bridge.sentence_transformers.scoring.similarity import is_torch
 
 logger = logging.getLogger(__name__)
@@ -98,18 +98,18 @@ def _ragged(given: Any, mask: Any, name: str) -> list[np.ndarray]:
     """Each item's vectors that count, (tokens, D) float32."""
     padded = False
     if isinstance(given, (list, tuple)):
-        arrays = [as_numpy(one) for one in given]
+        arrays = [to_numpy(one) for one in given]
     else:
-        whole = as_numpy(given)
+        whole = to_numpy(given)
         padded = whole.ndim == 3
         arrays = list(whole) if padded else [whole]
-        mask = mask if padded or mask is None else np.atleast_2d(as_numpy(mask))
+        mask = mask if padded or mask is None else np.atleast_2d(to_numpy(mask))
     if any(one.ndim != 2 for one in arrays):
         raise InputError(f"got arrays of {[one.ndim for one in arrays][:4]} axes, expected (tokens, width) each.")
     vectors = [np.asarray(one, np.float32) for one in arrays]
     if mask is None:
         return [one[one.any(axis=-1)] for one in vectors] if padded else vectors
-    masks = [as_numpy(one).astype(bool) for one in mask]
+    masks = [to_numpy(one).astype(bool) for one in mask]
     if len(masks) != len(vectors) or not all(map(_fits, masks, vectors)):
         raise InputError(f"{name} does not fit: expected a row a text, with a value a token. Leave it out, or mend it.")
     return [one[seen[: len(one)]] for one, seen in zip(vectors, masks, strict=True)]

@@ -13,7 +13,7 @@ import numpy as np
 from mlx_hf_bridge.errors import InputError
 from mlx_hf_bridge.inference.pooling import normalized
 from mlx_hf_bridge.runtime.executor import run
-from mlx_hf_bridge.sentence_transformers.encoding.results import as_numpy
+from mlx_hf_bridge.sentence_transformers.encoding.results import to_numpy
 
 Score = Callable[[mx.array, mx.array], mx.array]
 
@@ -59,7 +59,7 @@ class Rows:
     def of(cls, held: Any, name: str) -> "Rows":
         """InputError for what is not rows of numbers, all of one width."""
         if isinstance(held, (list, tuple)):
-            held = np.stack([as_numpy(one) for one in held]) if held else np.zeros((0, 0), np.float32)
+            held = np.stack([to_numpy(one) for one in held]) if held else np.zeros((0, 0), np.float32)
         shape = tuple(getattr(held, "shape", ()))
         if len(shape) == 1 and shape[0]:
             held, shape = held[None], (1, *shape)
@@ -78,11 +78,11 @@ class Rows:
         if getattr(self.held, "is_sparse", False):
             import torch
 
-            return as_numpy(self.held.index_select(0, torch.arange(start, end)).to_dense()).astype(np.float32)
+            return to_numpy(self.held.index_select(0, torch.arange(start, end)).to_dense()).astype(np.float32)
         part = self.held[start:end]
         if type(part).__module__.startswith("scipy.sparse"):
             part = part.toarray()
-        return np.asarray(as_numpy(part), np.float32)
+        return np.asarray(to_numpy(part), np.float32)
 
 
 def nearest(

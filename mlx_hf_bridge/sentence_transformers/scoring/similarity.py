@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from mlx_hf_bridge.errors import ConfigError, InputError
-from mlx_hf_bridge.sentence_transformers.encoding.results import as_numpy
+from mlx_hf_bridge.sentence_transformers.encoding.results import to_numpy
 
 _SMALLEST_NORM = 1e-12
 _Score = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -80,8 +80,8 @@ def is_torch(value: Any) -> bool:
 
 def _floats(given: Any) -> np.ndarray:
     if isinstance(given, (list, tuple)) and given and not isinstance(given[0], (int, float)):
-        given = np.stack([as_numpy(one) for one in given])
-    array = as_numpy(given)
+        given = np.stack([to_numpy(one) for one in given])
+    array = to_numpy(given)
     return array if array.dtype in (np.float32, np.float64) else array.astype(np.float32)
 
 

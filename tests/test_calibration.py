@@ -14,12 +14,12 @@ from mlx_hf_bridge import MLXAutoModel, MLXQuantizationConfig, MLXSentenceTransf
 from mlx_hf_bridge.conversion.api import convert
 from mlx_hf_bridge.errors import QuantizationError
 from mlx_hf_bridge.quantization import calibration, distillation, layerwise
-from mlx_hf_bridge.quantization.grid import fitted
+from mlx_hf_bridge.quantization.grid import quantize_least_squares
 from mlx_hf_bridge.quantization.methods import bundled_texts
+from mlx_hf_bridge.quantization.quantized_weights import QuantizedWeights
 from mlx_hf_bridge.quantization.recipes import BITS, GROUP_SIZES, recipe_from
-from mlx_hf_bridge.quantization.rounding import error_of
-from mlx_hf_bridge.quantization.statistics import Moments
-from mlx_hf_bridge.quantization.two_sided_rounding import rounded
+from mlx_hf_bridge.quantization.statistics import InputMoments
+from mlx_hf_bridge.quantization.two_sided_rounding import round_weights
 
 WIDTHS = [(bits, size) for bits in BITS["affine"] for size in GROUP_SIZES["affine"]]
 TEXTS = [f"{first} {second} the {third}" for first in "abcd" for second in ("cat sat", "dog ran") for third in "xyz"]
@@ -38,12 +38,18 @@ def own_rounding(weights: np.ndarray, bits: int, group_size: int) -> np.ndarray:
     return unpacked(mx.quantize(mx.array(weights), group_size=group_size, bits=bits), bits, group_size)
 
 
+def error_of(weights: np.ndarray, quantized: QuantizedWeights, second: np.ndarray) -> float:
+    """The squared error of a linear layer over inputs of second moment `second`, summed over its outputs."""
+    off = weights - quantized.dequantize()
+    return float(((off @ second) * off).sum())
+
+
 @pytest.mark.parametrize(("bits", "group_size"), WIDTHS)
 def test_mlx_reads_our_codes_as_what_they_stand_for(bits: int, group_size: int) -> None:
-    codes = fitted(random_weights(), bits, group_size, mx.float32)
-    packed = codes.packed(mx.float32)
+    codes = quantize_least_squares(random_weights(), bits, group_size, mx.float32)
+    packed = codes.pack(mx.float32)
     read = unpacked((packed["weight"], packed["scales"], packed["biases"]), bits, group_size)
-    np.testing.assert_allclose(read, codes.weights(), rtol=0, atol=1e-6)
+    np.testing.assert_allclose(read, codes.dequantize(), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize(("bits", "group_size"), WIDTHS)
@@ -51,18 +57,20 @@ def test_least_squares_errs_less_than_mlx_and_second_order_rounding_less_than_bo
     weights, random = random_weights(), np.random.default_rng(1)
     inputs = random.normal(size=(400, 128)) @ (random.normal(size=(128, 128)) * np.linspace(0.1, 2, 128))
     second = (inputs.T @ inputs / 400).astype(np.float32)
-    plain, fit = own_rounding(weights, bits, group_size), fitted(weights, bits, group_size)
-    assert ((weights - fit.weights()) ** 2).mean() < ((weights - plain) ** 2).mean()
+    plain, fit = own_rounding(weights, bits, group_size), quantize_least_squares(weights, bits, group_size)
+    assert ((weights - fit.dequantize()) ** 2).mean() < ((weights - plain) ** 2).mean()
     over_inputs = float((((weights - plain) @ second) * (weights - plain)).sum())
-    assert error_of(weights, rounded(weights, second, bits, group_size), second) < 0.6 * error_of(weights, fit, second)
+    assert error_of(weights, round_weights(weights, second, bits, group_size), second) < 0.6 * error_of(
+        weights, fit, second
+    )
     assert error_of(weights, fit, second) < over_inputs
 
 
 @pytest.mark.parametrize("weights", [np.zeros((2, 64)), np.full((2, 64), 3.0), np.eye(2, 64), np.full((2, 64), 1e-9)])
 def test_groups_without_a_range_are_kept_as_they_are(weights: np.ndarray) -> None:
-    found = fitted(weights.astype(np.float32), 4, 64).weights()
+    found = quantize_least_squares(weights.astype(np.float32), 4, 64).dequantize()
     np.testing.assert_allclose(found, weights, rtol=0, atol=1e-3)
-    again = rounded(weights.astype(np.float32), np.zeros((64, 64), np.float32), 4, 64).weights()
+    again = round_weights(weights.astype(np.float32), np.zeros((64, 64), np.float32), 4, 64).dequantize()
     np.testing.assert_allclose(again, weights, rtol=0, atol=1e-3)
 
 
@@ -71,7 +79,7 @@ def test_moments_are_those_of_all_rows_by_their_texts_counts(centred: bool) -> N
     random = np.random.default_rng(3)
     calls = [(random.normal(5, 1, (2, length, 6)), random.normal(5, 1, (2, length, 6))) for length in (3, 4)]
     counts = np.array([[1.0, 4.0], [0.5, 2.0]])
-    found = Moments()
+    found = InputMoments()
     for (x, y), each in zip(calls, counts, strict=True):
         found.add(mx.array(x.astype(np.float32)), mx.array(y.astype(np.float32)), mx.array(each.astype(np.float32)))
     rows = [np.concatenate([call[side].reshape(-1, 6) for call in calls]) for side in (0, 1)]
@@ -85,7 +93,7 @@ def test_moments_are_those_of_all_rows_by_their_texts_counts(centred: bool) -> N
 
 def test_rows_that_are_not_of_texts_count_alike() -> None:
     rows = mx.array(np.random.default_rng(4).normal(size=(7, 6)).astype(np.float32))
-    found, alike = Moments(), Moments()
+    found, alike = InputMoments(), InputMoments()
     found.add(rows, rows, mx.array([1.0, 9.0]))
     alike.add(rows, rows, mx.array([1.0]))
     np.testing.assert_allclose(found.products(False)[0], alike.products(False)[0], rtol=0, atol=1e-6)
@@ -142,7 +150,7 @@ def test_a_calibration_that_was_broken_off_goes_on_where_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(calibration, "STEPS", 6)
-    monkeypatch.setattr(distillation, "_KEPT_EVERY", 2)
+    monkeypatch.setattr(distillation, "_SAVE_EVERY", 2)
     make_bert(tmp_path / "bert")
     recipe = MLXQuantizationConfig(bits=4, method="distill", calibration_texts=TEXTS)
 
@@ -151,7 +159,7 @@ def test_a_calibration_that_was_broken_off_goes_on_where_it_was(
         return (tmp_path / name / "model.safetensors").read_bytes()
 
     whole = run("whole")
-    step, done = distillation._Lesson.step, []
+    step, done = distillation._Distillation.step, []
 
     def stopping(self: Any, batch: Any, rate: float) -> None:
         if len(done) == 5:
@@ -159,13 +167,13 @@ def test_a_calibration_that_was_broken_off_goes_on_where_it_was(
         done.append(rate)
         step(self, batch, rate)
 
-    monkeypatch.setattr(distillation._Lesson, "step", stopping)
+    monkeypatch.setattr(distillation._Distillation, "step", stopping)
     with pytest.raises(KeyboardInterrupt):
         run("broken")
     assert not (tmp_path / "broken").exists()
     done.clear()
     rounds: list[str] = []
-    monkeypatch.setattr(layerwise, "rounded", lambda *args: rounds.append("again"))
+    monkeypatch.setattr(layerwise, "round_weights", lambda *args: rounds.append("again"))
     assert run("resumed") == whole
     assert len(done) == 2
     assert not rounds

@@ -13,32 +13,32 @@ from convert_checkpoints import make_bert
 
 from mlx_hf_bridge import MLXAutoModel
 from mlx_hf_bridge.conversion import calibrated
-from mlx_hf_bridge.conversion.calibrated import varied
+from mlx_hf_bridge.conversion.calibrated import augment_tokens
 from mlx_hf_bridge.inference.tokenizer import Tokenizer, Tokens
 from mlx_hf_bridge.layers.token_batch import TokenBatch
 from mlx_hf_bridge.quantization import curvature
-from mlx_hf_bridge.quantization.calibration_job import Work
+from mlx_hf_bridge.quantization.calibration_job import CalibrationJob
 from mlx_hf_bridge.quantization.policy import WORD_TABLE
-from mlx_hf_bridge.quantization.resume_store import Kept
-from mlx_hf_bridge.quantization.two_sided_rounding import rounded
-from mlx_hf_bridge.quantization.widths import Width
+from mlx_hf_bridge.quantization.resume_store import ResumeStore
+from mlx_hf_bridge.quantization.two_sided_rounding import round_weights
+from mlx_hf_bridge.quantization.widths import BitWidth
 
 # The mean of that many looks, each of one random mix of the answers, is within this of the sum over all answers.
-LOOKS, SPREAD = 1000, 0.2
+GRADIENT_SAMPLES, SPREAD = 1000, 0.2
 IDS = np.array([[2, 17, 44, 9, 3], [2, 60, 31, 77, 3]], np.int32)
 PATHS = ["encoder.layers.0.attention.out", "encoder.layers.1.feed_forward.up"]
 THEIRS = ["encoder.layer.0.attention.output.dense", "encoder.layer.1.intermediate.dense"]
 
 
-def work_on(folder: Path) -> Work:
+def job_on(folder: Path) -> CalibrationJob:
     model = MLXAutoModel.from_pretrained(folder).loaded.model
     batch = TokenBatch(mx.array(IDS))
-    widths = {path: Width(4, 64) for path in [*PATHS, WORD_TABLE]}
+    widths = {path: BitWidth(4, 64) for path in [*PATHS, WORD_TABLE]}
 
     def first(encoded: Any, batch: TokenBatch) -> mx.array:
         return encoded.hidden[:, 0]
 
-    return Work(model, model, [batch], [batch], widths, mx.float32, first)
+    return CalibrationJob(model, model, [batch], [batch], widths, mx.float32, first)
 
 
 def sums_over_answers(folder: Path) -> dict[str, np.ndarray]:
@@ -62,43 +62,43 @@ def sums_over_answers(folder: Path) -> dict[str, np.ndarray]:
 @pytest.mark.slow
 def test_the_factors_are_those_of_torchs_gradients(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_bert(tmp_path)
-    monkeypatch.setattr(curvature, "LOOKS", LOOKS)
-    mlx_model, torch_model = curvature.curvatures(work_on(tmp_path), 0), sums_over_answers(tmp_path)
+    monkeypatch.setattr(curvature, "GRADIENT_SAMPLES", GRADIENT_SAMPLES)
+    mlx_model, torch_model = curvature.estimate_curvatures(job_on(tmp_path), 0), sums_over_answers(tmp_path)
     assert mlx_model.keys() == torch_model.keys()
     for path, factor in torch_model.items():
         assert np.linalg.norm(mlx_model[path] - factor) < SPREAD * np.linalg.norm(factor), path
 
 
-def test_looks_that_were_broken_off_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gradient_samples_that_were_interrupted_are_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_bert(tmp_path / "bert")
-    monkeypatch.setattr(curvature, "LOOKS", 8)
-    monkeypatch.setattr(curvature, "_KEPT_EVERY", 4)
-    work, ticks = work_on(tmp_path / "bert"), []
-    whole = curvature.curvatures(work, 3)
+    monkeypatch.setattr(curvature, "GRADIENT_SAMPLES", 8)
+    monkeypatch.setattr(curvature, "_SAVE_EVERY", 4)
+    job, count_steps = job_on(tmp_path / "bert"), []
+    whole = curvature.estimate_curvatures(job, 3)
 
     def stopping(what: str) -> None:
-        ticks.append(what)
-        if len(ticks) == 6:
+        count_steps.append(what)
+        if len(count_steps) == 6:
             raise KeyboardInterrupt
 
-    broken = Work(**{**vars(work), "kept": Kept(tmp_path / "kept"), "tick": stopping})
+    broken = CalibrationJob(**{**vars(job), "resume": ResumeStore(tmp_path / "resume"), "on_step": stopping})
     with pytest.raises(KeyboardInterrupt):
-        curvature.curvatures(broken, 3)
-    look, looks = curvature._look, []
-    monkeypatch.setattr(curvature, "_look", lambda *args: looks.append(args) or look(*args))
-    resumed = curvature.curvatures(broken, 3)
-    assert len(looks) == 4
+        curvature.estimate_curvatures(broken, 3)
+    sample, samples = curvature._gradient_sample, []
+    monkeypatch.setattr(curvature, "_gradient_sample", lambda *args: samples.append(args) or sample(*args))
+    resumed = curvature.estimate_curvatures(broken, 3)
+    assert len(samples) == 4
     for path, factor in whole.items():
         np.testing.assert_array_equal(resumed[path], factor)
 
 
 def test_the_float_model_is_left_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_bert(tmp_path)
-    monkeypatch.setattr(curvature, "LOOKS", 2)
-    work = work_on(tmp_path)
-    before = np.array(work.floats(work.lessons[0]).hidden)
-    curvature.curvatures(work, 0)
-    np.testing.assert_array_equal(np.array(work.floats(work.lessons[0]).hidden), before)
+    monkeypatch.setattr(curvature, "GRADIENT_SAMPLES", 2)
+    job = job_on(tmp_path)
+    before = np.array(job.float_model(job.calibration_batches[0]).hidden)
+    curvature.estimate_curvatures(job, 0)
+    np.testing.assert_array_equal(np.array(job.float_model(job.calibration_batches[0]).hidden), before)
 
 
 def test_errors_are_put_where_they_cost_least() -> None:
@@ -110,8 +110,8 @@ def test_errors_are_put_where_they_cost_least() -> None:
     )
 
     def cost(with_outputs: bool) -> float:
-        codes = rounded(weights, inputs, 3, 64, outputs=outputs if with_outputs else None)
-        off = weights - codes.weights()
+        codes = round_weights(weights, inputs, 3, 64, outputs=outputs if with_outputs else None)
+        off = weights - codes.dequantize()
         return float(((outputs @ off @ inputs) * off).sum())
 
     assert cost(True) < 0.85 * cost(False)
@@ -127,7 +127,7 @@ def test_rows_that_cost_the_same_thing_do_not_outbid_each_other(blocks: int) -> 
     outputs = np.ones((size, size), np.float32) + np.float32(0.01) * np.eye(size, dtype=np.float32)
 
     def off(outputs: np.ndarray | None) -> np.ndarray:
-        return weights - rounded(weights, inputs, 4, 64, outputs=outputs).weights()
+        return weights - round_weights(weights, inputs, 4, 64, outputs=outputs).dequantize()
 
     tied, alone = off(outputs), off(None)
     assert abs(tied).max() < 4 * abs(alone).max()
@@ -141,10 +141,10 @@ def test_variations_keep_lengths_and_special_tokens_and_change_words(monkeypatch
     tokenizer = Tokenizer(backend, {})
     given = [Tokens(np.array([0, *range(2 + row, 40 + row), 1], np.int32), None) for row in range(30)]
     monkeypatch.setattr(calibrated, "_VARIATIONS", 3)
-    found = varied(given, tokenizer, 0)
+    found = augment_tokens(given, tokenizer, 0)
     assert len(found) == 3 * len(given)
     changed = [(one.ids != given[row % len(given)].ids).mean() for row, one in enumerate(found)]
     assert all(one.ids[0] == 0 and one.ids[-1] == 1 and not np.isin(one.ids[1:-1], (0, 1)).any() for one in found)
     assert 0.08 < np.mean(changed) < 0.2
-    again = varied(given, tokenizer, 0)
+    again = augment_tokens(given, tokenizer, 0)
     assert all((one.ids == other.ids).all() for one, other in zip(found, again, strict=True))

@@ -14,8 +14,8 @@ from mlx_hf_bridge.cli import main
 from mlx_hf_bridge.conversion.api import convert
 from mlx_hf_bridge.errors import QuantizationError, SizeTargetError
 from mlx_hf_bridge.quantization.recipes import recipe_from
-from mlx_hf_bridge.quantization.solver import Choice, front, smallest, solved
-from mlx_hf_bridge.quantization.widths import Width
+from mlx_hf_bridge.quantization.solver import Choice, choose_widths, convex_front, min_bytes
+from mlx_hf_bridge.quantization.widths import BitWidth
 
 
 @pytest.fixture
@@ -28,19 +28,19 @@ def random_choices(seed: int) -> dict[str, list[Choice]]:
     found = {}
     for name in "abcd":
         scale, weights = random.lognormal(0, 2), int(random.integers(10, 200))
-        found[name] = [Choice(Width(bits, 64), weights * bits, scale / 4**bits) for bits in (2, 3, 4, 5, 6, 8)]
+        found[name] = [Choice(BitWidth(bits, 64), weights * bits, scale / 4**bits) for bits in (2, 3, 4, 5, 6, 8)]
     return found
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_the_solver_finds_what_trying_everything_finds_but_for_the_last_bytes(seed: int) -> None:
     choices = random_choices(seed)
-    budget = smallest(choices) * 2
+    budget = min_bytes(choices) * 2
     everything = [
         (sum(one.error for one in combination), sum(one.bytes for one in combination))
         for combination in itertools.product(*choices.values())
     ]
-    found = solved(choices, budget)
+    found = choose_widths(choices, budget)
     assert sum(one.bytes for one in found.values()) <= budget
     best = min(error for error, size in everything if size <= budget)
     with_less = min(error for error, size in everything if size <= 0.9 * budget)
@@ -49,7 +49,7 @@ def test_the_solver_finds_what_trying_everything_finds_but_for_the_last_bytes(se
 
 def test_a_front_is_convex_and_falls() -> None:
     points = [Choice(None, size, error) for size, error in ((10, 9), (20, 8), (30, 1), (40, 2), (50, 0))]
-    assert [(one.bytes, one.error) for one in front(points)] == [(10, 9), (30, 1), (50, 0)]
+    assert [(one.bytes, one.error) for one in convex_front(points)] == [(10, 9), (30, 1), (50, 0)]
 
 
 @pytest.mark.parametrize("target", [{"bits_per_weight": 4.5}, {"target_size_mb": 0.06}], ids=str)

@@ -25,7 +25,7 @@ from mlx_hf_bridge.errors import ConfigError, QuantizationError, WeightsError
 from mlx_hf_bridge.layers import linear
 from mlx_hf_bridge.loading import load as load_module
 from mlx_hf_bridge.quantization.recipes import BITS, GROUP_SIZES, RECIPES, recipe_from, recipe_name
-from mlx_hf_bridge.weights.name_mapping import EXACT_LEAVES
+from mlx_hf_bridge.weights.name_mapping import KEEP_FILE_DTYPE
 
 # float32 products of 128 terms on other kernels, hidden states of size 1 to 4; worst seen 4e-6.
 ABSOLUTE = 2e-5
@@ -172,7 +172,7 @@ def test_products_and_the_word_table_are_packed_and_nothing_else(row: Row, tmp_p
         module, _, leaf = name.rpartition(".")
         in_float = any(word in name.removeprefix(prefix) for word in (*kept, *row.in_float)) or leaf.endswith("bias")
         assert (module in packed and leaf == "weight") != in_float, name
-        stored = ("F32", 32) if leaf in EXACT_LEAVES else ("F16", 16) if in_float else ("U32", 4)
+        stored = ("F32", 32) if leaf in KEEP_FILE_DTYPE else ("F16", 16) if in_float else ("U32", 4)
         assert entries[name]["dtype"] == stored[0], name
         bits = stored[1]
         start, end = entries[name]["data_offsets"]

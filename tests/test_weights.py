@@ -23,7 +23,7 @@ from mlx_hf_bridge.checkpoints.sources import HubOptions, locate
 from mlx_hf_bridge.checkpoints.torch_file import TorchFile
 from mlx_hf_bridge.errors import CheckpointError, WeightsError
 from mlx_hf_bridge.models import family_for
-from mlx_hf_bridge.weights.name_mapping import Names
+from mlx_hf_bridge.weights.name_mapping import NameMapping
 
 BERT, ROBERTA = FAMILIES[0], FAMILIES[2]
 # float32 on other kernels; worst seen 1e-6 (tests/test_parity.py).
@@ -76,14 +76,14 @@ def test_every_name_that_transformers_writes_has_a_place(row: Row, tmp_path: Pat
     make_model(row, head).save_pretrained(tmp_path)
     raw = json.loads((tmp_path / "config.json").read_text())
     [task] = [task for task, suffix in HF_SUFFIXES.items() if suffix == head]
-    names = Names(family_for(raw), family_for(raw).config.from_json(raw), task)
+    names = NameMapping(family_for(raw), family_for(raw).config.from_json(raw), task)
     left_out = {name for name in read_tensors(tmp_path) if any(word in name for word in row.left_out)}
     assert all(names.is_ignored(name) for name in left_out)
-    places = {name: names.place(name) for name in read_tensors(tmp_path) if name not in left_out}
-    carried = {name for name, place in places.items() if place and place.ours is None and place.is_base}
-    assert not [name for name, place in places.items() if place is None or (place.ours is None and name not in carried)]
+    places = {name: names.resolve(name) for name in read_tensors(tmp_path) if name not in left_out}
+    carried = {name for name, place in places.items() if place and place.path is None and place.is_base}
+    assert not [name for name, place in places.items() if place is None or (place.path is None and name not in carried)]
     used = [place for name, place in places.items() if place and name not in carried]
-    assert len({(place.ours, place.leaf, place.part) for place in used}) == len(used)
+    assert len({(place.path, place.leaf, place.slice_index) for place in used}) == len(used)
 
 
 def test_a_missing_pooler_costs_only_the_pooler_output(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -419,8 +419,8 @@ def test_a_head_that_the_family_lacks_names_those_it_has() -> None:
     family = family_for({"model_type": "bert"})
     config = family.config.from_json(BERT.config.to_dict())
     with pytest.raises(ValueError, match=r"'bert' has no head for 'poetry' here; it has fill-mask, multiple-choice"):
-        Names(family, config, "poetry")
-    Names(family, config, BASE_TASK)
+        NameMapping(family, config, "poetry")
+    NameMapping(family, config, BASE_TASK)
 
 
 def test_num_labels_beyond_the_classifier_is_a_shape_error(tmp_path: Path) -> None:

@@ -22,8 +22,10 @@ TRANSFORMER_FILES = (
     "sentence_xlnet_config.json",
 )
 _ROOT_FILES = ("config_sentence_transformers.json",)
+# Keys of config.json that describe MLX's packing, in mlx-lm's form; transformers reads the second as its own quantizer.
+PACKING_KEYS = ("quantization", "quantization_config")
 # What config.json says of how weights are stored, which a conversion decides.
-STORAGE_KEYS = ("dtype", "torch_dtype", "quantization", "quantization_config", "transformers_weights")
+STORAGE_KEYS = ("dtype", "torch_dtype", *PACKING_KEYS, "transformers_weights")
 # Written by transformers, meaningless in a converted folder.
 _DROPPED_KEYS = ("_name_or_path", "transformers_version", *STORAGE_KEYS)
 

@@ -16,6 +16,8 @@ import mlx.core as mx
 
 from mlx_hf_bridge.errors import CheckpointError
 
+# A megabyte, in every size that is shown or given (`target_size_mb`).
+MB = 2**20
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 _ITEM_SIZES = {"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2}

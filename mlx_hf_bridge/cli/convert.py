@@ -5,10 +5,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from mlx_hf_bridge.checkpoints.safetensors_file import MB
 from mlx_hf_bridge.cli.console import print_error, show, table
 from mlx_hf_bridge.cli.models_file import ModelEntry, read_models
 from mlx_hf_bridge.cli.parser import DEFAULT_CONFIG, quantization_options
-from mlx_hf_bridge.conversion.api import MB, ConversionResult, convert, folder_name, short_name
+from mlx_hf_bridge.conversion.api import ConversionResult, convert, folder_name, short_name
 from mlx_hf_bridge.errors import BridgeError, ConfigError
 from mlx_hf_bridge.quantization.recipes import GROUP_SIZES, MLXQuantizationConfig
 

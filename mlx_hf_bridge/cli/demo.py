@@ -13,10 +13,11 @@ import numpy as np
 from rich.progress_bar import ProgressBar
 from rich.text import Text
 
+from mlx_hf_bridge.checkpoints.safetensors_file import MB
 from mlx_hf_bridge.checkpoints.sources import HubOptions, locate
 from mlx_hf_bridge.cli.console import plain_table, show, show_json
-from mlx_hf_bridge.conversion.api import MB, ConversionResult, convert
-from mlx_hf_bridge.conversion.cache import cache_folder, is_whole
+from mlx_hf_bridge.conversion.api import ConversionResult, convert
+from mlx_hf_bridge.conversion.cache import cache_folder, is_complete
 from mlx_hf_bridge.conversion.write import FORMAT
 from mlx_hf_bridge.errors import CheckpointError
 from mlx_hf_bridge.quantization.recipes import RECIPES
@@ -93,7 +94,7 @@ def _model() -> tuple[str, str]:
 def _converted(name: str) -> ConversionResult:
     """The model in 8 bits, at the place in the cache where from_pretrained and MLXSentenceTransformer look."""
     folder = cache_folder(locate(name, HubOptions()), RECIPES[_RECIPE], None, FORMAT)
-    return convert(name, folder, quantization_config=_RECIPE, overwrite=not is_whole(folder))
+    return convert(name, folder, quantization_config=_RECIPE, overwrite=not is_complete(folder))
 
 
 def _search(name: str) -> Search:

@@ -2,9 +2,8 @@
 
 import argparse
 
-from mlx_hf_bridge.checkpoints.safetensors_file import SINGLE_FILE
+from mlx_hf_bridge.checkpoints.safetensors_file import MB, SINGLE_FILE
 from mlx_hf_bridge.cli.console import show
-from mlx_hf_bridge.conversion.api import MB
 from mlx_hf_bridge.conversion.metal_export import export_metal
 
 

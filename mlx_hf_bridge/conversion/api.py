@@ -14,9 +14,10 @@ import mlx.core as mx
 from mlx_hf_bridge.architecture.family import BASE_TASK, SEQUENCE_CLASSIFICATION
 from mlx_hf_bridge.checkpoints.checkpoint import Checkpoint, read_checkpoint
 from mlx_hf_bridge.checkpoints.dtypes import dtype_from
+from mlx_hf_bridge.checkpoints.safetensors_file import MB
 from mlx_hf_bridge.checkpoints.sources import HubOptions, locate
-from mlx_hf_bridge.conversion.cache import write_whole
-from mlx_hf_bridge.conversion.mixed import settled, width_dicts
+from mlx_hf_bridge.conversion.cache import write_atomically
+from mlx_hf_bridge.conversion.mixed import module_widths, resolve_bits
 from mlx_hf_bridge.conversion.output_folder import check_replaceable, is_occupied, same_result
 from mlx_hf_bridge.conversion.plan import QUANTIZED_DTYPE, Plan, plan_conversion
 from mlx_hf_bridge.conversion.traced import plan_traced, wants_tracing
@@ -33,7 +34,6 @@ from mlx_hf_bridge.runtime.executor import run
 
 logger = logging.getLogger(__name__)
 
-MB = 2**20
 _FLOAT_NAMES = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
 
 # What a caller may say -> the task that is converted for.
@@ -105,10 +105,10 @@ def convert(
     chooses = recipe is not None and recipe.has_target
     plan = _plan(checkpoint, chosen, recipe, stored, fetch=chooses or not dry_run)
     if chooses:
-        plan = run(lambda: settled(plan, show_progress))
+        plan = run(lambda: resolve_bits(plan, show_progress))
     check_target(plan.weight_bytes, target_size_mb, f"{name} in {recipe_name(recipe)}", _smaller(plan, target_size_mb))
     facts = (folder, chosen, recipe, plan.source_bytes, plan.weight_bytes)
-    modules = width_dicts(plan) if chooses else None
+    modules = module_widths(plan) if chooses else None
     if dry_run:
         return ConversionResult("would convert", *facts, modules=modules)
     written = _write(plan, folder, show_progress)
@@ -162,7 +162,7 @@ def _write(plan: Plan, folder: Path, show_progress: bool) -> int:
         metadata = run(lambda: write_conversion(plan, new, show_progress))
         written.append(metadata["weight_bytes"])
 
-    write_whole(folder, make)
+    write_atomically(folder, make)
     logger.info("%s was written: weights of %.1f MB", folder, written[0] / MB)
     return written[0]
 

@@ -45,7 +45,7 @@ def cache_folder(
     return bridge_cache() / "converted" / f"{readable}-{kind}-{digest}"
 
 
-def is_whole(folder: Path) -> bool:
+def is_complete(folder: Path) -> bool:
     """Whether every file that the metadata lists is there in its size."""
     try:
         metadata = json.loads((folder / METADATA_FILE).read_text(encoding="utf-8"))
@@ -54,20 +54,20 @@ def is_whole(folder: Path) -> bool:
         return False
 
 
-def made_once(folder: Path, make: Callable[[Path], Any]) -> Path:
+def create_once(folder: Path, make: Callable[[Path], Any]) -> Path:
     """The folder, made by `make` where it is not there or broken; one process makes it while others wait."""
-    if is_whole(folder):
+    if is_complete(folder):
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):
-        if not is_whole(folder):
+        if not is_complete(folder):
             if folder.exists():
                 logger.warning("%s is broken; converting again", folder)
-            write_whole(folder, make)
+            write_atomically(folder, make)
     return folder
 
 
-def write_whole(folder: Path, make: Callable[[Path], Any]) -> None:
+def write_atomically(folder: Path, make: Callable[[Path], Any]) -> None:
     """Let `make` fill a new folder beside `folder`, then put it in its place; nothing is left when it fails."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))

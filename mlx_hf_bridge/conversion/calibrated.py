@@ -26,14 +26,14 @@ from mlx_hf_bridge.inference.model import Encoded, Model, build
 from mlx_hf_bridge.inference.pooling import pool
 from mlx_hf_bridge.inference.tokenizer import Tokenizer, Tokens
 from mlx_hf_bridge.layers.token_batch import TokenBatch
-from mlx_hf_bridge.quantization.calibration import calibrate, ticks
-from mlx_hf_bridge.quantization.calibration_job import Work
+from mlx_hf_bridge.quantization.calibration import calibrate, count_steps
+from mlx_hf_bridge.quantization.calibration_job import CalibrationJob
 from mlx_hf_bridge.quantization.recipes import MLXQuantizationConfig
-from mlx_hf_bridge.quantization.resume_store import Kept
-from mlx_hf_bridge.quantization.widths import Width
+from mlx_hf_bridge.quantization.resume_store import ResumeStore
+from mlx_hf_bridge.quantization.widths import BitWidth
 from mlx_hf_bridge.runtime.environment import bridge_cache
-from mlx_hf_bridge.weights.assign import fill
-from mlx_hf_bridge.weights.name_mapping import Names, Place, place_all
+from mlx_hf_bridge.weights.assign import assign_weights
+from mlx_hf_bridge.weights.name_mapping import NameMapping, TensorTarget, resolve_names
 
 # Longer texts are cut: what inputs look like is seen by then, and attention costs the square.
 _LONGEST = 256
@@ -54,14 +54,14 @@ def calibrated_tensors(plan: Plan, folder: Path, show_progress: bool) -> Tensors
     """
     recipe = plan.recipe
     assert recipe is not None
-    kept = Kept(bridge_cache() / "calibration" / _digest(plan, recipe))
+    kept = ResumeStore(bridge_cache() / "calibration" / _digest(plan, recipe))
     with _bar(plan, recipe.method, show_progress) as tick:
-        work = work_for(plan, folder, kept, tick)
-        codes, tuned = calibrate(work, recipe.method, recipe.seed)
-    places = places_of(plan, task_of(plan))
+        job = create_calibration_job(plan, folder, kept, tick)
+        codes, tuned = calibrate(job, recipe.method, recipe.seed)
+    places = tensor_targets(plan, task_of(plan))
     found: Tensors = {}
     for path, one in codes.items():
-        parts = {leaf: _parts(plan, places, path, "weight", array) for leaf, array in one.packed(plan.dtype).items()}
+        parts = {leaf: _parts(plan, places, path, "weight", array) for leaf, array in one.pack(plan.dtype).items()}
         for name in parts["weight"]:
             module = plan.tensors[name].name.rpartition(".")[0]
             found[name] = [(f"{module}.{leaf}", split[name]) for leaf, split in parts.items()]
@@ -74,15 +74,15 @@ def calibrated_tensors(plan: Plan, folder: Path, show_progress: bool) -> Tensors
     return found
 
 
-def work_for(plan: Plan, folder: Path, kept: Kept, tick: Callable[[str], None]) -> Work:
+def create_calibration_job(plan: Plan, folder: Path, kept: ResumeStore, tick: Callable[[str], None]) -> CalibrationJob:
     """The models, batches and widths of a calibration."""
     assert plan.recipe is not None
     task = task_of(plan)
-    places = places_of(plan, task)
+    places = tensor_targets(plan, task)
     widths = {
-        place.ours: Width(tensor.recipe.bits, tensor.recipe.group_size)
+        place.path: BitWidth(tensor.recipe.bits, tensor.recipe.group_size)
         for name, place in places.items()
-        if place.ours and place.leaf == "weight" and (tensor := plan.tensors[name]).recipe
+        if place.path and place.leaf == "weight" and (tensor := plan.tensors[name]).recipe
     }
     tokens, padding = _tokens(plan, folder)
     lengths = [len(one) for one in tokens]
@@ -91,7 +91,7 @@ def work_for(plan: Plan, folder: Path, kept: Kept, tick: Callable[[str], None]) 
         groups = budgeted(lengths, _TEXTS_A_BATCH, even)
         return [padded(plan.config, [tokens[index] for index in rows], padding) for rows in groups]
 
-    return Work(
+    return CalibrationJob(
         float_model(plan, task, places),
         float_model(plan, task, places),
         batches(even=True),
@@ -112,22 +112,22 @@ def task_of(plan: Plan) -> str:
     return next((task for task in plan.family.heads if plan.family.hf_class_name(task) in named), BASE_TASK)
 
 
-def places_of(plan: Plan, task: str) -> dict[str, Place]:
+def tensor_targets(plan: Plan, task: str) -> dict[str, TensorTarget]:
     """Where the checkpoint's tensors go in the model of that task."""
-    return place_all(Names(plan.family, plan.config, task), plan.tensors, str(plan.checkpoint.model_folder))
+    return resolve_names(NameMapping(plan.family, plan.config, task), plan.tensors, str(plan.checkpoint.model_folder))
 
 
-def float_model(plan: Plan, task: str, places: Mapping[str, Place]) -> Model:
+def float_model(plan: Plan, task: str, places: Mapping[str, TensorTarget]) -> Model:
     """The checkpoint's model with float32 weights."""
-    has_pooler = any(place.ours and place.ours.startswith("pooler.") for place in places.values())
+    has_pooler = any(place.path and place.path.startswith("pooler.") for place in places.values())
     model = build(plan.family, plan.config, task, pooler=has_pooler)
     arrays = {
         name: array.astype(mx.float32) if plan.tensors[name].info.is_float else array
         for file in plan.files
         for name, array in file.arrays()
-        if name in places and places[name].ours
+        if name in places and places[name].path
     }
-    fill(model, places, arrays, {})
+    assign_weights(model, places, arrays, {})
     mx.eval(model.parameters())
     return model
 
@@ -147,11 +147,11 @@ def _tokens(plan: Plan, folder: Path) -> tuple[list[Tokens], int]:
         return tokenizer.encode(random_texts(tokenizer, plan.recipe.seed), limit), tokenizer.pad_token_id
     tokens = tokenizer.encode(list(plan.recipe.texts), limit)
     if plan.recipe.calibration_texts is None:
-        tokens += varied(tokens, tokenizer, plan.recipe.seed)
+        tokens += augment_tokens(tokens, tokenizer, plan.recipe.seed)
     return tokens, tokenizer.pad_token_id
 
 
-def varied(tokens: Sequence[Tokens], tokenizer: Tokenizer, seed: int) -> list[Tokens]:
+def augment_tokens(tokens: Sequence[Tokens], tokenizer: Tokenizer, seed: int) -> list[Tokens]:
     """Variations of few texts: some tokens are replaced, half of them by tokens of the texts, half by any word."""
     random = np.random.default_rng(seed)
     special = list(tokenizer.backend.get_added_tokens_decoder())
@@ -161,11 +161,11 @@ def varied(tokens: Sequence[Tokens], tokenizer: Tokenizer, seed: int) -> list[To
     found = []
     for _ in range(_VARIATIONS):
         for one in tokens:
-            drawn = np.where(
+            random_init = np.where(
                 random.random(len(one)) < 0.5, random.choice(seen, len(one)), random.choice(known, len(one))
             )
             is_replaced = (random.random(len(one)) < _REPLACED) & ~np.isin(one.ids, special)
-            found.append(replace(one, ids=np.where(is_replaced, drawn, one.ids).astype(np.int32)))
+            found.append(replace(one, ids=np.where(is_replaced, random_init, one.ids).astype(np.int32)))
     return found
 
 
@@ -186,10 +186,12 @@ def _answer(checkpoint: Checkpoint, task: str) -> Callable[[Encoded, TokenBatch]
     return lambda encoded, batch: pool(encoded.hidden, batch, modes)
 
 
-def _parts(plan: Plan, places: Mapping[str, Place], path: str, leaf: str, array: mx.array) -> dict[str, mx.array]:
+def _parts(
+    plan: Plan, places: Mapping[str, TensorTarget], path: str, leaf: str, array: mx.array
+) -> dict[str, mx.array]:
     """The rows of one of our parameters, by the checkpoint tensors that are joined in it."""
     joined: dict[int, str] = {
-        place.part: name for name, place in places.items() if (place.ours, place.leaf) == (path, leaf)
+        place.slice_index: name for name, place in places.items() if (place.path, place.leaf) == (path, leaf)
     }
     found, start = {}, 0
     for part in sorted(joined):
@@ -206,9 +208,9 @@ def _digest(plan: Plan, recipe: MLXQuantizationConfig) -> str:
 
 @contextmanager
 def _bar(plan: Plan, method: str, show_progress: bool) -> Iterator[Callable[[str], None]]:
-    places = places_of(plan, task_of(plan))
-    packed = {place.ours for name, place in places.items() if plan.tensors[name].recipe and place.leaf == "weight"}
-    total = ticks(len(packed), method)
+    places = tensor_targets(plan, task_of(plan))
+    packed = {place.path for name, place in places.items() if plan.tensors[name].recipe and place.leaf == "weight"}
+    total = count_steps(len(packed), method)
     with tqdm(total=total, desc="Calibrating", unit="step", disable=None if show_progress else True) as bar:
 
         def tick(what: str) -> None:

@@ -16,14 +16,14 @@ from mlx_hf_bridge.checkpoints.checkpoint import CONFIG_FILE, METADATA_FILE, rea
 from mlx_hf_bridge.checkpoints.repo_files import write_json
 from mlx_hf_bridge.checkpoints.safetensors_file import SINGLE_FILE
 from mlx_hf_bridge.checkpoints.sources import HubOptions, locate
-from mlx_hf_bridge.conversion.cache import write_whole
+from mlx_hf_bridge.conversion.cache import write_atomically
 from mlx_hf_bridge.conversion.output_folder import is_occupied
 from mlx_hf_bridge.errors import QuantizationError, RepositoryError
 from mlx_hf_bridge.models import family_for
 from mlx_hf_bridge.quantization.policy import WORD_TABLE
 from mlx_hf_bridge.runtime.executor import run
-from mlx_hf_bridge.weights.name_mapping import Names
-from mlx_hf_bridge.weights.quantized import packing_of
+from mlx_hf_bridge.weights.name_mapping import NameMapping
+from mlx_hf_bridge.weights.quantized import read_packing
 
 _BITS = (2, 4, 8)
 # What is said of the weights elsewhere than in config.json would be wrong of the new ones.
@@ -40,7 +40,7 @@ def export_metal(folder: str | Path, output_dir: str | Path) -> Path:
     if target.is_file() or is_occupied(target):
         raise RepositoryError(f"{target} is not an empty folder. Give another one to export into.")
     checkpoint = read_checkpoint(locate(source, HubOptions()))
-    packing = _checked(packing_of(checkpoint.config), source)
+    packing = _checked(read_packing(checkpoint.config), source)
 
     def make(new: Path) -> None:
         arrays, kept = run(lambda: _renamed(source, checkpoint.config, packing))
@@ -51,7 +51,7 @@ def export_metal(folder: str | Path, output_dir: str | Path) -> Path:
         config["dtype"] = "float32"
         write_json(new / CONFIG_FILE, {**config, "quantization_config": {**method, "modules_to_not_convert": kept}})
 
-    write_whole(target, make)
+    write_atomically(target, make)
     return target
 
 
@@ -71,14 +71,14 @@ def _checked(packing: Mapping[str, Any], source: Path) -> Mapping[str, Any]:
 def _renamed(source: Path, config: dict[str, Any], packing: Mapping[str, Any]) -> tuple[dict[str, mx.array], list[str]]:
     """The tensors under the quantiser's names, and the modules of matrices that are in float."""
     family = family_for(config)
-    names = Names(family, family.config.from_json(config), BASE_TASK)
+    names = NameMapping(family, family.config.from_json(config), BASE_TASK)
     loaded = mx.load(str(source / SINGLE_FILE))
     assert isinstance(loaded, dict)
     found: dict[str, mx.array] = {}
     for name, array in loaded.items():
         module, _, leaf = name.rpartition(".")
-        place = names.place(name)
-        is_table = place is not None and place.ours == WORD_TABLE
+        place = names.resolve(name)
+        is_table = place is not None and place.path == WORD_TABLE
         if is_table and f"{module}.scales" in loaded:
             if leaf == "weight":
                 lines = loaded[f"{module}.scales"], loaded[f"{module}.biases"]

@@ -8,7 +8,7 @@ import mlx.core as mx
 
 from mlx_hf_bridge.checkpoints.checkpoint import METADATA_FILE, PREDECESSOR_FILE
 from mlx_hf_bridge.checkpoints.sources import Source
-from mlx_hf_bridge.conversion.cache import is_whole
+from mlx_hf_bridge.conversion.cache import is_complete
 from mlx_hf_bridge.conversion.write import FORMAT
 from mlx_hf_bridge.errors import RepositoryError
 from mlx_hf_bridge.quantization.recipes import MLXQuantizationConfig
@@ -50,7 +50,7 @@ def same_result(
         why = f"is not empty and has no readable {METADATA_FILE}, so it is not a result of this package"
     elif differences := _differences(metadata, wanted):
         why = f"holds another conversion: {'; '.join(differences)}"
-    elif not is_whole(folder):
+    elif not is_complete(folder):
         why = f"is not whole: files that its {METADATA_FILE} lists are missing or of other sizes"
     else:
         return metadata

@@ -18,9 +18,9 @@ from mlx_hf_bridge.inference.model import build
 from mlx_hf_bridge.models import family_for
 from mlx_hf_bridge.quantization.policy import is_packable
 from mlx_hf_bridge.quantization.recipes import MLXQuantizationConfig
-from mlx_hf_bridge.weights.lora import merged
-from mlx_hf_bridge.weights.name_mapping import EXACT_LEAVES, Names, Place, place_all
-from mlx_hf_bridge.weights.quantized import packing_of
+from mlx_hf_bridge.weights.lora import merge_adapter
+from mlx_hf_bridge.weights.name_mapping import KEEP_FILE_DTYPE, NameMapping, TensorTarget, resolve_names
+from mlx_hf_bridge.weights.quantized import read_packing
 from mlx_hf_bridge.weights.validation import STRICT, Tolerance, check_fit
 
 # What a quantised recipe stores beside its packed weights, unless `dtype` says otherwise.
@@ -49,7 +49,7 @@ class TensorPlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """A conversion, decided but not done. left_out: tensors that a changed config has no place for."""
+    """A conversion, decided but not done. dropped: tensors that a changed config has no place for."""
 
     checkpoint: Checkpoint
     family: Family
@@ -59,10 +59,10 @@ class Plan:
     dtype: mx.Dtype
     files: tuple[WeightFile, ...]
     tensors: dict[str, TensorPlan]
-    left_in_float: tuple[str, ...]
-    left_out: tuple[str, ...] = ()
-    beside: Mapping[str, Any] = field(default_factory=dict)
-    is_settled: bool = False
+    kept_in_float: tuple[str, ...]
+    dropped: tuple[str, ...] = ()
+    extra_files: Mapping[str, Any] = field(default_factory=dict)
+    bits_resolved: bool = False
 
     @property
     def source_bytes(self) -> int:
@@ -92,57 +92,57 @@ def plan_conversion(
     """
     family = family_for(checkpoint.config)
     config = family.config.from_json(checkpoint.config)
-    if checkpoint.is_converted or packing_of(checkpoint.config):
+    if checkpoint.is_converted or read_packing(checkpoint.config):
         raise QuantizationError(
             f"{checkpoint.source.name} is already converted; convert the checkpoint that it was made from"
             f"{', with the adapter' if checkpoint.adapter else ''}."
         )
-    names, where = Names(family, config, task), str(checkpoint.model_folder)
+    names, where = NameMapping(family, config, task), str(checkpoint.model_folder)
     files = open_weights(checkpoint) if fetch else read_headers(checkpoint)
     if checkpoint.adapter is not None:
-        files = merged(files, checkpoint.adapter, names)
+        files = merge_adapter(files, checkpoint.adapter, names)
     infos = {name: info for file in files for name, info in file.infos.items()}
-    placed = place_all(names, infos, where)
-    has_pooler = any(place.ours and place.ours.startswith("pooler.") for place in placed.values())
+    targets = resolve_names(names, infos, where)
+    has_pooler = any(place.path and place.path.startswith("pooler.") for place in targets.values())
     model = build(family, config, task, pooler=has_pooler)
-    fit = check_fit(names, placed, infos, model, where, tolerance)
-    placed = {name: place for name, place in placed.items() if name not in fit.unplaced}
+    fit = check_fit(names, targets, infos, model, where, tolerance)
+    targets = {name: place for name, place in targets.items() if name not in fit.unexpected}
     candidates = {path for path, module in model.named_modules() if is_packable(path, module)} if recipe else set()
-    weights = {name: place for name, place in placed.items() if place.ours in candidates and place.leaf == "weight"}
-    packed = _packed({name: place for name, place in weights.items() if name not in fit.left_out}, infos, recipe)
-    prefix = "" if all(place.is_base for place in placed.values()) else f"{family.prefix}."
+    weights = {name: place for name, place in targets.items() if place.path in candidates and place.leaf == "weight"}
+    packed = _packed({name: place for name, place in weights.items() if name not in fit.unread}, infos, recipe)
+    prefix = "" if all(place.is_base for place in targets.values()) else f"{family.prefix}."
     rest = dtype or (QUANTIZED_DTYPE if recipe else declared_dtype(checkpoint.config))
     tensors = {
         name: TensorPlan(
             (prefix if place.is_base else "") + place.name,
             infos[name],
-            _own_dtype(infos[name]) if place.leaf in EXACT_LEAVES or rest is None else rest,
+            _own_dtype(infos[name]) if place.leaf in KEEP_FILE_DTYPE or rest is None else rest,
             packed.get(name),
         )
-        for name, place in placed.items()
+        for name, place in targets.items()
     }
     left = tuple(tensors[name].name for name in weights if name not in packed)
     checked = rest or most_common([tensor.dtype for tensor in tensors.values() if tensor.info.is_float])
-    return Plan(checkpoint, family, config, task, recipe, checked, tuple(files), tensors, left, fit.unplaced)
+    return Plan(checkpoint, family, config, task, recipe, checked, tuple(files), tensors, left, fit.unexpected)
 
 
 def _packed(
-    weights: Mapping[str, Place], infos: Mapping[str, TensorInfo], recipe: MLXQuantizationConfig | None
+    weights: Mapping[str, TensorTarget], infos: Mapping[str, TensorInfo], recipe: MLXQuantizationConfig | None
 ) -> dict[str, MLXQuantizationConfig]:
     """The weights that are packed, each with its recipe; of a joined module all parts or none, in one way."""
     if recipe is None:
         return {}
     own = {name: recipe.for_module(place.module) for name, place in weights.items()}
     able = {name: one for name, one in own.items() if one and infos[name].shape[-1] % one.group_size == 0}
-    halved = {place.ours for name, place in weights.items() if name not in able}
-    whole = {name: one for name, one in able.items() if weights[name].ours not in halved}
+    halved = {place.path for name, place in weights.items() if name not in able}
+    whole = {name: one for name, one in able.items() if weights[name].path not in halved}
     widths: dict[str | None, tuple[int, int]] = {}
     for name, one in whole.items():
         width = (one.bits, one.group_size)
-        if widths.setdefault(weights[name].ours, width) != width:
+        if widths.setdefault(weights[name].path, width) != width:
             raise QuantizationError(
                 f"modules gives {weights[name].module} {width[0]} bits in groups of {width[1]}, and modules that are "
-                f"joined with it {widths[weights[name].ours]}. Give queries, keys and values the same."
+                f"joined with it {widths[weights[name].path]}. Give queries, keys and values the same."
             )
     return whole
 

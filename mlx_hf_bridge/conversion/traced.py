@@ -24,8 +24,8 @@ from mlx_hf_bridge.tracing.fused_linear import join_products
 from mlx_hf_bridge.tracing.graph import HELD, WEIGHT, Graph, Node
 from mlx_hf_bridge.tracing.model import TracedModel
 from mlx_hf_bridge.tracing.serial import GRAPH_FILE, MOST_BYTES, from_json, to_json
-from mlx_hf_bridge.weights.name_mapping import some
-from mlx_hf_bridge.weights.quantized import packing_of, recipe_of
+from mlx_hf_bridge.weights.name_mapping import summarize
+from mlx_hf_bridge.weights.quantized import read_packing, recipe_from_packing
 
 TRACE = ("auto", "never", "always")
 
@@ -195,10 +195,12 @@ def read_model(checkpoint: Checkpoint, graph: Graph, dtype: mx.Dtype, pooler: bo
     arrays = {name: array for file in open_weights(checkpoint) for name, array in file.arrays()}
     if missing := [name for name in graph.weights() if name not in arrays]:
         raise WeightsError(
-            f"{checkpoint.folder} lacks {len(missing)} tensors that its graph reads: {some(missing)}. Convert it again."
+            f"{checkpoint.folder} lacks {len(missing)} tensors that its graph reads: {summarize(missing)}. "
+            "Convert it again."
         )
     table = {
-        node.args[0]: _held(node, arrays, recipe_of(packing_of(checkpoint.config)), dtype) for node in _holders(graph)
+        node.args[0]: _held(node, arrays, recipe_from_packing(read_packing(checkpoint.config)), dtype)
+        for node in _holders(graph)
     }
     model = TracedModel(join_products(graph, table), table, dtype, pooler)
     mx.eval(model.parameters())

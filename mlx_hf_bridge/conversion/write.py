@@ -14,16 +14,16 @@ from mlx_hf_bridge.checkpoints.checkpoint import METADATA_FILE, own_files
 from mlx_hf_bridge.checkpoints.repo_files import copy_modules, write_config, write_json
 from mlx_hf_bridge.checkpoints.safetensors_file import SINGLE_FILE, dtype_name
 from mlx_hf_bridge.conversion.calibrated import Tensors, calibrated_tensors
-from mlx_hf_bridge.conversion.mixed import settled, width_dicts
+from mlx_hf_bridge.conversion.mixed import module_widths, resolve_bits
 from mlx_hf_bridge.conversion.plan import Plan, TensorPlan
 from mlx_hf_bridge.conversion.tokenizer_files import has_tokenizer, write_tokenizer
 from mlx_hf_bridge.errors import WeightsError
-from mlx_hf_bridge.quantization.grid import fitted
+from mlx_hf_bridge.quantization.grid import quantize_least_squares
 from mlx_hf_bridge.quantization.methods import RUNS_MODEL
 from mlx_hf_bridge.quantization.recipes import MLXQuantizationConfig, names_module
 from mlx_hf_bridge.version import installed_version
-from mlx_hf_bridge.weights.name_mapping import some
-from mlx_hf_bridge.weights.quantized import packing_for
+from mlx_hf_bridge.weights.name_mapping import summarize
+from mlx_hf_bridge.weights.quantized import packing_config
 
 logger = logging.getLogger(__name__)
 
@@ -33,16 +33,16 @@ _LIBRARIES = ("mlx-hf-bridge", "mlx", "transformers", "tokenizers", "numpy")
 
 def write_conversion(plan: Plan, folder: Path, show_progress: bool = True) -> dict[str, Any]:
     """Write the planned folder into an empty one -> its metadata."""
-    plan = settled(plan, show_progress)
+    plan = resolve_bits(plan, show_progress)
     _report(plan)
     decided = calibrated_tensors(plan, folder, show_progress) if _is_calibrated(plan) else {}
     arrays = dict(_converted(plan, decided, show_progress))
     mx.save_safetensors(str(folder / SINGLE_FILE), arrays, metadata={"format": "mlx"})
     del arrays
-    for name, content in plan.beside.items():
+    for name, content in plan.extra_files.items():
         write_json(folder / name, content, indent=None)
     write_config(
-        plan.checkpoint, folder, plan.dtype, packing_for(plan.recipe, _packed_modules(plan)), _architecture(plan)
+        plan.checkpoint, folder, plan.dtype, packing_config(plan.recipe, _packed_modules(plan)), _architecture(plan)
     )
     own = own_files(plan.checkpoint)
     write_tokenizer(own if has_tokenizer(own.model_folder) else plan.checkpoint, plan.family, folder)
@@ -53,12 +53,12 @@ def write_conversion(plan: Plan, folder: Path, show_progress: bool = True) -> di
 
 
 def _report(plan: Plan) -> None:
-    if plan.left_in_float:
+    if plan.kept_in_float:
         logger.warning(
             "%d weights stay in %s, since the group size does not divide their width or the recipe leaves them out: %s",
-            len(plan.left_in_float),
+            len(plan.kept_in_float),
             dtype_name(plan.dtype),
-            some(list(plan.left_in_float)),
+            summarize(list(plan.kept_in_float)),
         )
     modules = [tensor.name.rpartition(".")[0] for tensor in plan.tensors.values()]
     asked = plan.recipe.modules_to_not_convert if plan.recipe else ()
@@ -97,8 +97,8 @@ def _packed(tensor: TensorPlan, recipe: MLXQuantizationConfig, array: mx.array) 
         raise WeightsError(f"{tensor.name} holds inf or nan, which cannot be packed. Download the file again.")
     module = tensor.name.rpartition(".")[0]
     if recipe.method != "minmax":
-        codes = fitted(np.array(array.astype(mx.float32)), recipe.bits, recipe.group_size, tensor.dtype)
-        return [(f"{module}.{leaf}", value) for leaf, value in codes.packed(tensor.dtype).items()]
+        codes = quantize_least_squares(np.array(array.astype(mx.float32)), recipe.bits, recipe.group_size, tensor.dtype)
+        return [(f"{module}.{leaf}", value) for leaf, value in codes.pack(tensor.dtype).items()]
     packed, *others = mx.quantize(
         array.astype(mx.float32), group_size=recipe.group_size, bits=recipe.bits, mode=recipe.mode
     )
@@ -141,14 +141,14 @@ def _metadata(plan: Plan, folder: Path) -> dict[str, Any]:
         "identity": source.identity,
         "task": plan.task,
         "recipe": plan.recipe.to_dict() if plan.recipe else None,
-        **({"plan": width_dicts(plan)} if plan.recipe and plan.recipe.has_target else {}),
+        **({"plan": module_widths(plan)} if plan.recipe and plan.recipe.has_target else {}),
         "dtype": dtype_name(plan.dtype),
         "libraries": {name: installed_version(name) or "unknown" for name in _LIBRARIES},
         "source_bytes": plan.source_bytes,
         "weight_bytes": (folder / SINGLE_FILE).stat().st_size,
         "bits": dict(sorted(modules.items())),
-        "left_in_float": list(plan.left_in_float),
-        "left_out": list(plan.left_out),
+        "left_in_float": list(plan.kept_in_float),
+        "left_out": list(plan.dropped),
         "adapter": plan.checkpoint.adapter.source.name if plan.checkpoint.adapter else None,
         "card": source_card(own_files(plan.checkpoint).folder),
         "files": {

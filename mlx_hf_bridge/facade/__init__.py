@@ -27,15 +27,13 @@ import torch
 import transformers
 from transformers import PretrainedConfig, PreTrainedModel
 
+from mlx_hf_bridge.checkpoints.repo_files import PACKING_KEYS
 from mlx_hf_bridge.facade.construction import made
 from mlx_hf_bridge.facade.fallback import Bridge, leave
 from mlx_hf_bridge.facade.model import Facade, torch_dtype
 from mlx_hf_bridge.pretrained.model import MLXPreTrainedModel
 
 __all__ = ["Facade", "facade", "leave"]
-
-# What a converted config.json says about MLX's packing, which transformers would take for a quantiser of its own.
-_PACKING_KEYS = ("quantization", "quantization_config")
 
 
 def facade(
@@ -63,7 +61,7 @@ def facade(
 
 def _stored_config(model: MLXPreTrainedModel, hf_class: type[Any]) -> PretrainedConfig:
     config: PretrainedConfig = hf_class.config_class.from_pretrained(model.folder)
-    for key in _PACKING_KEYS:
+    for key in PACKING_KEYS:
         if hasattr(config, key):
             delattr(config, key)
     config.name_or_path = model.name_or_path

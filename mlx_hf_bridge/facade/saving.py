@@ -6,13 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from mlx_hf_bridge.checkpoints.checkpoint import CONFIG_FILE
-from mlx_hf_bridge.checkpoints.repo_files import write_json
+from mlx_hf_bridge.checkpoints.repo_files import PACKING_KEYS, write_json
 from mlx_hf_bridge.errors import RepositoryError
 from mlx_hf_bridge.facade.fallback import BRIDGE
 
 # Options of transformers' save_pretrained that change nothing here: safetensors is what is written.
 _WITHOUT_EFFECT = {"safe_serialization": (True, None), "is_main_process": (True,), "push_to_hub": (False,)}
-_PACKING_KEYS = ("quantization", "quantization_config")
 
 
 def save(model: Any, folder: Path, options: dict[str, Any]) -> bool:
@@ -33,7 +32,7 @@ def save(model: Any, folder: Path, options: dict[str, Any]) -> bool:
     model.config.architectures = [type(model).__name__]
     model.config.save_pretrained(folder)
     config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-    write_json(folder / CONFIG_FILE, config | {key: stored[key] for key in (*_PACKING_KEYS, "dtype") if key in stored})
+    write_json(folder / CONFIG_FILE, config | {key: stored[key] for key in (*PACKING_KEYS, "dtype") if key in stored})
     for file in bridge.model.folder.glob("*.safetensors*"):
         shutil.copyfile(file, folder / file.name)
     return True

@@ -18,7 +18,7 @@ from mlx_hf_bridge.errors import InputError, RepositoryError
 Text = str | tuple[str, str]
 
 # transformers writes a huge number for "no limit" (VERY_LARGE_INTEGER).
-_NO_LIMIT = 1_000_000
+NO_LIMIT = 1_000_000
 _SEGMENTS = "token_type_ids"
 # What tokenizers tells of texts takes many times the memory of their ids, so it is asked of some at a time.
 _TEXTS_AT_ONCE = 128
@@ -54,7 +54,7 @@ class Tokenizer:
         backend.no_padding()
         backend.no_truncation()
         limit = config.get("model_max_length")
-        self.model_max_length = int(limit) if limit and limit < _NO_LIMIT else None
+        self.model_max_length = int(limit) if limit and limit < NO_LIMIT else None
         self.truncation_side = config.get("truncation_side", "right")
         self.pad_token_id = self.special_id("pad_token") or 0  # any id serves, since padding is masked
         # transformers gives a model the segments only where its tokenizer class lists them.

@@ -18,7 +18,7 @@ from mlx_hf_bridge.checkpoints.dtypes import dtype_from
 from mlx_hf_bridge.checkpoints.repo_files import STORAGE_KEYS
 from mlx_hf_bridge.checkpoints.safetensors_file import TensorInfo, WeightFile, dtype_name
 from mlx_hf_bridge.checkpoints.sources import HubOptions, Source, locate
-from mlx_hf_bridge.conversion.cache import cache_folder, made_once
+from mlx_hf_bridge.conversion.cache import cache_folder, create_once
 from mlx_hf_bridge.conversion.plan import plan_conversion
 from mlx_hf_bridge.conversion.traced import plan_traced, read_graph, read_model, stored_dtype, wants_tracing
 from mlx_hf_bridge.conversion.write import FORMAT, write_conversion
@@ -32,9 +32,9 @@ from mlx_hf_bridge.runtime.device import activation_dtype
 from mlx_hf_bridge.runtime.executor import run
 from mlx_hf_bridge.tracing.family import TracedConfig, family_of
 from mlx_hf_bridge.tracing.model import TracedModel
-from mlx_hf_bridge.weights.assign import drawn, fill
-from mlx_hf_bridge.weights.name_mapping import EXACT_LEAVES, Names, Place, place_all
-from mlx_hf_bridge.weights.quantized import pack, packing_of, recipe_of, refuse_other_recipe
+from mlx_hf_bridge.weights.assign import assign_weights, random_init
+from mlx_hf_bridge.weights.name_mapping import KEEP_FILE_DTYPE, NameMapping, TensorTarget, resolve_names
+from mlx_hf_bridge.weights.quantized import check_same_recipe, quantize_modules, read_packing, recipe_from_packing
 from mlx_hf_bridge.weights.validation import Tolerance, check_fit, pooler_names
 
 logger = logging.getLogger(__name__)
@@ -98,8 +98,8 @@ def load(
     if wants_tracing(checkpoint, trace):
         return _load_traced(checkpoint, task, recipe, stored, pooler, changes, show_progress)
     config = _changed_config(checkpoint, changes)
-    tolerance = Tolerance(changes.anew, cut=config is not checkpoint.config)
-    if checkpoint.adapter is None and (checkpoint.is_converted or packing_of(checkpoint.config)):
+    tolerance = Tolerance(changes.anew, allow_unexpected=config is not checkpoint.config)
+    if checkpoint.adapter is None and (checkpoint.is_converted or read_packing(checkpoint.config)):
         _check_asked(checkpoint, recipe, stored)
     else:
         checkpoint = _converted(_reconfigured(checkpoint, config), task, recipe, stored, tolerance, show_progress)
@@ -130,7 +130,7 @@ def _load_traced(
             run(lambda: write_conversion(plan_traced(original, task, recipe, dtype), folder, show_progress))
 
         original = checkpoint
-        folder = made_once(cache_folder(source, recipe, dtype, FORMAT, traced=task), convert)
+        folder = create_once(cache_folder(source, recipe, dtype, FORMAT, traced=task), convert)
         checkpoint = read_checkpoint(locate(folder, HubOptions()))
     return run(lambda: read_traced(checkpoint, task, pooler, source))
 
@@ -164,7 +164,7 @@ def _converted(
         run(lambda: write_conversion(plan, folder, show_progress))
 
     family_for(checkpoint.config)
-    folder = made_once(cache_folder(checkpoint.source, recipe, dtype, FORMAT), convert)
+    folder = create_once(cache_folder(checkpoint.source, recipe, dtype, FORMAT), convert)
     return read_checkpoint(locate(folder, HubOptions()))
 
 
@@ -175,30 +175,31 @@ def read_converted(
     raw = _as_stored(asked, checkpoint.config)
     family = family_for(raw)
     config = family.config.from_json(raw)
-    packing = packing_of(checkpoint.config)
-    names, where = Names(family, config, task), str(checkpoint.folder)
+    packing = read_packing(checkpoint.config)
+    names, where = NameMapping(family, config, task), str(checkpoint.folder)
     files = open_weights(checkpoint)
     infos = {name: info for file in files for name, info in file.infos.items()}
-    placed = place_all(names, infos, where)
-    stored = _stored_dtype(infos, placed)
-    has_pooler = any(place.ours and place.ours.startswith("pooler.") for place in placed.values())
+    targets = resolve_names(names, infos, where)
+    stored = _stored_dtype(infos, targets)
+    has_pooler = any(place.path and place.path.startswith("pooler.") for place in targets.values())
     model = build(family, config, task, pooler=pooler and has_pooler)
-    pack(model, names, placed, packing)
-    fit = check_fit(names, placed, infos, model, where, tolerance)
-    read = {name: place for name, place in placed.items() if place.ours and name not in fit.left_out}
+    quantize_modules(model, names, targets, packing)
+    fit = check_fit(names, targets, infos, model, where, tolerance)
+    read = {name: place for name, place in targets.items() if place.path and name not in fit.unread}
     computed = activation_dtype(stored)
     if computed == mx.float16 and config.exceeds_float16:
         computed = mx.float32
-    fill(model, read, _arrays(files, read, computed), drawn(fit.empty, raw.get("initializer_range", 0.02), computed))
+    initialized = random_init(fit.uninitialized, raw.get("initializer_range", 0.02), computed)
+    assign_weights(model, read, _arrays(files, read, computed), initialized)
     set_activation_dtype(model, computed)
     mx.eval(model.parameters())
     lacks_pooler = pooler and not has_pooler and task == BASE_TASK
     report = LoadReport(
         frozenset((*fit.missing, *(pooler_names(names, family, config) if lacks_pooler else ()))),
-        frozenset((*fit.unplaced, *_unused(placed, model), *_left_out(checkpoint))),
+        frozenset((*fit.unexpected, *_unused(targets, model), *_left_out(checkpoint))),
         frozenset(fit.mismatched),
     )
-    folder, recipe = checkpoint.folder, recipe_of(packing)
+    folder, recipe = checkpoint.folder, recipe_from_packing(packing)
     return Loaded(model, family, config, raw, folder, task, stored, recipe, source, report)
 
 
@@ -212,7 +213,7 @@ def read_traced(checkpoint: Checkpoint, task: str, pooler: bool, source: Source)
         )
     stored, folder = stored_dtype(checkpoint), checkpoint.folder
     model = read_model(checkpoint, graph, activation_dtype(stored), pooler)
-    config, recipe = TracedConfig.of(graph, checkpoint.config), recipe_of(packing_of(checkpoint.config))
+    config, recipe = TracedConfig.of(graph, checkpoint.config), recipe_from_packing(read_packing(checkpoint.config))
     family = family_of(graph)
     return Loaded(model, family, config, checkpoint.config, folder, task, stored, recipe, source, LoadReport())
 
@@ -223,13 +224,13 @@ def _as_stored(asked: dict[str, Any], stored: Mapping[str, Any]) -> dict[str, An
     return kept | {key: value for key, value in stored.items() if key in STORAGE_KEYS}
 
 
-def _unused(placed: Mapping[str, Place], model: Model) -> list[str]:
+def _unused(targets: Mapping[str, TensorTarget], model: Model) -> list[str]:
     """Tensors of other heads, and of a pooler that this model does without."""
     without = "pooler" not in model
     return [
         name
-        for name, place in placed.items()
-        if (place.ours is None and not place.is_base) or (without and place.ours and place.ours.startswith("pooler."))
+        for name, place in targets.items()
+        if (place.path is None and not place.is_base) or (without and place.path and place.path.startswith("pooler."))
     ]
 
 
@@ -239,20 +240,20 @@ def _left_out(checkpoint: Checkpoint) -> list[str]:
     return list(read_json(metadata).get("left_out", [])) if metadata.is_file() else []
 
 
-def _arrays(files: list[WeightFile], read: dict[str, Place], dtype: mx.Dtype) -> dict[str, mx.array]:
+def _arrays(files: list[WeightFile], read: dict[str, TensorTarget], dtype: mx.Dtype) -> dict[str, mx.array]:
     """The tensors that the model computes with, float ones in `dtype`."""
     return {name: _widened(array, read[name], dtype) for file in files for name, array in file.arrays() if name in read}
 
 
-def _stored_dtype(infos: dict[str, TensorInfo], placed: dict[str, Place]) -> mx.Dtype:
+def _stored_dtype(infos: dict[str, TensorInfo], targets: dict[str, TensorTarget]) -> mx.Dtype:
     """The dtype of the tensors that are not packed: the commonest."""
-    dtypes = [infos[name].mlx_dtype for name, place in placed.items() if infos[name].is_float and place.is_base]
+    dtypes = [infos[name].mlx_dtype for name, place in targets.items() if infos[name].is_float and place.is_base]
     return max((mx.float32, mx.float16, mx.bfloat16), key=dtypes.count)
 
 
-def _widened(array: mx.array, place: Place, dtype: mx.Dtype) -> mx.array:
+def _widened(array: mx.array, place: TensorTarget, dtype: mx.Dtype) -> mx.array:
     """Float weights in the dtype that is computed in; packed codes and their scales as they are."""
-    keep = place.leaf in ("scales", "biases", *EXACT_LEAVES) or not mx.issubdtype(array.dtype, mx.floating)
+    keep = place.leaf in ("scales", "biases", *KEEP_FILE_DTYPE) or not mx.issubdtype(array.dtype, mx.floating)
     return array if keep else array.astype(dtype)
 
 
@@ -261,7 +262,7 @@ def _check_asked(checkpoint: Checkpoint, recipe: MLXQuantizationConfig | None, d
     if recipe is not None:
         metadata = checkpoint.folder / METADATA_FILE
         noted = read_json(metadata).get("recipe") if metadata.is_file() else None
-        refuse_other_recipe(packing_of(checkpoint.config), noted, recipe, checkpoint.source.name)
+        check_same_recipe(read_packing(checkpoint.config), noted, recipe, checkpoint.source.name)
     if dtype is not None and checkpoint.config.get("dtype") not in (None, dtype_name(dtype)):
         raise ConfigError(
             f"{checkpoint.source.name} is already converted to {checkpoint.config['dtype']}, and {dtype} was asked. "

@@ -8,13 +8,12 @@ from mlx_hf_bridge.checkpoints.checkpoint import CONFIG_FILE, Checkpoint, read_j
 from mlx_hf_bridge.checkpoints.sources import HubOptions, locate
 from mlx_hf_bridge.conversion.tokenizer_files import build_tokenizer, import_transformers
 from mlx_hf_bridge.errors import ArgumentTypeError
+from mlx_hf_bridge.inference.tokenizer import NO_LIMIT
 from mlx_hf_bridge.loading.load import Loaded
 from mlx_hf_bridge.pipelines.host_array import as_host_array
 
 # A call of a fast tokenizer sets its truncation first, which other threads must not see.
 tokenizer_lock = threading.RLock()
-# transformers writes a huge number for "no limit" (VERY_LARGE_INTEGER).
-_NO_LIMIT = 1_000_000
 _UNCUT = (None, False, "do_not_truncate")
 
 
@@ -51,7 +50,7 @@ class HostTokenizer:
         """As the tokenizer's own call."""
         own = vars(self)
         cutting = options.get("truncation") not in _UNCUT
-        if cutting and options.get("max_length") is None and own["max_length"] < _NO_LIMIT:
+        if cutting and options.get("max_length") is None and own["max_length"] < NO_LIMIT:
             options["max_length"] = min(own["max_length"], own["tokenizer"].model_max_length)
         encoding = own["tokenizer"](*texts, return_tensors=return_tensors and "np", **options)
         if cutting and not options.get("return_overflowing_tokens"):

@@ -21,10 +21,10 @@ from mlx_hf_bridge.architecture.family import (
 )
 from mlx_hf_bridge.checkpoints.card import CARD_FILE, source_card
 from mlx_hf_bridge.checkpoints.checkpoint import CONFIG_FILE, METADATA_FILE, MODULES_FILE, VERIFICATION_FILE, read_json
+from mlx_hf_bridge.checkpoints.safetensors_file import MB
 from mlx_hf_bridge.errors import RepositoryError
 
 PUSH_OPTIONS = ("commit_message", "commit_description", "private", "token", "revision", "create_pr")
-_MB = 2**20
 # Names of tasks here that are also the Hub's.
 _PIPELINE_TAGS = (
     BASE_TASK,
@@ -102,7 +102,7 @@ def _origin(base: Any, made: Mapping[str, Any], packing: Mapping[str, Any] | Non
     commit = f" (commit {made['revision'][:12]})" if made.get("revision") else ""
     adapter = f", with the adapter {made['adapter']} merged into it" if made.get("adapter") else ""
     how = _packing_text(packing) if packing else f"in {made.get('dtype', 'its own dtype')}, not quantised"
-    size = f" The weights take {made['weight_bytes'] / _MB:.1f} MB." if made.get("weight_bytes") else ""
+    size = f" The weights take {made['weight_bytes'] / MB:.1f} MB." if made.get("weight_bytes") else ""
     return f"{source}{commit}{adapter}, for [MLX](https://github.com/ml-explore/mlx), {how}.{size}\n"
 
 

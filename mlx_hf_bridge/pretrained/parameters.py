@@ -11,7 +11,7 @@ from mlx_hf_bridge.errors import ArgumentTypeError
 from mlx_hf_bridge.inference.model import Model, set_activation_dtype
 from mlx_hf_bridge.layers.linear import Embedding, Packed, PackedEmbedding
 from mlx_hf_bridge.runtime.device import activation_dtype
-from mlx_hf_bridge.weights.name_mapping import EXACT_LEAVES
+from mlx_hf_bridge.weights.name_mapping import KEEP_FILE_DTYPE
 
 _PACKED = ("weight", "scales", "biases")
 _FLOATS = (mx.float32, mx.float16, mx.bfloat16)
@@ -22,7 +22,7 @@ def count_parameters(model: nn.Module, with_embeddings: bool = True) -> int:
 
     Without embeddings, tables that are looked up in are left out, as in transformers.
     """
-    total = sum(array.size for name, array in _flat(model) if name.rpartition(".")[2] not in EXACT_LEAVES)
+    total = sum(array.size for name, array in _flat(model) if name.rpartition(".")[2] not in KEEP_FILE_DTYPE)
     for _, module in model.named_modules():
         if isinstance(module, Packed):
             total += _unpacked_size(module) - sum(module[name].size for name in _PACKED if name in module)
@@ -69,4 +69,4 @@ def cast(model: Model, dtype: mx.Dtype, in_float32: bool) -> None:
 
 
 def _is_cast(name: str, array: mx.array) -> bool:
-    return array.dtype in _FLOATS and name.rpartition(".")[2] not in (*_PACKED[1:], *EXACT_LEAVES)
+    return array.dtype in _FLOATS and name.rpartition(".")[2] not in (*_PACKED[1:], *KEEP_FILE_DTYPE)

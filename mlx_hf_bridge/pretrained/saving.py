@@ -12,7 +12,7 @@ from mlx_hf_bridge.checkpoints.checkpoint import CONFIG_FILE, METADATA_FILE, rea
 from mlx_hf_bridge.checkpoints.repo_files import write_json
 from mlx_hf_bridge.checkpoints.safetensors_file import INDEX_FILE, SINGLE_FILE, dtype_name, shards
 from mlx_hf_bridge.errors import ArgumentTypeError, InputError, RepositoryError
-from mlx_hf_bridge.weights.name_mapping import EXACT_LEAVES
+from mlx_hf_bridge.weights.name_mapping import KEEP_FILE_DTYPE
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B", re.IGNORECASE)
 _UNITS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
@@ -91,7 +91,9 @@ def _write_weights(files: list[Path], target: Path, dtype: mx.Dtype, variant: st
 
 def _cast(loaded: Any, dtype: mx.Dtype) -> dict[str, mx.array]:
     return {
-        name: array.astype(dtype) if array.dtype in _FLOATS and name.rpartition(".")[2] not in EXACT_LEAVES else array
+        name: array.astype(dtype)
+        if array.dtype in _FLOATS and name.rpartition(".")[2] not in KEEP_FILE_DTYPE
+        else array
         for name, array in loaded.items()
     }
 

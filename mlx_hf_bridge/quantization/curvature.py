@@ -15,16 +15,16 @@ import numpy as np
 
 from mlx_hf_bridge.layers.linear import Embedding, Linear
 from mlx_hf_bridge.layers.token_batch import TokenBatch
-from mlx_hf_bridge.quantization.calibration_job import Work, modules_of, products_of
-from mlx_hf_bridge.quantization.codes import Floats
+from mlx_hf_bridge.quantization.calibration_job import CalibrationJob, select_linears, select_modules
 from mlx_hf_bridge.quantization.policy import WORD_TABLE
+from mlx_hf_bridge.quantization.quantized_weights import Floats
 from mlx_hf_bridge.runtime.device import streams, threads_for_streams
 
 # Random mixes of answers, each of one batch. Fewer blur the factors, more take longer.
-LOOKS = 96
+GRADIENT_SAMPLES = 96
 # The part of the answers that is every token's hidden state, which holds the other tasks' heads in place.
 _HIDDEN = 0.05
-_KEPT_EVERY = 24
+_SAVE_EVERY = 24
 _NAME = "curvature"
 
 
@@ -36,52 +36,55 @@ class _Nudged(Embedding):
         return moved
 
 
-def curvatures(work: Work, seed: int) -> dict[str, Floats]:
+def estimate_curvatures(job: CalibrationJob, seed: int) -> dict[str, Floats]:
     """module path -> G (O, O) of a product, (D, D) of the word table's rows, on the float model."""
-    sums: dict[str, mx.array] = work.kept.find(_NAME) or {}
+    sums: dict[str, mx.array] = job.resume.load(_NAME) or {}
     done = int(np.array(sums.pop("looks", mx.array(0))))
     for _ in range(done):
-        work.tick(_NAME)
-    waiting = ((number, work.lessons[_lesson(number, len(work.lessons))]) for number in range(done, LOOKS))
+        job.on_step(_NAME)
+    waiting = (
+        (number, job.calibration_batches[_lesson(number, len(job.calibration_batches))])
+        for number in range(done, GRADIENT_SAMPLES)
+    )
     while looks := list(islice(waiting, len(streams()))):
-        parts = _side_by_side(work, looks, seed)
+        parts = _side_by_side(job, looks, seed)
         for part in parts:
             sums = {path: sums[path] + array if path in sums else array for path, array in part.items()}
         mx.eval(sums)
         done += len(looks)
         for _ in looks:
-            work.tick(_NAME)
-        if done // _KEPT_EVERY > (done - len(looks)) // _KEPT_EVERY:
-            work.kept.put(_NAME, {**sums, "looks": mx.array(done)})
-    return {path: np.array(array / LOOKS) for path, array in sums.items()}
+            job.on_step(_NAME)
+        if done // _SAVE_EVERY > (done - len(looks)) // _SAVE_EVERY:
+            job.resume.save(_NAME, {**sums, "looks": mx.array(done)})
+    return {path: np.array(array / GRADIENT_SAMPLES) for path, array in sums.items()}
 
 
 def _lesson(look: int, lessons: int) -> int:
     """Which batch a look is of: all in turn, or as many as there are looks, from long texts to short ones."""
-    return look * lessons // LOOKS if lessons > LOOKS else look % lessons
+    return look * lessons // GRADIENT_SAMPLES if lessons > GRADIENT_SAMPLES else look % lessons
 
 
-def _side_by_side(work: Work, looks: list[tuple[int, TokenBatch]], seed: int) -> list[dict[str, mx.array]]:
+def _side_by_side(job: CalibrationJob, looks: list[tuple[int, TokenBatch]], seed: int) -> list[dict[str, mx.array]]:
     """A look on each stream."""
     results = []
     with threads_for_streams():
         for stream, (number, batch) in zip(streams(), looks, strict=False):
             with mx.stream(stream):
-                results.append(_look(work, batch, mx.random.key(seed * LOOKS + number)))
+                results.append(_gradient_sample(job, batch, mx.random.key(seed * GRADIENT_SAMPLES + number)))
         mx.eval(results)
     return results
 
 
-def _look(work: Work, batch: TokenBatch, key: mx.array) -> dict[str, mx.array]:
+def _gradient_sample(job: CalibrationJob, batch: TokenBatch, key: mx.array) -> dict[str, mx.array]:
     """One batch's M M' of every module."""
-    products = products_of(work.floats, work.widths)
-    table = modules_of(work.floats, [WORD_TABLE]).get(WORD_TABLE) if WORD_TABLE in work.widths else None
+    products = select_linears(job.float_model, job.widths)
+    table = select_modules(job.float_model, [WORD_TABLE]).get(WORD_TABLE) if WORD_TABLE in job.widths else None
     keys = mx.random.split(key)
 
     def mix(weights: dict[str, mx.array], nudge: mx.array) -> mx.array:
         with _differentiable(products, weights, table, nudge):
-            encoded = work.floats(batch)
-            answer, hidden = work.answer(encoded, batch), encoded.hidden
+            encoded = job.float_model(batch)
+            answer, hidden = job.select_output(encoded, batch), encoded.hidden
         tokens = batch.token_mask(mx.float32)
         mixed: mx.array = _mixed(answer, keys[0]) + _HIDDEN**0.5 * _mixed(hidden * tokens, keys[1])
         return mixed

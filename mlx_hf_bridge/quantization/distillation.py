@@ -16,8 +16,8 @@ from mlx.utils import tree_flatten
 
 from mlx_hf_bridge.inference.model import Model
 from mlx_hf_bridge.layers.token_batch import TokenBatch
-from mlx_hf_bridge.quantization.calibration_job import Work, products_of
-from mlx_hf_bridge.quantization.codes import Codes, as_stored
+from mlx_hf_bridge.quantization.calibration_job import CalibrationJob, select_linears
+from mlx_hf_bridge.quantization.quantized_weights import QuantizedWeights, round_trip
 
 # A step moves scales and biases by about this share of a scale, norms and products' biases by less.
 _RATE = 1e-4
@@ -25,20 +25,22 @@ _SLOWER = 0.1
 _WARM_UP = 20
 # The share of the loss that looks at every token's hidden state, which holds the other tasks' heads in place.
 _HIDDEN = 0.2
-_KEPT_EVERY = 25
+_SAVE_EVERY = 25
 
 Arrays = dict[str, mx.array]
 
 
-def distilled(work: Work, codes: Mapping[str, Codes], seed: int, steps: int) -> tuple[dict[str, Codes], Arrays]:
+def distill(
+    job: CalibrationJob, codes: Mapping[str, QuantizedWeights], seed: int, steps: int
+) -> tuple[dict[str, QuantizedWeights], Arrays]:
     """-> codes with better scales and biases, and the tuned norms and biases by our parameter names."""
-    lesson = _Lesson(work, codes)
-    order = _order(len(work.lessons), steps, seed)
+    lesson = _Distillation(job, codes)
+    order = _order(len(job.calibration_batches), steps, seed)
     start = lesson.resume()
     for step in range(start, steps):
-        work.tick(f"step {step + 1}")
-        lesson.step(work.lessons[order[step]], _rate(step, steps))
-        if (step + 1) % _KEPT_EVERY == 0:
+        job.on_step(f"step {step + 1}")
+        lesson.step(job.calibration_batches[order[step]], _rate(step, steps))
+        if (step + 1) % _SAVE_EVERY == 0:
             lesson.keep(step + 1)
     return lesson.result()
 
@@ -55,25 +57,25 @@ def _rate(step: int, steps: int) -> float:
     return _RATE * min(1.0, (step + 1) / _WARM_UP) * (1 + math.cos(math.pi * step / steps)) / 2
 
 
-class _Lesson:
+class _Distillation:
     """The packed model being taught. `moved` holds scales and biases in units of the first scales, (O, G, 2)."""
 
-    def __init__(self, work: Work, codes: Mapping[str, Codes]) -> None:
-        self.work = work
-        products = products_of(work.packed, codes)
+    def __init__(self, job: CalibrationJob, codes: Mapping[str, QuantizedWeights]) -> None:
+        self.job = job
+        products = select_linears(job.quantized_model, codes)
         self.codes = codes
         self.taught = list(products)
-        self.numbers = {path: mx.array(codes[path].codes.astype(np.uint8)) for path in self.taught}
+        self.numbers = {path: mx.array(codes[path].values.astype(np.uint8)) for path in self.taught}
         self.scales = {path: mx.array(codes[path].scales) for path in self.taught}
         self.moved = {path: mx.zeros((*codes[path].scales.shape, 2)) for path in self.taught}
-        self.rest = _small_parameters(work.packed)
+        self.rest = _small_parameters(job.quantized_model)
         self.optimizers = optimizers.Adam(_RATE), optimizers.Adam(_RATE * _SLOWER)
         self.targets: dict[int, tuple[mx.array, mx.array]] = {}
-        work.packed.freeze()
+        job.quantized_model.freeze()
         for module in products.values():
             module.unfreeze(keys=["weight"], recurse=False)
-        _unfreeze(work.packed, self.rest)
-        self.gradient = nn.value_and_grad(work.packed, self._loss)
+        _unfreeze(job.quantized_model, self.rest)
+        self.gradient = nn.value_and_grad(job.quantized_model, self._loss)
 
     def step(self, batch: TokenBatch, rate: float) -> None:
         """One step of Adam on one batch."""
@@ -87,13 +89,13 @@ class _Lesson:
         self.rest = self.optimizers[1].apply_gradients(of_rest, self.rest)
         self._show()
 
-    def result(self) -> tuple[dict[str, Codes], Arrays]:
+    def result(self) -> tuple[dict[str, QuantizedWeights], Arrays]:
         """Scales and biases as they will be stored."""
         found = dict(self.codes)
         for path in self.taught:
-            scales, biases = (as_stored(np.array(part), self.work.dtype) for part in self._lines(path))
+            scales, biases = (round_trip(np.array(part), self.job.dtype) for part in self._lines(path))
             before = self.codes[path]
-            found[path] = Codes(before.codes, scales, biases, before.bits)
+            found[path] = QuantizedWeights(before.values, scales, biases, before.bits)
         return found, self.rest
 
     def keep(self, step: int) -> None:
@@ -102,11 +104,11 @@ class _Lesson:
         state = {name: array for flat in states for name, array in flat.items()}
         moved = {f"moved.{path}": array for path, array in self.moved.items()}
         rest = {f"rest.{name}": array for name, array in self.rest.items()}
-        self.work.kept.put("distillation", {**state, **moved, **rest, "step": mx.array(step)})
+        self.job.resume.save("distillation", {**state, **moved, **rest, "step": mx.array(step)})
 
     def resume(self) -> int:
         """Go on from what was kept -> the number of steps that are done."""
-        found = self.work.kept.find("distillation")
+        found = self.job.resume.load("distillation")
         if found is None:
             return 0
         for number, optimizer in enumerate(self.optimizers):
@@ -118,17 +120,17 @@ class _Lesson:
 
     def _target(self, batch: TokenBatch) -> tuple[mx.array, mx.array]:
         if id(batch) not in self.targets:
-            encoded = self.work.floats(batch)
-            target = self.work.answer(encoded, batch), encoded.hidden
+            encoded = self.job.float_model(batch)
+            target = self.job.select_output(encoded, batch), encoded.hidden
             mx.eval(target)
             self.targets[id(batch)] = target
         return self.targets[id(batch)]
 
     def _loss(self, batch: TokenBatch, answer: mx.array, hidden: mx.array) -> mx.array:
-        encoded = self.work.packed(batch)
-        own, states = self.work.answer(encoded, batch), encoded.hidden
+        encoded = self.job.quantized_model(batch)
+        own, states = self.job.select_output(encoded, batch), encoded.hidden
         tokens = batch.token_mask(mx.float32)
-        return distance(own, answer) + _HIDDEN * _relative(states * tokens, hidden * tokens)
+        return output_distance(own, answer) + _HIDDEN * _relative(states * tokens, hidden * tokens)
 
     def _carried_over(self, path: str, gradient: mx.array) -> mx.array:
         codes, scales = self.numbers[path], self.scales[path]
@@ -149,11 +151,11 @@ class _Lesson:
             grouped = self.numbers[path].reshape(*scales.shape, -1).astype(mx.float32)
             weight = (grouped * scales[..., None] + biases[..., None]).reshape(self.numbers[path].shape)
             weights.append((f"{path}.weight", weight))
-        self.work.packed.load_weights([*weights, *self.rest.items()], strict=False)
-        mx.eval(self.work.packed.parameters(), self.moved, *(one.state for one in self.optimizers))
+        self.job.quantized_model.load_weights([*weights, *self.rest.items()], strict=False)
+        mx.eval(self.job.quantized_model.parameters(), self.moved, *(one.state for one in self.optimizers))
 
 
-def distance(own: mx.array, wanted: mx.array) -> mx.array:
+def output_distance(own: mx.array, wanted: mx.array) -> mx.array:
     """1 - cosine, mean over the rows, and the relative squared error, which sees lengths too."""
     norms = mx.linalg.norm(own, axis=-1) * mx.linalg.norm(wanted, axis=-1)
     return (1 - (own * wanted).sum(axis=-1) / mx.maximum(norms, 1e-12)).mean() + 0.5 * _relative(own, wanted)

@@ -6,7 +6,7 @@ R groups, S weights a group.
 import mlx.core as mx
 import numpy as np
 
-from mlx_hf_bridge.quantization.codes import Codes, Floats, as_stored
+from mlx_hf_bridge.quantization.quantized_weights import Floats, QuantizedWeights, round_trip
 
 # Shares of a group's range that are tried; outliers beyond it are clipped to the ends.
 _RANGES = np.linspace(1.0, 0.55, 10)
@@ -18,24 +18,28 @@ _LEAST_SCALE = 1e-8
 _GROUPS = 2**16
 
 
-def fitted(weights: Floats, bits: int, group_size: int, dtype: mx.Dtype = mx.float16) -> Codes:
+def quantize_least_squares(
+    weights: Floats, bits: int, group_size: int, dtype: mx.Dtype = mx.float16
+) -> QuantizedWeights:
     """Weights (O, I) -> codes of least squared error, scales and biases as `dtype` stores them."""
     groups = np.ascontiguousarray(weights, np.float32).reshape(-1, group_size)
     importance = np.ones(group_size, np.float32)
-    parts = [fit(groups[start : start + _GROUPS], importance, bits, dtype) for start in range(0, len(groups), _GROUPS)]
+    parts = [
+        fit_groups(groups[start : start + _GROUPS], importance, bits, dtype) for start in range(0, len(groups), _GROUPS)
+    ]
     scales, biases = (np.concatenate(values) for values in zip(*parts, strict=True))
-    codes = nearest(groups, scales[:, None], biases[:, None], bits).reshape(weights.shape)
+    codes = nearest_codes(groups, scales[:, None], biases[:, None], bits).reshape(weights.shape)
     shape = (len(weights), -1)
-    return Codes(codes, scales.reshape(shape), biases.reshape(shape), bits)
+    return QuantizedWeights(codes, scales.reshape(shape), biases.reshape(shape), bits)
 
 
-def nearest(weights: Floats, scales: Floats, biases: Floats, bits: int) -> Floats:
+def nearest_codes(weights: Floats, scales: Floats, biases: Floats, bits: int) -> Floats:
     """The nearest code to each weight."""
-    nearest_codes: Floats = np.clip(np.rint((weights - biases) / scales), 0, 2**bits - 1)
-    return nearest_codes
+    values: Floats = np.clip(np.rint((weights - biases) / scales), 0, 2**bits - 1)
+    return values
 
 
-def fit(groups: Floats, importance: Floats, bits: int, dtype: mx.Dtype) -> tuple[Floats, Floats]:
+def fit_groups(groups: Floats, importance: Floats, bits: int, dtype: mx.Dtype) -> tuple[Floats, Floats]:
     """groups (R, S), importance (S,) of each place's squared error -> scales and biases (R,).
 
     Ranges are tried from whole to narrow; in each, rounding and least squares take turns.
@@ -47,9 +51,9 @@ def fit(groups: Floats, importance: Floats, bits: int, dtype: mx.Dtype) -> tuple
         half = (high - low) / 2 * share
         scales = np.maximum(2 * half / (2**bits - 1), _LEAST_SCALE)
         biases = (low + high) / 2 - half
-        scales, biases = as_stored(np.maximum(scales, _smallest(dtype)), dtype), as_stored(biases, dtype)
+        scales, biases = round_trip(np.maximum(scales, _smallest(dtype)), dtype), round_trip(biases, dtype)
         for turn in range(_ROUNDS + 1):
-            codes = nearest(groups, scales[:, None], biases[:, None], bits)
+            codes = nearest_codes(groups, scales[:, None], biases[:, None], bits)
             errors = (importance * (groups - codes * scales[:, None] - biases[:, None]) ** 2).sum(axis=1)
             is_better = errors < least
             least = np.where(is_better, errors, least)
@@ -70,8 +74,8 @@ def _solved(
     is_regular = determinant > _SINGULAR * total * squares
     scales = (total * products - by_code * by_weight) / np.where(is_regular, determinant, 1)
     is_usable = is_regular & (np.abs(scales) > _smallest(dtype))
-    scales = as_stored(np.where(is_usable, scales, before), dtype)
-    return scales, as_stored((by_weight - scales * by_code) / total, dtype)
+    scales = round_trip(np.where(is_usable, scales, before), dtype)
+    return scales, round_trip((by_weight - scales * by_code) / total, dtype)
 
 
 def _smallest(dtype: mx.Dtype) -> float:

@@ -14,11 +14,11 @@ from mlx_hf_bridge.errors import QuantizationError
 METHODS = ("minmax", "least_squares", "data_free", "gptq", "distill")
 READS_TEXTS = ("gptq", "distill")
 RUNS_MODEL = ("data_free", *READS_TEXTS)
-LEAST_TEXTS = 16
+MIN_TEXTS = 16
 _DIGEST_LETTERS = 16
 
 
-def checked_method(method: Any, mode: str) -> str:
+def check_method(method: Any, mode: str) -> str:
     """QuantizationError for a method that is not known, or that the mode has no scales and biases for."""
     if method not in METHODS:
         raise QuantizationError(f"method={method!r} is not known; use one of {', '.join(METHODS)}.")
@@ -30,16 +30,16 @@ def checked_method(method: Any, mode: str) -> str:
     return str(method)
 
 
-def checked_texts(texts: Any, method: str) -> tuple[str, ...] | None:
+def check_texts(texts: Any, method: str) -> tuple[str, ...] | None:
     """The user's calibration texts; None for the bundled ones. QuantizationError for what is not a list of texts."""
     if texts is None:
         return None
     if isinstance(texts, str) or not isinstance(texts, Sequence) or not all(isinstance(text, str) for text in texts):
         raise QuantizationError(f"calibration_texts is {texts!r:.80}, expected a list of texts.")
     kept = tuple(text for text in texts if text.strip())
-    if len(kept) < LEAST_TEXTS:
+    if len(kept) < MIN_TEXTS:
         raise QuantizationError(
-            f"calibration_texts has {len(kept)} texts that are not blank, expected {LEAST_TEXTS} or more, better some "
+            f"calibration_texts has {len(kept)} texts that are not blank, expected {MIN_TEXTS} or more, better some "
             "hundreds like those that the model will see. Leave it out for the bundled ones."
         )
     if method not in READS_TEXTS:
@@ -57,6 +57,6 @@ def bundled_texts() -> tuple[str, ...]:
     return tuple(line for line in file.read_text(encoding="utf-8").splitlines() if line)
 
 
-def digest_of(texts: Sequence[str]) -> str:
+def text_digest(texts: Sequence[str]) -> str:
     """A name for these texts in this order."""
     return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:_DIGEST_LETTERS]

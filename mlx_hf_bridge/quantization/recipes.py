@@ -7,8 +7,15 @@ from pathlib import Path
 from typing import Any, Self
 
 from mlx_hf_bridge.errors import QuantizationError
-from mlx_hf_bridge.quantization.methods import READS_TEXTS, bundled_texts, checked_method, checked_texts, digest_of
-from mlx_hf_bridge.quantization.widths import BITS, GROUP_SIZES, Width, checked_modules, checked_target, checked_width
+from mlx_hf_bridge.quantization.methods import READS_TEXTS, bundled_texts, check_method, check_texts, text_digest
+from mlx_hf_bridge.quantization.widths import (
+    BITS,
+    GROUP_SIZES,
+    BitWidth,
+    check_width,
+    parse_modules,
+    resolve_bits_choices,
+)
 
 __all__ = [
     "BITS",
@@ -46,7 +53,7 @@ class MLXQuantizationConfig:
     method: str = "minmax"
     calibration_texts: tuple[str, ...] | None = None
     seed: int = 0
-    modules: tuple[tuple[str, Width | None], ...] = ()
+    modules: tuple[tuple[str, BitWidth | None], ...] = ()
     target_size_mb: float | None = None
     bits_per_weight: float | None = None
     bits_choices: tuple[int, ...] = ()
@@ -57,17 +64,17 @@ class MLXQuantizationConfig:
         for name, table in (("bits", BITS), ("group_size", GROUP_SIZES)):
             value = getattr(self, name)
             given = table[self.mode][0] if value is None or value == BY_MODE else value
-            self._set(name, checked_width(name, given, self.mode))
+            self._set(name, check_width(name, given, self.mode))
         names: Any = self.modules_to_not_convert or ()
         if isinstance(names, str) or not all(isinstance(name, str) for name in names):
             raise QuantizationError(f"modules_to_not_convert={names!r}, expected a list of module names.")
         self._set("modules_to_not_convert", tuple(names))
-        self._set("method", checked_method(self.method, self.mode))
-        self._set("calibration_texts", checked_texts(self.calibration_texts, self.method))
+        self._set("method", check_method(self.method, self.mode))
+        self._set("calibration_texts", check_texts(self.calibration_texts, self.method))
         if type(self.seed) is not int or not 0 <= self.seed < 2**32:
             raise QuantizationError(f"seed={self.seed!r}, expected a whole number from 0 to 2^32 - 1.")
-        self._set("modules", checked_modules(self.modules, self.mode))
-        self._set("bits_choices", checked_target(self))
+        self._set("modules", parse_modules(self.modules, self.mode))
+        self._set("bits_choices", resolve_bits_choices(self))
 
     def _set(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)
@@ -106,7 +113,7 @@ class MLXQuantizationConfig:
                 del found[spec.name]
         found.pop("calibration_texts", None)
         if self.is_calibrated:
-            found["calibration"] = digest_of(self.texts)
+            found["calibration"] = text_digest(self.texts)
         return found
 
     def skips(self, module: str) -> bool:

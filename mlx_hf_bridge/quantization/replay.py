@@ -9,7 +9,7 @@ import mlx.nn as nn
 
 from mlx_hf_bridge.inference.model import Model
 from mlx_hf_bridge.layers.token_batch import TokenBatch
-from mlx_hf_bridge.quantization.statistics import Reached
+from mlx_hf_bridge.quantization.statistics import StopForward
 
 _LAYER_PATH = "encoder.layers."
 
@@ -35,7 +35,7 @@ class _Last(nn.Module):
 
     def __call__(self, *args: Any, **kwargs: Any) -> mx.array:
         self.answers.append(self._layer(*args, **kwargs))
-        raise Reached
+        raise StopForward
 
 
 class Replay:
@@ -71,7 +71,7 @@ class Replay:
         batch = self.batch(index)
         last = _Last(self._layers[self.done])
         self.model.encoder.layers[self.done] = last
-        with suppress(Reached):
+        with suppress(StopForward):
             self.model(batch)
         self.model.encoder.layers[self.done] = self._layers[self.done]
         mx.eval(last.answers)

@@ -8,16 +8,16 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 
-from mlx_hf_bridge.quantization.codes import Codes
+from mlx_hf_bridge.quantization.quantized_weights import QuantizedWeights
 
 
-class Kept:
+class ResumeStore:
     """Named arrays in a folder; None as the folder keeps nothing."""
 
     def __init__(self, folder: Path | None) -> None:
         self.folder = folder
 
-    def find(self, name: str) -> dict[str, mx.array] | None:
+    def load(self, name: str) -> dict[str, mx.array] | None:
         """What was put under the name; None where nothing was."""
         path = self._path(name)
         if path is None or not path.is_file():
@@ -26,7 +26,7 @@ class Kept:
         assert isinstance(found, dict)
         return found
 
-    def put(self, name: str, arrays: dict[str, mx.array]) -> None:
+    def save(self, name: str, arrays: dict[str, mx.array]) -> None:
         """Keep the arrays, wholly or not at all."""
         path = self._path(name)
         if path is None:
@@ -36,16 +36,16 @@ class Kept:
         mx.save_safetensors(str(scratch), arrays)
         os.replace(scratch, path)
 
-    def find_codes(self, name: str) -> Codes | None:
-        found = self.find(name)
+    def load_quantized(self, name: str) -> QuantizedWeights | None:
+        found = self.load(name)
         if found is None:
             return None
-        arrays = {key: np.array(found[key].astype(mx.float32)) for key in ("codes", "scales", "biases")}
-        return Codes(**arrays, bits=int(np.array(found["bits"])))
+        values, scales, biases = (np.array(found[key].astype(mx.float32)) for key in ("codes", "scales", "biases"))
+        return QuantizedWeights(values, scales, biases, int(np.array(found["bits"])))
 
-    def put_codes(self, name: str, codes: Codes) -> None:
-        arrays = {"codes": mx.array(codes.codes.astype(np.uint8)), "bits": mx.array(codes.bits)}
-        self.put(name, {**arrays, "scales": mx.array(codes.scales), "biases": mx.array(codes.biases)})
+    def save_quantized(self, name: str, codes: QuantizedWeights) -> None:
+        arrays = {"codes": mx.array(codes.values.astype(np.uint8)), "bits": mx.array(codes.bits)}
+        self.save(name, {**arrays, "scales": mx.array(codes.scales), "biases": mx.array(codes.biases)})
 
     def clear(self) -> None:
         """Nothing is kept any longer."""

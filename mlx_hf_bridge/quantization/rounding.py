@@ -11,20 +11,20 @@ import mlx.core as mx
 import numpy as np
 import numpy.typing as npt
 
-from mlx_hf_bridge.quantization.codes import Codes, Floats, as_stored
-from mlx_hf_bridge.quantization.grid import fit, nearest
+from mlx_hf_bridge.quantization.grid import fit_groups, nearest_codes
+from mlx_hf_bridge.quantization.quantized_weights import Floats, QuantizedWeights, round_trip
 
 # Added to the diagonal, as a share of its mean (GPTQ's percdamp).
 _DAMPING = 0.01
 # Directions that few inputs have keep their weights: the share for matching the float model's products.
 _MATCHING_DAMPING = 0.05
-TURNS = 3
+REFINEMENT_ROUNDS = 3
 _BLOCK = 64
 _RIDGE = 1e-7
 
 
 @dataclass(frozen=True)
-class Way:
+class GptqFactors:
     """The order in which columns are rounded, their importance, and how each one's error is passed on."""
 
     order: npt.NDArray[np.intp]
@@ -33,7 +33,7 @@ class Way:
     group_size: int
 
 
-def damped(second: Floats, share: float = _DAMPING) -> Floats:
+def add_damping(second: Floats, share: float = _DAMPING) -> Floats:
     """H (I, I) with a share of its mean diagonal added; the identity for inputs that were all zero."""
     level = float(np.diag(second).mean())
     if not level > 0:
@@ -41,59 +41,53 @@ def damped(second: Floats, share: float = _DAMPING) -> Floats:
     return second + np.float32(share * level) * np.eye(len(second), dtype=np.float32)
 
 
-def matched(weights: Floats, second: Floats, cross: Floats, share: float) -> Floats:
+def match_float_outputs(weights: Floats, second: Floats, cross: Floats, share: float) -> Floats:
     """Weights moved, by a `share`, to where products of the packed model's inputs are those of the float model's.
 
     second (I, I) = mean of x x', cross (I, I) = mean of x (y - x)' for inputs x of the packed and y of the float model
     (after Li et al., GPTAQ, arXiv 2504.02692).
     """
-    moved = np.linalg.solve(damped(second, _MATCHING_DAMPING), cross @ weights.T).T
+    moved = np.linalg.solve(add_damping(second, _MATCHING_DAMPING), cross @ weights.T).T
     return weights + np.float32(share) * moved.astype(np.float32)
 
 
-def turned(weights: Floats, metric: Floats, codes: Codes, dtype: mx.Dtype, turns: int) -> Codes:
+def refine(weights: Floats, metric: Floats, codes: QuantizedWeights, dtype: mx.Dtype, turns: int) -> QuantizedWeights:
     """Codes after so many turns of refitted scales and single codes, each of which lowers the error."""
     for _ in range(turns):
-        codes = _descended(weights, metric, refitted(weights, metric, codes, dtype))
-    return refitted(weights, metric, codes, dtype)
+        codes = _coordinate_descent(weights, metric, refit_scales(weights, metric, codes, dtype))
+    return refit_scales(weights, metric, codes, dtype)
 
 
-def error_of(weights: Floats, codes: Codes, second: Floats) -> float:
-    """Mean squared error of the product over inputs of second moment `second`, summed over outputs."""
-    off = weights - codes.weights()
-    return float(((off @ second) * off).sum())
-
-
-def way_through(metric: Floats, group_size: int) -> Way:
+def factorize(metric: Floats, group_size: int) -> GptqFactors:
     """Groups, and columns within each, of the largest inputs first."""
-    order = _by_weight(np.diag(metric), group_size)
-    return Way(order, np.diag(metric)[order], inverse_root(metric[order][:, order]), group_size)
+    order = _column_order(np.diag(metric), group_size)
+    return GptqFactors(order, np.diag(metric)[order], inverse_cholesky(metric[order][:, order]), group_size)
 
 
-def gptq(weights: Floats, way: Way, bits: int, dtype: mx.Dtype) -> Codes:
+def gptq(weights: Floats, factors: GptqFactors, bits: int, dtype: mx.Dtype) -> QuantizedWeights:
     """Weights (O, I) rounded column by column, what is left of each one's error put on those that follow."""
     outputs, inputs = weights.shape
-    order, importance, upper, group_size = way.order, way.importance, way.upper, way.group_size
+    order, importance, upper, group_size = factors.order, factors.importance, factors.upper, factors.group_size
     left = np.ascontiguousarray(weights.T[order])  # (I, O), what is still to be rounded
     codes = np.empty_like(left)
     scales, biases = (np.empty((outputs, inputs // group_size), np.float32) for _ in range(2))
     for start in range(0, inputs, group_size):
         end, group = start + group_size, order[start] // group_size
-        scale, bias = fit(np.ascontiguousarray(left[start:end].T), importance[start:end], bits, dtype)
+        scale, bias = fit_groups(np.ascontiguousarray(left[start:end].T), importance[start:end], bits, dtype)
         scales[:, group], biases[:, group] = scale, bias
         errors = np.empty((group_size, outputs), np.float32)
         for place in range(start, end):
-            codes[place] = nearest(left[place], scale, bias, bits)
+            codes[place] = nearest_codes(left[place], scale, bias, bits)
             error = (left[place] - codes[place] * scale - bias) / upper[place, place]
             left[place + 1 : end] -= np.outer(upper[place, place + 1 : end], error)
             errors[place - start] = error
         left[end:] -= upper[start:end, end:].T @ errors
     original = np.empty_like(codes)
     original[order] = codes
-    return Codes(np.ascontiguousarray(original.T), scales, biases, bits)
+    return QuantizedWeights(np.ascontiguousarray(original.T), scales, biases, bits)
 
 
-def _by_weight(diagonal: Floats, group_size: int) -> npt.NDArray[np.intp]:
+def _column_order(diagonal: Floats, group_size: int) -> npt.NDArray[np.intp]:
     """Places in the order of rounding: groups, and places within each, of the largest inputs first."""
     grouped = diagonal.reshape(-1, group_size)
     groups = np.argsort(-grouped.sum(axis=1), kind="stable")
@@ -101,13 +95,13 @@ def _by_weight(diagonal: Floats, group_size: int) -> npt.NDArray[np.intp]:
     return np.concatenate([group * group_size + within[group] for group in groups])
 
 
-def inverse_root(metric: Floats) -> Floats:
+def inverse_cholesky(metric: Floats) -> Floats:
     """Upper U with U' U = the inverse of the metric."""
     inverse = np.linalg.inv(metric.astype(np.float64))
     return np.linalg.cholesky((inverse + inverse.T) / 2).T.astype(np.float32)
 
 
-def refitted(weights: Floats, metric: Floats, codes: Codes, dtype: mx.Dtype) -> Codes:
+def refit_scales(weights: Floats, metric: Floats, codes: QuantizedWeights, dtype: mx.Dtype) -> QuantizedWeights:
     """The same codes with the scales and biases of least error, all groups of an output together."""
     (outputs, inputs), size = weights.shape, codes.group_size
     groups = inputs // size
@@ -115,22 +109,22 @@ def refitted(weights: Floats, metric: Floats, codes: Codes, dtype: mx.Dtype) -> 
     matrix = np.empty((outputs, 2 * groups, 2 * groups), np.float32)
     for group in range(groups):
         rows = slice(group * size, (group + 1) * size)
-        spread = codes.codes[:, rows] @ metric[rows]  # (O, I)
-        matrix[:, group, :groups] = (spread * codes.codes).reshape(outputs, groups, size).sum(axis=2)
+        spread = codes.values[:, rows] @ metric[rows]  # (O, I)
+        matrix[:, group, :groups] = (spread * codes.values).reshape(outputs, groups, size).sum(axis=2)
         matrix[:, group, groups:] = spread.reshape(outputs, groups, size).sum(axis=2)
         matrix[:, groups:, group] = matrix[:, group, groups:]
     matrix[:, groups:, groups:] = by_group.reshape(groups, size, groups).sum(axis=1)
     aim = weights @ metric
-    wanted = [(part.reshape(outputs, groups, size)).sum(axis=2) for part in (aim * codes.codes, aim)]
+    wanted = [(part.reshape(outputs, groups, size)).sum(axis=2) for part in (aim * codes.values, aim)]
     system = matrix.astype(np.float64)
     spots = np.arange(2 * groups)
     system[:, spots, spots] += _RIDGE * system[:, spots, spots].mean(axis=1, keepdims=True)
     found = np.linalg.solve(system, np.concatenate(wanted, axis=1).astype(np.float64)[..., None])[..., 0]
-    scales, biases = (as_stored(part.astype(np.float32), dtype) for part in np.split(found, 2, axis=1))
-    return _if_better(weights, metric, codes, Codes(codes.codes, scales, biases, codes.bits))
+    scales, biases = (round_trip(part.astype(np.float32), dtype) for part in np.split(found, 2, axis=1))
+    return _if_better(weights, metric, codes, QuantizedWeights(codes.values, scales, biases, codes.bits))
 
 
-def _if_better(weights: Floats, metric: Floats, before: Codes, after: Codes) -> Codes:
+def _if_better(weights: Floats, metric: Floats, before: QuantizedWeights, after: QuantizedWeights) -> QuantizedWeights:
     """Each output's new scales where they are usable and better; rounding to `dtype` can make them worse."""
     errors = [_errors(weights, metric, codes) for codes in (before, after)]
     is_better = (errors[1] < errors[0]) & (np.abs(after.scales) > 0).all(axis=1)
@@ -138,20 +132,20 @@ def _if_better(weights: Floats, metric: Floats, before: Codes, after: Codes) -> 
         np.where(is_better[:, None], new, old)
         for new, old in ((after.scales, before.scales), (after.biases, before.biases))
     )
-    return Codes(before.codes, scales, biases, before.bits)
+    return QuantizedWeights(before.values, scales, biases, before.bits)
 
 
-def _errors(weights: Floats, metric: Floats, codes: Codes) -> Floats:
-    off = weights - codes.weights()
+def _errors(weights: Floats, metric: Floats, codes: QuantizedWeights) -> Floats:
+    off = weights - codes.dequantize()
     errors: Floats = ((off @ metric) * off).sum(axis=1)
     return errors
 
 
-def _descended(weights: Floats, metric: Floats, codes: Codes) -> Codes:
+def _coordinate_descent(weights: Floats, metric: Floats, codes: QuantizedWeights) -> QuantizedWeights:
     """Every code in turn set to the best one, given all others of its output."""
     size, diagonal = codes.group_size, np.diag(metric)
-    found = np.ascontiguousarray(codes.codes.T)
-    slope = metric @ np.ascontiguousarray((weights - codes.weights()).T)  # (I, O)
+    found = np.ascontiguousarray(codes.values.T)
+    slope = metric @ np.ascontiguousarray((weights - codes.dequantize()).T)  # (I, O)
     for start in range(0, len(found), _BLOCK):
         end = min(start + _BLOCK, len(found))
         changes = np.zeros((end - start, len(weights)), np.float32)
@@ -159,9 +153,9 @@ def _descended(weights: Floats, metric: Floats, codes: Codes) -> Codes:
         for place in range(start, end):
             scale, bias = codes.scales[:, place // size], codes.biases[:, place // size]
             aim = found[place] * scale + bias + near[place - start] / diagonal[place]
-            better = nearest(aim, scale, bias, codes.bits)
+            better = nearest_codes(aim, scale, bias, codes.bits)
             changes[place - start] = (found[place] - better) * scale
             found[place] = better
             near += np.outer(metric[start:end, place], changes[place - start])
         slope += metric[:, start:end] @ changes
-    return Codes(np.ascontiguousarray(found.T), codes.scales, codes.biases, codes.bits)
+    return QuantizedWeights(np.ascontiguousarray(found.T), codes.scales, codes.biases, codes.bits)

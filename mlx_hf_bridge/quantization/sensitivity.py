@@ -9,11 +9,11 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_hf_bridge.layers.linear import Embedding, Linear
-from mlx_hf_bridge.quantization.calibration_job import Work, modules_of
-from mlx_hf_bridge.quantization.distillation import distance
-from mlx_hf_bridge.quantization.widths import Width
+from mlx_hf_bridge.quantization.calibration_job import CalibrationJob, select_modules
+from mlx_hf_bridge.quantization.distillation import output_distance
+from mlx_hf_bridge.quantization.widths import BitWidth
 
-_PROBE = Width(4, 64)
+_PROBE = BitWidth(4, 64)
 # Of the calibration batches; sensitivities differ by factors, and a few hundred tokens show them.
 _BATCHES = 8
 _ROWS = 2048
@@ -21,21 +21,23 @@ _ROWS = 2048
 _OF_PRODUCT, _OF_TABLE = 0.15, 0.65
 
 
-def predicted_errors(work: Work, widths: Iterable[Width], second_order: bool) -> dict[str, dict[Width, float]]:
+def predict_errors(
+    job: CalibrationJob, widths: Iterable[BitWidth], second_order: bool
+) -> dict[str, dict[BitWidth, float]]:
     """module path -> width -> the error that it is predicted to add to the answers."""
-    chosen = work.lessons[:: max(1, len(work.lessons) // _BATCHES)]
-    targets = [work.answer(work.floats(batch), batch) for batch in chosen]
+    chosen = job.calibration_batches[:: max(1, len(job.calibration_batches) // _BATCHES)]
+    targets = [job.select_output(job.float_model(batch), batch) for batch in chosen]
     mx.eval(targets)
-    found: dict[str, dict[Width, float]] = {}
+    found: dict[str, dict[BitWidth, float]] = {}
     wanted = list(widths)
-    for path, module in modules_of(work.packed, work.widths).items():
-        work.tick(path)
+    for path, module in select_modules(job.quantized_model, job.widths).items():
+        job.on_step(path)
         weight = module.weight
         able = [width for width in wanted if weight.shape[-1] % width.group_size == 0]
-        probe = _PROBE if weight.shape[-1] % _PROBE.group_size == 0 else Width(_PROBE.bits, 32)
+        probe = _PROBE if weight.shape[-1] % _PROBE.group_size == 0 else BitWidth(_PROBE.bits, 32)
         module.weight = _rounded(weight, probe)
-        answers = [work.answer(work.packed(batch), batch) for batch in chosen]
-        distances = [distance(own, target) for own, target in zip(answers, targets, strict=True)]
+        answers = [job.select_output(job.quantized_model(batch), batch) for batch in chosen]
+        distances = [output_distance(own, target) for own, target in zip(answers, targets, strict=True)]
         error = float(np.array(mx.stack(distances).mean()))
         module.weight = weight
         share = (_OF_PRODUCT if isinstance(module, Linear) else _OF_TABLE) if second_order else 1.0
@@ -44,12 +46,12 @@ def predicted_errors(work: Work, widths: Iterable[Width], second_order: bool) ->
     return found
 
 
-def _rounded(weight: mx.array, width: Width) -> mx.array:
+def _rounded(weight: mx.array, width: BitWidth) -> mx.array:
     packed = mx.quantize(weight, group_size=width.group_size, bits=width.bits)
     return mx.dequantize(*packed, group_size=width.group_size, bits=width.bits)
 
 
-def _squared_error(module: Linear | Embedding, width: Width) -> float:
+def _squared_error(module: Linear | Embedding, width: BitWidth) -> float:
     """Of a sample of rows; never 0, so that ratios exist."""
     rows = module.weight[:: max(1, len(module.weight) // _ROWS)]
     return float(np.array(((rows - _rounded(rows, width)) ** 2).mean())) + 1e-30

@@ -7,26 +7,26 @@ byte is taken while any fits; on such fronts that is best but for the last bytes
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from mlx_hf_bridge.quantization.widths import Width
+from mlx_hf_bridge.quantization.widths import BitWidth
 
 
 @dataclass(frozen=True)
 class Choice:
     """A width (None: float), the bytes that a module takes in it, and the error that it is predicted to add."""
 
-    width: Width | None
+    width: BitWidth | None
     bytes: int
     error: float
 
 
-def smallest(choices: Mapping[str, Sequence[Choice]]) -> int:
+def min_bytes(choices: Mapping[str, Sequence[Choice]]) -> int:
     """The fewest bytes that the modules can take."""
     return sum(min(choice.bytes for choice in of_one) for of_one in choices.values())
 
 
-def solved(choices: Mapping[str, Sequence[Choice]], budget: int) -> dict[str, Choice]:
+def choose_widths(choices: Mapping[str, Sequence[Choice]], budget: int) -> dict[str, Choice]:
     """One choice a module, `budget` bytes or fewer in all; ValueError where even the smallest take more."""
-    fronts = {name: front(of_one) for name, of_one in choices.items()}
+    fronts = {name: convex_front(of_one) for name, of_one in choices.items()}
     places = dict.fromkeys(fronts, 0)
     left = budget - sum(found[0].bytes for found in fronts.values())
     if left < 0:
@@ -43,7 +43,7 @@ def solved(choices: Mapping[str, Sequence[Choice]], budget: int) -> dict[str, Ch
         places[name] += 1
 
 
-def front(choices: Sequence[Choice]) -> list[Choice]:
+def convex_front(choices: Sequence[Choice]) -> list[Choice]:
     """The choices on the lower convex hull of error over bytes, smallest first, each of less error than the last."""
     hull: list[Choice] = []
     for choice in sorted(choices, key=lambda one: (one.bytes, one.error)):

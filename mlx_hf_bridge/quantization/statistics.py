@@ -13,12 +13,12 @@ import numpy as np
 from mlx_hf_bridge.inference.model import Model
 from mlx_hf_bridge.layers.linear import Linear
 from mlx_hf_bridge.layers.token_batch import TokenBatch
-from mlx_hf_bridge.quantization.codes import Floats
+from mlx_hf_bridge.quantization.quantized_weights import Floats
 
 Tell = Callable[[str, mx.array], None]
 
 
-class Reached(Exception):
+class StopForward(Exception):
     """All that a pass was for has been seen; it ends early."""
 
 
@@ -33,7 +33,7 @@ class _Watched(Linear):
 
 
 @contextmanager
-def watched(products: Mapping[str, Linear], tell: Tell) -> Iterator[None]:
+def record_inputs(products: Mapping[str, Linear], tell: Tell) -> Iterator[None]:
     """Let `tell(path, x)` know of each product's inputs x (..., I) while the block runs."""
     for path, module in products.items():
         module.__class__ = _Watched
@@ -47,17 +47,17 @@ def watched(products: Mapping[str, Linear], tell: Tell) -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class Stage:
+class LinearGroup:
     """Products that read the same input, and how many calls of theirs there are in a pass."""
 
     paths: tuple[str, ...]
     calls: int
 
 
-def stages(model: Model, products: Mapping[str, Linear], batch: TokenBatch) -> list[Stage]:
+def group_by_input(model: Model, products: Mapping[str, Linear], batch: TokenBatch) -> list[LinearGroup]:
     """The products in the order of their first calls; those that read one and the same array stand together."""
     seen: list[tuple[str, mx.array]] = []
-    with watched(products, lambda path, x: seen.append((path, x))):
+    with record_inputs(products, lambda path, x: seen.append((path, x))):
         model(batch)
     order: list[tuple[list[str], mx.array]] = []
     first: dict[str, mx.array] = {}
@@ -68,11 +68,11 @@ def stages(model: Model, products: Mapping[str, Linear], batch: TokenBatch) -> l
             order[-1][0].append(path)
         else:
             order.append(([path], x))
-    return [Stage(tuple(paths), sum(path in paths for path, _ in seen)) for paths, _ in order]
+    return [LinearGroup(tuple(paths), sum(path in paths for path, _ in seen)) for paths, _ in order]
 
 
 @dataclass
-class Moments:
+class InputMoments:
     """Sums of x, y (I,), x x' and x (y - x)' (I, I), for inputs x of the packed and y of the float model.
 
     x and y are counted from `origin`, the mean of the first call, near which products of float32 keep their digits.
@@ -125,7 +125,9 @@ class Moments:
         return second + np.outer(origin + x, origin + x), cross + np.outer(origin + x, y - x)
 
 
-def inputs_of(stage: Stage, model: Model, products: Mapping[str, Linear], batch: TokenBatch) -> list[mx.array]:
+def collect_inputs(
+    stage: LinearGroup, model: Model, products: Mapping[str, Linear], batch: TokenBatch
+) -> list[mx.array]:
     """What the stage's first product reads in one pass, call by call; the pass ends after the stage's last call."""
     kept: list[mx.array] = []
     calls = 0
@@ -136,8 +138,8 @@ def inputs_of(stage: Stage, model: Model, products: Mapping[str, Linear], batch:
         if path == stage.paths[0]:
             kept.append(x)
         if calls == stage.calls:
-            raise Reached
+            raise StopForward
 
-    with watched({path: products[path] for path in stage.paths}, tell), suppress(Reached):
+    with record_inputs({path: products[path] for path in stage.paths}, tell), suppress(StopForward):
         model(batch)
     return kept

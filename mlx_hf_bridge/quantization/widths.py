@@ -13,14 +13,14 @@ FLOAT_BITS = 32
 
 
 @dataclass(frozen=True)
-class Width:
+class BitWidth:
     """The bits of a module's weights, and how many share a scale."""
 
     bits: int
     group_size: int
 
 
-def checked_width(name: str, value: Any, mode: str) -> int:
+def check_width(name: str, value: Any, mode: str) -> int:
     """`bits` or `group_size` that the mode packs; QuantizationError for another."""
     allowed = (BITS if name == "bits" else GROUP_SIZES)[mode]
     if type(value) is not int or value not in allowed:
@@ -31,7 +31,7 @@ def checked_width(name: str, value: Any, mode: str) -> int:
     return value
 
 
-def checked_modules(given: Any, mode: str) -> tuple[tuple[str, Width | None], ...]:
+def parse_modules(given: Any, mode: str) -> tuple[tuple[str, BitWidth | None], ...]:
     """{module: {"bits", "group_size"}, a Width, or None for float} -> pairs in order of their names."""
     pairs = dict(given or {})
     found = {}
@@ -42,18 +42,18 @@ def checked_modules(given: Any, mode: str) -> tuple[tuple[str, Width | None], ..
     return tuple(sorted(found.items()))
 
 
-def _width(name: str, value: Any, mode: str) -> Width | None:
-    if value is None or isinstance(value, Width):
+def _width(name: str, value: Any, mode: str) -> BitWidth | None:
+    if value is None or isinstance(value, BitWidth):
         return value
     if not isinstance(value, Mapping) or set(value) - {"bits", "group_size"}:
         raise QuantizationError(
             f"modules has {name}={value!r}, expected {{'bits': ..., 'group_size': ...}}, or None for float."
         )
     bits, group_size = value.get("bits", BITS[mode][0]), value.get("group_size", GROUP_SIZES[mode][0])
-    return Width(checked_width("bits", bits, mode), checked_width("group_size", group_size, mode))
+    return BitWidth(check_width("bits", bits, mode), check_width("group_size", group_size, mode))
 
 
-def checked_target(recipe: Any) -> tuple[int, ...]:
+def resolve_bits_choices(recipe: Any) -> tuple[int, ...]:
     """The bits that may be chosen from for a size; QuantizationError for a target that is none, or two at once."""
     targets = {name: getattr(recipe, name) for name in ("target_size_mb", "bits_per_weight")}
     given = {name: value for name, value in targets.items() if value is not None}

@@ -10,7 +10,7 @@ import numpy as np
 from mlx_hf_bridge.checkpoints.checkpoint import CONFIG_FILE, METADATA_FILE, read_json, read_modules
 from mlx_hf_bridge.checkpoints.pooling_modes import read_pooling_modes
 from mlx_hf_bridge.checkpoints.safetensors_file import SINGLE_FILE, SafetensorsFile
-from mlx_hf_bridge.conversion.cache import is_whole
+from mlx_hf_bridge.conversion.cache import is_complete
 from mlx_hf_bridge.conversion.tokenizer_files import tokenizer_config
 from mlx_hf_bridge.inference.tokenizer import Tokenizer
 from mlx_hf_bridge.verification.measures import Floats
@@ -73,7 +73,7 @@ def _step(name: str, what: Callable[[], Any]) -> Step:
 def _whole(folder: Path) -> str:
     if not (folder / METADATA_FILE).is_file():
         return f"no {METADATA_FILE}, so there is no list to check"
-    if not is_whole(folder):
+    if not is_complete(folder):
         raise _Failed(f"files that {METADATA_FILE} lists are missing or of other sizes")
     return f"{len(json.loads((folder / METADATA_FILE).read_text(encoding='utf-8'))['files'])} files"
 

@@ -11,7 +11,7 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_hf_bridge.checkpoints.checkpoint import CONFIG_FILE, METADATA_FILE, read_json
-from mlx_hf_bridge.checkpoints.safetensors_file import SINGLE_FILE
+from mlx_hf_bridge.checkpoints.safetensors_file import MB, SINGLE_FILE
 from mlx_hf_bridge.errors import InputError
 from mlx_hf_bridge.quantization.recipes import QuantizationLike
 from mlx_hf_bridge.verification.inputs import LabeledTexts, ScoredPairs, check_texts, read_labeled, read_pairs
@@ -29,9 +29,7 @@ from mlx_hf_bridge.verification.report import Report, Step
 from mlx_hf_bridge.verification.steps import basic_steps, full_steps
 from mlx_hf_bridge.verification.thresholds import check_figures, resolve_bounds
 from mlx_hf_bridge.version import installed_version
-from mlx_hf_bridge.weights.quantized import packing_of
-
-_MB = 2**20
+from mlx_hf_bridge.weights.quantized import read_packing
 
 
 def verify(
@@ -148,10 +146,10 @@ def _sizes(folder: Path, floats: str) -> dict[str, float]:
     size = (folder / SINGLE_FILE).stat().st_size
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     figures = {
-        "weights_mb": size / _MB,
-        "folder_mb": sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / _MB,
-        "peak_memory_mb": mx.get_peak_memory() / _MB,
-        "process_peak_mb": peak / _MB,
+        "weights_mb": size / MB,
+        "folder_mb": sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / MB,
+        "peak_memory_mb": mx.get_peak_memory() / MB,
+        "process_peak_mb": peak / MB,
     }
     source = Path(floats).expanduser() / SINGLE_FILE
     noted = folder / METADATA_FILE
@@ -163,7 +161,7 @@ def _sizes(folder: Path, floats: str) -> dict[str, float]:
 
 def _bits(config: dict[str, Any]) -> int | None:
     """The narrowest packed width; None for float weights."""
-    packing = packing_of(config)
+    packing = read_packing(config)
     if not packing:
         return None
     own = [value["bits"] for value in packing.values() if isinstance(value, dict)]
@@ -171,7 +169,7 @@ def _bits(config: dict[str, Any]) -> int | None:
 
 
 def _packing(config: dict[str, Any]) -> str:
-    packing = packing_of(config)
+    packing = read_packing(config)
     if not packing:
         return f"float ({config.get('dtype', 'float32')})"
     own = [value for value in packing.values() if isinstance(value, dict)]

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 import mlx.core as mx
 
 from mlx_hf_bridge.inference.model import Model
-from mlx_hf_bridge.weights.name_mapping import Place
-from mlx_hf_bridge.weights.validation import Shape, Spot, flat
+from mlx_hf_bridge.weights.name_mapping import ParameterSlot, TensorTarget
+from mlx_hf_bridge.weights.validation import Shape, named_parameters
 
 
-def drawn(empty: Mapping[Spot, Shape], spread: float, dtype: mx.Dtype) -> dict[Spot, mx.array]:
+def random_init(empty: Mapping[ParameterSlot, Shape], spread: float, dtype: mx.Dtype) -> dict[ParameterSlot, mx.array]:
     """Weights of a standard deviation of `spread`, norms of 1 and biases of 0, as an untrained model has them."""
     return {spot: _draw(spot[1], shape, spread).astype(dtype) for spot, shape in empty.items()}
 
@@ -21,17 +21,20 @@ def _draw(leaf: str, shape: Shape, spread: float) -> mx.array:
     return mx.random.normal(shape, scale=spread) if len(shape) > 1 else mx.ones(shape)
 
 
-def fill(
-    model: Model, placed: Mapping[str, Place], arrays: Mapping[str, mx.array], others: Mapping[Spot, mx.array]
+def assign_weights(
+    model: Model,
+    targets: Mapping[str, TensorTarget],
+    arrays: Mapping[str, mx.array],
+    others: Mapping[ParameterSlot, mx.array],
 ) -> None:
     """Put arrays by their checkpoint names, and `others` by their spots, into the model, which they must fill."""
     parts: dict[str, dict[int, mx.array]] = defaultdict(dict)
     for name, array in arrays.items():
-        place = placed[name]
-        parts[f"{place.ours}.{place.leaf}"][place.part] = array
+        place = targets[name]
+        parts[f"{place.path}.{place.leaf}"][place.slice_index] = array
     for (path, leaf, part), array in others.items():
         parts[f"{path}.{leaf}"][part] = array
-    wanted = {parameter for parameter, _ in flat(model)}
+    wanted = {parameter for parameter, _ in named_parameters(model)}
     joined = [(name, _join(found)) for name, found in parts.items() if name in wanted]
     model.load_weights(joined, strict=True)
 

@@ -14,19 +14,18 @@ import mlx.core as mx
 from mlx_hf_bridge.checkpoints.adapter import Adapter, adapter_tensors
 from mlx_hf_bridge.checkpoints.safetensors_file import TensorInfo, WeightFile, info_of
 from mlx_hf_bridge.errors import WeightsError
-from mlx_hf_bridge.weights.name_mapping import Names, Place, some
+from mlx_hf_bridge.weights.name_mapping import NameMapping, ParameterSlot, TensorTarget, summarize
 
 _PREFIX = "base_model.model."
 _LORA = re.compile(r"(.+)\.lora_(A|B|embedding_A|embedding_B|magnitude_vector)(?:\.default)?(?:\.(weight|bias))?")
 _WRAPPERS = (".modules_to_save", ".base_layer", ".default")
 _COPY = ".original_module."
 
-Spot = tuple[str, str, int]
 Parts = Mapping[str, mx.array]
 
 
 @dataclass(frozen=True)
-class Sum:
+class LoraUpdate:
     """What is added to a base tensor, or to those of its rows that begin at `start` (queries of a joined tensor)."""
 
     parts: Parts
@@ -37,7 +36,7 @@ class Sum:
     def shape(self) -> tuple[int, ...]:
         return _shape(self.parts)
 
-    def added_to(self, array: mx.array) -> mx.array:
+    def apply_to(self, array: mx.array) -> mx.array:
         """The base tensor with its sum."""
         if self.start is None:
             return _summed(array, self.parts, self.scale)
@@ -47,36 +46,37 @@ class Sum:
 
 
 @dataclass
-class Merge:
+class AdapterMerge:
     """What an adapter does to its base.
 
     sums: base tensor -> its sums. values: tensors in the place of the base's, or beside.
     """
 
-    sums: dict[str, list[Sum]] = field(default_factory=lambda: defaultdict(list))
-    values: dict[str, mx.array] = field(default_factory=dict)
+    updates: dict[str, list[LoraUpdate]] = field(default_factory=lambda: defaultdict(list))
+    replacements: dict[str, mx.array] = field(default_factory=dict)
 
 
 class MergedFile:
     """A base's weight file, its tensors read as the adapter changes them."""
 
-    def __init__(self, file: WeightFile, merge: Merge) -> None:
+    def __init__(self, file: WeightFile, merge: AdapterMerge) -> None:
         self.path = file.path
         self._file, self._merge = file, merge
         self.infos = {
-            name: info_of(merge.values[name]) if name in merge.values else info for name, info in file.infos.items()
+            name: info_of(merge.replacements[name]) if name in merge.replacements else info
+            for name, info in file.infos.items()
         }
 
     def arrays(self) -> Iterator[tuple[str, mx.array]]:
         for name, array in self._file.arrays():
-            if name in self._merge.values:
-                array = self._merge.values[name]
-            for one in self._merge.sums.get(name, ()):
-                array = one.added_to(array)
+            if name in self._merge.replacements:
+                array = self._merge.replacements[name]
+            for one in self._merge.updates.get(name, ()):
+                array = one.apply_to(array)
             yield name, array
 
 
-class AddedFile:
+class AdapterFile:
     """An adapter's own tensors that its base does not have: a classifier, say."""
 
     def __init__(self, path: Path, arrays: Mapping[str, mx.array]) -> None:
@@ -88,36 +88,37 @@ class AddedFile:
         yield from self._arrays.items()
 
 
-def merged(files: list[WeightFile], adapter: Adapter, names: Names) -> list[WeightFile]:
+def merge_adapter(files: list[WeightFile], adapter: Adapter, names: NameMapping) -> list[WeightFile]:
     """The base's weight files with the adapter in them; WeightsError for tensors that have nowhere to go."""
     infos = {name: info for file in files for name, info in file.infos.items()}
     path, tensors = adapter_tensors(adapter)
     merge = _planned(adapter, names, infos, tensors, str(path))
-    added = {name: array for name, array in merge.values.items() if name not in infos}
-    return [*(MergedFile(file, merge) for file in files), AddedFile(path, added)]
+    added = {name: array for name, array in merge.replacements.items() if name not in infos}
+    return [*(MergedFile(file, merge) for file in files), AdapterFile(path, added)]
 
 
 def _planned(
-    adapter: Adapter, names: Names, infos: Mapping[str, TensorInfo], tensors: Mapping[str, mx.array], where: str
-) -> Merge:
+    adapter: Adapter, names: NameMapping, infos: Mapping[str, TensorInfo], tensors: Mapping[str, mx.array], where: str
+) -> AdapterMerge:
     base = _Base.of(names, infos)
     modules: dict[str, dict[str, mx.array]] = defaultdict(dict)
-    merge, lost = Merge(), []
+    merge, lost = AdapterMerge(), []
     for name, array in tensors.items():
         plain = name.removeprefix(_PREFIX)
         if match := _LORA.fullmatch(plain):
             modules[match[1]][f"{match[2]}{'.bias' if match[3] == 'bias' else ''}"] = array
         elif _COPY not in plain:
             own = _unwrapped(plain)
-            place = names.place(own)
-            merge.values[base.spots.get(_spot(place), own) if place else own] = array
+            place = names.resolve(own)
+            merge.replacements[base.spots.get(_spot(place), own) if place else own] = array
             lost += [] if place else [name]
     for module, parts in modules.items():
         lost += _add_module(merge, base, names, module, parts, adapter)
     if lost:
         raise WeightsError(
-            f"{where} has {len(lost)} tensors that the base has no place for, or that are no plain LoRA: {some(lost)}. "
-            "Check that base_model_name_or_path is its base, or merge it with peft (merge_and_unload)."
+            f"{where} has {len(lost)} tensors that the base has no place for, or that are no plain LoRA: "
+            f"{summarize(lost)}. Check that base_model_name_or_path is its base, or merge it with peft "
+            "(merge_and_unload)."
         )
     _check_shapes(merge, infos, where)
     return merge
@@ -127,17 +128,17 @@ def _planned(
 class _Base:
     """The base's tensors by what they are in the model; `joined` holds those that are several modules in one."""
 
-    spots: Mapping[Spot, str]
+    spots: Mapping[ParameterSlot, str]
     joined: Mapping[tuple[str, str], str]
     infos: Mapping[str, TensorInfo]
 
     @classmethod
-    def of(cls, names: Names, infos: Mapping[str, TensorInfo]) -> "_Base":
-        places = {name: place for name in infos if (place := names.place(name)) is not None}
-        joined = {_spot(place)[:2]: name for name, place in places.items() if place.is_whole}
+    def of(cls, names: NameMapping, infos: Mapping[str, TensorInfo]) -> "_Base":
+        places = {name: place for name in infos if (place := names.resolve(name)) is not None}
+        joined = {_spot(place)[:2]: name for name, place in places.items() if place.is_fused}
         return cls({_spot(place): name for name, place in places.items()}, joined, infos)
 
-    def rows(self, names: Names, place: Place | None, count: int) -> tuple[str, int | None] | None:
+    def rows(self, names: NameMapping, place: TensorTarget | None, count: int) -> tuple[str, int | None] | None:
         """The tensor that `count` rows are added to and where they begin in it, None = they are all of it.
 
         Files of some families hold queries, keys and values as one tensor, which adapters know as three.
@@ -149,35 +150,35 @@ class _Base:
         if whole is None:
             found = self.spots.get((ours, leaf, part))
             return None if found is None else (found, None)
-        parts = len(names.targets([ours])[0].modules)
+        parts = len(names.sources_of([ours])[0].modules)
         return whole, part * count if self.infos[whole].shape[0] == parts * count else None
 
 
 def _add_module(
-    merge: Merge, base: _Base, names: Names, module: str, parts: dict[str, mx.array], adapter: Adapter
+    merge: AdapterMerge, base: _Base, names: NameMapping, module: str, parts: dict[str, mx.array], adapter: Adapter
 ) -> list[str]:
     """Plan one module's sums -> the tensors that have nowhere to go."""
     first, second = ("embedding_A", "embedding_B") if "embedding_A" in parts else ("A", "B")
     if not {first, second} <= parts.keys():
         return [f"{module}.lora_{part}" for part in parts]
     weight = {part: array for part, array in parts.items() if part != "B.bias"}
-    target = base.rows(names, names.place(_unwrapped(f"{module}.weight")), _shape(weight)[0])
+    target = base.rows(names, names.resolve(_unwrapped(f"{module}.weight")), _shape(weight)[0])
     if target is None:
         return [f"{module}.lora_{part}" for part in parts]
     scale = adapter.scale(module, parts[first].shape[0])
-    merge.sums[target[0]].append(Sum(weight, scale, target[1]))
+    merge.updates[target[0]].append(LoraUpdate(weight, scale, target[1]))
     if "B.bias" not in parts:
         return []
-    bias = base.rows(names, names.place(_unwrapped(f"{module}.bias")), parts["B.bias"].shape[0])
+    bias = base.rows(names, names.resolve(_unwrapped(f"{module}.bias")), parts["B.bias"].shape[0])
     if bias is None:
         return [f"{module}.lora_B.bias"]
-    merge.sums[bias[0]].append(Sum({"B.bias": parts["B.bias"]}, scale, bias[1]))
+    merge.updates[bias[0]].append(LoraUpdate({"B.bias": parts["B.bias"]}, scale, bias[1]))
     return []
 
 
-def _check_shapes(merge: Merge, infos: Mapping[str, TensorInfo], where: str) -> None:
-    for name, one in ((name, one) for name, sums in merge.sums.items() for one in sums):
-        whole = info_of(merge.values[name]).shape if name in merge.values else infos[name].shape
+def _check_shapes(merge: AdapterMerge, infos: Mapping[str, TensorInfo], where: str) -> None:
+    for name, one in ((name, one) for name, updates in merge.updates.items() for one in updates):
+        whole = info_of(merge.replacements[name]).shape if name in merge.replacements else infos[name].shape
         shape = whole if one.start is None else (one.shape[0], *whole[1:])
         if one.shape != shape:
             raise WeightsError(
@@ -214,6 +215,6 @@ def _unwrapped(name: str) -> str:
     return name
 
 
-def _spot(place: Place) -> Spot:
+def _spot(place: TensorTarget) -> ParameterSlot:
     """One tensor of the model, whatever a file calls it."""
-    return (place.ours or place.module, place.leaf, place.part)
+    return (place.path or place.module, place.leaf, place.slice_index)

@@ -18,23 +18,26 @@ _LEGACY_LEAVES = {"gamma": "weight", "beta": "bias", "qbiases": "biases"}
 _WRAPPERS = ("module.", "model.")
 _SHOWN = 8
 # Kept in the dtype of the file: angles are these times places, and bfloat16 would be radians off at place 1,000.
-EXACT_LEAVES = ("inv_freq",)
+KEEP_FILE_DTYPE = ("inv_freq",)
+
+# One slice of one model parameter: (module path, leaf name, slice index; 0 unless the parameter is fused).
+ParameterSlot = tuple[str, str, int]
 
 
 @dataclass(frozen=True)
-class Place:
+class TensorTarget:
     """Where a checkpoint tensor goes: `ours` and `leaf` name a parameter, `part` its share of a joined one.
 
     `module` is the checkpoint's own module path without prefix or legacy spelling; `ours` is None for a tensor of
-    another head or an unread module, which is carried along. `is_whole`: the tensor holds all parts of a joined one.
+    another head or an unread module, which is carried along. `is_fused`: the tensor holds all parts of a joined one.
     """
 
     module: str
     leaf: str
-    ours: str | None = None
-    part: int = 0
+    path: str | None = None
+    slice_index: int = 0
     is_base: bool = False
-    is_whole: bool = False
+    is_fused: bool = False
 
     @property
     def name(self) -> str:
@@ -43,14 +46,14 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Target:
+class ModuleSources:
     """One of our modules, and the checkpoint modules whose rows it joins, in order."""
 
     path: str
     modules: tuple[str, ...]
 
 
-class Names:
+class NameMapping:
     """A family's name tables for one task, read in both directions."""
 
     def __init__(self, family: Family, config: EncoderConfig, task: str) -> None:
@@ -72,7 +75,7 @@ class Names:
         self._passed_over = {name for head in family.heads.values() for name in head.ignored_suffixes(config)}
         self._unread = frozenset(family.unused_modules(config))
 
-    def place(self, name: str) -> Place | None:
+    def resolve(self, name: str) -> TensorTarget | None:
         """A checkpoint tensor's name -> its place; None for one that no table knows."""
         module, _, leaf = name.rpartition(".")
         leaf = _LEGACY_LEAVES.get(leaf, leaf)
@@ -92,7 +95,7 @@ class Names:
         ignored = (*self._family.ignored_suffixes, *self._passed_over)
         return any(name == tensor or name.endswith(f".{tensor}") for tensor in ignored)
 
-    def targets(self, paths: Iterable[str]) -> list[Target]:
+    def sources_of(self, paths: Iterable[str]) -> list[ModuleSources]:
         """Our module paths -> the checkpoint modules that fill them."""
         sources: dict[str, list[tuple[int, str]]] = defaultdict(list)
         for hf, ours in {**self._base, **self._head}.items():
@@ -102,7 +105,7 @@ class Names:
         for path in paths:
             pattern, numbers = _abstract(path)
             modules = [_concrete(hf, numbers) for _, hf in sorted(sources[pattern])]
-            found.append(Target(path, tuple(modules)))
+            found.append(ModuleSources(path, tuple(modules)))
         return found
 
     def _spellings(self, module: str) -> Iterable[str]:
@@ -114,23 +117,23 @@ class Names:
         ]
         yield from dict.fromkeys((module, stripped, *bare))
 
-    def _lookup(self, module: str, leaf: str) -> Place | None:
+    def _lookup(self, module: str, leaf: str) -> TensorTarget | None:
         if alternate := self._alternate(module, leaf):
             return alternate
         for pattern, numbers in _patterns(module):
             for table, is_base in ((self._head, False), (self._base, True)):
                 if is_base and pattern in self._unread:
-                    return Place(module, leaf, is_base=True)
+                    return TensorTarget(module, leaf, is_base=True)
                 if pattern in table:
                     ours, _, part = table[pattern].partition("#")
-                    return Place(module, leaf, _concrete(ours, numbers), int(part or 0), is_base)
+                    return TensorTarget(module, leaf, _concrete(ours, numbers), int(part or 0), is_base)
         pattern, _ = _abstract(module)
         first_word = module.partition(".")[0]
         if pattern in self._other_heads or first_word in self._family.other_heads:
-            return Place(module, leaf)
+            return TensorTarget(module, leaf)
         return None
 
-    def _alternate(self, module: str, leaf: str) -> Place | None:
+    def _alternate(self, module: str, leaf: str) -> TensorTarget | None:
         """The place of a module that this file names otherwise than the tables do."""
         for pattern, numbers in _patterns(module):
             if pattern not in self._family.alternate_names:
@@ -138,7 +141,7 @@ class Names:
             known = _concrete(self._family.alternate_names[pattern], numbers)
             if found := self._lookup(known, leaf):
                 return replace(found, module=module)
-            return Place(module, leaf, f"encoder.{known}", is_base=True, is_whole=True)
+            return TensorTarget(module, leaf, f"encoder.{known}", is_base=True, is_fused=True)
         return None
 
 
@@ -164,30 +167,30 @@ def _concrete(pattern: str, numbers: list[str]) -> str:
     return pattern
 
 
-def place_all(names: Names, tensors: Iterable[str], where: str) -> dict[str, Place]:
+def resolve_names(names: NameMapping, tensors: Iterable[str], where: str) -> dict[str, TensorTarget]:
     """Checkpoint names -> places; WeightsError lists names that no table knows, or two names of one place."""
-    found = {name: names.place(name) for name in sorted(tensors) if not names.is_ignored(name)}
-    placed = {name: place for name, place in found.items() if place is not None}
-    refuse_unplaced([name for name, place in found.items() if place is None], where)
+    found = {name: names.resolve(name) for name in sorted(tensors) if not names.is_ignored(name)}
+    targets = {name: place for name, place in found.items() if place is not None}
+    check_all_resolved([name for name, place in found.items() if place is None], where)
     taken: dict[tuple[str, str, int], str] = {}
-    for name, place in placed.items():
-        if place.ours and (other := taken.setdefault((place.ours, place.leaf, place.part), name)) != name:
+    for name, place in targets.items():
+        if place.path and (other := taken.setdefault((place.path, place.leaf, place.slice_index), name)) != name:
             raise WeightsError(
                 f"{where} has {other} and {name}, two names of one tensor. Take the original checkpoint, or delete one."
             )
-    return placed
+    return targets
 
 
-def refuse_unplaced(names: list[str], where: str) -> None:
+def check_all_resolved(names: list[str], where: str) -> None:
     """WeightsError for tensors without a place in the model, if there are any."""
     if names:
         raise WeightsError(
-            f"{where} has {len(names)} tensors that the model has no place for: {some(names)}. "
+            f"{where} has {len(names)} tensors that the model has no place for: {summarize(names)}. "
             "Its architecture is not the one that config.json names; check that the two belong together."
         )
 
 
-def some(names: list[str]) -> str:
+def summarize(names: list[str]) -> str:
     """The first names of a list, and how many more there are."""
     rest = len(names) - _SHOWN
     return ", ".join(names[:_SHOWN]) + (f" and {rest} more" if rest > 0 else "")

@@ -8,14 +8,14 @@ import mlx.nn as nn
 from mlx_hf_bridge.errors import QuantizationError
 from mlx_hf_bridge.inference.model import Model
 from mlx_hf_bridge.quantization.recipes import MLXQuantizationConfig
-from mlx_hf_bridge.weights.name_mapping import Names, Place
+from mlx_hf_bridge.weights.name_mapping import NameMapping, TensorTarget
 
 _KEYS = ("group_size", "bits", "mode")
 # quant_method of mlx-lm (absent, or "mlx") and of transformers' MetalConfig, which packs in the same way.
 _METHODS = (None, "mlx", "metal")
 
 
-def packing_of(config: Mapping[str, Any]) -> dict[str, Any]:
+def read_packing(config: Mapping[str, Any]) -> dict[str, Any]:
     """MLX's packing under either of mlx-lm's keys; {} for float weights; QuantizationError for another tool's."""
     packing = config.get("quantization") or config.get("quantization_config") or {}
     if not packing:
@@ -31,12 +31,14 @@ def packing_of(config: Mapping[str, Any]) -> dict[str, Any]:
     return packing
 
 
-def recipe_of(packing: Mapping[str, Any]) -> MLXQuantizationConfig | None:
+def recipe_from_packing(packing: Mapping[str, Any]) -> MLXQuantizationConfig | None:
     """The recipe that a packing was made with; None for float weights."""
     return MLXQuantizationConfig(**_recipe(packing)) if packing else None
 
 
-def packing_for(recipe: MLXQuantizationConfig | None, modules: Mapping[str, MLXQuantizationConfig]) -> dict[str, Any]:
+def packing_config(
+    recipe: MLXQuantizationConfig | None, modules: Mapping[str, MLXQuantizationConfig]
+) -> dict[str, Any]:
     """mlx-lm's form for packed modules: the recipe's own width, and by path where a module's differs."""
     if recipe is None or not modules:
         return {}
@@ -49,28 +51,30 @@ def _width_of(recipe: MLXQuantizationConfig) -> dict[str, Any]:
     return {key: getattr(recipe, key) for key in _KEYS}
 
 
-def pack(model: Model, names: Names, placed: Mapping[str, Place], packing: Mapping[str, Any]) -> None:
+def quantize_modules(
+    model: Model, names: NameMapping, targets: Mapping[str, TensorTarget], packing: Mapping[str, Any]
+) -> None:
     """Give every module that has scales in the file the packed form of its recipe (mlx-lm: one path may differ)."""
     overrides = {
         place.module: value
         for key, value in packing.items()
-        if isinstance(value, dict) and (place := names.place(f"{key}.weight")) is not None
+        if isinstance(value, dict) and (place := names.resolve(f"{key}.weight")) is not None
     }
     recipes: dict[str, dict[str, Any]] = {}
-    for place in placed.values():
-        if place.leaf != "scales" or place.ours is None:
+    for place in targets.values():
+        if place.leaf != "scales" or place.path is None:
             continue
         recipe = {**_recipe(packing), **_recipe(overrides.get(place.module, {}))}
-        if recipes.setdefault(place.ours, recipe) != recipe:
+        if recipes.setdefault(place.path, recipe) != recipe:
             raise QuantizationError(
-                f"config.json packs the parts of {place.ours} differently ({recipes[place.ours]} and {recipe}), "
+                f"config.json packs the parts of {place.path} differently ({recipes[place.path]} and {recipe}), "
                 "which cannot be joined. Convert the checkpoint with one recipe for queries, keys and values."
             )
     if recipes:
         nn.quantize(model, class_predicate=lambda path, module: recipes.get(path, False))
 
 
-def refuse_other_recipe(
+def check_same_recipe(
     packing: Mapping[str, Any], noted: Mapping[str, Any] | None, recipe: MLXQuantizationConfig, where: str
 ) -> None:
     """QuantizationError when a converted folder is asked for a recipe that is not its own.
@@ -78,7 +82,7 @@ def refuse_other_recipe(
     noted: the recipe in its conversion_metadata.json; None for a folder of another tool, of which the packing tells.
     """
     asked = recipe.to_dict()
-    if asked == noted or (noted is None and recipe_of(packing) == MLXQuantizationConfig(**_recipe(asked))):
+    if asked == noted or (noted is None and recipe_from_packing(packing) == MLXQuantizationConfig(**_recipe(asked))):
         return
     raise QuantizationError(
         f"{where} is already converted with {noted or _recipe(packing) or 'no packing'}, and {asked} was asked. "

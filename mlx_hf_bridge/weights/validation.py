@@ -12,12 +12,11 @@ from mlx_hf_bridge.architecture.family import BASE_TASK, Family
 from mlx_hf_bridge.checkpoints.safetensors_file import TensorInfo
 from mlx_hf_bridge.errors import WeightsError
 from mlx_hf_bridge.inference.model import Model, build
-from mlx_hf_bridge.weights.name_mapping import Names, Place, refuse_unplaced, some
+from mlx_hf_bridge.weights.name_mapping import NameMapping, ParameterSlot, TensorTarget, check_all_resolved, summarize
 
 _PACKED_DTYPES = ("U32", "U8")
 _PACKED = (mx.uint32, mx.uint8)
 
-Spot = tuple[str, str, int]
 Shape = tuple[int, ...]
 Mismatch = tuple[str, Shape, Shape]
 
@@ -26,12 +25,13 @@ Mismatch = tuple[str, Shape, Shape]
 class Tolerance:
     """What a caller has asked for that would else be an error.
 
-    anew: tensors of another shape, and a head that is missing, are drawn at random (`ignore_mismatched_sizes=True`).
-    cut: tensors without a place are left out, since the caller has changed the config (`num_hidden_layers=1`).
+    ignore_mismatched_sizes: tensors of another shape, and a head that is missing, are initialized at random.
+    allow_unexpected: tensors that the model has no parameter for are dropped, since the caller has changed the config
+    (`num_hidden_layers=1`).
     """
 
-    anew: bool = False
-    cut: bool = False
+    ignore_mismatched_sizes: bool = False
+    allow_unexpected: bool = False
 
 
 STRICT = Tolerance()
@@ -45,20 +45,20 @@ class Fit:
     unplaced: tensors that belong nowhere in the model.
     """
 
-    empty: Mapping[Spot, Shape] = field(default_factory=dict)
+    uninitialized: Mapping[ParameterSlot, Shape] = field(default_factory=dict)
     missing: tuple[str, ...] = ()
     mismatched: tuple[Mismatch, ...] = ()
-    unplaced: tuple[str, ...] = ()
+    unexpected: tuple[str, ...] = ()
 
     @property
-    def left_out(self) -> frozenset[str]:
+    def unread(self) -> frozenset[str]:
         """Tensors that are not read into the model."""
-        return frozenset((*self.unplaced, *(name for name, _, _ in self.mismatched)))
+        return frozenset((*self.unexpected, *(name for name, _, _ in self.mismatched)))
 
 
 def check_fit(
-    names: Names,
-    placed: Mapping[str, Place],
+    names: NameMapping,
+    targets: Mapping[str, TensorTarget],
     infos: Mapping[str, TensorInfo],
     model: Model,
     where: str,
@@ -68,21 +68,21 @@ def check_fit(
 
     -> what is amiss that `tolerance` lets pass.
     """
-    wholes = {place.ours for place in placed.values() if place.is_whole}
+    wholes = {place.path for place in targets.values() if place.is_fused}
     wanted = dict(_parameters(names, model, wholes))
-    given = {(place.ours, place.leaf, place.part): name for name, place in placed.items() if place.ours}
+    given = {(place.path, place.leaf, place.slice_index): name for name, place in targets.items() if place.path}
     unplaced = [name for spot, name in given.items() if spot not in wanted and not _is_unused(spot[0], model)]
-    if not tolerance.cut:
-        refuse_unplaced(unplaced, where)
+    if not tolerance.allow_unexpected:
+        check_all_resolved(unplaced, where)
     missing = {spot: label for spot, (label, _) in wanted.items() if spot not in given}
-    fresh = {spot for spot in missing if tolerance.anew and spot[0].startswith("head.")}
+    fresh = {spot for spot in missing if tolerance.ignore_mismatched_sizes and spot[0].startswith("head.")}
     _refuse_missing([label for spot, label in missing.items() if spot not in fresh], where)
     fitted = {spot: (name, infos[name], wanted[spot][1]) for spot, name in given.items() if spot in wanted}
     for name, info, parameter in fitted.values():
         _check_kind(name, info, parameter, where)
     wrong = {spot: found for spot, found in fitted.items() if found[1].shape != found[2].shape}
     mismatched = [(name, info.shape, tuple(like.shape)) for name, info, like in wrong.values()]
-    if not tolerance.anew or any(like.dtype in _PACKED for _, _, like in wrong.values()):
+    if not tolerance.ignore_mismatched_sizes or any(like.dtype in _PACKED for _, _, like in wrong.values()):
         _refuse_mismatched(mismatched, where)
     empty = {spot: tuple(wanted[spot][1].shape) for spot in (*fresh, *wrong)}
     return Fit(empty, tuple(missing[spot] for spot in fresh), tuple(mismatched), tuple(unplaced))
@@ -99,7 +99,7 @@ def _check_kind(name: str, info: TensorInfo, parameter: mx.array, where: str) ->
 
 def _refuse_mismatched(wrong: list[Mismatch], where: str) -> None:
     if wrong:
-        listed = some([f"{name} has {file}, expected {model}" for name, file, model in wrong])
+        listed = summarize([f"{name} has {file}, expected {model}" for name, file, model in wrong])
         raise WeightsError(
             f"{where} has {len(wrong)} tensors of another shape than config.json says: {listed}. Check that the two "
             "belong together, and num_labels if it was given; ignore_mismatched_sizes=True draws them at random."
@@ -107,17 +107,17 @@ def _refuse_mismatched(wrong: list[Mismatch], where: str) -> None:
 
 
 def _parameters(
-    names: Names, model: Model, wholes: Collection[str | None]
-) -> Iterator[tuple[Spot, tuple[str, mx.array]]]:
+    names: NameMapping, model: Model, wholes: Collection[str | None]
+) -> Iterator[tuple[ParameterSlot, tuple[str, mx.array]]]:
     """(module, leaf, part) -> its name in the checkpoint, and an array of its shape and dtype; of `wholes` one part."""
-    for parameter, array in flat(model):
+    for parameter, array in named_parameters(model):
         path, _, leaf = parameter.rpartition(".")
-        modules = names.targets([path])[0].modules[: 1 if path in wholes else None]
+        modules = names.sources_of([path])[0].modules[: 1 if path in wholes else None]
         for part, (module, like) in enumerate(zip(modules, mx.split(array, len(modules)), strict=True)):
             yield (path, leaf, part), (f"{module}.{leaf}", like)
 
 
-def flat(model: Model) -> list[tuple[str, mx.array]]:
+def named_parameters(model: Model) -> list[tuple[str, mx.array]]:
     flat: Any = tree_flatten(model.parameters())
     return list(flat)
 
@@ -130,12 +130,13 @@ def _is_unused(path: str, model: Model) -> bool:
 def _refuse_missing(missing: list[str], where: str) -> None:
     if missing:
         raise WeightsError(
-            f"{where} lacks {len(missing)} tensors that the model needs: {some(missing)}. Give a checkpoint that has "
-            "them; one that was not trained for this task has no head for it, and a new head would answer at random."
+            f"{where} lacks {len(missing)} tensors that the model needs: {summarize(missing)}. Give a checkpoint "
+            "that has them; one that was not trained for this task has no head for it, and a new head would answer at "
+            "random."
         )
 
 
-def pooler_names(names: Names, family: Family, config: EncoderConfig) -> list[str]:
+def pooler_names(names: NameMapping, family: Family, config: EncoderConfig) -> list[str]:
     """The tensors that a pooler of the bare encoder would read; [] for a family that has none."""
     labels = dict(_parameters(names, build(family, config, BASE_TASK, pooler=True), ())).items()
     return [label for (path, _, _), (label, _) in labels if path.startswith("pooler.")]

@@ -11,7 +11,7 @@ import numpy as np
 
 from mlx_hf_bridge.errors import InputError
 from mlx_hf_bridge.sentence_transformers.encoding.results import to_numpy
-from mlx_hf_bridge.sentence_transformers.scoring.similarity import is_torch
+from mlx_hf_bridge.sentence_transformers.scoring.similarity import match_array_type
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ def maxsim(
             scores[row, start:end] = _scored(query, documents[start:end])
     if length_normalize:
         scores /= np.array([max(1, len(query)) for query in queries], np.float32)[:, None]
-    return _as_given(scores, a, b)
+    return match_array_type(scores, a, b)
 
 
 def maxsim_pairwise(
@@ -64,7 +64,7 @@ def maxsim_pairwise(
     scores = np.array([_scored(one, [other])[0] for one, other in zip(queries, documents, strict=True)], np.float32)
     if length_normalize:
         scores /= np.array([max(1, len(query)) for query in queries], np.float32)
-    return _as_given(scores, a, b)
+    return match_array_type(scores, a, b)
 
 
 def _scored(query: np.ndarray, documents: Sequence[np.ndarray]) -> np.ndarray:
@@ -118,11 +118,3 @@ def _ragged(given: Any, mask: Any, name: str) -> list[np.ndarray]:
 def _fits(mask: np.ndarray, vectors: np.ndarray) -> bool:
     """Whether there is a value for every token, and no more than padding after them."""
     return len(mask) >= len(vectors) and not mask[len(vectors) :].any()
-
-
-def _as_given(scores: np.ndarray, *given: Any) -> Any:
-    if not any(is_torch(one) for one in given):
-        return scores
-    import torch
-
-    return torch.from_numpy(scores)

@@ -60,7 +60,8 @@ def similarity(name: str, first: Any, second: Any) -> Any:
     """(M, V) or (V,), (N, V) or (V,) -> (M, N), a torch tensor where either is one, else numpy."""
     a, b = (np.atleast_2d(_floats(given)) for given in (first, second))
     _check_widths(a, b)
-    return _as_given(SIMILARITIES[name](a, b) if len(a) else np.zeros((0, len(b)), np.float32), first, second)
+    scores = SIMILARITIES[name](a, b) if len(a) else np.zeros((0, len(b)))
+    return match_array_type(scores.astype(np.float32), first, second)
 
 
 def pairwise_similarity(name: str, first: Any, second: Any) -> Any:
@@ -69,7 +70,7 @@ def pairwise_similarity(name: str, first: Any, second: Any) -> Any:
     _check_widths(a, b)
     if a.ndim == b.ndim and len(a) != len(b):
         raise InputError(f"got {len(a)} and {len(b)} vectors, expected as many of the first as of the second.")
-    return _as_given(np.asarray(_PAIRWISE[name](a, b)), first, second)
+    return match_array_type(np.asarray(_PAIRWISE[name](a, b)).astype(np.float32), first, second)
 
 
 def is_torch(value: Any) -> bool:
@@ -90,9 +91,10 @@ def _check_widths(a: np.ndarray, b: np.ndarray) -> None:
         raise InputError(f"got vectors of the shapes {a.shape} and {b.shape}, expected (texts, width) of one width.")
 
 
-def _as_given(scores: np.ndarray, *given: Any) -> Any:
-    if not any(is_torch(one) for one in given):
-        return scores.astype(np.float32)
+def match_array_type(scores: np.ndarray, *inputs: Any) -> Any:
+    """Return the scores as a torch tensor if any of the inputs is one, else unchanged."""
+    if not any(is_torch(one) for one in inputs):
+        return scores
     import torch
 
-    return torch.from_numpy(scores.astype(np.float32))
+    return torch.from_numpy(scores)

@@ -15,41 +15,41 @@ _STORED = {mx.float16: np.float16, mx.float32: np.float32}
 
 
 @dataclass(frozen=True)
-class Codes:
+class QuantizedWeights:
     """codes (O, I) whole numbers below 2^bits, scales and biases (O, G): weight = code x scale + bias."""
 
-    codes: Floats
+    values: Floats
     scales: Floats
     biases: Floats
     bits: int
 
     @property
     def group_size(self) -> int:
-        return int(self.codes.shape[1] // self.scales.shape[1])
+        return int(self.values.shape[1] // self.scales.shape[1])
 
-    def weights(self) -> Floats:
+    def dequantize(self) -> Floats:
         """The float weights (O, I) that these stand for."""
-        outputs, inputs = self.codes.shape
-        grouped = self.codes.reshape(outputs, -1, self.group_size)
+        outputs, inputs = self.values.shape
+        grouped = self.values.reshape(outputs, -1, self.group_size)
         return (grouped * self.scales[..., None] + self.biases[..., None]).reshape(outputs, inputs)
 
-    def packed(self, dtype: mx.Dtype) -> dict[str, mx.array]:
+    def pack(self, dtype: mx.Dtype) -> dict[str, mx.array]:
         """`weight`, `scales` and `biases` as mx.quantize's affine mode stores them, the last two in `dtype`."""
         return {
-            "weight": mx.array(packed_words(self.codes, self.bits)),
+            "weight": mx.array(pack_bits(self.values, self.bits)),
             "scales": mx.array(self.scales).astype(dtype),
             "biases": mx.array(self.biases).astype(dtype),
         }
 
 
-def packed_words(codes: Floats, bits: int) -> npt.NDArray[np.uint32]:
+def pack_bits(codes: Floats, bits: int) -> npt.NDArray[np.uint32]:
     """codes (O, I) -> (O, I x bits / 32): one stream of bits a row, least significant first, as mx.quantize packs."""
     planes = np.unpackbits(codes.astype(np.uint8)[..., None], axis=-1, bitorder="little", count=bits)
     stream = np.packbits(planes.reshape(len(codes), -1), axis=-1, bitorder="little")
     return np.ascontiguousarray(stream).view("<u4").astype(np.uint32)
 
 
-def as_stored(values: Floats, dtype: mx.Dtype) -> Floats:
+def round_trip(values: Floats, dtype: mx.Dtype) -> Floats:
     """The values after a trip through the dtype that they are stored in."""
     if dtype in _STORED:
         return values.astype(_STORED[dtype]).astype(np.float32)

@@ -14,8 +14,8 @@ from typing import Any
 import mlx_hf_bridge  # noqa: F401  must come before anything that imports mlx
 from benchmarks.traced_variants import VARIANTS, Variant, perceiver
 from mlx_hf_bridge.errors import BridgeError
-from mlx_hf_bridge.tracing.conversion import Traced, traced
-from mlx_hf_bridge.tracing.trials import difference, runnable, trial
+from mlx_hf_bridge.tracing.conversion import TracedModule, trace_module
+from mlx_hf_bridge.tracing.trials import build_model, largest_difference, trial_inputs
 
 RELATIVE = 1e-4
 SHAPES = ((2, 33), (4, 20))
@@ -48,17 +48,19 @@ def outcome_of(variant: Variant) -> Outcome:
     start = time.perf_counter()
     module = perceiver() if variant.name == "perceiver:text" else encoder(variant.module())
     try:
-        found = traced(module, extra=variant.extra)
+        found = trace_module(module, extra_inputs=variant.extra)
         worst = compared(found, module, variant)
     except BridgeError as error:
         return Outcome(variant, reason=variant.reason or str(error))
     return Outcome(variant, len(found.graph.nodes), worst, time.perf_counter() - start)
 
 
-def compared(found: Traced, module: Any, variant: Variant) -> float:
+def compared(found: TracedModule, module: Any, variant: Variant) -> float:
     """The largest difference over SHAPES of the graph that JSON gives back."""
-    model = runnable(found.graph, found.tensors)
-    return max(difference(model, module, trial(found.graph, module, *shape, variant.extra)) for shape in SHAPES)
+    model = build_model(found.graph, found.tensors)
+    return max(
+        largest_difference(model, module, trial_inputs(found.graph, module, *shape, variant.extra)) for shape in SHAPES
+    )
 
 
 def main() -> None:

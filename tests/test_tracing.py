@@ -20,7 +20,7 @@ from mlx_hf_bridge import MLXAutoModel, MLXSentenceTransformer, pipeline
 from mlx_hf_bridge.conversion import traced as loading_traced
 from mlx_hf_bridge.errors import ArgumentTypeError, BackendError, ConfigError, InputError, UnsupportedModelError
 from mlx_hf_bridge.layers.token_batch import TokenBatch
-from mlx_hf_bridge.tracing.model import BUCKET, MOST_TRACES, TracedModel
+from mlx_hf_bridge.tracing.model import LENGTH_MULTIPLE, MAX_COMPILED_SHAPES, TracedModel
 
 BERT = FAMILIES[0]
 # float32 on other kernels, tiny models with weights of std 0.3; worst seen 1e-6.
@@ -267,10 +267,10 @@ def test_compiled_shapes_are_bucketed_and_bounded(roberta: tuple[Path, Any]) -> 
         for tokens in range(1, 40):
             batch = TokenBatch(mx.full((1, tokens), 7, mx.int32))
             np.testing.assert_allclose(compiled(batch).hidden, plain(batch).hidden, rtol=0, atol=ABSOLUTE)
-        assert compiled.traces == -(-39 // BUCKET)
-        for texts in range(1, MOST_TRACES + 5):
+        assert compiled.compiled_shapes == -(-39 // LENGTH_MULTIPLE)
+        for texts in range(1, MAX_COMPILED_SHAPES + 5):
             compiled(TokenBatch(mx.full((texts, 4), 7, mx.int32)))
-        assert compiled.traces == MOST_TRACES
+        assert compiled.compiled_shapes == MAX_COMPILED_SHAPES
     finally:
         mx.enable_compile()
 

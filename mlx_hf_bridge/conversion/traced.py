@@ -20,10 +20,10 @@ from mlx_hf_bridge.layers.linear import PackedEmbedding
 from mlx_hf_bridge.models import is_native
 from mlx_hf_bridge.quantization.recipes import MLXQuantizationConfig
 from mlx_hf_bridge.tracing.family import TracedConfig, family_of
-from mlx_hf_bridge.tracing.fused_linear import join_products
-from mlx_hf_bridge.tracing.graph import HELD, WEIGHT, Graph, Node
+from mlx_hf_bridge.tracing.fused_linear import fuse_linear_layers
+from mlx_hf_bridge.tracing.graph import TENSOR_OPS, WEIGHT, Graph, Node
 from mlx_hf_bridge.tracing.model import TracedModel
-from mlx_hf_bridge.tracing.serial import GRAPH_FILE, MOST_BYTES, from_json, to_json
+from mlx_hf_bridge.tracing.serial import GRAPH_FILE, MAX_BYTES, from_json, to_json
 from mlx_hf_bridge.weights.name_mapping import summarize
 from mlx_hf_bridge.weights.quantized import read_packing, recipe_from_packing
 
@@ -97,8 +97,8 @@ def plan_traced(
     conversion, modules = _tracer(str(model_type))
     open_weights(checkpoint)
     try:
-        module, lost_pooler = modules.module_for(checkpoint.model_folder, task)
-        found = conversion.traced(module, task, without=("pooler_output",) if lost_pooler else ())
+        module, lost_pooler = modules.load_module(checkpoint.model_folder, task)
+        found = conversion.trace_module(module, task, excluded_outputs=("pooler_output",) if lost_pooler else ())
         if task == BASE_TASK and "last_hidden_state" not in found.graph.outputs:
             raise UnsupportedModelError(
                 f"{found.graph.facts.model_class} answers with {', '.join(found.graph.outputs)} and no hidden states. "
@@ -180,9 +180,9 @@ def _tracer(model_type: str) -> tuple[Any, Any]:
 def read_graph(folder: Path) -> Graph:
     """graph.json, checked; UnsupportedModelError for one that no conversion writes."""
     size = (folder / GRAPH_FILE).stat().st_size
-    if size > MOST_BYTES:
+    if size > MAX_BYTES:
         raise UnsupportedModelError(
-            f"{folder / GRAPH_FILE} has {size} bytes, and {MOST_BYTES} at most are read. Convert the model again."
+            f"{folder / GRAPH_FILE} has {size} bytes, and {MAX_BYTES} at most are read. Convert the model again."
         )
     try:
         return from_json(read_json(folder / GRAPH_FILE))
@@ -202,13 +202,13 @@ def read_model(checkpoint: Checkpoint, graph: Graph, dtype: mx.Dtype, pooler: bo
         node.args[0]: _held(node, arrays, recipe_from_packing(read_packing(checkpoint.config)), dtype)
         for node in _holders(graph)
     }
-    model = TracedModel(join_products(graph, table), table, dtype, pooler)
+    model = TracedModel(fuse_linear_layers(graph, table), table, dtype, pooler)
     mx.eval(model.parameters())
     return model
 
 
 def _holders(graph: Graph) -> list[Node]:
-    return [node for node in graph.nodes if node.op in HELD]
+    return [node for node in graph.nodes if node.op in TENSOR_OPS]
 
 
 def _held(

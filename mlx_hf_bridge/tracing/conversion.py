@@ -17,32 +17,32 @@ from mlx_hf_bridge.architecture.config import NO_POSITIONS
 from mlx_hf_bridge.architecture.family import BASE_TASK, MULTIPLE_CHOICE
 from mlx_hf_bridge.errors import UnsupportedModelError
 from mlx_hf_bridge.tracing.export import (
-    TEXTS,
-    TOKENS,
+    EXAMPLE_TEXTS,
+    EXAMPLE_TOKENS,
     Inputs,
-    axes_of,
-    example,
-    exported,
-    quiet,
-    vocabulary_of,
-    word_table,
+    axis_names,
+    example_inputs,
+    export_program,
+    suppress_output,
+    token_embedding,
+    vocab_size_of,
 )
-from mlx_hf_bridge.tracing.graph import WEIGHT, Facts, Graph, Taken, nodes_in
-from mlx_hf_bridge.tracing.model import SEGMENTS
-from mlx_hf_bridge.tracing.passes import optimised
-from mlx_hf_bridge.tracing.sizes import guards_of
+from mlx_hf_bridge.tracing.graph import WEIGHT, Facts, Graph, GraphInput, iterate_nodes
+from mlx_hf_bridge.tracing.model import TOKEN_TYPE_IDS
+from mlx_hf_bridge.tracing.passes import optimize
+from mlx_hf_bridge.tracing.sizes import collect_guards
 from mlx_hf_bridge.tracing.translate import Translation
 from mlx_hf_bridge.tracing.trials import (
-    FAR,
-    Words,
-    array_of,
-    difference,
-    longest,
-    padding_shows_in,
-    positions_of,
-    runnable,
-    trial,
-    with_optional,
+    MAX_TRIED_LENGTH,
+    ExtraInputs,
+    build_model,
+    find_max_length,
+    is_length_dependent,
+    largest_difference,
+    mark_optional_inputs,
+    max_positions,
+    to_mlx,
+    trial_inputs,
 )
 
 logger = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ TRIALS = ((2, 17), (1, 9), (4, 6))
 
 
 @dataclass(frozen=True)
-class Traced:
+class TracedModule:
     """A graph, its tensors by name, those of them that are parameters, and those that a recipe may pack."""
 
     graph: Graph
@@ -63,7 +63,9 @@ class Traced:
     packable: frozenset[str]
 
 
-def traced(module: Any, task: str = BASE_TASK, extra: Words | None = None, without: tuple[str, ...] = ()) -> Traced:
+def trace_module(
+    module: Any, task: str = BASE_TASK, extra_inputs: ExtraInputs | None = None, excluded_outputs: tuple[str, ...] = ()
+) -> TracedModule:
     """transformers' module in eval mode, float32 -> its graph.
 
     extra: further inputs of (texts, tokens). without: answers that are left out.
@@ -72,14 +74,14 @@ def traced(module: Any, task: str = BASE_TASK, extra: Words | None = None, witho
     alone, or its answers are not the module's.
     """
     module = _without_branches(module.eval())
-    extra = extra or _extra_of(module)
+    extra_inputs = extra_inputs or _extra_of(module)
     reasons = []
     for attention in _attentions(module):
         _set_attention(module, attention)
         try:
-            found = _converted(module, task, extra, without)
+            found = _converted(module, task, extra_inputs, excluded_outputs)
             _set_attention(module, "eager")
-            return _verified(found, module, task, extra)
+            return _verified(found, module, task, extra_inputs)
         except UnsupportedModelError as error:
             reasons.append(error)
     raise reasons[-1]
@@ -88,7 +90,7 @@ def traced(module: Any, task: str = BASE_TASK, extra: Words | None = None, witho
 def _without_branches(module: Any) -> Any:
     """Experts as batched products: transformers' other ways loop over those that were hit."""
     if hasattr(module, "set_experts_implementation"):
-        with contextlib.suppress(ValueError), quiet():
+        with contextlib.suppress(ValueError), suppress_output():
             module.set_experts_implementation("batched_mm")
     return module
 
@@ -99,49 +101,49 @@ def _attentions(module: Any) -> tuple[str, ...]:
 
 def _set_attention(module: Any, name: str) -> None:
     if hasattr(module, "set_attn_implementation"):
-        with quiet():
+        with suppress_output():
             module.set_attn_implementation(name)
 
 
-def _extra_of(module: Any) -> Words:
+def _extra_of(module: Any) -> ExtraInputs:
     """Segments and boxes, where the module's forward takes them."""
     takes = inspect.signature(module.forward).parameters
     # XLNet and XLM read segments without a table of their own that config.json would count.
     kinds = getattr(module.config, "type_vocab_size", 2)
     edge = min(40, getattr(module.config, "max_2d_position_embeddings", 40))
 
-    def extra(texts: int, tokens: int) -> Inputs:
+    def extra_inputs(texts: int, tokens: int) -> Inputs:
         random = torch.Generator().manual_seed(texts * tokens)
         found = {}
-        if SEGMENTS in takes and isinstance(kinds, int) and kinds > 0:
-            found[SEGMENTS] = torch.randint(0, min(kinds, 2), (texts, tokens), generator=random)
+        if TOKEN_TYPE_IDS in takes and isinstance(kinds, int) and kinds > 0:
+            found[TOKEN_TYPE_IDS] = torch.randint(0, min(kinds, 2), (texts, tokens), generator=random)
         if "bbox" in takes:
             corners = torch.randint(0, edge, (texts, tokens, 2, 2), generator=random).sort(dim=2).values
             found["bbox"] = corners.flatten(2)
         return found
 
-    return extra
+    return extra_inputs
 
 
-def _converted(module: Any, task: str, extra: Words, without: tuple[str, ...]) -> Traced:
-    inputs = example(module, extra(TEXTS, TOKENS))
+def _converted(module: Any, task: str, extra_inputs: ExtraInputs, excluded_outputs: tuple[str, ...]) -> TracedModule:
+    inputs = example_inputs(module, extra_inputs(EXAMPLE_TEXTS, EXAMPLE_TOKENS))
     if task == MULTIPLE_CHOICE:
         inputs = {name: tensor[:, None] for name, tensor in inputs.items()}
-    table = word_table(module)
+    table = token_embedding(module)
     program = _exported(module, inputs)
     translation = Translation(program, inputs)
-    taken = {name: Taken(axes_of(tensor), _dtype(tensor), True) for name, tensor in inputs.items()}
-    outputs = {name: node for name, node in translation.outputs.items() if name not in without}
+    spec = {name: GraphInput(axis_names(tensor), _dtype(tensor), True) for name, tensor in inputs.items()}
+    outputs = {name: node for name, node in translation.outputs.items() if name not in excluded_outputs}
     raw = Graph(
         _facts(module, task),
         tuple(translation.nodes),
-        taken,
+        spec,
         outputs,
         translation.axes,
-        guards_of(program, inputs),
+        collect_guards(program, inputs),
     )
-    tensors = {name: array_of(tensor) for name, tensor in translation.tensors.items()}
-    graph, tensors = optimised(raw, tensors)
+    tensors = {name: to_mlx(tensor) for name, tensor in translation.tensors.items()}
+    graph, tensors = optimize(raw, tensors)
     words = next(
         (
             name
@@ -151,17 +153,17 @@ def _converted(module: Any, task: str, extra: Words, without: tuple[str, ...]) -
         None,
     )
     kept = {name: tensors[name] for name in graph.weights()}
-    return Traced(
+    return TracedModule(
         graph, kept, frozenset(translation.parameters & set(kept)), _packable(graph, words, module, task, kept)
     )
 
 
 def _exported(module: Any, inputs: Inputs) -> Any:
-    limit = min(positions_of(module) or FAR, FAR)
+    limit = min(max_positions(module) or MAX_TRIED_LENGTH, MAX_TRIED_LENGTH)
     try:
-        return exported(module, inputs, limit)
+        return export_program(module, inputs, limit)
     except UnsupportedModelError:
-        return exported(module, inputs, limit, states=False)
+        return export_program(module, inputs, limit, states=False)
 
 
 def _dtype(tensor: torch.Tensor) -> str:
@@ -177,14 +179,14 @@ def _facts(module: Any, task: str) -> Facts:
         model_type=str(config.model_type),
         task=task,
         base_prefix=str(getattr(module, "base_model_prefix", "")),
-        vocab_size=vocabulary_of(module),
+        vocab_size=vocab_size_of(module),
         hidden_size=int(getattr(config, "hidden_size", 0) or 0),
         layers=int(getattr(config, "num_hidden_layers", 0) or 0),
         heads=int(getattr(config, "num_attention_heads", 0) or 0),
-        segments=kinds if isinstance(kinds, int) else 0,
+        type_vocab_size=kinds if isinstance(kinds, int) else 0,
         max_length=NO_POSITIONS,
         pad_token_id=pad if isinstance(pad, int) and pad >= 0 else None,
-        padding_shows=False,
+        length_dependent=False,
     )
 
 
@@ -197,7 +199,7 @@ def _packable(
     uses: dict[str, set[str]] = {}
     for node in graph.nodes:
         for place, arg in enumerate(node.args):
-            for read in nodes_in(arg):
+            for read in iterate_nodes(arg):
                 if read.op == WEIGHT:
                     uses.setdefault(read.args[0], set()).add(f"{node.op}:{place}")
     products = {"linear:1", "bridge.linears:1"}
@@ -211,11 +213,11 @@ def _packable(
     )
 
 
-def _verified(found: Traced, module: Any, task: str, extra: Words) -> Traced:
+def _verified(found: TracedModule, module: Any, task: str, extra_inputs: ExtraInputs) -> TracedModule:
     """The graph with what trials say of it; UnsupportedModelError where it answers otherwise than the module."""
-    graph = replace(found.graph, inputs=with_optional(found.graph, module, task, extra))
-    graph = replace(graph, facts=replace(graph.facts, max_length=longest(graph, found.tensors, module)))
-    model = runnable(graph, found.tensors)
+    graph = replace(found.graph, inputs=mark_optional_inputs(found.graph, module, task, extra_inputs))
+    graph = replace(graph, facts=replace(graph.facts, max_length=find_max_length(graph, found.tensors, module)))
+    model = build_model(graph, found.tensors)
     allowed = [shape for shape in TRIALS if model.allows(*shape) and shape[1] <= graph.facts.max_length]
     if len(allowed) < 2:
         raise UnsupportedModelError(
@@ -224,13 +226,13 @@ def _verified(found: Traced, module: Any, task: str, extra: Words) -> Traced:
         )
     worst = 0.0
     for texts, tokens in allowed:
-        inputs = trial(graph, module, texts, tokens, extra, task)
-        worst = max(worst, difference(model, module, inputs))
+        inputs = trial_inputs(graph, module, texts, tokens, extra_inputs, task)
+        worst = max(worst, largest_difference(model, module, inputs))
     if not worst <= RELATIVE:
         raise UnsupportedModelError(
             f"the graph of {graph.facts.model_class} answers otherwise than the module (by {worst:.1e} of the largest "
             f"value, allowed are {RELATIVE:.0e}). Use transformers on torch for this one."
         )
-    shows = padding_shows_in(model, graph, module, extra, task)
+    shows = is_length_dependent(model, graph, module, extra_inputs, task)
     logger.info("traced %s: %d nodes, %.1e off", graph.facts.model_class, len(graph.nodes), worst)
-    return replace(found, graph=replace(graph, facts=replace(graph.facts, padding_shows=shows)))
+    return replace(found, graph=replace(graph, facts=replace(graph.facts, length_dependent=shows)))

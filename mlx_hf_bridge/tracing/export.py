@@ -18,7 +18,7 @@ from mlx_hf_bridge.errors import UnsupportedModelError
 from mlx_hf_bridge.tracing.ops import OPERATIONS
 
 # Texts and tokens of the example; neither is a size that models have for something else.
-TEXTS, TOKENS = 3, 11
+EXAMPLE_TEXTS, EXAMPLE_TOKENS = 3, 11
 _MOST_TEXTS = 2**20
 _ROUNDS = 4
 # Unicode's code points, for modules that read characters.
@@ -45,7 +45,7 @@ IGNORED += ("sym_storage_offset",)
 Inputs = Mapping[str, torch.Tensor]
 
 
-class Answering(torch.nn.Module):
+class NamedOutputs(torch.nn.Module):
     """A transformers module called with inputs in a fixed order -> its answers by name, None left out."""
 
     def __init__(self, module: torch.nn.Module, names: tuple[str, ...], states: bool) -> None:
@@ -62,15 +62,15 @@ class Answering(torch.nn.Module):
         return {name: output[name] for name in _KEPT if output.get(name) is not None}
 
 
-def example(module: Any, extra: Inputs) -> dict[str, torch.Tensor]:
+def example_inputs(module: Any, extra_inputs: Inputs) -> dict[str, torch.Tensor]:
     """Ids and a mask with padding (B, L), and what else the module takes of every text."""
-    mask = torch.ones(TEXTS, TOKENS, dtype=torch.long)
-    mask[1, TOKENS - 4 :] = 0
-    ids = torch.randint(0, vocabulary_of(module), mask.shape, generator=torch.Generator().manual_seed(0))
-    return {"input_ids": ids, "attention_mask": mask, **extra}
+    mask = torch.ones(EXAMPLE_TEXTS, EXAMPLE_TOKENS, dtype=torch.long)
+    mask[1, EXAMPLE_TOKENS - 4 :] = 0
+    ids = torch.randint(0, vocab_size_of(module), mask.shape, generator=torch.Generator().manual_seed(0))
+    return {"input_ids": ids, "attention_mask": mask, **extra_inputs}
 
 
-def word_table(module: Any) -> torch.Tensor | None:
+def token_embedding(module: Any) -> torch.Tensor | None:
     """The word embeddings' weight; None for modules that have none (CANINE hashes characters)."""
     try:
         return getattr(module.get_input_embeddings(), "weight", None)
@@ -78,22 +78,22 @@ def word_table(module: Any) -> torch.Tensor | None:
         return None
 
 
-def vocabulary_of(module: Any) -> int:
+def vocab_size_of(module: Any) -> int:
     """How many ids the module knows."""
-    table = word_table(module)
+    table = token_embedding(module)
     return int(getattr(module.config, "vocab_size", 0) or _CHARACTERS) if table is None else int(table.shape[0])
 
 
-def exported(module: torch.nn.Module, inputs: Inputs, limit: int, states: bool = True) -> ExportedProgram:
+def export_program(module: torch.nn.Module, inputs: Inputs, limit: int, states: bool = True) -> ExportedProgram:
     """The program for any B and L, in operations that the graph has; `limit`: the most tokens.
 
     UnsupportedModelError says why torch.export has none, or names operations that are missing here.
     """
-    with quiet(), torch.no_grad():
-        return _lowered(_first_that_works(Answering(module, tuple(inputs), states).eval(), inputs, limit))
+    with suppress_output(), torch.no_grad():
+        return _lowered(_first_that_works(NamedOutputs(module, tuple(inputs), states).eval(), inputs, limit))
 
 
-def _first_that_works(answering: Answering, inputs: Inputs, limit: int) -> ExportedProgram:
+def _first_that_works(answering: NamedOutputs, inputs: Inputs, limit: int) -> ExportedProgram:
     named = {"B": Dim("B", min=1, max=_MOST_TEXTS), "L": Dim("L", min=1, max=limit)}
     reasons = []
     for free in (named, {"B": Dim.AUTO, "L": Dim.AUTO}):
@@ -110,10 +110,10 @@ def _first_that_works(answering: Answering, inputs: Inputs, limit: int) -> Expor
 
 def _axes(tensor: torch.Tensor) -> dict[int, str]:
     """Which axes of an input vary: the first with the texts, others of the example's length with the tokens."""
-    return {0: "B"} | {place: "L" for place, size in enumerate(tensor.shape) if place and size == TOKENS}
+    return {0: "B"} | {place: "L" for place, size in enumerate(tensor.shape) if place and size == EXAMPLE_TOKENS}
 
 
-def axes_of(tensor: torch.Tensor) -> tuple[str | int, ...]:
+def axis_names(tensor: torch.Tensor) -> tuple[str | int, ...]:
     """An input's axes, B and L for those that vary."""
     varied = _axes(tensor)
     return tuple(varied.get(place, size) for place, size in enumerate(tensor.shape))
@@ -125,7 +125,7 @@ def _lowered(program: ExportedProgram) -> ExportedProgram:
     known = torch.export.default_decompositions().materialize()
     for _ in range(_ROUNDS):
         program = program.run_decompositions(table)
-        missing = missing_from(program)
+        missing = missing_operations(program)
         table = {operation: known[operation] for operation in missing if operation in known}
         if not table:
             break
@@ -138,14 +138,14 @@ def _lowered(program: ExportedProgram) -> ExportedProgram:
     return program
 
 
-def missing_from(program: ExportedProgram) -> list[Any]:
+def missing_operations(program: ExportedProgram) -> list[Any]:
     """The operations of a program that the table lacks."""
     used = [node.target for node in program.graph.nodes if node.op == "call_function"]
     known = (*OPERATIONS, *IGNORED)
-    return list(dict.fromkeys(target for target in used if name_of(target) not in known))
+    return list(dict.fromkeys(target for target in used if operation_name(target) not in known))
 
 
-def name_of(target: Any) -> str:
+def operation_name(target: Any) -> str:
     """torch's operation as the graph has it: "add.Tensor", "softmax.int"; of Python's and torch's numbers "sym.add"."""
     if isinstance(target, torch._ops.OpOverload):
         return str(target).removeprefix("aten.").removesuffix(".default")
@@ -153,7 +153,7 @@ def name_of(target: Any) -> str:
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
+def suppress_output() -> Iterator[None]:
     """Without warnings, log lines and bars of tracing and of transformers, which are for the authors of models."""
     before, bars = logging.root.manager.disable, transformers_logging.is_progress_bar_enabled()
     logging.disable(logging.CRITICAL)

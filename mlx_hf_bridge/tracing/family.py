@@ -8,7 +8,7 @@ import mlx.nn as nn
 
 from mlx_hf_bridge.architecture.config import NO_POSITIONS, EncoderConfig
 from mlx_hf_bridge.architecture.family import BASE_TASK, Family
-from mlx_hf_bridge.tracing.graph import Graph, Taken
+from mlx_hf_bridge.tracing.graph import Graph, GraphInput
 
 _ANY = 2**31 - 1
 _SHARED = ("input_ids", "attention_mask", "token_type_ids")
@@ -20,7 +20,7 @@ class TracedConfig(EncoderConfig):
 
     longest: int = NO_POSITIONS
     segments_count: bool = False
-    own: Mapping[str, Taken] = field(default_factory=dict)
+    own: Mapping[str, GraphInput] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Nothing is refused: transformers' own module has read the config."""
@@ -37,7 +37,7 @@ class TracedConfig(EncoderConfig):
             "intermediate_size": raw.get("intermediate_size") or 0,
             "max_position_embeddings": raw.get("max_position_embeddings") or NO_POSITIONS,
             "hidden_act": raw.get("hidden_act") or "",
-            "type_vocab_size": 0 if segments is None else facts.segments or _ANY,
+            "type_vocab_size": 0 if segments is None else facts.type_vocab_size or _ANY,
             "pad_token_id": facts.pad_token_id,
             "vocab_size": facts.vocab_size,
         }
@@ -49,7 +49,7 @@ class TracedConfig(EncoderConfig):
             "problem_type": read.problem_type,
             "longest": facts.max_length,
             "segments_count": segments is not None and not segments.optional,
-            "own": {name: taken for name, taken in graph.inputs.items() if name not in _SHARED},
+            "own": {name: spec for name, spec in graph.inputs.items() if name not in _SHARED},
         }
         return cls(facts.model_type, **{**general, **own})
 
@@ -72,13 +72,11 @@ class TracedConfig(EncoderConfig):
 
     @property
     def extra_input_axes(self) -> Mapping[str, tuple[int, ...]]:
-        return {
-            name: tuple(axis for axis in taken.axes[2:] if isinstance(axis, int)) for name, taken in self.own.items()
-        }
+        return {name: tuple(axis for axis in spec.axes[2:] if isinstance(axis, int)) for name, spec in self.own.items()}
 
     @property
     def float_extra_inputs(self) -> frozenset[str]:
-        return frozenset(name for name, taken in self.own.items() if taken.dtype == "float32")
+        return frozenset(name for name, spec in self.own.items() if spec.dtype == "float32")
 
     def last_position(self, ids: Any) -> int:
         """The graph checks its own look-ups."""
@@ -110,7 +108,7 @@ def family_of(graph: Graph) -> Family:
         pooler=(lambda config: nn.Identity()) if "pooler_output" in graph.outputs else None,
         uses_segments="token_type_ids" in graph.inputs,
         takes_vectors=False,
-        padding_shows=facts.padding_shows,
+        padding_shows=facts.length_dependent,
     )
 
 

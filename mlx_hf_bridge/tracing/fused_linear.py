@@ -5,10 +5,10 @@ from typing import Any
 import mlx.core as mx
 
 from mlx_hf_bridge.layers.linear import PackedEmbedding
-from mlx_hf_bridge.tracing.graph import WEIGHT, Graph, Node, read_by
+from mlx_hf_bridge.tracing.graph import WEIGHT, Graph, Node, input_nodes
 
 
-def join_products(graph: Graph, table: dict[str, Any]) -> Graph:
+def fuse_linear_layers(graph: Graph, table: dict[str, Any]) -> Graph:
     """The graph with one weight for each "bridge.linears", and `table` with those in the place of their parts."""
     nodes: list[Node] = []
     for node in graph.nodes:
@@ -19,7 +19,7 @@ def join_products(graph: Graph, table: dict[str, Any]) -> Graph:
             nodes += [part for part in joined if part is not None]
             node.replace("bridge.linears", x, joined[0], joined[1], sizes)
         nodes.append(node)
-    read = {id(part) for node in nodes for part in read_by(node)} | {id(node) for node in graph.outputs.values()}
+    read = {id(part) for node in nodes for part in input_nodes(node)} | {id(node) for node in graph.outputs.values()}
     kept = tuple(node for node in nodes if node.op != WEIGHT or id(node) in read)
     names = {node.args[0] for node in kept if node.op == WEIGHT}
     unread = {node.args[0] for node in nodes if node.op == WEIGHT} - names

@@ -6,7 +6,7 @@ from typing import Any
 
 # A weight is a parameter, cast to what is computed in; a constant keeps its dtype.
 INPUT, WEIGHT, CONSTANT = "input", "weight", "constant"
-HELD = (WEIGHT, CONSTANT)
+TENSOR_OPS = (WEIGHT, CONSTANT)
 
 
 @dataclass(eq=False)
@@ -43,14 +43,14 @@ class Facts:
     hidden_size: int
     layers: int
     heads: int
-    segments: int
+    type_vocab_size: int
     max_length: int
     pad_token_id: int | None
-    padding_shows: bool
+    length_dependent: bool
 
 
 @dataclass(frozen=True)
-class Taken:
+class GraphInput:
     """One input: its axes, B and L for those that vary, and its dtype; optional: left out, it is 0 (a mask 1)."""
 
     axes: tuple[str | int, ...]
@@ -67,39 +67,39 @@ class Graph:
 
     facts: Facts
     nodes: tuple[Node, ...]
-    inputs: Mapping[str, Taken]
+    inputs: Mapping[str, GraphInput]
     outputs: Mapping[str, Node]
     axes: Mapping[str, tuple[str | int, ...]]
     guards: tuple[str, ...] = ()
 
     def weights(self) -> list[str]:
         """The names of the tensors that it reads, in order."""
-        return [node.args[0] for node in self.nodes if node.op in HELD]
+        return [node.args[0] for node in self.nodes if node.op in TENSOR_OPS]
 
 
-def nodes_in(value: Any) -> Iterator[Node]:
+def iterate_nodes(value: Any) -> Iterator[Node]:
     """The nodes in an argument, lists looked through."""
     if isinstance(value, Node):
         yield value
     elif isinstance(value, (list, tuple)):
         for item in value:
-            yield from nodes_in(item)
+            yield from iterate_nodes(item)
     elif isinstance(value, dict):
         for item in value.values():
-            yield from nodes_in(item)
+            yield from iterate_nodes(item)
 
 
-def read_by(node: Node) -> list[Node]:
+def input_nodes(node: Node) -> list[Node]:
     """The nodes that a node reads, in the order of its arguments."""
-    return list(nodes_in((node.args, node.options)))
+    return list(iterate_nodes((node.args, node.options)))
 
 
-def mapped(value: Any, change: Callable[[Node], Any]) -> Any:
+def map_nodes(value: Any, change: Callable[[Node], Any]) -> Any:
     """An argument with each node in it changed."""
     if isinstance(value, Node):
         return change(value)
     if isinstance(value, (list, tuple)):
-        return type(value)(mapped(item, change) for item in value)
+        return type(value)(map_nodes(item, change) for item in value)
     if isinstance(value, dict):
-        return {key: mapped(item, change) for key, item in value.items()}
+        return {key: map_nodes(item, change) for key, item in value.items()}
     return value

@@ -10,7 +10,7 @@ from typing import Any
 
 from mlx_hf_bridge.errors import UnsupportedModelError
 
-MOST_LETTERS = 2_000
+MAX_CHARACTERS = 2_000
 _DEEPEST = 40
 _LARGEST = 2**62
 _OPERATORS: dict[type, Callable[[int, int], int]] = {
@@ -29,7 +29,7 @@ _COMPARISONS: dict[type, Callable[[int, int], bool]] = {
     ast.GtE: operator.ge,
 }
 _FUNCTIONS: dict[str, Callable[..., int]] = {"min": min, "max": max, "Min": min, "Max": max}
-LETTERS = ("B", "L")
+SIZE_NAMES = ("B", "L")
 
 
 class Guard:
@@ -37,8 +37,8 @@ class Guard:
 
     def __init__(self, text: str) -> None:
         self.text = text
-        if not isinstance(text, str) or len(text) > MOST_LETTERS:
-            raise _refused(str(text)[:80], f"is not a text of {MOST_LETTERS} letters or fewer")
+        if not isinstance(text, str) or len(text) > MAX_CHARACTERS:
+            raise _refused(str(text)[:80], f"is not a text of {MAX_CHARACTERS} letters or fewer")
         try:
             self._tree = ast.parse(text, mode="eval").body
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
@@ -60,7 +60,7 @@ def _check(node: ast.AST, text: str, depth: int) -> None:
     if isinstance(node, ast.Constant):
         known = isinstance(node.value, int) and abs(node.value) <= _LARGEST
     elif isinstance(node, ast.Name):
-        known = node.id in LETTERS
+        known = node.id in SIZE_NAMES
     elif isinstance(node, ast.Call):
         known = isinstance(node.func, ast.Name) and node.func.id in _FUNCTIONS and len(node.args) == 2
         known = known and not node.keywords

@@ -11,15 +11,15 @@ import mlx.core as mx
 
 from mlx_hf_bridge.errors import TokenRangeError
 from mlx_hf_bridge.layers.linear import Packed
-from mlx_hf_bridge.tracing.graph import HELD, INPUT, Graph, Node, nodes_in, read_by
-from mlx_hf_bridge.tracing.interpreter import Program, needed
+from mlx_hf_bridge.tracing.graph import INPUT, TENSOR_OPS, Graph, Node, input_nodes, iterate_nodes
+from mlx_hf_bridge.tracing.interpreter import Program, required_nodes
 
 # Operations whose results are hidden states.
 _DEEP = ("linear", "layer_norm", "matmul", "scaled_dot_product_attention", "embedding", "bridge.", "softmax.int", "bmm")
 _MOST_SHAPES = 256
 
 
-class Places:
+class IndexChecks:
     """The look-ups of a graph and the places that they go by."""
 
     def __init__(self, graph: Graph, weights: Mapping[str, Any]) -> None:
@@ -32,8 +32,8 @@ class Places:
         ]
         by_shape = [item for item in found if not _reads_values(graph, item[2])]
         by_value = [item for item in found if item not in by_shape]
-        self._once = _Checked(graph, by_shape, weights)
-        self._always = _Checked(graph, by_value, weights)
+        self._once = _CheckGroup(graph, by_shape, weights)
+        self._always = _CheckGroup(graph, by_value, weights)
         self._seen: dict[tuple[tuple[int, ...], ...], bool] = {}
 
     def check(self, inputs: Mapping[str, mx.array]) -> None:
@@ -47,12 +47,12 @@ class Places:
         self._always(inputs)
 
 
-class _Checked:
+class _CheckGroup:
     """Some look-ups: the program of their places, and the sizes of the axes that they go along."""
 
     def __init__(self, graph: Graph, look_ups: list[tuple[Node, int, Node]], weights: Mapping[str, Any]) -> None:
         # A computed table's size is not known here; a graph looks such up along axes of its own sizes.
-        kept = [item for item in look_ups if item[0].op in HELD]
+        kept = [item for item in look_ups if item[0].op in TENSOR_OPS]
         unique = {(id(places), _rows(weights[table.args[0]], axis)): places for table, axis, places in kept}
         self._sizes = [rows for _, rows in unique]
         self._program = Program(graph, list(unique.values()), weights, mx.float32) if unique else None
@@ -97,7 +97,7 @@ def _deep(graph: Graph) -> set[int]:
     """The nodes that follow from hidden states."""
     deep: set[int] = set()
     for node in graph.nodes:
-        if node.op.startswith(_DEEP) or any(id(read) in deep for read in nodes_in((node.args, node.options))):
+        if node.op.startswith(_DEEP) or any(id(read) in deep for read in iterate_nodes((node.args, node.options))):
             deep.add(id(node))
     return deep
 
@@ -105,9 +105,9 @@ def _deep(graph: Graph) -> set[int]:
 def _reads_values(graph: Graph, wanted: Node) -> bool:
     """Whether a node follows from an input's values, not from its sizes alone."""
     valued: set[int] = set()
-    for node in needed(graph, [wanted]):
+    for node in required_nodes(graph, [wanted]):
         if node.op == "sym_size.int":
             continue
-        if node.op == INPUT or any(id(read) in valued for read in read_by(node)):
+        if node.op == INPUT or any(id(read) in valued for read in input_nodes(node)):
             valued.add(id(node))
     return id(wanted) in valued

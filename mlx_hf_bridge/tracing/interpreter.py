@@ -10,7 +10,7 @@ from typing import Any
 import mlx.core as mx
 
 from mlx_hf_bridge.errors import BridgeError, UnsupportedModelError
-from mlx_hf_bridge.tracing.graph import HELD, INPUT, Graph, Node, read_by
+from mlx_hf_bridge.tracing.graph import INPUT, TENSOR_OPS, Graph, Node, input_nodes
 from mlx_hf_bridge.tracing.ops import OPERATIONS
 from mlx_hf_bridge.tracing.ops.dtypes import is_float
 
@@ -24,7 +24,7 @@ class Program:
     """
 
     def __init__(self, graph: Graph, wanted: list[Node], weights: Mapping[str, Any], dtype: mx.Dtype) -> None:
-        self._needed = needed(graph, wanted)
+        self._needed = required_nodes(graph, wanted)
         self._places = {id(node): place for place, node in enumerate(self._needed)}
         self._wanted = [self._places[id(node)] for node in wanted]
         self._dtype = dtype
@@ -57,7 +57,7 @@ class Program:
     def _step(self, node: Node, weights: Mapping[str, Any]) -> Step | None:
         if node.op == INPUT:
             return None
-        if node.op in HELD:
+        if node.op in TENSOR_OPS:
             weight = weights[node.args[0]]
             return lambda values: weight
         function = OPERATIONS[node.op]
@@ -77,7 +77,7 @@ class Program:
             place = self._places[id(arg)]
             return lambda values: values[place]
         if isinstance(arg, (list, tuple)):
-            if not any(True for _ in read_by(Node("", (arg,)))):
+            if not any(True for _ in input_nodes(Node("", (arg,)))):
                 return lambda values: arg
             readers = [self._reader(item) for item in arg]
             return lambda values: [read(values) for read in readers]
@@ -89,7 +89,7 @@ class Program:
         """For each place the values that nothing reads afterwards."""
         last: dict[int, int] = {}
         for place, node in enumerate(self._needed):
-            for read in read_by(node):
+            for read in input_nodes(node):
                 last[self._places[id(read)]] = place
         ends: list[list[int]] = [[] for _ in self._needed]
         for value, place in last.items():
@@ -98,7 +98,7 @@ class Program:
         return ends
 
 
-def needed(graph: Graph, wanted: list[Node]) -> list[Node]:
+def required_nodes(graph: Graph, wanted: list[Node]) -> list[Node]:
     """The nodes that the wanted ones read, themselves included, in the graph's order."""
     found: set[int] = set()
     waiting = list(wanted)
@@ -106,7 +106,7 @@ def needed(graph: Graph, wanted: list[Node]) -> list[Node]:
         node = waiting.pop()
         if id(node) not in found:
             found.add(id(node))
-            waiting += read_by(node)
+            waiting += input_nodes(node)
     return [node for node in graph.nodes if id(node) in found]
 
 

@@ -15,18 +15,18 @@ from mlx_hf_bridge.errors import InputError, TokenRangeError
 from mlx_hf_bridge.inference.model import Encoded
 from mlx_hf_bridge.layers.token_batch import TokenBatch
 from mlx_hf_bridge.runtime.device import COMPILES_GRAPHS
-from mlx_hf_bridge.tracing.graph import Graph, Taken
+from mlx_hf_bridge.tracing.graph import Graph, GraphInput
 from mlx_hf_bridge.tracing.guards import Guard
-from mlx_hf_bridge.tracing.index_checks import Places
+from mlx_hf_bridge.tracing.index_checks import IndexChecks
 from mlx_hf_bridge.tracing.interpreter import Program
 from mlx_hf_bridge.tracing.ops.dtypes import DTYPES
 
-IDS, MASK, SEGMENTS = "input_ids", "attention_mask", "token_type_ids"
+IDS, MASK, TOKEN_TYPE_IDS = "input_ids", "attention_mask", "token_type_ids"
 _STATES = "hidden_states."
 # A length that the guards refuse is tried again with this many slots of padding.
 _MORE_SLOTS = 64
 # mx.compile keeps a trace a shape; lengths go up to a multiple of the first, and the oldest of the second is forgotten.
-BUCKET, MOST_TRACES = 16, 32
+LENGTH_MULTIPLE, MAX_COMPILED_SHAPES = 16, 32
 
 
 class TracedModel(nn.Module):
@@ -50,13 +50,13 @@ class TracedModel(nn.Module):
         self._graph = graph
         self._dtype = dtype
         self._guards = [Guard(text) for text in graph.guards]
-        self._places = Places(graph, weights)
+        self._places = IndexChecks(graph, weights)
         self._programs: dict[tuple[str, ...], Program] = {}
         self._compiled = COMPILES_GRAPHS if compiled is None else compiled
         self._traces: OrderedDict[Any, Callable[..., list[mx.array]]] = OrderedDict()
 
     @property
-    def traces(self) -> int:
+    def compiled_shapes(self) -> int:
         """How many shapes are compiled now; MOST_TRACES at most."""
         return len(self._traces)
 
@@ -124,9 +124,9 @@ class TracedModel(nn.Module):
                 f"the texts have {tokens} tokens, and the traced {facts.model_class} takes {facts.max_length} at most. "
                 "Truncate them."
             )
-        step = BUCKET if self._compiled and not facts.padding_shows else 1
+        step = LENGTH_MULTIPLE if self._compiled and not facts.length_dependent else 1
         first = min(-(-tokens // step) * step, facts.max_length)
-        tried = [first] if facts.padding_shows else [*range(first, first + _MORE_SLOTS), tokens]
+        tried = [first] if facts.length_dependent else [*range(first, first + _MORE_SLOTS), tokens]
         for length in tried:
             if length <= facts.max_length and self.allows(texts, length):
                 return length
@@ -142,14 +142,14 @@ class TracedModel(nn.Module):
         return all(guard.holds(sizes) for guard in self._guards)
 
     def _inputs(self, batch: TokenBatch, sizes: Mapping[str, int]) -> dict[str, mx.array]:
-        return {name: self._input(name, taken, batch, sizes) for name, taken in self._graph.inputs.items()}
+        return {name: self._input(name, spec, batch, sizes) for name, spec in self._graph.inputs.items()}
 
-    def _input(self, name: str, taken: Taken, batch: TokenBatch, sizes: Mapping[str, int]) -> mx.array:
+    def _input(self, name: str, spec: GraphInput, batch: TokenBatch, sizes: Mapping[str, int]) -> mx.array:
         """An input in its full shape: the caller's, padded with 0, or 0 where it is left out (a mask 1)."""
-        shape = tuple(sizes[axis] if isinstance(axis, str) else axis for axis in taken.axes)
-        found = {IDS: batch.ids, MASK: batch.mask, SEGMENTS: batch.segments}.get(name, batch.given.get(name))
-        dtype = DTYPES[taken.dtype]
-        if found is None and not taken.optional:
+        shape = tuple(sizes[axis] if isinstance(axis, str) else axis for axis in spec.axes)
+        found = {IDS: batch.ids, MASK: batch.mask, TOKEN_TYPE_IDS: batch.segments}.get(name, batch.given.get(name))
+        dtype = DTYPES[spec.dtype]
+        if found is None and not spec.optional:
             raise InputError(
                 f"{name} is not given, and {self._graph.facts.model_class} answers otherwise with it than without. "
                 f"Pass {name} with the shape {shape}."
@@ -174,7 +174,7 @@ class TracedModel(nn.Module):
         key = (names, *(array.shape for array in inputs.values()))
         trace = self._traces.pop(key, None) or mx.compile(partial(_called, program, tuple(inputs)))
         self._traces[key] = trace
-        while len(self._traces) > MOST_TRACES:
+        while len(self._traces) > MAX_COMPILED_SHAPES:
             self._traces.popitem(last=False)
         return trace(*inputs.values())
 

@@ -9,19 +9,19 @@ import transformers
 
 from mlx_hf_bridge.architecture.family import BASE_TASK, HF_SUFFIXES
 from mlx_hf_bridge.errors import UnsupportedModelError, WeightsError
-from mlx_hf_bridge.tracing.export import quiet
+from mlx_hf_bridge.tracing.export import suppress_output
 
 # Classes that are encoders by themselves, whatever AutoModel makes of their config.
 _ENCODERS = ("EncoderModel", "TextModel", "TextModelWithProjection", "TextEncoder", "Encoder")
 _SHOWN = 8
 
 
-def module_for(folder: Path, task: str) -> tuple[Any, bool]:
+def load_module(folder: Path, task: str) -> tuple[Any, bool]:
     """The module in eval mode, float32, and whether its pooler's weights are missing.
 
     UnsupportedModelError where transformers has no class for it, WeightsError where it lacks trained weights.
     """
-    with quiet():
+    with suppress_output():
         try:
             config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
             found = _class_for(config, task)

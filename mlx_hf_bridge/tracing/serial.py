@@ -9,13 +9,13 @@ from dataclasses import asdict, fields
 from typing import Any
 
 from mlx_hf_bridge.errors import UnsupportedModelError
-from mlx_hf_bridge.tracing.graph import HELD, INPUT, Facts, Graph, Node, Taken
+from mlx_hf_bridge.tracing.graph import INPUT, TENSOR_OPS, Facts, Graph, GraphInput, Node
 from mlx_hf_bridge.tracing.guards import Guard
 from mlx_hf_bridge.tracing.ops import OPERATIONS
 
 GRAPH_FORMAT = 1
 GRAPH_FILE = "graph.json"
-MOST_BYTES = 64 * 2**20
+MAX_BYTES = 64 * 2**20
 _MOST_NODES = 200_000
 _MOST_ITEMS = 4_096
 _MOST_GUARDS = 10_000
@@ -24,6 +24,8 @@ _LONGEST_TEXT = 1_000
 _LARGEST = 2**63
 _MOST_AXES = 8
 _WIDEST = 2**24
+# Facts' fields whose key in graph.json is older than their name; folders on disk keep it.
+_STORED_KEYS = {"type_vocab_size": "segments", "length_dependent": "padding_shows"}
 
 
 def to_json(graph: Graph) -> dict[str, Any]:
@@ -31,8 +33,8 @@ def to_json(graph: Graph) -> dict[str, Any]:
     places = {id(node): place for place, node in enumerate(graph.nodes)}
     return {
         "format": GRAPH_FORMAT,
-        "facts": asdict(graph.facts),
-        "inputs": {name: {**asdict(taken), "axes": list(taken.axes)} for name, taken in graph.inputs.items()},
+        "facts": {_STORED_KEYS.get(name, name): value for name, value in asdict(graph.facts).items()},
+        "inputs": {name: {**asdict(entry), "axes": list(entry.axes)} for name, entry in graph.inputs.items()},
         "outputs": {name: places[id(node)] for name, node in graph.outputs.items()},
         "axes": {name: list(graph.axes[name]) for name in graph.outputs},
         "guards": list(graph.guards),
@@ -94,7 +96,7 @@ def _node(entry: Any, place: int, earlier: list[Node]) -> Node:
         raise _refused(f"has {str(entry)[:80]} for node {place}, expected [operation, arguments, options]")
     op, args = entry[0], tuple(_read(item, earlier, place, 0) for item in entry[1])
     options = entry[2] if len(entry) == 3 else {}
-    if op in (INPUT, *HELD):
+    if op in (INPUT, *TENSOR_OPS):
         if len(args) != 1 or not isinstance(args[0], str) or options:
             raise _refused(f"has an {op} without a name at node {place}")
     elif op not in OPERATIONS:
@@ -125,12 +127,12 @@ def _read(value: Any, earlier: list[Node], place: int, depth: int) -> Any:
     raise _refused(f"has {str(value)[:80]} for an argument of node {place}, which is out of bounds")
 
 
-def _taken(name: Any, entry: Any) -> Taken:
+def _taken(name: Any, entry: Any) -> GraphInput:
     if not isinstance(entry, dict) or set(entry) != {"axes", "dtype", "optional"}:
         raise _refused(f"has {str(entry)[:80]} for the input {name!r:.40}, expected axes, dtype and optional")
     if entry["dtype"] not in ("int64", "float32") or type(entry["optional"]) is not bool:
         raise _refused(f"has {str(entry)[:80]} for the input {name!r:.40}, expected int64 or float32")
-    return Taken(_axes(name, entry["axes"], ("B", "L")), entry["dtype"], entry["optional"])
+    return GraphInput(_axes(name, entry["axes"], ("B", "L")), entry["dtype"], entry["optional"])
 
 
 def _axes(name: Any, axes: Any, letters: tuple[str, ...]) -> tuple[str | int, ...]:
@@ -149,7 +151,7 @@ def _output(name: Any, at: Any, nodes: list[Node]) -> Node:
 
 def _facts(content: dict[str, Any]) -> Facts:
     given = _typed(content, "facts", dict, _MOST_ITEMS)
-    known = {spec.name: spec for spec in fields(Facts)}
+    known = {_STORED_KEYS.get(spec.name, spec.name): spec for spec in fields(Facts)}
     if set(given) != set(known):
         raise _refused(f"has facts {sorted(given)!s:.200}, expected {', '.join(known)}")
     for name, value in given.items():
@@ -157,7 +159,7 @@ def _facts(content: dict[str, Any]) -> Facts:
         kind = kinds.get(known[name].type, (int, type(None)))
         if type(value) not in kind or (type(value) is int and not -1 <= value < 2**31):
             raise _refused(f"has {name}={value!r:.40} among its facts, expected {known[name].type}")
-    return Facts(**given)
+    return Facts(**{spec.name: given[key] for key, spec in known.items()})
 
 
 def _refused(what: str) -> UnsupportedModelError:

@@ -3,15 +3,15 @@
 import re
 from typing import Any
 
-from mlx_hf_bridge.tracing.export import Inputs, axes_of
+from mlx_hf_bridge.tracing.export import Inputs, axis_names
 from mlx_hf_bridge.tracing.guards import Guard
 
 _SIZE = re.compile(r"L\['given'\]\[(\d+)\]\.size\(\)\[(\d+)\]")
 
 
-def guards_of(program: Any, inputs: Inputs) -> tuple[str, ...]:
+def collect_guards(program: Any, inputs: Inputs) -> tuple[str, ...]:
     """The conditions of B and L, those dropped that always hold."""
-    axes = [axes_of(tensor) for tensor in inputs.values()]
+    axes = [axis_names(tensor) for tensor in inputs.values()]
 
     def letter(match: re.Match[str]) -> str:
         return str(axes[int(match[1])][int(match[2])])

@@ -7,7 +7,7 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 
 from mlx_hf_bridge.errors import UnsupportedModelError
-from mlx_hf_bridge.tracing.export import IGNORED, Inputs, axes_of, name_of
+from mlx_hf_bridge.tracing.export import IGNORED, Inputs, axis_names, operation_name
 from mlx_hf_bridge.tracing.graph import CONSTANT, INPUT, WEIGHT, Node
 
 # Operations that leave some arguments as they are: copies, casts to the dtype that is there, and the like.
@@ -69,7 +69,7 @@ class Translation:
         holders = {node.name: node for node in program.graph.nodes if node.op == "placeholder"}
         for holder, (kind, name) in self._names.items():
             if kind == INPUT:
-                for size, axis in zip(holders[holder].meta["val"].shape, axes_of(inputs[name]), strict=True):
+                for size, axis in zip(holders[holder].meta["val"].shape, axis_names(inputs[name]), strict=True):
                     if isinstance(axis, str):
                         letters.setdefault(str(size), axis)
         return letters
@@ -80,15 +80,15 @@ class Translation:
             made = self._weight(name) if kind == WEIGHT else self._put(Node(INPUT, (name,)))
             made.dtype = _dtype(node)
             self._made[node] = made
-        elif node.op == "call_function" and name_of(node.target) not in IGNORED:
+        elif node.op == "call_function" and operation_name(node.target) not in IGNORED:
             options = {key: self._argument(value) for key, value in node.kwargs.items() if key not in _NOT_OURS}
             args = tuple(self._argument(value) for value in node.args)
             if _is_same(node) and isinstance(args[0], Node):
                 self._made[node] = args[0]
             else:
-                self._made[node] = self._put(Node(name_of(node.target), args, options, _dtype(node)))
+                self._made[node] = self._put(Node(operation_name(node.target), args, options, _dtype(node)))
         elif node.op == "output":
-            self._answer(node, program)
+            self._add_outputs(node, program)
 
     def _weight(self, name: str) -> Node:
         if name not in self._held:
@@ -115,7 +115,7 @@ class Translation:
             "Use transformers on torch for this model."
         )
 
-    def _answer(self, node: Any, program: ExportedProgram) -> None:
+    def _add_outputs(self, node: Any, program: ExportedProgram) -> None:
         """The answers by name; hidden states are numbered."""
         shape = program.call_spec.out_spec
         template = torch.utils._pytree.tree_unflatten(list(node.args[0]), shape)
@@ -132,7 +132,7 @@ class Translation:
 
 def _is_same(node: Any) -> bool:
     """Whether an operation gives what it was given: of the same shape and dtype."""
-    if name_of(node.target) not in _COPIES:
+    if operation_name(node.target) not in _COPIES:
         return False
     given, made = node.args[0].meta.get("val"), node.meta.get("val")
     if not isinstance(given, torch.Tensor) or not isinstance(made, torch.Tensor):

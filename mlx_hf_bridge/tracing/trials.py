@@ -15,32 +15,34 @@ from mlx_hf_bridge.architecture.config import NO_POSITIONS
 from mlx_hf_bridge.architecture.family import BASE_TASK, MULTIPLE_CHOICE
 from mlx_hf_bridge.errors import InputError, TokenRangeError, UnsupportedModelError
 from mlx_hf_bridge.layers.token_batch import TokenBatch
-from mlx_hf_bridge.tracing.export import Inputs, quiet
-from mlx_hf_bridge.tracing.fused_linear import join_products
-from mlx_hf_bridge.tracing.graph import Graph, Taken
-from mlx_hf_bridge.tracing.model import IDS, MASK, SEGMENTS, TracedModel
+from mlx_hf_bridge.tracing.export import Inputs, suppress_output
+from mlx_hf_bridge.tracing.fused_linear import fuse_linear_layers
+from mlx_hf_bridge.tracing.graph import Graph, GraphInput
+from mlx_hf_bridge.tracing.model import IDS, MASK, TOKEN_TYPE_IDS, TracedModel
 from mlx_hf_bridge.tracing.serial import from_json, to_json
 
 # The longest text that is tried on a model without positions, and where its config says no less.
-FAR = 4_096
+MAX_TRIED_LENGTH = 4_096
 
-Words = Callable[[int, int], Inputs]
+ExtraInputs = Callable[[int, int], Inputs]
 
 
-def array_of(tensor: torch.Tensor) -> mx.array:
+def to_mlx(tensor: torch.Tensor) -> mx.array:
     """In a dtype that MLX computes in everywhere."""
     if tensor.dtype in (torch.bfloat16, torch.float64):
         tensor = tensor.float()
     return mx.array(tensor.detach().contiguous().numpy())
 
 
-def runnable(graph: Graph, tensors: Mapping[str, mx.array], dtype: mx.Dtype = mx.float32) -> TracedModel:
+def build_model(graph: Graph, tensors: Mapping[str, mx.array], dtype: mx.Dtype = mx.float32) -> TracedModel:
     """The model that a folder with this graph gives, through JSON."""
     table = dict(tensors)
-    return TracedModel(join_products(from_json(to_json(graph)), table), table, dtype, compiled=False)
+    return TracedModel(fuse_linear_layers(from_json(to_json(graph)), table), table, dtype, compiled=False)
 
 
-def trial(graph: Graph, module: Any, texts: int, tokens: int, extra: Words, task: str = BASE_TASK) -> dict[str, Any]:
+def trial_inputs(
+    graph: Graph, module: Any, texts: int, tokens: int, extra_inputs: ExtraInputs, task: str = BASE_TASK
+) -> dict[str, Any]:
     """Inputs of a shape that a text could have, padded on the right but for the first."""
     random = torch.Generator().manual_seed(tokens)
     pad = graph.facts.pad_token_id or 0
@@ -49,17 +51,15 @@ def trial(graph: Graph, module: Any, texts: int, tokens: int, extra: Words, task
         mask[row, max(1, tokens - 2 * row) :] = 0
     ids = torch.randint(0, graph.facts.vocab_size, mask.shape, generator=random)
     ids = torch.where(ids == pad, (pad + 1) % graph.facts.vocab_size, ids)
-    inputs = {IDS: torch.where(mask == 1, ids, pad), MASK: mask, **extra(texts, tokens)}
+    inputs = {IDS: torch.where(mask == 1, ids, pad), MASK: mask, **extra_inputs(texts, tokens)}
     return {name: inputs[name][:, None] if task == MULTIPLE_CHOICE else inputs[name] for name in graph.inputs}
 
 
-def batch_of(inputs: Inputs) -> TokenBatch:
+def to_token_batch(inputs: Inputs) -> TokenBatch:
     """A module's inputs as the model takes them."""
-    arrays = {
-        name: array_of(tensor.flatten(0, 1) if _has_choices(inputs) else tensor) for name, tensor in inputs.items()
-    }
-    others = {name: array for name, array in arrays.items() if name not in (IDS, MASK, SEGMENTS)}
-    return TokenBatch(arrays[IDS], arrays[MASK].astype(mx.bool_), arrays.get(SEGMENTS), given=others)
+    arrays = {name: to_mlx(tensor.flatten(0, 1) if _has_choices(inputs) else tensor) for name, tensor in inputs.items()}
+    others = {name: array for name, array in arrays.items() if name not in (IDS, MASK, TOKEN_TYPE_IDS)}
+    return TokenBatch(arrays[IDS], arrays[MASK].astype(mx.bool_), arrays.get(TOKEN_TYPE_IDS), given=others)
 
 
 def _has_choices(inputs: Inputs) -> bool:
@@ -68,15 +68,15 @@ def _has_choices(inputs: Inputs) -> bool:
 
 def reference(module: Any, inputs: Inputs) -> dict[str, np.ndarray]:
     """transformers' answers in numpy."""
-    with torch.no_grad(), quiet():
+    with torch.no_grad(), suppress_output():
         output = module(**inputs, return_dict=True)
     return {name: value.float().numpy() for name, value in output.items() if isinstance(value, torch.Tensor)}
 
 
-def difference(model: TracedModel, module: Any, inputs: Inputs) -> float:
+def largest_difference(model: TracedModel, module: Any, inputs: Inputs) -> float:
     """The largest difference on valid tokens, as a share of the largest value; nan counts as infinite."""
     wanted = reference(module, inputs)
-    encoded = model(batch_of(inputs))
+    encoded = model(to_token_batch(inputs))
     got = {**encoded.answers, "last_hidden_state": encoded.hidden, "pooler_output": encoded.pooled}
     valid = inputs[MASK].reshape(-1, inputs[MASK].shape[-1]).bool().numpy()
     worst = 0.0
@@ -91,33 +91,33 @@ def difference(model: TracedModel, module: Any, inputs: Inputs) -> float:
     return worst
 
 
-def with_optional(graph: Graph, module: Any, task: str, extra: Words) -> dict[str, Taken]:
+def mark_optional_inputs(graph: Graph, module: Any, task: str, extra_inputs: ExtraInputs) -> dict[str, GraphInput]:
     """The inputs, those marked whose absence is the same as 0 (of the mask: as 1)."""
-    inputs = trial(graph, module, 2, 9, extra, task)
+    inputs = trial_inputs(graph, module, 2, 9, extra_inputs, task)
     found = {}
-    for name, taken in graph.inputs.items():
+    for name, spec in graph.inputs.items():
         filler = torch.ones_like(inputs[name]) if name == MASK else torch.zeros_like(inputs[name])
         optional = name != IDS and _same(module, {**inputs, name: filler}, name)
-        found[name] = replace(taken, optional=optional)
+        found[name] = replace(spec, optional=optional)
     return found
 
 
 def _same(module: Any, inputs: Inputs, name: str) -> bool:
-    without = {key: value for key, value in inputs.items() if key != name}
+    excluded_outputs = {key: value for key, value in inputs.items() if key != name}
     try:
-        one, other = reference(module, inputs), reference(module, without)
+        one, other = reference(module, inputs), reference(module, excluded_outputs)
     except Exception:  # whatever a module raises for what it cannot do without
         return False
     return all(np.allclose(one[key], other[key], rtol=1e-4, atol=1e-5) for key in one if key in other)
 
 
-def longest(graph: Graph, tensors: Mapping[str, mx.array], module: Any) -> int:
+def find_max_length(graph: Graph, tensors: Mapping[str, mx.array], module: Any) -> int:
     """The most tokens that guards and look-ups allow, by trying; NO_POSITIONS where nothing limits them."""
-    said = positions_of(module) or FAR
-    model = runnable(graph, tensors)
-    top = min(said, FAR) + 1
+    said = max_positions(module) or MAX_TRIED_LENGTH
+    model = build_model(graph, tensors)
+    top = min(said, MAX_TRIED_LENGTH) + 1
     if _fits(model, graph, top):
-        return NO_POSITIONS if top > said or said > FAR else said
+        return NO_POSITIONS if top > said or said > MAX_TRIED_LENGTH else said
     low, high = 1, top
     while high - low > 1:
         middle = (low + high) // 2
@@ -125,7 +125,7 @@ def longest(graph: Graph, tensors: Mapping[str, mx.array], module: Any) -> int:
     return low
 
 
-def positions_of(module: Any) -> int | None:
+def max_positions(module: Any) -> int | None:
     """The positions that the config speaks of."""
     found = [getattr(module.config, key, None) for key in _POSITIONS]
     return next((positions for positions in found if isinstance(positions, int) and positions > 1), None)
@@ -138,12 +138,12 @@ def _fits(model: TracedModel, graph: Graph, tokens: int) -> bool:
     """Whether a text of that many tokens, none of them padding, stays inside every table."""
     sizes = {"B": 1, "L": tokens}
     zeros = {
-        name: np.zeros([sizes[axis] if isinstance(axis, str) else axis for axis in taken.axes])
-        for name, taken in graph.inputs.items()
+        name: np.zeros([sizes[axis] if isinstance(axis, str) else axis for axis in spec.axes])
+        for name, spec in graph.inputs.items()
     }
     tokens_seen = {IDS: np.full((1, tokens), 0 if graph.facts.pad_token_id else 1), MASK: np.ones((1, tokens))}
     arrays = {name: torch.tensor(array.astype(np.int64)) for name, array in {**zeros, **tokens_seen}.items()}
-    batch = batch_of({name: arrays[name] for name in graph.inputs})
+    batch = to_token_batch({name: arrays[name] for name in graph.inputs})
     try:
         model.check(batch, sizes)
     except (TokenRangeError, InputError, UnsupportedModelError):
@@ -151,14 +151,14 @@ def _fits(model: TracedModel, graph: Graph, tokens: int) -> bool:
     return True
 
 
-def padding_shows_in(model: TracedModel, graph: Graph, module: Any, extra: Words, task: str) -> bool:
+def is_length_dependent(model: TracedModel, graph: Graph, module: Any, extra_inputs: ExtraInputs, task: str) -> bool:
     """Whether more padding beside a text changes its answer."""
     texts, tokens, more = 2, 9, 14
     if not (model.allows(texts, tokens) and model.allows(texts, more)):
         return True
-    inputs = trial(graph, module, texts, tokens, extra, task)
+    inputs = trial_inputs(graph, module, texts, tokens, extra_inputs, task)
     wider = {name: _widened(tensor, more - tokens, graph, name) for name, tensor in inputs.items()}
-    short, long = (model(batch_of(given)) for given in (inputs, wider))
+    short, long = (model(to_token_batch(given)) for given in (inputs, wider))
     valid = inputs[MASK].reshape(-1, tokens).bool().numpy()
     one, other = np.array(short.hidden), np.array(long.hidden)
     if one.ndim >= 2 and one.shape[:2] == valid.shape:

@@ -3,22 +3,22 @@
 from collections.abc import Callable
 from typing import Any
 
-from mlx_hf_bridge.tracing.ops.creation import MAKING
+from mlx_hf_bridge.tracing.ops.creation import CREATION
 from mlx_hf_bridge.tracing.ops.elementwise import ELEMENTWISE
 from mlx_hf_bridge.tracing.ops.fused import FUSED
-from mlx_hf_bridge.tracing.ops.indexing import SELECTING
-from mlx_hf_bridge.tracing.ops.integers import NUMBERS
-from mlx_hf_bridge.tracing.ops.neural import PRODUCTS
-from mlx_hf_bridge.tracing.ops.reductions import REDUCING
+from mlx_hf_bridge.tracing.ops.indexing import INDEXING
+from mlx_hf_bridge.tracing.ops.integers import SCALARS
+from mlx_hf_bridge.tracing.ops.neural import NEURAL
+from mlx_hf_bridge.tracing.ops.reductions import REDUCTIONS
 from mlx_hf_bridge.tracing.ops.shapes import SHAPES
 
 OPERATIONS: dict[str, Callable[..., Any]] = {
     **ELEMENTWISE,
     **FUSED,
-    **MAKING,
-    **NUMBERS,
-    **PRODUCTS,
-    **REDUCING,
-    **SELECTING,
+    **CREATION,
+    **SCALARS,
+    **NEURAL,
+    **REDUCTIONS,
+    **INDEXING,
     **SHAPES,
 }

@@ -6,14 +6,14 @@ from typing import Any
 import mlx.core as mx
 
 from mlx_hf_bridge.errors import UnsupportedModelError
-from mlx_hf_bridge.tracing.ops.dtypes import dtype_of
+from mlx_hf_bridge.tracing.ops.dtypes import mlx_dtype
 
-MOST_ELEMENTS = 2**34
+MAX_ELEMENTS = 2**34
 
 
-def checked_size(count: int) -> None:
+def check_size(count: int) -> None:
     """UnsupportedModelError for more elements than a model has use for."""
-    if count > MOST_ELEMENTS:
+    if count > MAX_ELEMENTS:
         raise UnsupportedModelError(
             f"the graph makes an array of {count:.3e} elements, expected 2^34 at most. Give fewer or shorter texts; "
             "where they are few, the folder's graph.json is broken: convert the model again."
@@ -33,33 +33,33 @@ def _full(shape: Sequence[int], value: Any, dtype: str | None = None) -> mx.arra
     count = 1
     for size in shape:
         count *= size
-    checked_size(count)
-    return mx.full(tuple(shape), value, dtype_of(dtype, _natural(value)))
+    check_size(count)
+    return mx.full(tuple(shape), value, mlx_dtype(dtype, _natural(value)))
 
 
 def _arange(*bounds: Any, dtype: str | None = None) -> mx.array:
     kind = mx.int64 if all(isinstance(bound, int) for bound in bounds) else mx.float32
     start, stop, step = {1: (0, *bounds, 1), 2: (*bounds, 1), 3: bounds}[len(bounds)]
-    checked_size(abs((stop - start) / step))
-    return mx.arange(start, stop, step, dtype_of(dtype, kind))
+    check_size(abs((stop - start) / step))
+    return mx.arange(start, stop, step, mlx_dtype(dtype, kind))
 
 
 def _full_like(x: mx.array, value: Any, dtype: str | None = None, **unused: Any) -> mx.array:
-    return mx.full(x.shape, value, dtype_of(dtype, x.dtype))
+    return mx.full(x.shape, value, mlx_dtype(dtype, x.dtype))
 
 
 def _new(value: Any) -> Callable[..., mx.array]:
     def operation(x: mx.array, shape: Sequence[int], dtype: str | None = None, **unused: Any) -> mx.array:
-        return _full(shape, value, dtype).astype(dtype_of(dtype, x.dtype))
+        return _full(shape, value, dtype).astype(mlx_dtype(dtype, x.dtype))
 
     return operation
 
 
 def _new_full(x: mx.array, shape: Sequence[int], value: Any, dtype: str | None = None, **unused: Any) -> mx.array:
-    return _full(shape, value, dtype).astype(dtype_of(dtype, x.dtype))
+    return _full(shape, value, dtype).astype(mlx_dtype(dtype, x.dtype))
 
 
-MAKING: dict[str, Callable[..., Any]] = {
+CREATION: dict[str, Callable[..., Any]] = {
     "full": _full,
     "zeros": lambda shape, dtype=None: _full(shape, 0, dtype or "float32"),
     "ones": lambda shape, dtype=None: _full(shape, 1, dtype or "float32"),
@@ -72,6 +72,6 @@ MAKING: dict[str, Callable[..., Any]] = {
     "arange": _arange,
     "arange.start": _arange,
     "arange.start_step": _arange,
-    "eye": lambda size, dtype=None: mx.eye(size, dtype=dtype_of(dtype, mx.float32)),
-    "eye.m": lambda rows, columns, dtype=None: mx.eye(rows, columns, dtype=dtype_of(dtype, mx.float32)),
+    "eye": lambda size, dtype=None: mx.eye(size, dtype=mlx_dtype(dtype, mx.float32)),
+    "eye.m": lambda rows, columns, dtype=None: mx.eye(rows, columns, dtype=mlx_dtype(dtype, mx.float32)),
 }

@@ -19,7 +19,7 @@ DTYPES: dict[str, mx.Dtype] = {
 }
 
 
-def dtype_of(name: str | None, otherwise: mx.Dtype) -> mx.Dtype:
+def mlx_dtype(name: str | None, otherwise: mx.Dtype) -> mx.Dtype:
     return otherwise if name is None else DTYPES[name]
 
 
@@ -27,11 +27,11 @@ def is_float(x: Any) -> bool:
     return isinstance(x, mx.array) and bool(mx.issubdtype(x.dtype, mx.floating))
 
 
-def counted(x: mx.array) -> mx.array:
+def promote_to_int(x: mx.array) -> mx.array:
     """Truth values as numbers, which is how torch sums them."""
     return x if is_float(x) else x.astype(mx.int64)
 
 
-def floats(x: mx.array) -> mx.array:
+def promote_to_float(x: mx.array) -> mx.array:
     """Whole numbers as floats, which is what torch's functions of real numbers give."""
     return x if is_float(x) else x.astype(mx.float32)

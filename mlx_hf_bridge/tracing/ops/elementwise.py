@@ -8,7 +8,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_hf_bridge.layers.feed_forward import ACTIVATIONS, gelu, gelu_tanh, silu
-from mlx_hf_bridge.tracing.ops.dtypes import DTYPES, floats, is_float
+from mlx_hf_bridge.tracing.ops.dtypes import DTYPES, is_float, promote_to_float
 
 
 def _binary(function: Callable[[Any, Any], mx.array]) -> Callable[..., mx.array]:
@@ -38,8 +38,8 @@ def _divide(x: Any, y: Any, rounding_mode: str | None = None) -> mx.array:
 
 def _logical(function: Callable[..., mx.array], bits: Callable[..., mx.array]) -> Callable[..., mx.array]:
     def operation(x: mx.array, y: Any) -> mx.array:
-        is_truth = x.dtype == mx.bool_
-        return function(x, y) if is_truth else bits(x, y)
+        is_boolean = x.dtype == mx.bool_
+        return function(x, y) if is_boolean else bits(x, y)
 
     return operation
 
@@ -83,7 +83,7 @@ def _power(x: Any, exponent: Any) -> mx.array:
 
 
 def _real(function: Callable[[mx.array], mx.array]) -> Callable[[mx.array], mx.array]:
-    return lambda x: function(floats(x))
+    return lambda x: function(promote_to_float(x))
 
 
 def _hard_sigmoid(x: mx.array) -> mx.array:
@@ -122,7 +122,7 @@ ELEMENTWISE: dict[str, Callable[..., Any]] = {
     "log1p": _real(mx.log1p),
     "sqrt": _real(mx.sqrt),
     "rsqrt": _real(mx.rsqrt),
-    "reciprocal": lambda x: 1 / floats(x),
+    "reciprocal": lambda x: 1 / promote_to_float(x),
     "sin": _real(mx.sin),
     "cos": _real(mx.cos),
     "tan": _real(mx.tan),

@@ -7,7 +7,7 @@ import mlx.core as mx
 
 from mlx_hf_bridge.errors import UnsupportedModelError
 from mlx_hf_bridge.layers.linear import PackedEmbedding
-from mlx_hf_bridge.tracing.ops.creation import checked_size
+from mlx_hf_bridge.tracing.ops.creation import check_size
 
 
 def _embedding(table: Any, ids: mx.array, *unused: Any, **also_unused: Any) -> mx.array:
@@ -23,7 +23,7 @@ def _index(x: mx.array, places: Sequence[Any]) -> mx.array:
             "Use transformers on torch for this model."
         )
     picked = x[tuple(slice(None) if place is None else place for place in places)]
-    checked_size(picked.size)
+    check_size(picked.size)
     return picked
 
 
@@ -102,7 +102,7 @@ def _grid(x: mx.array, axis: int, places: mx.array) -> tuple[mx.array, ...]:
 
 
 def _one_hot(places: mx.array, classes: int = -1) -> mx.array:
-    checked_size(places.size * max(classes, 1))
+    check_size(places.size * max(classes, 1))
     return (places[..., None] == mx.arange(classes)).astype(mx.int64)
 
 
@@ -111,7 +111,7 @@ def _bucketize(x: mx.array, bounds: mx.array, out_int32: bool = False, right: bo
     return mx.sum(above, axis=-1).astype(mx.int64)
 
 
-SELECTING: dict[str, Callable[..., Any]] = {
+INDEXING: dict[str, Callable[..., Any]] = {
     "embedding": _embedding,
     "index.Tensor": _index,
     "index_put": _index_put,

@@ -58,8 +58,8 @@ _NAMED: dict[str, Callable[..., Any]] = {
     "float": float,
     "sqrt": lambda x: float(x**0.5),
 }
-NUMBERS: dict[str, Callable[..., Any]] = {f"sym.{name}": _bounded(function) for name, function in _NAMED.items()}
-NUMBERS |= {
+SCALARS: dict[str, Callable[..., Any]] = {f"sym.{name}": _bounded(function) for name, function in _NAMED.items()}
+SCALARS |= {
     "sym.getitem": _part,
     "sym_size.int": lambda x, axis: x.shape[axis],
     "item": lambda x: x.item(),

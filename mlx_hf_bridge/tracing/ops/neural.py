@@ -10,8 +10,8 @@ import mlx.core as mx
 
 from mlx_hf_bridge.layers.attention import attend
 from mlx_hf_bridge.layers.linear import Packed
-from mlx_hf_bridge.tracing.ops.creation import checked_size
-from mlx_hf_bridge.tracing.ops.dtypes import floats
+from mlx_hf_bridge.tracing.ops.creation import check_size
+from mlx_hf_bridge.tracing.ops.dtypes import promote_to_float
 
 
 def linear(x: mx.array, weight: Any, bias: mx.array | None = None) -> mx.array:
@@ -24,12 +24,12 @@ def linear(x: mx.array, weight: Any, bias: mx.array | None = None) -> mx.array:
 
 def _matmul(x: mx.array, y: mx.array) -> mx.array:
     product = mx.matmul(x, y)
-    checked_size(product.size)
+    check_size(product.size)
     return product
 
 
 def _softmax(x: mx.array, axis: int, dtype: str | None = None) -> mx.array:
-    return mx.softmax(floats(x), axis=axis, precise=True)
+    return mx.softmax(promote_to_float(x), axis=axis, precise=True)
 
 
 def _log_softmax(x: mx.array, axis: int, dtype: str | None = None) -> mx.array:
@@ -151,11 +151,11 @@ def _parts(x: mx.array) -> mx.array:
 
 def _einsum(equation: str, arrays: Sequence[mx.array], **unused: Any) -> mx.array:
     product = mx.einsum(equation, *arrays)
-    checked_size(product.size)
+    check_size(product.size)
     return product
 
 
-PRODUCTS: dict[str, Callable[..., Any]] = {
+NEURAL: dict[str, Callable[..., Any]] = {
     "linear": linear,
     "matmul": _matmul,
     "bmm": _matmul,

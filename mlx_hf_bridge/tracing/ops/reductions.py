@@ -5,7 +5,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from mlx_hf_bridge.tracing.ops.dtypes import DTYPES, counted, floats
+from mlx_hf_bridge.tracing.ops.dtypes import DTYPES, promote_to_float, promote_to_int
 
 Axes = int | Sequence[int] | None
 
@@ -16,7 +16,7 @@ def _axes(axes: Axes) -> Any:
 
 
 def _sum(x: mx.array, axes: Axes = None, keepdim: bool = False, dtype: str | None = None) -> mx.array:
-    x = counted(x) if dtype is None else x.astype(DTYPES[dtype])
+    x = promote_to_int(x) if dtype is None else x.astype(DTYPES[dtype])
     return mx.sum(x, axis=_axes(axes), keepdims=keepdim)
 
 
@@ -59,7 +59,7 @@ def _norm(
 def _euclidean(x: mx.array, order: float = 2, axes: Axes = None, keepdim: bool = False, dtype: Any = None) -> mx.array:
     if order != 2:
         return _norm(x, order, axes, keepdim, dtype)
-    return mx.sqrt(mx.sum(mx.square(floats(x)), axis=_axes(axes), keepdims=keepdim))
+    return mx.sqrt(mx.sum(mx.square(promote_to_float(x)), axis=_axes(axes), keepdims=keepdim))
 
 
 def _sorted(x: mx.array, axis: int = -1, descending: bool = False) -> tuple[mx.array, mx.array]:
@@ -75,7 +75,7 @@ def _largest(
     return mx.take(values, first, axis=axis), mx.take(places, first, axis=axis)
 
 
-REDUCING: dict[str, Callable[..., Any]] = {
+REDUCTIONS: dict[str, Callable[..., Any]] = {
     "sum": lambda x, dtype=None: _sum(x, None, False, dtype),
     "sum.dim_IntList": _sum,
     "mean": lambda x, dtype=None: _mean(x, None, False, dtype),
@@ -100,8 +100,10 @@ REDUCING: dict[str, Callable[..., Any]] = {
     "all.dim": _plain(mx.all),
     "logsumexp": _plain(mx.logsumexp),
     "linalg_vector_norm": _euclidean,
-    "cumsum": lambda x, axis, dtype=None: mx.cumsum(counted(x) if dtype is None else x.astype(DTYPES[dtype]), axis),
-    "cumprod": lambda x, axis, dtype=None: mx.cumprod(counted(x), axis),
+    "cumsum": lambda x, axis, dtype=None: mx.cumsum(
+        promote_to_int(x) if dtype is None else x.astype(DTYPES[dtype]), axis
+    ),
+    "cumprod": lambda x, axis, dtype=None: mx.cumprod(promote_to_int(x), axis),
     "sort": _sorted,
     "argsort": lambda x, axis=-1, descending=False: _sorted(x, axis, descending)[1],
     "topk": _largest,

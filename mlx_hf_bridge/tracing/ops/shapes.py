@@ -5,7 +5,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from mlx_hf_bridge.tracing.ops.creation import checked_size
+from mlx_hf_bridge.tracing.ops.creation import check_size
 from mlx_hf_bridge.tracing.ops.dtypes import DTYPES
 
 
@@ -121,7 +121,7 @@ def _bounded(function: Callable[..., mx.array]) -> Callable[..., mx.array]:
 
     def operation(*args: Any, **options: Any) -> mx.array:
         result = function(*args, **options)
-        checked_size(result.size)
+        check_size(result.size)
         return result
 
     return operation

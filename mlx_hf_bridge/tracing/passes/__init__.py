@@ -10,37 +10,37 @@ from dataclasses import replace
 import mlx.core as mx
 
 from mlx_hf_bridge.tracing.graph import Graph
-from mlx_hf_bridge.tracing.interpreter import needed
-from mlx_hf_bridge.tracing.passes.attention import attention_in_one
-from mlx_hf_bridge.tracing.passes.common_subexpressions import shared
-from mlx_hf_bridge.tracing.passes.constant_folding import folded
-from mlx_hf_bridge.tracing.passes.linear_fusion import products_joined
-from mlx_hf_bridge.tracing.passes.masks import masks_opened, masks_plain
-from mlx_hf_bridge.tracing.passes.norms import norms_in_one
-from mlx_hf_bridge.tracing.passes.rotary import turns_in_one
-from mlx_hf_bridge.tracing.passes.rows import rows_everywhere
+from mlx_hf_bridge.tracing.interpreter import required_nodes
+from mlx_hf_bridge.tracing.passes.attention import fuse_attention
+from mlx_hf_bridge.tracing.passes.common_subexpressions import merge_common_subexpressions
+from mlx_hf_bridge.tracing.passes.constant_folding import fold_constants
+from mlx_hf_bridge.tracing.passes.linear_fusion import group_linear_layers
+from mlx_hf_bridge.tracing.passes.masks import simplify_masks, unmask_empty_rows
+from mlx_hf_bridge.tracing.passes.norms import fuse_rms_norms
+from mlx_hf_bridge.tracing.passes.rotary import fuse_rotary
+from mlx_hf_bridge.tracing.passes.rows import compute_all_rows
 
 
-def optimised(graph: Graph, tensors: Mapping[str, mx.array]) -> tuple[Graph, dict[str, mx.array]]:
+def optimize(graph: Graph, tensors: Mapping[str, mx.array]) -> tuple[Graph, dict[str, mx.array]]:
     """The same answers in fewer operations; constants that the passes make are among the tensors."""
     known = dict(tensors)
-    graph = _pruned(folded(graph, known))
+    graph = _pruned(fold_constants(graph, known))
     for change in (
-        masks_plain,
-        shared,
-        rows_everywhere,
-        norms_in_one,
-        turns_in_one,
-        attention_in_one,
-        masks_opened,
-        shared,
+        simplify_masks,
+        merge_common_subexpressions,
+        compute_all_rows,
+        fuse_rms_norms,
+        fuse_rotary,
+        fuse_attention,
+        unmask_empty_rows,
+        merge_common_subexpressions,
     ):
         graph = _pruned(change(graph, known))
-    graph = _pruned(folded(graph, known))
-    return _pruned(products_joined(graph, known)), known
+    graph = _pruned(fold_constants(graph, known))
+    return _pruned(group_linear_layers(graph, known)), known
 
 
 def _pruned(graph: Graph) -> Graph:
     """Without the nodes that no output reads; inputs stay, since callers give them."""
-    read = {id(node) for node in needed(graph, list(graph.outputs.values()))}
+    read = {id(node) for node in required_nodes(graph, list(graph.outputs.values()))}
     return replace(graph, nodes=tuple(node for node in graph.nodes if id(node) in read or node.op == "input"))

@@ -9,7 +9,7 @@ from typing import Any
 import mlx.core as mx
 
 from mlx_hf_bridge.tracing.graph import Graph, Node
-from mlx_hf_bridge.tracing.passes.rewriting import either_way, is_call, readers, redirected
+from mlx_hf_bridge.tracing.passes.rewriting import both_orders, find_readers, is_call, redirect_reads
 
 _LOWEST = -1e30
 
@@ -25,9 +25,9 @@ class _Scores:
     fresh: list[Node] = field(default_factory=list)
 
 
-def attention_in_one(graph: Graph, tensors: dict[str, mx.array]) -> Graph:
+def fuse_attention(graph: Graph, tensors: dict[str, mx.array]) -> Graph:
     """Spelled-out attention -> "bridge.attention" (q, k, v, mask, dropout, causal, scale)."""
-    read_from = readers(graph)
+    read_from = find_readers(graph)
     before: dict[int, list[Node]] = {}
     for node in graph.nodes:
         if not is_call(node, "matmul") or not is_call(node.args[0], "softmax") or node.args[0].args[1] not in (-1, 3):
@@ -38,7 +38,7 @@ def attention_in_one(graph: Graph, tensors: dict[str, mx.array]) -> Graph:
         mask = _sum(found)
         before[id(node)] = [*found.fresh]
         node.replace("bridge.attention", found.q, found.k, node.args[1], mask, 0.0, False, found.scale)
-    return redirected(graph, {}, before)
+    return redirect_reads(graph, {}, before)
 
 
 def _scores(value: Any, read_from: dict[int, list[Node]]) -> _Scores | None:
@@ -56,7 +56,7 @@ def _scores(value: Any, read_from: dict[int, list[Node]]) -> _Scores | None:
         inner.scale *= value.args[1] if is_call(value, "mul") else 1 / value.args[1]
         return inner
     if is_call(value, "add"):
-        for scores, term in either_way(value):
+        for scores, term in both_orders(value):
             if isinstance(term, Node) and (inner := _scores(scores, read_from)) is not None:
                 inner.terms.append(term)
                 return inner

@@ -5,10 +5,10 @@ from typing import Any
 import mlx.core as mx
 
 from mlx_hf_bridge.tracing.graph import Graph, Node
-from mlx_hf_bridge.tracing.passes.rewriting import redirected
+from mlx_hf_bridge.tracing.passes.rewriting import redirect_reads
 
 
-def shared(graph: Graph, tensors: dict[str, mx.array]) -> Graph:
+def merge_common_subexpressions(graph: Graph, tensors: dict[str, mx.array]) -> Graph:
     """One node for all of the same operation and arguments."""
     instead: dict[int, Node] = {}
     known: dict[Any, Node] = {}
@@ -17,7 +17,7 @@ def shared(graph: Graph, tensors: dict[str, mx.array]) -> Graph:
         first = known.setdefault(key, node)
         if first is not node:
             instead[id(node)] = first
-    return redirected(graph, instead)
+    return redirect_reads(graph, instead)
 
 
 def _key(value: Any, instead: dict[int, Node]) -> Any:

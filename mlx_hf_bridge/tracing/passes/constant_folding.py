@@ -2,21 +2,23 @@
 
 import mlx.core as mx
 
-from mlx_hf_bridge.tracing.graph import CONSTANT, HELD, INPUT, Graph, Node, read_by
+from mlx_hf_bridge.tracing.graph import CONSTANT, INPUT, TENSOR_OPS, Graph, Node, input_nodes
 from mlx_hf_bridge.tracing.interpreter import Program
-from mlx_hf_bridge.tracing.passes.rewriting import readers
+from mlx_hf_bridge.tracing.passes.rewriting import find_readers
 
 _MOST_ELEMENTS = 2**20
 _FOLDED = "folded"
 
 
-def folded(graph: Graph, tensors: dict[str, mx.array]) -> Graph:
+def fold_constants(graph: Graph, tensors: dict[str, mx.array]) -> Graph:
     """Nodes of constants become constants, where they are small."""
     fixed: set[int] = set()
     for node in graph.nodes:
-        if node.op == CONSTANT or (node.op not in (INPUT, *HELD) and all(id(read) in fixed for read in read_by(node))):
+        if node.op == CONSTANT or (
+            node.op not in (INPUT, *TENSOR_OPS) and all(id(read) in fixed for read in input_nodes(node))
+        ):
             fixed.add(id(node))
-    read_from = readers(graph)
+    read_from = find_readers(graph)
     wanted = [node for node in graph.nodes if id(node) in fixed and _leaves(node, fixed, read_from)]
     if not wanted:
         return graph

@@ -5,12 +5,12 @@ from collections import defaultdict
 import mlx.core as mx
 
 from mlx_hf_bridge.tracing.graph import WEIGHT, Graph, Node
-from mlx_hf_bridge.tracing.passes.rewriting import is_call, readers, redirected
+from mlx_hf_bridge.tracing.passes.rewriting import find_readers, is_call, redirect_reads
 
 
-def products_joined(graph: Graph, tensors: dict[str, mx.array]) -> Graph:
+def group_linear_layers(graph: Graph, tensors: dict[str, mx.array]) -> Graph:
     """linear(x, ...) of one x -> parts of one "bridge.linears" (x, weights, biases or None)."""
-    read_from = readers(graph)
+    read_from = find_readers(graph)
     groups: dict[tuple[int, bool], list[Node]] = defaultdict(list)
     for node in graph.nodes:
         if node.op == "linear" and _is_own(node, read_from, tensors):
@@ -24,7 +24,7 @@ def products_joined(graph: Graph, tensors: dict[str, mx.array]) -> Graph:
         before[id(group[0])] = [joined]
         for place, node in enumerate(group):
             node.replace("sym.getitem", joined, place)
-    return redirected(_weights_first(graph), {}, before)
+    return redirect_reads(_weights_first(graph), {}, before)
 
 
 def _is_own(node: Node, read_from: dict[int, list[Node]], tensors: dict[str, mx.array]) -> bool:

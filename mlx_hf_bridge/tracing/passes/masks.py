@@ -6,31 +6,31 @@ B texts, L tokens.
 import mlx.core as mx
 
 from mlx_hf_bridge.tracing.graph import Graph, Node
-from mlx_hf_bridge.tracing.passes.rewriting import either_way, is_call, readers, redirected
+from mlx_hf_bridge.tracing.passes.rewriting import both_orders, find_readers, is_call, redirect_reads
 
 # Beyond it a float mask is -inf in powers of two, and a row of it NaN.
 _LOWEST = -1e30
 
 
-def masks_plain(graph: Graph, tensors: dict[str, mx.array]) -> Graph:
+def simplify_masks(graph: Graph, tensors: dict[str, mx.array]) -> Graph:
     """mask[arange(B)[:, None], arange(L)] is the mask itself; what is true of every place is left out of an "and"."""
     instead: dict[int, Node] = {}
     before: dict[int, list[Node]] = {}
-    read_from = readers(graph)
+    read_from = find_readers(graph)
     for node in graph.nodes:
         if (mask := _indexed_by_places(node)) is not None:
             row = Node("unsqueeze", (mask, 1), dtype=mask.dtype)
             node.replace("unsqueeze", row, 1)
             before[id(node)] = [row]
         elif is_call(node, "__and__", "bitwise_and", "logical_and"):
-            for kept, other in either_way(node):
+            for kept, other in both_orders(node):
                 if isinstance(kept, Node) and _is_true(other) and _only_expanded(read_from.get(id(node), [])):
                     instead[id(node)] = kept
                     break
                 if isinstance(kept, Node) and _is_scalar_true(other):
                     instead[id(node)] = kept
                     break
-    return redirected(graph, instead, before)
+    return redirect_reads(graph, instead, before)
 
 
 def _indexed_by_places(node: Node) -> Node | None:
@@ -88,7 +88,7 @@ def _only_expanded(found: list[Node]) -> bool:
     )
 
 
-def masks_opened(graph: Graph, tensors: dict[str, mx.array]) -> Graph:
+def unmask_empty_rows(graph: Graph, tensors: dict[str, mx.array]) -> Graph:
     """Masks of attention leave every query something to see: what is a row of nothing is a row of padding."""
     before: dict[int, list[Node]] = {}
     for node in graph.nodes:
@@ -101,7 +101,7 @@ def masks_opened(graph: Graph, tensors: dict[str, mx.array]) -> Graph:
             _opened(mask) if mask.dtype == "bool" else [Node("clamp_min", (mask, _LOWEST), {}, mask.dtype)]
         )
         node.args = (*node.args[:3], before[id(node)][-1], *node.args[4:])
-    return redirected(graph, {}, before)
+    return redirect_reads(graph, {}, before)
 
 
 def _opened(mask: Node) -> list[Node]:

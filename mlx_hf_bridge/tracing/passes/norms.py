@@ -5,20 +5,20 @@ from typing import Any
 import mlx.core as mx
 
 from mlx_hf_bridge.tracing.graph import WEIGHT, Graph, Node
-from mlx_hf_bridge.tracing.passes.rewriting import either_way, is_call, readers
+from mlx_hf_bridge.tracing.passes.rewriting import both_orders, find_readers, is_call
 
 
-def norms_in_one(graph: Graph, tensors: dict[str, mx.array]) -> Graph:
+def fuse_rms_norms(graph: Graph, tensors: dict[str, mx.array]) -> Graph:
     """Spelled-out norms -> "bridge.rms_norm" (x, weight or None, eps, what is added to the weight)."""
     for node in graph.nodes:
         if is_call(node, "mul") and (found := _normed(node)) is not None:
             x, eps = found
             node.replace("bridge.rms_norm", x, None, eps)
-    read_from = readers(graph)
+    read_from = find_readers(graph)
     for node in graph.nodes:
         if not is_call(node, "mul"):
             continue
-        for normed, weight in either_way(node):
+        for normed, weight in both_orders(node):
             held = _weight(weight, tensors)
             alone = is_call(normed, "bridge.rms_norm") and len(read_from[id(normed)]) == 1
             if alone and held is not None and normed.args[1] is None:
@@ -29,10 +29,10 @@ def norms_in_one(graph: Graph, tensors: dict[str, mx.array]) -> Graph:
 
 def _normed(node: Node) -> tuple[Node, float] | None:
     """(x, eps) of x * rsqrt(mean(x^2, last) + eps)."""
-    for x, root in either_way(node):
+    for x, root in both_orders(node):
         if not is_call(root, "rsqrt") or not is_call(root.args[0], "add"):
             continue
-        for mean, eps in either_way(root.args[0]):
+        for mean, eps in both_orders(root.args[0]):
             if (
                 is_call(mean, "mean")
                 and isinstance(eps, float)

@@ -5,21 +5,21 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from mlx_hf_bridge.tracing.graph import Graph, Node, mapped, read_by
+from mlx_hf_bridge.tracing.graph import Graph, Node, input_nodes, map_nodes
 
 
-def readers(graph: Graph) -> dict[int, list[Node]]:
+def find_readers(graph: Graph) -> dict[int, list[Node]]:
     """A node's id -> the nodes that read it; an output is read by a node of its own."""
     found: dict[int, list[Node]] = defaultdict(list)
     for node in graph.nodes:
-        for read in read_by(node):
+        for read in input_nodes(node):
             found[id(read)].append(node)
     for node in graph.outputs.values():
         found[id(node)].append(Node("output", (node,)))
     return found
 
 
-def redirected(graph: Graph, instead: Mapping[int, Node], before: Mapping[int, list[Node]] | None = None) -> Graph:
+def redirect_reads(graph: Graph, instead: Mapping[int, Node], before: Mapping[int, list[Node]] | None = None) -> Graph:
     """Every node that reads one of `instead` (by id) reads the other; `before`: new nodes in front of a node (by "
     "id)."""
 
@@ -40,7 +40,7 @@ def redirected(graph: Graph, instead: Mapping[int, Node], before: Mapping[int, l
 
 
 def _change(node: Node, final: Any) -> None:
-    node.args, node.options = mapped(node.args, final), mapped(node.options, final)
+    node.args, node.options = map_nodes(node.args, final), map_nodes(node.options, final)
 
 
 def is_call(value: Any, *names: str) -> bool:
@@ -48,7 +48,7 @@ def is_call(value: Any, *names: str) -> bool:
     return isinstance(value, Node) and (value.op in names or value.op.partition(".")[0] in names)
 
 
-def either_way(node: Node) -> list[tuple[Any, Any]]:
+def both_orders(node: Node) -> list[tuple[Any, Any]]:
     """The two orders of the first two arguments."""
     first, second = node.args[0], node.args[1]
     return [(first, second), (second, first)]

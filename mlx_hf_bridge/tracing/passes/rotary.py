@@ -13,14 +13,14 @@ import numpy as np
 
 from mlx_hf_bridge.errors import BridgeError
 from mlx_hf_bridge.tracing.graph import CONSTANT, INPUT, Graph, Node
-from mlx_hf_bridge.tracing.interpreter import Program, needed
-from mlx_hf_bridge.tracing.passes.rewriting import either_way, is_call
+from mlx_hf_bridge.tracing.interpreter import Program, required_nodes
+from mlx_hf_bridge.tracing.passes.rewriting import both_orders, is_call
 
 _TEXTS, _TOKENS = 2, 13
 _CLOSE = 1e-5
 
 
-def turns_in_one(graph: Graph, tensors: dict[str, mx.array]) -> Graph:
+def fuse_rotary(graph: Graph, tensors: dict[str, mx.array]) -> Graph:
     """Spelled-out turns -> "bridge.rope" (x, periods)."""
     made: dict[tuple[int, int], Node | None] = {}
     fresh: list[Node] = []
@@ -44,11 +44,11 @@ def turns_in_one(graph: Graph, tensors: dict[str, mx.array]) -> Graph:
 
 def _turned(node: Node) -> tuple[Node, Node, Node] | None:
     """(x, cos, sin) of x * cos + cat([-x2, x1]) * sin."""
-    for straight, crossed in either_way(node):
+    for straight, crossed in both_orders(node):
         if not (is_call(straight, "mul") and is_call(crossed, "mul")):
             continue
-        for x, cos in either_way(straight):
-            for rotated, sin in either_way(crossed):
+        for x, cos in both_orders(straight):
+            for rotated, sin in both_orders(crossed):
                 nodes = all(isinstance(part, Node) for part in (x, cos, sin))
                 if nodes and _is_rotated(rotated, x):
                     return x, cos, sin
@@ -76,8 +76,8 @@ def _is_rotated(value: Any, x: Node) -> bool:
 
 def _periods(graph: Graph, cos: Node, sin: Node, tensors: dict[str, mx.array]) -> mx.array | None:
     """The periods (P,) of cosines and sines (..., L, K) of counted places; None for any others."""
-    inputs = {name: _zeros(taken.axes) for name, taken in graph.inputs.items()}
-    if any(node.op == INPUT and not _only_sized(graph, node, (cos, sin)) for node in needed(graph, [cos, sin])):
+    inputs = {name: _zeros(spec.axes) for name, spec in graph.inputs.items()}
+    if any(node.op == INPUT and not _only_sized(graph, node, (cos, sin)) for node in required_nodes(graph, [cos, sin])):
         return None
     try:
         found = Program(graph, [cos, sin], tensors, mx.float32)(inputs)
@@ -104,5 +104,5 @@ def _zeros(axes: tuple[str | int, ...]) -> mx.array:
 
 def _only_sized(graph: Graph, given: Node, wanted: tuple[Node, ...]) -> bool:
     """Whether the wanted nodes read of an input its sizes alone."""
-    reading = [node for node in needed(graph, list(wanted)) if any(arg is given for arg in node.args)]
+    reading = [node for node in required_nodes(graph, list(wanted)) if any(arg is given for arg in node.args)]
     return all(node.op == "sym_size.int" for node in reading)

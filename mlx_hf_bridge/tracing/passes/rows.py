@@ -6,7 +6,7 @@ A picked array's size depends on values, which no MLX array can have; what is do
 import mlx.core as mx
 
 from mlx_hf_bridge.tracing.graph import Graph, Node
-from mlx_hf_bridge.tracing.passes.rewriting import is_call, readers
+from mlx_hf_bridge.tracing.passes.rewriting import find_readers, is_call
 
 # Operations that treat each row by itself.
 _BY_ROW = (
@@ -26,18 +26,18 @@ _BY_ROW = (
 )
 
 
-def rows_everywhere(graph: Graph, tensors: dict[str, mx.array]) -> Graph:
+def compute_all_rows(graph: Graph, tensors: dict[str, mx.array]) -> Graph:
     """index(x, [mask]) whose only end is index_put(..., [mask], ...) -> all rows."""
-    read_from = readers(graph)
+    read_from = find_readers(graph)
     for node in graph.nodes:
-        if node.op == "index.Tensor" and len(node.args[1]) == 1 and is_truth(node.args[1][0]):
+        if node.op == "index.Tensor" and len(node.args[1]) == 1 and is_boolean(node.args[1][0]):
             mask = node.args[1][0]
             if _ends_in_place(node, mask, read_from):
                 node.replace("bridge.all_rows", node.args[0], mask)
     return graph
 
 
-def is_truth(value: Node | None) -> bool:
+def is_boolean(value: Node | None) -> bool:
     return isinstance(value, Node) and value.dtype == "bool"
 
 

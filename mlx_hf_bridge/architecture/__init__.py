@@ -1,1 +1,4 @@
-"""A model's description: its checked config, the `Family` that a model file offers, heads, and unsupported types."""
+"""What the package knows about an architecture: its config class, its `Family`, its heads, and unsupported types.
+
+A file of mlx_hf_bridge/models/ combines these for one model_type. Nothing here computes; the modules are in layers/.
+"""

@@ -1,4 +1,4 @@
-"""config.json, checked: what every family reads of it, and how long a text may be."""
+"""The checked form of config.json that every model is built from."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
@@ -9,24 +9,42 @@ import numpy as np
 from mlx_hf_bridge.errors import ConfigError
 from mlx_hf_bridge.layers.feed_forward import activation_for
 
-# The length limit of models that have no table of positions: their tokenizer's alone counts.
+# The length limit of models without a position embedding table, so that only the tokenizer's limit applies.
 NO_POSITIONS = 2**31 - 1
-# Transformers' two default labels (PreTrainedConfig.num_labels); save_pretrained leaves them out of config.json.
+# transformers' two default labels (PreTrainedConfig.num_labels); save_pretrained leaves them out of config.json.
 _DEFAULT_LABELS = {0: "LABEL_0", 1: "LABEL_1"}
 _MAY_BE_ZERO = ("num_hidden_layers", "type_vocab_size", "pad_token_id")
 
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """config.json with HF's own keys; a field without a default must be in the file.
+    """The values of config.json that a model is built from, under transformers' names.
 
-    A subclass maps a field to another key through `attribute_map` and fixes a value, whatever the file says, by a field
-    with init=False.
+    A field without a default must be in the file. A subclass adds the keys of its model type; a field with `init=False`
+    has one value whatever the file says (DistilBERT: `type_vocab_size` 0).
 
     Attributes:
-        attribute_map: Field -> key in config.json, where they differ ({"hidden_size": "dim"} for DistilBERT).
-        minimum_values: Field -> the smallest allowed integer, where it is not 1.
-        unsupported_values: Key -> a test for values that would change the result and are not implemented.
+        model_type: The key that selects the file in mlx_hf_bridge/models/, e.g. "bert".
+        vocab_size: Rows of the token embedding table.
+        hidden_size: Width D of the hidden states.
+        num_hidden_layers: Number of encoder layers; 0 is allowed.
+        num_attention_heads: Attention heads of each layer; divides `hidden_size` unless `head_dim` is given.
+        intermediate_size: Width of the feed-forward blocks.
+        max_position_embeddings: Rows of the position table, or the length a rotary model was trained to.
+        hidden_act: Activation of the feed-forward blocks, e.g. "gelu".
+        layer_norm_eps: Added to the variance in norms.
+        pad_token_id: Token id of padding; None where the model has none.
+        type_vocab_size: Rows of the token type table; 0 where the model has none.
+        tie_word_embeddings: Whether masked-LM heads reuse the token embedding table.
+        id2label: Label names by class index.
+        label2id: Class indices by label name.
+        problem_type: "regression", "single_label_classification" or "multi_label_classification"; None = not given.
+        head_dim: Width of an attention head where it is not `hidden_size / num_attention_heads`.
+        attribute_map: Class variable, field -> key in config.json where they differ ({"hidden_size": "dim"} for
+            DistilBERT), as in transformers' PreTrainedConfig.
+        minimum_values: Class variable, field -> the smallest integer that is allowed, where it is not 1.
+        unsupported_values: Class variable, key -> a test that is true for values that would change the outputs and are
+            not implemented; such a config.json ends in a ConfigError.
     """
 
     model_type: str
@@ -57,12 +75,23 @@ class EncoderConfig:
 
     @classmethod
     def from_json(cls, raw: Mapping[str, Any]) -> Self:
-        """config.json's content -> the config; ConfigError for missing, contradicting or unsupported values."""
-        for key, is_refused in cls.unsupported_values.items():
-            if key in raw and is_refused(raw[key]):
+        """Return the config of a parsed config.json.
+
+        Args:
+            raw: The content of config.json, as `json.load` returns it. Keys that no field names are not read.
+
+        Returns:
+            An instance of this class.
+
+        Raises:
+            ConfigError: If a required key is missing, or a value has the wrong type, contradicts another or is
+                unsupported.
+        """
+        for key, is_unsupported in cls.unsupported_values.items():
+            if key in raw and is_unsupported(raw[key]):
                 raise ConfigError(
                     f"config.json has {key}={raw[key]!r}, which {raw.get('model_type')!r} does not support here; "
-                    "the weights would give other vectors than the model's. Use a checkpoint without it."
+                    "the outputs would differ from the original model's. Use a checkpoint without it."
                 )
         values = {}
         for spec in fields(cls):
@@ -89,76 +118,116 @@ class EncoderConfig:
 
     @property
     def num_labels(self) -> int:
+        """Number of classes of a classification head."""
         return len(self.id2label)
 
     @property
     def pooler_has_weights(self) -> bool:
-        """Whether a checkpoint without the pooler's tensors has no pooler."""
+        """Whether the pooler has parameters, so that a checkpoint without them has no pooler.
+
+        False for CLIP, whose pooler only selects the end token's hidden state and is therefore always there.
+        """
         return True
 
     @property
     def zero_token_type_ids_matter(self) -> bool:
-        """Whether segments that are all 0 give another answer than none."""
+        """Whether token_type_ids that are all 0 change the output compared with None, as they do in XLM."""
         return False
 
     @property
     def exceeds_float16(self) -> bool:
-        """Whether hidden states outgrow float16, so that float16 weights are computed with in float32."""
+        """Whether hidden states can exceed float16's range; such models run in float32 on float16 weights."""
         return False
 
     @property
     def max_length(self) -> int:
-        """The most tokens of a text that have a position, special tokens included."""
+        """Longest text, in tokens with special tokens, that has positions; longer texts are truncated to it."""
         return self.max_position_embeddings
 
     @property
     def max_sequence_length(self) -> int:
-        """The most tokens of a text that the layers can take, wherever the caller says that they stand."""
+        """Longest input that the layers can compute even if `position_ids` are given; longer ones are an error.
+
+        BigBird's block_sparse attention, for example, is implemented only up to the length where it equals full
+        attention.
+        """
         return NO_POSITIONS
 
     @property
     def extra_input_axes(self) -> Mapping[str, tuple[int, ...]]:
-        """The axes that such an argument has behind (B, L), where it has any."""
+        """Trailing axes of extra inputs that are not (B, L): {"bbox": (4,)} for LayoutLM's boxes of shape (B, L, 4)."""
         return {}
 
     @property
     def float_extra_inputs(self) -> frozenset[str]:
-        """Such arguments as are not whole numbers."""
+        """Names of extra inputs that are floats; all others are integers."""
         return frozenset()
 
     @property
     def extra_input_sizes(self) -> Mapping[str, int]:
-        """Arguments of a call (B, L) that only this family has, and how many values each knows; 0 = all are ignored."""
+        """Model inputs that only this model type has, name -> number of allowed values.
+
+        {"task_type_ids": 3} for ERNIE: ids from 0 to 2. A size of 0 means that the input is accepted and ignored.
+        """
         return {}
 
     def default_attention_mask(self, ids: np.ndarray) -> np.ndarray | None:
-        """The mask (B, L) of a caller who gives none; None = every token is seen."""
+        """Return the attention mask to use when the caller passes none.
+
+        Args:
+            ids: Token ids of shape (B, L).
+
+        Returns:
+            A bool mask of shape (B, L), or None if every token is attended to (most models).
+        """
         return None
 
     def last_position(self, ids: np.ndarray) -> int:
-        """The highest position that the rows of ids (B, L) ask for."""
+        """Return the highest position id that the model looks up for a batch.
+
+        Args:
+            ids: Token ids of shape (B, L).
+
+        Returns:
+            The position id, to be checked against `max_position_embeddings`; 0 for models without a position table.
+        """
         return int(ids.shape[1]) - 1
 
 
 @dataclass(frozen=True)
 class OffsetPositionsConfig(EncoderConfig):
-    """Families whose places start after the padding id's (RoBERTa and its kin), so that fewer are usable."""
+    """Config of models whose position ids start at the padding id + 1, as in RoBERTa.
+
+    The first `padding_idx + 1` rows of their position table are never used by tokens, so `max_length` is smaller than
+    `max_position_embeddings`: 512 of 514 for a padding id of 1.
+    """
 
     pad_token_id: int | None = 1
 
     @property
     def padding_idx(self) -> int:
+        """Position id of padding; the first token has the next one."""
         return 0 if self.pad_token_id is None else self.pad_token_id
 
     @property
     def max_length(self) -> int:
+        """Longest text in tokens, special tokens included: the positions behind the padding's."""
         return self.max_position_embeddings - self.padding_idx - 1
 
     def last_position(self, ids: np.ndarray) -> int:
+        """Return the highest position id of a batch; padding does not advance it.
+
+        Args:
+            ids: Token ids of shape (B, L).
+
+        Returns:
+            The padding id plus the number of real tokens in the longest text.
+        """
         return self.padding_idx + int((ids != self.padding_idx).sum(axis=1).max())
 
 
 def _check_types(cls: type[EncoderConfig], values: Mapping[str, Any]) -> None:
+    """Raise ConfigError for an int or float field whose value has another type or is too small."""
     for spec in fields(cls):
         if spec.name not in values:
             continue
@@ -168,30 +237,30 @@ def _check_types(cls: type[EncoderConfig], values: Mapping[str, Any]) -> None:
         wrong_float = spec.type is float and type(value) not in (int, float)
         if wrong_int or wrong_float:
             key = cls.attribute_map.get(spec.name, spec.name)
-            kind = "a number" if wrong_float else f"a whole number of {minimum} or more"
+            kind = "a number" if wrong_float else f"an integer of {minimum} or more"
             raise ConfigError(f"config.json has {key}={value!r}, expected {kind}. Take the original file.")
 
 
 def _labels(values: dict[str, Any], raw: Mapping[str, Any]) -> dict[str, Any]:
-    """JSON's string keys made integers, label2id filled in, and `num_labels` of old files honoured."""
+    """Return `values` with integer keys in id2label, label2id filled in, and `num_labels` of old files honored."""
     if "id2label" in values:
-        values["id2label"] = _numbered(values["id2label"])
+        values["id2label"] = _with_integer_keys(values["id2label"])
     elif (count := raw.get("num_labels", raw.get("_num_labels"))) is not None:
         if type(count) is not int or count < 1:
-            raise ConfigError(f"config.json has num_labels={count!r}, expected a whole number of 1 or more.")
+            raise ConfigError(f"config.json has num_labels={count!r}, expected an integer of 1 or more.")
         values["id2label"] = {number: f"LABEL_{number}" for number in range(count)}
     labels = values.get("id2label", _DEFAULT_LABELS)
     if not isinstance(values.setdefault("label2id", {}), Mapping):
-        raise ConfigError(f"config.json has label2id={values['label2id']!r}, expected labels with their ids.")
+        raise ConfigError(f"config.json has label2id={values['label2id']!r}, expected a mapping of labels to ids.")
     values["label2id"] = values["label2id"] or {label: number for number, label in labels.items()}
     return values
 
 
-def _numbered(labels: Any) -> dict[int, str]:
+def _with_integer_keys(labels: Any) -> dict[int, str]:
     try:
         numbered = {int(number): str(label) for number, label in labels.items()}
     except (AttributeError, ValueError) as error:
-        raise ConfigError(f"config.json has id2label={labels!r}, expected ids with their labels.") from error
+        raise ConfigError(f"config.json has id2label={labels!r}, expected a mapping of ids to labels.") from error
     if sorted(numbered) != list(range(len(numbered))):
         raise ConfigError(f"config.json has id2label with ids {sorted(numbered)}, expected 0 to {len(numbered) - 1}.")
     return numbered

@@ -1,4 +1,9 @@
-"""What a model file must offer: its config, how its parts are built, and what the checkpoint calls them."""
+"""`Family`: what a model file must provide, that is its config, its modules, and their names in checkpoints.
+
+Name tables map modules, not tensors: `"pooler.dense": "pooler.dense"` covers weight and bias. Left is the name in the
+checkpoint without the family's prefix, right the path in this package. `{i}` and `{j}` stand for numbers, and
+`attention.qkv#1` is slice 1 of a fused linear layer, whose rows are the checkpoint's queries, keys and values.
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -18,7 +23,7 @@ MULTIPLE_CHOICE = "multiple-choice"
 NEXT_SENTENCE = "next-sentence-prediction"
 PRE_TRAINING = "pre-training"
 
-# What transformers puts behind a family's name to name the class of a task.
+# The end of the name of transformers' class for a task, as in BertForMaskedLM.
 HF_SUFFIXES = {
     BASE_TASK: "Model",
     MASKED_LM: "ForMaskedLM",
@@ -33,9 +38,22 @@ HF_SUFFIXES = {
 
 @dataclass(frozen=True)
 class Head:
-    """One task's head: how it is built, what the checkpoint calls its modules, whether it reads the pooler.
+    """A task head: how to build it, and what the checkpoint calls its modules.
 
-    See `names_for` for how `tied` and `untied` are used.
+    Attributes:
+        build: Function of the config that returns the head's module; it may raise ConfigError for settings that the
+            head does not support.
+        names: Module name in the checkpoint -> path in the module that `build` returns: {"classifier": "out"}. An empty
+            path is the module itself.
+        reads_pooler: Whether the head reads the pooled output, so that the model needs a pooler.
+        tied: Further names if `config.tie_word_embeddings`: the module with the bias of a masked-LM head,
+            {"cls.predictions": ""} for BERT.
+        untied: Further names if the embeddings are not tied: the masked-LM head's own decoder,
+            {"cls.predictions.decoder": "decoder"} for BERT.
+        variant_for: For a head with several implementations, a function of the config that returns the one whose names
+            apply. DeBERTa uses it for `config.legacy`; None for all other heads.
+        prepare_batch: Function of the config and the batch that adds the inputs that this task implies, as Longformer's
+            global attention on the question's tokens; None = nothing to add.
     """
 
     build: Callable[[Any], nn.Module]
@@ -47,13 +65,30 @@ class Head:
     prepare_batch: Callable[[Any, TokenBatch], TokenBatch] | None = None
 
     def names_for(self, config: EncoderConfig) -> Mapping[str, str]:
-        """Checkpoint modules -> ours, for a config that ties the tables or does not."""
+        """Return the name table that applies to a config.
+
+        Args:
+            config: The model's config; `tie_word_embeddings` decides between `tied` and `untied`.
+
+        Returns:
+            Module names in the checkpoint -> paths in the head's module.
+        """
         if self.variant_for is not None:
             return self.variant_for(config).names_for(config)
         return {**self.names, **(self.tied if config.tie_word_embeddings else self.untied)}
 
     def ignored_suffixes(self, config: EncoderConfig) -> frozenset[str]:
-        """Checkpoint tensors that repeat others, or have no effect."""
+        """Return the tensors of this head that a file may have although the config's kind of head has no use for them.
+
+        With tied embeddings, a file may hold a copy of the token embeddings as "cls.predictions.decoder.weight"; that
+        is not a second parameter. Untied heads have a bias in the decoder, and "cls.predictions.bias" repeats it.
+
+        Args:
+            config: The model's config.
+
+        Returns:
+            Ends of tensor names, as in `Family.ignored_suffixes`.
+        """
         if self.variant_for is not None:
             return self.variant_for(config).ignored_suffixes(config)
         tied = {f"{module}.bias" for module in self.tied}
@@ -63,7 +98,50 @@ class Head:
 
 @dataclass(frozen=True)
 class Family:
-    """One model_type: how it is built, what its transformers classes and its checkpoints' modules are called."""
+    """One model_type: how to build it, and what transformers and its checkpoints call its parts.
+
+    A tensor that no name table knows is an error, except for these four kinds. The first two are kept: converted
+    checkpoints contain them, so that other tasks and configs can still be loaded. The other two are dropped.
+
+    ================== =================================================== ===========================================
+    field              what the model does not need                        example
+    ================== =================================================== ===========================================
+    other_heads        modules of heads that are not implemented           "qa_classifier" of BigBird
+    unused_modules     modules of the encoder that this config does not    "embeddings.position_embeddings" of rotary
+                       read                                                ESM files
+    ignored_suffixes   tensors that are recomputed, or that serve other    "embeddings.position_ids", a buffer of
+                       inputs than text                                    arange(512)
+    ignored_prefixes   whole submodels                                     "decoder" of T5
+    ================== =================================================== ===========================================
+
+    Attributes:
+        model_type: `model_type` in config.json; the file has this name with "_" for "-".
+        config: The config class.
+        encoder: Function of the config that returns the encoder, without pooler and head.
+        names: Module name in the checkpoint, without prefix -> path in the encoder, or "pooler....".
+        prefix: First component of the encoder's names in files that were saved with a head: "bert" in
+            "bert.encoder.layer.0...". Files of the bare encoder do not have it.
+        hf_prefix: Start of the names of its transformers classes: "Bert".
+        tokenizer: Class name of its slow tokenizer in transformers, used where a repo does not name one.
+        heads: Task -> head.
+        hf_base_suffix: End of the name of the bare encoder's class: "Model", "EncoderModel" for T5.
+        hf_head_suffixes: Task -> end of the class name, for tasks whose class is not named as in `HF_SUFFIXES`:
+            {"fill-mask": "WithLMHeadModel"} for XLM.
+        alternate_prefixes: Further values of `prefix` that files have: "transformer" in old Qwen3 classifiers.
+        alternate_names: Module name in files of another origin -> the name in `names` or in a head. If the file has one
+            module where `names` has several slices, the value is the fused module's path here:
+            {"encoder.layers.{i}.attn.Wqkv": "layers.{i}.attention.qkv"} for NomicBERT.
+        pooler: Function of the config that returns the pooler; None = the model has none.
+        base_model_has_pooler: Whether the bare encoder has the pooler too; False if only heads use it.
+        other_heads: First components of the names of heads that are not implemented. See the table.
+        unused_modules: Function of the config that returns names of encoder modules to keep unused. See the table.
+        ignored_suffixes: Ends of tensor names to drop. See the table.
+        ignored_prefixes: First components of tensor names to drop. See the table.
+        uses_segments: Whether the bare encoder accepts token_type_ids.
+        takes_vectors: Whether the bare encoder accepts inputs_embeds.
+        padding_shows: Whether padding changes the outputs of the real tokens, so that only texts of one length can
+            share a batch (FNet mixes all positions).
+    """
 
     model_type: str
     config: type[EncoderConfig]
@@ -88,7 +166,14 @@ class Family:
     padding_shows: bool = False
 
     def hf_class_name(self, task: str) -> str:
-        """The transformers class of a task ("BertForMaskedLM")."""
+        """Return the name of the transformers class for a task.
+
+        Args:
+            task: A key of `heads`, or `BASE_TASK` for the bare encoder.
+
+        Returns:
+            The class name, e.g. "BertForMaskedLM" for "fill-mask".
+        """
         if task == BASE_TASK:
             return self.hf_prefix + self.hf_base_suffix
         return self.hf_prefix + self.hf_head_suffixes.get(task, HF_SUFFIXES[task])

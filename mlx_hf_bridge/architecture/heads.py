@@ -1,4 +1,7 @@
-"""Heads that families share: built from a config, and named as most checkpoints name them."""
+"""`Head`s that many model types share, with the module names that most checkpoints use.
+
+The modules that they build are in layers/heads.py.
+"""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -30,7 +33,16 @@ SPAN_HEAD = Head(build=lambda config: SpanClassifier(config.hidden_size), names=
 
 
 def first_token_head(names: Mapping[str, str], activation: Activation, classes: int | None = None) -> Head:
-    """A FirstTokenClassifier of the config's labels, or of a fixed number of classes."""
+    """Return a classification head that reads the first token: linear layer, activation, linear layer.
+
+    Args:
+        names: Checkpoint names of the two layers, e.g. {"classifier.dense": "dense", "classifier.out_proj": "out"}.
+        activation: Function between the two layers.
+        classes: Number of outputs; None = `config.num_labels`. 1 for multiple choice.
+
+    Returns:
+        A head whose output is `logits` of shape (B, C).
+    """
     return Head(
         build=lambda config: FirstTokenClassifier(config.hidden_size, classes or config.num_labels, activation),
         names=names,
@@ -39,39 +51,58 @@ def first_token_head(names: Mapping[str, str], activation: Activation, classes: 
 
 def masked_lm_head(
     names: Mapping[str, str],
-    tied: str,
+    bias: str,
     decoder: str,
     activation: Activation | None = None,
     width: Callable[[Any], int] = lambda config: config.hidden_size,
-    answer: str = "logits",
+    output: str = "logits",
 ) -> Head:
-    """A WordScorer; `tied` is the module that has the bias of tied tables, `decoder` that of a table of its own.
+    """Return a masked-LM head: linear layer, activation, norm, and the scores of all tokens of the vocabulary.
 
-    activation: None = the config's.
+    Args:
+        names: Checkpoint names of the first layer ("dense") and the norm ("norm").
+        bias: Checkpoint module that holds the bias if the decoder is tied to the token embeddings.
+        decoder: Checkpoint module of the head's own decoder if it is not tied.
+        activation: Function after the first layer; None = `config.hidden_act`.
+        width: Function of the config: size of the token embeddings, or of the decoder's input if it is not tied.
+        output: Name of the output.
+
+    Returns:
+        A head whose output has shape (B, L, V).
     """
 
     def build(config: EncoderConfig) -> WordScorer:
         chosen = activation or activation_for(config.hidden_act)
-        eps, tables = config.layer_norm_eps, config.tie_word_embeddings
-        return WordScorer(config.hidden_size, width(config), config.vocab_size, chosen, eps, tables, answer)
+        eps, is_tied = config.layer_norm_eps, config.tie_word_embeddings
+        return WordScorer(config.hidden_size, width(config), config.vocab_size, chosen, eps, is_tied, output)
 
-    return Head(build=build, names=names, tied={tied: ""}, untied={decoder: "decoder"})
+    return Head(build=build, names=names, tied={bias: ""}, untied={decoder: "decoder"})
 
 
 def pre_training_head(
-    words: Head, sentence: str, answer: str, classes: Callable[[Any], int] = lambda config: 2
+    masked_lm: Head, sentence: str, sentence_output: str, classes: Callable[[Any], int] = lambda config: 2
 ) -> Head:
-    """A word head, and a pooled classifier under the module name `sentence`."""
-    under_words = {
-        part: {hf: f"words.{ours}".rstrip(".") for hf, ours in getattr(words, part).items()}
-        for part in ("names", "tied", "untied")
+    """Return BERT's pre-training head: a masked-LM head and a classifier of the pooled output.
+
+    Args:
+        masked_lm: The masked-LM head; its output should be named "prediction_logits".
+        sentence: Checkpoint module of the classifier, e.g. "cls.seq_relationship".
+        sentence_output: Name of the classifier's output, e.g. "seq_relationship_logits".
+        classes: Function of the config: number of the classifier's classes.
+
+    Returns:
+        A head with both outputs, of shapes (B, L, V) and (B, C).
+    """
+    tables = {
+        table: {hf: f"words.{path}".rstrip(".") for hf, path in getattr(masked_lm, table).items()}
+        for table in ("names", "tied", "untied")
     }
     return Head(
         build=lambda config: TwoHeads(
-            words.build(config), PooledClassifier(config.hidden_size, classes(config), answer)
+            masked_lm.build(config), PooledClassifier(config.hidden_size, classes(config), sentence_output)
         ),
-        names={**under_words["names"], sentence: "sentence.out"},
+        names={**tables["names"], sentence: "sentence.out"},
         reads_pooler=True,
-        tied=under_words["tied"],
-        untied=under_words["untied"],
+        tied=tables["tied"],
+        untied=tables["untied"],
     )

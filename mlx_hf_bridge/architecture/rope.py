@@ -1,4 +1,7 @@
-"""What config.json says of rotary positions, in its three spellings; the plain form is the one that is computed."""
+"""Rotary position settings of config.json, in the three forms that transformers has written over time.
+
+Only the default rope type (no scaling, all of each head rotated) is implemented.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,27 +13,45 @@ from mlx_hf_bridge.architecture.config import EncoderConfig
 from mlx_hf_bridge.errors import ConfigError
 
 
-def rope_theta_from(parameters: Mapping[str, Any] | None, otherwise: float) -> float:
-    """The base of the periods that `parameters` gives, else `otherwise`; ConfigError for scaled or partial forms."""
+def rope_theta_from(parameters: Mapping[str, Any] | None, default: float) -> float:
+    """Return the rotary base that `rope_parameters` or the older `rope_scaling` gives.
+
+    Args:
+        parameters: The mapping of config.json, e.g. {"rope_type": "default", "rope_theta": 10000.0}; None = not given.
+        default: The base to use where the mapping has none.
+
+    Returns:
+        The base theta of the rotation frequencies theta^(-2i/K), K = width of a head.
+
+    Raises:
+        ConfigError: If it is no such mapping, or asks for a scaled rope type or a partial rotation.
+    """
     given = parameters or {}
     if not isinstance(given, Mapping) or isinstance(given.get("rope_theta", 1.0), (bool, str)):
         raise ConfigError(f"config.json has rope_parameters={parameters!r}, expected rope_type and rope_theta.")
     kind, part = given.get("rope_type", given.get("type", "default")), given.get("partial_rotary_factor")
     if kind != "default" or part not in (None, 1):
         raise ConfigError(
-            f"config.json has rope_type={kind!r} and partial_rotary_factor={part!r}; computed here are 'default' and "
+            f"config.json has rope_type={kind!r} and partial_rotary_factor={part!r}; supported are 'default' and "
             "1. Use transformers on torch for this model."
         )
-    theta = given.get("rope_theta") or otherwise
+    theta = given.get("rope_theta") or default
     return float(theta)
 
 
 @dataclass(frozen=True, kw_only=True)
 class RotaryConfig(EncoderConfig):
-    """Families with rotary positions, which need no table: any length can be computed, to `max_length` was trained.
+    """Config of models with rotary positions (Su et al., arXiv 2104.09864).
 
-    The base of the periods is in `rope_parameters`, in files from before transformers 5 in `rope_theta`, else the
-    family's `default_theta`.
+    There is no position table: inputs longer than `max_length`, the trained length, can be computed too. The rotary
+    base is in `rope_parameters`, in files from before transformers 5 in `rope_theta`, else it is `default_theta`.
+
+    Attributes:
+        rope_parameters: Rope type and base as transformers 5 writes them.
+        rope_scaling: Older name of `rope_parameters`; wins if both are given.
+        rope_theta: The rotary base as older files give it.
+        partial_rotary_factor: The rotated share of each head; only 1 is supported.
+        default_theta: Class variable, the base where config.json has none.
     """
 
     rope_parameters: Mapping[str, Any] | None = None
@@ -46,23 +67,36 @@ class RotaryConfig(EncoderConfig):
 
     @property
     def theta(self) -> float:
-        """The base of the periods."""
+        """The rotary base."""
         part = {} if self.partial_rotary_factor is None else {"partial_rotary_factor": self.partial_rotary_factor}
         given = self.rope_scaling or self.rope_parameters or {}
         return rope_theta_from({**part, **given}, self.rope_theta or self.default_theta)
 
     @property
     def attention_head_dim(self) -> int:
+        """Width of an attention head."""
         return self.head_dim or self.hidden_size // self.num_attention_heads
 
     def last_position(self, ids: np.ndarray) -> int:
-        """0, since places are computed with and not looked up."""
+        """Return 0, since rotary positions are computed and not looked up in a table.
+
+        Args:
+            ids: Token ids of shape (B, L).
+
+        Returns:
+            0.
+        """
         return 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class GroupedQueryConfig(RotaryConfig):
-    """Llama's kin, in which several queries may share keys and values."""
+    """Config of Llama-style models: RMSNorm, rotary positions and grouped-query attention.
+
+    Attributes:
+        num_key_value_heads: Heads of keys and values, each shared by several query heads; None = as many as queries.
+        attention_bias: Whether the attention's linear layers have biases.
+    """
 
     type_vocab_size: int = field(default=0, init=False)
     tie_word_embeddings: bool = False
@@ -81,5 +115,5 @@ class GroupedQueryConfig(RotaryConfig):
 
     @property
     def num_kv_heads(self) -> int:
-        """How many heads of keys and values there are."""
+        """Number of key and value heads."""
         return self.num_key_value_heads or self.num_attention_heads

@@ -1,15 +1,13 @@
-"""The encoders of transformers that have no implementation here, each with its reason."""
+"""The encoder types of transformers that have no native implementation, each with its reason."""
 
-_IMAGE_PARTNER = (
-    "its text tower is part of a model with images or sound, and none of its own checkpoints are text alone"
-)
-_IMAGES = "it reads images beside text"
-_TOWER = "the text tower of a model with images or sound, with no released checkpoint of its own"
+_IMAGE_PARTNER = "it is a model of text and images or sound, and none of its checkpoints hold only the text encoder"
+_IMAGES = "it reads images in addition to text"
+_TOWER = "the text encoder of a model of text and images or sound, without a released checkpoint of its own"
 _SEQ2SEQ = "the encoder of a sequence-to-sequence model, used through its decoder"
-_LAYOUT = "it needs the places or images of words on a page"
-_SPARSE = "its attention is an approximation of its own that no shared block computes"
+_LAYOUT = "it needs the positions of words on a page, or the page's image"
+_SPARSE = "its sparse or approximate attention is not implemented"
 
-# model_type -> why; every type that transformers 5.23 has for encoding text is here or has a file under models/.
+# model_type -> reason. Every type that transformers 5.23 has for encoding text is here or has a file in models/.
 UNSUPPORTED: dict[str, str] = {
     "aimv2": _IMAGE_PARTNER,
     "aimv2_text_model": _TOWER,
@@ -34,13 +32,13 @@ UNSUPPORTED: dict[str, str] = {
     "colmodernvbert": _IMAGES,
     "colpali": _IMAGES,
     "dpr": "its three encoders share one model_type; convert the BERT inside it",
-    "embedding_gemma2_text": "it has no released text checkpoint to check against",
-    "encoder-decoder": "two models in one; convert its encoder by itself",
+    "embedding_gemma2_text": "it has no released text checkpoint to compare with",
+    "encoder-decoder": "it combines two models; convert the encoder separately",
     "esmc": "a protein model without a tokenizer for text",
     "flava": _IMAGE_PARTNER,
     "flava_text_model": _TOWER,
     "fsmt": _SEQ2SEQ,
-    "funnel": "it pools tokens between blocks, so that its hidden states have other lengths than its text",
+    "funnel": "it pools tokens between blocks, so that hidden states are shorter than the text",
     "groupvit": _IMAGE_PARTNER,
     "layoutlmv2": _LAYOUT,
     "layoutlmv3": _LAYOUT,
@@ -71,7 +69,7 @@ UNSUPPORTED: dict[str, str] = {
     "plbart": _SEQ2SEQ,
     "prophetnet": _SEQ2SEQ,
     "reformer": _SPARSE,
-    "roc_bert": "it needs the shapes and sounds of Chinese characters beside their ids",
+    "roc_bert": "it needs the shapes and pronunciations of Chinese characters in addition to token ids",
     "sam3_lite": _IMAGE_PARTNER,
     "sam3_lite_text_text_model": _TOWER,
     "seamless_m4t": _SEQ2SEQ,
@@ -85,32 +83,32 @@ UNSUPPORTED: dict[str, str] = {
     "tipsv2": _IMAGE_PARTNER,
     "tipsv2_text_model": _TOWER,
     "udop": _LAYOUT,
-    "ultrabert": "it has no released checkpoint to check against",
+    "ultrabert": "it has no released checkpoint to compare with",
     "ultravbert": _IMAGES,
     "videoprism": _IMAGE_PARTNER,
     "videoprism_text_model": _TOWER,
     "xclip": _IMAGE_PARTNER,
     "xclip_text_model": _TOWER,
-    "xlnet": "it encodes relative places and permutations in an attention of its own",
-    "xmod": "it needs the language of each text to choose among adapters",
+    "xlnet": "its relative-position attention over permutations is not implemented",
+    "xmod": "it needs the language of each text to select an adapter",
     "yoso": _SPARSE,
 }
 
-# Files that their authors' code alone reads, by their model_type -> what transformers has for them.
+# model_type of checkpoints that only their authors' remote code reads -> what transformers has instead.
 REMOTE_CODE_TYPES: dict[str, str] = {
     "new": "gte, as in alibaba-nlp-community/gte-multilingual-base",
 }
-# A key of config.json that says that the repo's code adds one of several LoRAs to the weights.
+# Key of config.json in repos whose remote code adds one of several LoRA adapters to the weights.
 LORA_KEY = "lora_adaptations"
 
-_ONE_LENGTH = "transformers' code branches on the length, so that a graph of it holds for one length alone"
-_BRANCHES = "transformers' code branches on values, which no graph records"
-# Those of UNSUPPORTED that tracing does not save -> why. Any other is traced, or the conversion says why not.
+_ONE_LENGTH = "transformers' code branches on the length, so that a traced graph is valid for one length only"
+_BRANCHES = "transformers' code branches on tensor values, which a traced graph cannot record"
+# Those of UNSUPPORTED that cannot be traced either -> reason. Any other is traced, or conversion reports why not.
 UNTRACEABLE: dict[str, str] = {
     "canine": _ONE_LENGTH,
     "funnel": _ONE_LENGTH,
     "led": _BRANCHES,
-    "mra": "without its CUDA kernel transformers computes its attention as zeros, so nothing tells right from wrong",
+    "mra": "without its CUDA kernel transformers computes its attention as zeros, so there is no reference output",
     "reformer": _BRANCHES,
-    "switch_transformers": "transformers' code casts a module while it computes, which torch.export refuses",
+    "switch_transformers": "transformers' code casts a module in its forward pass, which torch.export does not support",
 }

@@ -78,7 +78,7 @@ def _words(answer: str) -> Head:
         "predictions",
         "predictions.decoder",
         width=lambda config: config.embedding_size,
-        answer=answer,
+        output=answer,
     )
 
 

@@ -116,7 +116,7 @@ FAMILY = Family(
             reads_pooler=True,
         ),
         PRE_TRAINING: pre_training_head(
-            masked_lm_head(_WORDS, "cls.predictions", _DECODER, answer="prediction_logits"),
+            masked_lm_head(_WORDS, "cls.predictions", _DECODER, output="prediction_logits"),
             "cls.seq_relationship",
             "seq_relationship_logits",
         ),

@@ -16,8 +16,8 @@ from checkpoints import FAMILIES, Row, make_checkpoint, mlx_class, ragged_inputs
 from torch import nn
 
 from mlx_hf_bridge.errors import TokenRangeError, UnservedUseError
-from mlx_hf_bridge.facade import facade, leave
-from mlx_hf_bridge.pretrained.arrays import in_kind
+from mlx_hf_bridge.facade import facade, fall_back_to_torch
+from mlx_hf_bridge.pretrained.arrays import match_array_type
 from mlx_hf_bridge.runtime import executor
 
 # float32 on other kernels, as in test_parity.py.
@@ -30,7 +30,7 @@ def row_of(model_type: str) -> Row:
     return next(row for row in FAMILIES if row.model_type == model_type)
 
 
-class TorchBehind:
+class TorchFallback:
     """A fall_back that notes the reasons that it was called for."""
 
     def __init__(self, hf_class: Any, folder: Path) -> None:
@@ -49,7 +49,7 @@ def pair(
     row = row_of(model_type)
     make_checkpoint(folder, row, head, labels=2 if head == "ForQuestionAnswering" else 3)
     hf_class = torch_class(row, head)
-    behind = TorchBehind(hf_class, folder)
+    behind = TorchFallback(hf_class, folder)
     bridged = facade(mlx_class(head).from_pretrained(folder), fall_back=behind if torch_behind else None)
     return bridged, hf_class.from_pretrained(folder), behind
 
@@ -240,7 +240,7 @@ def test_what_only_torch_serves_goes_to_torch_once_and_for_good(use: str, tmp_pa
         assert {name: value.shape for name, value in served().items()} == {
             name: value.shape for name, value in torch_model.state_dict().items()
         }
-    leave(bridged, "nothing is left to leave")
+    fall_back_to_torch(bridged, "nothing is left to leave")
     assert len(behind.reasons) == 1
 
 
@@ -307,7 +307,7 @@ def test_the_torch_model_takes_over_what_was_set(tmp_path: Path) -> None:
     bridged.half().requires_grad_(False)
     bridged.config.output_hidden_states = True
     config = bridged.config
-    leave(bridged, "of this test")
+    fall_back_to_torch(bridged, "of this test")
     assert {parameter.dtype for parameter in bridged.parameters()} == {torch.float16}
     assert not any(parameter.requires_grad for parameter in bridged.parameters())
     assert bridged.config is bridged.encoder.layer[0].attention.self.config is config
@@ -372,7 +372,7 @@ def test_a_packed_one_is_saved_in_mlx_s_storage(tmp_path: Path) -> None:
     bridged.save_pretrained(tmp_path / "saved")
     again = facade(mlx_class("Model").from_pretrained(tmp_path / "saved"))
     np.testing.assert_array_equal(answer_of(again), answer_of(bridged))
-    behind = TorchBehind(transformers.BertModel, tmp_path / "made")
+    behind = TorchFallback(transformers.BertModel, tmp_path / "made")
     facade(packed, fall_back=behind).save_pretrained(tmp_path / "float")
     assert behind.reasons == ["save_pretrained() was called"]
     assert_same(
@@ -405,7 +405,7 @@ def test_answers_reach_torch_without_a_copy(dtype: str) -> None:
 
     result = mx.arange(6).reshape(2, 3).astype(getattr(mx, dtype))
     mx.eval(result)
-    tensor = in_kind(result, IDS)
+    tensor = match_array_type(result, IDS)
     assert tensor.dtype == getattr(torch, dtype)
     assert tensor.tolist() == [[0, 1, 2], [3, 4, 5]]
     if dtype != "bfloat16":
@@ -415,7 +415,7 @@ def test_answers_reach_torch_without_a_copy(dtype: str) -> None:
 def test_calls_are_told_their_seconds(tmp_path: Path) -> None:
     bridged, _, _ = pair(tmp_path)
     told: list[float] = []
-    timed = facade(bridged.mlx_model, called=told.append)
+    timed = facade(bridged.mlx_model, on_call=told.append)
     timed(IDS)
     timed(IDS)
     assert len(told) == 2

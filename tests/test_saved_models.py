@@ -25,7 +25,7 @@ from mlx_hf_bridge import (
     MLXSentenceTransformer,
     errors,
 )
-from mlx_hf_bridge.pretrained.saving import bytes_of
+from mlx_hf_bridge.pretrained.saving import parse_size
 
 BERT = FAMILIES[0]
 ABSOLUTE = 2e-5  # as in tests/test_parity.py
@@ -216,7 +216,7 @@ def test_arguments_of_save_pretrained_are_honoured_or_refused(mlx_model: Any, tm
     with pytest.raises(ValueError, match=r"max_shard_size='big', expected bytes as a whole number"):
         mlx_model.save_pretrained(tmp_path / "other", max_shard_size="big")
     assert not (tmp_path / "other").exists()
-    assert (bytes_of("5MB"), bytes_of("1.5 GiB"), bytes_of(7)) == (5_000_000, 1_610_612_736, 7)
+    assert (parse_size("5MB"), parse_size("1.5 GiB"), parse_size(7)) == (5_000_000, 1_610_612_736, 7)
 
 
 def test_a_head_drawn_at_random_is_not_saved_or_copied(classifier: Path, tmp_path: Path) -> None:

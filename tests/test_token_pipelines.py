@@ -31,8 +31,8 @@ from mlx_hf_bridge import MLXAutoModelForMaskedLM, errors, pipeline
 from mlx_hf_bridge.inference.batching import checked_batch
 from mlx_hf_bridge.inference.model import Model
 from mlx_hf_bridge.pipelines.base import STREAM_SEQUENCES
-from mlx_hf_bridge.pretrained.arrays import in_kind
-from mlx_hf_bridge.pretrained.model import model_of
+from mlx_hf_bridge.pretrained.arrays import match_array_type
+from mlx_hf_bridge.pretrained.model import create_model
 
 # Logits at masked slots against those of all slots: the same sums over other shapes.
 AT_SLOTS = 2e-5
@@ -113,7 +113,7 @@ class Whole:
 def test_words_of_a_model_that_answers_for_all_slots_are_the_same(three: ThreePipelines) -> None:
     pipe = three.mlx[FILL]
     loaded = pipe.model.loaded
-    whole = type(pipe)(model_of(dataclasses.replace(loaded, model=Whole(loaded.model))), pipe.tokenizer)
+    whole = type(pipe)(create_model(dataclasses.replace(loaded, model=Whole(loaded.model))), pipe.tokenizer)
     for text in ("the [MASK] sat", ["a [MASK] is [MASK]", "[MASK] news"]):
         assert_same(whole(text), pipe(text))
 
@@ -299,7 +299,7 @@ def test_transformers_pipelines_say_and_save_what_they_hold(three: ThreePipeline
 
 def test_a_transformers_pipeline_on_another_device_gets_its_answers_there() -> None:
     """On a Mac it moves what it hands to the model to mps, and expects answers there; meta stands for mps."""
-    assert in_kind(mx.array([1.0]), torch.empty(1, device="meta")).device == torch.device("meta")
+    assert match_array_type(mx.array([1.0]), torch.empty(1, device="meta")).device == torch.device("meta")
 
 
 def test_what_pipelines_are_asked_by_other_code(three: ThreePipelines) -> None:

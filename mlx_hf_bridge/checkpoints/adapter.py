@@ -37,12 +37,12 @@ class Adapter:
     base_revision: str | None
     alpha: float
     alphas: Mapping[str, float]
-    is_rank_stabilised: bool
+    use_rslora: bool
 
     def scale(self, module: str, rank: int) -> float:
         """What a module's sum is multiplied with."""
         alpha = next((value for key, value in self.alphas.items() if re.match(rf"(.*\.)?({key})$", module)), self.alpha)
-        return alpha / (math.sqrt(rank) if self.is_rank_stabilised else rank)
+        return alpha / (math.sqrt(rank) if self.use_rslora else rank)
 
 
 def is_adapter(folder: Path) -> bool:
@@ -82,7 +82,7 @@ def _refuse_others(path: Path, config: Mapping[str, Any]) -> None:
         )
 
 
-def adapter_tensors(adapter: Adapter) -> tuple[Path, dict[str, mx.array]]:
+def load_adapter_tensors(adapter: Adapter) -> tuple[Path, dict[str, mx.array]]:
     """The adapter's weight file, fetched, and its tensors by name; RepositoryError when there is none."""
     folder = adapter.source.folder
     for name, opened in _WEIGHTS.items():

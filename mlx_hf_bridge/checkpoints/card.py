@@ -12,7 +12,7 @@ CARD_FILE = "README.md"
 _CARRIED = ("language", "license", "license_name", "license_link", "datasets", "pipeline_tag", "base_model")
 
 
-def source_card(folder: Path) -> dict[str, Any]:
+def read_card_metadata(folder: Path) -> dict[str, Any]:
     """The card's metadata that a conversion keeps; {} without a card, or with one that is not YAML."""
     path = folder / CARD_FILE
     try:

@@ -23,7 +23,7 @@ METADATA_FILE = "conversion_metadata.json"
 VERIFICATION_FILE = "verification.json"
 _TORCH_FILE = "pytorch_model.bin"
 _TORCH_INDEX = "pytorch_model.bin.index.json"
-PREDECESSOR_FILE = "weights.npz"
+NPZ_FILE = "weights.npz"
 # sentence-transformers' names of the module that holds the model itself; the second is an older one for masked LMs.
 TRANSFORMER_KINDS = ("Transformer", "MLMTransformer")
 
@@ -129,7 +129,7 @@ def _with_adapter(base: Checkpoint, adapter: Adapter) -> Checkpoint:
     return replace(base, source=replace(base.source, identity=identity), adapter=adapter)
 
 
-def own_files(checkpoint: Checkpoint) -> Checkpoint:
+def modules_checkpoint(checkpoint: Checkpoint) -> Checkpoint:
     """The checkpoint whose module folders and tokenizer the repo brings: an adapter's own, else its base's."""
     if checkpoint.adapter is None:
         return checkpoint
@@ -149,7 +149,7 @@ def _read_config(path: Path, needed: bool) -> dict[str, Any]:
     return config
 
 
-def open_weights(checkpoint: Checkpoint) -> list[WeightFile]:
+def open_weight_files(checkpoint: Checkpoint) -> list[WeightFile]:
     """The model's weight files, headers read, in transformers' order of preference.
 
     The file that config.json names as transformers_weights; else model.safetensors, its shards, pytorch_model.bin, its
@@ -189,10 +189,10 @@ def _candidates(checkpoint: Checkpoint) -> list[str]:
         return [named]
     safe, torch = [SINGLE_FILE, INDEX_FILE], [_TORCH_FILE, _TORCH_INDEX]
     names = {None: safe + torch, True: safe, False: torch}[options.use_safetensors]
-    return [with_variant(name, options.variant) for name in names]
+    return [add_variant(name, options.variant) for name in names]
 
 
-def with_variant(name: str, variant: str | None) -> str:
+def add_variant(name: str, variant: str | None) -> str:
     """ "model.safetensors", "fp16" -> "model.fp16.safetensors"."""
     stem, _, kind = name.rpartition(".")
     return f"{stem}.{variant}.{kind}" if variant else name
@@ -204,12 +204,12 @@ def _fetch(checkpoint: Checkpoint, names: list[str]) -> None:
 
 
 def _remedy(checkpoint: Checkpoint, tried: list[str]) -> str:
-    folder, chosen = checkpoint.model_folder, checkpoint.source.options.chosen_weights
+    folder, chosen = checkpoint.model_folder, checkpoint.source.options.weight_selection
     others = [name for name in (SINGLE_FILE, INDEX_FILE, _TORCH_FILE, _TORCH_INDEX) if name not in tried]
     if there := [name for name in others if (folder / name).is_file()]:
         return f"It has {', '.join(there)}: leave out {' and '.join(chosen) or 'transformers_weights'} to load that."
-    if (folder / PREDECESSOR_FILE).is_file():
-        return f"Its {PREDECESSOR_FILE} is another tool's float32 output; convert the original checkpoint."
+    if (folder / NPZ_FILE).is_file():
+        return f"Its {NPZ_FILE} is another tool's float32 output; convert the original checkpoint."
     return "Give a folder or repo with weights."
 
 

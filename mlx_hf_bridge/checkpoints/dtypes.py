@@ -12,7 +12,7 @@ _DTYPES = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16
 _OTHERS = ("float", "int", "uint", "complex", "bool", "half", "double", "long", "short")
 
 
-def dtype_from(given: Any) -> mx.Dtype | None:
+def parse_dtype(given: Any) -> mx.Dtype | None:
     """ "auto" or None (the checkpoint's own) -> None; a name, an mx, torch or numpy dtype -> MLX's."""
     if given is None or given == "auto":
         return None
@@ -23,7 +23,7 @@ def dtype_from(given: Any) -> mx.Dtype | None:
     return _DTYPES[name]
 
 
-def declared_dtype(config: Mapping[str, Any]) -> mx.Dtype | None:
+def config_dtype(config: Mapping[str, Any]) -> mx.Dtype | None:
     """What config.json says that weights are loaded in; None where it says nothing, or what is not stored here."""
     return _DTYPES.get(_name(config.get("dtype", config.get("torch_dtype"))))
 

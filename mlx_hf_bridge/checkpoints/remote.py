@@ -7,7 +7,7 @@ from pathlib import Path
 import huggingface_hub
 import mlx.core as mx
 
-from mlx_hf_bridge.checkpoints.checkpoint import Checkpoint, open_weights
+from mlx_hf_bridge.checkpoints.checkpoint import Checkpoint, open_weight_files
 from mlx_hf_bridge.checkpoints.safetensors_file import SINGLE_FILE, TensorInfo, WeightFile
 from mlx_hf_bridge.errors import RepositoryError
 
@@ -17,9 +17,9 @@ logger = logging.getLogger(__name__)
 class RemoteFile:
     """A safetensors file on the Hub of which only the header was read."""
 
-    def __init__(self, path: Path, infos: dict[str, TensorInfo]) -> None:
+    def __init__(self, path: Path, tensor_infos: dict[str, TensorInfo]) -> None:
         self.path = path
-        self.infos = infos
+        self.tensor_infos = tensor_infos
 
     def arrays(self) -> Iterator[tuple[str, mx.array]]:
         """There are none: RepositoryError."""
@@ -33,9 +33,9 @@ def read_headers(checkpoint: Checkpoint) -> list[WeightFile]:
     """
     source = checkpoint.source
     is_at_root = checkpoint.model_folder == checkpoint.folder and not source.options.subfolder
-    is_usual = is_at_root and not source.options.chosen_weights and "transformers_weights" not in checkpoint.config
+    is_usual = is_at_root and not source.options.weight_selection and "transformers_weights" not in checkpoint.config
     if source.revision is None or not is_usual or (checkpoint.model_folder / SINGLE_FILE).is_file():
-        return open_weights(checkpoint)
+        return open_weight_files(checkpoint)
     try:
         found = huggingface_hub.get_safetensors_metadata(
             source.name, revision=source.revision, token=source.options.token
@@ -47,7 +47,7 @@ def read_headers(checkpoint: Checkpoint) -> list[WeightFile]:
         OSError,
     ) as error:
         logger.info("the headers of %s cannot be read on the Hub (%s); its weights are fetched", source.name, error)
-        return open_weights(checkpoint)
+        return open_weight_files(checkpoint)
     return [
         RemoteFile(
             checkpoint.model_folder / name,

@@ -47,7 +47,7 @@ class WeightFile(Protocol):
     """A file of named tensors."""
 
     path: Path
-    infos: dict[str, TensorInfo]
+    tensor_infos: dict[str, TensorInfo]
 
     def arrays(self) -> Iterator[tuple[str, mx.array]]:
         """Each tensor in turn, not yet read; nothing holds on to one that was handed out."""
@@ -59,7 +59,7 @@ class SafetensorsFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.infos = _read_header(path)
+        self.tensor_infos = _read_header(path)
 
     def arrays(self) -> Iterator[tuple[str, mx.array]]:
         loaded = mx.load(str(self.path))
@@ -102,7 +102,7 @@ def _tensor_info(path: Path, name: str, entry: Any, data_start: int, size: int) 
     return info
 
 
-def info_of(array: mx.array) -> TensorInfo:
+def tensor_info(array: mx.array) -> TensorInfo:
     """What a header would say of an array."""
     return TensorInfo(next(name for name, dtype in _MLX_DTYPES.items() if dtype == array.dtype), tuple(array.shape))
 

@@ -45,7 +45,7 @@ class HubOptions:
     use_safetensors: bool | None = None
 
     @property
-    def chosen_weights(self) -> dict[str, Any]:
+    def weight_selection(self) -> dict[str, Any]:
         """What chooses among a repo's weight files, where anything does."""
         chosen = {"variant": self.variant, "use_safetensors": self.use_safetensors}
         return {key: value for key, value in chosen.items() if value is not None}
@@ -117,7 +117,7 @@ def _local(name: str, folder: Path, options: HubOptions) -> Source:
     files = sorted({path for pattern in _LOCAL_FILES for path in folder.glob(pattern) if path.is_file()})
     stats = [(path.relative_to(folder).as_posix(), path.stat()) for path in files]
     identity = {"path": str(folder), "files": [[file, stat.st_size, stat.st_mtime_ns] for file, stat in stats]}
-    return Source(name, folder, None, identity | options.chosen_weights, options)
+    return Source(name, folder, None, identity | options.weight_selection, options)
 
 
 def _hub(repo_id: str, options: HubOptions) -> Source:
@@ -126,7 +126,7 @@ def _hub(repo_id: str, options: HubOptions) -> Source:
     if not folder.is_dir():
         raise RepositoryError(f"the Hub repo {repo_id!r} has no folder {options.subfolder!r}. Check `subfolder`.")
     identity = {"repo": repo_id, "commit": snapshot.name, "subfolder": options.subfolder}
-    return Source(repo_id, folder, snapshot.name, identity | options.chosen_weights, options)
+    return Source(repo_id, folder, snapshot.name, identity | options.weight_selection, options)
 
 
 def _download(repo_id: str, revision: str | None, options: HubOptions, patterns: Sequence[str]) -> Path:

@@ -113,7 +113,7 @@ class TorchFile:
                 f"{path} is not a torch checkpoint of plain tensors ({error}). Save it again as safetensors: "
                 "model.save_pretrained(folder)."
             ) from error
-        self.infos = {
+        self.tensor_infos = {
             name: TensorInfo(_STORAGES[tensor.storage.kind][0], tensor.shape) for name, tensor in self._tensors.items()
         }
 

@@ -13,7 +13,7 @@ import mlx.core as mx
 
 from mlx_hf_bridge.architecture.family import BASE_TASK, SEQUENCE_CLASSIFICATION
 from mlx_hf_bridge.checkpoints.checkpoint import Checkpoint, read_checkpoint
-from mlx_hf_bridge.checkpoints.dtypes import dtype_from
+from mlx_hf_bridge.checkpoints.dtypes import parse_dtype
 from mlx_hf_bridge.checkpoints.safetensors_file import MB
 from mlx_hf_bridge.checkpoints.sources import HubOptions, locate
 from mlx_hf_bridge.conversion.cache import write_atomically
@@ -90,7 +90,7 @@ def convert(
     target_size_mb: the most that the weights may take; a recipe that chooses widths chooses them to meet it.
     Raises SizeTargetError when the weights would exceed target_size_mb, and what from_pretrained raises.
     """
-    recipe, stored, folder = recipe_from(quantization_config), dtype_from(dtype), Path(output_dir).expanduser()
+    recipe, stored, folder = recipe_from(quantization_config), parse_dtype(dtype), Path(output_dir).expanduser()
     if recipe and recipe.has_target and target_size_mb is not None:
         recipe = replace(recipe, target_size_mb=target_size_mb, bits_per_weight=None)
     checkpoint = read_checkpoint(locate(name, HubOptions(revision, token)))

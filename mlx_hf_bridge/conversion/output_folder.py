@@ -6,7 +6,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from mlx_hf_bridge.checkpoints.checkpoint import METADATA_FILE, PREDECESSOR_FILE
+from mlx_hf_bridge.checkpoints.checkpoint import METADATA_FILE, NPZ_FILE
 from mlx_hf_bridge.checkpoints.sources import Source
 from mlx_hf_bridge.conversion.cache import is_complete
 from mlx_hf_bridge.conversion.write import FORMAT
@@ -44,8 +44,8 @@ def same_result(
         "dtype": str(dtype).removeprefix("mlx.core."),
     }
     metadata = _metadata(folder)
-    if (folder / PREDECESSOR_FILE).exists():
-        why = f"holds {PREDECESSOR_FILE}, another tool's float32 output, which is not a result of this package"
+    if (folder / NPZ_FILE).exists():
+        why = f"holds {NPZ_FILE}, another tool's float32 output, which is not a result of this package"
     elif metadata is None:
         why = f"is not empty and has no readable {METADATA_FILE}, so it is not a result of this package"
     elif differences := _differences(metadata, wanted):

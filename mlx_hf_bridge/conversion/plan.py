@@ -9,8 +9,8 @@ import mlx.core as mx
 
 from mlx_hf_bridge.architecture.config import EncoderConfig
 from mlx_hf_bridge.architecture.family import Family
-from mlx_hf_bridge.checkpoints.checkpoint import Checkpoint, open_weights
-from mlx_hf_bridge.checkpoints.dtypes import declared_dtype
+from mlx_hf_bridge.checkpoints.checkpoint import Checkpoint, open_weight_files
+from mlx_hf_bridge.checkpoints.dtypes import config_dtype
 from mlx_hf_bridge.checkpoints.remote import read_headers
 from mlx_hf_bridge.checkpoints.safetensors_file import TensorInfo, WeightFile, byte_size
 from mlx_hf_bridge.errors import QuantizationError
@@ -68,7 +68,7 @@ class Plan:
     def source_bytes(self) -> int:
         """The size of the source's weight files; of files on the Hub, headers apart."""
         return sum(
-            file.path.stat().st_size if file.path.is_file() else sum(map(byte_size, file.infos.values()))
+            file.path.stat().st_size if file.path.is_file() else sum(map(byte_size, file.tensor_infos.values()))
             for file in self.files
         )
 
@@ -98,25 +98,25 @@ def plan_conversion(
             f"{', with the adapter' if checkpoint.adapter else ''}."
         )
     names, where = NameMapping(family, config, task), str(checkpoint.model_folder)
-    files = open_weights(checkpoint) if fetch else read_headers(checkpoint)
+    files = open_weight_files(checkpoint) if fetch else read_headers(checkpoint)
     if checkpoint.adapter is not None:
         files = merge_adapter(files, checkpoint.adapter, names)
-    infos = {name: info for file in files for name, info in file.infos.items()}
-    targets = resolve_names(names, infos, where)
+    tensor_infos = {name: info for file in files for name, info in file.tensor_infos.items()}
+    targets = resolve_names(names, tensor_infos, where)
     has_pooler = any(place.path and place.path.startswith("pooler.") for place in targets.values())
     model = build(family, config, task, pooler=has_pooler)
-    fit = check_fit(names, targets, infos, model, where, tolerance)
+    fit = check_fit(names, targets, tensor_infos, model, where, tolerance)
     targets = {name: place for name, place in targets.items() if name not in fit.unexpected}
     candidates = {path for path, module in model.named_modules() if is_packable(path, module)} if recipe else set()
     weights = {name: place for name, place in targets.items() if place.path in candidates and place.leaf == "weight"}
-    packed = _packed({name: place for name, place in weights.items() if name not in fit.unread}, infos, recipe)
+    packed = _packed({name: place for name, place in weights.items() if name not in fit.unread}, tensor_infos, recipe)
     prefix = "" if all(place.is_base for place in targets.values()) else f"{family.prefix}."
-    rest = dtype or (QUANTIZED_DTYPE if recipe else declared_dtype(checkpoint.config))
+    rest = dtype or (QUANTIZED_DTYPE if recipe else config_dtype(checkpoint.config))
     tensors = {
         name: TensorPlan(
             (prefix if place.is_base else "") + place.name,
-            infos[name],
-            _own_dtype(infos[name]) if place.leaf in KEEP_FILE_DTYPE or rest is None else rest,
+            tensor_infos[name],
+            _own_dtype(tensor_infos[name]) if place.leaf in KEEP_FILE_DTYPE or rest is None else rest,
             packed.get(name),
         )
         for name, place in targets.items()
@@ -127,13 +127,13 @@ def plan_conversion(
 
 
 def _packed(
-    weights: Mapping[str, TensorTarget], infos: Mapping[str, TensorInfo], recipe: MLXQuantizationConfig | None
+    weights: Mapping[str, TensorTarget], tensor_infos: Mapping[str, TensorInfo], recipe: MLXQuantizationConfig | None
 ) -> dict[str, MLXQuantizationConfig]:
     """The weights that are packed, each with its recipe; of a joined module all parts or none, in one way."""
     if recipe is None:
         return {}
     own = {name: recipe.for_module(place.module) for name, place in weights.items()}
-    able = {name: one for name, one in own.items() if one and infos[name].shape[-1] % one.group_size == 0}
+    able = {name: one for name, one in own.items() if one and tensor_infos[name].shape[-1] % one.group_size == 0}
     halved = {place.path for name, place in weights.items() if name not in able}
     whole = {name: one for name, one in able.items() if weights[name].path not in halved}
     widths: dict[str | None, tuple[int, int]] = {}

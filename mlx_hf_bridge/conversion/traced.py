@@ -12,7 +12,7 @@ import mlx.core as mx
 
 from mlx_hf_bridge.architecture.family import BASE_TASK
 from mlx_hf_bridge.architecture.unsupported import LORA_KEY, UNSUPPORTED, UNTRACEABLE
-from mlx_hf_bridge.checkpoints.checkpoint import Checkpoint, open_weights, read_json
+from mlx_hf_bridge.checkpoints.checkpoint import Checkpoint, open_weight_files, read_json
 from mlx_hf_bridge.checkpoints.safetensors_file import TensorInfo
 from mlx_hf_bridge.conversion.plan import QUANTIZED_DTYPE, Plan, TensorPlan, most_common
 from mlx_hf_bridge.errors import BackendError, ConfigError, QuantizationError, UnsupportedModelError, WeightsError
@@ -74,7 +74,7 @@ class ModuleTensors:
     def __init__(self, path: Path, tensors: Mapping[str, mx.array]) -> None:
         self.path = path
         self._tensors = dict(tensors)
-        self.infos = {name: TensorInfo(_SPELLED[array.dtype], array.shape) for name, array in tensors.items()}
+        self.tensor_infos = {name: TensorInfo(_SPELLED[array.dtype], array.shape) for name, array in tensors.items()}
 
     def arrays(self) -> Iterator[tuple[str, mx.array]]:
         for name in sorted(self._tensors):
@@ -95,7 +95,7 @@ def plan_traced(
     _refuse_calibrated(recipe)
     model_type = checkpoint.config.get("model_type")
     conversion, modules = _tracer(str(model_type))
-    open_weights(checkpoint)
+    open_weight_files(checkpoint)
     try:
         module, lost_pooler = modules.load_module(checkpoint.model_folder, task)
         found = conversion.trace_module(module, task, excluded_outputs=("pooler_output",) if lost_pooler else ())
@@ -127,7 +127,7 @@ def plan_traced(
             rest if name in found.parameters else info.mlx_dtype or mx.float32,
             recipe if name in able else None,
         )
-        for name, info in file.infos.items()
+        for name, info in file.tensor_infos.items()
     }
     left = tuple(sorted(found.packable - able)) if recipe else ()
     graph = found.graph
@@ -157,8 +157,10 @@ def _module_of(name: str) -> str:
 
 def _own_dtype(checkpoint: Checkpoint) -> mx.Dtype:
     """The dtype of the source's float tensors: the commonest."""
-    infos = [info for file in open_weights(checkpoint) for info in file.infos.values() if info.is_float]
-    return most_common([info.mlx_dtype for info in infos if info.mlx_dtype is not None])
+    tensor_infos = [
+        info for file in open_weight_files(checkpoint) for info in file.tensor_infos.values() if info.is_float
+    ]
+    return most_common([info.mlx_dtype for info in tensor_infos if info.mlx_dtype is not None])
 
 
 def _tracer(model_type: str) -> tuple[Any, Any]:
@@ -192,7 +194,7 @@ def read_graph(folder: Path) -> Graph:
 
 def read_model(checkpoint: Checkpoint, graph: Graph, dtype: mx.Dtype, pooler: bool) -> TracedModel:
     """The module of a folder with a graph, weights read and evaluated; dtype: of the activations."""
-    arrays = {name: array for file in open_weights(checkpoint) for name, array in file.arrays()}
+    arrays = {name: array for file in open_weight_files(checkpoint) for name, array in file.arrays()}
     if missing := [name for name in graph.weights() if name not in arrays]:
         raise WeightsError(
             f"{checkpoint.folder} lacks {len(missing)} tensors that its graph reads: {summarize(missing)}. "

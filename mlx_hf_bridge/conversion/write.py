@@ -9,8 +9,8 @@ import mlx.core as mx
 import numpy as np
 from tqdm.auto import tqdm
 
-from mlx_hf_bridge.checkpoints.card import source_card
-from mlx_hf_bridge.checkpoints.checkpoint import METADATA_FILE, own_files
+from mlx_hf_bridge.checkpoints.card import read_card_metadata
+from mlx_hf_bridge.checkpoints.checkpoint import METADATA_FILE, modules_checkpoint
 from mlx_hf_bridge.checkpoints.repo_files import copy_modules, write_config, write_json
 from mlx_hf_bridge.checkpoints.safetensors_file import SINGLE_FILE, dtype_name
 from mlx_hf_bridge.conversion.calibrated import Tensors, calibrated_tensors
@@ -44,7 +44,7 @@ def write_conversion(plan: Plan, folder: Path, show_progress: bool = True) -> di
     write_config(
         plan.checkpoint, folder, plan.dtype, packing_config(plan.recipe, _packed_modules(plan)), _architecture(plan)
     )
-    own = own_files(plan.checkpoint)
+    own = modules_checkpoint(plan.checkpoint)
     write_tokenizer(own if has_tokenizer(own.model_folder) else plan.checkpoint, plan.family, folder)
     copy_modules(own, folder)
     metadata = _metadata(plan, folder)
@@ -150,7 +150,7 @@ def _metadata(plan: Plan, folder: Path) -> dict[str, Any]:
         "left_in_float": list(plan.kept_in_float),
         "left_out": list(plan.dropped),
         "adapter": plan.checkpoint.adapter.source.name if plan.checkpoint.adapter else None,
-        "card": source_card(own_files(plan.checkpoint).folder),
+        "card": read_card_metadata(modules_checkpoint(plan.checkpoint).folder),
         "files": {
             path.relative_to(folder).as_posix(): path.stat().st_size
             for path in sorted(folder.rglob("*"))

@@ -28,12 +28,12 @@ import transformers
 from transformers import PretrainedConfig, PreTrainedModel
 
 from mlx_hf_bridge.checkpoints.repo_files import PACKING_KEYS
-from mlx_hf_bridge.facade.construction import made
-from mlx_hf_bridge.facade.fallback import Bridge, leave
+from mlx_hf_bridge.facade.construction import build_facade
+from mlx_hf_bridge.facade.fallback import Bridge, fall_back_to_torch
 from mlx_hf_bridge.facade.model import Facade, torch_dtype
 from mlx_hf_bridge.pretrained.model import MLXPreTrainedModel
 
-__all__ = ["Facade", "facade", "leave"]
+__all__ = ["Facade", "facade", "fall_back_to_torch"]
 
 
 def facade(
@@ -43,7 +43,7 @@ def facade(
     *,
     dtype: torch.dtype | None = None,
     fall_back: Callable[[str], PreTrainedModel] | None = None,
-    called: Callable[[float], None] | None = None,
+    on_call: Callable[[float], None] | None = None,
 ) -> PreTrainedModel:
     """A loaded MLX model -> an instance of its transformers class, in evaluation mode.
 
@@ -54,8 +54,8 @@ def facade(
     """
     loaded = model.loaded
     hf_class = hf_class or getattr(transformers, loaded.family.hf_class_name(loaded.task))
-    bridge = Bridge(model, dtype or torch_dtype(model.dtype), fall_back, called)
-    served: PreTrainedModel = made(hf_class, bridge, config or _stored_config(model, hf_class))
+    bridge = Bridge(model, dtype or torch_dtype(model.dtype), fall_back, on_call)
+    served: PreTrainedModel = build_facade(hf_class, bridge, config or _stored_config(model, hf_class))
     return served
 
 

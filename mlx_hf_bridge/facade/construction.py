@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
-from mlx_hf_bridge.facade.fallback import BRIDGE, Bridge, leave, own_attributes, probe_of, set_probe
+from mlx_hf_bridge.facade.fallback import BRIDGE, Bridge, assign_probe, fall_back_to_torch, get_probe, own_attributes
 from mlx_hf_bridge.facade.forward import forward_for
 from mlx_hf_bridge.facade.model import Facade
 
@@ -32,7 +32,7 @@ _UNTOUCHED = {
 }
 
 
-def made(hf_class: Any, bridge: Bridge, config: PretrainedConfig) -> Any:
+def build_facade(hf_class: Any, bridge: Bridge, config: PretrainedConfig) -> Any:
     """A facade in evaluation mode, with the attributes that the transformers class sets and without its weights."""
     bridge.shape = _shape(hf_class, config, "pooler" in bridge.model.loaded.model)
     model = object.__new__(_class_for(hf_class))
@@ -40,7 +40,7 @@ def made(hf_class: Any, bridge: Bridge, config: PretrainedConfig) -> Any:
     fresh = set(model.__dict__)
     model.__dict__.update({name: value for name, value in bridge.shape.__dict__.items() if name not in fresh})
     model.__dict__[BRIDGE] = bridge
-    set_probe(model, bridge.dtype, requires_grad=True)
+    assign_probe(model, bridge.dtype, requires_grad=True)
     return model.eval()
 
 
@@ -78,7 +78,7 @@ def _guarded(name: str, method: Callable[..., Any], public: str | None = None) -
 
     @wraps(method)
     def guarded(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        leave(self, f"{public or name}() was called")
+        fall_back_to_torch(self, f"{public or name}() was called")
         return getattr(self, name)(*args, **kwargs)
 
     return guarded
@@ -93,7 +93,9 @@ def _copied(model: Facade, memo: dict[int, Any]) -> Facade:
     """A copy that shares the MLX model, which nothing changes."""
     bridge = model.__dict__[BRIDGE]
     config = copy.deepcopy(model.config, memo)
-    copied: Facade = made(_hf_class(model), Bridge(bridge.model, bridge.dtype, bridge.fall_back, bridge.called), config)
+    copied: Facade = build_facade(
+        _hf_class(model), Bridge(bridge.model, bridge.dtype, bridge.fall_back, bridge.on_call), config
+    )
     memo[id(model)] = copied
     _restore(copied, copy.deepcopy(_own_state(model), memo))
     return copied
@@ -102,14 +104,14 @@ def _copied(model: Facade, memo: dict[int, Any]) -> Facade:
 def _reduced(model: Facade, protocol: Any) -> tuple[Any, ...]:
     """Pickles and other processes read the converted folder again."""
     bridge = model.__dict__[BRIDGE]
-    parts = (bridge.model, bridge.dtype, bridge.fall_back, bridge.called)
+    parts = (bridge.model, bridge.dtype, bridge.fall_back, bridge.on_call)
     return _remade, (_hf_class(model), parts, model.config, _own_state(model))
 
 
 def _remade(
     hf_class: type[PreTrainedModel], parts: tuple[Any, ...], config: PretrainedConfig, state: dict[str, Any]
 ) -> Facade:
-    model: Facade = made(hf_class, Bridge(*parts), config)
+    model: Facade = build_facade(hf_class, Bridge(*parts), config)
     _restore(model, state)
     return model
 
@@ -119,10 +121,10 @@ def _own_state(model: Facade) -> dict[str, Any]:
     return {
         "attributes": {name: value for name, value in own_attributes(model).items() if name != "config"},
         "training": model.training,
-        "probe": (model.dtype, probe_of(model).requires_grad),
+        "probe": (model.dtype, get_probe(model).requires_grad),
     }
 
 
 def _restore(model: Facade, state: dict[str, Any]) -> None:
     model.__dict__.update(state["attributes"], training=state["training"])
-    set_probe(model, *state["probe"])
+    assign_probe(model, *state["probe"])

@@ -33,7 +33,7 @@ class Bridge:
     model: MLXPreTrainedModel
     dtype: torch.dtype
     fall_back: Callable[[str], PreTrainedModel] | None = None
-    called: Callable[[float], None] | None = None
+    on_call: Callable[[float], None] | None = None
     shape: PreTrainedModel | None = None
 
 
@@ -42,46 +42,46 @@ class Probe(nn.Parameter):
 
     def numel(self) -> int:
         """What a container's count of its parameters adds up."""
-        owner = owner_of(self)
-        bridge = None if owner is None else bridge_of(owner)
+        owner = facade_of(self)
+        bridge = None if owner is None else get_bridge(owner)
         return super().numel() if bridge is None or bridge.shape is None else bridge.shape.num_parameters()
 
     nelement = numel
 
 
-def bridge_of(module: nn.Module) -> Bridge | None:
+def get_bridge(module: nn.Module) -> Bridge | None:
     """What stands behind a facade; None for any other module, and for what was a facade."""
     bridge: Bridge | None = module.__dict__.get(BRIDGE)
     return bridge
 
 
-def probe_of(module: nn.Module) -> nn.Parameter:
+def get_probe(module: nn.Module) -> nn.Parameter:
     """A facade's one parameter."""
     probe = module._parameters[PROBE]
     assert probe is not None
     return probe
 
 
-def set_probe(module: nn.Module, dtype: torch.dtype, requires_grad: bool) -> None:
+def assign_probe(module: nn.Module, dtype: torch.dtype, requires_grad: bool) -> None:
     """Give a facade the parameter that carries its dtype."""
     probe = Probe(torch.empty(0, dtype=dtype), requires_grad)
     _owners[probe] = weakref.ref(module)
     module._parameters[PROBE] = probe
 
 
-def owner_of(parameter: nn.Parameter) -> nn.Module | None:
+def facade_of(parameter: nn.Parameter) -> nn.Module | None:
     """The facade that a parameter is of; None for weights."""
     owner = _owners.get(parameter)
     return owner() if owner else None
 
 
-def leave(module: nn.Module, reason: str) -> None:
+def fall_back_to_torch(module: nn.Module, reason: str) -> None:
     """Make a facade the torch model, class and all; nothing happens to other modules.
 
     reason: what was asked, as the middle of a sentence. UnservedUseError where there is no torch model to become.
     """
     with _turn:
-        bridge = bridge_of(module)
+        bridge = get_bridge(module)
         if bridge is None:
             return
         if bridge.fall_back is None:
@@ -94,7 +94,7 @@ def leave(module: nn.Module, reason: str) -> None:
 
 
 def _hand_over(module: nn.Module, bridge: Bridge, real: Any) -> None:
-    probe = probe_of(module)
+    probe = get_probe(module)
     if probe.dtype != bridge.dtype:
         real.to(probe.dtype)
     if not probe.requires_grad:
@@ -108,11 +108,11 @@ def _hand_over(module: nn.Module, bridge: Bridge, real: Any) -> None:
 
 def own_attributes(module: nn.Module) -> dict[str, Any]:
     """What a caller has set on a facade since it was made."""
-    bridge = bridge_of(module)
-    made = bridge.shape.__dict__ if bridge and bridge.shape else {}
+    bridge = get_bridge(module)
+    initial = bridge.shape.__dict__ if bridge and bridge.shape else {}
     known = {*_OF_MODULES, BRIDGE}
     found = {name: value for name, value in module.__dict__.items() if name not in known}
-    return {name: value for name, value in found.items() if name not in made or value is not made[name]}
+    return {name: value for name, value in found.items() if name not in initial or value is not initial[name]}
 
 
 def _share_config(real: PreTrainedModel, config: Any) -> None:

@@ -13,8 +13,8 @@ from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
 from mlx_hf_bridge.errors import ForkedProcessError, InputError, TokenRangeError
-from mlx_hf_bridge.facade.fallback import Bridge, bridge_of, leave, probe_of
-from mlx_hf_bridge.facade.gradient import Answer
+from mlx_hf_bridge.facade.fallback import Bridge, fall_back_to_torch, get_bridge, get_probe
+from mlx_hf_bridge.facade.gradient import DeferredGradient
 from mlx_hf_bridge.pretrained.model import MLXPreTrainedModel
 
 _SERVED = set(inspect.signature(MLXPreTrainedModel.__call__).parameters) - {"self"}
@@ -33,7 +33,7 @@ def forward_for(hf_class: type[PreTrainedModel]) -> Callable[..., Any]:
     swallowed = set(_OF_TOKENIZERS) - set(signature.parameters) if extra else set()
 
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        bridge = bridge_of(self)
+        bridge = get_bridge(self)
         if bridge is None:  # a bound method that was taken before the facade became the torch model
             return self.forward(*args, **kwargs)
         given = dict(signature.bind(self, *args, **kwargs).arguments)
@@ -43,7 +43,7 @@ def forward_for(hf_class: type[PreTrainedModel]) -> Callable[..., Any]:
         for name in swallowed:
             given.pop(name, None)
         if refused := _refused(self, bridge, given, served):
-            leave(self, refused)
+            fall_back_to_torch(self, refused)
             return self.forward(*args, **kwargs)
         try:
             return _answered(self, bridge, hf_class, given)
@@ -52,7 +52,7 @@ def forward_for(hf_class: type[PreTrainedModel]) -> Callable[..., Any]:
         except (InputError, ForkedProcessError) as error:
             if bridge.fall_back is None:
                 raise
-            leave(self, f"MLX refused the call ({error})")
+            fall_back_to_torch(self, f"MLX refused the call ({error})")
             return self.forward(*args, **kwargs)
 
     compiled_around: Any = torch.compiler.disable(forward)
@@ -81,18 +81,18 @@ def _answered(model: nn.Module, bridge: Bridge, hf_class: Any, given: dict[str, 
     asked = {name: _asked(model.config, name, given) for name in _ASKED}
     arrays = {name: value for name, value in given.items() if name in _SERVED and name not in _ASKED}
     as_dict = asked.pop("return_dict")
-    probe, wanted = probe_of(model), _output_class(hf_class)
+    probe, wanted = get_probe(model), _output_class(hf_class)
 
     def compute() -> Any:
         start = time.perf_counter()
         output = _as_class(wanted, bridge.model(**arrays, **asked, return_dict=True))
         output = tree_map(lambda tensor: tensor.to(probe.dtype), output)
-        if bridge.called:
-            bridge.called(time.perf_counter() - start)
+        if bridge.on_call:
+            bridge.on_call(time.perf_counter() - start)
         return output
 
     def again() -> Any:
-        leave(model, "a gradient was asked for")
+        fall_back_to_torch(model, "a gradient was asked for")
         return model(**given)
 
     if bridge.fall_back and probe.requires_grad and torch.is_grad_enabled():
@@ -116,7 +116,7 @@ def _differentiable(probe: nn.Parameter, compute: Callable[[], Any], again: Call
         specs.append(spec)
         return tuple(flat)
 
-    answers = Answer.apply(probe, leaves, lambda: tree_flatten(again())[0])
+    answers = DeferredGradient.apply(probe, leaves, lambda: tree_flatten(again())[0])
     return tree_unflatten(list(answers), specs[0])
 
 

@@ -8,7 +8,7 @@ import mlx.core as mx
 import torch
 from torch import nn
 
-from mlx_hf_bridge.facade.fallback import BRIDGE, bridge_of, leave, probe_of, set_probe
+from mlx_hf_bridge.facade.fallback import BRIDGE, assign_probe, fall_back_to_torch, get_bridge, get_probe
 from mlx_hf_bridge.facade.saving import save
 from mlx_hf_bridge.pretrained.model import MLXPreTrainedModel
 
@@ -36,7 +36,7 @@ class Facade(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         """The dtype of the answers."""
-        return probe_of(self).dtype
+        return get_probe(self).dtype
 
     def to(self, *args: Any, **kwargs: Any) -> Self:
         """A dtype changes that of the answers; a device is accepted and changes nothing."""
@@ -53,22 +53,22 @@ class Facade(nn.Module):
 
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
         with torch.no_grad():
-            dtype = fn(probe_of(self)).dtype
-        set_probe(self, dtype, probe_of(self).requires_grad)
+            dtype = fn(get_probe(self)).dtype
+        assign_probe(self, dtype, get_probe(self).requires_grad)
         return self
 
     def train(self, mode: bool = True) -> Self:
         """Training belongs to torch; without a torch model to become, forward refuses to run in training mode."""
-        bridge = bridge_of(self)
+        bridge = get_bridge(self)
         if mode and bridge and bridge.fall_back:
-            leave(self, "train() was called")
+            fall_back_to_torch(self, "train() was called")
             return self.train()
         self.training = mode
         return self
 
     def requires_grad_(self, requires_grad: bool = True) -> Self:
         """Whether answers ask for a gradient where gradients are enabled."""
-        probe_of(self).requires_grad_(requires_grad)
+        get_probe(self).requires_grad_(requires_grad)
         return self
 
     def zero_grad(self, set_to_none: bool = True) -> None:
@@ -85,7 +85,7 @@ class Facade(nn.Module):
     def named_modules(self, memo: Any = None, prefix: str = "", remove_duplicate: bool = True) -> Any:
         """A container that asks its parts sees one module; who asks this one wants submodules, which torch has."""
         if memo is None:
-            leave(self, "its submodules were asked for")
+            fall_back_to_torch(self, "its submodules were asked for")
             return self.named_modules(memo, prefix, remove_duplicate)
         if self in memo:
             return iter(())
@@ -96,21 +96,23 @@ class Facade(nn.Module):
         """A checkpoint of what was loaded: config.json and the weights, packed ones in MLX's storage."""
         if save(self, Path(save_directory), options):
             return
-        leave(self, "save_pretrained() was called" + (f" with {', '.join(sorted(options))}" if options else ""))
+        fall_back_to_torch(
+            self, "save_pretrained() was called" + (f" with {', '.join(sorted(options))}" if options else "")
+        )
         self.save_pretrained(save_directory, **options)
 
     def __getattr__(self, name: str) -> Any:
         with suppress(AttributeError):
             return super().__getattr__(name)
-        bridge = bridge_of(self)
+        bridge = get_bridge(self)
         if bridge is None or bridge.shape is None or not hasattr(bridge.shape, name):
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        leave(self, f"its attribute {name!r} was asked for")
+        fall_back_to_torch(self, f"its attribute {name!r} was asked for")
         return getattr(self, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if isinstance(value, (nn.Module, nn.Parameter)):
-            leave(self, f"its attribute {name!r} was set")
+            fall_back_to_torch(self, f"its attribute {name!r} was set")
             setattr(self, name, value)
         else:
             super().__setattr__(name, value)

@@ -13,8 +13,14 @@ import mlx.core as mx
 
 from mlx_hf_bridge.architecture.config import EncoderConfig
 from mlx_hf_bridge.architecture.family import BASE_TASK, Family
-from mlx_hf_bridge.checkpoints.checkpoint import METADATA_FILE, Checkpoint, open_weights, read_checkpoint, read_json
-from mlx_hf_bridge.checkpoints.dtypes import dtype_from
+from mlx_hf_bridge.checkpoints.checkpoint import (
+    METADATA_FILE,
+    Checkpoint,
+    open_weight_files,
+    read_checkpoint,
+    read_json,
+)
+from mlx_hf_bridge.checkpoints.dtypes import parse_dtype
 from mlx_hf_bridge.checkpoints.repo_files import STORAGE_KEYS
 from mlx_hf_bridge.checkpoints.safetensors_file import TensorInfo, WeightFile, dtype_name
 from mlx_hf_bridge.checkpoints.sources import HubOptions, Source, locate
@@ -24,7 +30,7 @@ from mlx_hf_bridge.conversion.traced import plan_traced, read_graph, read_model,
 from mlx_hf_bridge.conversion.write import FORMAT, write_conversion
 from mlx_hf_bridge.errors import ArgumentTypeError, ConfigError, UnsupportedModelError
 from mlx_hf_bridge.inference.model import Model, build, set_activation_dtype
-from mlx_hf_bridge.loading.overrides import ConfigLike, config_from, differences, overridden
+from mlx_hf_bridge.loading.overrides import ConfigLike, load_config, override_config, weight_differences
 from mlx_hf_bridge.loading.report import LoadReport
 from mlx_hf_bridge.models import family_for
 from mlx_hf_bridge.quantization.recipes import MLXQuantizationConfig, QuantizationLike, recipe_from
@@ -41,7 +47,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Loaded:
+class LoadedModel:
     """A model that is ready to run, and the converted folder that it was read from."""
 
     model: Model | TracedModel
@@ -68,10 +74,10 @@ class Changes:
     config: ConfigLike = None
     adapter: tuple[str, HubOptions] | None = None
     overrides: Mapping[str, Any] = field(default_factory=dict)
-    anew: bool = False
+    ignore_mismatched_sizes: bool = False
 
 
-AS_IT_IS = Changes()
+NO_CHANGES = Changes()
 
 
 def load(
@@ -83,27 +89,27 @@ def load(
     options: HubOptions | None = None,
     pooler: bool = True,
     show_progress: bool = True,
-    changes: Changes = AS_IT_IS,
+    changes: Changes = NO_CHANGES,
     trace: str = "auto",
-) -> Loaded:
+) -> LoadedModel:
     """The whole flow; `task` is one of the family's heads, or "feature-extraction" for the bare encoder.
 
     trace: "auto" makes a graph of transformers' module where the model_type has no file here, "never" none, "always"
     one of any.
     """
-    recipe, stored = recipe_from(quantization_config), dtype_from(dtype)
+    recipe, stored = recipe_from(quantization_config), parse_dtype(dtype)
     source = name if isinstance(name, Source) else locate(name, options or HubOptions())
     adapter = None if changes.adapter is None else locate(*changes.adapter)
     checkpoint = read_checkpoint(source, changes.config is None, adapter)
     if wants_tracing(checkpoint, trace):
         return _load_traced(checkpoint, task, recipe, stored, pooler, changes, show_progress)
     config = _changed_config(checkpoint, changes)
-    tolerance = Tolerance(changes.anew, allow_unexpected=config is not checkpoint.config)
+    tolerance = Tolerance(changes.ignore_mismatched_sizes, allow_unexpected=config is not checkpoint.config)
     if checkpoint.adapter is None and (checkpoint.is_converted or read_packing(checkpoint.config)):
         _check_asked(checkpoint, recipe, stored)
     else:
         checkpoint = _converted(_reconfigured(checkpoint, config), task, recipe, stored, tolerance, show_progress)
-    return run(lambda: read_converted(checkpoint, config, task, pooler, tolerance, source))
+    return run(lambda: load_converted(checkpoint, config, task, pooler, tolerance, source))
 
 
 def _load_traced(
@@ -114,9 +120,9 @@ def _load_traced(
     pooler: bool,
     changes: Changes,
     show_progress: bool,
-) -> Loaded:
+) -> LoadedModel:
     """The flow of a checkpoint without a family: traced where it is not yet."""
-    if changes != AS_IT_IS or checkpoint.adapter is not None:
+    if changes != NO_CHANGES or checkpoint.adapter is not None:
         raise ArgumentTypeError(
             f"{checkpoint.source.name} is traced as it is, and got another config, keys of it or an adapter. Leave "
             "them out, or save the changed model with transformers and give that folder."
@@ -132,20 +138,20 @@ def _load_traced(
         original = checkpoint
         folder = create_once(cache_folder(source, recipe, dtype, FORMAT, traced=task), convert)
         checkpoint = read_checkpoint(locate(folder, HubOptions()))
-    return run(lambda: read_traced(checkpoint, task, pooler, source))
+    return run(lambda: load_traced(checkpoint, task, pooler, source))
 
 
 def _changed_config(checkpoint: Checkpoint, changes: Changes) -> dict[str, Any]:
     """The checkpoint's own config, the same object, where nothing changes it."""
     if changes.config is None and not changes.overrides:
         return checkpoint.config
-    raw = checkpoint.config if changes.config is None else config_from(changes.config)
-    return overridden(raw, changes.overrides, family_for(raw))
+    raw = checkpoint.config if changes.config is None else load_config(changes.config)
+    return override_config(raw, changes.overrides, family_for(raw))
 
 
 def _reconfigured(checkpoint: Checkpoint, config: dict[str, Any]) -> Checkpoint:
     """The checkpoint as another one, where the config that is asked for makes other weights of it."""
-    if config is checkpoint.config or not (found := differences(family_for(config), checkpoint.config, config)):
+    if config is checkpoint.config or not (found := weight_differences(family_for(config), checkpoint.config, config)):
         return checkpoint
     source = replace(checkpoint.source, identity={**checkpoint.source.identity, "config": found})
     return replace(checkpoint, config=config, source=source)
@@ -168,23 +174,23 @@ def _converted(
     return read_checkpoint(locate(folder, HubOptions()))
 
 
-def read_converted(
+def load_converted(
     checkpoint: Checkpoint, asked: dict[str, Any], task: str, pooler: bool, tolerance: Tolerance, source: Source
-) -> Loaded:
+) -> LoadedModel:
     """A folder in the one format, under the config that is asked for -> the module, weights read and evaluated."""
     raw = _as_stored(asked, checkpoint.config)
     family = family_for(raw)
     config = family.config.from_json(raw)
     packing = read_packing(checkpoint.config)
     names, where = NameMapping(family, config, task), str(checkpoint.folder)
-    files = open_weights(checkpoint)
-    infos = {name: info for file in files for name, info in file.infos.items()}
-    targets = resolve_names(names, infos, where)
-    stored = _stored_dtype(infos, targets)
+    files = open_weight_files(checkpoint)
+    tensor_infos = {name: info for file in files for name, info in file.tensor_infos.items()}
+    targets = resolve_names(names, tensor_infos, where)
+    stored = _stored_dtype(tensor_infos, targets)
     has_pooler = any(place.path and place.path.startswith("pooler.") for place in targets.values())
     model = build(family, config, task, pooler=pooler and has_pooler)
     quantize_modules(model, names, targets, packing)
-    fit = check_fit(names, targets, infos, model, where, tolerance)
+    fit = check_fit(names, targets, tensor_infos, model, where, tolerance)
     read = {name: place for name, place in targets.items() if place.path and name not in fit.unread}
     computed = activation_dtype(stored)
     if computed == mx.float16 and config.exceeds_float16:
@@ -200,10 +206,10 @@ def read_converted(
         frozenset(fit.mismatched),
     )
     folder, recipe = checkpoint.folder, recipe_from_packing(packing)
-    return Loaded(model, family, config, raw, folder, task, stored, recipe, source, report)
+    return LoadedModel(model, family, config, raw, folder, task, stored, recipe, source, report)
 
 
-def read_traced(checkpoint: Checkpoint, task: str, pooler: bool, source: Source) -> Loaded:
+def load_traced(checkpoint: Checkpoint, task: str, pooler: bool, source: Source) -> LoadedModel:
     """A folder with a graph -> the module; UnsupportedModelError for a graph of another task."""
     graph = read_graph(checkpoint.folder)
     if graph.facts.task != task:
@@ -215,7 +221,7 @@ def read_traced(checkpoint: Checkpoint, task: str, pooler: bool, source: Source)
     model = read_model(checkpoint, graph, activation_dtype(stored), pooler)
     config, recipe = TracedConfig.of(graph, checkpoint.config), recipe_from_packing(read_packing(checkpoint.config))
     family = family_of(graph)
-    return Loaded(model, family, config, checkpoint.config, folder, task, stored, recipe, source, LoadReport())
+    return LoadedModel(model, family, config, checkpoint.config, folder, task, stored, recipe, source, LoadReport())
 
 
 def _as_stored(asked: dict[str, Any], stored: Mapping[str, Any]) -> dict[str, Any]:
@@ -245,9 +251,11 @@ def _arrays(files: list[WeightFile], read: dict[str, TensorTarget], dtype: mx.Dt
     return {name: _widened(array, read[name], dtype) for file in files for name, array in file.arrays() if name in read}
 
 
-def _stored_dtype(infos: dict[str, TensorInfo], targets: dict[str, TensorTarget]) -> mx.Dtype:
+def _stored_dtype(tensor_infos: dict[str, TensorInfo], targets: dict[str, TensorTarget]) -> mx.Dtype:
     """The dtype of the tensors that are not packed: the commonest."""
-    dtypes = [infos[name].mlx_dtype for name, place in targets.items() if infos[name].is_float and place.is_base]
+    dtypes = [
+        tensor_infos[name].mlx_dtype for name, place in targets.items() if tensor_infos[name].is_float and place.is_base
+    ]
     return max((mx.float32, mx.float16, mx.bfloat16), key=dtypes.count)
 
 

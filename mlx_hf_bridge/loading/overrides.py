@@ -33,7 +33,7 @@ _LABELS = ("id2label", "label2id", "problem_type")
 ConfigLike = Mapping[str, Any] | str | Path | Any
 
 
-def config_from(given: ConfigLike) -> dict[str, Any]:
+def load_config(given: ConfigLike) -> dict[str, Any]:
     """A config object of either library, a dict, a config.json or its folder -> its content."""
     if isinstance(given, (str, Path)):
         path = Path(given).expanduser()
@@ -58,7 +58,7 @@ def _is_config_key(name: str, raw: Mapping[str, Any], family: Family) -> bool:
     return name in raw or name in _GENERAL or name in _TRAINING or name in _spellings(family.config)
 
 
-def overridden(raw: Mapping[str, Any], overrides: Mapping[str, Any], family: Family) -> dict[str, Any]:
+def override_config(raw: Mapping[str, Any], overrides: Mapping[str, Any], family: Family) -> dict[str, Any]:
     """The config with `overrides` put over it; another number of labels names them anew, as transformers does.
 
     ArgumentTypeError for a key that the model's config does not have.
@@ -91,7 +91,7 @@ def _numbered_labels(count: Any) -> dict[str, Any]:
     return {"id2label": names, "label2id": {name: number for number, name in names.items()}}
 
 
-def differences(family: Family, file: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, str]:
+def weight_differences(family: Family, file: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, str]:
     """Field -> value asked, of what changes the weights that a conversion keeps; labels are applied at every load.
 
     Empty when nothing differs, so that the conversion of the file's own config serves. Every field, where the file's

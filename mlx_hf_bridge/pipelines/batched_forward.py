@@ -14,7 +14,7 @@ from mlx_hf_bridge.errors import TokenRangeError
 from mlx_hf_bridge.inference.batching import Steps, checked_batch, in_batches, padded
 from mlx_hf_bridge.inference.tokenizer import Tokens
 from mlx_hf_bridge.layers.token_batch import TokenBatch
-from mlx_hf_bridge.loading.load import Loaded
+from mlx_hf_bridge.loading.load import LoadedModel
 
 Compute = Callable[[TokenBatch], mx.array]
 
@@ -50,7 +50,7 @@ def to_tokens(inputs: Mapping[str, Any], names: Sequence[str], trimmed: bool) ->
 
 
 def forward_in_batches(
-    loaded: Loaded,
+    loaded: LoadedModel,
     sequences: Sequence[MaskedTokens],
     compute: Compute,
     pad_token_id: int,
@@ -72,18 +72,18 @@ def forward_in_batches(
     return [answers[number] for number in range(len(sequences))]
 
 
-def check_lengths(loaded: Loaded, sequences: Sequence[MaskedTokens], length_remedy: str) -> None:
+def check_lengths(loaded: LoadedModel, sequences: Sequence[MaskedTokens], length_remedy: str) -> None:
     """TokenRangeError for a row that is longer than the model takes."""
     longest, limit = max(len(row) for row in sequences), loaded.config.max_length
     if longest > limit:
         raise TokenRangeError(f"a text has {longest} tokens, and the model takes at most {limit}. {length_remedy}")
 
 
-def _padded(loaded: Loaded, pad_token_id: int) -> Callable[[list[Tokens]], TokenBatch]:
+def _padded(loaded: LoadedModel, pad_token_id: int) -> Callable[[list[Tokens]], TokenBatch]:
     return lambda tokens: padded(loaded.config, tokens, pad_token_id)
 
 
-def _stacked(loaded: Loaded) -> Callable[[list[Tokens]], TokenBatch]:
+def _stacked(loaded: LoadedModel) -> Callable[[list[Tokens]], TokenBatch]:
     """Rows of one length, each with its own mask."""
 
     def stack(tokens: list[Tokens]) -> TokenBatch:

@@ -9,7 +9,7 @@ from mlx_hf_bridge.checkpoints.sources import HubOptions, locate
 from mlx_hf_bridge.conversion.tokenizer_files import build_tokenizer, import_transformers
 from mlx_hf_bridge.errors import ArgumentTypeError
 from mlx_hf_bridge.inference.tokenizer import NO_LIMIT
-from mlx_hf_bridge.loading.load import Loaded
+from mlx_hf_bridge.loading.load import LoadedModel
 from mlx_hf_bridge.pipelines.host_array import as_host_array
 
 # A call of a fast tokenizer sets its truncation first, which other threads must not see.
@@ -17,7 +17,7 @@ tokenizer_lock = threading.RLock()
 _UNCUT = (None, False, "do_not_truncate")
 
 
-def load_tokenizer(given: Any, loaded: Loaded, options: HubOptions) -> Any:
+def load_tokenizer(given: Any, loaded: LoadedModel, options: HubOptions) -> Any:
     """None (the model's own), a Hub id or folder, or a tokenizer of transformers -> that tokenizer.
 
     Raises RepositoryError for a repo without a tokenizer, ArgumentTypeError for any other object.

@@ -65,7 +65,7 @@ _told: set[str] = set()
 
 
 @dataclass(frozen=True)
-class Request:
+class ParsedArguments:
     """The arguments of one from_pretrained, sorted."""
 
     options: HubOptions
@@ -76,7 +76,9 @@ class Request:
     output_loading_info: bool
 
 
-def sorted_arguments(class_name: str, task: str, positional: tuple[Any, ...], given: Mapping[str, Any]) -> Request:
+def parse_arguments(
+    class_name: str, task: str, positional: tuple[Any, ...], given: Mapping[str, Any]
+) -> ParsedArguments:
     """Arguments of from_pretrained behind the model's name -> Request; those that are left are keys of its config.
 
     Raises ArgumentTypeError, ConfigError or QuantizationError for what is not served.
@@ -93,9 +95,11 @@ def sorted_arguments(class_name: str, task: str, positional: tuple[Any, ...], gi
     adapter = _adapter(rest.pop("adapter_kwargs", None) or {}, options)
     recipe, dtype = _recipe(rest), _dtype(rest)
     pooler = _pooler(class_name, task, positional, rest)
-    report, anew = (bool(rest.pop(name, False)) for name in ("output_loading_info", "ignore_mismatched_sizes"))
-    changes = Changes(rest.pop("config", None), adapter, rest, anew)
-    return Request(options, recipe, dtype, changes, pooler, report)
+    report, ignore_mismatched_sizes = (
+        bool(rest.pop(name, False)) for name in ("output_loading_info", "ignore_mismatched_sizes")
+    )
+    changes = Changes(rest.pop("config", None), adapter, rest, ignore_mismatched_sizes)
+    return ParsedArguments(options, recipe, dtype, changes, pooler, report)
 
 
 def _hub_options(rest: dict[str, Any]) -> HubOptions:

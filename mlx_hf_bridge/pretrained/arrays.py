@@ -9,7 +9,7 @@ from mlx_hf_bridge.errors import ArgumentTypeError, InputError
 from mlx_hf_bridge.runtime.executor import run
 
 
-def kind_of(array: Any) -> str:
+def array_type(array: Any) -> str:
     """ "mlx", "torch" or "numpy"; nested lists count as MLX. ArgumentTypeError for anything else."""
     if isinstance(array, (mx.array, list, tuple)):
         return "mlx"
@@ -22,12 +22,12 @@ def kind_of(array: Any) -> str:
 
 def to_numpy(array: Any) -> np.ndarray:
     """Any kind -> numpy, without a copy where that can be."""
-    if kind_of(array) == "torch":
+    if array_type(array) == "torch":
         return np.asarray(array.detach().cpu().numpy())
     return np.array(array) if isinstance(array, mx.array) else np.asarray(array)
 
 
-def whole_numbers(name: str, given: Any) -> np.ndarray:
+def to_integers(name: str, given: Any) -> np.ndarray:
     """An argument of ids, segments or places -> numpy; InputError for ragged lists, ArgumentTypeError for others."""
     try:
         array = to_numpy(given)
@@ -40,9 +40,9 @@ def whole_numbers(name: str, given: Any) -> np.ndarray:
     return array
 
 
-def in_kind(result: mx.array, like: Any) -> Any:
+def match_array_type(result: mx.array, like: Any) -> Any:
     """An evaluated MLX array in the kind (and, for torch, on the device) of `like`."""
-    kind = kind_of(like)
+    kind = array_type(like)
     if kind == "mlx":
         return result
     if kind == "torch":

@@ -19,8 +19,8 @@ from mlx_hf_bridge.architecture.family import (
 )
 from mlx_hf_bridge.errors import RepositoryError, UnservedUseError
 from mlx_hf_bridge.loading.load import load
-from mlx_hf_bridge.pretrained.arguments import sorted_arguments
-from mlx_hf_bridge.pretrained.model import MLXPreTrainedModel, model_of
+from mlx_hf_bridge.pretrained.arguments import parse_arguments
+from mlx_hf_bridge.pretrained.model import MLXPreTrainedModel, create_model
 from mlx_hf_bridge.quantization.recipes import QuantizationLike
 
 logger = logging.getLogger(__name__)
@@ -83,7 +83,7 @@ class MLXAutoModel:
         QuantizationError or ArgumentTypeError, which are also what transformers raises for the same faults.
         """
         given = {**kwargs, "quantization_config": quantization_config, "dtype": dtype}
-        request = sorted_arguments(cls.__name__, cls._task, model_args, given)
+        request = parse_arguments(cls.__name__, cls._task, model_args, given)
         loaded = load(
             pretrained_model_name_or_path,
             cls._task,
@@ -97,7 +97,7 @@ class MLXAutoModel:
         loaded.report.log(loaded.family.hf_class_name(loaded.task), str(pretrained_model_name_or_path))
         if kwargs.get("trust_remote_code") and "auto_map" in loaded.raw_config:
             logger.warning("%s has code of its own, which is not run", pretrained_model_name_or_path)
-        model = model_of(loaded)
+        model = create_model(loaded)
         return (model, loaded.report.to_dict()) if request.output_loading_info else model
 
     @classmethod

@@ -19,12 +19,12 @@ from mlx_hf_bridge.architecture.family import (
     SEQUENCE_CLASSIFICATION,
     TOKEN_CLASSIFICATION,
 )
-from mlx_hf_bridge.checkpoints.card import CARD_FILE, source_card
+from mlx_hf_bridge.checkpoints.card import CARD_FILE, read_card_metadata
 from mlx_hf_bridge.checkpoints.checkpoint import CONFIG_FILE, METADATA_FILE, MODULES_FILE, VERIFICATION_FILE, read_json
 from mlx_hf_bridge.checkpoints.safetensors_file import MB
 from mlx_hf_bridge.errors import RepositoryError
 
-PUSH_OPTIONS = ("commit_message", "commit_description", "private", "token", "revision", "create_pr")
+PUSH_ARGUMENTS = ("commit_message", "commit_description", "private", "token", "revision", "create_pr")
 # Names of tasks here that are also the Hub's.
 _PIPELINE_TAGS = (
     BASE_TASK,
@@ -36,7 +36,7 @@ _PIPELINE_TAGS = (
 )
 
 
-def model_card(
+def build_model_card(
     folder: Path,
     repo_id: str,
     task: str,
@@ -53,7 +53,10 @@ def model_card(
     made = read_json(folder / METADATA_FILE) if (folder / METADATA_FILE).is_file() else {}
     is_sentences = (folder / MODULES_FILE).is_file()
     loader = class_name or _loader(task, is_sentences)
-    card = {**made.get("card", {}), **{key: value for key, value in source_card(folder).items() if key != "base_model"}}
+    card = {
+        **made.get("card", {}),
+        **{key: value for key, value in read_card_metadata(folder).items() if key != "base_model"},
+    }
     own_base = card.pop("base_model", None)
     base = made["source"] if made.get("revision") else own_base
     packing = config.get("quantization")

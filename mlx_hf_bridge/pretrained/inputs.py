@@ -14,18 +14,25 @@ from mlx_hf_bridge.errors import ArgumentTypeError, InputError
 from mlx_hf_bridge.inference.batching import checked_batch
 from mlx_hf_bridge.inference.model import Encoded
 from mlx_hf_bridge.layers.token_batch import TokenBatch
-from mlx_hf_bridge.loading.load import Loaded
-from mlx_hf_bridge.pretrained.arrays import to_numpy, whole_numbers
+from mlx_hf_bridge.loading.load import LoadedModel
+from mlx_hf_bridge.pretrained.arrays import to_integers, to_numpy
 
 
-class Call:
+class ModelInputs:
     """The arguments of one call as numpy, choices of multiple choice laid out as texts.
 
     `like` is what the answer's kind follows. InputError for what is missing, or of another shape than the ids.
     """
 
     def __init__(
-        self, loaded: Loaded, ids: Any, mask: Any, segments: Any, places: Any, vectors: Any, given: Mapping[str, Any]
+        self,
+        loaded: LoadedModel,
+        ids: Any,
+        mask: Any,
+        segments: Any,
+        places: Any,
+        vectors: Any,
+        given: Mapping[str, Any],
     ) -> None:
         if (ids is None) == (vectors is None):
             raise InputError(
@@ -39,7 +46,7 @@ class Call:
         self.loaded = loaded
         self.like = vectors if ids is None else ids
         self._vectors = None if vectors is None else self._floats(vectors)
-        self._ids = whole_numbers("input_ids", ids) if self._vectors is None else self._filler(self._vectors)
+        self._ids = to_integers("input_ids", ids) if self._vectors is None else self._filler(self._vectors)
         self.choices = self._flatten()
         self._mask = self._beside("attention_mask", mask)
         # Ignored as in transformers: AutoTokenizer gives DistilBERT's pairs segments that the model has no table for.
@@ -78,7 +85,7 @@ class Call:
             return None
         config = self.loaded.config
         real = name == "attention_mask" or name in config.float_extra_inputs
-        array = to_numpy(given) if real else whole_numbers(name, given)
+        array = to_numpy(given) if real else to_integers(name, given)
         if self.choices is not None and array.ndim == 3:
             array = array.reshape(-1, array.shape[-1])
         shape = (*self._ids.shape, *config.extra_input_axes.get(name, ()))

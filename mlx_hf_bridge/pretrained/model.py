@@ -24,12 +24,12 @@ from mlx_hf_bridge.architecture.family import (
 from mlx_hf_bridge.errors import ArgumentTypeError, UnservedUseError
 from mlx_hf_bridge.inference.model import Encoded
 from mlx_hf_bridge.layers.single_batch import computed_alone
-from mlx_hf_bridge.loading.load import Changes, Loaded, load
-from mlx_hf_bridge.pretrained.arrays import in_kind, kind_of
+from mlx_hf_bridge.loading.load import Changes, LoadedModel, load
+from mlx_hf_bridge.pretrained.arrays import array_type, match_array_type
 from mlx_hf_bridge.pretrained.config import ModelConfig
-from mlx_hf_bridge.pretrained.hub import PUSH_OPTIONS, model_card, push
-from mlx_hf_bridge.pretrained.inputs import Call
-from mlx_hf_bridge.pretrained.module_api import TorchHabits
+from mlx_hf_bridge.pretrained.hub import PUSH_ARGUMENTS, build_model_card, push
+from mlx_hf_bridge.pretrained.inputs import ModelInputs
+from mlx_hf_bridge.pretrained.module_api import TorchModuleAPI
 from mlx_hf_bridge.pretrained.outputs import (
     BaseModelOutput,
     BaseModelOutputWithPooling,
@@ -41,10 +41,10 @@ from mlx_hf_bridge.pretrained.outputs import (
     QuestionAnsweringModelOutput,
     SequenceClassifierOutput,
     TokenClassifierOutput,
-    as_transformers,
+    to_transformers_output,
 )
-from mlx_hf_bridge.pretrained.parameters import checked_dtype
-from mlx_hf_bridge.pretrained.saving import DEFAULT_SHARD, refuse_options, save_folder
+from mlx_hf_bridge.pretrained.parameters import require_float_dtype
+from mlx_hf_bridge.pretrained.saving import DEFAULT_SHARD, check_options, save_folder
 from mlx_hf_bridge.quantization.recipes import MLXQuantizationConfig
 from mlx_hf_bridge.runtime.executor import run
 from mlx_hf_bridge.tracing.model import TracedModel
@@ -60,10 +60,10 @@ _OUTPUTS: dict[str, type[ModelOutput]] = {
 }
 
 
-class MLXPreTrainedModel(TorchHabits):
+class MLXPreTrainedModel(TorchModuleAPI):
     """A model that answers as its transformers counterpart does. Made by from_pretrained of an MLXAutoModel class."""
 
-    def __init__(self, loaded: Loaded) -> None:
+    def __init__(self, loaded: LoadedModel) -> None:
         super().__init__(loaded)
         self.config = ModelConfig(loaded.raw_config, loaded.config, loaded.source.name)
         self.name_or_path = loaded.source.name
@@ -109,7 +109,7 @@ class MLXPreTrainedModel(TorchHabits):
         transformers' class returns, or its tuple with return_dict=False. Raises TokenRangeError for ids or positions
         outside the model's tables, InputError for shapes that do not fit, ArgumentTypeError for other arguments.
         """
-        call = Call(self._loaded, input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, given)
+        call = ModelInputs(self._loaded, input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, given)
         states = self._asked(output_hidden_states, "output_hidden_states")
         weights = self._asked(output_attentions, "output_attentions")
         answer_alone = self._loaded.task != BASE_TASK
@@ -120,8 +120,8 @@ class MLXPreTrainedModel(TorchHabits):
 
         encoded = run(encoding)
         output = self._output(encoded, call.like)
-        if kind_of(call.like) == "torch":
-            output = as_transformers(output)
+        if array_type(call.like) == "torch":
+            output = to_transformers_output(output)
         as_dict = self.config.to_dict().get("return_dict", True) if return_dict is None else return_dict
         return output if as_dict else output.to_tuple()
 
@@ -176,7 +176,7 @@ class MLXPreTrainedModel(TorchHabits):
         RepositoryError for a path that is a file, ArgumentTypeError for what is not written (.bin files, tensors of
         the caller's), UnservedUseError for a model with a head drawn at random.
         """
-        refuse_options(kwargs, (*PUSH_OPTIONS, "repo_id", "tags", "save_peft_format", "save_original_format"))
+        check_options(kwargs, (*PUSH_ARGUMENTS, "repo_id", "tags", "save_peft_format", "save_original_format"))
         if state_dict is not None or not safe_serialization:
             given = "state_dict" if state_dict is not None else "safe_serialization=False"
             raise ArgumentTypeError(f"save_pretrained() got {given}; the model's own tensors are saved as safetensors.")
@@ -185,7 +185,7 @@ class MLXPreTrainedModel(TorchHabits):
         target = Path(save_directory).expanduser()
         self._save(target, max_shard_size, variant)
         if push_to_hub:
-            options = {key: value for key, value in kwargs.items() if key in (*PUSH_OPTIONS, "tags")}
+            options = {key: value for key, value in kwargs.items() if key in (*PUSH_ARGUMENTS, "tags")}
             repo_id = kwargs.get("repo_id") or target.resolve().name
             self.push_to_hub(repo_id, token=token, max_shard_size=max_shard_size, variant=variant, **options)
 
@@ -204,10 +204,10 @@ class MLXPreTrainedModel(TorchHabits):
         fidelity: figures measured against the original, for the card. options: commit_message, commit_description,
         private, token, revision, create_pr. Raises RepositoryError when the Hub refuses or is not reached.
         """
-        refuse_options(options, PUSH_OPTIONS)
+        check_options(options, PUSH_ARGUMENTS)
         return push(
             lambda folder: self._save(folder, max_shard_size, variant),
-            lambda folder, repo: model_card(folder, repo, self._loaded.task, tuple(tags or ()), fidelity),
+            lambda folder, repo: build_model_card(folder, repo, self._loaded.task, tuple(tags or ()), fidelity),
             repo_id,
             **options,
         )
@@ -242,7 +242,7 @@ class MLXPreTrainedModel(TorchHabits):
 
     def _output(self, encoded: Encoded, like: Any) -> ModelOutput:
         def answer(array: mx.array | None) -> Any:
-            return None if array is None else in_kind(array, like)
+            return None if array is None else match_array_type(array, like)
 
         traced = {
             "hidden_states": encoded.states and tuple(answer(array) for array in encoded.states),
@@ -262,7 +262,7 @@ class MLXPreTrainedModel(TorchHabits):
         return BaseModelOutputWithPooling(last_hidden_state=hidden, pooler_output=answer(encoded.pooled), **traced)
 
 
-def model_of(loaded: Loaded) -> MLXPreTrainedModel:
+def create_model(loaded: LoadedModel) -> MLXPreTrainedModel:
     """The model under the name of its transformers class, by which transformers' pipelines know their tasks."""
     return _class_named(loaded.family.hf_class_name(loaded.task))(loaded)
 
@@ -273,5 +273,5 @@ def _class_named(name: str) -> type[MLXPreTrainedModel]:
 
 
 def _read_again(folder: str, task: str, pooler: bool, config: dict[str, Any] | None, dtype: str) -> MLXPreTrainedModel:
-    model = model_of(load(folder, task, pooler=pooler, changes=Changes(config)))
-    return model if str(model.dtype) == dtype else model.to(dtype=checked_dtype(dtype))
+    model = create_model(load(folder, task, pooler=pooler, changes=Changes(config)))
+    return model if str(model.dtype) == dtype else model.to(dtype=require_float_dtype(dtype))

@@ -9,20 +9,20 @@ from typing import Any, NoReturn, Self
 import mlx.core as mx
 
 from mlx_hf_bridge.errors import UnservedUseError
-from mlx_hf_bridge.loading.load import Loaded
-from mlx_hf_bridge.pretrained.parameters import cast, checked_dtype, count_parameters, footprint
+from mlx_hf_bridge.loading.load import LoadedModel
+from mlx_hf_bridge.pretrained.parameters import cast_weights, count_parameters, memory_footprint, require_float_dtype
 from mlx_hf_bridge.runtime.executor import run
 from mlx_hf_bridge.tracing.model import TracedModel
 
 
-class TorchHabits:
+class TorchModuleAPI:
     """A loaded model, moved, rounded and counted as torch modules are."""
 
-    def __init__(self, loaded: Loaded) -> None:
+    def __init__(self, loaded: LoadedModel) -> None:
         self._loaded = loaded
 
     @property
-    def loaded(self) -> Loaded:
+    def loaded(self) -> LoadedModel:
         """The module with its family, config and folder."""
         return self._loaded
 
@@ -54,13 +54,13 @@ class TorchHabits:
         return self._cast(mx.float32)
 
     def _cast(self, given: Any) -> Self:
-        dtype, model = checked_dtype(given), self._loaded.model
+        dtype, model = require_float_dtype(given), self._loaded.model
         if isinstance(model, TracedModel):
             raise UnservedUseError(
                 f"{dtype} was asked of {type(self).__name__}, a traced graph, which keeps the dtype it was made in. "
                 "Pass dtype to from_pretrained."
             )
-        run(lambda: cast(model, dtype, self._loaded.config.exceeds_float16))
+        run(lambda: cast_weights(model, dtype, self._loaded.config.exceeds_float16))
         self._loaded = replace(self._loaded, dtype=dtype)
         return self
 
@@ -103,4 +103,4 @@ class TorchHabits:
 
     def get_memory_footprint(self, return_buffers: bool = True) -> int:
         """Bytes of the weights as they lie in memory."""
-        return footprint(self._loaded.model)
+        return memory_footprint(self._loaded.model)

@@ -34,7 +34,7 @@ class ModelOutput(dict[str, Any]):
         return tuple(self.values())
 
 
-def as_transformers(output: ModelOutput) -> Any:
+def to_transformers_output(output: ModelOutput) -> Any:
     """The same answer in transformers' own class, for callers on torch; ours where transformers has none."""
     from transformers import modeling_outputs
 

@@ -6,7 +6,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_unflatten
 
-from mlx_hf_bridge.checkpoints.dtypes import dtype_from
+from mlx_hf_bridge.checkpoints.dtypes import parse_dtype
 from mlx_hf_bridge.errors import ArgumentTypeError
 from mlx_hf_bridge.inference.model import Model, set_activation_dtype
 from mlx_hf_bridge.layers.linear import Embedding, Packed, PackedEmbedding
@@ -43,19 +43,19 @@ def _flat(model: nn.Module) -> list[tuple[str, mx.array]]:
     return list(flat)
 
 
-def footprint(model: nn.Module) -> int:
+def memory_footprint(model: nn.Module) -> int:
     """Bytes of the model's arrays as they lie in memory."""
     return sum(array.nbytes for _, array in _flat(model))
 
 
-def checked_dtype(given: Any) -> mx.Dtype:
+def require_float_dtype(given: Any) -> mx.Dtype:
     """A float dtype that weights are stored in; ConfigError for another, ArgumentTypeError for none."""
-    if (dtype := dtype_from(given)) is None:
+    if (dtype := parse_dtype(given)) is None:
         raise ArgumentTypeError(f"got the dtype {given!r}, expected float32, float16 or bfloat16.")
     return dtype
 
 
-def cast(model: Model, dtype: mx.Dtype, in_float32: bool) -> None:
+def cast_weights(model: Model, dtype: mx.Dtype, in_float32: bool) -> None:
     """Round the unpacked weights to `dtype`, in place, and compute in what the machine computes it in.
 
     in_float32: of a model that outgrows float16.

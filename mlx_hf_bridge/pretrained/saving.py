@@ -8,7 +8,7 @@ from typing import Any
 import huggingface_hub
 import mlx.core as mx
 
-from mlx_hf_bridge.checkpoints.checkpoint import CONFIG_FILE, METADATA_FILE, read_json, with_variant
+from mlx_hf_bridge.checkpoints.checkpoint import CONFIG_FILE, METADATA_FILE, add_variant, read_json
 from mlx_hf_bridge.checkpoints.repo_files import write_json
 from mlx_hf_bridge.checkpoints.safetensors_file import INDEX_FILE, SINGLE_FILE, dtype_name, shards
 from mlx_hf_bridge.errors import ArgumentTypeError, InputError, RepositoryError
@@ -20,7 +20,7 @@ _FLOATS = (mx.float32, mx.float16, mx.bfloat16)
 DEFAULT_SHARD = "50GB"  # transformers' own
 
 
-def bytes_of(size: int | str) -> int:
+def parse_size(size: int | str) -> int:
     """ "5MB" -> 5,000,000, "5MiB" -> 5,242,880; InputError for anything else."""
     match = _SIZE.fullmatch(size.strip()) if isinstance(size, str) else None
     found = size if type(size) is int else 0
@@ -45,7 +45,7 @@ def save_folder(
     """
     if target.is_file():
         raise RepositoryError(f"{target} is a file, expected a folder to save into. Give another path.")
-    limit, weights = bytes_of(max_shard_size), _weight_files(folder)
+    limit, weights = parse_size(max_shard_size), _weight_files(folder)
     stored = read_json(folder / CONFIG_FILE)
     size = sum(path.stat().st_size for path in weights)
     as_it_is = stored.get("dtype") == dtype_name(dtype) and size <= limit and variant is None and len(weights) == 1
@@ -76,7 +76,7 @@ def _write_weights(files: list[Path], target: Path, dtype: mx.Dtype, variant: st
         arrays,
         get_storage_size=lambda array: int(array.nbytes),
         get_storage_id=lambda array: None,
-        filename_pattern=with_variant("model{suffix}.safetensors", variant),
+        filename_pattern=add_variant("model{suffix}.safetensors", variant),
         max_shard_size=limit,
     )
     for name, tensors in split.filename_to_tensors.items():
@@ -84,7 +84,7 @@ def _write_weights(files: list[Path], target: Path, dtype: mx.Dtype, variant: st
         mx.save_safetensors(str(target / name), part, metadata={"format": "mlx"})
     if not split.is_sharded:
         return set(split.filename_to_tensors)
-    index = with_variant(INDEX_FILE, variant)
+    index = add_variant(INDEX_FILE, variant)
     write_json(target / index, {"metadata": split.metadata, "weight_map": split.tensor_to_filename})
     return {index, *split.filename_to_tensors}
 
@@ -121,7 +121,7 @@ def _write_metadata(folder: Path, target: Path, dtype: mx.Dtype) -> None:
     )
 
 
-def refuse_options(options: dict[str, Any], known: tuple[str, ...]) -> None:
+def check_options(options: dict[str, Any], known: tuple[str, ...]) -> None:
     """ArgumentTypeError for arguments of save_pretrained that neither it nor push_to_hub takes."""
     if unknown := sorted(set(options) - set(known)):
         raise ArgumentTypeError(f"save_pretrained() got {', '.join(unknown)}, which it does not take. Leave it out.")

@@ -40,12 +40,16 @@ def _pooling(folder: Path) -> str:
     return "mean" if path is None else ", ".join(read_pooling_modes(folder / path))
 
 
+def _tensor_count(path: Path) -> str:
+    return f"{len(SafetensorsFile(path).tensor_infos)} tensors"
+
+
 def full_steps(model: str, floats: str, kind: str, texts: Sequence[str]) -> tuple[Step, ...]:
     """Files, header, metadata, tokenizer, loading, one text, the same text in a batch, a long and an empty one."""
     folder = Path(model)
     done = [
         _step("config.json is read", lambda: read_json(folder / CONFIG_FILE)["model_type"]),
-        _step("weights have a sound header", lambda: f"{len(SafetensorsFile(folder / SINGLE_FILE).infos)} tensors"),
+        _step("weights have a sound header", lambda: _tensor_count(folder / SINGLE_FILE)),
         _step("files are whole", lambda: _whole(folder)),
         _step("the tokenizer gives the source's ids", lambda: _same_ids(folder, Path(floats), texts)),
     ]

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import mlx.core as mx
 
-from mlx_hf_bridge.checkpoints.adapter import Adapter, adapter_tensors
-from mlx_hf_bridge.checkpoints.safetensors_file import TensorInfo, WeightFile, info_of
+from mlx_hf_bridge.checkpoints.adapter import Adapter, load_adapter_tensors
+from mlx_hf_bridge.checkpoints.safetensors_file import TensorInfo, WeightFile, tensor_info
 from mlx_hf_bridge.errors import WeightsError
 from mlx_hf_bridge.weights.name_mapping import NameMapping, ParameterSlot, TensorTarget, summarize
 
@@ -62,9 +62,9 @@ class MergedFile:
     def __init__(self, file: WeightFile, merge: AdapterMerge) -> None:
         self.path = file.path
         self._file, self._merge = file, merge
-        self.infos = {
-            name: info_of(merge.replacements[name]) if name in merge.replacements else info
-            for name, info in file.infos.items()
+        self.tensor_infos = {
+            name: tensor_info(merge.replacements[name]) if name in merge.replacements else info
+            for name, info in file.tensor_infos.items()
         }
 
     def arrays(self) -> Iterator[tuple[str, mx.array]]:
@@ -82,7 +82,7 @@ class AdapterFile:
     def __init__(self, path: Path, arrays: Mapping[str, mx.array]) -> None:
         self.path = path
         self._arrays = arrays
-        self.infos = {name: info_of(array) for name, array in arrays.items()}
+        self.tensor_infos = {name: tensor_info(array) for name, array in arrays.items()}
 
     def arrays(self) -> Iterator[tuple[str, mx.array]]:
         yield from self._arrays.items()
@@ -90,17 +90,21 @@ class AdapterFile:
 
 def merge_adapter(files: list[WeightFile], adapter: Adapter, names: NameMapping) -> list[WeightFile]:
     """The base's weight files with the adapter in them; WeightsError for tensors that have nowhere to go."""
-    infos = {name: info for file in files for name, info in file.infos.items()}
-    path, tensors = adapter_tensors(adapter)
-    merge = _planned(adapter, names, infos, tensors, str(path))
-    added = {name: array for name, array in merge.replacements.items() if name not in infos}
+    tensor_infos = {name: info for file in files for name, info in file.tensor_infos.items()}
+    path, tensors = load_adapter_tensors(adapter)
+    merge = _planned(adapter, names, tensor_infos, tensors, str(path))
+    added = {name: array for name, array in merge.replacements.items() if name not in tensor_infos}
     return [*(MergedFile(file, merge) for file in files), AdapterFile(path, added)]
 
 
 def _planned(
-    adapter: Adapter, names: NameMapping, infos: Mapping[str, TensorInfo], tensors: Mapping[str, mx.array], where: str
+    adapter: Adapter,
+    names: NameMapping,
+    tensor_infos: Mapping[str, TensorInfo],
+    tensors: Mapping[str, mx.array],
+    where: str,
 ) -> AdapterMerge:
-    base = _Base.of(names, infos)
+    base = _Base.of(names, tensor_infos)
     modules: dict[str, dict[str, mx.array]] = defaultdict(dict)
     merge, lost = AdapterMerge(), []
     for name, array in tensors.items():
@@ -120,7 +124,7 @@ def _planned(
             f"{summarize(lost)}. Check that base_model_name_or_path is its base, or merge it with peft "
             "(merge_and_unload)."
         )
-    _check_shapes(merge, infos, where)
+    _check_shapes(merge, tensor_infos, where)
     return merge
 
 
@@ -130,13 +134,13 @@ class _Base:
 
     spots: Mapping[ParameterSlot, str]
     joined: Mapping[tuple[str, str], str]
-    infos: Mapping[str, TensorInfo]
+    tensor_infos: Mapping[str, TensorInfo]
 
     @classmethod
-    def of(cls, names: NameMapping, infos: Mapping[str, TensorInfo]) -> "_Base":
-        places = {name: place for name in infos if (place := names.resolve(name)) is not None}
+    def of(cls, names: NameMapping, tensor_infos: Mapping[str, TensorInfo]) -> "_Base":
+        places = {name: place for name in tensor_infos if (place := names.resolve(name)) is not None}
         joined = {_spot(place)[:2]: name for name, place in places.items() if place.is_fused}
-        return cls({_spot(place): name for name, place in places.items()}, joined, infos)
+        return cls({_spot(place): name for name, place in places.items()}, joined, tensor_infos)
 
     def rows(self, names: NameMapping, place: TensorTarget | None, count: int) -> tuple[str, int | None] | None:
         """The tensor that `count` rows are added to and where they begin in it, None = they are all of it.
@@ -151,7 +155,7 @@ class _Base:
             found = self.spots.get((ours, leaf, part))
             return None if found is None else (found, None)
         parts = len(names.sources_of([ours])[0].modules)
-        return whole, part * count if self.infos[whole].shape[0] == parts * count else None
+        return whole, part * count if self.tensor_infos[whole].shape[0] == parts * count else None
 
 
 def _add_module(
@@ -176,9 +180,9 @@ def _add_module(
     return []
 
 
-def _check_shapes(merge: AdapterMerge, infos: Mapping[str, TensorInfo], where: str) -> None:
+def _check_shapes(merge: AdapterMerge, tensor_infos: Mapping[str, TensorInfo], where: str) -> None:
     for name, one in ((name, one) for name, updates in merge.updates.items() for one in updates):
-        whole = info_of(merge.replacements[name]).shape if name in merge.replacements else infos[name].shape
+        whole = tensor_info(merge.replacements[name]).shape if name in merge.replacements else tensor_infos[name].shape
         shape = whole if one.start is None else (one.shape[0], *whole[1:])
         if one.shape != shape:
             raise WeightsError(

@@ -59,7 +59,7 @@ class Fit:
 def check_fit(
     names: NameMapping,
     targets: Mapping[str, TensorTarget],
-    infos: Mapping[str, TensorInfo],
+    tensor_infos: Mapping[str, TensorInfo],
     model: Model,
     where: str,
     tolerance: Tolerance = STRICT,
@@ -77,7 +77,7 @@ def check_fit(
     missing = {spot: label for spot, (label, _) in wanted.items() if spot not in given}
     fresh = {spot for spot in missing if tolerance.ignore_mismatched_sizes and spot[0].startswith("head.")}
     _refuse_missing([label for spot, label in missing.items() if spot not in fresh], where)
-    fitted = {spot: (name, infos[name], wanted[spot][1]) for spot, name in given.items() if spot in wanted}
+    fitted = {spot: (name, tensor_infos[name], wanted[spot][1]) for spot, name in given.items() if spot in wanted}
     for name, info, parameter in fitted.values():
         _check_kind(name, info, parameter, where)
     wrong = {spot: found for spot, found in fitted.items() if found[1].shape != found[2].shape}

@@ -14,7 +14,7 @@ from mlx_hf_bridge.architecture.family import BASE_TASK
 from mlx_hf_bridge.checkpoints.sources import HubOptions
 from mlx_hf_bridge.errors import UnservedUseError
 from mlx_hf_bridge.facade.model import torch_dtype
-from mlx_hf_bridge.loading.load import Loaded
+from mlx_hf_bridge.loading.load import LoadedModel
 from mlx_hf_bridge.models import family_for
 
 _HUB = ("revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder")
@@ -75,7 +75,7 @@ _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 @dataclass(frozen=True)
-class Request:
+class LoadRequest:
     """What a call of from_pretrained asks of MLX. dtype: None = the checkpoint's own."""
 
     task: str
@@ -84,7 +84,7 @@ class Request:
     dtype: torch.dtype | None
     pooler: bool
 
-    def answer_dtype(self, loaded: Loaded) -> torch.dtype:
+    def output_dtype(self, loaded: LoadedModel) -> torch.dtype:
         """The dtype that the torch model would have; the config says it too, as in transformers."""
         stored = torch.float32 if loaded.recipe else torch_dtype(loaded.dtype)
         chosen: Any = self.dtype or self.config.dtype or stored
@@ -94,7 +94,7 @@ class Request:
         return answered
 
 
-def served(hf_class: Any, name: Any, model_args: tuple[Any, ...], options: dict[str, Any]) -> Request:
+def check_eligibility(hf_class: Any, name: Any, model_args: tuple[Any, ...], options: dict[str, Any]) -> LoadRequest:
     """A call of from_pretrained -> what it asks of MLX; UnservedUseError says what only torch has.
 
     UnsupportedModelError for model types that there are not.
@@ -113,10 +113,10 @@ def served(hf_class: Any, name: Any, model_args: tuple[Any, ...], options: dict[
     _refuse_changed(config, hf_class.config_class.from_pretrained(name, **hub), task)
     if hub.get("cache_dir") is not None:
         hub["cache_dir"] = str(hub["cache_dir"])
-    return Request(task, config, HubOptions(**hub), dtype, pooler)
+    return LoadRequest(task, config, HubOptions(**hub), dtype, pooler)
 
 
-def refuse_other_family(hf_class: Any, loaded: Loaded) -> None:
+def check_family(hf_class: Any, loaded: LoadedModel) -> None:
     """A checkpoint of another family than the class, which torch computes by the class and we by the checkpoint."""
     if (found := loaded.family.hf_class_name(loaded.task)) != hf_class.__name__:
         _refuse(f"its checkpoint is of {found}")

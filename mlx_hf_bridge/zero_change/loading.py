@@ -17,9 +17,9 @@ from transformers import PreTrainedModel
 from mlx_hf_bridge.errors import BridgeError
 from mlx_hf_bridge.facade import facade
 from mlx_hf_bridge.loading.load import load
-from mlx_hf_bridge.pretrained.model import model_of
+from mlx_hf_bridge.pretrained.model import create_model
 from mlx_hf_bridge.quantization.recipes import MLXQuantizationConfig
-from mlx_hf_bridge.zero_change.eligibility import refuse_other_family, served
+from mlx_hf_bridge.zero_change.eligibility import check_eligibility, check_family
 from mlx_hf_bridge.zero_change.patches import Patches
 from mlx_hf_bridge.zero_change.report import Record, Report
 
@@ -38,7 +38,7 @@ class Mode:
 
 
 @dataclass
-class TorchBehind:
+class TorchFallback:
     """The torch model that a facade falls back on: the same call of from_pretrained."""
 
     hf_class: Any
@@ -55,11 +55,11 @@ class TorchBehind:
             loaded = self.hf_class.from_pretrained(*self.arguments, **self.options)
         model = loaded[0] if isinstance(loaded, tuple) else loaded  # output_loading_info
         if self.watched:
-            model.forward = Timed(model, self.hf_class, self.record)
+            model.forward = TimedForward(model, self.hf_class, self.record)
         return loaded
 
 
-class Timed:
+class TimedForward:
     """The forward of a torch model, with its calls and seconds counted; sentence-transformers calls no hooks."""
 
     def __init__(self, model: PreTrainedModel, hf_class: Any, record: Record) -> None:
@@ -104,7 +104,7 @@ def replace_loading(patches: Patches, modeling_utils: ModuleType, mode: Mode) ->
 
 def _load(mode: Mode, hf_class: Any, name: Any, model_args: tuple[Any, ...], options: dict[str, Any]) -> Any:
     record = Record(str(name), hf_class.__name__)
-    behind = TorchBehind(hf_class, (name, *model_args), options, record, mode.strict, mode.watch_torch)
+    behind = TorchFallback(hf_class, (name, *model_args), options, record, mode.strict, mode.watch_torch)
     reason = None
     try:
         model = _on_mlx(mode, behind)
@@ -114,9 +114,9 @@ def _load(mode: Mode, hf_class: Any, name: Any, model_args: tuple[Any, ...], opt
     return model if reason is None else behind(reason)
 
 
-def _on_mlx(mode: Mode, behind: TorchBehind) -> Any:
+def _on_mlx(mode: Mode, behind: TorchFallback) -> Any:
     name, *model_args = behind.arguments
-    request = served(behind.hf_class, name, tuple(model_args), behind.options)
+    request = check_eligibility(behind.hf_class, name, tuple(model_args), behind.options)
     loaded = load(
         name,
         request.task,
@@ -126,13 +126,13 @@ def _on_mlx(mode: Mode, behind: TorchBehind) -> Any:
         pooler=request.pooler,
         trace="never",
     )
-    refuse_other_family(behind.hf_class, loaded)
-    model = model_of(loaded)
+    check_family(behind.hf_class, loaded)
+    model = create_model(loaded)
     return facade(
         model,
         request.config,
         behind.hf_class,
-        dtype=request.answer_dtype(loaded),
+        dtype=request.output_dtype(loaded),
         fall_back=behind,
-        called=behind.record.on_mlx,
+        on_call=behind.record.on_mlx,
     )

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from mlx_hf_bridge.errors import UnservedUseError
-from mlx_hf_bridge.facade import leave
-from mlx_hf_bridge.facade.fallback import bridge_of, owner_of
+from mlx_hf_bridge.facade import fall_back_to_torch
+from mlx_hf_bridge.facade.fallback import facade_of, get_bridge
 from mlx_hf_bridge.zero_change.patches import Patches
 
 
@@ -24,7 +24,7 @@ def replace_training(patches: Patches, trainer: ModuleType) -> None:
     @functools.wraps(original)
     def train(self: Any, *args: Any, **kwargs: Any) -> Any:
         for module in (self.model, *_parts(self.model)):
-            leave(module, "transformers.Trainer trains it")
+            fall_back_to_torch(module, "transformers.Trainer trains it")
         return original(self, *args, **kwargs)
 
     patches.replace(trainer.Trainer, "train", train)
@@ -35,17 +35,17 @@ def replace_optimizers(patches: Patches) -> None:
     original = torch.optim.Optimizer.__init__
 
     @functools.wraps(original)
-    def made(self: Any, params: Any, defaults: dict[str, Any]) -> None:
+    def __init__(self: Any, params: Any, defaults: dict[str, Any]) -> None:
         given = params if isinstance(params, torch.Tensor) else list(params)
         if isinstance(given, list):
             given = [own for parameter in given for own in _owned(parameter)]
         original(self, given, defaults)
 
-    patches.replace(torch.optim.Optimizer, "__init__", made)
+    patches.replace(torch.optim.Optimizer, "__init__", __init__)
 
 
 def _parts(model: nn.Module) -> list[nn.Module]:
-    return [] if bridge_of(model) else list(model.modules())
+    return [] if get_bridge(model) else list(model.modules())
 
 
 def _owned(given: Any) -> Iterator[Any]:
@@ -60,7 +60,7 @@ def _owned(given: Any) -> Iterator[Any]:
     elif (facade := _facade_of(given)) is None:
         yield given
     else:
-        leave(facade, "an optimizer was given its parameters")
+        fall_back_to_torch(facade, "an optimizer was given its parameters")
         yield from (
             facade.named_parameters(given[0].rpartition(".")[0]) if isinstance(given, tuple) else facade.parameters()
         )
@@ -68,7 +68,7 @@ def _owned(given: Any) -> Iterator[Any]:
 
 def _facade_of(given: Any) -> nn.Module | None:
     parameter = given[1] if isinstance(given, tuple) else given
-    return owner_of(parameter) if isinstance(parameter, nn.Parameter) else None
+    return facade_of(parameter) if isinstance(parameter, nn.Parameter) else None
 
 
 def _refuse_group() -> NoReturn:

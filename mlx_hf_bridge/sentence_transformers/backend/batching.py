@@ -15,11 +15,11 @@ from mlx_hf_bridge.architecture.family import BASE_TASK
 from mlx_hf_bridge.inference.batching import budgeted
 from mlx_hf_bridge.inference.model import Encoded
 from mlx_hf_bridge.inference.parallel import side_by_side
-from mlx_hf_bridge.loading.load import Loaded
+from mlx_hf_bridge.loading.load import LoadedModel
 from mlx_hf_bridge.pretrained.arrays import to_numpy
-from mlx_hf_bridge.pretrained.inputs import Call
+from mlx_hf_bridge.pretrained.inputs import ModelInputs
 from mlx_hf_bridge.pretrained.model import MLXPreTrainedModel
-from mlx_hf_bridge.pretrained.outputs import as_transformers
+from mlx_hf_bridge.pretrained.outputs import to_transformers_output
 
 # Texts of a part, as in encode's own default.
 _BATCH_SIZE = 32
@@ -38,7 +38,7 @@ class PartedModel(MLXPreTrainedModel):
         parts = _Parts.of({name: to_numpy(value) for name, value in arrays.items() if value is not None})
         if parts is None:
             return super().__call__(**given)
-        output = as_transformers(self._output(self._encoded(parts), given["input_ids"]))
+        output = to_transformers_output(self._output(self._encoded(parts), given["input_ids"]))
         return output if given.get("return_dict", True) is not False else output.to_tuple()
 
     def _encoded(self, parts: "_Parts") -> Encoded:
@@ -75,11 +75,11 @@ class _Parts:
         """The tokens of a part."""
         return self.lengths[self.rows[number][0]]
 
-    def call(self, loaded: Loaded, number: int) -> Call:
+    def call(self, loaded: LoadedModel, number: int) -> ModelInputs:
         """The call of a part, cut to its longest text."""
         given = (self.given.get(name) for name in ("input_ids", "attention_mask", "token_type_ids"))
         ids, mask, segments = (None if one is None else one[self.rows[number], : self.longest(number)] for one in given)
-        return Call(loaded, ids, mask, segments, None, None, {})
+        return ModelInputs(loaded, ids, mask, segments, None, None, {})
 
     def joined(self, parts: Sequence[Mapping[str, mx.array]]) -> dict[str, np.ndarray]:
         """Each part's answers, (n, l, ...) or (n, C) -> (B, L, ...) or (B, C)."""
@@ -104,7 +104,7 @@ def _plain(arrays: Mapping[str, Any]) -> bool:
     return not others and arrays.get("input_ids") is not None and arrays.get("attention_mask") is not None
 
 
-def _answers(model: Callable[..., Encoded], task: str, call: Call) -> dict[str, mx.array]:
+def _answers(model: Callable[..., Encoded], task: str, call: ModelInputs) -> dict[str, mx.array]:
     """What a part answers by name; float32, since numpy has no bfloat16."""
     encoded = model(call.batch(), answers_alone=task != BASE_TASK)
     if task != BASE_TASK:

@@ -14,7 +14,7 @@ from mlx_hf_bridge.checkpoints.sources import Source, locate
 from mlx_hf_bridge.conversion.tokenizer_files import tokenizer_config
 from mlx_hf_bridge.errors import ConfigError, UnsupportedModelError
 from mlx_hf_bridge.inference.tokenizer import Tokenizer
-from mlx_hf_bridge.loading.load import Loaded, load
+from mlx_hf_bridge.loading.load import LoadedModel, load
 from mlx_hf_bridge.sentence_transformers.loading.arguments import LoadArguments
 from mlx_hf_bridge.sentence_transformers.modules.base import VECTOR, Module
 from mlx_hf_bridge.sentence_transformers.modules.layers import WeightedLayerPooling
@@ -150,7 +150,7 @@ def _check_known(kind: str, type_: str, where: str) -> None:
         )
 
 
-def _check_words(loaded: Loaded, settings: TransformerSettings) -> None:
+def _check_words(loaded: LoadedModel, settings: TransformerSettings) -> None:
     if settings.transformer_task == "text-generation" and not loaded.config.tie_word_embeddings:
         raise ConfigError(
             f"{loaded.source.name} scores words by a table of its own (tie_word_embeddings is false), which is not "

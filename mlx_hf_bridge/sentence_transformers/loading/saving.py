@@ -13,7 +13,7 @@ from mlx_hf_bridge.checkpoints.card import CARD_FILE
 from mlx_hf_bridge.checkpoints.checkpoint import MODULES_FILE
 from mlx_hf_bridge.checkpoints.repo_files import write_json
 from mlx_hf_bridge.errors import RepositoryError
-from mlx_hf_bridge.pretrained.hub import model_card
+from mlx_hf_bridge.pretrained.hub import build_model_card
 from mlx_hf_bridge.sentence_transformers.loading.settings import MODEL_FILE
 from mlx_hf_bridge.sentence_transformers.modules.base import Module
 from mlx_hf_bridge.sentence_transformers.modules.input import InputModule
@@ -69,7 +69,7 @@ def push(
         folder = Path(local_model_path or scratch)
         if local_model_path is None:
             save_into(folder)
-            model_card(folder, repo.repo_id, BASE_TASK, class_name=class_name).save(folder / CARD_FILE)
+            build_model_card(folder, repo.repo_id, BASE_TASK, class_name=class_name).save(folder / CARD_FILE)
         commit = api.upload_folder(
             repo_id=repo.repo_id,
             folder_path=folder,

@@ -17,8 +17,8 @@ from mlx_hf_bridge.inference.batching import padded, report_cut
 from mlx_hf_bridge.inference.model import Encoded
 from mlx_hf_bridge.inference.tokenizer import Text, Tokenizer, Tokens
 from mlx_hf_bridge.layers.token_batch import TokenBatch
-from mlx_hf_bridge.loading.load import Loaded, load
-from mlx_hf_bridge.pretrained.model import MLXPreTrainedModel, model_of
+from mlx_hf_bridge.loading.load import LoadedModel, load
+from mlx_hf_bridge.pretrained.model import MLXPreTrainedModel, create_model
 from mlx_hf_bridge.sentence_transformers.modules.base import Features
 from mlx_hf_bridge.sentence_transformers.modules.input import EncodeOptions, InputModule, add_prompt
 from mlx_hf_bridge.sentence_transformers.modules.processing import text_options
@@ -34,7 +34,7 @@ class Transformer(InputModule):
     reference: ClassVar[str] = "sentence_transformers.base.modules.transformer.Transformer"
 
     def __init__(
-        self, loaded: Loaded, tokenizer: Tokenizer, settings: TransformerSettings, overlong: str = "truncate"
+        self, loaded: LoadedModel, tokenizer: Tokenizer, settings: TransformerSettings, overlong: str = "truncate"
     ) -> None:
         self.loaded, self.tokenizer = loaded, tokenizer
         self.transformer_task = settings.transformer_task
@@ -55,7 +55,7 @@ class Transformer(InputModule):
     @property
     def auto_model(self) -> MLXPreTrainedModel:
         """The model alone, as MLXAutoModel gives it."""
-        return model_of(self.loaded)
+        return create_model(self.loaded)
 
     model = auto_model
 

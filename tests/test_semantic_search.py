@@ -61,8 +61,8 @@ def test_search_in_more_than_memory_is_given_is_the_same(vectors: np.ndarray, mo
     expected = util.semantic_search(vectors[:20], vectors)
     monkeypatch.setattr(nearest, "_BYTES_AT_A_TIME", 64 * 4 * 20)
     parts = []
-    part = nearest.Rows.part
-    monkeypatch.setattr(nearest.Rows, "part", lambda *given: parts.append(given[2] - given[1]) or part(*given))
+    part = nearest.EmbeddingRows.read
+    monkeypatch.setattr(nearest.EmbeddingRows, "read", lambda *given: parts.append(given[2] - given[1]) or part(*given))
     check_search(mlx_model.semantic_search(vectors[:20], vectors), expected)
     assert max(parts) == 100 and parts.count(64) == 5
 
@@ -125,7 +125,7 @@ def test_what_cannot_be_searched_is_a_clear_error(change: dict[str, Any], told: 
 @pytest.mark.parametrize("columns", [64, 65, 500])
 def test_the_largest_by_blocks_are_the_largest(count: int, columns: int) -> None:
     scores = np.random.default_rng(columns).normal(size=(9, columns)).astype(np.float32)
-    values, ids = (np.array(array) for array in nearest.top(mx.array(scores), count))
+    values, ids = (np.array(array) for array in nearest.top_scores(mx.array(scores), count))
     assert np.array_equal(np.sort(values), np.sort(scores)[:, -count:])
     assert np.array_equal(np.take_along_axis(scores, ids.astype(int), axis=1), values)
 

@@ -21,11 +21,11 @@ from mlx_hf_bridge.sentence_transformers.encoding.engine import encode_texts
 from mlx_hf_bridge.sentence_transformers.encoding.pools import Pool
 from mlx_hf_bridge.sentence_transformers.encoding.results import convert_embeddings, stack_rows, to_numpy
 from mlx_hf_bridge.sentence_transformers.loading.loader import ModuleLoader
-from mlx_hf_bridge.sentence_transformers.modules.activations import ACTIVATIONS, NamedActivation, activation_name
+from mlx_hf_bridge.sentence_transformers.modules.activations import ACTIVATIONS, NamedActivation, parse_activation
 from mlx_hf_bridge.sentence_transformers.modules.base import SCORES, Module
 from mlx_hf_bridge.sentence_transformers.modules.logit_score import LogitScore
 from mlx_hf_bridge.sentence_transformers.modules.transformer import Transformer
-from mlx_hf_bridge.sentence_transformers.modules.transformer_settings import refuse_chat_template, settings_from
+from mlx_hf_bridge.sentence_transformers.modules.transformer_settings import parse_settings, refuse_chat_template
 from mlx_hf_bridge.sentence_transformers.modules.vectors import Dense
 
 logger = logging.getLogger(__name__)
@@ -107,12 +107,12 @@ class MLXCrossEncoder(MLXBaseModel):
         """A sequence classifier; of a causal language model the lead of "yes" over "no"."""
         source, folder = loader.source, loader.source.folder
         refuse_chat_template(folder, source.name)
-        architecture = str((loader.read_config().get("architectures") or [""])[0])
+        architecture = str((loader.read_module_config().get("architectures") or [""])[0])
         if not architecture.endswith("ForCausalLM"):
-            settings = settings_from({}, "sequence-classification", str(folder))
+            settings = parse_settings({}, "sequence-classification", str(folder))
             return [loader.load_transformer(source, folder, settings=settings)]
         transformer = loader.load_transformer(
-            source, folder, settings=settings_from({}, "text-generation", str(folder))
+            source, folder, settings=parse_settings({}, "text-generation", str(folder))
         )
         true_id, false_id = (transformer.tokenizer.backend.token_to_id(word) for word in (_TRUE, _FALSE))
         if true_id is None or false_id is None:
@@ -304,4 +304,4 @@ def _activation(reference: Any) -> Activation | None:
     if not str(reference).startswith("torch."):
         logger.warning("the saved activation %r is not torch's, and is not run; the usual one is used", reference)
         return None
-    return NamedActivation(activation_name(reference, "the saved model"))
+    return NamedActivation(parse_activation(reference, "the saved model"))

@@ -31,7 +31,7 @@ from mlx_hf_bridge.sentence_transformers.modules.multi_vector import MultiVector
 from mlx_hf_bridge.sentence_transformers.modules.token_pooling import BaseTokenPooling
 from mlx_hf_bridge.sentence_transformers.modules.transformer import Transformer
 from mlx_hf_bridge.sentence_transformers.scoring.late_interaction import LATE_SIMILARITIES, maxsim, maxsim_pairwise
-from mlx_hf_bridge.sentence_transformers.scoring.similarity import checked_similarity
+from mlx_hf_bridge.sentence_transformers.scoring.similarity import check_similarity_name
 
 logger = logging.getLogger(__name__)
 
@@ -108,7 +108,7 @@ class MLXMultiVectorEncoder(MLXBaseModel):
 
     @similarity_fn_name.setter
     def similarity_fn_name(self, name: Any) -> None:
-        self._similarity_fn_name = checked_similarity(name, LATE_SIMILARITIES)
+        self._similarity_fn_name = check_similarity_name(name, LATE_SIMILARITIES)
 
     def encode(
         self,

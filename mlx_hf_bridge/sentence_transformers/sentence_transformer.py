@@ -32,17 +32,17 @@ from mlx_hf_bridge.sentence_transformers.encoding.results import (
 from mlx_hf_bridge.sentence_transformers.encoding.streaming import encode_stream
 from mlx_hf_bridge.sentence_transformers.loading.arguments import check_overlong
 from mlx_hf_bridge.sentence_transformers.loading.loader import ModuleLoader
-from mlx_hf_bridge.sentence_transformers.modules.base import TOKENS, VECTOR, Features, Module
+from mlx_hf_bridge.sentence_transformers.modules.base import SENTENCE_EMBEDDING, TOKEN_EMBEDDINGS, Features, Module
 from mlx_hf_bridge.sentence_transformers.modules.pooling import Pooling
-from mlx_hf_bridge.sentence_transformers.modules.transformer_settings import refuse_chat_template, settings_from
+from mlx_hf_bridge.sentence_transformers.modules.transformer_settings import parse_settings, refuse_chat_template
 from mlx_hf_bridge.sentence_transformers.scoring.similarity import (
     SIMILARITIES,
-    checked_similarity,
+    check_similarity_name,
     pairwise_similarity,
     similarity,
 )
 
-_OUTPUTS = (VECTOR, TOKENS, None)
+_OUTPUTS = (SENTENCE_EMBEDDING, TOKEN_EMBEDDINGS, None)
 
 
 class MLXSentenceTransformer(MLXBaseModel):
@@ -112,7 +112,7 @@ class MLXSentenceTransformer(MLXBaseModel):
         """Mean pooling; of causal language models the last token."""
         refuse_chat_template(loader.source.folder, loader.source.name)
         folder = loader.source.folder
-        settings = settings_from({}, "feature-extraction", str(folder))
+        settings = parse_settings({}, "feature-extraction", str(folder))
         transformer = loader.load_transformer(loader.source, folder, settings=settings)
         config = transformer.loaded.raw_config
         architecture = str((config.get("architectures") or [""])[0])
@@ -126,7 +126,7 @@ class MLXSentenceTransformer(MLXBaseModel):
 
     @similarity_fn_name.setter
     def similarity_fn_name(self, name: Any) -> None:
-        self._similarity_fn_name = checked_similarity(name, SIMILARITIES)
+        self._similarity_fn_name = check_similarity_name(name, SIMILARITIES)
 
     def encode(
         self,
@@ -135,7 +135,7 @@ class MLXSentenceTransformer(MLXBaseModel):
         prompt: str | None = None,
         batch_size: int = 32,
         show_progress_bar: bool | None = None,
-        output_value: str | None = VECTOR,
+        output_value: str | None = SENTENCE_EMBEDDING,
         precision: str = "float32",
         convert_to_numpy: bool = True,
         convert_to_tensor: bool = False,
@@ -182,8 +182,8 @@ class MLXSentenceTransformer(MLXBaseModel):
             **kwargs,
         )
         if precision != "float32" and len(rows):
-            rows = quantize_embeddings(stack_rows(rows) if output_value == VECTOR else rows, precision)
-        if output_value != VECTOR:
+            rows = quantize_embeddings(stack_rows(rows) if output_value == SENTENCE_EMBEDDING else rows, precision)
+        if output_value != SENTENCE_EMBEDDING:
             return to_mlx(rows[0] if single else rows)
         answer = convert_embeddings(rows, convert_to_numpy and not convert_to_tensor, convert_to_tensor)
         return answer[0] if single else answer
@@ -195,7 +195,7 @@ class MLXSentenceTransformer(MLXBaseModel):
         prompt: str | None = None,
         batch_size: int = 32,
         show_progress_bar: bool | None = None,
-        output_value: str | None = VECTOR,
+        output_value: str | None = SENTENCE_EMBEDDING,
         precision: str = "float32",
         convert_to_numpy: bool = True,
         convert_to_tensor: bool = False,
@@ -235,7 +235,7 @@ class MLXSentenceTransformer(MLXBaseModel):
         prompt: str | None = None,
         batch_size: int = 32,
         show_progress_bar: bool | None = None,
-        output_value: str | None = VECTOR,
+        output_value: str | None = SENTENCE_EMBEDDING,
         precision: str = "float32",
         convert_to_numpy: bool = True,
         convert_to_tensor: bool = False,
@@ -351,7 +351,7 @@ class MLXSentenceTransformer(MLXBaseModel):
         show_progress: bool = False,
         prompt: str = "",
         batch_size: int = 32,
-        output_value: str | None = VECTOR,
+        output_value: str | None = SENTENCE_EMBEDDING,
         normalize_embeddings: bool = False,
         truncate_dim: int | None = None,
         **kwargs: Any,
@@ -359,15 +359,19 @@ class MLXSentenceTransformer(MLXBaseModel):
         texts, options = self._parse_inputs(inputs, prompt, kwargs)
 
         def vectors(features: Features) -> mx.array:
-            cut = features[VECTOR] if truncate_dim is None else features[VECTOR][:, :truncate_dim]
+            cut = (
+                features[SENTENCE_EMBEDDING] if truncate_dim is None else features[SENTENCE_EMBEDDING][:, :truncate_dim]
+            )
             return normalized(cut) if normalize_embeddings else cut
 
         def all_of(features: Features) -> dict[str, mx.array]:
             arrays = all_outputs(features)
-            return {**arrays, VECTOR: arrays[VECTOR][:, :truncate_dim]} if truncate_dim else arrays
+            return (
+                {**arrays, SENTENCE_EMBEDDING: arrays[SENTENCE_EMBEDDING][:, :truncate_dim]} if truncate_dim else arrays
+            )
 
-        postprocess: Any = {VECTOR: vectors, TOKENS: tokens_and_mask, None: all_of}[output_value]
-        if output_value == VECTOR:
+        postprocess: Any = {SENTENCE_EMBEDDING: vectors, TOKEN_EMBEDDINGS: tokens_and_mask, None: all_of}[output_value]
+        if output_value == SENTENCE_EMBEDDING:
             return encode_texts(
                 self._modules,
                 texts,
@@ -377,7 +381,7 @@ class MLXSentenceTransformer(MLXBaseModel):
                 show_progress=show_progress,
                 sentence_embedding_only=True,
             )
-        split_rows: Any = trim_padding if output_value == TOKENS else split_outputs
+        split_rows: Any = trim_padding if output_value == TOKEN_EMBEDDINGS else split_outputs
         return encode_texts(
             self._modules,
             texts,

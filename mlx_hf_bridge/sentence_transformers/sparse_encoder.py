@@ -19,17 +19,17 @@ from mlx_hf_bridge.sentence_transformers.encoding.engine import encode_texts
 from mlx_hf_bridge.sentence_transformers.encoding.pools import Pool
 from mlx_hf_bridge.sentence_transformers.loading.loader import ModuleLoader
 from mlx_hf_bridge.sentence_transformers.loading.settings import read_model_config
-from mlx_hf_bridge.sentence_transformers.modules.base import VECTOR, Features, Module
+from mlx_hf_bridge.sentence_transformers.modules.base import SENTENCE_EMBEDDING, Features, Module
 from mlx_hf_bridge.sentence_transformers.modules.pooling import Pooling
-from mlx_hf_bridge.sentence_transformers.modules.sparse import SparseAutoEncoder, SpladePooling, largest
-from mlx_hf_bridge.sentence_transformers.modules.transformer_settings import settings_from
-from mlx_hf_bridge.sentence_transformers.scoring.similarity import SIMILARITIES, checked_similarity
+from mlx_hf_bridge.sentence_transformers.modules.sparse import SparseAutoEncoder, SpladePooling, keep_largest
+from mlx_hf_bridge.sentence_transformers.modules.transformer_settings import parse_settings
+from mlx_hf_bridge.sentence_transformers.scoring.similarity import SIMILARITIES, check_similarity_name
 from mlx_hf_bridge.sentence_transformers.scoring.sparse_results import (
-    as_vectors,
-    decoded,
+    collect_sparse_vectors,
+    decode_tokens,
     intersection,
-    sparse_rows,
     sparsity,
+    split_sparse_rows,
 )
 from mlx_hf_bridge.sentence_transformers.scoring.sparse_similarity import sparse_pairwise_similarity, sparse_similarity
 
@@ -100,14 +100,14 @@ class MLXSparseEncoder(MLXBaseModel):
     def _default_modules(self, loader: ModuleLoader) -> list[Module]:
         """A masked language model with SpladePooling; anything else would start at random."""
         folder, name = loader.source.folder, loader.source.name
-        architectures = loader.read_config().get("architectures") or []
+        architectures = loader.read_module_config().get("architectures") or []
         holds_vectors = read_modules(folder) and read_model_config(folder).get("model_type") in (None, _DENSE)
         if holds_vectors or not any(str(one).endswith("ForMaskedLM") for one in architectures):
             raise UnsupportedModelError(
                 f"{name} has no SparseEncoder's modules and is no masked language model (architectures "
                 f"{architectures}); sentence-transformers would give it random weights. Give a SPLADE or CSR model."
             )
-        settings = settings_from({}, "fill-mask", str(folder))
+        settings = parse_settings({}, "fill-mask", str(folder))
         return [loader.load_transformer(loader.source, folder, settings=settings), SpladePooling("max")]
 
     @property
@@ -117,7 +117,7 @@ class MLXSparseEncoder(MLXBaseModel):
 
     @similarity_fn_name.setter
     def similarity_fn_name(self, name: Any) -> None:
-        self._similarity_fn_name = checked_similarity(name, SIMILARITIES)
+        self._similarity_fn_name = check_similarity_name(name, SIMILARITIES)
 
     @property
     def splade_pooling_chunk_size(self) -> int | None:
@@ -171,7 +171,7 @@ class MLXSparseEncoder(MLXBaseModel):
             max_active_dims=_check_count(max_active_dims, "max_active_dims") or self.max_active_dims,
             **{key: value for key, value in kwargs.items() if key != "max_active_dims"},
         )
-        return as_vectors(list(rows), single, convert_to_tensor, convert_to_sparse_tensor)
+        return collect_sparse_vectors(list(rows), single, convert_to_tensor, convert_to_sparse_tensor)
 
     def encode_query(
         self,
@@ -268,7 +268,7 @@ class MLXSparseEncoder(MLXBaseModel):
 
         top_k: the most words of a vector, None = all.
         """
-        return decoded(embeddings, self.tokenizer, _check_count(top_k, "top_k"))
+        return decode_tokens(embeddings, self.tokenizer, _check_count(top_k, "top_k"))
 
     def get_embedding_dimension(self) -> int | None:
         """V; None where it is not known."""
@@ -292,16 +292,16 @@ class MLXSparseEncoder(MLXBaseModel):
         texts, options = self._parse_inputs(inputs, prompt, kwargs)
 
         def vectors(features: Features) -> tuple[mx.array]:
-            found = features[VECTOR].astype(mx.float32)
+            found = features[SENTENCE_EMBEDDING].astype(mx.float32)
             kept = options.max_active_dims
-            return (found if kept is None else largest(found, mx.abs(found), kept),)
+            return (found if kept is None else keep_largest(found, mx.abs(found), kept),)
 
         return encode_texts(
             self._modules,
             texts,
             options,
             postprocess=vectors,
-            split_rows=sparse_rows,
+            split_rows=split_sparse_rows,
             batch_size=batch_size,
             show_progress=show_progress,
         )

@@ -27,7 +27,7 @@ _SERVED = {"input_ids", "attention_mask", "token_type_ids"}
 _TRACED = ("output_hidden_states", "output_attentions")
 
 
-class PartedModel(MLXPreTrainedModel):
+class BatchSplittingModel(MLXPreTrainedModel):
     """MLXPreTrainedModel for callers on torch. Where it computes in parts, slots of padding answer 0."""
 
     def __call__(self, *args: Any, **given: Any) -> Any:
@@ -113,5 +113,5 @@ def _answers(model: Callable[..., Encoded], task: str, call: ModelInputs) -> dic
     return {name: array.astype(mx.float32) for name, array in answers.items() if array is not None}
 
 
-def _again(read: Callable[..., MLXPreTrainedModel], *arguments: Any) -> PartedModel:
-    return PartedModel(read(*arguments).loaded)
+def _again(read: Callable[..., MLXPreTrainedModel], *arguments: Any) -> BatchSplittingModel:
+    return BatchSplittingModel(read(*arguments).loaded)

@@ -14,7 +14,7 @@ from mlx_hf_bridge.facade import facade
 from mlx_hf_bridge.facade.model import torch_dtype
 from mlx_hf_bridge.pretrained.auto import MLXAutoModel, MLXAutoModelForMaskedLM, MLXAutoModelForSequenceClassification
 from mlx_hf_bridge.pretrained.model import MLXPreTrainedModel
-from mlx_hf_bridge.sentence_transformers.backend.batching import PartedModel
+from mlx_hf_bridge.sentence_transformers.backend.batching import BatchSplittingModel
 
 _AUTOS: dict[str, type[MLXAutoModel]] = {
     "feature-extraction": MLXAutoModel,
@@ -37,7 +37,7 @@ def load_backend(
             "out for this model."
         )
     model = _AUTOS[transformer_task].from_pretrained(name, config=config, **model_kwargs)
-    return facade(PartedModel(model.loaded), config, dtype=_answer_dtype(model, model_kwargs))
+    return facade(BatchSplittingModel(model.loaded), config, dtype=_answer_dtype(model, model_kwargs))
 
 
 def _answer_dtype(model: MLXPreTrainedModel, model_kwargs: Mapping[str, Any]) -> torch.dtype:

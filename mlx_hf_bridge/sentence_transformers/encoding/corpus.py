@@ -17,7 +17,7 @@ from mlx_hf_bridge.sentence_transformers.encoding.streaming import (
     split_into_chunks,
     text_iterator,
 )
-from mlx_hf_bridge.sentence_transformers.scoring.nearest import check_count
+from mlx_hf_bridge.sentence_transformers.scoring.nearest import check_positive_integer
 from mlx_hf_bridge.version import __version__
 
 _PARQUET = ".parquet"
@@ -54,7 +54,7 @@ def encode_to_file(
     encode_stream raises; InputError where an earlier run had other texts, another model or other settings;
     RepositoryError for a path that cannot be written; BackendError without pyarrow.
     """
-    check_count("chunk_size", chunk_size)
+    check_positive_integer("chunk_size", chunk_size)
     check_streamable_precision(precision)
     target, texts = _check_path(path), text_iterator(inputs)
     options = dict(

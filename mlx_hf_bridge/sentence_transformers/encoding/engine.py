@@ -51,7 +51,7 @@ def encode_texts(
         return postprocess(features)
 
     one_shape = split_rows is float_rows
-    steps = Steps(partial(first.features, options=options), compute, split_rows, first.pads_show, one_shape)
+    steps = Steps(partial(first.features, options=options), compute, split_rows, first.length_dependent, one_shape)
     return in_blocks(_blocks(first, texts, options), len(texts), steps, batch_size, show_progress)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from mlx_hf_bridge.errors import BackendError
 from mlx_hf_bridge.runtime.executor import run
-from mlx_hf_bridge.sentence_transformers.modules.base import TOKENS, Features
+from mlx_hf_bridge.sentence_transformers.modules.base import TOKEN_EMBEDDINGS, Features
 
 
 def require_torch(argument: str) -> Any:
@@ -56,7 +56,7 @@ def to_numpy(value: Any) -> np.ndarray:
 
 def tokens_and_mask(features: Features) -> tuple[mx.array, mx.array]:
     """What ragged rows are cut from: tokens (B, L, D) in float32, and which of them count (B, L)."""
-    return features[TOKENS].astype(mx.float32), features.mask
+    return features[TOKEN_EMBEDDINGS].astype(mx.float32), features.mask
 
 
 def trim_padding(result: tuple[mx.array, mx.array]) -> list[np.ndarray]:
@@ -76,7 +76,7 @@ def all_outputs(features: Features) -> dict[str, mx.array]:
     """All arrays of a batch by sentence-transformers' names, each with a row a text."""
     batch = features.batch
     named = {"input_ids": batch.ids, "attention_mask": features.mask.astype(mx.int32)}
-    if features.shows_segments:
+    if features.has_token_type_ids:
         named["token_type_ids"] = mx.zeros_like(batch.ids) if batch.segments is None else batch.segments
     arrays = {name: array.astype(mx.float32) for name, array in features.arrays.items()}
     return named | arrays

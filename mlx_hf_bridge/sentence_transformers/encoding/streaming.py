@@ -9,7 +9,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from mlx_hf_bridge.errors import InputError
-from mlx_hf_bridge.sentence_transformers.scoring.nearest import check_count
+from mlx_hf_bridge.sentence_transformers.scoring.nearest import check_positive_integer
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ def encode_stream(
     same wherever a stream of the same chunks was begun. The other arguments are encode's. Raises what encode raises,
     and InputError for the precisions int8 and uint8, whose ranges are those of all vectors.
     """
-    check_count("chunk_size", chunk_size)
+    check_positive_integer("chunk_size", chunk_size)
     check_streamable_precision(precision)
     chunks = split_into_chunks(text_iterator(inputs), chunk_size)
     options = dict(

@@ -17,7 +17,7 @@ from mlx_hf_bridge.checkpoints.sources import Source
 from mlx_hf_bridge.errors import ConfigError, UnsupportedModelError
 from mlx_hf_bridge.runtime.executor import run
 from mlx_hf_bridge.sentence_transformers.loading.loader import ModuleLoader
-from mlx_hf_bridge.sentence_transformers.modules.base import TOKENS, VECTOR, Module
+from mlx_hf_bridge.sentence_transformers.modules.base import SENTENCE_EMBEDDING, TOKEN_EMBEDDINGS, Module
 from mlx_hf_bridge.sentence_transformers.modules.multi_vector import MultiVectorMask
 from mlx_hf_bridge.sentence_transformers.modules.pooling import Pooling
 from mlx_hf_bridge.sentence_transformers.modules.transformer import Transformer
@@ -52,7 +52,7 @@ class LegacyColBERT:
 
     def load_modules(self, loader: ModuleLoader) -> list[Module]:
         """Transformer, projection, mask and unit length, whichever of them the file lists."""
-        loader.default_dense_input = TOKENS
+        loader.default_dense_input = TOKEN_EMBEDDINGS
         if self.is_stanford:
             transformer = loader.load_transformer(loader.source, loader.source.folder)
             modules: list[Module] = [transformer, _stanford_projection(transformer)]
@@ -63,7 +63,7 @@ class LegacyColBERT:
                 _register(module, self.prefixes)
         if any(isinstance(module, MultiVectorMask) for module in modules):
             return modules
-        return [*modules, MultiVectorMask(self.skiplist), Normalize(TOKENS)]
+        return [*modules, MultiVectorMask(self.skiplist), Normalize(TOKEN_EMBEDDINGS)]
 
 
 def detect_legacy(source: Source, saved: Mapping[str, Any]) -> LegacyColBERT | None:
@@ -135,7 +135,7 @@ def _stanford_projection(transformer: Transformer) -> Dense:
     arrays = run(lambda: dict(SafetensorsFile(folder / SINGLE_FILE).arrays()))
     if "linear.weight" not in arrays:
         raise ConfigError(f"{folder} is a Stanford ColBERT without linear.weight, its projection. Take the original.")
-    return Dense(arrays["linear.weight"], activation="Identity", module_input_name=TOKENS)
+    return Dense(arrays["linear.weight"], activation="Identity", module_input_name=TOKEN_EMBEDDINGS)
 
 
 def _register(transformer: Transformer, prefixes: tuple[str, ...]) -> None:
@@ -161,13 +161,13 @@ def default_modules(loader: ModuleLoader) -> list[Module]:
         )
     kept = [module for module in modules if not isinstance(module, Pooling) and not _of_vectors(module)]
     for module in kept:
-        if isinstance(module, Dense) and module.module_input_name == VECTOR:
-            module.module_input_name = module.module_output_name = TOKENS
-    return [*kept, MultiVectorMask(), Normalize(TOKENS)]
+        if isinstance(module, Dense) and module.module_input_name == SENTENCE_EMBEDDING:
+            module.module_input_name = module.module_output_name = TOKEN_EMBEDDINGS
+    return [*kept, MultiVectorMask(), Normalize(TOKEN_EMBEDDINGS)]
 
 
 def _of_vectors(module: Module) -> bool:
-    return isinstance(module, Normalize) and module.module_input_name == VECTOR
+    return isinstance(module, Normalize) and module.module_input_name == SENTENCE_EMBEDDING
 
 
 def _config(folder: Path) -> dict[str, Any]:

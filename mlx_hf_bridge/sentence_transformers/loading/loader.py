@@ -16,7 +16,7 @@ from mlx_hf_bridge.errors import ConfigError, UnsupportedModelError
 from mlx_hf_bridge.inference.tokenizer import Tokenizer
 from mlx_hf_bridge.loading.load import LoadedModel, load
 from mlx_hf_bridge.sentence_transformers.loading.arguments import LoadArguments
-from mlx_hf_bridge.sentence_transformers.modules.base import VECTOR, Module
+from mlx_hf_bridge.sentence_transformers.modules.base import SENTENCE_EMBEDDING, Module
 from mlx_hf_bridge.sentence_transformers.modules.layers import WeightedLayerPooling
 from mlx_hf_bridge.sentence_transformers.modules.logit_score import LogitScore
 from mlx_hf_bridge.sentence_transformers.modules.multi_vector import MultiVectorMask
@@ -60,13 +60,13 @@ class ModuleLoader:
     source: Source
     arguments: LoadArguments
     defaults: Mapping[str, Any] = field(default_factory=dict)
-    default_dense_input: str = VECTOR
+    default_dense_input: str = SENTENCE_EMBEDDING
     modules_root: Path = field(init=False)
 
     def __post_init__(self) -> None:
         self.modules_root = self.source.folder
 
-    def read_config(self) -> dict[str, Any]:
+    def read_module_config(self) -> dict[str, Any]:
         """The repo's config.json."""
         config = read_json(self.source.folder / CONFIG_FILE)
         return config if isinstance(config, dict) else {}

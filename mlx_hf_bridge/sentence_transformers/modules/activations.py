@@ -29,12 +29,12 @@ ACTIVATIONS: dict[str, tuple[str, Activation]] = {
 }
 
 
-def reference_of(name: str) -> str:
+def torch_name(name: str) -> str:
     """ "Tanh" -> "torch.nn.modules.activation.Tanh"."""
     return f"{ACTIVATIONS[name][0]}.{name}"
 
 
-def activation_name(reference: Any, where: str) -> str:
+def parse_activation(reference: Any, where: str) -> str:
     """ "torch.nn.modules.activation.Tanh" -> "Tanh"; UnsupportedModelError for what is not in the table."""
     module, _, last = str(reference).rpartition(".")
     if not module.startswith("torch.") or last not in ACTIVATIONS:
@@ -57,4 +57,4 @@ class NamedActivation:
     @property
     def reference(self) -> str:
         """torch's dotted name of it."""
-        return reference_of(self.name)
+        return torch_name(self.name)

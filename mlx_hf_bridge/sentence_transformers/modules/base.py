@@ -19,8 +19,8 @@ from mlx_hf_bridge.inference.tokenizer import Tokenizer
 from mlx_hf_bridge.layers.token_batch import TokenBatch
 from mlx_hf_bridge.runtime.executor import run
 
-TOKENS = "token_embeddings"
-VECTOR = "sentence_embedding"
+TOKEN_EMBEDDINGS = "token_embeddings"
+SENTENCE_EMBEDDING = "sentence_embedding"
 SCORES = "scores"
 
 
@@ -36,12 +36,12 @@ class Features:
 
     batch: TokenBatch
     arrays: Mapping[str, mx.array] = field(default_factory=dict)
-    layers: tuple[mx.array, ...] | None = None
+    hidden_states: tuple[mx.array, ...] | None = None
     prompt_length: int = 0
     task: str | None = None
-    added: mx.array | None = None
-    active_dims: int | None = None
-    shows_segments: bool = False
+    expansion_mask: mx.array | None = None
+    max_active_dims: int | None = None
+    has_token_type_ids: bool = False
     first_token: bool = False
 
     def __getitem__(self, name: str) -> mx.array:
@@ -52,11 +52,11 @@ class Features:
             )
         return self.arrays[name]
 
-    def having(self, name: str, array: mx.array) -> "Features":
+    def with_array(self, name: str, array: mx.array) -> "Features":
         """The same with one more array, or another in its place."""
         return replace(self, arrays={**self.arrays, name: array})
 
-    def seeing(self, mask: mx.array) -> "Features":
+    def with_mask(self, mask: mx.array) -> "Features":
         """The same with another mask (B, L) of the tokens that count."""
         return replace(self, batch=replace(self.batch, mask=mask))
 

@@ -28,7 +28,7 @@ class InputModule(Module):
 
     modalities: ClassVar[list[str]] = ["text"]
     tokenizer: Tokenizer
-    pads_show: bool = False
+    length_dependent: bool = False
     """Whether padding changes the answer, so that texts go together only with others of their length."""
 
     @abstractmethod

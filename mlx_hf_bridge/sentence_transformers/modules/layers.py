@@ -8,8 +8,13 @@ from typing import Any, ClassVar, Self
 
 import mlx.core as mx
 
-from mlx_hf_bridge.sentence_transformers.modules.base import TOKENS, Features, Module
-from mlx_hf_bridge.sentence_transformers.modules.weights import read_arrays, read_config, take, whole_number
+from mlx_hf_bridge.sentence_transformers.modules.base import TOKEN_EMBEDDINGS, Features, Module
+from mlx_hf_bridge.sentence_transformers.modules.weights import (
+    check_integer,
+    get_tensor,
+    read_module_config,
+    read_module_weights,
+)
 
 
 class WeightedLayerPooling(Module):
@@ -29,20 +34,20 @@ class WeightedLayerPooling(Module):
 
     @classmethod
     def read(cls, folder: Path) -> Self:
-        config = read_config(folder)
-        start = whole_number(config, "layer_start", folder, 4, least=0)
-        count = whole_number(config, "num_hidden_layers", folder, 12) + 1 - start
-        weights = take(read_arrays(folder), "layer_weights", (count,), folder)
-        return cls(whole_number(config, "embedding_dimension", folder), weights, start)
+        config = read_module_config(folder)
+        start = check_integer(config, "layer_start", folder, 4, least=0)
+        count = check_integer(config, "num_hidden_layers", folder, 12) + 1 - start
+        weights = get_tensor(read_module_weights(folder), "layer_weights", (count,), folder)
+        return cls(check_integer(config, "embedding_dimension", folder), weights, start)
 
     def __call__(self, features: Features) -> Features:
-        if features.layers is None:
+        if features.hidden_states is None:
             return features
         total = sum(
             weight * layer.astype(mx.float32)
-            for weight, layer in zip(self.layer_weights, features.layers[self.layer_start :], strict=True)
+            for weight, layer in zip(self.layer_weights, features.hidden_states[self.layer_start :], strict=True)
         )
-        return features.having(TOKENS, mx.array(total) / self.layer_weights.sum())
+        return features.with_array(TOKEN_EMBEDDINGS, mx.array(total) / self.layer_weights.sum())
 
     def get_embedding_dimension(self) -> int | None:
         return self.embedding_dimension

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Self
 
 from mlx_hf_bridge.errors import TokenRangeError
 from mlx_hf_bridge.sentence_transformers.modules.base import SCORES, Features, Module
-from mlx_hf_bridge.sentence_transformers.modules.weights import read_config, whole_number
+from mlx_hf_bridge.sentence_transformers.modules.weights import check_integer, read_module_config
 
 
 class LogitScore(Module):
@@ -24,11 +24,11 @@ class LogitScore(Module):
 
     @classmethod
     def read(cls, folder: Path) -> Self:
-        config = read_config(folder)
+        config = read_module_config(folder)
         false_id = config.get("false_token_id")
         return cls(
-            whole_number(config, "true_token_id", folder, least=0),
-            None if false_id is None else whole_number(config, "false_token_id", folder, least=0),
+            check_integer(config, "true_token_id", folder, least=0),
+            None if false_id is None else check_integer(config, "false_token_id", folder, least=0),
             config.get("module_input_name", "causal_logits"),
         )
 
@@ -39,7 +39,7 @@ class LogitScore(Module):
         score = logits[:, self.true_token_id]
         if self.false_token_id is not None:
             score = score - logits[:, self.false_token_id]
-        return features.having(SCORES, score[:, None])
+        return features.with_array(SCORES, score[:, None])
 
     def get_config_dict(self) -> dict[str, Any]:
         return {

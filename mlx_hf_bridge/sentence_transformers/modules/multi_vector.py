@@ -12,7 +12,7 @@ import mlx.core as mx
 
 from mlx_hf_bridge.inference.tokenizer import Tokenizer
 from mlx_hf_bridge.sentence_transformers.modules.base import Features, Module
-from mlx_hf_bridge.sentence_transformers.modules.weights import read_config
+from mlx_hf_bridge.sentence_transformers.modules.weights import read_module_config
 
 logger = logging.getLogger(__name__)
 
@@ -31,13 +31,13 @@ class MultiVectorMask(Module):
         keep_only_token_ids: Sequence[int] | None = None,
     ) -> None:
         self.skiplist_words = list(skiplist_words or ())
-        self.skiplist_tasks = tasks_of(skiplist_tasks)
+        self.skiplist_tasks = normalize_tasks(skiplist_tasks)
         self.keep_only_token_ids = None if keep_only_token_ids is None else list(keep_only_token_ids)
         self._skipped: list[int] = []
 
     @classmethod
     def read(cls, folder: Path) -> Self:
-        config = read_config(folder)
+        config = read_module_config(folder)
         return cls(
             config.get("skiplist_words"),
             skiplist_tasks=config.get("skiplist_tasks"),
@@ -57,13 +57,13 @@ class MultiVectorMask(Module):
 
     def __call__(self, features: Features) -> Features:
         mask, ids = features.mask, features.batch.ids
-        if features.task == "query" and features.added is not None:
-            mask = mx.logical_or(mask, features.added)
+        if features.task == "query" and features.expansion_mask is not None:
+            mask = mx.logical_or(mask, features.expansion_mask)
         if (features.task or "document") in self.skiplist_tasks and self._skipped:
             mask = mx.logical_and(mask, mx.logical_not(_among(ids, self._skipped)))
         if features.task != "query" and self.keep_only_token_ids:
             mask = mx.logical_and(mask, _among(ids, self.keep_only_token_ids))
-        return features.seeing(mask)
+        return features.with_mask(mask)
 
     def get_config_dict(self) -> dict[str, Any]:
         return {
@@ -73,7 +73,7 @@ class MultiVectorMask(Module):
         }
 
 
-def tasks_of(given: str | Sequence[str] | None) -> list[str]:
+def normalize_tasks(given: str | Sequence[str] | None) -> list[str]:
     """One task, several, or the usual one: documents."""
     if given is None:
         return ["document"]

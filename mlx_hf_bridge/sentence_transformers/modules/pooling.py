@@ -8,8 +8,8 @@ from typing import Any, ClassVar, Self
 
 from mlx_hf_bridge.errors import ConfigError
 from mlx_hf_bridge.inference.pooling import POOLINGS, pool
-from mlx_hf_bridge.sentence_transformers.modules.base import TOKENS, VECTOR, Features, Module
-from mlx_hf_bridge.sentence_transformers.modules.weights import read_config
+from mlx_hf_bridge.sentence_transformers.modules.base import SENTENCE_EMBEDDING, TOKEN_EMBEDDINGS, Features, Module
+from mlx_hf_bridge.sentence_transformers.modules.weights import read_module_config
 
 # Keys of sentence-transformers before 5.6, in the order in which several are concatenated.
 _LEGACY_MODES = {
@@ -46,7 +46,7 @@ class Pooling(Module):
     @classmethod
     def read(cls, folder: Path) -> Self:
         """config.json with today's keys or with those before 5.6."""
-        config = read_config(folder)
+        config = read_module_config(folder)
         legacy = [mode for key, mode in _LEGACY_MODES.items() if config.get(key)]
         modes = config.get("pooling_mode") or legacy or "mean"
         try:
@@ -65,7 +65,9 @@ class Pooling(Module):
 
     def __call__(self, features: Features) -> Features:
         skipped = 0 if self.include_prompt else features.prompt_length
-        return features.having(VECTOR, pool(features[TOKENS], features.batch, self.modes, skipped))
+        return features.with_array(
+            SENTENCE_EMBEDDING, pool(features[TOKEN_EMBEDDINGS], features.batch, self.modes, skipped)
+        )
 
     def get_embedding_dimension(self) -> int | None:
         return None if self.embedding_dimension is None else len(self.modes) * self.embedding_dimension

@@ -21,7 +21,7 @@ class TextOptions:
     add_special_tokens: bool = True
 
 
-def text_options(
+def resolve_text_options(
     own: Mapping[str, Mapping[str, Any]], asked: Mapping[str, Mapping[str, Any]] | None, limit: int
 ) -> TextOptions:
     """The module's own processing_kwargs with those of the call over them -> TextOptions.

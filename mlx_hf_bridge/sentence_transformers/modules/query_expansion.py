@@ -67,7 +67,7 @@ class ExpandedTokens(Tokens):
     added: int = 0
 
 
-def expanded(tokens: Tokens, length: int, token_id: int) -> ExpandedTokens:
+def expand_query(tokens: Tokens, length: int, token_id: int) -> ExpandedTokens:
     """Filled up to `length`; a longer one stays as it is."""
     missing = max(0, length - len(tokens))
     segments = None if tokens.segments is None else np.pad(tokens.segments, (0, missing))

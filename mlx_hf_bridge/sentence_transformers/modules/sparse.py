@@ -11,8 +11,13 @@ from typing import Any, ClassVar, Self
 import mlx.core as mx
 
 from mlx_hf_bridge.errors import ConfigError
-from mlx_hf_bridge.sentence_transformers.modules.base import TOKENS, VECTOR, Features, Module
-from mlx_hf_bridge.sentence_transformers.modules.weights import read_arrays, read_config, take, whole_number
+from mlx_hf_bridge.sentence_transformers.modules.base import SENTENCE_EMBEDDING, TOKEN_EMBEDDINGS, Features, Module
+from mlx_hf_bridge.sentence_transformers.modules.weights import (
+    check_integer,
+    get_tensor,
+    read_module_config,
+    read_module_weights,
+)
 
 _STRATEGIES = ("max", "sum")
 _ACTIVATIONS = ("relu", "log1p_relu")
@@ -42,19 +47,19 @@ class SpladePooling(Module):
 
     @classmethod
     def read(cls, folder: Path) -> Self:
-        config = read_config(folder)
+        config = read_module_config(folder)
         keys = ("pooling_strategy", "activation_function", "embedding_dimension")
         return cls(**{key: config[key] for key in keys if config.get(key) is not None})
 
     def __call__(self, features: Features) -> Features:
-        scores, mask = features[TOKENS], features.batch.token_mask(mx.bool_)
+        scores, mask = features[TOKEN_EMBEDDINGS], features.batch.token_mask(mx.bool_)
         step = self.chunk_size if self.chunk_size and self.chunk_size > 0 else scores.shape[1]
         starts = range(0, scores.shape[1], step)
         parts = [self._pooled(scores[:, start : start + step], mask[:, start : start + step]) for start in starts]
         stacked = mx.stack(parts)
         pooled = self._activated(stacked.max(axis=0)) if self.pooling_strategy == "max" else stacked.sum(axis=0)
         self.embedding_dimension = pooled.shape[1]
-        return features.having(VECTOR, pooled)
+        return features.with_array(SENTENCE_EMBEDDING, pooled)
 
     def _pooled(self, scores: mx.array, mask: mx.array) -> mx.array:
         """The activation keeps the order of scores, so that after a maximum it is applied once a word."""
@@ -89,27 +94,27 @@ class SparseAutoEncoder(Module):
 
     @classmethod
     def read(cls, folder: Path) -> Self:
-        config = read_config(folder)
-        number = partial(whole_number, config, folder=folder)
+        config = read_module_config(folder)
+        number = partial(check_integer, config, folder=folder)
         width, hidden = number("input_dim"), number("hidden_dim", default=512)
-        arrays = read_arrays(folder, exact=("stats_last_nonzero",))
+        arrays = read_module_weights(folder, exact=("stats_last_nonzero",))
         # The decoder is the encoder transposed, and a file holds the one tensor under either name.
         tied = arrays.pop("decoder.linear.weight", None)
         if tied is not None:
             arrays.setdefault("encoder.weight", tied)
         shapes = {"encoder.weight": (hidden, width), "pre_bias": (width,), "latent_bias": (hidden,)}
         for name, shape in shapes.items():
-            take(arrays, name, shape, folder)
+            get_tensor(arrays, name, shape, folder)
         return cls({**config, "hidden_dim": hidden, "k": number("k", default=8)}, arrays)
 
     def __call__(self, features: Features) -> Features:
-        vectors = features[VECTOR].astype(mx.float32)
+        vectors = features[SENTENCE_EMBEDDING].astype(mx.float32)
         if self.normalize:
             vectors = vectors - vectors.mean(axis=-1, keepdims=True)
             vectors = vectors / (mx.std(vectors, axis=-1, keepdims=True, ddof=1) + _NORM_EPS)
         product = (vectors - self._arrays["pre_bias"]) @ self._arrays["encoder.weight"].T + self._arrays["latent_bias"]
-        kept = largest(product, product, features.active_dims or self.k)
-        return features.having(VECTOR, mx.maximum(kept, 0))
+        kept = keep_largest(product, product, features.max_active_dims or self.k)
+        return features.with_array(SENTENCE_EMBEDDING, mx.maximum(kept, 0))
 
     def get_embedding_dimension(self) -> int | None:
         return int(self._config["hidden_dim"])
@@ -121,7 +126,7 @@ class SparseAutoEncoder(Module):
         return self._arrays
 
 
-def largest(vectors: mx.array, ranked_by: mx.array, count: int) -> mx.array:
+def keep_largest(vectors: mx.array, ranked_by: mx.array, count: int) -> mx.array:
     """vectors (B, V) -> kept where `ranked_by` (B, V) is among the `count` largest of its row, 0 elsewhere."""
     if count >= vectors.shape[1]:
         return vectors

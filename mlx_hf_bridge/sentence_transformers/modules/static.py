@@ -17,9 +17,9 @@ from mlx_hf_bridge.conversion.tokenizer_files import tokenizer_config
 from mlx_hf_bridge.errors import ConfigError, TokenRangeError
 from mlx_hf_bridge.inference.tokenizer import Text, Tokenizer, Tokens
 from mlx_hf_bridge.layers.token_batch import TokenBatch
-from mlx_hf_bridge.sentence_transformers.modules.base import VECTOR, Features
+from mlx_hf_bridge.sentence_transformers.modules.base import SENTENCE_EMBEDDING, Features
 from mlx_hf_bridge.sentence_transformers.modules.input import EncodeOptions, InputModule, add_prompt
-from mlx_hf_bridge.sentence_transformers.modules.weights import read_arrays, read_config
+from mlx_hf_bridge.sentence_transformers.modules.weights import read_module_config, read_module_weights
 
 _UNUSED_ID = 0
 
@@ -36,7 +36,7 @@ class StaticEmbedding(InputModule):
     @classmethod
     def read(cls, folder: Path) -> Self:
         """embedding.weight, or model2vec's embeddings with their mapping and weights by token."""
-        arrays = read_arrays(folder, exact=("mapping",))
+        arrays = read_module_weights(folder, exact=("mapping",))
         weight = arrays.get("embedding.weight", arrays.get("embeddings"))
         if weight is None or weight.ndim != 2:
             raise ConfigError(
@@ -59,7 +59,7 @@ class StaticEmbedding(InputModule):
     def __call__(self, features: Features) -> Features:
         mask = features.batch.token_mask(mx.float32)
         total = (self.weight[features.batch.ids] * mask).sum(axis=1)
-        return features.having(VECTOR, total / mx.maximum(mask.sum(axis=1), 1))
+        return features.with_array(SENTENCE_EMBEDDING, total / mx.maximum(mask.sum(axis=1), 1))
 
     def get_embedding_dimension(self) -> int | None:
         return self.weight.shape[1]
@@ -86,12 +86,12 @@ class SparseStaticEmbedding(InputModule):
     @classmethod
     def read(cls, folder: Path) -> Self:
         """The weights of a file, or of the JSON file of words with weights that config.json names."""
-        config = read_config(folder)
+        config = read_module_config(folder)
         tokenizer = Tokenizer.from_folder(folder, tokenizer_config(folder))
         words = config.get("path")
         if words is not None:
             return cls(tokenizer, _weights_of(read_json(folder / Path(words).name), tokenizer), bool(config["frozen"]))
-        weight = read_arrays(folder).get("weight")
+        weight = read_module_weights(folder).get("weight")
         if weight is None or weight.ndim != 1:
             raise ConfigError(f"{folder} has no tensor 'weight' with a weight a word. Take the original files.")
         return cls(tokenizer, weight, bool(config.get("frozen", False)))
@@ -107,9 +107,9 @@ class SparseStaticEmbedding(InputModule):
         rows = mx.broadcast_to(mx.arange(ids.shape[0])[:, None], ids.shape)
         occurs = mx.zeros((ids.shape[0], self.weight.shape[0])).at[rows, ids].maximum(features.mask.astype(mx.float32))
         weights = occurs * self.weight
-        if VECTOR in features.arrays:
-            weights = weights * features[VECTOR]
-        return features.having(VECTOR, weights)
+        if SENTENCE_EMBEDDING in features.arrays:
+            weights = weights * features[SENTENCE_EMBEDDING]
+        return features.with_array(SENTENCE_EMBEDDING, weights)
 
     def get_embedding_dimension(self) -> int | None:
         return self.weight.shape[0]
@@ -137,7 +137,9 @@ def _features(tokens: list[Tokens], rows: int, options: EncodeOptions) -> Featur
             f"the tokenizer gives ids up to {ids.max()}, and the table has {rows} rows. "
             "Check that the tokenizer belongs to the model."
         )
-    return Features(TokenBatch(mx.array(ids), mx.array(mask)), task=options.task, active_dims=options.max_active_dims)
+    return Features(
+        TokenBatch(mx.array(ids), mx.array(mask)), task=options.task, max_active_dims=options.max_active_dims
+    )
 
 
 def _weights_of(words: Any, tokenizer: Tokenizer) -> mx.array:

@@ -14,9 +14,9 @@ import numpy as np
 
 from mlx_hf_bridge.errors import BackendError, InputError
 from mlx_hf_bridge.layers.token_batch import TokenBatch
-from mlx_hf_bridge.sentence_transformers.modules.base import TOKENS, Features, Module
-from mlx_hf_bridge.sentence_transformers.modules.multi_vector import tasks_of
-from mlx_hf_bridge.sentence_transformers.modules.weights import read_config
+from mlx_hf_bridge.sentence_transformers.modules.base import TOKEN_EMBEDDINGS, Features, Module
+from mlx_hf_bridge.sentence_transformers.modules.multi_vector import normalize_tasks
+from mlx_hf_bridge.sentence_transformers.modules.weights import read_module_config
 
 _SMALLEST_NORM = 1e-12
 
@@ -27,7 +27,7 @@ class BaseTokenPooling(Module):
     forward_kwargs: ClassVar[frozenset[str]] = frozenset({"task"})
 
     def __init__(self, *, tasks: str | Sequence[str] | None = None) -> None:
-        self.tasks = tasks_of(tasks)
+        self.tasks = normalize_tasks(tasks)
 
     def applies_to(self, task: str | None) -> bool:
         """Whether texts of this task are pooled; None counts as a document."""
@@ -47,14 +47,14 @@ class BaseTokenPooling(Module):
     def __call__(self, features: Features) -> Features:
         if not self.applies_to(features.task):
             return features
-        tokens, mask = np.array(features[TOKENS].astype(mx.float32)), np.array(features.mask)
+        tokens, mask = np.array(features[TOKEN_EMBEDDINGS].astype(mx.float32)), np.array(features.mask)
         rows = [self.pool_one(row[seen]) for row, seen in zip(tokens, mask, strict=True)]
         longest = max(1, *(len(row) for row in rows))
         padded = np.stack([np.pad(row, ((0, longest - len(row)), (0, 0))) for row in rows])
         kept = np.arange(longest)[None] < np.array([[len(row)] for row in rows])
         # The tokens that the vectors came from are no longer one each.
         batch = TokenBatch(mx.zeros(kept.shape, mx.int32), mx.array(kept))
-        return replace(features.having(TOKENS, mx.array(padded)), batch=batch, added=None)
+        return replace(features.with_array(TOKEN_EMBEDDINGS, mx.array(padded)), batch=batch, expansion_mask=None)
 
 
 class HierarchicalTokenPooling(BaseTokenPooling):
@@ -84,7 +84,7 @@ class HierarchicalTokenPooling(BaseTokenPooling):
     @classmethod
     def read(cls, folder: Path) -> Self:
         """A file without normalize_embeddings is from before there was such a key, and does not normalise."""
-        config = read_config(folder)
+        config = read_module_config(folder)
         return cls(
             config.get("pool_factor", 1.0),
             num_protected_tokens=config.get("num_protected_tokens", 1),

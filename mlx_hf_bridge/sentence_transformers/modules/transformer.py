@@ -21,8 +21,8 @@ from mlx_hf_bridge.loading.load import LoadedModel, load
 from mlx_hf_bridge.pretrained.model import MLXPreTrainedModel, create_model
 from mlx_hf_bridge.sentence_transformers.modules.base import Features
 from mlx_hf_bridge.sentence_transformers.modules.input import EncodeOptions, InputModule, add_prompt
-from mlx_hf_bridge.sentence_transformers.modules.processing import text_options
-from mlx_hf_bridge.sentence_transformers.modules.query_expansion import ExpandedTokens, QueryExpansion, expanded
+from mlx_hf_bridge.sentence_transformers.modules.processing import resolve_text_options
+from mlx_hf_bridge.sentence_transformers.modules.query_expansion import ExpandedTokens, QueryExpansion, expand_query
 from mlx_hf_bridge.sentence_transformers.modules.transformer_settings import TransformerSettings, save_transformer
 
 logger = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ class Transformer(InputModule):
         self.do_lower_case = settings.do_lower_case
         self.query_length, self.document_length = settings.query_length, settings.document_length
         self.query_expansion = settings.query_expansion
-        self.pads_show = loaded.family.padding_shows
+        self.length_dependent = loaded.family.padding_shows
         self._output = settings.output
         self._overlong = overlong
         self._told_of_cut = False
@@ -103,7 +103,7 @@ class Transformer(InputModule):
         expansion = self._expansion if options.task == "query" else None
         if expansion:
             limit = expansion.length if expansion.strategy == "fixed" else limit and max(limit, expansion.length)
-        tokenizing = text_options(self.processing_kwargs, options.processing_kwargs, limit or self._length)
+        tokenizing = resolve_text_options(self.processing_kwargs, options.processing_kwargs, limit or self._length)
         if expansion and expansion.strategy == "fixed":
             tokenizing = replace(tokenizing, max_length=expansion.length)
         tokens = self.tokenizer.encode(
@@ -114,7 +114,7 @@ class Transformer(InputModule):
         if expansion is None:
             return tokens
         token_id = expansion.token_id(self.tokenizer)
-        return [expanded(one, expansion.length, token_id) for one in tokens]
+        return [expand_query(one, expansion.length, token_id) for one in tokens]
 
     def features(self, tokens: list[Tokens], options: EncodeOptions) -> Features:
         batch = padded(self.loaded.config, tokens, self.tokenizer.pad_token_id)
@@ -126,9 +126,9 @@ class Transformer(InputModule):
             batch,
             prompt_length=self.tokenizer.count_without_last_special(options.prompt) if options.prompt else 0,
             task=options.task,
-            added=None if added is None else mx.array(added),
-            active_dims=options.max_active_dims,
-            shows_segments=self.tokenizer.gives_segments,
+            expansion_mask=None if added is None else mx.array(added),
+            max_active_dims=options.max_active_dims,
+            has_token_type_ids=self.tokenizer.gives_segments,
         )
 
     def __call__(self, features: Features) -> Features:
@@ -139,8 +139,8 @@ class Transformer(InputModule):
             answers_alone=self._output[0] == "logits",
             first_token=features.first_token and self._output[0] == "last_hidden_state",
         )
-        features = features.having(self.module_output_name, self._answer(encoded, features.batch))
-        return replace(features, layers=encoded.states) if keeps else features
+        features = features.with_array(self.module_output_name, self._answer(encoded, features.batch))
+        return replace(features, hidden_states=encoded.states) if keeps else features
 
     def _answer(self, encoded: Encoded, batch: TokenBatch) -> mx.array:
         if self.transformer_task == "text-generation":

@@ -13,14 +13,14 @@ from mlx_hf_bridge.checkpoints.checkpoint import MODULES_FILE, read_json
 from mlx_hf_bridge.checkpoints.repo_files import TRANSFORMER_FILES, write_json
 from mlx_hf_bridge.conversion.tokenizer_files import TOKENIZER_CONFIG_FILE, tokenizer_config
 from mlx_hf_bridge.errors import ConfigError, UnsupportedModelError
-from mlx_hf_bridge.sentence_transformers.modules.base import SCORES, TOKENS
+from mlx_hf_bridge.sentence_transformers.modules.base import SCORES, TOKEN_EMBEDDINGS
 from mlx_hf_bridge.sentence_transformers.modules.query_expansion import QueryExpansion
 
 # sentence-transformers' tasks: the head that is loaded, what of its answer is read, and how that is called.
 TASKS: dict[str, tuple[str, str, str]] = {
-    "feature-extraction": (BASE_TASK, "last_hidden_state", TOKENS),
+    "feature-extraction": (BASE_TASK, "last_hidden_state", TOKEN_EMBEDDINGS),
     "sequence-classification": (SEQUENCE_CLASSIFICATION, "logits", SCORES),
-    "fill-mask": (MASKED_LM, "logits", TOKENS),
+    "fill-mask": (MASKED_LM, "logits", TOKEN_EMBEDDINGS),
     "text-generation": (BASE_TASK, "logits", "causal_logits"),
 }
 _LENGTHS = ("max_seq_length", "query_length", "document_length")
@@ -32,7 +32,7 @@ class TransformerSettings:
     """The module's arguments; `output` is the path of the model's answer that is read."""
 
     transformer_task: str = "feature-extraction"
-    module_output_name: str = TOKENS
+    module_output_name: str = TOKEN_EMBEDDINGS
     output: tuple[str | int, ...] = ("last_hidden_state",)
     max_seq_length: int | None = None
     do_lower_case: bool = False
@@ -64,10 +64,10 @@ def read_settings(folder: Path, kind: str, defaults: Mapping[str, Any]) -> Trans
         value = config.get(key)
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
             raise ConfigError(f"{folder} has {key}={value!r}, expected a whole number of 1 or more.")
-    return settings_from(config, "fill-mask" if kind == "MLMTransformer" else "feature-extraction", str(folder))
+    return parse_settings(config, "fill-mask" if kind == "MLMTransformer" else "feature-extraction", str(folder))
 
 
-def settings_from(config: Mapping[str, Any], usual_task: str, where: str) -> TransformerSettings:
+def parse_settings(config: Mapping[str, Any], usual_task: str, where: str) -> TransformerSettings:
     """The keys of sentence_bert_config.json -> settings; UnsupportedModelError for what is not computed here."""
     task = config.get("transformer_task", usual_task)
     if task not in TASKS:

@@ -10,9 +10,14 @@ from typing import Any, ClassVar, Self
 import mlx.core as mx
 
 from mlx_hf_bridge.inference.pooling import normalized
-from mlx_hf_bridge.sentence_transformers.modules.activations import ACTIVATIONS, activation_name, reference_of
-from mlx_hf_bridge.sentence_transformers.modules.base import VECTOR, Features, Module
-from mlx_hf_bridge.sentence_transformers.modules.weights import read_arrays, read_config, take, whole_number
+from mlx_hf_bridge.sentence_transformers.modules.activations import ACTIVATIONS, parse_activation, torch_name
+from mlx_hf_bridge.sentence_transformers.modules.base import SENTENCE_EMBEDDING, Features, Module
+from mlx_hf_bridge.sentence_transformers.modules.weights import (
+    check_integer,
+    get_tensor,
+    read_module_config,
+    read_module_weights,
+)
 
 # torch.nn.LayerNorm's default, which the reference does not change.
 _NORM_EPS = 1e-5
@@ -30,7 +35,7 @@ class Dense(Module):
         activation: str = "Tanh",
         residual: mx.array | None = None,
         use_residual: bool = False,
-        module_input_name: str = VECTOR,
+        module_input_name: str = SENTENCE_EMBEDDING,
         module_output_name: str | None = None,
     ) -> None:
         self.weight, self.bias, self.residual = weight, bias, residual
@@ -39,21 +44,21 @@ class Dense(Module):
         self.module_output_name = module_output_name or module_input_name
 
     @classmethod
-    def read(cls, folder: Path, input_name: str = VECTOR) -> Self:
+    def read(cls, folder: Path, input_name: str = SENTENCE_EMBEDDING) -> Self:
         """config.json and the weights; `input_name` is what is read where the config does not say."""
-        config = read_config(folder)
-        arrays = read_arrays(folder)
-        width = whole_number(config, "in_features", folder)
-        shape = (whole_number(config, "out_features", folder), width)
+        config = read_module_config(folder)
+        arrays = read_module_weights(folder)
+        width = check_integer(config, "in_features", folder)
+        shape = (check_integer(config, "out_features", folder), width)
         use_residual = bool(config.get("use_residual"))
         projects = use_residual and shape[0] != shape[1]
         return cls(
-            weight=take(arrays, "linear.weight", shape, folder),
-            bias=take(arrays, "linear.bias", shape[:1], folder) if config.get("bias", True) else None,
-            activation=activation_name(
-                config.get("activation_function", reference_of("Tanh")), str(folder / "config.json")
+            weight=get_tensor(arrays, "linear.weight", shape, folder),
+            bias=get_tensor(arrays, "linear.bias", shape[:1], folder) if config.get("bias", True) else None,
+            activation=parse_activation(
+                config.get("activation_function", torch_name("Tanh")), str(folder / "config.json")
             ),
-            residual=take(arrays, "residual.weight", shape, folder) if projects else None,
+            residual=get_tensor(arrays, "residual.weight", shape, folder) if projects else None,
             use_residual=use_residual,
             module_input_name=config.get("module_input_name", input_name),
             module_output_name=config.get("module_output_name"),
@@ -65,7 +70,7 @@ class Dense(Module):
         answer = ACTIVATIONS[self.activation][1](product if self.bias is None else product + self.bias)
         if self.use_residual:
             answer = answer + (given if self.residual is None else given @ self.residual.T)
-        return features.having(self.module_output_name, answer)
+        return features.with_array(self.module_output_name, answer)
 
     @property
     def out_features(self) -> int:
@@ -80,7 +85,7 @@ class Dense(Module):
             "in_features": self.weight.shape[1],
             "out_features": self.out_features,
             "bias": self.bias is not None,
-            "activation_function": reference_of(self.activation),
+            "activation_function": torch_name(self.activation),
             "module_input_name": self.module_input_name,
             "module_output_name": self.module_output_name,
         }
@@ -96,20 +101,20 @@ class Normalize(Module):
 
     reference: ClassVar[str] = "sentence_transformers.base.modules.normalize.Normalize"
 
-    def __init__(self, module_input_name: str = VECTOR, module_output_name: str | None = None) -> None:
+    def __init__(self, module_input_name: str = SENTENCE_EMBEDDING, module_output_name: str | None = None) -> None:
         self.module_input_name = module_input_name
         self.module_output_name = module_output_name or module_input_name
 
     @classmethod
     def read(cls, folder: Path) -> Self:
         """config.json where there is one."""
-        config = read_config(folder, optional=True)
-        return cls(config.get("module_input_name", VECTOR), config.get("module_output_name"))
+        config = read_module_config(folder, optional=True)
+        return cls(config.get("module_input_name", SENTENCE_EMBEDDING), config.get("module_output_name"))
 
     def __call__(self, features: Features) -> Features:
         if self.module_input_name not in features.arrays:
             return features
-        return features.having(self.module_output_name, normalized(features[self.module_input_name]))
+        return features.with_array(self.module_output_name, normalized(features[self.module_input_name]))
 
     def get_config_dict(self) -> dict[str, Any]:
         return {"module_input_name": self.module_input_name, "module_output_name": self.module_output_name}
@@ -125,13 +130,13 @@ class LayerNorm(Module):
 
     @classmethod
     def read(cls, folder: Path) -> Self:
-        shape = (whole_number(read_config(folder), "dimension", folder),)
-        arrays = read_arrays(folder)
-        return cls(take(arrays, "norm.weight", shape, folder), take(arrays, "norm.bias", shape, folder))
+        shape = (check_integer(read_module_config(folder), "dimension", folder),)
+        arrays = read_module_weights(folder)
+        return cls(get_tensor(arrays, "norm.weight", shape, folder), get_tensor(arrays, "norm.bias", shape, folder))
 
     def __call__(self, features: Features) -> Features:
-        vectors = features[VECTOR].astype(mx.float32)
-        return features.having(VECTOR, mx.fast.layer_norm(vectors, self.weight, self.bias, _NORM_EPS))
+        vectors = features[SENTENCE_EMBEDDING].astype(mx.float32)
+        return features.with_array(SENTENCE_EMBEDDING, mx.fast.layer_norm(vectors, self.weight, self.bias, _NORM_EPS))
 
     def get_embedding_dimension(self) -> int | None:
         return self.weight.shape[0]
@@ -153,7 +158,7 @@ class Dropout(Module):
 
     @classmethod
     def read(cls, folder: Path) -> Self:
-        return cls(read_config(folder, optional=True).get("dropout", 0.2))
+        return cls(read_module_config(folder, optional=True).get("dropout", 0.2))
 
     def __call__(self, features: Features) -> Features:
         return features

@@ -17,7 +17,7 @@ _TORCH_FILE = "pytorch_model.bin"
 _RENAMED = {"word_embedding_dimension": "embedding_dimension"}
 
 
-def read_config(folder: Path, optional: bool = False) -> dict[str, Any]:
+def read_module_config(folder: Path, optional: bool = False) -> dict[str, Any]:
     """config.json of a module's folder with today's keys; {} without the file where it is optional."""
     path = folder / CONFIG_FILE
     if optional and not path.is_file():
@@ -28,7 +28,7 @@ def read_config(folder: Path, optional: bool = False) -> dict[str, Any]:
     return {_RENAMED.get(str(key), str(key)): value for key, value in config.items()}
 
 
-def whole_number(config: Mapping[str, Any], key: str, folder: Path, default: int | None = None, least: int = 1) -> int:
+def check_integer(config: Mapping[str, Any], key: str, folder: Path, default: int | None = None, least: int = 1) -> int:
     """A key of a module's config that must be a whole number."""
     value = config.get(key, default)
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
@@ -39,7 +39,7 @@ def whole_number(config: Mapping[str, Any], key: str, folder: Path, default: int
     return value
 
 
-def read_arrays(folder: Path, exact: tuple[str, ...] = ()) -> dict[str, mx.array]:
+def read_module_weights(folder: Path, exact: tuple[str, ...] = ()) -> dict[str, mx.array]:
     """model.safetensors or pytorch_model.bin, float tensors in float32; `exact` names keep their dtype."""
     if (folder / SINGLE_FILE).is_file():
         file: SafetensorsFile | TorchFile = SafetensorsFile(folder / SINGLE_FILE)
@@ -55,7 +55,7 @@ def read_arrays(folder: Path, exact: tuple[str, ...] = ()) -> dict[str, mx.array
     )
 
 
-def take(arrays: Mapping[str, mx.array], name: str, shape: tuple[int, ...], folder: Path) -> mx.array:
+def get_tensor(arrays: Mapping[str, mx.array], name: str, shape: tuple[int, ...], folder: Path) -> mx.array:
     """The tensor of that name; ConfigError unless it is there in the shape that the config says."""
     found = arrays[name].shape if name in arrays else None
     if found != shape:

@@ -18,7 +18,7 @@ SparseRow = tuple[np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True)
-class Coordinates:
+class CooMatrix:
     """values[i] stands at (rows[i], columns[i]) of a matrix (N, V), sorted by rows and columns.
 
     single: it was one vector (V,). as_torch: it was a torch tensor.
@@ -28,8 +28,8 @@ class Coordinates:
     columns: np.ndarray
     values: np.ndarray
     shape: tuple[int, int]
-    single: bool = False
-    as_torch: bool = False
+    is_vector: bool = False
+    from_torch: bool = False
 
     def row(self, index: int) -> SparseRow:
         """One vector's dimensions and values."""
@@ -37,14 +37,14 @@ class Coordinates:
         return self.columns[start:end], self.values[start:end]
 
 
-def coordinates(given: Any) -> Coordinates:
+def to_coo(given: Any) -> CooMatrix:
     """A torch tensor, a scipy sparse array or a numpy array, one vector or several; a list of vectors."""
     if isinstance(given, (list, tuple)):
-        parts = [coordinates(one) for one in given]
-        if not parts or not all(part.single for part in parts):
+        parts = [to_coo(one) for one in given]
+        if not parts or not all(part.is_vector for part in parts):
             raise InputError("got a list, expected one of single vectors. Give a matrix (texts, width) or such a list.")
         rows = [(part.columns, part.values) for part in parts]
-        return _from_rows(rows, parts[0].shape[1], parts[0].as_torch)
+        return _from_rows(rows, parts[0].shape[1], parts[0].from_torch)
     if is_torch(given):
         return _from_torch(given)
     if type(given).__module__.startswith("scipy.sparse"):
@@ -56,59 +56,59 @@ def coordinates(given: Any) -> Coordinates:
     return _sorted(np.nonzero(given), given[np.nonzero(given)], given.shape)
 
 
-def _from_torch(given: Any) -> Coordinates:
+def _from_torch(given: Any) -> CooMatrix:
     given = given.detach().cpu()
     sparse = (given if given.is_sparse else given.to_sparse()).coalesce()
     found = _sorted(sparse.indices().numpy(), to_numpy(sparse.values()), tuple(given.shape))
-    return Coordinates(found.rows, found.columns, found.values, found.shape, found.single, as_torch=True)
+    return CooMatrix(found.rows, found.columns, found.values, found.shape, found.is_vector, from_torch=True)
 
 
-def _from_rows(rows: list[SparseRow], width: int, as_torch: bool = False) -> Coordinates:
+def _from_rows(rows: list[SparseRow], width: int, from_torch: bool = False) -> CooMatrix:
     places = np.repeat(np.arange(len(rows)), [len(columns) for columns, _ in rows])
     columns = np.concatenate([row[0] for row in rows]) if rows else np.zeros(0, np.int64)
     values = np.concatenate([row[1] for row in rows]) if rows else np.zeros(0, np.float32)
-    return Coordinates(places, columns, values, (len(rows), width), as_torch=as_torch)
+    return CooMatrix(places, columns, values, (len(rows), width), from_torch=from_torch)
 
 
-def _sorted(indices: Any, values: np.ndarray, shape: tuple[int, ...]) -> Coordinates:
+def _sorted(indices: Any, values: np.ndarray, shape: tuple[int, ...]) -> CooMatrix:
     if len(shape) not in (1, 2):
         raise InputError(f"got an array of the shape {tuple(shape)}, expected one vector or a matrix (texts, width).")
-    single = len(shape) == 1
+    is_vector = len(shape) == 1
     columns = np.asarray(indices[-1])
-    rows = np.zeros_like(columns) if single else np.asarray(indices[0])
+    rows = np.zeros_like(columns) if is_vector else np.asarray(indices[0])
     order = np.lexsort((columns, rows))
-    whole = (1, int(shape[0])) if single else (int(shape[0]), int(shape[1]))
-    return Coordinates(rows[order], columns[order], np.asarray(values)[order], whole, single)
+    whole = (1, int(shape[0])) if is_vector else (int(shape[0]), int(shape[1]))
+    return CooMatrix(rows[order], columns[order], np.asarray(values)[order], whole, is_vector)
 
 
-def as_sparse(found: Coordinates, torch: ModuleType | None) -> Any:
+def to_sparse_array(found: CooMatrix, torch: ModuleType | None) -> Any:
     """A sparse COO tensor of torch where it is given, else scipy's: csr_array for a matrix, coo_array for a vector."""
-    shape = found.shape[1:] if found.single else found.shape
-    places = (found.columns,) if found.single else (found.rows, found.columns)
+    shape = found.shape[1:] if found.is_vector else found.shape
+    places = (found.columns,) if found.is_vector else (found.rows, found.columns)
     if torch is not None:
         indices = torch.from_numpy(np.stack(places).astype(np.int64))
         return torch.sparse_coo_tensor(
             indices, torch.from_numpy(found.values), shape, is_coalesced=True, check_invariants=False
         )
-    sparse = scipy_sparse()
+    sparse = import_scipy_sparse()
     array = sparse.coo_array((found.values, places), shape=shape)
-    return array if found.single else array.tocsr()
+    return array if found.is_vector else array.tocsr()
 
 
-def as_dense(found: Coordinates, torch: ModuleType | None) -> Any:
+def to_dense_array(found: CooMatrix, torch: ModuleType | None) -> Any:
     """The whole matrix or vector with its zeros, in torch where it is given, else in numpy."""
     dense = np.zeros(found.shape, np.float32)
     dense[found.rows, found.columns] = found.values
-    dense = dense[0] if found.single else dense
+    dense = dense[0] if found.is_vector else dense
     return dense if torch is None else torch.from_numpy(dense)
 
 
-def from_rows(rows: list[SparseRow], width: int) -> Coordinates:
+def from_rows(rows: list[SparseRow], width: int) -> CooMatrix:
     """A vector each -> the matrix (N, V)."""
     return _from_rows(rows, width)
 
 
-def installed_torch() -> ModuleType | None:
+def torch_if_installed() -> ModuleType | None:
     """torch where it is installed, which sparse results are given in; None otherwise."""
     try:
         import torch
@@ -117,7 +117,7 @@ def installed_torch() -> ModuleType | None:
     return torch
 
 
-def scipy_sparse() -> ModuleType:
+def import_scipy_sparse() -> ModuleType:
     """scipy.sparse; BackendError where scipy is not installed."""
     try:
         import scipy.sparse

@@ -36,7 +36,7 @@ def cos_sim(a: mx.array, b: mx.array) -> mx.array:
 _BY_NAME: dict[str, Score] = {"cos_sim": cos_sim, "pytorch_cos_sim": cos_sim, "dot_score": dot_score}
 
 
-def score_named_as(function: Callable[..., Any]) -> Score:
+def resolve_score_function(function: Callable[..., Any]) -> Score:
     """A function of MLX arrays as it is; of sentence-transformers' cos_sim and dot_score the one here of that name."""
     if str(getattr(function, "__module__", "")).partition(".")[0] != "sentence_transformers":
         return function
@@ -49,52 +49,57 @@ def score_named_as(function: Callable[..., Any]) -> Score:
 
 
 @dataclass(frozen=True)
-class Rows:
+class EmbeddingRows:
     """Vectors in whatever holds them (numpy, a memory map, MLX, torch, sparse, a list), read a part at a time."""
 
-    held: Any
+    source: Any
     shape: tuple[int, int]
 
     @classmethod
-    def of(cls, held: Any, name: str) -> "Rows":
+    def of(cls, source: Any, name: str) -> "EmbeddingRows":
         """InputError for what is not rows of numbers, all of one width."""
-        if isinstance(held, (list, tuple)):
-            held = np.stack([to_numpy(one) for one in held]) if held else np.zeros((0, 0), np.float32)
-        shape = tuple(getattr(held, "shape", ()))
+        if isinstance(source, (list, tuple)):
+            source = np.stack([to_numpy(one) for one in source]) if source else np.zeros((0, 0), np.float32)
+        shape = tuple(getattr(source, "shape", ()))
         if len(shape) == 1 and shape[0]:
-            held, shape = held[None], (1, *shape)
+            source, shape = source[None], (1, *shape)
         if shape == (0,):
             shape = (0, 0)
         if len(shape) != 2:
             raise InputError(f"{name} has the shape {shape}, expected (vectors, width). Pass what encode gives.")
-        return cls(held, (int(shape[0]), int(shape[1])))
+        return cls(source, (int(shape[0]), int(shape[1])))
 
     def __len__(self) -> int:
         return self.shape[0]
 
-    def part(self, start: int, end: int) -> np.ndarray:
+    def read(self, start: int, end: int) -> np.ndarray:
         """Rows from `start` to before `end` (n, V), float32."""
         end = min(end, len(self))
-        if getattr(self.held, "is_sparse", False):
+        if getattr(self.source, "is_sparse", False):
             import torch
 
-            return to_numpy(self.held.index_select(0, torch.arange(start, end)).to_dense()).astype(np.float32)
-        part = self.held[start:end]
+            return to_numpy(self.source.index_select(0, torch.arange(start, end)).to_dense()).astype(np.float32)
+        part = self.source[start:end]
         if type(part).__module__.startswith("scipy.sparse"):
             part = part.toarray()
         return np.asarray(to_numpy(part), np.float32)
 
 
-def nearest(
-    queries: Rows, corpus: Rows, top_k: int, score: Score, query_chunk_size: int, corpus_chunk_size: int
+def find_nearest(
+    queries: EmbeddingRows,
+    corpus: EmbeddingRows,
+    top_k: int,
+    score: Score,
+    query_chunk_size: int,
+    corpus_chunk_size: int,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The scores (Q, K) float32, best first, and corpus rows (Q, K) of the min(top_k, N) best; ties by row number.
 
     Of several that tie for the last place any may be given. The chunk sizes are upper bounds.
     """
-    check_count("top_k", top_k)
-    check_count("query_chunk_size", query_chunk_size)
-    check_count("corpus_chunk_size", corpus_chunk_size)
+    check_positive_integer("top_k", top_k)
+    check_positive_integer("query_chunk_size", query_chunk_size)
+    check_positive_integer("corpus_chunk_size", corpus_chunk_size)
     if len(queries) and len(corpus) and queries.shape[1] != corpus.shape[1]:
         raise InputError(
             f"the queries are {queries.shape[1]} wide and the corpus is {corpus.shape[1]} wide, expected one width. "
@@ -104,9 +109,9 @@ def nearest(
     wide = max(min(query_chunk_size, len(queries)), corpus.shape[1])
     step = min(corpus_chunk_size, _rows_at_a_time(wide))
     for start in range(0, len(corpus) if len(queries) else 0, step):
-        chunk = _prepared(corpus.part(start, start + step), score)
+        chunk = _prepared(corpus.read(start, start + step), score)
         found = [
-            _best_of(queries.part(at, at + query_chunk_size), chunk, top_k, score)
+            _best_of(queries.read(at, at + query_chunk_size), chunk, top_k, score)
             for at in range(0, len(queries), query_chunk_size)
         ]
         values, ids = (np.concatenate(parts) for parts in zip(*found, strict=True))
@@ -114,7 +119,7 @@ def nearest(
     return best
 
 
-def check_count(name: str, value: Any) -> None:
+def check_positive_integer(name: str, value: Any) -> None:
     """InputError for what is not a whole number of 1 or more."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
         raise InputError(f"{name}={value!r}, expected a whole number of 1 or more.")
@@ -134,13 +139,13 @@ def _best_of(part: np.ndarray, chunk: mx.array, top_k: int, score: Score) -> tup
     def work() -> tuple[mx.array, mx.array]:
         queries = mx.array(part)
         scores = dot_score(normalized(queries), chunk) if score is cos_sim else score(queries, chunk)
-        return top(scores.astype(mx.float32), min(top_k, chunk.shape[0]))
+        return top_scores(scores.astype(mx.float32), min(top_k, chunk.shape[0]))
 
     values, ids = run(work)
     return np.array(values), np.array(ids).astype(np.int64)
 
 
-def top(scores: mx.array, count: int) -> tuple[mx.array, mx.array]:
+def top_scores(scores: mx.array, count: int) -> tuple[mx.array, mx.array]:
     """scores (Q, N) -> the values and columns (Q, count) of each row's largest, in no order.
 
     The largest are in the `count` blocks with the largest maxima, which are few to partition.

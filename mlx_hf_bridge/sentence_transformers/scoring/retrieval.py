@@ -13,12 +13,12 @@ from tqdm.auto import tqdm
 from mlx_hf_bridge.inference.pooling import normalized
 from mlx_hf_bridge.runtime.executor import run
 from mlx_hf_bridge.sentence_transformers.scoring.nearest import (
-    Rows,
+    EmbeddingRows,
     Score,
-    check_count,
+    check_positive_integer,
     cos_sim,
-    nearest,
-    score_named_as,
+    find_nearest,
+    resolve_score_function,
 )
 
 # In paraphrase mining, whose memory grows with it.
@@ -40,8 +40,13 @@ def semantic_search(
     score_function: cos_sim, dot_score, or a function of MLX arrays (Q, V), (N, V) -> (Q, N). The chunk sizes are upper
     bounds: memory is bounded without them. InputError for vectors of unlike widths.
     """
-    queries, corpus = Rows.of(query_embeddings, "query_embeddings"), Rows.of(corpus_embeddings, "corpus_embeddings")
-    scores, ids = nearest(queries, corpus, top_k, score_named_as(score_function), query_chunk_size, corpus_chunk_size)
+    queries, corpus = (
+        EmbeddingRows.of(query_embeddings, "query_embeddings"),
+        EmbeddingRows.of(corpus_embeddings, "corpus_embeddings"),
+    )
+    scores, ids = find_nearest(
+        queries, corpus, top_k, resolve_score_function(score_function), query_chunk_size, corpus_chunk_size
+    )
     return [
         [{"corpus_id": number, "score": score} for number, score in zip(numbers, row, strict=True)]
         for numbers, row in zip(ids.tolist(), scores.tolist(), strict=True)
@@ -83,14 +88,14 @@ def paraphrase_mining_embeddings(
     score_function: Score = cos_sim,
 ) -> list[list[float | int]]:
     """Each vector's top_k neighbours -> at most max_pairs of [score, i, j], i < j, each pair once, best first."""
-    check_count("max_pairs", max_pairs)
-    check_count("top_k", top_k)
-    rows, score = Rows.of(embeddings, "embeddings"), score_named_as(score_function)
-    check_count("query_chunk_size", query_chunk_size)
+    check_positive_integer("max_pairs", max_pairs)
+    check_positive_integer("top_k", top_k)
+    rows, score = EmbeddingRows.of(embeddings, "embeddings"), resolve_score_function(score_function)
+    check_positive_integer("query_chunk_size", query_chunk_size)
     kept = _Pairs(np.zeros(0, np.float32), np.zeros(0, np.int64))
     for start in range(0, len(rows), query_chunk_size):
-        part = Rows.of(rows.part(start, start + query_chunk_size), "embeddings")
-        scores, others = nearest(part, rows, top_k + 1, score, _QUERIES_AT_A_TIME, corpus_chunk_size)
+        part = EmbeddingRows.of(rows.read(start, start + query_chunk_size), "embeddings")
+        scores, others = find_nearest(part, rows, top_k + 1, score, _QUERIES_AT_A_TIME, corpus_chunk_size)
         own = np.arange(start, start + len(part))[:, None]
         chosen = (others != own) & (np.cumsum(others != own, axis=1) <= top_k)
         keys = np.minimum(own, others) * len(rows) + np.maximum(own, others)
@@ -128,12 +133,12 @@ def community_detection(
 
     A row is in one group at most; groups of fewer than min_community_size rows are left out.
     """
-    check_count("min_community_size", min_community_size)
-    check_count("batch_size", batch_size)
-    rows = Rows.of(embeddings, "embeddings")
+    check_positive_integer("min_community_size", min_community_size)
+    check_positive_integer("batch_size", batch_size)
+    rows = EmbeddingRows.of(embeddings, "embeddings")
     if len(rows) < min_community_size:
         return []
-    unit = run(lambda: normalized(mx.array(rows.part(0, len(rows)))))
+    unit = run(lambda: normalized(mx.array(rows.read(0, len(rows)))))
     step = min(batch_size, max(1, _BYTES_AT_A_TIME // (4 * len(rows))))
     found: list[tuple[int, np.ndarray]] = []
     starts = range(0, len(rows), step)

@@ -48,7 +48,7 @@ _PAIRWISE: dict[str, _Score] = {
 }
 
 
-def checked_similarity(name: Any, known: Collection[str]) -> str | None:
+def check_similarity_name(name: Any, known: Collection[str]) -> str | None:
     """A name, a member of sentence-transformers' SimilarityFunction, or None -> the name; ConfigError for another."""
     name = getattr(name, "value", name)
     if name is not None and name not in known:

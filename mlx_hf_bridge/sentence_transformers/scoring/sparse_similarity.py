@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from mlx_hf_bridge.errors import InputError
-from mlx_hf_bridge.sentence_transformers.scoring.coordinates import Coordinates, as_sparse, coordinates
+from mlx_hf_bridge.sentence_transformers.scoring.coordinates import CooMatrix, to_coo, to_sparse_array
 
 _Score = Callable[[Any, Any], np.ndarray]
 
@@ -61,25 +61,25 @@ _PAIRWISE: dict[str, _Score] = {
 
 def sparse_similarity(name: str, first: Any, second: Any) -> Any:
     """(M, V), (N, V) -> (M, N); torch where either is a torch tensor, else numpy."""
-    a, b = coordinates(first), coordinates(second)
+    a, b = to_coo(first), to_coo(second)
     return _scored(_ALL[name], a, b)
 
 
 def sparse_pairwise_similarity(name: str, first: Any, second: Any) -> Any:
     """(N, V), (N, V) -> (N,); of two single vectors one number."""
-    a, b = coordinates(first), coordinates(second)
+    a, b = to_coo(first), to_coo(second)
     if a.shape[0] != b.shape[0]:
         raise InputError(f"got {a.shape[0]} and {b.shape[0]} vectors, expected as many of the first as of the second.")
     scores = _scored(_PAIRWISE[name], a, b)
-    return scores[0] if a.single and b.single else scores
+    return scores[0] if a.is_vector and b.is_vector else scores
 
 
-def _scored(score: _Score, a: Coordinates, b: Coordinates) -> Any:
+def _scored(score: _Score, a: CooMatrix, b: CooMatrix) -> Any:
     if a.shape[1] != b.shape[1]:
         raise InputError(f"got vectors of the widths {a.shape[1]} and {b.shape[1]}, expected the same.")
-    whole = [Coordinates(one.rows, one.columns, one.values, one.shape) for one in (a, b)]
-    scores = np.asarray(score(as_sparse(whole[0], None), as_sparse(whole[1], None)), np.float32)
-    if not (a.as_torch or b.as_torch):
+    whole = [CooMatrix(one.rows, one.columns, one.values, one.shape) for one in (a, b)]
+    scores = np.asarray(score(to_sparse_array(whole[0], None), to_sparse_array(whole[1], None)), np.float32)
+    if not (a.from_torch or b.from_torch):
         return scores
     import torch
 

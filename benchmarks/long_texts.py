@@ -64,7 +64,7 @@ def cost(model: Model, length: int, rounds: int) -> tuple[float, float]:
     mx.reset_peak_memory()
     for _ in range(rounds):
         start = CLOCK()
-        mx.eval(model(TokenBatch(ids, given=given)).hidden)
+        mx.eval(model(TokenBatch(ids, extra_inputs=given)).hidden)
         seconds.append(CLOCK() - start)
     return statistics.median(seconds), (mx.get_peak_memory() - before) / 2**20
 

@@ -54,11 +54,11 @@ class Row:
     base: str = "Model"
     has_positions: bool = True
     ignores_segments: bool = False
-    takes_vectors: bool = True
+    accepts_inputs_embeds: bool = True
     # Whether hidden states outgrow float16, so that they are computed in float32 for float16 weights.
     exceeds_float16: bool = False
     # Whether what stands beside a token counts even where that is padding, in transformers too.
-    padding_shows: bool = False
+    length_dependent: bool = False
     # Whether padding attends to nothing, or to all alike, in transformers: what stands in its slots has no meaning, nor
     # has a head that reads the first slot of texts padded on the left.
     padding_is_blind: bool = False
@@ -155,7 +155,7 @@ MOBILE: dict[str, Any] = {
 }
 NARROW_64 = {"hidden_size": 128, "intermediate_size": 256, "intra_bottleneck_size": 64, "embedding_size": 64}
 AS_MOBILE: dict[str, Any] = {
-    "padding_shows": True,
+    "length_dependent": True,
     "wide": {**NARROW_64, "true_hidden_size": 64},
 }
 
@@ -193,23 +193,28 @@ FAMILIES = [
         "CLIPText",
         transformers.CLIPTextConfig(**SHARED, hidden_act="quick_gelu", eos_token_id=7, pad_token_id=1),
         pad_token_id=1,
-        takes_vectors=False,
+        accepts_inputs_embeds=False,
         separator=7,
     ),
-    Row("clip_text_model", "CLIPText", transformers.CLIPTextConfig(**SHARED, eos_token_id=2), takes_vectors=False),
+    Row(
+        "clip_text_model",
+        "CLIPText",
+        transformers.CLIPTextConfig(**SHARED, eos_token_id=2),
+        accepts_inputs_embeds=False,
+    ),
     Row(
         "siglip_text_model",
         "SiglipText",
         transformers.SiglipTextConfig(**SHARED, projection_size=10, pad_token_id=1),
         pad_token_id=1,
-        takes_vectors=False,
+        accepts_inputs_embeds=False,
         in_float=("head.",),
     ),
     Row(
         "siglip2_text_model",
         "Siglip2Text",
         transformers.Siglip2TextConfig(**SHARED),
-        takes_vectors=False,
+        accepts_inputs_embeds=False,
         in_float=("head.",),
     ),
     Row(
@@ -218,7 +223,7 @@ FAMILIES = [
         transformers.FNetConfig(**{**WITH_SEGMENTS, "num_attention_heads": 1}, hidden_act="gelu", pad_token_id=3),
         pad_token_id=3,
         segments=3,
-        padding_shows=True,
+        length_dependent=True,
     ),
     Row(
         "convbert",
@@ -228,7 +233,7 @@ FAMILIES = [
         ),
         pad_token_id=1,
         segments=3,
-        padding_shows=True,
+        length_dependent=True,
         in_float=("intermediate.dense", *(f"{layer}.output.dense" for layer in range(3))),
     ),
     Row("qwen3", "Qwen3", transformers.Qwen3Config(**AS_QWEN3, attention_bias=True, pad_token_id=4), **QWEN3_TESTS),
@@ -264,7 +269,7 @@ FAMILIES = [
         ),
         pad_token_id=1,
         segments=3,
-        padding_shows=True,
+        length_dependent=True,
     ),
     Row(
         "deberta",
@@ -631,7 +636,7 @@ FAMILIES = [
             f"{classes}Text",
             getattr(transformers, f"{classes}TextConfig")(**SHARED, hidden_act=act, eos_token_id=7, pad_token_id=1),
             pad_token_id=1,
-            takes_vectors=False,
+            accepts_inputs_embeds=False,
             separator=7,
         )
         for name, classes, act in (

@@ -24,7 +24,7 @@ CLASSIFIERS = [
     for row in FAMILIES
     if "ForSequenceClassification" in heads_of(row)
     and type(row.config) in transformers.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
-    and not row.padding_shows
+    and not row.length_dependent
     # Its tiny tokenizer has another class than the family's, for which AutoTokenizer gives no segments.
     and row.model_type != "xlm-roberta-xl"
 ]

@@ -13,7 +13,7 @@ from transformers.activations import ACT2FN
 
 from mlx_hf_bridge.inference.model import Model
 from mlx_hf_bridge.layers.attention import Attention
-from mlx_hf_bridge.layers.encoder import Encoder, PostNormLayer, Trace
+from mlx_hf_bridge.layers.encoder import Encoder, OutputRecorder, PostNormLayer
 from mlx_hf_bridge.layers.feed_forward import ACTIVATIONS, FeedForward, gelu
 from mlx_hf_bridge.layers.heads import FirstTokenClassifier, PooledClassifier, Pooler, TokenClassifier
 from mlx_hf_bridge.layers.norm import LayerNorm
@@ -128,9 +128,9 @@ def test_a_trace_keeps_what_it_is_asked_for() -> None:
     encoder = Encoder(Ones(), [Counting(), Counting()])
     batch = TokenBatch(mx.zeros((1, 2), mx.int32))
     for expected in (True, False):
-        trace = Trace(wants_states=expected)
-        encoder(batch, trace)
-        assert len(trace.states) == (3 if expected else 0)
+        recorder = OutputRecorder(output_hidden_states=expected)
+        encoder(batch, recorder)
+        assert len(recorder.hidden_states) == (3 if expected else 0)
 
 
 @pytest.mark.parametrize("lengths", [(5, 5), (5, 3)])
@@ -141,10 +141,10 @@ def test_the_first_token_alone_is_that_of_the_whole_layer(lengths: tuple[int, in
     layer.update(tree_map(lambda array: mx.random.normal(array.shape), layer.parameters()))
     x, bias = mx.random.normal((2, 5, 8)), mx.random.normal((1, 2, 5, 5)) if term else None
     mask = TokenBatch(mx.zeros((2, 5), mx.int32), mx.arange(5)[None] < mx.array(lengths)[:, None]).key_mask()
-    whole = np.array(layer(x, mask, bias, Trace()))
+    whole = np.array(layer(x, mask, bias, OutputRecorder()))
     np.testing.assert_allclose(np.array(layer.first_token(x, mask, bias)), whole[:, :1], atol=ABSOLUTE)
     layer.attention = Counting()
-    other = np.array(layer(x, mask, bias, Trace()))
+    other = np.array(layer(x, mask, bias, OutputRecorder()))
     np.testing.assert_array_equal(np.array(layer.first_token(x, mask, bias)), other[:, :1])
 
 
@@ -152,16 +152,16 @@ def test_a_stack_gives_first_tokens_alone_where_they_are_all_that_is_read() -> N
     layers = [PostNormLayer(Attention(4, 2), FeedForward(4, 8, gelu), 4, 1e-12) for _ in range(2)]
     batch = TokenBatch(mx.zeros((3, 5), mx.int32))
     for stack in (Encoder(Ones(), layers), Encoder(Ones(), [Counting()])):
-        assert stack(batch, Trace(), first_token=True).shape == (3, 1, 4)
+        assert stack(batch, OutputRecorder(), first_token=True).shape == (3, 1, 4)
     for head, pooler, shape in (
         (FirstTokenClassifier(4, 2, gelu), None, (3, 1, 4)),
         (PooledClassifier(4, 2), Pooler(4), (3, 1, 4)),
         (TokenClassifier(4, 2), None, (3, 5, 4)),
     ):
         model = Model(Encoder(Ones(), layers), pooler, head)
-        assert model(batch, answers_alone=True).hidden.shape == shape
+        assert model(batch, outputs_only=True).hidden.shape == shape
         assert model(batch).hidden.shape == (3, 5, 4)
-        assert model(batch, states=True, answers_alone=True).hidden.shape == (3, 5, 4)
+        assert model(batch, output_hidden_states=True, outputs_only=True).hidden.shape == (3, 5, 4)
 
 
 @pytest.mark.parametrize("bias", [True, False])

@@ -48,7 +48,7 @@ def test_counted_and_given_places_turn_as_in_transformers(length: int, dtype: mx
     angles = torch.cat([angles, angles], dim=-1)[None]
     expected, _ = apply_rotary_pos_emb(torch.tensor(x), torch.tensor(x), angles.cos(), angles.sin())
     ids, places = mx.zeros((1, length), mx.int32), mx.arange(length, dtype=mx.int32)[None]
-    for batch in (TokenBatch(ids), TokenBatch(ids, places=places)):
+    for batch in (TokenBatch(ids), TokenBatch(ids, position_ids=places)):
         [turn] = Rotary(8, 10_000.0)(batch)
         actual = turn(mx.array(x).astype(dtype))
         assert actual.dtype == dtype

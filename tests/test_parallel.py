@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from mlx_hf_bridge.inference import parallel as module
-from mlx_hf_bridge.inference.batching import Steps, budgeted, in_batches, in_blocks
-from mlx_hf_bridge.inference.parallel import side_by_side
+from mlx_hf_bridge.inference.batching import BatchPipeline, budgeted, in_batches, in_blocks
+from mlx_hf_bridge.inference.parallel import run_in_parallel
 from mlx_hf_bridge.inference.tokenizer import Tokens
 from mlx_hf_bridge.layers import linear
 from mlx_hf_bridge.layers.linear import Linear, PackedLinear, unpacking_once
@@ -28,7 +28,7 @@ def test_results_come_in_order_from_any_thread(count: int) -> None:
     expected = [np.array(product(seed)) for seed in range(count)]
 
     def results() -> list[mx.array]:
-        return list(side_by_side(partial(product, seed) for seed in range(count)))
+        return list(run_in_parallel(partial(product, seed) for seed in range(count)))
 
     with ThreadPoolExecutor(3) as pool:
         for actual in (results(), *(future.result() for future in [pool.submit(results) for _ in range(3)])):
@@ -45,7 +45,7 @@ def test_no_more_work_is_taken_than_is_under_way() -> None:
             taken.append(seed)
             yield partial(product, seed)
 
-    results = side_by_side(works())
+    results = run_in_parallel(works())
     next(results)
     assert len(taken) == module._AHEAD * device.STREAMS
 
@@ -57,8 +57,8 @@ def test_an_error_is_raised_and_the_threads_of_the_blas_come_back() -> None:
 
     before = device.BLAS_THREADS.count()
     with pytest.raises(ZeroDivisionError, match="at work"):
-        list(side_by_side([partial(product, 1), fails, partial(product, 2)]))
-    abandoned = side_by_side(partial(product, seed) for seed in range(9))
+        list(run_in_parallel([partial(product, 1), fails, partial(product, 2)]))
+    abandoned = run_in_parallel(partial(product, seed) for seed in range(9))
     next(abandoned)
     abandoned.close()
     assert device.BLAS_THREADS.count() == before
@@ -98,7 +98,7 @@ def test_weights_are_unpacked_once_in_a_block_and_let_go_after_it(monkeypatch: p
 def test_later_texts_are_tokenised_while_earlier_ones_are_computed(monkeypatch: pytest.MonkeyPatch) -> None:
     """And no more of them are held than two blocks."""
     events: list[str] = []
-    steps = Steps(
+    steps = BatchPipeline(
         make=lambda tokens: events.append("batch") or mx.array([len(one) for one in tokens]),
         compute=lambda lengths: lengths[:, None] * 2.0,
     )
@@ -117,7 +117,7 @@ def test_later_texts_are_tokenised_while_earlier_ones_are_computed(monkeypatch: 
 
 def test_texts_of_equal_tokens_are_computed_once() -> None:
     computed: list[int] = []
-    steps = Steps(
+    steps = BatchPipeline(
         make=lambda tokens: computed.append(len(tokens)) or mx.array([int(one.ids[0]) for one in tokens]),
         compute=lambda ids: ids[:, None],
     )
@@ -129,7 +129,7 @@ def test_texts_of_equal_tokens_are_computed_once() -> None:
 
 def test_parts_of_one_shape_are_rows_of_one_array() -> None:
     """A list of rows and the array that they are stacked to would be all vectors twice in memory."""
-    steps = Steps(
+    steps = BatchPipeline(
         make=lambda tokens: mx.array([int(one.ids[0]) for one in tokens]),
         compute=lambda ids: mx.stack([ids, -ids], axis=1),
         one_shape=True,

@@ -127,7 +127,7 @@ def test_every_head_that_transformers_has_is_here(row: Row) -> None:
     assert family.hf_class_name(BASE_TASK) == row.classes + row.base
 
 
-@pytest.mark.parametrize("row", [row for row in FAMILIES if row.takes_vectors], ids=row_name)
+@pytest.mark.parametrize("row", [row for row in FAMILIES if row.accepts_inputs_embeds], ids=row_name)
 def test_vectors_in_place_of_ids_answer_as_transformers(row: Row, tmp_path: Path) -> None:
     torch_model = make_model(row)
     torch_model.save_pretrained(tmp_path)

@@ -87,7 +87,7 @@ def test_legacy_pooling_keys_are_read(mode: str, tmp_path: Path) -> None:
 # have a test of their own below.
 @pytest.mark.parametrize(
     "row",
-    [row for row in FAMILIES if type(row.config) in transformers.MODEL_MAPPING and not row.padding_shows],
+    [row for row in FAMILIES if type(row.config) in transformers.MODEL_MAPPING and not row.length_dependent],
     ids=row_name,
 )
 def test_encodes_every_family(row: Row, tmp_path: Path) -> None:
@@ -389,11 +389,11 @@ def test_a_limit_below_the_special_tokens_is_refused(tmp_path: Path) -> None:
         model.encode("the cat")
 
 
-@pytest.mark.parametrize("row", [row for row in FAMILIES if row.padding_shows], ids=row_name)
+@pytest.mark.parametrize("row", [row for row in FAMILIES if row.length_dependent], ids=row_name)
 def test_texts_whose_padding_would_show_are_encoded_as_if_alone(row: Row, tmp_path: Path) -> None:
     make_checkpoint(tmp_path / "repo", row)
     mlx_model = MLXSentenceTransformer(tmp_path / "repo")
-    assert family_for({"model_type": row.model_type}).padding_shows
+    assert family_for({"model_type": row.model_type}).length_dependent
     torch_model = SentenceTransformer(str(tmp_path / "repo"), device="cpu")
     alone = np.stack([torch_model.encode(text) for text in TEXTS])
     np.testing.assert_allclose(mlx_model.encode(TEXTS), alone, **TOLERANCE)

@@ -25,7 +25,7 @@ MASKED = [
     for row in FAMILIES
     if "ForMaskedLM" in heads_of(row)
     and type(row.config) in transformers.MODEL_FOR_MASKED_LM_MAPPING
-    and not row.padding_shows
+    and not row.length_dependent
 ]
 
 

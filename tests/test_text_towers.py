@@ -79,7 +79,7 @@ def test_clips_projection_is_carried_along(tmp_path: Path) -> None:
     assert torch.equal(read_tensors(mlx_model.folder)["text_projection.weight"], torch_model.text_projection.weight)
 
 
-@pytest.mark.parametrize("row", [row for row in FAMILIES if not row.takes_vectors], ids=row_name)
+@pytest.mark.parametrize("row", [row for row in FAMILIES if not row.accepts_inputs_embeds], ids=row_name)
 def test_vectors_are_refused_where_transformers_takes_none(row: Row, tmp_path: Path) -> None:
     make_model(row).save_pretrained(tmp_path)
     vectors = np.zeros((2, 5, 24), np.float32)

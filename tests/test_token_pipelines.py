@@ -96,7 +96,7 @@ def test_words_are_scored_at_masked_slots_alone_in_every_family(row: Row, tmp_pa
     slots = np.array([[3, 11], [8, 0], [2, 3]])
     whole = np.array(loaded.model(batch).logits.astype(mx.float32))
     expected = np.take_along_axis(whole, slots[:, :, None], axis=1)
-    found = np.array(loaded.model.at_slots(batch, mx.array(slots)).astype(mx.float32))
+    found = np.array(loaded.model.logits_at(batch, mx.array(slots)).astype(mx.float32))
     np.testing.assert_allclose(found, expected, rtol=0, atol=AT_SLOTS * max(1.0, np.abs(expected).max()))
 
 

@@ -166,7 +166,7 @@ def assert_same_ids(mlx_model: Tokenizer, torch_model: Any) -> None:
         expected = torch_model([text])
         assert tokens.ids.tolist() == expected["input_ids"][0], text
         if "token_type_ids" in expected:
-            assert tokens.segments.tolist() == expected["token_type_ids"][0], text
+            assert tokens.token_type_ids.tolist() == expected["token_type_ids"][0], text
     assert mlx_model.pad_token_id == torch_model.pad_token_id
 
 
@@ -268,8 +268,8 @@ def test_truncation_cuts_as_transformers_does(strategy: str, side: str, tmp_path
     [tokens] = mlx_model.encode([pair], max_length=16, strategy=strategy)
     expected = torch_model(*pair, max_length=16, truncation=strategy)
     assert tokens.ids.tolist() == expected["input_ids"]
-    assert tokens.segments.tolist() == expected["token_type_ids"]
-    assert tokens.cut
+    assert tokens.token_type_ids.tolist() == expected["token_type_ids"]
+    assert tokens.truncated
     assert not mlx_model.encode([pair])[0].cut
     assert not mlx_model.encode([pair], max_length=len(torch_model(*pair)["input_ids"]))[0].cut
 

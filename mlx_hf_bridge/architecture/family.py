@@ -161,9 +161,9 @@ class Family:
     unused_modules: Callable[[Any], tuple[str, ...]] = lambda config: ()
     ignored_suffixes: tuple[str, ...] = ("embeddings.position_ids", "embeddings.token_type_ids")
     ignored_prefixes: tuple[str, ...] = ()
-    uses_segments: bool = True
-    takes_vectors: bool = True
-    padding_shows: bool = False
+    uses_token_type_ids: bool = True
+    accepts_inputs_embeds: bool = True
+    length_dependent: bool = False
 
     def hf_class_name(self, task: str) -> str:
         """Return the name of the transformers class for a task.

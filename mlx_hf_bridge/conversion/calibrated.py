@@ -22,7 +22,7 @@ from mlx_hf_bridge.conversion.plan import Plan
 from mlx_hf_bridge.conversion.tokenizer_files import has_tokenizer, tokenizer_config, write_tokenizer
 from mlx_hf_bridge.errors import QuantizationError
 from mlx_hf_bridge.inference.batching import budgeted, padded
-from mlx_hf_bridge.inference.model import Encoded, Model, build
+from mlx_hf_bridge.inference.model import EncoderOutput, Model, build
 from mlx_hf_bridge.inference.pooling import pool
 from mlx_hf_bridge.inference.tokenizer import Tokenizer, Tokens
 from mlx_hf_bridge.layers.token_batch import TokenBatch
@@ -95,7 +95,7 @@ def create_calibration_job(plan: Plan, folder: Path, kept: ResumeStore, tick: Ca
         float_model(plan, task, places),
         float_model(plan, task, places),
         batches(even=True),
-        batches(even=plan.family.padding_shows),
+        batches(even=plan.family.length_dependent),
         widths,
         plan.dtype,
         _answer(plan.checkpoint, task),
@@ -177,9 +177,9 @@ def random_texts(tokenizer: Tokenizer, seed: int) -> list[str]:
     return [" ".join(words[index] for index in random.integers(0, len(words), length)) for length in lengths]
 
 
-def _answer(checkpoint: Checkpoint, task: str) -> Callable[[Encoded, TokenBatch], mx.array]:
+def _answer(checkpoint: Checkpoint, task: str) -> Callable[[EncoderOutput, TokenBatch], mx.array]:
     if task != BASE_TASK:
-        return lambda encoded, batch: next(iter(encoded.answers.values()))
+        return lambda encoded, batch: next(iter(encoded.outputs.values()))
     entries = checkpoint.modules or ()
     pooling = next((entry.path for entry in entries if entry.kind == "Pooling"), None)
     modes = ("mean",) if pooling is None else read_pooling_modes(checkpoint.folder / pooling)

@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 
 from mlx_hf_bridge.architecture.config import EncoderConfig
 from mlx_hf_bridge.errors import InputError, OverlongTextError, TokenRangeError
-from mlx_hf_bridge.inference.parallel import side_by_side
+from mlx_hf_bridge.inference.parallel import run_in_parallel
 from mlx_hf_bridge.inference.tokenizer import Tokens
 from mlx_hf_bridge.layers.token_batch import TokenBatch
 from mlx_hf_bridge.runtime.device import SLOTS_A_TEXT, STREAMS, give_back_memory
@@ -40,10 +40,10 @@ def checked_batch(
     config: EncoderConfig,
     ids: np.ndarray,
     mask: np.ndarray | None = None,
-    segments: np.ndarray | None = None,
-    places: np.ndarray | None = None,
-    vectors: mx.array | None = None,
-    given: Mapping[str, np.ndarray] | None = None,
+    token_type_ids: np.ndarray | None = None,
+    position_ids: np.ndarray | None = None,
+    inputs_embeds: mx.array | None = None,
+    extra_inputs: Mapping[str, np.ndarray] | None = None,
 ) -> TokenBatch:
     """ids, mask, segments, places and own arguments, all (B, L), and vectors (B, L, E) in place of ids -> TokenBatch.
 
@@ -52,8 +52,8 @@ def checked_batch(
     if ids.ndim != 2 or 0 in ids.shape:
         raise InputError(f"input_ids has the shape {ids.shape}, expected (texts, tokens), neither of them 0.")
     _in_table("input_ids", ids, config.vocab_size, "vocab_size")
-    last = config.last_position(ids) if places is None else int(places.max())
-    first = 0 if places is None else int(places.min())
+    last = config.last_position(ids) if position_ids is None else int(position_ids.max())
+    first = 0 if position_ids is None else int(position_ids.min())
     if last >= config.max_position_embeddings or first < 0:
         raise TokenRangeError(
             f"{ids.shape[1]} tokens reach position {first if first < 0 else last}, and the model has positions 0 to "
@@ -65,9 +65,9 @@ def checked_batch(
             f"here for {config.max_sequence_length} or fewer. Truncate the texts, or use transformers on torch "
             "for longer ones."
         )
-    if segments is not None and config.type_vocab_size:
-        _in_table("token_type_ids", segments, config.type_vocab_size, "type_vocab_size")
-    own = dict(given or {})
+    if token_type_ids is not None and config.type_vocab_size:
+        _in_table("token_type_ids", token_type_ids, config.type_vocab_size, "type_vocab_size")
+    own = dict(extra_inputs or {})
     for name, values in own.items():
         _in_table(name, values, config.extra_input_sizes[name], f"{name} of this config.json")
     mask = config.default_attention_mask(ids) if mask is None else mask
@@ -75,9 +75,9 @@ def checked_batch(
     return TokenBatch(
         mx.array(ids.astype(np.int32)),
         None if full or mask is None else mx.array(mask.astype(bool)),
-        None if segments is None or not config.type_vocab_size else mx.array(segments.astype(np.int32)),
-        None if places is None else mx.array(places.astype(np.int32)),
-        vectors,
+        None if token_type_ids is None or not config.type_vocab_size else mx.array(token_type_ids.astype(np.int32)),
+        None if position_ids is None else mx.array(position_ids.astype(np.int32)),
+        inputs_embeds,
         {name: mx.array(_narrow(values)) for name, values in own.items()},
     )
 
@@ -103,9 +103,9 @@ def padded(config: EncoderConfig, tokens: Sequence[Tokens], pad_token_id: int) -
     segments = np.zeros((len(tokens), longest), np.int32)
     for row, one in enumerate(tokens):
         ids[row, : len(one)], mask[row, : len(one)] = one.ids, True
-        if one.segments is not None:
-            segments[row, : len(one)] = one.segments
-    given = any(one.segments is not None for one in tokens)
+        if one.token_type_ids is not None:
+            segments[row, : len(one)] = one.token_type_ids
+    given = any(one.token_type_ids is not None for one in tokens)
     counts = segments.any() or (given and config.zero_token_type_ids_matter)
     return checked_batch(config, ids, mask, segments if counts else None)
 
@@ -157,7 +157,7 @@ def float_rows(result: Any) -> Any:
 
 
 @dataclass(frozen=True)
-class Steps:
+class BatchPipeline:
     """What happens to the tokens of a batch: `make` a batch of them, `compute`, and `rows_of` that a part a text.
 
     make: tokens -> what `compute` takes. compute: that -> an array with a row a text (made float32), or any structure
@@ -185,7 +185,7 @@ class Steps:
 def in_blocks(
     blocks: Iterable[tuple[Sequence[int], Sequence[Tokens]]],
     count: int,
-    steps: Steps,
+    steps: BatchPipeline,
     batch_size: int,
     show_progress: bool,
 ) -> Parts:
@@ -211,7 +211,7 @@ def in_blocks(
 
     batches = 0
     with tqdm(total=count, desc="Encoding", unit="text", disable=None if show_progress else True) as bar:
-        for result in side_by_side(works()):
+        for result in run_in_parallel(works()):
             batches += 1
             parts = steps.rows_of(result)
             if batches == 1 and steps.one_shape:
@@ -233,7 +233,7 @@ def _equal(numbers: Sequence[int], tokens: Sequence[Tokens]) -> list[tuple[list[
     return list(found.values())
 
 
-def in_batches(tokens: Sequence[Tokens], steps: Steps, batch_size: int, show_progress: bool) -> Parts:
+def in_batches(tokens: Sequence[Tokens], steps: BatchPipeline, batch_size: int, show_progress: bool) -> Parts:
     """The same for tokens that are all there."""
     return in_blocks([(range(len(tokens)), tokens)], len(tokens), steps, batch_size, show_progress)
 
@@ -243,7 +243,7 @@ def report_cut(tokens: Sequence[Tokens], limit: int, overlong: str, already_told
 
     overlong: "truncate" warns with the count, "error" raises OverlongTextError.
     """
-    cut = sum(one.cut for one in tokens)
+    cut = sum(one.truncated for one in tokens)
     if not cut:
         return already_told
     if overlong == "error":

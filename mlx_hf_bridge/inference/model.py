@@ -12,27 +12,27 @@ import mlx.nn as nn
 
 from mlx_hf_bridge.architecture.config import EncoderConfig
 from mlx_hf_bridge.architecture.family import BASE_TASK, Family
-from mlx_hf_bridge.layers.encoder import Trace
+from mlx_hf_bridge.layers.encoder import OutputRecorder
 from mlx_hf_bridge.layers.heads import reads_first_token
 from mlx_hf_bridge.layers.linear import PackedEmbedding
 from mlx_hf_bridge.layers.token_batch import TokenBatch
 
 
 @dataclass(frozen=True)
-class Encoded:
+class EncoderOutput:
     """hidden (B, L, D); pooled (B, D) and the head's answers by name where there are any; what the trace kept."""
 
     hidden: mx.array
     pooled: mx.array | None = None
-    answers: Mapping[str, mx.array] = field(default_factory=dict)
-    states: tuple[mx.array, ...] | None = None
-    weights: tuple[mx.array, ...] | None = None
-    global_weights: tuple[mx.array, ...] | None = None
+    outputs: Mapping[str, mx.array] = field(default_factory=dict)
+    hidden_states: tuple[mx.array, ...] | None = None
+    attentions: tuple[mx.array, ...] | None = None
+    global_attentions: tuple[mx.array, ...] | None = None
 
     @property
     def logits(self) -> mx.array:
         """The answer of a head that gives one; KeyError for a bare encoder."""
-        return self.answers["logits"]
+        return self.outputs["logits"]
 
 
 class Model(nn.Module):
@@ -57,28 +57,34 @@ class Model(nn.Module):
     def __call__(
         self,
         batch: TokenBatch,
-        states: bool = False,
-        weights: bool = False,
-        answers_alone: bool = False,
+        output_hidden_states: bool = False,
+        output_attentions: bool = False,
+        outputs_only: bool = False,
         first_token: bool = False,
-    ) -> Encoded:
-        """first_token: of `hidden` no other is read, so that it may be (B, 1, D); answers_alone: nothing of it is."""
+    ) -> EncoderOutput:
+        """first_token: of `hidden` no other is read, so that it may be (B, 1, D); outputs_only: nothing of it is."""
         batch = batch if self._prepared is None else self._prepared(batch)
-        trace = Trace(states, weights)
-        first_token = first_token or (answers_alone and self._reads_first_token)
-        hidden = self.encoder(batch, trace, first_token and not (states or weights))
+        recorder = OutputRecorder(output_hidden_states, output_attentions)
+        first_token = first_token or (outputs_only and self._reads_first_token)
+        hidden = self.encoder(batch, recorder, first_token and not (output_hidden_states or output_attentions))
         pooled = self.pooler(hidden, batch) if "pooler" in self else None
-        answers = self.head(hidden, pooled, batch, self.encoder.embeddings.word) if "head" in self else {}
-        kept = tuple(trace.states) if states else None
-        return Encoded(hidden, pooled, answers, kept, tuple(trace.weights) or None, tuple(trace.global_weights) or None)
+        outputs = self.head(hidden, pooled, batch, self.encoder.embeddings.word) if "head" in self else {}
+        return EncoderOutput(
+            hidden,
+            pooled,
+            outputs,
+            tuple(recorder.hidden_states) if output_hidden_states else None,
+            tuple(recorder.attentions) or None,
+            tuple(recorder.global_attentions) or None,
+        )
 
-    def at_slots(self, batch: TokenBatch, slots: mx.array) -> mx.array:
+    def logits_at(self, batch: TokenBatch, positions: mx.array) -> mx.array:
         """What a head of words says of some slots (B, M) of each text alone -> logits (B, M, V)."""
         batch = batch if self._prepared is None else self._prepared(batch)
-        hidden = self.encoder(batch, Trace())
-        chosen = mx.take_along_axis(hidden, slots[:, :, None], axis=1)
-        answers: Mapping[str, mx.array] = self.head(chosen, None, batch, self.encoder.embeddings.word)
-        return answers["logits"]
+        hidden = self.encoder(batch, OutputRecorder())
+        chosen = mx.take_along_axis(hidden, positions[:, :, None], axis=1)
+        outputs: Mapping[str, mx.array] = self.head(chosen, None, batch, self.encoder.embeddings.word)
+        return outputs["logits"]
 
 
 def build(family: Family, config: EncoderConfig, task: str, pooler: bool) -> Model:

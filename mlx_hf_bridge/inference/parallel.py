@@ -28,7 +28,7 @@ class _Round:
         self.results = results
 
 
-def side_by_side(works: Iterable[Callable[[], Any]]) -> Iterator[Any]:
+def run_in_parallel(works: Iterable[Callable[[], Any]]) -> Iterator[Any]:
     """The results of `works` in their order, every array in them evaluated (as `run` does). Raises what they raise."""
     waiting = iter(works)
     chosen = list(islice(waiting, STREAMS))

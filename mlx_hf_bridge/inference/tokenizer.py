@@ -29,8 +29,8 @@ class Tokens:
     """One text or pair: ids (L,) and segments (L,) int32, None where the model is given none; `cut`: some were lost."""
 
     ids: np.ndarray
-    segments: np.ndarray | None
-    cut: bool = False
+    token_type_ids: np.ndarray | None
+    truncated: bool = False
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -38,7 +38,7 @@ class Tokens:
     @property
     def key(self) -> tuple[bytes | None, ...]:
         """Equal for rows that have equal answers."""
-        return self.ids.tobytes(), None if self.segments is None else self.segments.tobytes()
+        return self.ids.tobytes(), None if self.token_type_ids is None else self.token_type_ids.tobytes()
 
 
 class Tokenizer:
@@ -58,7 +58,7 @@ class Tokenizer:
         self.truncation_side = config.get("truncation_side", "right")
         self.pad_token_id = self.special_id("pad_token") or 0  # any id serves, since padding is masked
         # transformers gives a model the segments only where its tokenizer class lists them.
-        self.gives_segments = _SEGMENTS in (config.get("model_input_names") or [_SEGMENTS])
+        self.returns_token_type_ids = _SEGMENTS in (config.get("model_input_names") or [_SEGMENTS])
 
     @classmethod
     def from_folder(cls, folder: Path, config: dict[str, Any]) -> "Tokenizer":
@@ -163,8 +163,8 @@ class Tokenizer:
             )
 
     def _tokens(self, one: tokenizers.Encoding) -> Tokens:
-        segments = np.array(one.type_ids, np.int32) if self.gives_segments else None
-        return Tokens(np.array(one.ids, np.int32), segments, bool(one.overflowing))
+        token_type_ids = np.array(one.type_ids, np.int32) if self.returns_token_type_ids else None
+        return Tokens(np.array(one.ids, np.int32), token_type_ids, bool(one.overflowing))
 
     def _truncate(self, max_length: int | None, strategy: str) -> None:
         wanted = None if max_length is None else (max_length, strategy)

@@ -10,9 +10,9 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_hf_bridge.layers.attention import attend, attend_with_weights, merge_heads, split_heads
-from mlx_hf_bridge.layers.encoder import Trace
+from mlx_hf_bridge.layers.encoder import OutputRecorder
 from mlx_hf_bridge.layers.feed_forward import Activation
-from mlx_hf_bridge.layers.heads import Answers, WordTable
+from mlx_hf_bridge.layers.heads import HeadOutputs, TokenTable
 from mlx_hf_bridge.layers.linear import Embedding, Linear
 from mlx_hf_bridge.layers.token_batch import TokenBatch
 
@@ -44,13 +44,13 @@ class TrigramEmbeddings(nn.Module):
         self._trigrams = trigrams
 
     def __call__(self, batch: TokenBatch) -> mx.array:
-        words = batch.words(self.word)  # (B, L, E)
+        words = batch.embed(self.word)  # (B, L, E)
         if self._trigrams:
             edges = mx.pad(words, [(0, 0), (1, 1), (0, 0)])  # (B, L + 2, E)
             words = mx.concatenate([edges[:, 2:], words, edges[:, :-2]], axis=-1)  # (B, L, 3 E): next, own, last
         if "widening" in self:
             words = self.widening(words)  # (B, L, D)
-        segments = mx.zeros((1, 1), mx.int32) if batch.segments is None else batch.segments
+        segments = mx.zeros((1, 1), mx.int32) if batch.token_type_ids is None else batch.token_type_ids
         normed: mx.array = self.norm(words + self.position(batch.positions()) + self.token_type(segments))
         return normed
 
@@ -99,13 +99,13 @@ class BottleneckAttention(nn.Module):
         self.heads = heads
         self.scale = (narrow // heads) ** -0.5
 
-    def __call__(self, scored: mx.array, mixed: mx.array, mask: mx.array | None, trace: Trace) -> mx.array:
+    def __call__(self, scored: mx.array, mixed: mx.array, mask: mx.array | None, recorder: OutputRecorder) -> mx.array:
         queries, keys = (split_heads(part, self.heads) for part in mx.split(self.query_key(scored), 2, axis=-1))
         values = split_heads(self.value(mixed), self.heads)  # (B, H, L, N / H)
-        if not trace.wants_weights:
+        if not recorder.output_attentions:
             return merge_heads(attend(queries, keys, values, self.scale, mask, None))
         attended, weights = attend_with_weights(queries, keys, values, self.scale, mask, None)
-        trace.weights.append(weights)
+        recorder.record_attention(weights)
         return merge_heads(attended)
 
 
@@ -130,9 +130,9 @@ class BottleneckLayer(nn.Module):
         if widening is not None:
             self.widening = widening
 
-    def __call__(self, x: mx.array, mask: mx.array | None, bias: Any, trace: Trace) -> mx.array:
+    def __call__(self, x: mx.array, mask: mx.array | None, bias: Any, recorder: OutputRecorder) -> mx.array:
         scored, mixed, rest = self.bottleneck(x) if "bottleneck" in self else (x, x, x)
-        hidden = self.attention_out(self.attention(scored, mixed, mask, trace), rest)  # (B, L, N)
+        hidden = self.attention_out(self.attention(scored, mixed, mask, recorder), rest)  # (B, L, N)
         for block in (*self.blocks, self.last_block):
             hidden = block(hidden, hidden)
         return self.widening(hidden, x) if "widening" in self else hidden  # (B, L, D)
@@ -155,10 +155,10 @@ class SplitWordScorer(nn.Module):
         else:
             self.decoder = Linear(width, vocabulary)
 
-    def __call__(self, hidden: mx.array, pooled: mx.array | None, batch: TokenBatch, words: WordTable) -> Answers:
+    def __call__(self, hidden: mx.array, pooled: mx.array | None, batch: TokenBatch, table: TokenTable) -> HeadOutputs:
         features = self.norm(self.activation(self.dense(hidden)))  # (B, L, D)
         narrow, beyond = features[..., : self._width], features[..., self._width :]
-        scores = self.decoder(narrow) if "decoder" in self else words.scores(narrow) + self.bias
+        scores = self.decoder(narrow) if "decoder" in self else table.scores(narrow) + self.bias
         return {self.answer: scores + beyond @ self.rest.weight}
 
 

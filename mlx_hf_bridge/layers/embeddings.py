@@ -27,8 +27,8 @@ class WordEmbeddings(nn.Module):
 
     def __call__(self, batch: TokenBatch) -> mx.array:
         if self.scales_vectors:
-            return batch.words(self.word) * self.scale
-        return batch.words(self._scaled)
+            return batch.embed(self.word) * self.scale
+        return batch.embed(self._scaled)
 
     def _scaled(self, ids: mx.array) -> mx.array:
         words = self.word(ids)
@@ -48,7 +48,7 @@ class OwnTable(nn.Module):
         self.times = times
 
     def __call__(self, batch: TokenBatch) -> mx.array | None:
-        given = None if self.argument is None else batch.given.get(self.argument)
+        given = None if self.argument is None else batch.extra_inputs.get(self.argument)
         if given is not None:
             return self.weight[given]
         return self.weight[0] * self.times if self.times else None
@@ -87,10 +87,10 @@ class Embeddings(nn.Module):
     def __call__(self, batch: TokenBatch) -> mx.array:
         padding = self.pad_token_id
         positions = batch.positions() if padding is None else batch.positions_after(padding)
-        words = batch.words(self.word)  # (B, L, E)
+        words = batch.embed(self.word)  # (B, L, E)
         summed = (words if self.word_scale == 1.0 else words * self.word_scale) + self.position(positions)
         if "token_type" in self:
-            segments = mx.zeros((1, 1), mx.int32) if batch.segments is None else batch.segments
+            segments = mx.zeros((1, 1), mx.int32) if batch.token_type_ids is None else batch.token_type_ids
             summed = summed + self.token_type(segments)
         for table in self.own.values():
             rows = table(batch)
@@ -115,11 +115,11 @@ class ClearedEmbeddings(nn.Module):
         self.norm = LayerNorm(hidden_size, eps=eps)
 
     def __call__(self, batch: TokenBatch) -> mx.array:
-        summed = batch.words(self.word)  # (B, L, E)
+        summed = batch.embed(self.word)  # (B, L, E)
         if "position" in self:
             summed = summed + self.position(batch.positions())
         if "token_type" in self:
-            segments = mx.zeros((1, 1), mx.int32) if batch.segments is None else batch.segments
+            segments = mx.zeros((1, 1), mx.int32) if batch.token_type_ids is None else batch.token_type_ids
             summed = summed + self.token_type(segments)
         normed: mx.array = self.norm(self.projection(summed) if "projection" in self else summed)  # (B, L, D)
         return normed if batch.mask is None else normed * batch.token_mask(normed.dtype)
@@ -136,9 +136,9 @@ class NormedEmbeddings(nn.Module):
         self.norm = norm
 
     def __call__(self, batch: TokenBatch) -> mx.array:
-        summed = batch.words(self.word)  # (B, L, E)
+        summed = batch.embed(self.word)  # (B, L, E)
         if "token_type" in self:
-            segments = mx.zeros((1, 1), mx.int32) if batch.segments is None else batch.segments
+            segments = mx.zeros((1, 1), mx.int32) if batch.token_type_ids is None else batch.token_type_ids
             summed = summed + self.token_type(segments)
         normed: mx.array = self.norm(summed)
         return normed
@@ -153,7 +153,7 @@ class PlacedEmbeddings(nn.Module):
         self.position = Embedding(positions, width)
 
     def __call__(self, batch: TokenBatch) -> mx.array:
-        return batch.words(self.word) + self.position(batch.positions())
+        return batch.embed(self.word) + self.position(batch.positions())
 
 
 class WordSegmentEmbeddings(nn.Module):
@@ -173,10 +173,10 @@ class WordSegmentEmbeddings(nn.Module):
             self.languages = languages
 
     def __call__(self, batch: TokenBatch) -> mx.array:
-        summed = batch.words(self.word) + self.position(batch.positions())
+        summed = batch.embed(self.word) + self.position(batch.positions())
         languages = self.languages(batch) if "languages" in self else None
         summed = summed if languages is None else summed + languages
-        if batch.segments is not None:
-            summed = summed + self.word(batch.segments)
+        if batch.token_type_ids is not None:
+            summed = summed + self.word(batch.token_type_ids)
         normed: mx.array = self.norm(summed)
         return normed

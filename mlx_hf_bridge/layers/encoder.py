@@ -17,31 +17,31 @@ from mlx_hf_bridge.layers.token_batch import TokenBatch
 
 
 @dataclass
-class Trace:
+class OutputRecorder:
     """What a forward pass is asked to keep on its way: states (B, L, D) and weights (B, H, L, L), first layer first.
 
     global_weights (B, H, L, G): those of tokens that see everything, beside local ones (Longformer).
     """
 
-    wants_states: bool = False
-    wants_weights: bool = False
-    states: list[mx.array] = field(default_factory=list)
-    weights: list[mx.array] = field(default_factory=list)
-    global_weights: list[mx.array] = field(default_factory=list)
+    output_hidden_states: bool = False
+    output_attentions: bool = False
+    hidden_states: list[mx.array] = field(default_factory=list)
+    attentions: list[mx.array] = field(default_factory=list)
+    global_attentions: list[mx.array] = field(default_factory=list)
 
-    def saw(self, hidden: mx.array) -> None:
-        if self.wants_states:
-            self.states.append(hidden)
+    def record_hidden_state(self, hidden: mx.array) -> None:
+        if self.output_hidden_states:
+            self.hidden_states.append(hidden)
 
-    def saw_weights(self, weights: mx.array, global_weights: mx.array | None = None) -> None:
-        self.weights.append(weights)
-        if global_weights is not None:
-            self.global_weights.append(global_weights)
+    def record_attention(self, attention: mx.array, global_attention: mx.array | None = None) -> None:
+        self.attentions.append(attention)
+        if global_attention is not None:
+            self.global_attentions.append(global_attention)
 
-    def saw_instead(self, hidden: mx.array) -> None:
+    def replace_last_hidden_state(self, hidden: mx.array) -> None:
         """The last state, put in the place of the one before a final norm."""
-        if self.wants_states:
-            self.states[-1] = hidden
+        if self.output_hidden_states:
+            self.hidden_states[-1] = hidden
 
 
 class SelfAttention(Protocol):
@@ -64,10 +64,10 @@ class PostNormLayer(nn.Module):
         self.feed_forward = feed_forward
         self.feed_forward_norm = LayerNorm(hidden_size, eps=eps)
 
-    def __call__(self, x: mx.array, mask: mx.array | None, bias: Any, trace: Trace) -> mx.array:
-        if trace.wants_weights:
+    def __call__(self, x: mx.array, mask: mx.array | None, bias: Any, recorder: OutputRecorder) -> mx.array:
+        if recorder.output_attentions:
             attended, *weights = self.attention.with_weights(x, mask, bias)
-            trace.saw_weights(*weights)
+            recorder.record_attention(*weights)
         else:
             attended = self.attention(x, mask, bias)
         return self._fed(x + attended)
@@ -75,7 +75,7 @@ class PostNormLayer(nn.Module):
     def first_token(self, x: mx.array, mask: mx.array | None, bias: Any) -> mx.array:
         """The same for the first slot of each text alone -> (B, 1, D)."""
         if not isinstance(self.attention, Attention):
-            return self(x, mask, bias, Trace())[:, :1]
+            return self(x, mask, bias, OutputRecorder())[:, :1]
         return self._fed(x[:, :1] + self.attention.first_token(x, mask, bias))
 
     def _fed(self, summed: mx.array) -> mx.array:
@@ -91,11 +91,11 @@ class LayerGroup(nn.Module):
         super().__init__()
         self.layers = list(layers)
 
-    def __call__(self, x: mx.array, mask: mx.array | None, bias: Any, trace: Trace) -> mx.array:
+    def __call__(self, x: mx.array, mask: mx.array | None, bias: Any, recorder: OutputRecorder) -> mx.array:
         for layer in self.layers[:-1]:
-            x = layer(x, mask, bias, trace)
-            trace.saw(x)
-        last: mx.array = self.layers[-1](x, mask, bias, trace)
+            x = layer(x, mask, bias, recorder)
+            recorder.record_hidden_state(x)
+        last: mx.array = self.layers[-1](x, mask, bias, recorder)
         return last
 
 
@@ -143,7 +143,7 @@ class Encoder(nn.Module):
         self._marked = marked
         self._order = tuple(range(len(self.layers)) if order is None else order)
 
-    def __call__(self, batch: TokenBatch, trace: Trace, first_token: bool = False) -> mx.array:
+    def __call__(self, batch: TokenBatch, recorder: OutputRecorder, first_token: bool = False) -> mx.array:
         """first_token: only the first slot of each text is read -> (B, 1, D)."""
         hidden: mx.array = self.embeddings(batch)  # (B, L, E)
         if "projection" in self:
@@ -154,20 +154,20 @@ class Encoder(nn.Module):
             bias = self.rotary(batch)
         if self._marked is not None:
             bias = self._marked(batch)
-        trace.saw(hidden)
+        recorder.record_hidden_state(hidden)
         embedded = hidden
         for count, step in enumerate(self._order, 1):
             layer = self.layers[step]
             if first_token and count == len(self._order) > 1 and isinstance(layer, PostNormLayer):
                 hidden = layer.first_token(hidden, mask, bias)
             else:
-                hidden = layer(hidden, mask, bias, trace)
+                hidden = layer(hidden, mask, bias, recorder)
             if count == 1 and "after_first" in self:
                 hidden = self.after_first(embedded, hidden)
             begin(hidden)
-            trace.saw(hidden)
+            recorder.record_hidden_state(hidden)
         if "final_norm" in self:
             hidden = self.final_norm(hidden)
             if self._norms_last_state:
-                trace.saw_instead(hidden)
+                recorder.replace_last_hidden_state(hidden)
         return hidden[:, :1] if first_token else hidden

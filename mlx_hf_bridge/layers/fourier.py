@@ -8,7 +8,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_hf_bridge.layers.encoder import Trace
+from mlx_hf_bridge.layers.encoder import OutputRecorder
 from mlx_hf_bridge.layers.norm import LayerNorm
 
 
@@ -24,7 +24,7 @@ class FourierLayer(nn.Module):
         self.feed_forward = feed_forward
         self.feed_forward_norm = LayerNorm(hidden_size, eps=eps)
 
-    def __call__(self, x: mx.array, mask: mx.array | None, bias: Any, trace: Trace) -> mx.array:
+    def __call__(self, x: mx.array, mask: mx.array | None, bias: Any, recorder: OutputRecorder) -> mx.array:
         wide = x.astype(mx.float32)  # sums of L x D terms, which float16 cannot hold
         mixed = self.mixing_norm(wide + mx.real(mx.fft.fft2(wide, axes=(1, 2))))
         x = mixed.astype(x.dtype)

@@ -46,7 +46,7 @@ class Marks:
 
 def marked(batch: TokenBatch) -> Marks:
     """What the layers are told of a batch; padding is never global."""
-    given = batch.given.get(ARGUMENT)
+    given = batch.extra_inputs.get(ARGUMENT)
     if given is None:
         return Marks(batch.mask, None)
     real = mx.ones(given.shape, mx.bool_) if batch.mask is None else batch.mask

@@ -12,8 +12,8 @@ from mlx_hf_bridge.layers.linear import Embedding, Linear, PackedEmbedding
 from mlx_hf_bridge.layers.norm import LayerNorm
 from mlx_hf_bridge.layers.token_batch import TokenBatch
 
-Answers = dict[str, mx.array]
-WordTable = Embedding | PackedEmbedding
+HeadOutputs = dict[str, mx.array]
+TokenTable = Embedding | PackedEmbedding
 
 
 class Pooler(nn.Module):
@@ -35,7 +35,7 @@ class PooledClassifier(nn.Module):
         self.out = Linear(hidden_size, classes)
         self.answer = answer
 
-    def __call__(self, hidden: mx.array, pooled: mx.array | None, batch: TokenBatch, words: WordTable) -> Answers:
+    def __call__(self, hidden: mx.array, pooled: mx.array | None, batch: TokenBatch, table: TokenTable) -> HeadOutputs:
         assert pooled is not None  # build() gives a head that reads the pooler one
         return {self.answer: self.out(pooled)}
 
@@ -49,7 +49,7 @@ class FirstTokenClassifier(nn.Module):
         self.out = Linear(hidden_size, classes)
         self.activation = activation
 
-    def __call__(self, hidden: mx.array, pooled: mx.array | None, batch: TokenBatch, words: WordTable) -> Answers:
+    def __call__(self, hidden: mx.array, pooled: mx.array | None, batch: TokenBatch, table: TokenTable) -> HeadOutputs:
         return {"logits": self.out(self.activation(self.dense(batch.first_tokens(hidden))))}
 
 
@@ -67,7 +67,7 @@ class TokenClassifier(nn.Module):
         super().__init__()
         self.out = Linear(hidden_size, classes)
 
-    def __call__(self, hidden: mx.array, pooled: mx.array | None, batch: TokenBatch, words: WordTable) -> Answers:
+    def __call__(self, hidden: mx.array, pooled: mx.array | None, batch: TokenBatch, table: TokenTable) -> HeadOutputs:
         return {"logits": self.out(hidden)}
 
 
@@ -78,7 +78,7 @@ class SpanClassifier(nn.Module):
         super().__init__()
         self.out = Linear(hidden_size, 2)
 
-    def __call__(self, hidden: mx.array, pooled: mx.array | None, batch: TokenBatch, words: WordTable) -> Answers:
+    def __call__(self, hidden: mx.array, pooled: mx.array | None, batch: TokenBatch, table: TokenTable) -> HeadOutputs:
         spans = self.out(hidden)  # (B, L, 2)
         return {"start_logits": spans[..., 0], "end_logits": spans[..., 1]}
 
@@ -92,7 +92,7 @@ class TokenDiscriminator(nn.Module):
         self.out = Linear(hidden_size, 1)
         self.activation = activation
 
-    def __call__(self, hidden: mx.array, pooled: mx.array | None, batch: TokenBatch, words: WordTable) -> Answers:
+    def __call__(self, hidden: mx.array, pooled: mx.array | None, batch: TokenBatch, table: TokenTable) -> HeadOutputs:
         return {"logits": self.out(self.activation(self.dense(hidden)))[..., 0]}
 
 
@@ -122,9 +122,9 @@ class WordScorer(nn.Module):
         else:
             self.decoder = Linear(width, vocabulary)
 
-    def __call__(self, hidden: mx.array, pooled: mx.array | None, batch: TokenBatch, words: WordTable) -> Answers:
+    def __call__(self, hidden: mx.array, pooled: mx.array | None, batch: TokenBatch, table: TokenTable) -> HeadOutputs:
         features = self.norm(self.activation(self.dense(hidden)))  # (B, L, E)
-        scores = self.decoder(features) if "decoder" in self else words.scores(features) + self.bias
+        scores = self.decoder(features) if "decoder" in self else table.scores(features) + self.bias
         return {self.answer: scores}
 
 
@@ -136,8 +136,8 @@ class TwoHeads(nn.Module):
         self.words = words
         self.sentence = sentence
 
-    def __call__(self, hidden: mx.array, pooled: mx.array | None, batch: TokenBatch, words: WordTable) -> Answers:
-        return {**self.words(hidden, pooled, batch, words), **self.sentence(hidden, pooled, batch, words)}
+    def __call__(self, hidden: mx.array, pooled: mx.array | None, batch: TokenBatch, table: TokenTable) -> HeadOutputs:
+        return {**self.words(hidden, pooled, batch, table), **self.sentence(hidden, pooled, batch, table)}
 
 
 # Before transformers' PR 24773 CLIP's config.json said 2, whatever the tokenizer's was.
@@ -187,7 +187,7 @@ class LastTokenClassifier(nn.Module):
         self.out = Linear(hidden_size, classes, bias)
         self.pad_token_id = pad_token_id
 
-    def __call__(self, hidden: mx.array, pooled: mx.array | None, batch: TokenBatch, words: WordTable) -> Answers:
+    def __call__(self, hidden: mx.array, pooled: mx.array | None, batch: TokenBatch, table: TokenTable) -> HeadOutputs:
         is_token = batch.token_mask(mx.int32)[:, :, 0]
         if self.pad_token_id is not None:
             is_token = (batch.ids != self.pad_token_id).astype(mx.int32)
@@ -205,6 +205,6 @@ class SummaryClassifier(nn.Module):
         if is_choice:
             self.out = Linear(classes, 1)
 
-    def __call__(self, hidden: mx.array, pooled: mx.array | None, batch: TokenBatch, words: WordTable) -> Answers:
+    def __call__(self, hidden: mx.array, pooled: mx.array | None, batch: TokenBatch, table: TokenTable) -> HeadOutputs:
         summary = self.activation(self.summary(batch.first_tokens(hidden)))
         return {"logits": self.out(summary) if "out" in self else summary}

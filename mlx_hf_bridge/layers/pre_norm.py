@@ -9,7 +9,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_hf_bridge.layers.encoder import SelfAttention, Trace
+from mlx_hf_bridge.layers.encoder import OutputRecorder, SelfAttention
 
 
 class PreNormLayer(nn.Module):
@@ -34,13 +34,13 @@ class PreNormLayer(nn.Module):
         if position_bias is not None:
             self.position_bias = position_bias
 
-    def __call__(self, x: mx.array, mask: mx.array | None, bias: mx.array | None, trace: Trace) -> mx.array:
+    def __call__(self, x: mx.array, mask: mx.array | None, bias: mx.array | None, recorder: OutputRecorder) -> mx.array:
         normed = self.attention_norm(x)
         if "position_bias" in self:
             bias = self.position_bias(x.shape[1])
-        if trace.wants_weights:
+        if recorder.output_attentions:
             attended, weights = self.attention.with_weights(normed, mask, bias)
-            trace.weights.append(weights)
+            recorder.record_attention(weights)
         else:
             attended = self.attention(normed, mask, bias)
         x = finite(x + attended)
@@ -65,11 +65,11 @@ class SandwichLayer(nn.Module):
         self.feed_forward = feed_forward
         self.feed_forward_norm, self.fed_norm = norm(), norm()
 
-    def __call__(self, x: mx.array, mask: mx.array | None, bias: Any, trace: Trace) -> mx.array:
+    def __call__(self, x: mx.array, mask: mx.array | None, bias: Any, recorder: OutputRecorder) -> mx.array:
         normed = self.attention_norm(x)
-        if trace.wants_weights:
+        if recorder.output_attentions:
             attended, weights = self.attention.with_weights(normed, mask, bias)
-            trace.weights.append(weights)
+            recorder.record_attention(weights)
         else:
             attended = self.attention(normed, mask, bias)
         x = finite(x + self.attended_norm(attended))

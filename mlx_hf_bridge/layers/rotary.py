@@ -38,9 +38,9 @@ class Turn:
 
 def turn_at(batch: TokenBatch, periods: mx.array) -> Turn:
     """The turn of the batch's own places, or of counted ones; angles in float32, as transformers has them."""
-    if batch.places is None:
+    if batch.position_ids is None:
         return Turn(periods)
-    angles = batch.places[:, None, :, None].astype(mx.float32) / periods  # (B, 1, L, P)
+    angles = batch.position_ids[:, None, :, None].astype(mx.float32) / periods  # (B, 1, L, P)
     return Turn(cos=mx.cos(angles), sin=mx.sin(angles))
 
 

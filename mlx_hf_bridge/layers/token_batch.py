@@ -20,14 +20,14 @@ class TokenBatch:
 
     ids: mx.array
     mask: mx.array | None = None
-    segments: mx.array | None = None
-    places: mx.array | None = None
-    vectors: mx.array | None = None
-    given: Mapping[str, mx.array] = field(default_factory=dict)
+    token_type_ids: mx.array | None = None
+    position_ids: mx.array | None = None
+    inputs_embeds: mx.array | None = None
+    extra_inputs: Mapping[str, mx.array] = field(default_factory=dict)
 
-    def words(self, table: Callable[[mx.array], mx.array]) -> mx.array:
+    def embed(self, table: Callable[[mx.array], mx.array]) -> mx.array:
         """The tokens' vectors (B, L, E): the caller's own, or those that the table has for the ids."""
-        return table(self.ids) if self.vectors is None else self.vectors
+        return table(self.ids) if self.inputs_embeds is None else self.inputs_embeds
 
     def key_mask(self) -> mx.array | None:
         """(B, 1, 1, L) bool, True = may be attended to; None = everything. A row of padding alone sees itself."""
@@ -47,14 +47,14 @@ class TokenBatch:
 
     def positions(self) -> mx.array:
         """Places from 0 at the row's first slot, padding counted (BERT) -> (1, L) or (B, L)."""
-        if self.places is not None:
-            return self.places
+        if self.position_ids is not None:
+            return self.position_ids
         return mx.arange(self.ids.shape[1], dtype=mx.int32)[None]
 
     def positions_after(self, pad_token_id: int) -> mx.array:
         """Places from `pad_token_id` + 1 at the first id that is not padding; padding has `pad_token_id` (RoBERTa)."""
-        if self.places is not None:
-            return self.places
+        if self.position_ids is not None:
+            return self.position_ids
         real = (self.ids != pad_token_id).astype(mx.int32)
         return mx.cumsum(real, axis=1) * real + pad_token_id
 

@@ -9,7 +9,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_hf_bridge.layers.feed_forward import Activation, gelu
-from mlx_hf_bridge.layers.heads import Answers, WordTable
+from mlx_hf_bridge.layers.heads import HeadOutputs, TokenTable
 from mlx_hf_bridge.layers.linear import Linear
 from mlx_hf_bridge.layers.norm import LayerNorm
 from mlx_hf_bridge.layers.token_batch import TokenBatch
@@ -65,9 +65,9 @@ class PreparedHead(nn.Module):
         self.pool = pool
         self.pool_answers = pool_answers
 
-    def __call__(self, hidden: mx.array, pooled: mx.array | None, batch: TokenBatch, words: WordTable) -> Answers:
+    def __call__(self, hidden: mx.array, pooled: mx.array | None, batch: TokenBatch, table: TokenTable) -> HeadOutputs:
         x = hidden if self.pool is None else self.pool(hidden, batch)
-        answers: Answers = self.head(self.transform(x), pooled, batch, words)
+        answers: HeadOutputs = self.head(self.transform(x), pooled, batch, table)
         if self.pool_answers is None:
             return answers
         return {name: self.pool_answers(answer, batch) for name, answer in answers.items()}
@@ -86,8 +86,8 @@ class WordScores(nn.Module):
         if bias and (tied or beside):
             self.bias = mx.zeros((vocabulary,))
 
-    def __call__(self, hidden: mx.array, pooled: mx.array | None, batch: TokenBatch, words: WordTable) -> Answers:
-        scores = self.decoder(hidden) if "decoder" in self else words.scores(hidden)
+    def __call__(self, hidden: mx.array, pooled: mx.array | None, batch: TokenBatch, table: TokenTable) -> HeadOutputs:
+        scores = self.decoder(hidden) if "decoder" in self else table.scores(hidden)
         return {"logits": scores + self.bias if "bias" in self else scores}
 
 
@@ -116,7 +116,7 @@ class QuestionAwareSpans(nn.Module):
         self.end = QuestionAwareEdge(hidden_size)
         self.question_token_id = question_token_id
 
-    def __call__(self, hidden: mx.array, pooled: mx.array | None, batch: TokenBatch, words: WordTable) -> Answers:
+    def __call__(self, hidden: mx.array, pooled: mx.array | None, batch: TokenBatch, table: TokenTable) -> HeadOutputs:
         question = batch.take(hidden, self._slots(batch))  # (B, D)
         answers = {"start_logits": self.start(question, hidden), "end_logits": self.end(question, hidden)}
         if batch.mask is None:
@@ -125,6 +125,6 @@ class QuestionAwareSpans(nn.Module):
         return {name: mx.where(batch.mask, scores, lowest) for name, scores in answers.items()}
 
     def _slots(self, batch: TokenBatch) -> mx.array:
-        if batch.vectors is not None:
+        if batch.inputs_embeds is not None:
             return mx.zeros(batch.ids.shape[0], mx.int32)
         return mx.argmax((batch.ids == self.question_token_id).astype(mx.int32), axis=1)

@@ -23,7 +23,7 @@ FAMILY = dataclasses.replace(
     tokenizer="BertGenerationTokenizer",
     pooler=None,
     heads={},
-    uses_segments=False,
+    uses_token_type_ids=False,
     ignored_prefixes=("lm_head",),
     hf_base_suffix="Encoder",
 )

@@ -78,6 +78,6 @@ FAMILY = Family(
     heads={},
     pooler=lambda config: EndPooler(config.eos_token_id),
     other_heads=("text_projection",),
-    uses_segments=False,
-    takes_vectors=False,
+    uses_token_type_ids=False,
+    accepts_inputs_embeds=False,
 )

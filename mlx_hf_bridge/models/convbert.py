@@ -93,7 +93,7 @@ NAMES = {
 
 FAMILY = dataclasses.replace(
     electra.FAMILY,
-    padding_shows=True,
+    length_dependent=True,
     model_type="convbert",
     config=ConvBertConfig,
     encoder=encoder,

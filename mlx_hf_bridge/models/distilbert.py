@@ -66,5 +66,5 @@ FAMILY = Family(
         QUESTION_ANSWERING: SPAN_HEAD,
         MULTIPLE_CHOICE: first_token_head(_CLASSIFIER, relu, classes=1),
     },
-    uses_segments=False,
+    uses_token_type_ids=False,
 )

@@ -79,8 +79,8 @@ class EsmEmbeddings(nn.Module):
         self.mask_token_id = config.mask_token_id if config.token_dropout else None
 
     def __call__(self, batch: TokenBatch) -> mx.array:
-        if batch.vectors is not None:
-            return batch.vectors
+        if batch.inputs_embeds is not None:
+            return batch.inputs_embeds
         words = self.word(batch.ids)  # (B, L, D)
         if self.mask_token_id is not None:
             words = words * self._shares(batch, self.mask_token_id).astype(words.dtype)
@@ -161,6 +161,6 @@ FAMILY = Family(
         TOKEN_CLASSIFICATION: TOKEN_HEAD,
     },
     unused_modules=unused_modules,
-    uses_segments=False,
+    uses_token_type_ids=False,
     alternate_names={_OLD_ROTARY.replace("{i}", layer): "rotary_embeddings" for layer in "0*"},
 )

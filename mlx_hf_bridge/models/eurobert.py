@@ -111,5 +111,5 @@ FAMILY = Family(
         SEQUENCE_CLASSIFICATION: Head(build=classifier, names={"dense": "transform.dense", "classifier": "head.out"}),
         TOKEN_CLASSIFICATION: TOKEN_HEAD,
     },
-    uses_segments=False,
+    uses_token_type_ids=False,
 )

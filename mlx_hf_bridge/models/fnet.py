@@ -45,7 +45,7 @@ NAMES = {
 
 FAMILY = dataclasses.replace(
     bert.FAMILY,
-    padding_shows=True,
+    length_dependent=True,
     model_type="fnet",
     config=FNetConfig,
     encoder=encoder,

@@ -88,9 +88,9 @@ def with_global(
     """Batches without global tokens get those that are `chosen`; none for vectors if they are found `from_ids`."""
 
     def prepare_batch(config: LongformerConfig, batch: TokenBatch) -> TokenBatch:
-        if ARGUMENT in batch.given or (from_ids and batch.vectors is not None):
+        if ARGUMENT in batch.extra_inputs or (from_ids and batch.inputs_embeds is not None):
             return batch
-        return dataclasses.replace(batch, given={**batch.given, ARGUMENT: chosen(config, batch)})
+        return dataclasses.replace(batch, extra_inputs={**batch.extra_inputs, ARGUMENT: chosen(config, batch)})
 
     return prepare_batch
 

@@ -183,7 +183,7 @@ def _words(answer: str) -> Head:
 
 
 FAMILY = Family(
-    padding_shows=True,
+    length_dependent=True,
     model_type="mobilebert",
     config=MobileBertConfig,
     encoder=encoder,

@@ -188,5 +188,5 @@ FAMILY = Family(
         ),
         MULTIPLE_CHOICE: pooled(lambda config: 1, first_real_token),
     },
-    uses_segments=False,
+    uses_token_type_ids=False,
 )

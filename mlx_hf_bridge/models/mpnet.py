@@ -62,5 +62,5 @@ FAMILY = Family(
     tokenizer="MPNetTokenizer",
     pooler=bert.FAMILY.pooler,
     heads=roberta.HEADS,
-    uses_segments=False,
+    uses_token_type_ids=False,
 )

@@ -88,6 +88,6 @@ FAMILY = Family(
         ),
         QUESTION_ANSWERING: SPAN_HEAD,
     },
-    uses_segments=False,
+    uses_token_type_ids=False,
     ignored_prefixes=("lm_head",),
 )

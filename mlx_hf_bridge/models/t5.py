@@ -107,7 +107,7 @@ FAMILY = Family(
     tokenizer="T5Tokenizer",
     heads={TOKEN_CLASSIFICATION: TOKEN_HEAD},
     ignored_suffixes=("encoder.embed_tokens.weight",),
-    uses_segments=False,
+    uses_token_type_ids=False,
     ignored_prefixes=("decoder", "lm_head"),
     hf_base_suffix="EncoderModel",
 )

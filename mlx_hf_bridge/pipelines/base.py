@@ -170,7 +170,7 @@ class Pipeline:
 
     def _call_model(self, batch: TokenBatch) -> mx.array:
         """A batch -> what is wanted of the model, one row a text."""
-        return self.model.loaded.model(batch, answers_alone=True).logits
+        return self.model.loaded.model(batch, outputs_only=True).logits
 
     def _unpad(self, answer: np.ndarray, length: int) -> np.ndarray:
         """A text's part of its row."""

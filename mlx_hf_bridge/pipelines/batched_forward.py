@@ -11,7 +11,7 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_hf_bridge.errors import TokenRangeError
-from mlx_hf_bridge.inference.batching import Steps, checked_batch, in_batches, padded
+from mlx_hf_bridge.inference.batching import BatchPipeline, checked_batch, in_batches, padded
 from mlx_hf_bridge.inference.tokenizer import Tokens
 from mlx_hf_bridge.layers.token_batch import TokenBatch
 from mlx_hf_bridge.loading.load import LoadedModel
@@ -64,8 +64,10 @@ def forward_in_batches(
     answers: dict[int, np.ndarray] = {}
     for own in (False, True):
         chosen = [number for number, row in enumerate(sequences) if (row.mask is not None) == own]
-        steps = Steps(
-            _stacked(loaded) if own else _padded(loaded, pad_token_id), compute, even=own or loaded.family.padding_shows
+        steps = BatchPipeline(
+            _stacked(loaded) if own else _padded(loaded, pad_token_id),
+            compute,
+            even=own or loaded.family.length_dependent,
         )
         found = in_batches([sequences[number] for number in chosen], steps, batch_size, show_progress) if chosen else []
         answers.update(zip(chosen, found, strict=True))
@@ -90,7 +92,9 @@ def _stacked(loaded: LoadedModel) -> Callable[[list[Tokens]], TokenBatch]:
         masks = [
             row.mask if isinstance(row, MaskedTokens) and row.mask is not None else np.ones(len(row)) for row in tokens
         ]
-        segments = [np.zeros(len(row), np.int32) if row.segments is None else row.segments for row in tokens]
+        segments = [
+            np.zeros(len(row), np.int32) if row.token_type_ids is None else row.token_type_ids for row in tokens
+        ]
         ids = np.stack([row.ids for row in tokens])
         return checked_batch(loaded.config, ids, np.stack(masks), np.stack(segments))
 

@@ -49,7 +49,7 @@ class FeatureExtractionPipeline(PerTokenMixin, reference.FeatureExtractionPipeli
     def _call_model(self, batch: TokenBatch) -> mx.array:
         loaded = self.model.loaded
         encoding = loaded.model(batch)
-        found: mx.array = encoding.hidden if loaded.task == BASE_TASK else next(iter(encoding.answers.values()))
+        found: mx.array = encoding.hidden if loaded.task == BASE_TASK else next(iter(encoding.outputs.values()))
         return found
 
     def _postprocess_inputs(self, chunk: Chunk, answer: np.ndarray) -> list[HostArray]:

@@ -72,7 +72,7 @@ class FillMaskPipeline(reference.FillMaskPipeline):
         slots = np.argsort(~masked, axis=1, kind="stable")[:, : masked.sum(axis=1).max()]
         places, model = mx.array(slots.astype(np.int32)), self.model.loaded.model
         if isinstance(model, Model):
-            return model.at_slots(batch, places)
+            return model.logits_at(batch, places)
         # A model of another kind answers for all slots at once.
         return mx.take_along_axis(model(batch).logits, places[:, :, None], axis=1)
 

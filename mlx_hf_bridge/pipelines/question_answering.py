@@ -140,7 +140,7 @@ class QuestionAnsweringPipeline(PerTokenMixin, ChunkPipeline):
         }
 
     def _call_model(self, batch: TokenBatch) -> mx.array:
-        answers = self.model.loaded.model(batch).answers
+        answers = self.model.loaded.model(batch).outputs
         return mx.stack([answers["start_logits"], answers["end_logits"]], axis=-1)  # (B, L, 2)
 
 

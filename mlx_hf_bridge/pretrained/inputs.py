@@ -12,7 +12,7 @@ import numpy as np
 from mlx_hf_bridge.architecture.family import MULTIPLE_CHOICE
 from mlx_hf_bridge.errors import ArgumentTypeError, InputError
 from mlx_hf_bridge.inference.batching import checked_batch
-from mlx_hf_bridge.inference.model import Encoded
+from mlx_hf_bridge.inference.model import EncoderOutput
 from mlx_hf_bridge.layers.token_batch import TokenBatch
 from mlx_hf_bridge.loading.load import LoadedModel
 from mlx_hf_bridge.pretrained.arrays import to_integers, to_numpy
@@ -39,7 +39,7 @@ class ModelInputs:
                 f"got {'both' if ids is not None else 'neither'} of input_ids and inputs_embeds, expected one of them. "
                 "Pass token ids (B, L), as a tokenizer gives them."
             )
-        if vectors is not None and not loaded.family.takes_vectors:
+        if vectors is not None and not loaded.family.accepts_inputs_embeds:
             raise InputError(
                 f"got inputs_embeds, and {loaded.family.hf_class_name(loaded.task)} takes ids alone. Pass input_ids."
             )
@@ -50,7 +50,7 @@ class ModelInputs:
         self.choices = self._flatten()
         self._mask = self._beside("attention_mask", mask)
         # Ignored as in transformers: AutoTokenizer gives DistilBERT's pairs segments that the model has no table for.
-        self._segments = self._beside("token_type_ids", segments) if loaded.family.uses_segments else None
+        self._segments = self._beside("token_type_ids", segments) if loaded.family.uses_token_type_ids else None
         self._places = self._beside("position_ids", places)
         self._given = self._own(given)
 
@@ -60,12 +60,19 @@ class ModelInputs:
             self.loaded.config, self._ids, self._mask, self._segments, self._places, self._vectors, self._given
         )
 
-    def unflattened(self, encoded: Encoded) -> Encoded:
+    def unflattened(self, encoded: EncoderOutput) -> EncoderOutput:
         """Logits of choices (B x N, 1) -> (B, N); others as they are."""
         if self.choices is None:
             return encoded
-        answers = {name: array.reshape(-1, self.choices) for name, array in encoded.answers.items()}
-        return Encoded(encoded.hidden, encoded.pooled, answers, encoded.states, encoded.weights, encoded.global_weights)
+        answers = {name: array.reshape(-1, self.choices) for name, array in encoded.outputs.items()}
+        return EncoderOutput(
+            encoded.hidden,
+            encoded.pooled,
+            answers,
+            encoded.hidden_states,
+            encoded.attentions,
+            encoded.global_attentions,
+        )
 
     def _flatten(self) -> int | None:
         """(B, N, L) -> (B x N, L), and N; None for other tasks."""

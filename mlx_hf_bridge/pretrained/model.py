@@ -22,7 +22,7 @@ from mlx_hf_bridge.architecture.family import (
     TOKEN_CLASSIFICATION,
 )
 from mlx_hf_bridge.errors import ArgumentTypeError, UnservedUseError
-from mlx_hf_bridge.inference.model import Encoded
+from mlx_hf_bridge.inference.model import EncoderOutput
 from mlx_hf_bridge.layers.single_batch import computed_alone
 from mlx_hf_bridge.loading.load import Changes, LoadedModel, load
 from mlx_hf_bridge.pretrained.arrays import array_type, match_array_type
@@ -114,7 +114,7 @@ class MLXPreTrainedModel(TorchModuleAPI):
         weights = self._asked(output_attentions, "output_attentions")
         answer_alone = self._loaded.task != BASE_TASK
 
-        def encoding() -> Encoded:
+        def encoding() -> EncoderOutput:
             with computed_alone():
                 return call.unflattened(self._loaded.model(call.batch(), states, weights, answer_alone))
 
@@ -240,21 +240,21 @@ class MLXPreTrainedModel(TorchModuleAPI):
     def _asked(self, argument: bool | None, key: str) -> bool:
         return bool(self.config.to_dict().get(key, False)) if argument is None else bool(argument)
 
-    def _output(self, encoded: Encoded, like: Any) -> ModelOutput:
+    def _output(self, encoded: EncoderOutput, like: Any) -> ModelOutput:
         def answer(array: mx.array | None) -> Any:
             return None if array is None else match_array_type(array, like)
 
         traced = {
-            "hidden_states": encoded.states and tuple(answer(array) for array in encoded.states),
-            "attentions": encoded.weights and tuple(answer(array) for array in encoded.weights),
+            "hidden_states": encoded.hidden_states and tuple(answer(array) for array in encoded.hidden_states),
+            "attentions": encoded.attentions and tuple(answer(array) for array in encoded.attentions),
             **(
-                {"global_attentions": tuple(answer(array) for array in encoded.global_weights)}
-                if encoded.global_weights
+                {"global_attentions": tuple(answer(array) for array in encoded.global_attentions)}
+                if encoded.global_attentions
                 else {}
             ),
         }
         if self._loaded.task != BASE_TASK:
-            answers = {name: answer(array) for name, array in encoded.answers.items()}
+            answers = {name: answer(array) for name, array in encoded.outputs.items()}
             return _OUTPUTS[self._loaded.task](**answers, **traced)
         hidden = answer(encoded.hidden)
         if self._loaded.family.pooler is None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import mlx.core as mx
 import numpy as np
 
-from mlx_hf_bridge.inference.model import Encoded, Model
+from mlx_hf_bridge.inference.model import EncoderOutput, Model
 from mlx_hf_bridge.layers.linear import Embedding, Linear
 from mlx_hf_bridge.layers.token_batch import TokenBatch
 from mlx_hf_bridge.quantization.quantized_weights import Floats
@@ -28,7 +28,7 @@ class CalibrationJob:
     calibration_batches: Sequence[TokenBatch]
     widths: Mapping[str, BitWidth]
     dtype: mx.Dtype
-    select_output: Callable[[Encoded, TokenBatch], mx.array]
+    select_output: Callable[[EncoderOutput, TokenBatch], mx.array]
     resume: ResumeStore = field(default_factory=lambda: ResumeStore(None))
     on_step: Callable[[str], None] = lambda what: None
 

@@ -106,9 +106,9 @@ def family_of(graph: Graph) -> Family:
         tokenizer="PreTrainedTokenizerFast",
         heads={},
         pooler=(lambda config: nn.Identity()) if "pooler_output" in graph.outputs else None,
-        uses_segments="token_type_ids" in graph.inputs,
-        takes_vectors=False,
-        padding_shows=facts.length_dependent,
+        uses_token_type_ids="token_type_ids" in graph.inputs,
+        accepts_inputs_embeds=False,
+        length_dependent=facts.length_dependent,
     )
 
 

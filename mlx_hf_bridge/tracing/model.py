@@ -12,7 +12,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_hf_bridge.errors import InputError, TokenRangeError
-from mlx_hf_bridge.inference.model import Encoded
+from mlx_hf_bridge.inference.model import EncoderOutput
 from mlx_hf_bridge.layers.token_batch import TokenBatch
 from mlx_hf_bridge.runtime.device import COMPILES_GRAPHS
 from mlx_hf_bridge.tracing.graph import Graph, GraphInput
@@ -65,9 +65,9 @@ class TracedModel(nn.Module):
         batch: TokenBatch,
         states: bool = False,
         weights: bool = False,
-        answers_alone: bool = False,
+        outputs_only: bool = False,
         first_token: bool = False,
-    ) -> Encoded:
+    ) -> EncoderOutput:
         if weights:
             raise InputError(
                 f"output_attentions is asked, and the traced {self._graph.facts.model_class} has none: a graph's "
@@ -82,11 +82,11 @@ class TracedModel(nn.Module):
         if hidden is None:
             hidden = kept[-1] if kept else next(iter(answers.values()), pooled)
         assert hidden is not None
-        return Encoded(hidden, pooled, answers, kept, None)
+        return EncoderOutput(hidden, pooled, answers, kept, None)
 
     def answers(self, batch: TokenBatch, names: tuple[str, ...]) -> list[mx.array]:
         """The outputs of these names, padding cut off again."""
-        if batch.places is not None or batch.vectors is not None:
+        if batch.position_ids is not None or batch.inputs_embeds is not None:
             raise InputError(
                 f"position_ids or inputs_embeds is given, and the traced {self._graph.facts.model_class} takes "
                 "neither: "
@@ -147,7 +147,8 @@ class TracedModel(nn.Module):
     def _input(self, name: str, spec: GraphInput, batch: TokenBatch, sizes: Mapping[str, int]) -> mx.array:
         """An input in its full shape: the caller's, padded with 0, or 0 where it is left out (a mask 1)."""
         shape = tuple(sizes[axis] if isinstance(axis, str) else axis for axis in spec.axes)
-        found = {IDS: batch.ids, MASK: batch.mask, TOKEN_TYPE_IDS: batch.segments}.get(name, batch.given.get(name))
+        known = {IDS: batch.ids, MASK: batch.mask, TOKEN_TYPE_IDS: batch.token_type_ids}
+        found = known.get(name, batch.extra_inputs.get(name))
         dtype = DTYPES[spec.dtype]
         if found is None and not spec.optional:
             raise InputError(

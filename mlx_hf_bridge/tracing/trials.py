@@ -59,7 +59,7 @@ def to_token_batch(inputs: Inputs) -> TokenBatch:
     """A module's inputs as the model takes them."""
     arrays = {name: to_mlx(tensor.flatten(0, 1) if _has_choices(inputs) else tensor) for name, tensor in inputs.items()}
     others = {name: array for name, array in arrays.items() if name not in (IDS, MASK, TOKEN_TYPE_IDS)}
-    return TokenBatch(arrays[IDS], arrays[MASK].astype(mx.bool_), arrays.get(TOKEN_TYPE_IDS), given=others)
+    return TokenBatch(arrays[IDS], arrays[MASK].astype(mx.bool_), arrays.get(TOKEN_TYPE_IDS), extra_inputs=others)
 
 
 def _has_choices(inputs: Inputs) -> bool:
@@ -77,7 +77,7 @@ def largest_difference(model: TracedModel, module: Any, inputs: Inputs) -> float
     """The largest difference on valid tokens, as a share of the largest value; nan counts as infinite."""
     wanted = reference(module, inputs)
     encoded = model(to_token_batch(inputs))
-    got = {**encoded.answers, "last_hidden_state": encoded.hidden, "pooler_output": encoded.pooled}
+    got = {**encoded.outputs, "last_hidden_state": encoded.hidden, "pooler_output": encoded.pooled}
     valid = inputs[MASK].reshape(-1, inputs[MASK].shape[-1]).bool().numpy()
     worst = 0.0
     for name, right in wanted.items():

@@ -13,8 +13,8 @@ import numpy as np
 
 from mlx_hf_bridge.architecture.family import BASE_TASK
 from mlx_hf_bridge.inference.batching import budgeted
-from mlx_hf_bridge.inference.model import Encoded
-from mlx_hf_bridge.inference.parallel import side_by_side
+from mlx_hf_bridge.inference.model import EncoderOutput
+from mlx_hf_bridge.inference.parallel import run_in_parallel
 from mlx_hf_bridge.loading.load import LoadedModel
 from mlx_hf_bridge.pretrained.arrays import to_numpy
 from mlx_hf_bridge.pretrained.inputs import ModelInputs
@@ -33,7 +33,7 @@ class BatchSplittingModel(MLXPreTrainedModel):
     def __call__(self, *args: Any, **given: Any) -> Any:
         traced = any(self._asked(given.get(name), name) for name in _TRACED)
         arrays = {name: value for name, value in given.items() if name not in (*_TRACED, "return_dict")}
-        if args or traced or not _plain(arrays) or self.loaded.family.padding_shows:
+        if args or traced or not _plain(arrays) or self.loaded.family.length_dependent:
             return super().__call__(*args, **given)
         parts = _Parts.of({name: to_numpy(value) for name, value in arrays.items() if value is not None})
         if parts is None:
@@ -41,12 +41,12 @@ class BatchSplittingModel(MLXPreTrainedModel):
         output = to_transformers_output(self._output(self._encoded(parts), given["input_ids"]))
         return output if given.get("return_dict", True) is not False else output.to_tuple()
 
-    def _encoded(self, parts: "_Parts") -> Encoded:
+    def _encoded(self, parts: "_Parts") -> EncoderOutput:
         calls = [parts.call(self.loaded, number) for number in range(len(parts.rows))]
         works = [partial(_answers, self.loaded.model, self.loaded.task, call) for call in calls]
-        answers = {name: mx.array(array) for name, array in parts.joined(list(side_by_side(works))).items()}
+        answers = {name: mx.array(array) for name, array in parts.joined(list(run_in_parallel(works))).items()}
         hidden = answers.pop("hidden", mx.zeros(0))
-        return Encoded(hidden, answers.pop("pooled", None), answers)
+        return EncoderOutput(hidden, answers.pop("pooled", None), answers)
 
     def __reduce__(self) -> tuple[Any, ...]:
         read, arguments = super().__reduce__()
@@ -104,11 +104,11 @@ def _plain(arrays: Mapping[str, Any]) -> bool:
     return not others and arrays.get("input_ids") is not None and arrays.get("attention_mask") is not None
 
 
-def _answers(model: Callable[..., Encoded], task: str, call: ModelInputs) -> dict[str, mx.array]:
+def _answers(model: Callable[..., EncoderOutput], task: str, call: ModelInputs) -> dict[str, mx.array]:
     """What a part answers by name; float32, since numpy has no bfloat16."""
-    encoded = model(call.batch(), answers_alone=task != BASE_TASK)
+    encoded = model(call.batch(), outputs_only=task != BASE_TASK)
     if task != BASE_TASK:
-        return {name: array.astype(mx.float32) for name, array in encoded.answers.items()}
+        return {name: array.astype(mx.float32) for name, array in encoded.outputs.items()}
     answers = {"hidden": encoded.hidden, "pooled": encoded.pooled}
     return {name: array.astype(mx.float32) for name, array in answers.items() if array is not None}
 

@@ -77,7 +77,7 @@ def all_outputs(features: Features) -> dict[str, mx.array]:
     batch = features.batch
     named = {"input_ids": batch.ids, "attention_mask": features.mask.astype(mx.int32)}
     if features.has_token_type_ids:
-        named["token_type_ids"] = mx.zeros_like(batch.ids) if batch.segments is None else batch.segments
+        named["token_type_ids"] = mx.zeros_like(batch.ids) if batch.token_type_ids is None else batch.token_type_ids
     arrays = {name: array.astype(mx.float32) for name, array in features.arrays.items()}
     return named | arrays
 

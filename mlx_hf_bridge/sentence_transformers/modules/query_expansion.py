@@ -70,6 +70,6 @@ class ExpandedTokens(Tokens):
 def expand_query(tokens: Tokens, length: int, token_id: int) -> ExpandedTokens:
     """Filled up to `length`; a longer one stays as it is."""
     missing = max(0, length - len(tokens))
-    segments = None if tokens.segments is None else np.pad(tokens.segments, (0, missing))
+    segments = None if tokens.token_type_ids is None else np.pad(tokens.token_type_ids, (0, missing))
     ids = np.pad(tokens.ids, (0, missing), constant_values=token_id)
-    return ExpandedTokens(ids, segments, tokens.cut, missing)
+    return ExpandedTokens(ids, segments, tokens.truncated, missing)

@@ -14,7 +14,7 @@ import numpy as np
 
 from mlx_hf_bridge.errors import InputError, UnsupportedModelError
 from mlx_hf_bridge.inference.batching import padded, report_cut
-from mlx_hf_bridge.inference.model import Encoded
+from mlx_hf_bridge.inference.model import EncoderOutput
 from mlx_hf_bridge.inference.tokenizer import Text, Tokenizer, Tokens
 from mlx_hf_bridge.layers.token_batch import TokenBatch
 from mlx_hf_bridge.loading.load import LoadedModel, load
@@ -44,7 +44,7 @@ class Transformer(InputModule):
         self.do_lower_case = settings.do_lower_case
         self.query_length, self.document_length = settings.query_length, settings.document_length
         self.query_expansion = settings.query_expansion
-        self.length_dependent = loaded.family.padding_shows
+        self.length_dependent = loaded.family.length_dependent
         self._output = settings.output
         self._overlong = overlong
         self._told_of_cut = False
@@ -128,7 +128,7 @@ class Transformer(InputModule):
             task=options.task,
             expansion_mask=None if added is None else mx.array(added),
             max_active_dims=options.max_active_dims,
-            has_token_type_ids=self.tokenizer.gives_segments,
+            has_token_type_ids=self.tokenizer.returns_token_type_ids,
         )
 
     def __call__(self, features: Features) -> Features:
@@ -136,20 +136,20 @@ class Transformer(InputModule):
         encoded = self.loaded.model(
             features.batch,
             keeps,
-            answers_alone=self._output[0] == "logits",
+            outputs_only=self._output[0] == "logits",
             first_token=features.first_token and self._output[0] == "last_hidden_state",
         )
         features = features.with_array(self.module_output_name, self._answer(encoded, features.batch))
-        return replace(features, hidden_states=encoded.states) if keeps else features
+        return replace(features, hidden_states=encoded.hidden_states) if keeps else features
 
-    def _answer(self, encoded: Encoded, batch: TokenBatch) -> mx.array:
+    def _answer(self, encoded: EncoderOutput, batch: TokenBatch) -> mx.array:
         if self.transformer_task == "text-generation":
             last = batch.take(encoded.hidden, batch.token_mask(mx.int32).sum(axis=1)[:, 0] - 1)
             scores: mx.array = self.loaded.model.encoder.embeddings.word.scores(last)
             return scores[:, None]
-        if self._output[0] == "hidden_states" and encoded.states:
-            return encoded.states[int(self._output[1])]
-        answer = {"last_hidden_state": encoded.hidden, "pooler_output": encoded.pooled, **encoded.answers}
+        if self._output[0] == "hidden_states" and encoded.hidden_states:
+            return encoded.hidden_states[int(self._output[1])]
+        answer = {"last_hidden_state": encoded.hidden, "pooler_output": encoded.pooled, **encoded.outputs}
         found = answer.get(str(self._output[0]))
         if found is None:
             raise UnsupportedModelError(

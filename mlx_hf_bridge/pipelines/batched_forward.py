@@ -92,10 +92,10 @@ def _stacked(loaded: LoadedModel) -> Callable[[list[Tokens]], TokenBatch]:
         masks = [
             row.mask if isinstance(row, MaskedTokens) and row.mask is not None else np.ones(len(row)) for row in tokens
         ]
-        segments = [
+        token_type_ids = [
             np.zeros(len(row), np.int32) if row.token_type_ids is None else row.token_type_ids for row in tokens
         ]
         ids = np.stack([row.ids for row in tokens])
-        return checked_batch(loaded.config, ids, np.stack(masks), np.stack(segments))
+        return checked_batch(loaded.config, ids, np.stack(masks), np.stack(token_type_ids))
 
     return stack

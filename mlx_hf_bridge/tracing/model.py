@@ -63,20 +63,20 @@ class TracedModel(nn.Module):
     def __call__(
         self,
         batch: TokenBatch,
-        states: bool = False,
-        weights: bool = False,
+        output_hidden_states: bool = False,
+        output_attentions: bool = False,
         outputs_only: bool = False,
         first_token: bool = False,
     ) -> EncoderOutput:
-        if weights:
+        if output_attentions:
             raise InputError(
                 f"output_attentions is asked, and the traced {self._graph.facts.model_class} has none: a graph's "
                 "answers "
                 "are fixed when it is made. Leave it out, or use transformers on torch."
             )
-        names = self._wanted(states)
+        names = self._wanted(output_hidden_states)
         answers = dict(zip(names, self.answers(batch, names), strict=True))
-        kept = tuple(answers.pop(name) for name in names if name.startswith(_STATES)) if states else None
+        kept = tuple(answers.pop(name) for name in names if name.startswith(_STATES)) if output_hidden_states else None
         pooled = answers.pop("pooler_output", None)
         hidden = answers.pop("last_hidden_state", None)
         if hidden is None:

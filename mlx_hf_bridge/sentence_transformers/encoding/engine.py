@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 from mlx_hf_bridge.errors import InputError, UnsupportedModelError
-from mlx_hf_bridge.inference.batching import Parts, BatchPipeline, float_rows, in_blocks
+from mlx_hf_bridge.inference.batching import BatchPipeline, Parts, float_rows, in_blocks
 from mlx_hf_bridge.inference.tokenizer import Text, Tokens
 from mlx_hf_bridge.sentence_transformers.modules.base import Features, Module
 from mlx_hf_bridge.sentence_transformers.modules.input import EncodeOptions, InputModule
@@ -51,7 +51,9 @@ def encode_texts(
         return postprocess(features)
 
     one_shape = split_rows is float_rows
-    steps = BatchPipeline(partial(first.features, options=options), compute, split_rows, first.length_dependent, one_shape)
+    steps = BatchPipeline(
+        partial(first.features, options=options), compute, split_rows, first.length_dependent, one_shape
+    )
     return in_blocks(_blocks(first, texts, options), len(texts), steps, batch_size, show_progress)
 
 

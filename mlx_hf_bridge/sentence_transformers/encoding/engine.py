@@ -51,10 +51,10 @@ def encode_texts(
         return postprocess(features)
 
     one_shape = split_rows is float_rows
-    steps = BatchPipeline(
+    pipeline = BatchPipeline(
         partial(first.features, options=options), compute, split_rows, first.length_dependent, one_shape
     )
-    return in_blocks(_blocks(first, texts, options), len(texts), steps, batch_size, show_progress)
+    return in_blocks(_blocks(first, texts, options), len(texts), pipeline, batch_size, show_progress)
 
 
 def _blocks(

@@ -192,7 +192,7 @@ def test_lora_weights_of_tasks_are_never_dropped_without_a_word(tmp_path: Path) 
     name = "roberta.encoder.layers.0.mlp.fc1.parametrizations.weight"
     lora = {f"{name}.0.lora_A": torch.zeros(5, 4, 24), f"{name}.0.lora_B": torch.zeros(5, 40, 4)}
     rewrite(tmp_path, lambda tensors: {**tensors, **lora})
-    with pytest.raises(WeightsError, match=r"2 tensors that the model has no place for: .*0\.lora_A, .*0\.lora_B"):
+    with pytest.raises(WeightsError, match=r"2 tensors that the model has no parameter for: .*0\.lora_A, .*0\.lora_B"):
         MLXAutoModel.from_pretrained(tmp_path)
 
 

@@ -192,7 +192,7 @@ FOLDERS: dict[str, tuple[Callable[[Path], Any], type, type, str]] = {
         changed(lambda tensors: {**tensors, "adapter.weight": torch.ones(2)}),
         errors.WeightsError,
         RuntimeError,
-        r"has 1 tensors that the model has no place for: adapter\.weight\. Its architecture is not the one",
+        r"has 1 tensors that the model has no parameter for: adapter\.weight\. Its architecture is not the one",
     ),
     "relative positions": (
         config(position_embedding_type="relative_key"),

@@ -465,7 +465,7 @@ def test_a_packing_of_its_own_for_one_path_is_read(prefix: str, tmp_path: Path) 
 
 def test_parts_packed_differently_cannot_be_joined(tmp_path: Path) -> None:
     make_foreign(tmp_path, "", {"encoder.layer.1.attention.self.key": {"group_size": 32, "bits": 8}})
-    with pytest.raises(QuantizationError, match=r"packs the parts of encoder\.layers\.1\.attention\.qkv differently"):
+    with pytest.raises(QuantizationError, match=r"packs the slices of encoder\.layers\.1\.attention\.qkv differently"):
         MLXAutoModel.from_pretrained(tmp_path)
 
 
@@ -513,7 +513,7 @@ OTHER_TOOLS = [
 def test_another_tools_quantisation_is_refused(packing: Any, tmp_path: Path) -> None:
     make_model(BERT).save_pretrained(tmp_path)
     edit_config(tmp_path, quantization_config=packing)
-    with pytest.raises(QuantizationError, match=r"which is not MLX's packing .* Use the unquantised checkpoint"):
+    with pytest.raises(QuantizationError, match=r"which is not MLX's packing .* Use the unquantized checkpoint"):
         MLXAutoModel.from_pretrained(tmp_path)
 
 
@@ -597,6 +597,6 @@ def test_float_weights_have_no_packing_in_config_json(tmp_path: Path) -> None:
 def test_packed_tensors_without_a_word_in_config_json_are_an_error(tmp_path: Path) -> None:
     make_foreign(tmp_path)
     edit_config(tmp_path, quantization=...)
-    with pytest.raises(WeightsError, match=r"no place for: embeddings\.position_embeddings\.biases"):
+    with pytest.raises(WeightsError, match=r"no parameter for: embeddings\.position_embeddings\.biases"):
         MLXAutoModel.from_pretrained(tmp_path)
     write_tensors(tmp_path, {})

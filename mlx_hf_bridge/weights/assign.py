@@ -1,4 +1,4 @@
-"""Arrays put into the model, parts of joined modules one below the other."""
+"""Arrays assigned to a model's parameters; slices of a fused parameter are concatenated first."""
 
 from collections import defaultdict
 from collections.abc import Mapping
@@ -10,35 +10,51 @@ from mlx_hf_bridge.weights.name_mapping import ParameterSlot, TensorTarget
 from mlx_hf_bridge.weights.validation import Shape, named_parameters
 
 
-def random_init(empty: Mapping[ParameterSlot, Shape], spread: float, dtype: mx.Dtype) -> dict[ParameterSlot, mx.array]:
-    """Weights of a standard deviation of `spread`, norms of 1 and biases of 0, as an untrained model has them."""
-    return {spot: _draw(spot[1], shape, spread).astype(dtype) for spot, shape in empty.items()}
+def random_init(shapes: Mapping[ParameterSlot, Shape], std: float, dtype: mx.Dtype) -> dict[ParameterSlot, mx.array]:
+    """Return freshly initialized parameters, as transformers' `_init_weights` makes them.
+
+    Args:
+        shapes: The shape of each parameter slot to initialize.
+        std: Standard deviation of matrices (`initializer_range`); norm weights are 1 and biases 0.
+        dtype: Dtype of the arrays.
+
+    Returns:
+        One array for every slot.
+    """
+    return {slot: _initialize(slot[1], shape, std).astype(dtype) for slot, shape in shapes.items()}
 
 
-def _draw(leaf: str, shape: Shape, spread: float) -> mx.array:
+def _initialize(leaf: str, shape: Shape, std: float) -> mx.array:
     if leaf != "weight":
         return mx.zeros(shape)
-    return mx.random.normal(shape, scale=spread) if len(shape) > 1 else mx.ones(shape)
+    return mx.random.normal(shape, scale=std) if len(shape) > 1 else mx.ones(shape)
 
 
 def assign_weights(
     model: Model,
     targets: Mapping[str, TensorTarget],
     arrays: Mapping[str, mx.array],
-    others: Mapping[ParameterSlot, mx.array],
+    initialized: Mapping[ParameterSlot, mx.array],
 ) -> None:
-    """Put arrays by their checkpoint names, and `others` by their spots, into the model, which they must fill."""
-    parts: dict[str, dict[int, mx.array]] = defaultdict(dict)
+    """Load arrays into the model; together they must fill every parameter.
+
+    Args:
+        model: The model whose parameters are replaced.
+        targets: Checkpoint tensor name -> the parameter that it belongs to.
+        arrays: Checkpoint tensor name -> array.
+        initialized: Arrays for slots that the checkpoint has no tensor for.
+    """
+    slices: dict[str, dict[int, mx.array]] = defaultdict(dict)
     for name, array in arrays.items():
-        place = targets[name]
-        parts[f"{place.path}.{place.leaf}"][place.slice_index] = array
-    for (path, leaf, part), array in others.items():
-        parts[f"{path}.{leaf}"][part] = array
+        target = targets[name]
+        slices[f"{target.path}.{target.leaf}"][target.slice_index] = array
+    for (path, leaf, slice_index), array in initialized.items():
+        slices[f"{path}.{leaf}"][slice_index] = array
     wanted = {parameter for parameter, _ in named_parameters(model)}
-    joined = [(name, _join(found)) for name, found in parts.items() if name in wanted]
-    model.load_weights(joined, strict=True)
+    fused = [(name, _concatenate(found)) for name, found in slices.items() if name in wanted]
+    model.load_weights(fused, strict=True)
 
 
-def _join(parts: Mapping[int, mx.array]) -> mx.array:
-    ordered = [parts[part] for part in sorted(parts)]
+def _concatenate(slices: Mapping[int, mx.array]) -> mx.array:
+    ordered = [slices[index] for index in sorted(slices)]
     return ordered[0] if len(ordered) == 1 else mx.concatenate(ordered, axis=0)

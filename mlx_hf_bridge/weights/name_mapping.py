@@ -1,4 +1,4 @@
-"""Checkpoint names become places in the model: every tensor is placed, carried along, ignored by name, or an error."""
+"""Checkpoint tensor names mapped onto model parameters: each is read, kept unused, ignored by name, or an error."""
 
 import re
 from collections import defaultdict
@@ -12,12 +12,14 @@ from mlx_hf_bridge.models import types_with_head
 
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.|$)")
 _LETTERS = ("{i}", "{j}", "{k}")
-# TensorFlow's spelling, and that of transformers' "metal" quantiser, whose packing is MLX's.
+# gamma and beta are TensorFlow's names; transformers' "metal" quantizer, which packs as MLX does, writes qbiases.
 _LEGACY_LEAVES = {"gamma": "weight", "beta": "bias", "qbiases": "biases"}
-# Words that other tools put before base names: torch's DataParallel, mlx-embeddings.
+# Prefixes that other tools add to the names of the base model: torch's DataParallel, mlx-embeddings.
 _WRAPPERS = ("module.", "model.")
-_SHOWN = 8
-# Kept in the dtype of the file: angles are these times places, and bfloat16 would be radians off at place 1,000.
+# An error message lists this many names.
+_LISTED = 8
+# Leaves that are never cast: rotary angles are these frequencies times positions, and in bfloat16 the angle at
+# position 1,000 would be off by radians.
 KEEP_FILE_DTYPE = ("inv_freq",)
 
 # One slice of one model parameter: (module path, leaf name, slice index; 0 unless the parameter is fused).
@@ -26,10 +28,16 @@ ParameterSlot = tuple[str, str, int]
 
 @dataclass(frozen=True)
 class TensorTarget:
-    """Where a checkpoint tensor goes: `ours` and `leaf` name a parameter, `part` its share of a joined one.
+    """The model parameter that a checkpoint tensor belongs to.
 
-    `module` is the checkpoint's own module path without prefix or legacy spelling; `ours` is None for a tensor of
-    another head or an unread module, which is carried along. `is_fused`: the tensor holds all parts of a joined one.
+    Attributes:
+        module: The checkpoint's module path in today's transformers spelling, without the family's prefix.
+        leaf: The parameter's name inside the module: "weight", "bias", "scales" or "biases".
+        path: The model's module path, or None for a tensor of another head or of a module that the model does not
+            compute with; such a tensor is kept in a converted folder and not read.
+        slice_index: Which rows of a fused parameter the tensor holds (queries 0, keys 1, values 2); else 0.
+        is_base: Whether the tensor belongs to the encoder and not to a head.
+        is_fused: Whether the tensor holds all slices of a fused parameter at once.
     """
 
     module: str
@@ -41,20 +49,29 @@ class TensorTarget:
 
     @property
     def name(self) -> str:
-        """The tensor's name as HF spells it today, without the family's prefix."""
+        """The tensor's name in today's transformers spelling, without the family's prefix."""
         return f"{self.module}.{self.leaf}"
 
 
 @dataclass(frozen=True)
 class ModuleSources:
-    """One of our modules, and the checkpoint modules whose rows it joins, in order."""
+    """A module of the model, and the checkpoint modules whose rows it concatenates, in order."""
 
     path: str
     modules: tuple[str, ...]
 
 
 class NameMapping:
-    """A family's name tables for one task, read in both directions."""
+    """The name tables of one family for one task, readable in both directions.
+
+    Args:
+        family: The model type's tables of names.
+        config: The checkpoint's config; heads may depend on it (tied weights).
+        task: A task that the family has a head for, or "feature-extraction" for the encoder alone.
+
+    Raises:
+        UnsupportedModelError: If the family has no head for the task.
+    """
 
     def __init__(self, family: Family, config: EncoderConfig, task: str) -> None:
         if task != BASE_TASK and task not in family.heads:
@@ -65,18 +82,18 @@ class NameMapping:
             )
         self._family = family
         self._base = {
-            hf: ours if ours.startswith("pooler.") else f"encoder.{ours}" for hf, ours in family.names.items()
+            hf: path if path.startswith("pooler.") else f"encoder.{path}" for hf, path in family.names.items()
         }
         head = family.heads[task].names_for(config) if task != BASE_TASK else {}
-        self._head = {hf: f"head.{ours}".rstrip(".") for hf, ours in head.items()}
+        self._head = {hf: f"head.{path}".rstrip(".") for hf, path in head.items()}
         self._other_heads = {
             name for other in family.heads.values() for name in (*other.names, *other.tied, *other.untied)
         } - set(self._head)
-        self._passed_over = {name for head in family.heads.values() for name in head.ignored_suffixes(config)}
-        self._unread = frozenset(family.unused_modules(config))
+        self._ignored_suffixes = {name for head in family.heads.values() for name in head.ignored_suffixes(config)}
+        self._unused_modules = frozenset(family.unused_modules(config))
 
     def resolve(self, name: str) -> TensorTarget | None:
-        """A checkpoint tensor's name -> its place; None for one that no table knows."""
+        """Return the parameter that a checkpoint tensor belongs to; None for a name that no table has."""
         module, _, leaf = name.rpartition(".")
         leaf = _LEGACY_LEAVES.get(leaf, leaf)
         for spelled in self._spellings(module):
@@ -85,22 +102,22 @@ class NameMapping:
         return None
 
     def is_ignored(self, name: str) -> bool:
-        """Whether transformers makes this tensor anew, or from another, whatever the file says."""
+        """Whether transformers computes this tensor itself, or ties it to another, whatever the file holds."""
         if any(
             spelled.startswith(f"{word}.")
             for word in self._family.ignored_prefixes
             for spelled in self._spellings(name)
         ):
             return True
-        ignored = (*self._family.ignored_suffixes, *self._passed_over)
+        ignored = (*self._family.ignored_suffixes, *self._ignored_suffixes)
         return any(name == tensor or name.endswith(f".{tensor}") for tensor in ignored)
 
     def sources_of(self, paths: Iterable[str]) -> list[ModuleSources]:
-        """Our module paths -> the checkpoint modules that fill them."""
+        """Return, for each module path of the model, the checkpoint modules that fill it."""
         sources: dict[str, list[tuple[int, str]]] = defaultdict(list)
-        for hf, ours in {**self._base, **self._head}.items():
-            path, _, part = ours.partition("#")
-            sources[path].append((int(part or 0), hf))
+        for hf, target in {**self._base, **self._head}.items():
+            path, _, slice_index = target.partition("#")  # "attention.qkv#1" is the second slice of a fused module
+            sources[path].append((int(slice_index or 0), hf))
         found = []
         for path in paths:
             pattern, numbers = _abstract(path)
@@ -122,11 +139,11 @@ class NameMapping:
             return alternate
         for pattern, numbers in _patterns(module):
             for table, is_base in ((self._head, False), (self._base, True)):
-                if is_base and pattern in self._unread:
+                if is_base and pattern in self._unused_modules:
                     return TensorTarget(module, leaf, is_base=True)
                 if pattern in table:
-                    ours, _, part = table[pattern].partition("#")
-                    return TensorTarget(module, leaf, _concrete(ours, numbers), int(part or 0), is_base)
+                    path, _, slice_index = table[pattern].partition("#")
+                    return TensorTarget(module, leaf, _concrete(path, numbers), int(slice_index or 0), is_base)
         pattern, _ = _abstract(module)
         first_word = module.partition(".")[0]
         if pattern in self._other_heads or first_word in self._family.other_heads:
@@ -134,7 +151,7 @@ class NameMapping:
         return None
 
     def _alternate(self, module: str, leaf: str) -> TensorTarget | None:
-        """The place of a module that this file names otherwise than the tables do."""
+        """Return the target of a module that this file calls by an alternate name, or that holds fused weights."""
         for pattern, numbers in _patterns(module):
             if pattern not in self._family.alternate_names:
                 continue
@@ -146,14 +163,17 @@ class NameMapping:
 
 
 def _abstract(path: str) -> tuple[str, list[str]]:
-    """ "layers.3.x" -> ("layers.{i}.x", ["3"])."""
+    """Replace numbers by letters: "layers.3.x" -> ("layers.{i}.x", ["3"])."""
     numbers = _NUMBER.findall(path)
     letters = iter(_LETTERS)
     return _NUMBER.sub(lambda _: next(letters, "?"), path), numbers
 
 
 def _patterns(path: str) -> Iterator[tuple[str, list[str]]]:
-    """ "block.3.layer.0" -> ("block.{i}.layer.{j}", ["3", "0"]), ("block.{i}.layer.0", ["3"]), (itself, [])."""
+    """Yield a path with all of its numbers replaced, then fewer from the right, at last none.
+
+    "block.3.layer.0" -> ("block.{i}.layer.{j}", ["3", "0"]), ("block.{i}.layer.0", ["3"]), ("block.3.layer.0", []).
+    """
     numbers = list(_NUMBER.finditer(path))
     for count in range(len(numbers), -1, -1):
         end = numbers[count - 1].end() if count else 0
@@ -162,35 +182,49 @@ def _patterns(path: str) -> Iterator[tuple[str, list[str]]]:
 
 
 def _concrete(pattern: str, numbers: list[str]) -> str:
+    """Put numbers back in place of the letters."""
     for letter, number in zip(_LETTERS, numbers, strict=False):
         pattern = pattern.replace(letter, number)
     return pattern
 
 
 def resolve_names(names: NameMapping, tensors: Iterable[str], where: str) -> dict[str, TensorTarget]:
-    """Checkpoint names -> places; WeightsError lists names that no table knows, or two names of one place."""
+    """Return the target of every checkpoint tensor that is not ignored.
+
+    Args:
+        names: The family's name tables.
+        tensors: Names of the checkpoint's tensors.
+        where: The checkpoint's folder, for messages.
+
+    Returns:
+        Tensor name -> target.
+
+    Raises:
+        WeightsError: If a name is in no table, or two names mean one tensor.
+    """
     found = {name: names.resolve(name) for name in sorted(tensors) if not names.is_ignored(name)}
-    targets = {name: place for name, place in found.items() if place is not None}
-    check_all_resolved([name for name, place in found.items() if place is None], where)
-    taken: dict[tuple[str, str, int], str] = {}
-    for name, place in targets.items():
-        if place.path and (other := taken.setdefault((place.path, place.leaf, place.slice_index), name)) != name:
+    targets = {name: target for name, target in found.items() if target is not None}
+    check_all_resolved([name for name, target in found.items() if target is None], where)
+    taken: dict[ParameterSlot, str] = {}
+    for name, target in targets.items():
+        slot = (target.path or "", target.leaf, target.slice_index)
+        if target.path and (other := taken.setdefault(slot, name)) != name:
             raise WeightsError(
                 f"{where} has {other} and {name}, two names of one tensor. Take the original checkpoint, or delete one."
             )
     return targets
 
 
-def check_all_resolved(names: list[str], where: str) -> None:
-    """WeightsError for tensors without a place in the model, if there are any."""
-    if names:
+def check_all_resolved(unknown: list[str], where: str) -> None:
+    """Raise WeightsError if there are tensors that the model has no parameter for."""
+    if unknown:
         raise WeightsError(
-            f"{where} has {len(names)} tensors that the model has no place for: {summarize(names)}. "
+            f"{where} has {len(unknown)} tensors that the model has no parameter for: {summarize(unknown)}. "
             "Its architecture is not the one that config.json names; check that the two belong together."
         )
 
 
 def summarize(names: list[str]) -> str:
-    """The first names of a list, and how many more there are."""
-    rest = len(names) - _SHOWN
-    return ", ".join(names[:_SHOWN]) + (f" and {rest} more" if rest > 0 else "")
+    """Return the first names of a list, and how many more there are."""
+    rest = len(names) - _LISTED
+    return ", ".join(names[:_LISTED]) + (f" and {rest} more" if rest > 0 else "")

@@ -1,4 +1,4 @@
-"""What a folder's config.json says of packed weights, and the model's modules put into that form."""
+"""MLX's packing as config.json describes it, and the model's modules replaced by packed ones."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,12 +11,22 @@ from mlx_hf_bridge.quantization.recipes import MLXQuantizationConfig
 from mlx_hf_bridge.weights.name_mapping import NameMapping, TensorTarget
 
 _KEYS = ("group_size", "bits", "mode")
-# quant_method of mlx-lm (absent, or "mlx") and of transformers' MetalConfig, which packs in the same way.
+# Values of quant_method: mlx-lm writes none or "mlx"; transformers' MetalConfig "metal", packed in the same way.
 _METHODS = (None, "mlx", "metal")
 
 
 def read_packing(config: Mapping[str, Any]) -> dict[str, Any]:
-    """MLX's packing under either of mlx-lm's keys; {} for float weights; QuantizationError for another tool's."""
+    """Return MLX's packing from config.json, under either of mlx-lm's keys.
+
+    Args:
+        config: The content of config.json.
+
+    Returns:
+        `group_size`, `bits`, `mode`, and an entry by module path where a module differs; {} for float weights.
+
+    Raises:
+        QuantizationError: If another tool has packed the weights.
+    """
     packing = config.get("quantization") or config.get("quantization_config") or {}
     if not packing:
         return {}
@@ -25,50 +35,68 @@ def read_packing(config: Mapping[str, Any]) -> dict[str, Any]:
         method = packing.get("quant_method") if isinstance(packing, dict) else None
         raise QuantizationError(
             f"config.json has quantization_config={packing!r}{f', packed by {method!r}' if method else ''}, which is "
-            "not MLX's packing (group_size, bits, mode). Use the unquantised checkpoint and pass "
+            "not MLX's packing (group_size, bits, mode). Use the unquantized checkpoint and pass "
             "quantization_config='q8' or another recipe."
         )
     return packing
 
 
 def recipe_from_packing(packing: Mapping[str, Any]) -> MLXQuantizationConfig | None:
-    """The recipe that a packing was made with; None for float weights."""
-    return MLXQuantizationConfig(**_recipe(packing)) if packing else None
+    """Return the recipe with a packing's bits, group size and mode; None for float weights."""
+    return MLXQuantizationConfig(**_recipe_fields(packing)) if packing else None
 
 
 def packing_config(
     recipe: MLXQuantizationConfig | None, modules: Mapping[str, MLXQuantizationConfig]
 ) -> dict[str, Any]:
-    """mlx-lm's form for packed modules: the recipe's own width, and by path where a module's differs."""
+    """Return the packing of config.json in mlx-lm's form.
+
+    Args:
+        recipe: The conversion's recipe; its bits, group size and mode are the default for all modules.
+        modules: Checkpoint module path -> the recipe that packs it.
+
+    Returns:
+        The recipe's packing, with an entry by path for each module that differs; {} if nothing is packed.
+    """
     if recipe is None or not modules:
         return {}
-    width = _width_of(recipe)
-    differing = {path: _width_of(one) for path, one in modules.items() if _width_of(one) != width}
-    return {**width, **differing}
+    default = _packing(recipe)
+    differing = {path: _packing(one) for path, one in modules.items() if _packing(one) != default}
+    return {**default, **differing}
 
 
-def _width_of(recipe: MLXQuantizationConfig) -> dict[str, Any]:
+def _packing(recipe: MLXQuantizationConfig) -> dict[str, Any]:
     return {key: getattr(recipe, key) for key in _KEYS}
 
 
 def quantize_modules(
     model: Model, names: NameMapping, targets: Mapping[str, TensorTarget], packing: Mapping[str, Any]
 ) -> None:
-    """Give every module that has scales in the file the packed form of its recipe (mlx-lm: one path may differ)."""
+    """Replace every module that has scales in the file by MLX's packed module.
+
+    Args:
+        model: The model, built but without weights.
+        names: The family's name tables.
+        targets: Tensor name -> target, of the converted folder.
+        packing: The packing of config.json (`read_packing`); entries by module path override it.
+
+    Raises:
+        QuantizationError: If the slices of a fused module are packed differently.
+    """
     overrides = {
-        place.module: value
+        target.module: value
         for key, value in packing.items()
-        if isinstance(value, dict) and (place := names.resolve(f"{key}.weight")) is not None
+        if isinstance(value, dict) and (target := names.resolve(f"{key}.weight")) is not None
     }
     recipes: dict[str, dict[str, Any]] = {}
-    for place in targets.values():
-        if place.leaf != "scales" or place.path is None:
+    for target in targets.values():
+        if target.leaf != "scales" or target.path is None:
             continue
-        recipe = {**_recipe(packing), **_recipe(overrides.get(place.module, {}))}
-        if recipes.setdefault(place.path, recipe) != recipe:
+        recipe = {**_recipe_fields(packing), **_recipe_fields(overrides.get(target.module, {}))}
+        if recipes.setdefault(target.path, recipe) != recipe:
             raise QuantizationError(
-                f"config.json packs the parts of {place.path} differently ({recipes[place.path]} and {recipe}), "
-                "which cannot be joined. Convert the checkpoint with one recipe for queries, keys and values."
+                f"config.json packs the slices of {target.path} differently ({recipes[target.path]} and {recipe}), "
+                "which cannot be fused. Convert the checkpoint with one recipe for queries, keys and values."
             )
     if recipes:
         nn.quantize(model, class_predicate=lambda path, module: recipes.get(path, False))
@@ -77,18 +105,25 @@ def quantize_modules(
 def check_same_recipe(
     packing: Mapping[str, Any], noted: Mapping[str, Any] | None, recipe: MLXQuantizationConfig, where: str
 ) -> None:
-    """QuantizationError when a converted folder is asked for a recipe that is not its own.
+    """Raise QuantizationError if a converted folder is opened with another recipe than its own.
 
-    noted: the recipe in its conversion_metadata.json; None for a folder of another tool, of which the packing tells.
+    Args:
+        packing: The packing of the folder's config.json.
+        noted: The recipe in its conversion_metadata.json; None for a folder of another tool, whose packing is
+            compared instead.
+        recipe: The recipe that the caller asked for.
+        where: The folder or repo, for the message.
     """
     asked = recipe.to_dict()
-    if asked == noted or (noted is None and recipe_from_packing(packing) == MLXQuantizationConfig(**_recipe(asked))):
+    if asked == noted or (
+        noted is None and recipe_from_packing(packing) == MLXQuantizationConfig(**_recipe_fields(asked))
+    ):
         return
     raise QuantizationError(
-        f"{where} is already converted with {noted or _recipe(packing) or 'no packing'}, and {asked} was asked. "
+        f"{where} is already converted with {noted or _recipe_fields(packing) or 'no packing'}, and {asked} was asked. "
         "Leave quantization_config out, or convert the original checkpoint."
     )
 
 
-def _recipe(packing: Mapping[str, Any]) -> dict[str, Any]:
+def _recipe_fields(packing: Mapping[str, Any]) -> dict[str, Any]:
     return {key: packing[key] for key in _KEYS if key in packing}

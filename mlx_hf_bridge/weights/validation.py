@@ -1,4 +1,4 @@
-"""Checkpoint tensors held against the model: all there, in shape, and none left over."""
+"""Checkpoint tensors checked against the model: none missing, none unexpected, all of the right shape and dtype."""
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -23,11 +23,13 @@ Mismatch = tuple[str, Shape, Shape]
 
 @dataclass(frozen=True)
 class Tolerance:
-    """What a caller has asked for that would else be an error.
+    """What the caller has asked to let pass that would otherwise be an error.
 
-    ignore_mismatched_sizes: tensors of another shape, and a head that is missing, are initialized at random.
-    allow_unexpected: tensors that the model has no parameter for are dropped, since the caller has changed the config
-    (`num_hidden_layers=1`).
+    Attributes:
+        ignore_mismatched_sizes: Tensors of another shape, and a missing head, are initialized at random
+            (transformers' `ignore_mismatched_sizes=True`).
+        allow_unexpected: Tensors that the model has no parameter for are dropped, since the caller has changed the
+            config (`num_hidden_layers=1`).
     """
 
     ignore_mismatched_sizes: bool = False
@@ -39,10 +41,13 @@ STRICT = Tolerance()
 
 @dataclass(frozen=True)
 class Fit:
-    """What does not fit and is let pass: spots (module, leaf, part) of the model that no tensor fills, and the reverse.
+    """How a checkpoint differs from the model in ways that the tolerance lets pass.
 
-    empty: their shapes. missing: names of those that have no tensor. mismatched: (name, its shape, the model's).
-    unplaced: tensors that belong nowhere in the model.
+    Attributes:
+        uninitialized: Parameter slots that no tensor fills, with their shapes.
+        missing: Checkpoint names of those slots that the checkpoint has no tensor for.
+        mismatched: (name, shape in the file, shape in the model) of tensors of another shape.
+        unexpected: Names of tensors that the model has no parameter for.
     """
 
     uninitialized: Mapping[ParameterSlot, Shape] = field(default_factory=dict)
@@ -52,7 +57,7 @@ class Fit:
 
     @property
     def unread(self) -> frozenset[str]:
-        """Tensors that are not read into the model."""
+        """Names of tensors that are not read into the model."""
         return frozenset((*self.unexpected, *(name for name, _, _ in self.mismatched)))
 
 
@@ -64,79 +69,96 @@ def check_fit(
     where: str,
     tolerance: Tolerance = STRICT,
 ) -> Fit:
-    """WeightsError lists tensors that the model lacks, has no parameter for, or has in another shape or kind.
+    """Check a checkpoint's tensors against the parameters of a model.
 
-    -> what is amiss that `tolerance` lets pass.
+    Args:
+        names: The family's name tables.
+        targets: Tensor name -> target (`resolve_names`).
+        tensor_infos: Tensor name -> its dtype and shape, from the file's header.
+        model: The model, built but without weights.
+        where: The checkpoint's folder, for messages.
+        tolerance: What may differ; the default is nothing.
+
+    Returns:
+        The differences that the tolerance lets pass.
+
+    Raises:
+        WeightsError: If a tensor is missing, unexpected, or of another shape or a wrong dtype; all names are listed.
     """
-    wholes = {place.path for place in targets.values() if place.is_fused}
-    wanted = dict(_parameters(names, model, wholes))
-    given = {(place.path, place.leaf, place.slice_index): name for name, place in targets.items() if place.path}
-    unplaced = [name for spot, name in given.items() if spot not in wanted and not _is_unused(spot[0], model)]
+    fused = {target.path for target in targets.values() if target.is_fused}
+    wanted = dict(_parameter_slots(names, model, fused))
+    given = {(target.path, target.leaf, target.slice_index): name for name, target in targets.items() if target.path}
+    unexpected = [name for slot, name in given.items() if slot not in wanted and not _is_unused(slot[0], model)]
     if not tolerance.allow_unexpected:
-        check_all_resolved(unplaced, where)
-    missing = {spot: label for spot, (label, _) in wanted.items() if spot not in given}
-    fresh = {spot for spot in missing if tolerance.ignore_mismatched_sizes and spot[0].startswith("head.")}
-    _refuse_missing([label for spot, label in missing.items() if spot not in fresh], where)
-    fitted = {spot: (name, tensor_infos[name], wanted[spot][1]) for spot, name in given.items() if spot in wanted}
-    for name, info, parameter in fitted.values():
-        _check_kind(name, info, parameter, where)
-    wrong = {spot: found for spot, found in fitted.items() if found[1].shape != found[2].shape}
-    mismatched = [(name, info.shape, tuple(like.shape)) for name, info, like in wrong.values()]
-    if not tolerance.ignore_mismatched_sizes or any(like.dtype in _PACKED for _, _, like in wrong.values()):
-        _refuse_mismatched(mismatched, where)
-    empty = {spot: tuple(wanted[spot][1].shape) for spot in (*fresh, *wrong)}
-    return Fit(empty, tuple(missing[spot] for spot in fresh), tuple(mismatched), tuple(unplaced))
+        check_all_resolved(unexpected, where)
+    missing = {slot: name for slot, (name, _) in wanted.items() if slot not in given}
+    new_head = {slot for slot in missing if tolerance.ignore_mismatched_sizes and slot[0].startswith("head.")}
+    _check_none_missing([name for slot, name in missing.items() if slot not in new_head], where)
+    pairs = {slot: (name, tensor_infos[name], wanted[slot][1]) for slot, name in given.items() if slot in wanted}
+    for name, info, parameter in pairs.values():
+        _check_dtype(name, info, parameter, where)
+    wrong = {slot: pair for slot, pair in pairs.items() if pair[1].shape != pair[2].shape}
+    mismatched = [(name, info.shape, tuple(parameter.shape)) for name, info, parameter in wrong.values()]
+    # Packed weights of another shape come from another group size or bits, and no new head would explain them.
+    if not tolerance.ignore_mismatched_sizes or any(parameter.dtype in _PACKED for _, _, parameter in wrong.values()):
+        _check_none_mismatched(mismatched, where)
+    uninitialized = {slot: tuple(wanted[slot][1].shape) for slot in (*new_head, *wrong)}
+    return Fit(uninitialized, tuple(missing[slot] for slot in new_head), tuple(mismatched), tuple(unexpected))
 
 
-def _check_kind(name: str, info: TensorInfo, parameter: mx.array, where: str) -> None:
-    packed = parameter.dtype in _PACKED and info.dtype in _PACKED_DTYPES
-    if not info.is_float and not packed:
+def _check_dtype(name: str, info: TensorInfo, parameter: mx.array, where: str) -> None:
+    is_packed = parameter.dtype in _PACKED and info.dtype in _PACKED_DTYPES
+    if not info.is_float and not is_packed:
         raise WeightsError(
             f"{name} in {where} has the dtype {info.dtype}, expected a float one (F32, F16, BF16). "
-            "Take the unquantised checkpoint, and pass quantization_config for packed weights."
+            "Take the unquantized checkpoint, and pass quantization_config for packed weights."
         )
 
 
-def _refuse_mismatched(wrong: list[Mismatch], where: str) -> None:
+def _check_none_mismatched(wrong: list[Mismatch], where: str) -> None:
     if wrong:
         listed = summarize([f"{name} has {file}, expected {model}" for name, file, model in wrong])
         raise WeightsError(
             f"{where} has {len(wrong)} tensors of another shape than config.json says: {listed}. Check that the two "
-            "belong together, and num_labels if it was given; ignore_mismatched_sizes=True draws them at random."
+            "belong together, and num_labels if it was given; ignore_mismatched_sizes=True initializes them at random."
         )
 
 
-def _parameters(
-    names: NameMapping, model: Model, wholes: Collection[str | None]
+def _parameter_slots(
+    names: NameMapping, model: Model, fused: Collection[str | None]
 ) -> Iterator[tuple[ParameterSlot, tuple[str, mx.array]]]:
-    """(module, leaf, part) -> its name in the checkpoint, and an array of its shape and dtype; of `wholes` one part."""
+    """Yield every slot with its checkpoint name and an array of its shape and dtype.
+
+    Module paths in `fused` are one slot each, since the file holds all of their slices as one tensor.
+    """
     for parameter, array in named_parameters(model):
         path, _, leaf = parameter.rpartition(".")
-        modules = names.sources_of([path])[0].modules[: 1 if path in wholes else None]
-        for part, (module, like) in enumerate(zip(modules, mx.split(array, len(modules)), strict=True)):
-            yield (path, leaf, part), (f"{module}.{leaf}", like)
+        modules = names.sources_of([path])[0].modules[: 1 if path in fused else None]
+        for index, (module, part) in enumerate(zip(modules, mx.split(array, len(modules)), strict=True)):
+            yield (path, leaf, index), (f"{module}.{leaf}", part)
 
 
 def named_parameters(model: Model) -> list[tuple[str, mx.array]]:
+    """Return the model's parameters by dotted name, as `torch.nn.Module.named_parameters` does."""
     flat: Any = tree_flatten(model.parameters())
     return list(flat)
 
 
 def _is_unused(path: str, model: Model) -> bool:
-    """Whether a tensor belongs to a pooler that this model does without."""
+    """Whether a module path lies in a pooler that the model was built without."""
     return path.startswith("pooler.") and "pooler" not in model
 
 
-def _refuse_missing(missing: list[str], where: str) -> None:
+def _check_none_missing(missing: list[str], where: str) -> None:
     if missing:
         raise WeightsError(
             f"{where} lacks {len(missing)} tensors that the model needs: {summarize(missing)}. Give a checkpoint "
-            "that has them; one that was not trained for this task has no head for it, and a new head would answer at "
-            "random."
+            "that has them; one that was not trained for this task has no head for it, and the logits of a new head "
+            "would be random."
         )
 
 
 def pooler_names(names: NameMapping, family: Family, config: EncoderConfig) -> list[str]:
-    """The tensors that a pooler of the bare encoder would read; [] for a family that has none."""
-    labels = dict(_parameters(names, build(family, config, BASE_TASK, pooler=True), ())).items()
-    return [label for (path, _, _), (label, _) in labels if path.startswith("pooler.")]
+    """Return the checkpoint names of the tensors that the base model's pooler reads; [] for a family without one."""
+    slots = dict(_parameter_slots(names, build(family, config, BASE_TASK, pooler=True), ())).items()
+    return [name for (path, _, _), (name, _) in slots if path.startswith("pooler.")]

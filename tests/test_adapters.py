@@ -257,10 +257,7 @@ def test_what_is_not_merged_is_a_value_error(option: str, base: Path, tmp_path: 
 
 
 LOST: dict[str, tuple[Tensors, str]] = {
-    "a module that is not there": (
-        {"encoder.layer.9.x.lora_A.weight": A},
-        r"1 tensors that the base has no parameter for",
-    ),
+    "a module that is not there": ({"encoder.layer.9.x.lora_A.weight": A}, r"that the base has no parameter for"),
     "half a sum": ({f"{VALUE}.lora_A.weight": A}, rf"no plain LoRA: {VALUE}\.lora_A"),
     "another width": (
         {f"{VALUE}.lora_A.weight": drawn(4, 9), f"{VALUE}.lora_B.weight": B},

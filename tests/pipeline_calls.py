@@ -303,7 +303,7 @@ ERRORS: dict[str, tuple[str, Call, type[Exception], str]] = {
     "empty targets": (FILL, filled_one("a _", targets=["", ""]), ValueError, "At least one target"),
     "more words than there are": (FILL, filled_one("a _", top_k=5000), RuntimeError, "top_k=5000, and there are"),
     "fewer words than none": (FILL, filled_one("a _", top_k=-1), RuntimeError, "Ask for 0 to"),
-    "top_k a string": (FILL, filled_one("a _", top_k="5"), TypeError, "expected a whole number of words"),
+    "top_k a string": (FILL, filled_one("a _", top_k="5"), TypeError, "expected an integer of words"),
     "an old argument of fill-mask": (FILL, filled_one("a _", topk=2), TypeError, "got topk"),
     "features of []": (FEATURES, lambda pipe: pipe([]), IndexError, "the list of texts is empty"),
     "features of None": (FEATURES, lambda pipe: pipe(None), ValueError, "one text is None"),

@@ -349,7 +349,7 @@ def test_a_loaded_model_serves_several_pipelines(bert: Path) -> None:
     assert pipe.model is model and pipeline(ZERO_SHOT, model=model).model is model
     assert_same(pipe(TEXTS), torch_pipeline(TEXT, bert)(TEXTS))
     assert repr(pipe).startswith("TextClassificationPipeline('text-classification', BertForSequenceClassification on")
-    with pytest.raises(errors.ArgumentTypeError, match="loaded already"):
+    with pytest.raises(errors.ArgumentTypeError, match="already loaded"):
         pipeline(TEXT, model, quantization_config="q8")
 
 
@@ -357,7 +357,7 @@ def test_what_is_no_classifier_is_refused(bert: Path) -> None:
     for model in (MLXAutoModel.from_pretrained(bert), object()):
         with pytest.raises(errors.ArgumentTypeError, match="MLXAutoModelForSequenceClassification"):
             pipeline(TEXT, model)
-    with pytest.raises(errors.InputError, match="no model was named"):
+    with pytest.raises(errors.InputError, match="no model was given"):
         pipeline(TEXT)
 
 

@@ -88,7 +88,7 @@ def test_the_windows_of_all_contexts_share_batches(pipe: Any, monkeypatch: pytes
 
 def test_windows_too_small_for_the_question_are_refused(pipe: Any) -> None:
     example = {"question": QUESTION, "context": LONG}
-    with pytest.raises(errors.InputError, match=r"doc_stride=25, and beside the question a window of 30 tokens has"):
+    with pytest.raises(errors.InputError, match=r"doc_stride=25, and next to the question a window of 30 tokens has"):
         pipe(example, max_seq_len=30, doc_stride=25)
     with pytest.raises(errors.InputError, match=r"nothing of the context fits\. Shorten the question"):
         pipe(example, max_seq_len=6)
@@ -108,7 +108,7 @@ def test_a_stride_that_nobody_chose_leaves_room_for_the_context(pipe: Any) -> No
         ({"top_k": 0}, ValueError, "top_k=0, expected 1 or more"),
         ({"max_answer_len": -1}, ValueError, "max_answer_len=-1, expected 1 or more"),
         ({"doc_stride": -1}, ValueError, "doc_stride=-1, expected 0 or more"),
-        ({"top_k": "2"}, TypeError, "top_k='2', expected a whole number"),
+        ({"top_k": "2"}, TypeError, "top_k='2', expected an integer"),
         ({"topk": 2}, TypeError, "got topk, which it does not take; it takes top_k, max_answer_len"),
     ],
 )

@@ -117,7 +117,7 @@ def test_more_than_one_label_is_refused(tmp_path: Path) -> None:
         ((QUERY, ["a"], ["b"]), {}, ValueError, "Pass a query and its documents"),
         (([],), {}, IndexError, "the list of texts is empty"),
         ((QUERY, ["a"]), {"top_k": 0}, ValueError, "top_k=0, expected 1 or more"),
-        ((QUERY, ["a"]), {"top_k": "1"}, TypeError, "top_k='1', expected a whole number"),
+        ((QUERY, ["a"]), {"top_k": "1"}, TypeError, "top_k='1', expected an integer"),
         ((QUERY, ["a"]), {"function_to_apply": "softmax"}, KeyError, "use one of sigmoid, tanh, none"),
         ((QUERY, ["a"]), {"k": 1}, TypeError, "got k, which it does not take"),
     ],

@@ -312,7 +312,7 @@ def test_what_pipelines_are_asked_by_other_code(three: ThreePipelines) -> None:
     assert repr(pipe).startswith(
         "TokenClassificationPipeline('token-classification', BertForTokenClassification on MLX"
     )
-    with pytest.raises(errors.InputError, match=r"got the arguments \('b',\) after the texts"):
+    with pytest.raises(errors.InputError, match=r"got the positional arguments \('b',\) after the texts"):
         three.mlx[FEATURES]("a", "b")
 
 

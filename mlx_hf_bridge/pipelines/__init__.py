@@ -1,4 +1,4 @@
-"""transformers.pipeline on MLX, without torch: texts -> HF-shaped results, one file per task."""
+"""transformers.pipeline on MLX, without torch: the same arguments and results, with one file for each task."""
 
 import importlib
 from dataclasses import dataclass
@@ -22,7 +22,11 @@ from mlx_hf_bridge.quantization.recipes import QuantizationLike
 
 @dataclass(frozen=True)
 class Task:
-    """A task's file and class, the class whose from_pretrained loads its models, and the head that they have."""
+    """One pipeline task.
+
+    file, name: the module of this package and its pipeline class. loader: the class whose from_pretrained loads the
+    task's models. head: the head that a model must have; None for any.
+    """
 
     file: str
     name: str
@@ -30,7 +34,11 @@ class Task:
     head: str | None
 
     def pipeline_class(self) -> type[Pipeline]:
-        """Imported when it is asked for: most of these run transformers' files."""
+        """Import and return the pipeline class; only when needed, because most of them import transformers' files.
+
+        Returns:
+            The pipeline class of the task.
+        """
         found: type[Pipeline] = getattr(importlib.import_module(f"{__name__}.{self.file}"), self.name)
         return found
 
@@ -90,18 +98,53 @@ def pipeline(
     show_progress: bool = False,
     **defaults: Any,
 ) -> Pipeline:
-    """A task's name and a model -> a callable that answers texts as transformers' pipeline does.
+    """Build a pipeline, like transformers.pipeline, that computes with MLX and needs no torch.
 
-    model: a Hub id, a folder, or a model that from_pretrained of an MLXAutoModel class gave. tokenizer: a Hub id, a
-    folder or a tokenizer of transformers; None = the model's own. quantization_config, dtype (torch_dtype: its older
-    name), trace, the Hub's arguments and model_kwargs: as that from_pretrained takes them. device, device_map,
-    framework and use_fast are taken for the sake of code written for torch: MLX computes on its own device. defaults:
-    what the task's calls take (batch_size, top_k, candidate_labels, ...), for calls that do not say otherwise.
+    Args:
+        task: "feature-extraction", "fill-mask", "question-answering", "text-classification" (or
+            "sentiment-analysis"), "text-ranking", "token-classification" (or "ner") or "zero-shot-classification".
+        model: A Hub id, a folder, or a model from an MLXAutoModel class's from_pretrained. There is no default.
+        tokenizer: A Hub id, a folder or a tokenizer of transformers. Default: the model's own.
+        quantization_config: A recipe's name ("q8", "q4", ...), a dict, an MLXQuantizationConfig, or None to keep the
+            weights as they are.
+        dtype: "auto" (the checkpoint's own; float16 for what is not quantized in a quantized model), a name such as
+            "float32", or an mx or torch dtype.
+        torch_dtype: The older name of dtype; used if dtype is "auto".
+        revision: Branch, tag or commit on the Hub.
+        token: The Hub's access token; True for the stored one.
+        cache_dir: Folder of the Hub's cache.
+        local_files_only: Whether to use only files that are already in the cache.
+        force_download: Whether to download files again.
+        subfolder: Folder of the model inside the repo.
+        device: Accepted for code written for torch; has no effect, because MLX uses its own default device.
+        device_map: Accepted without effect, like device.
+        framework: Accepted without effect.
+        use_fast: Accepted without effect; fast tokenizers are used.
+        trust_remote_code: Accepted; code in a repo is never run.
+        model_kwargs: More arguments of from_pretrained, as a dict.
+        trace: "auto" traces a model type that has no MLX implementation here (needs torch once), "never" raises an
+            error for it, "always" traces every model.
+        show_progress: Whether calls show a progress bar. Default: False.
+        defaults: Options of the task's calls (batch_size, top_k, candidate_labels, ...), used by calls that do not
+            give them.
 
-    Raises UnknownNameError (KeyError) for an unknown task, InputError (ValueError) without a model, ArgumentTypeError
-    (TypeError) for arguments that the task does not take, and what from_pretrained raises.
+    Returns:
+        The task's Pipeline, which takes texts and returns results in the form of transformers' pipeline.
+
+    Raises:
+        UnknownNameError: If the task is unknown (a KeyError).
+        InputError: If there is no model (a ValueError).
+        ArgumentTypeError: If the model has another head, or the task does not take an option (a TypeError).
+        BridgeError: Whatever from_pretrained raises; all errors of the package are of this class.
+
+    Example:
+        >>> from mlx_hf_bridge import pipeline
+        >>> model = "distilbert/distilbert-base-uncased-finetuned-sst-2-english"
+        >>> classify = pipeline("text-classification", model=model, quantization_config="q8")
+        >>> classify("A fine film.")[0]["label"]
+        'POSITIVE'
     """
-    chosen = _task(task)
+    entry = _find_task(task)
     hub = HubOptions(
         revision, token, None if cache_dir is None else str(cache_dir), local_files_only, force_download, subfolder
     )
@@ -112,12 +155,12 @@ def pipeline(
         **({} if trust_remote_code is None else {"trust_remote_code": trust_remote_code}),
         **(model_kwargs or {}),
     }
-    ready = _load_model(task, chosen, model, loading, hub)
-    reader = load_tokenizer(tokenizer, ready.loaded, hub)
-    return chosen.pipeline_class()(ready, reader, show_progress=show_progress, **defaults)
+    mlx_model = _load_model(task, entry, model, loading, hub)
+    pipeline_tokenizer = load_tokenizer(tokenizer, mlx_model.loaded, hub)
+    return entry.pipeline_class()(mlx_model, pipeline_tokenizer, show_progress=show_progress, **defaults)
 
 
-def _task(name: Any) -> Task:
+def _find_task(name: Any) -> Task:
     known = ALIASES.get(name, name) if isinstance(name, str) else None
     if known not in TASKS:
         names = ", ".join(sorted({*TASKS, *ALIASES}))
@@ -126,22 +169,22 @@ def _task(name: Any) -> Task:
 
 
 def _load_model(name: str, task: Task, model: Any, loading: dict[str, Any], hub: HubOptions) -> MLXPreTrainedModel:
-    """A name -> its model; a model -> itself, if it has the task's head."""
+    """Load the model of a name; return a model as it is, if it has the task's head."""
     loader = task.loader.__name__
     if model is None:
-        raise InputError(f"no model was named, and {name} has no default here. Pass model=, a Hub id or a folder.")
+        raise InputError(f"no model was given, and {name} has no default here. Pass model=, a Hub id or a folder.")
     if isinstance(model, (str, Path)):
         loaded: MLXPreTrainedModel = task.loader.from_pretrained(model, **{**vars(hub), **loading})
         return loaded
     if not isinstance(model, MLXPreTrainedModel) or task.head not in (None, model.loaded.task):
         raise ArgumentTypeError(
             f"model is {model!r}, expected a Hub id, a folder or a model that {loader}.from_pretrained gave. "
-            "Pass its name instead."
+            "Pass the model's name instead."
         )
-    late = [key for key, value in loading.items() if value not in (None, "auto", False)]
-    if late or hub.revision is not None:
+    too_late = [key for key, value in loading.items() if value not in (None, "auto", False)]
+    if too_late or hub.revision is not None:
         raise ArgumentTypeError(
-            f"model is loaded already, so {', '.join(late or ['revision'])} comes too late. Pass it to "
+            f"model is already loaded, so {', '.join(too_late or ['revision'])} cannot be applied. Pass it to "
             f"{loader}.from_pretrained."
         )
     return model

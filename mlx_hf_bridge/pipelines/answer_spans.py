@@ -1,4 +1,4 @@
-"""Which spans of a window's tokens are the likeliest answers, from the scores of every token as start and as end.
+"""Find the most likely answer spans of a context window from the start and end logits of its tokens.
 
 Reference: transformers 4.57, transformers/pipelines/question_answering.py (select_starts_ends, decode_spans).
 L tokens, S spans.
@@ -8,13 +8,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# Far below any logit; tokens that may not be part of an answer get it.
-_NEVER = -10000.0
+# The logit of tokens that cannot be part of an answer, far below any real one; transformers' value.
+_EXCLUDED_LOGIT = -10000.0
 
 
 @dataclass(frozen=True)
 class Spans:
-    """starts, ends (S,), places of tokens; scores (S,), best first; null: the score of there being no answer."""
+    """Candidate answers of one window, best first.
+
+    starts, ends: positions of their first and last tokens, (S,). scores: their probabilities, (S,). null: the
+    probability that the window has no answer.
+    """
 
     starts: np.ndarray
     ends: np.ndarray
@@ -22,29 +26,40 @@ class Spans:
     null: float
 
 
-def best_spans(logits: np.ndarray, allowed: np.ndarray, count: int, longest: int) -> Spans:
-    """logits (L, 2) of start and end, allowed (L,) bool -> at most `count` spans of at most `longest` tokens.
+def best_spans(logits: np.ndarray, allowed: np.ndarray, count: int, max_length: int) -> Spans:
+    """Return the most likely answer spans of one window.
 
-    A span's score is its start's share times its end's. The first token (CLS) stands for "no answer" and is in no span.
+    A span's score is the softmax of its start times the softmax of its end. The first token (CLS) stands for "no
+    answer" and is in no span.
+
+    Args:
+        logits: Start and end logits of every token, (L, 2).
+        allowed: Which tokens can be part of an answer, (L,) bool; the first token counts for "no answer".
+        count: The most spans to return.
+        max_length: The most tokens that a span can have.
+
+    Returns:
+        At most `count` spans, best first.
     """
-    start, end = (_shares(np.where(allowed, one, np.float32(_NEVER))) for one in logits.T)
+    start, end = (_softmax(np.where(allowed, column, np.float32(_EXCLUDED_LOGIT))) for column in logits.T)
     null = float(start[0] * end[0])
     start[0] = end[0] = 0.0
-    products = np.tril(np.triu(np.outer(start, end)), longest - 1)  # ends not before starts, nor too far behind
-    starts, ends = np.unravel_index(_largest(products.ravel(), count), products.shape)
+    # Row = start, column = end. triu drops ends before their starts, tril those too far behind.
+    scores = np.tril(np.triu(np.outer(start, end)), max_length - 1)
+    starts, ends = np.unravel_index(_largest(scores.ravel(), count), scores.shape)
     inside = allowed[starts] & allowed[ends]
     starts, ends = starts[inside], ends[inside]
-    return Spans(starts, ends, products[starts, ends], null)
+    return Spans(starts, ends, scores[starts, ends], null)
 
 
-def _shares(logits: np.ndarray) -> np.ndarray:
-    powers = np.exp(logits - logits.max())
-    shares: np.ndarray = powers / powers.sum()
-    return shares
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    exponentials = np.exp(logits - logits.max())
+    probabilities: np.ndarray = exponentials / exponentials.sum()
+    return probabilities
 
 
 def _largest(values: np.ndarray, count: int) -> np.ndarray:
-    """Places of the largest values, largest first."""
+    """Return the indices of the largest values, largest first."""
     if count == 1:
         return np.array([values.argmax()])
     if len(values) <= count:

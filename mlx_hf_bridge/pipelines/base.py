@@ -1,4 +1,4 @@
-"""What every task shares; transformers' own pipeline classes are built on this class in the place of theirs.
+"""The base class of all pipelines; transformers' own pipeline classes run on top of it instead of their own base.
 
 Reference: transformers/pipelines/base.py.
 """
@@ -26,29 +26,35 @@ logger = logging.getLogger(__name__)
 Chunk = dict[str, Any]
 
 BATCH_SIZE = 32
-# A stream is read no further ahead than that many rows of tokens.
+# A stream is read at most this many token sequences ahead, so that it can be infinite and still be sorted by length.
 STREAM_SEQUENCES = 256
 _TRANSFORMERS_TASKS = "mlx_hf_bridge.pipelines.transformers_tasks.pipelines."
 
 
 class Pipeline:
-    """A model with its tokenizer, called with texts as transformers' pipeline of the task; safe from several threads.
+    """A model and its tokenizer, called like transformers' pipeline of the task; safe to call from several threads.
 
-    model: an MLXPreTrainedModel. tokenizer: one of transformers. batch_size: a batch holds at most that many times
-    device.SLOTS_A_TEXT tokens; 1 also answers a stream text by text, as it comes. num_workers: taken as transformers
-    takes it; has no effect, since tokenizers works on all cores by itself. options: what the task's calls take, for
-    calls that do not say otherwise.
+    Args:
+        model: The model that computes, from an MLXAutoModel class's from_pretrained.
+        tokenizer: A tokenizer of transformers.
+        batch_size: Bounds a batch to 12 * batch_size padded tokens on a CPU, 128 * batch_size on a GPU. With 1, a
+            stream is processed text by text as it arrives. Default: 32.
+        num_workers: Accepted for compatibility with transformers; has no effect, because the tokenizers library
+            already uses all cores.
+        show_progress: Show a progress bar for the batches. Default: False.
+        options: Defaults for the options of a call (top_k, aggregation_strategy, ...); a call can override them.
     """
 
     task: ClassVar[str]
     accepted_options: ClassVar[tuple[str, ...]]
-    # How many rows of tokens are worked on at once: enough to sort well by length, few enough to bound memory.
+    # Token sequences that are processed together: enough to sort well by length, few enough to bound memory.
     sequences_at_once: ClassVar[int] = 4096
+    # What the errors and warnings about long texts advise.
     length_remedy: ClassVar[str] = "Split it."
     truncation_remedy: ClassVar[str] = "Split them to have every part read."
-    # Whether long texts are cut without anyone having asked for it.
+    # Whether long texts are truncated even if the caller did not ask for truncation.
     truncates_by_default: ClassVar[bool] = False
-    # Whether answers at padding are asked for.
+    # Whether the caller also gets the outputs at padded positions.
     outputs_at_padding: ClassVar[bool] = False
 
     def __init__(
@@ -71,46 +77,85 @@ class Pipeline:
     def __call__(
         self, inputs: Any, *args: Any, num_workers: int | None = None, batch_size: int | None = None, **options: Any
     ) -> Any:
-        """Text, list or stream of texts -> one result, a list of results or an iterator over results."""
+        """Run the pipeline on one text, a list of texts or a stream of texts.
+
+        Args:
+            inputs: A text, a list of texts, or any other iterable of texts (a generator, a dataset column).
+            args: Not accepted: pass options by name.
+            num_workers: Accepted for compatibility with transformers; has no effect.
+            batch_size: Replaces the pipeline's own batch_size for this call.
+            options: The task's own options; see the class's docstring.
+
+        Returns:
+            The result of the text; for a list, the list of results; for a stream, a lazy iterator over results.
+
+        Raises:
+            InputError: If an input is not what the task expects (a ValueError).
+            EmptyInputError: If the list is empty (an IndexError, as in transformers).
+            TokenRangeError: If a text is longer than the model's limit and is not truncated (an IndexError).
+            ArgumentTypeError: If an option is unknown or of the wrong type (a TypeError).
+        """
         if args:
-            raise InputError(f"got the arguments {args!r} after the texts, expected none. Pass them by name.")
-        before, after = self._split_options(options)
-        before, after = {**self._preprocess_params, **before}, {**self._postprocess_params, **after}
+            raise InputError(
+                f"got the positional arguments {args!r} after the texts, expected none. Pass them by name."
+            )
+        preprocess_params, postprocess_params = self._split_options(options)
+        preprocess_params = {**self._preprocess_params, **preprocess_params}
+        postprocess_params = {**self._postprocess_params, **postprocess_params}
         size = check_batch_size(batch_size, self._batch_size)
-        sequences = self._sequences_per_text(before)
+        sequences = self._sequences_per_text(preprocess_params)
 
-        def answer(texts: list[Any]) -> list[Any]:
-            return self._run_batch(texts, before, after, size)
+        def run(texts: list[Any]) -> list[Any]:
+            return self._run_batch(texts, preprocess_params, postprocess_params, size)
 
-        ahead = 1 if size == 1 else STREAM_SEQUENCES // sequences
-        return run_on_inputs(inputs, answer, self.sequences_at_once // sequences, ahead)
+        read_ahead = 1 if size == 1 else STREAM_SEQUENCES // sequences
+        return run_on_inputs(inputs, run, self.sequences_at_once // sequences, read_ahead)
 
     @property
     def device(self) -> Any:
-        """Where results are, the CPU: a torch.device where torch is loaded, else its name."""
+        """Return the device of the results, the CPU: a torch.device if torch is loaded, else its name."""
         return self.model.device
 
     @property
     def dtype(self) -> mx.Dtype:
-        """The dtype in which unpacked weights are stored."""
+        """Return the dtype of the weights that are not quantized."""
         return self.model.dtype
 
-    @property  # type: ignore[misc]  # object's can be assigned to, which nobody needs
+    @property  # type: ignore[misc]  # object.__class__ can be assigned to, which nobody needs here
     def __class__(self) -> type:
-        """What isinstance() asks for first, and the moment to tell transformers' classes, where loaded, of this one."""
+        """Return the class; isinstance() asks for it first, so this is when transformers' classes learn of this one."""
         _register_with_transformers(type(self))
         return type(self)
 
     def transform(self, X: Any) -> Any:
-        """The call under scikit-learn's name."""
+        """Run the pipeline; scikit-learn's name for a call.
+
+        Args:
+            X: What a call takes: a text, a list or a stream of texts.
+
+        Returns:
+            What a call returns.
+        """
         return self(X)
 
     def predict(self, X: Any) -> Any:
-        """The call under scikit-learn's name."""
+        """Run the pipeline; scikit-learn's name for a call.
+
+        Args:
+            X: What a call takes: a text, a list or a stream of texts.
+
+        Returns:
+            What a call returns.
+        """
         return self(X)
 
     def save_pretrained(self, save_directory: str | Path, **options: Any) -> None:
-        """Write model and tokenizer into a folder from which pipeline() loads both; options: as the model's."""
+        """Write model and tokenizer into a folder from which pipeline() loads both.
+
+        Args:
+            save_directory: The folder to write into; created if it does not exist.
+            options: Passed on to the model's save_pretrained (max_shard_size, push_to_hub, ...).
+        """
         self.model.save_pretrained(save_directory, **options)
         self.tokenizer.save_pretrained(save_directory)
 
@@ -118,80 +163,105 @@ class Pipeline:
         return f"{type(self).__name__}({self.task!r}, {self.model!r})"
 
     def _split_options(self, options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Options -> what preprocess and postprocess take; ArgumentTypeError for one that the task does not take."""
+        """Return the arguments of preprocess and of postprocess; ArgumentTypeError for an unknown option."""
         if unknown := [name for name in options if name not in self.accepted_options]:
             known = ", ".join((*self.accepted_options, "batch_size", "num_workers"))
             raise ArgumentTypeError(
                 f"{self.task} got {', '.join(unknown)}, which it does not take; it takes {known}. Leave it out."
             )
         with _as_bridge_errors(), tokenizer_lock:
-            before, _, after = self._sanitize_parameters(**options)
-        return before, after
+            preprocess_params, _, postprocess_params = self._sanitize_parameters(**options)
+        return preprocess_params, postprocess_params
 
-    def _run_batch(self, texts: list[Any], before: dict[str, Any], after: dict[str, Any], batch_size: int) -> list[Any]:
+    def _run_batch(
+        self,
+        texts: list[Any],
+        preprocess_params: dict[str, Any],
+        postprocess_params: dict[str, Any],
+        batch_size: int,
+    ) -> list[Any]:
+        """Run all texts together: preprocess, forward pass, postprocess."""
         with _as_bridge_errors(), tokenizer_lock:
-            texts_chunks = self._preprocess_texts(texts, before)
+            texts_chunks = self._preprocess_texts(texts, preprocess_params)
             if self.truncates_by_default:
                 self._warn_if_truncated(self.tokenizer.pop_truncated_count(), len(texts))
-        answers = iter(self._model_outputs([chunk for chunks in texts_chunks for chunk in chunks], batch_size))
-        outputs = [[self._postprocess_inputs(chunk, next(answers)) for chunk in chunks] for chunks in texts_chunks]
+        logits = iter(self._model_outputs([chunk for chunks in texts_chunks for chunk in chunks], batch_size))
+        outputs = [[self._postprocess_inputs(chunk, next(logits)) for chunk in chunks] for chunks in texts_chunks]
         with tokenizer_lock:
-            return [self._postprocess_text(output, after) for output in outputs]
+            return [self._postprocess_text(output, postprocess_params) for output in outputs]
 
     def _model_outputs(self, chunks: Sequence[Chunk], batch_size: int) -> list[np.ndarray]:
         names = self.tokenizer.model_input_names
         sequences = [to_tokens(chunk, names, not self.outputs_at_padding) for chunk in chunks]
         check_lengths(self.model.loaded, sequences, self.length_remedy)
         pad_token_id = self.tokenizer.pad_token_id or 0
-        answers = forward_in_batches(
+        outputs = forward_in_batches(
             self.model.loaded, sequences, self._call_model, pad_token_id, batch_size, self._show_progress
         )
-        return [self._unpad(answer, len(row)) for answer, row in zip(answers, sequences, strict=True)]
+        return [self._unpad(output, len(tokens)) for output, tokens in zip(outputs, sequences, strict=True)]
 
     def _sanitize_parameters(self, **options: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-        """Options -> those of preprocess, of nothing, and of postprocess, as transformers' files split them."""
+        """Return the arguments of preprocess, of forward (empty here) and of postprocess, as in transformers."""
         raise NotImplementedError
 
     def preprocess(self, inputs: Any, *args: Any, **options: Any) -> Any:
-        """One text -> what the tokenizer says of it, arrays (1, L)."""
+        """Tokenize one text; transformers' name and signature.
+
+        Args:
+            inputs: One text in a form that the task takes.
+            args: What the task's own preprocess takes by position.
+            options: The preprocessing options of the task.
+
+        Returns:
+            The tokenizer's output, arrays of shape (1, L), with whatever postprocess needs beside it.
+        """
         raise NotImplementedError
 
     def postprocess(self, model_outputs: Any, *args: Any, **options: Any) -> Any:
-        """What the tokenizer and the model say of one text -> its result."""
+        """Turn what the model computed for one text into its result; transformers' name and signature.
+
+        Args:
+            model_outputs: The tokenizer's output for the text with the model's "logits" of shape (1, ...).
+            args: What the task's own postprocess takes by position.
+            options: The postprocessing options of the task.
+
+        Returns:
+            The result of the text, in transformers' form.
+        """
         raise NotImplementedError
 
-    def _sequences_per_text(self, before: Mapping[str, Any]) -> int:
-        """How many rows of tokens a text becomes, about."""
+    def _sequences_per_text(self, preprocess_params: Mapping[str, Any]) -> int:
+        """Return about how many token sequences one text becomes."""
         return 1
 
-    def _preprocess_texts(self, texts: list[Any], before: dict[str, Any]) -> list[list[Chunk]]:
-        """Texts -> the parts of each, with arrays (1, L) that a row of tokens is made of."""
-        return [[self.preprocess(text, **before)] for text in texts]
+    def _preprocess_texts(self, texts: list[Any], preprocess_params: dict[str, Any]) -> list[list[Chunk]]:
+        """Return the token sequences of each text, arrays of shape (1, L)."""
+        return [[self.preprocess(text, **preprocess_params)] for text in texts]
 
     def _call_model(self, batch: TokenBatch) -> mx.array:
-        """A batch -> what is wanted of the model, one row a text."""
-        return self.model.loaded.model(batch, outputs_only=True).logits
+        """Return the wanted output of the model, one row for each sequence of the batch."""
+        return self.model.loaded.model(batch, answers_alone=True).logits
 
-    def _unpad(self, answer: np.ndarray, length: int) -> np.ndarray:
-        """A text's part of its row."""
-        return answer
+    def _unpad(self, output: np.ndarray, length: int) -> np.ndarray:
+        """Return the part of a sequence's output that is not padding; all of it where outputs are not per token."""
+        return output
 
-    def _postprocess_inputs(self, chunk: Chunk, answer: np.ndarray) -> Any:
-        """What postprocess is given: what the tokenizer said, and the model's answer (1, ...)."""
-        return {**chunk, "logits": as_host_array(answer[None])}
+    def _postprocess_inputs(self, chunk: Chunk, output: np.ndarray) -> Any:
+        """Return what postprocess is given: the tokenizer's output and the logits, (1, ...)."""
+        return {**chunk, "logits": as_host_array(output[None])}
 
-    def _postprocess_text(self, outputs: list[Any], after: dict[str, Any]) -> Any:
-        return self.postprocess(outputs[0], **after)
+    def _postprocess_text(self, outputs: list[Any], postprocess_params: dict[str, Any]) -> Any:
+        return self.postprocess(outputs[0], **postprocess_params)
 
-    def _warn_if_truncated(self, cut: int, texts: int) -> None:
-        """Warn, once, of texts that were cut."""
-        if cut and not self._warned_of_truncation:
+    def _warn_if_truncated(self, truncated: int, texts: int) -> None:
+        """Warn about truncated texts, once for each pipeline."""
+        if truncated and not self._warned_of_truncation:
             self._warned_of_truncation = True
             limit = min(self.tokenizer.model_max_length, self.model.loaded.config.max_length)
             logger.warning(
-                "%d of %d texts have more tokens than the %d that there is room for and were truncated; further ones "
-                "will be too, without a word. %s",
-                cut,
+                "%d of %d texts have more tokens than the limit of %d and were truncated; further warnings of this "
+                "pipeline are suppressed. %s",
+                truncated,
                 texts,
                 limit,
                 self.truncation_remedy,
@@ -199,33 +269,44 @@ class Pipeline:
 
 
 class ChunkPipeline(Pipeline):
-    """A pipeline in which a text has several parts, and one result for them all."""
+    """A pipeline in which one text can become several token sequences, with one result for all of them."""
 
-    def _preprocess_texts(self, texts: list[Any], before: dict[str, Any]) -> list[list[Chunk]]:
-        return [list(self.preprocess(text, **before)) for text in texts]
+    def _preprocess_texts(self, texts: list[Any], preprocess_params: dict[str, Any]) -> list[list[Chunk]]:
+        return [list(self.preprocess(text, **preprocess_params)) for text in texts]
 
-    def _postprocess_text(self, outputs: list[Any], after: dict[str, Any]) -> Any:
-        return self.postprocess(outputs, **after)
+    def _postprocess_text(self, outputs: list[Any], postprocess_params: dict[str, Any]) -> Any:
+        return self.postprocess(outputs, **postprocess_params)
 
 
 class PerTokenMixin:
-    """An answer for every token of a text."""
+    """Makes a pipeline drop the outputs at padded positions, for models with one output per token."""
 
-    def _unpad(self, answer: np.ndarray, length: int) -> np.ndarray:
-        return answer[:length]
+    def _unpad(self, output: np.ndarray, length: int) -> np.ndarray:
+        return output[:length]
 
 
 def check_batch_size(given: Any, default: int) -> int:
-    """batch_size as it was asked for; InputError for what is no whole number of 1 or more."""
+    """Return the batch size to use.
+
+    Args:
+        given: The caller's batch_size; None for the default.
+        default: The batch size to use for None.
+
+    Returns:
+        An integer of 1 or more.
+
+    Raises:
+        InputError: If it is not an integer of 1 or more.
+    """
     size = default if given is None else given
     if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-        raise InputError(f"batch_size={size!r}, expected a whole number of 1 or more.")
+        raise InputError(f"batch_size={size!r}, expected an integer of 1 or more.")
     return size
 
 
 @contextmanager
 def _as_bridge_errors() -> Iterator[None]:
-    """What transformers' files and tokenizers raise, as errors of this package of the same type."""
+    """Turn errors of transformers' files and of tokenizers into this package's errors of the same builtin type."""
     try:
         yield
     except BridgeError:
@@ -239,7 +320,7 @@ def _as_bridge_errors() -> Iterator[None]:
 
 
 def _register_with_transformers(kind: type) -> None:
-    """Register a class with those of transformers that it stands for; nothing where they are not imported."""
+    """Make isinstance() of transformers' pipeline classes accept a class; does nothing if they are not imported."""
     for base in kind.__mro__:
         if base in (Pipeline, ChunkPipeline) or base.__module__.startswith(_TRANSFORMERS_TASKS):
             file = base.__module__.rpartition(".")[2]

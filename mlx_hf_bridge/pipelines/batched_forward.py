@@ -1,4 +1,4 @@
-"""Rows of tokens go through the model in shared batches: equal rows once, sorted by length, in the order they came.
+"""Run token sequences through a model in shared batches: duplicates once, sorted by length, results in input order.
 
 L tokens, C classes, D hidden.
 """
@@ -11,7 +11,7 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_hf_bridge.errors import TokenRangeError
-from mlx_hf_bridge.inference.batching import BatchPipeline, checked_batch, in_batches, padded
+from mlx_hf_bridge.inference.batching import Steps, checked_batch, in_batches, padded
 from mlx_hf_bridge.inference.tokenizer import Tokens
 from mlx_hf_bridge.layers.token_batch import TokenBatch
 from mlx_hf_bridge.loading.load import LoadedModel
@@ -21,32 +21,39 @@ Compute = Callable[[TokenBatch], mx.array]
 
 @dataclass(frozen=True)
 class MaskedTokens(Tokens):
-    """Tokens of which the mask (L,) leaves some out, as padding; None = all count."""
+    """One token sequence with its own attention mask (L,), 0 at padding; None if every token counts."""
 
     mask: np.ndarray | None = None
 
     @property
     def key(self) -> tuple[bytes | None, ...]:
+        """Return what equal sequences have in common, so that each is computed once."""
         return *super().key, None if self.mask is None else self.mask.tobytes()
 
 
-def to_tokens(inputs: Mapping[str, Any], names: Sequence[str], trimmed: bool) -> MaskedTokens:
-    """A tokenizer's answer for one text, arrays (1, L), read for the input `names` of its model.
+def to_tokens(inputs: Mapping[str, Any], names: Sequence[str], trim_padding: bool) -> MaskedTokens:
+    """Read one sequence from a tokenizer's output.
 
-    trimmed: padding on the right is dropped, since no answer is wanted there.
+    Args:
+        inputs: The tokenizer's output for one text, arrays of shape (1, L).
+        names: The inputs that the model takes (the tokenizer's model_input_names).
+        trim_padding: Whether padding on the right is dropped, because no output is wanted there.
+
+    Returns:
+        The token ids (L,), with token type ids and mask where there are any.
     """
 
     def read(name: str) -> np.ndarray | None:
         return np.asarray(inputs[name][0], np.int32) if name in names and name in inputs else None
 
-    ids, segments, mask = np.asarray(inputs["input_ids"][0], np.int32), read("token_type_ids"), read("attention_mask")
+    ids, type_ids, mask = np.asarray(inputs["input_ids"][0], np.int32), read("token_type_ids"), read("attention_mask")
     if mask is not None and mask.all():
         mask = None
-    if mask is not None and trimmed and mask.any():
+    if mask is not None and trim_padding and mask.any():
         length = int(mask.nonzero()[0][-1]) + 1
-        ids, segments, mask = ids[:length], None if segments is None else segments[:length], mask[:length]
+        ids, type_ids, mask = ids[:length], None if type_ids is None else type_ids[:length], mask[:length]
         mask = None if mask.all() else mask
-    return MaskedTokens(ids, segments, mask=mask)
+    return MaskedTokens(ids, type_ids, mask=mask)
 
 
 def forward_in_batches(
@@ -57,45 +64,68 @@ def forward_in_batches(
     batch_size: int,
     show_progress: bool,
 ) -> list[np.ndarray]:
-    """Each row's part of what `compute` gives for its batch, float32.
+    """Run sequences through the model in batches.
 
-    Rows with padding of their own go only with rows of their length, since places are counted over their padding.
+    Sequences with padding of their own are batched only with sequences of the same length, because their positions
+    count the padding too.
+
+    Args:
+        loaded: The model with its config.
+        sequences: The token sequences, in any order.
+        compute: Takes a batch of B sequences and returns an array of shape (B, ...).
+        pad_token_id: The id that pads shorter sequences.
+        batch_size: Bounds a batch to 12 * batch_size padded tokens on a CPU, 128 * batch_size on a GPU.
+        show_progress: Whether to show a progress bar.
+
+    Returns:
+        Each sequence's row of what `compute` returned, float32, in the order of `sequences`.
     """
-    answers: dict[int, np.ndarray] = {}
-    for own in (False, True):
-        chosen = [number for number, row in enumerate(sequences) if (row.mask is not None) == own]
-        steps = BatchPipeline(
-            _stacked(loaded) if own else _padded(loaded, pad_token_id),
+    outputs: dict[int, np.ndarray] = {}
+    for has_padding in (False, True):
+        chosen = [index for index, tokens in enumerate(sequences) if (tokens.mask is not None) == has_padding]
+        steps = Steps(
+            _stacked(loaded) if has_padding else _padded(loaded, pad_token_id),
             compute,
-            even=own or loaded.family.length_dependent,
+            even=has_padding or loaded.family.padding_shows,
         )
-        found = in_batches([sequences[number] for number in chosen], steps, batch_size, show_progress) if chosen else []
-        answers.update(zip(chosen, found, strict=True))
-    return [answers[number] for number in range(len(sequences))]
+        found = in_batches([sequences[index] for index in chosen], steps, batch_size, show_progress) if chosen else []
+        outputs.update(zip(chosen, found, strict=True))
+    return [outputs[index] for index in range(len(sequences))]
 
 
 def check_lengths(loaded: LoadedModel, sequences: Sequence[MaskedTokens], length_remedy: str) -> None:
-    """TokenRangeError for a row that is longer than the model takes."""
-    longest, limit = max(len(row) for row in sequences), loaded.config.max_length
+    """Check that no sequence is longer than the model allows.
+
+    Args:
+        loaded: The model with its config.
+        sequences: The token sequences.
+        length_remedy: The advice at the end of the error message.
+
+    Raises:
+        TokenRangeError: If a sequence is too long.
+    """
+    longest, limit = max(len(tokens) for tokens in sequences), loaded.config.max_length
     if longest > limit:
         raise TokenRangeError(f"a text has {longest} tokens, and the model takes at most {limit}. {length_remedy}")
 
 
 def _padded(loaded: LoadedModel, pad_token_id: int) -> Callable[[list[Tokens]], TokenBatch]:
+    """Return a function that pads sequences to their longest."""
     return lambda tokens: padded(loaded.config, tokens, pad_token_id)
 
 
 def _stacked(loaded: LoadedModel) -> Callable[[list[Tokens]], TokenBatch]:
-    """Rows of one length, each with its own mask."""
+    """Return a function that stacks sequences of one length, each with its own mask."""
 
-    def stack(tokens: list[Tokens]) -> TokenBatch:
+    def stack(sequences: list[Tokens]) -> TokenBatch:
         masks = [
-            row.mask if isinstance(row, MaskedTokens) and row.mask is not None else np.ones(len(row)) for row in tokens
+            tokens.mask if isinstance(tokens, MaskedTokens) and tokens.mask is not None else np.ones(len(tokens))
+            for tokens in sequences
         ]
-        token_type_ids = [
-            np.zeros(len(row), np.int32) if row.token_type_ids is None else row.token_type_ids for row in tokens
+        type_ids = [
+            np.zeros(len(tokens), np.int32) if tokens.segments is None else tokens.segments for tokens in sequences
         ]
-        ids = np.stack([row.ids for row in tokens])
-        return checked_batch(loaded.config, ids, np.stack(masks), np.stack(token_type_ids))
+        ids = np.stack([tokens.ids for tokens in sequences])
+        return checked_batch(loaded.config, ids, np.stack(masks), np.stack(type_ids))
 
     return stack

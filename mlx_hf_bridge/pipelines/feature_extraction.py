@@ -1,6 +1,6 @@
-"""Feature extraction: a text gets the vectors of its tokens.
+"""The feature-extraction pipeline: the hidden states of a text's tokens.
 
-Reference: transformers/pipelines/feature_extraction.py, whose reading of arguments and post-processing this runs.
+Reference: transformers/pipelines/feature_extraction.py, whose argument parsing and post-processing this runs.
 """
 
 from typing import Any, ClassVar, final
@@ -19,15 +19,27 @@ from mlx_hf_bridge.pipelines.text_inputs import check_tokenizer_options, tokeniz
 
 @final
 class FeatureExtractionPipeline(PerTokenMixin, reference.FeatureExtractionPipeline):
-    """The vectors of a text's tokens, special ones too: [[[...] a token]], or an array (1, L, D) with return_tensors.
+    """Return the last hidden states of a text's tokens, special tokens included.
 
-    truncation, or tokenize_kwargs with whatever the tokenizer takes. A text's result has its own length, whatever
-    batch_size is. Raises TokenRangeError (IndexError) for a text that is too long, EmptyInputError (IndexError) for [].
+    Call arguments:
+        inputs: A text, a list of texts or a stream of texts.
+        return_tensors: True for an array instead of nested lists.
+        truncation: True truncates texts at the model's limit; they are an error otherwise.
+        tokenize_kwargs: A dict of any other tokenizer options.
+        batch_size: See Pipeline.
+
+    Call result:
+        For a text [[[float, ...] for each token]], or an array of shape (1, L, D) with return_tensors. L is the text's
+        own length, whatever batch_size is. A list gives a list, a stream an iterator.
+
+    Call errors:
+        TokenRangeError (an IndexError) if a text is too long, EmptyInputError (an IndexError) for [].
     """
 
     task: ClassVar[str] = "feature-extraction"
     accepted_options: ClassVar[tuple[str, ...]] = ("truncation", "tokenize_kwargs", "return_tensors")
-    length_remedy: ClassVar[str] = "Pass truncation=True to cut texts there, or split them."
+    length_remedy: ClassVar[str] = "Pass truncation=True to truncate texts there, or split them."
+    # A result has D numbers for each token, so few are held at once.
     sequences_at_once: ClassVar[int] = 256
     outputs_at_padding: ClassVar[bool] = True
     __init__ = Pipeline.__init__
@@ -40,17 +52,17 @@ class FeatureExtractionPipeline(PerTokenMixin, reference.FeatureExtractionPipeli
         check_tokenizer_options(split[0])
         return split
 
-    def _preprocess_texts(self, texts: list[Any], before: dict[str, Any]) -> list[list[Chunk]]:
+    def _preprocess_texts(self, texts: list[Any], preprocess_params: dict[str, Any]) -> list[list[Chunk]]:
         for text in texts:
             if not isinstance(text, str):
                 raise InputError(f"one text is {text!r:.80}, expected a string.")
-        return [[chunk] for chunk in tokenize_texts(self.tokenizer, texts, before)]
+        return [[chunk] for chunk in tokenize_texts(self.tokenizer, texts, preprocess_params)]
 
     def _call_model(self, batch: TokenBatch) -> mx.array:
         loaded = self.model.loaded
-        encoding = loaded.model(batch)
-        found: mx.array = encoding.hidden if loaded.task == BASE_TASK else next(iter(encoding.outputs.values()))
+        output = loaded.model(batch)
+        found: mx.array = output.hidden if loaded.task == BASE_TASK else next(iter(output.answers.values()))
         return found
 
-    def _postprocess_inputs(self, chunk: Chunk, answer: np.ndarray) -> list[HostArray]:
-        return [as_host_array(answer[None])]
+    def _postprocess_inputs(self, chunk: Chunk, output: np.ndarray) -> list[HostArray]:
+        return [as_host_array(output[None])]

@@ -1,4 +1,4 @@
-"""Texts and pairs read by one call of the tokenizer, for tasks in which each is one row of tokens."""
+"""Tokenize texts and pairs of texts with one call of the tokenizer, for tasks in which each is one token sequence."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,7 +10,7 @@ from mlx_hf_bridge.pipelines.tokenizer import HostTokenizer
 
 Text = str | tuple[str, str]
 
-# What a tokenizer takes in a call, of what changes its answer for one text.
+# The options of a tokenizer call that change its output for a single text.
 TOKENIZER_OPTIONS = ("add_special_tokens", "max_length", "padding", "truncation")
 _STRATEGIES = ("longest_first", "only_first", "only_second", "do_not_truncate")
 _PADDINGS = (True, False, "longest", "max_length", "do_not_pad")
@@ -18,20 +18,38 @@ _TO_THE_LONGEST = (True, "longest")
 
 
 def check_tokenizer_options(options: Mapping[str, Any]) -> None:
-    """InputError or ArgumentTypeError for values that a tokenizer does not take."""
+    """Check the values of tokenizer options.
+
+    Args:
+        options: Options of a tokenizer call; truncation, padding and max_length are checked.
+
+    Raises:
+        InputError: If a value is not one that tokenizers know.
+        ArgumentTypeError: If max_length is not an integer.
+    """
     truncation, padding, length = (options.get(name) for name in ("truncation", "padding", "max_length"))
     if truncation not in (True, False, None, *_STRATEGIES):
         raise InputError(f"truncation={truncation!r}, expected True, False or one of {', '.join(_STRATEGIES)}.")
     if padding not in (None, *_PADDINGS):
         raise InputError(f"padding={padding!r}, expected one of {_PADDINGS}.")
     if length is not None and (isinstance(length, bool) or not isinstance(length, int)):
-        raise ArgumentTypeError(f"max_length={length!r}, expected a whole number of tokens.")
+        raise ArgumentTypeError(f"max_length={length!r}, expected an integer number of tokens.")
     if length is not None and length < 1:
         raise InputError(f"max_length={length}, expected 1 token or more. Leave it out for the model's own limit.")
 
 
 def text_or_pair(given: Any) -> Text:
-    """One text or pair in any of the forms that transformers takes; InputError for the others."""
+    """Return one text or pair of texts, given in any of the forms that transformers takes.
+
+    Args:
+        given: A string, {"text": ..., "text_pair": ...}, or [[text, pair]].
+
+    Returns:
+        The text, or the pair as a tuple.
+
+    Raises:
+        InputError: If it has another form.
+    """
     match given:
         case str():
             return given
@@ -49,36 +67,46 @@ def text_or_pair(given: Any) -> Text:
 
 
 def tokenize_texts(tokenizer: HostTokenizer, texts: Sequence[Text], options: Mapping[str, Any]) -> list[Chunk]:
-    """Texts and pairs -> what the tokenizer says of each, arrays (1, L), each padded as if it were alone."""
+    """Tokenize texts and pairs.
+
+    Args:
+        tokenizer: The pipeline's tokenizer.
+        texts: Texts and pairs, in any mixture.
+        options: Options of the tokenizer call. Padding to the longest has no effect, as for a text without others.
+
+    Returns:
+        The tokenizer's output for each text, arrays of shape (1, L).
+    """
     options = dict(options)
     if options.get("padding") in _TO_THE_LONGEST:
         options["padding"] = "do_not_pad"
-    _check_room(tokenizer, texts, options)
+    _check_max_length(tokenizer, texts, options)
     chunks: list[Chunk] = [{}] * len(texts)
+    # Single texts and pairs need two calls: a tokenizer call takes only one of the two kinds.
     for kind in (str, tuple):
-        places = [place for place, text in enumerate(texts) if isinstance(text, kind)]
-        if not places:
+        indices = [index for index, text in enumerate(texts) if isinstance(text, kind)]
+        if not indices:
             continue
-        answer = _asked(tokenizer, [texts[place] for place in places], options)
-        for row, place in enumerate(places):
-            chunks[place] = {name: as_host_array([sequences[row]]) for name, sequences in answer.items()}
+        encoding = _tokenize(tokenizer, [texts[index] for index in indices], options)
+        for row, index in enumerate(indices):
+            chunks[index] = {name: as_host_array([rows[row]]) for name, rows in encoding.items()}
     return chunks
 
 
-def _asked(tokenizer: HostTokenizer, texts: list[Text], options: Mapping[str, Any]) -> Any:
+def _tokenize(tokenizer: HostTokenizer, texts: list[Text], options: Mapping[str, Any]) -> Any:
     try:
         return tokenizer(texts, **options)
-    except Exception as error:  # the bare class is what tokenizers raises
+    except Exception as error:  # tokenizers raises the bare class
         if "Truncation error" not in str(error):
             raise
         raise InputError(
-            f"truncation={options.get('truncation')!r} cannot be done: {error}. Pass truncation=True, which cuts the "
-            "longer of text and pair."
+            f"truncation={options.get('truncation')!r} cannot be done: {error}. Pass truncation=True, which truncates "
+            "the longer of text and pair."
         ) from error
 
 
-def _check_room(tokenizer: HostTokenizer, texts: Sequence[Text], options: Mapping[str, Any]) -> None:
-    """tokenizers does not cut at all where the special tokens alone are more than the limit."""
+def _check_max_length(tokenizer: HostTokenizer, texts: Sequence[Text], options: Mapping[str, Any]) -> None:
+    """Raise InputError if not even the special tokens fit; tokenizers would then not truncate at all."""
     length = options.get("max_length")
     if length is None or options.get("truncation") in (False, "do_not_truncate"):
         return

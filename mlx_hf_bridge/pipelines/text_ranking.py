@@ -1,4 +1,4 @@
-"""Text ranking: documents in the order in which they fit a query, by a cross-encoder's score.
+"""The text-ranking pipeline: documents sorted by how well they fit a query, scored by a cross-encoder.
 
 transformers has no such pipeline; reference: sentence-transformers' CrossEncoder.rank
 (sentence_transformers/cross_encoder/model.py). D documents.
@@ -16,14 +16,14 @@ from mlx_hf_bridge.pipelines.text_inputs import check_tokenizer_options, tokeniz
 
 Ranked = list[dict[str, Any]]
 
-# Read only where both are.
+# sentence-transformers reads the first only if the second is there too.
 _CONFIG_FILE, _MODULES_FILE = "config_sentence_transformers.json", "modules.json"
 
 
 def _sigmoid(values: np.ndarray) -> np.ndarray:
-    """Without the overflow that 1 / (1 + exp(-x)) has for large negative values."""
-    shares: np.ndarray = np.exp(-np.logaddexp(0, -values))
-    return shares
+    """Compute the sigmoid without the overflow that 1 / (1 + exp(-x)) has for large negative values."""
+    probabilities: np.ndarray = np.exp(-np.logaddexp(0, -values))
+    return probabilities
 
 
 _FUNCTIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
@@ -31,19 +31,36 @@ _FUNCTIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "tanh": np.tanh,
     "none": lambda values: values,
 }
-# The ends of the torch names that sentence-transformers writes.
+# The last parts of the torch class names that sentence-transformers saves.
 _SAVED = {"Identity": "none", "Sigmoid": "sigmoid", "Tanh": "tanh"}
 
 
 @final
 class TextRankingPipeline(Pipeline):
-    """Documents in the order in which they fit a query, as sentence-transformers' CrossEncoder.rank gives them.
+    """Sort documents by how well they fit a query, like sentence-transformers' CrossEncoder.rank.
 
-    query and documents, or {"query", "documents"}, a list or a stream of these -> [{"corpus_id", "score"}], best first;
-    corpus_id: the document's place in the list. top_k: how many, None = all. return_documents: each has its "text" too.
-    function_to_apply: "sigmoid", "tanh", "none", or, left out, the one that the checkpoint names (sigmoid where it
-    names none). A pair too long for the model is cut, at max_length if given, and a warning logged once. Raises
-    ConfigError for a model with more than one label, InputError (ValueError) for what is no query with documents.
+    Args:
+        parts: The model and the tokenizer, by position; see Pipeline.
+        options: Defaults for the options of a call, and Pipeline's own arguments.
+
+    Raises:
+        ConfigError: If the model has more than one label.
+
+    Call arguments:
+        query, documents: A text and a list of texts. Or, by position, {"query": ..., "documents": [...]}, or a list or
+            stream of such dicts.
+        top_k: How many documents to return; None for all. Default: None.
+        return_documents: Whether each result has its "text" too. Default: False.
+        function_to_apply: "sigmoid", "tanh" or "none". Default: what the checkpoint names, else "sigmoid".
+        max_length: Truncate pairs at this many tokens. Default: the model's limit. A warning is logged once.
+        batch_size: See Pipeline.
+
+    Call result:
+        [{"corpus_id", "score"}], best first, where corpus_id is the document's index in the list. A list of queries
+        gives a list, a stream an iterator.
+
+    Call errors:
+        InputError (a ValueError) if an input is not a query with documents.
     """
 
     task: ClassVar[str] = "text-ranking"
@@ -60,6 +77,20 @@ class TextRankingPipeline(Pipeline):
         self._own_function = _saved_function(self.model)
 
     def __call__(self, *inputs: Any, query: Any = None, documents: Any = None, **options: Any) -> Any:
+        """Rank documents.
+
+        Args:
+            inputs: A query and its documents by position, or one {"query", "documents"}, or a list or stream of these.
+            query: The query.
+            documents: The documents, a list of texts.
+            options: top_k and the others of the class's docstring.
+
+        Returns:
+            [{"corpus_id", "score"}] for one query, best first; a list of these for a list, an iterator for a stream.
+
+        Raises:
+            InputError: If there are other arguments than a query and its documents.
+        """
         if len(inputs) == 1 and documents is not None and query is None:
             query, inputs = inputs[0], ()
         elif len(inputs) == 2 and query is None and documents is None:
@@ -67,25 +98,27 @@ class TextRankingPipeline(Pipeline):
         if not inputs:
             return super().__call__({"query": query, "documents": documents}, **options)
         if len(inputs) > 1 or query is not None or documents is not None:
-            raise InputError(f"got {len(inputs)} arguments beside query and documents. Pass a query and its documents.")
+            raise InputError(
+                f"got {len(inputs)} positional arguments in addition to query and documents. Pass a query and its documents."
+            )
         return super().__call__(inputs[0], **options)
 
     def _sanitize_parameters(self, **options: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         check_tokenizer_options({"max_length": options.get("max_length")})
         top_k, function = options.get("top_k"), options.get("function_to_apply")
         if top_k is not None and (isinstance(top_k, bool) or not isinstance(top_k, int)):
-            raise ArgumentTypeError(f"top_k={top_k!r}, expected a whole number of documents, or None for all.")
+            raise ArgumentTypeError(f"top_k={top_k!r}, expected an integer number of documents, or None for all.")
         if top_k is not None and top_k < 1:
             raise InputError(f"top_k={top_k}, expected 1 or more, or None for all documents.")
         if function is not None and function not in _FUNCTIONS:
             raise UnknownNameError(f"function_to_apply={function!r} is not known; use one of {', '.join(_FUNCTIONS)}.")
-        before = {name: value for name, value in options.items() if name == "max_length"}
-        return before, {}, {name: value for name, value in options.items() if name != "max_length"}
+        preprocess_params = {name: value for name, value in options.items() if name == "max_length"}
+        return preprocess_params, {}, {name: value for name, value in options.items() if name != "max_length"}
 
-    def _preprocess_texts(self, texts: list[Any], before: dict[str, Any]) -> list[list[Chunk]]:
+    def _preprocess_texts(self, texts: list[Any], preprocess_params: dict[str, Any]) -> list[list[Chunk]]:
         examples = [_example(text) for text in texts]
         pairs = [(query, document) for query, documents in examples for document in documents]
-        options = {**before, "truncation": "longest_first"}
+        options = {**preprocess_params, "truncation": "longest_first"}
         chunks = zip(pairs, tokenize_texts(self.tokenizer, pairs, options), strict=True)
         self._warn_if_truncated(self.tokenizer.pop_truncated_count(), len(pairs))
         return [
@@ -93,8 +126,8 @@ class TextRankingPipeline(Pipeline):
             for _, documents in examples
         ]
 
-    def _postprocess_text(self, outputs: list[Any], after: dict[str, Any]) -> Ranked:
-        return self.postprocess(outputs, **after)
+    def _postprocess_text(self, outputs: list[Any], postprocess_params: dict[str, Any]) -> Ranked:
+        return self.postprocess(outputs, **postprocess_params)
 
     def postprocess(
         self,
@@ -103,22 +136,32 @@ class TextRankingPipeline(Pipeline):
         return_documents: bool = False,
         function_to_apply: str | None = None,
     ) -> Ranked:
-        """What was said of a query with each document -> the documents' places and scores, best first."""
+        """Sort the documents of one query.
+
+        Args:
+            model_outputs: The documents with their "logits", (1, 1).
+            top_k: How many to return; None for all.
+            return_documents: Whether each result has its "text" too.
+            function_to_apply: "sigmoid", "tanh", "none", or None for the checkpoint's own.
+
+        Returns:
+            [{"corpus_id", "score"}], best first.
+        """
         logits = np.array([output["logits"][0, 0] for output in model_outputs])
         scores = _FUNCTIONS[function_to_apply or self._own_function](logits)
         order = np.argsort(-scores, kind="stable")[:top_k]
         return [
             {
-                "corpus_id": int(place),
-                "score": float(scores[place]),
-                **({"text": model_outputs[place]["text"]} if return_documents else {}),
+                "corpus_id": int(index),
+                "score": float(scores[index]),
+                **({"text": model_outputs[index]["text"]} if return_documents else {}),
             }
-            for place in order
+            for index in order
         ]
 
 
 def _example(given: Any) -> tuple[str, list[str]]:
-    """One query with its documents, checked."""
+    """Return one query with its documents, checked."""
     match given:
         case {"query": str() as query, "documents": list() | tuple() as documents}:
             if not documents:
@@ -132,11 +175,11 @@ def _example(given: Any) -> tuple[str, list[str]]:
 
 
 def _saved_function(model: Any) -> str:
-    """What the checkpoint's files say is applied to its scores, in the order in which sentence-transformers looks."""
+    """Return the function that the checkpoint's files name, looked for in sentence-transformers' order."""
     folder, raw = model.folder, model.config.to_dict()
-    whole = all((folder / name).is_file() for name in (_CONFIG_FILE, _MODULES_FILE))
+    has_both = all((folder / name).is_file() for name in (_CONFIG_FILE, _MODULES_FILE))
     files: list[Mapping[str, Any]] = [
-        read_json(folder / _CONFIG_FILE) if whole else {},
+        read_json(folder / _CONFIG_FILE) if has_both else {},
         raw.get("sentence_transformers") or {},
     ]
     names = [*(file.get("activation_fn") for file in files), raw.get("sbert_ce_default_activation_function")]

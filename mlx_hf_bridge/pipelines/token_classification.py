@@ -1,6 +1,6 @@
-"""Token classification (NER): the labels of a text's tokens, or of the words and phrases that they make up.
+"""The token-classification (NER) pipeline: labels of a text's tokens, or of the words and phrases they make up.
 
-Reference: transformers/pipelines/token_classification.py, whose reading of arguments and post-processing this runs.
+Reference: transformers/pipelines/token_classification.py, whose argument parsing and post-processing this runs.
 """
 
 from typing import Any, ClassVar, final
@@ -11,21 +11,32 @@ from mlx_hf_bridge.pipelines import host_array
 from mlx_hf_bridge.pipelines.base import PerTokenMixin, Pipeline
 from mlx_hf_bridge.pipelines.inputs import as_stream
 
-# What transformers' file takes from torch: the names of two dtypes.
+# All that transformers' file uses of torch is the names of two dtypes, which host_array has too.
 reference.torch = host_array
 _STRATEGIES = tuple(strategy.value for strategy in reference.AggregationStrategy)
 
 
 @final
 class TokenClassificationPipeline(PerTokenMixin, reference.TokenClassificationPipeline):
-    """The labels of a text's tokens, or of the words and phrases that they make up.
+    """Return the labels of a text's tokens, or of the words and phrases they make up.
 
-    Text -> [{"entity", "score", "index", "word", "start", "end"}], or, with an aggregation_strategy, "entity_group" in
-    the place of "entity" and no "index"; list -> list; stream -> iterator. aggregation_strategy: "none", "simple",
-    "first", "average" or "max". ignore_labels: ["O"] if left out. stride: a long text is read in windows that have that
-    many tokens in common; left out, it is cut at the model's length, and a warning logged once. is_split_into_words:
-    a list of words is one text, joined by `delimiter`. Raises UnknownNameError (KeyError) for an unknown strategy,
-    InputError (ValueError) for what is no text and for a stride that is too large.
+    Call arguments:
+        inputs: A text, a list of texts or a stream of texts.
+        aggregation_strategy: "none", "simple", "first", "average" or "max". Default: "none".
+        ignore_labels: Labels to leave out of the result. Default: ["O"].
+        stride: Read long texts in windows that have this many tokens in common. Without it, long texts are truncated at
+            the model's limit, and a warning is logged once.
+        is_split_into_words: True if the input is a list of words that make up one text.
+        delimiter: What joins those words. Default: a space.
+        batch_size: See Pipeline.
+
+    Call result:
+        For a text [{"entity", "score", "index", "word", "start", "end"}]; with an aggregation_strategy "entity_group"
+        instead of "entity", and no "index". A list gives a list, a stream an iterator.
+
+    Call errors:
+        UnknownNameError (a KeyError) for an unknown strategy, InputError (a ValueError) if an input is not a text or
+        the stride is too large.
     """
 
     task: ClassVar[str] = "token-classification"
@@ -44,6 +55,15 @@ class TokenClassificationPipeline(PerTokenMixin, reference.TokenClassificationPi
     __init__ = Pipeline.__init__
 
     def __call__(self, inputs: Any, **options: Any) -> Any:
+        """Run the pipeline on one text, a list of texts or a stream of texts.
+
+        Args:
+            inputs: A text, a list of texts (or of words, with is_split_into_words), or a stream of texts.
+            options: aggregation_strategy, stride and the others of the class's docstring.
+
+        Returns:
+            A list of dicts for a text, a list of such lists for a list, an iterator for a stream.
+        """
         if isinstance(inputs, list) or as_stream(inputs) is None:
             try:
                 return super().__call__(inputs, **options)

@@ -1,4 +1,4 @@
-"""Which tokenizer a pipeline reads with, the model's own or the one that it was given, and how it is called."""
+"""Load the tokenizer of a pipeline, and wrap it so that transformers' pipeline files can call it without torch."""
 
 import threading
 from pathlib import Path
@@ -12,15 +12,25 @@ from mlx_hf_bridge.inference.tokenizer import NO_LIMIT
 from mlx_hf_bridge.loading.load import LoadedModel
 from mlx_hf_bridge.pipelines.host_array import as_host_array
 
-# A call of a fast tokenizer sets its truncation first, which other threads must not see.
+# A call of a fast tokenizer first sets its truncation, which would affect calls in other threads.
 tokenizer_lock = threading.RLock()
-_UNCUT = (None, False, "do_not_truncate")
+_NO_TRUNCATION = (None, False, "do_not_truncate")
 
 
 def load_tokenizer(given: Any, loaded: LoadedModel, options: HubOptions) -> Any:
-    """None (the model's own), a Hub id or folder, or a tokenizer of transformers -> that tokenizer.
+    """Return the tokenizer that a pipeline uses.
 
-    Raises RepositoryError for a repo without a tokenizer, ArgumentTypeError for any other object.
+    Args:
+        given: A Hub id, a folder, a tokenizer of transformers, or None for the model's own.
+        loaded: The model.
+        options: Revision, token and cache of the Hub.
+
+    Returns:
+        A tokenizer of transformers.
+
+    Raises:
+        RepositoryError: If the repo or folder has no tokenizer.
+        ArgumentTypeError: If `given` is any other object.
     """
     if given is None:
         given, options = loaded.folder, HubOptions()
@@ -38,36 +48,55 @@ def load_tokenizer(given: Any, loaded: LoadedModel, options: HubOptions) -> Any:
 
 
 class HostTokenizer:
-    """A tokenizer of transformers that gives arrays of the host where torch's tensors are asked for.
+    """A tokenizer of transformers that returns HostArrays where torch tensors are asked for.
 
-    Cuts at the model's own length where its tokenizer knows none, and counts the texts that it cut.
+    It truncates at the model's maximum length if the tokenizer's files have none, and counts the texts that it
+    truncated. Every other attribute is the wrapped tokenizer's.
+
+    Args:
+        tokenizer: The tokenizer to wrap.
+        max_length: The model's maximum number of tokens.
     """
 
     def __init__(self, tokenizer: Any, max_length: int) -> None:
-        vars(self).update(tokenizer=tokenizer, max_length=max_length, cut=0)
+        # Not plain assignments: __setattr__ writes to the wrapped tokenizer.
+        vars(self).update(tokenizer=tokenizer, max_length=max_length, truncated=0)
 
     def __call__(self, *texts: Any, return_tensors: str | None = None, **options: Any) -> Any:
-        """As the tokenizer's own call."""
+        """Tokenize texts as the wrapped tokenizer does.
+
+        Args:
+            texts: What the wrapped tokenizer takes by position.
+            return_tensors: If set, arrays are returned, of any framework's name.
+            options: What the wrapped tokenizer takes by name.
+
+        Returns:
+            A BatchEncoding, with HostArrays if return_tensors is set.
+        """
         own = vars(self)
-        cutting = options.get("truncation") not in _UNCUT
-        if cutting and options.get("max_length") is None and own["max_length"] < NO_LIMIT:
+        truncates = options.get("truncation") not in _NO_TRUNCATION
+        if truncates and options.get("max_length") is None and own["max_length"] < NO_LIMIT:
             options["max_length"] = min(own["max_length"], own["tokenizer"].model_max_length)
         encoding = own["tokenizer"](*texts, return_tensors=return_tensors and "np", **options)
-        if cutting and not options.get("return_overflowing_tokens"):
-            own["cut"] += sum(bool(one.overflowing) for one in encoding.encodings or ())
+        if truncates and not options.get("return_overflowing_tokens"):
+            own["truncated"] += sum(bool(one.overflowing) for one in encoding.encodings or ())
         if return_tensors:
             encoding.data = {name: as_host_array(array) for name, array in encoding.data.items()}
         return encoding
 
     def pop_truncated_count(self) -> int:
-        """How many texts were cut since this was asked last."""
-        cut: int = vars(self)["cut"]
-        vars(self)["cut"] = 0
-        return cut
+        """Return how many texts were truncated since the last call of this method.
 
-    @property  # type: ignore[misc]  # object's can be assigned to, which nobody needs
+        Returns:
+            The number of texts.
+        """
+        truncated: int = vars(self)["truncated"]
+        vars(self)["truncated"] = 0
+        return truncated
+
+    @property  # type: ignore[misc]  # object.__class__ can be assigned to, which nobody needs here
     def __class__(self) -> type:
-        """The tokenizer's, for code that asks what it is."""
+        """Return the wrapped tokenizer's class, for isinstance()."""
         kind: type = type(vars(self)["tokenizer"])
         return kind
 

@@ -1,7 +1,7 @@
-"""Zero-shot classification: texts and labels of the caller's choice become premise and hypothesis of an NLI model.
+"""The zero-shot-classification pipeline: any labels, scored as hypotheses about a text by an NLI model.
 
-Reference: transformers/pipelines/zero_shot_classification.py, whose reading of arguments and post-processing this runs;
-logits are shifted first, since its softmax overflows to nan from 89 on. T texts, N labels.
+Reference: transformers/pipelines/zero_shot_classification.py, whose argument parsing and post-processing this runs;
+logits are shifted first, because its softmax overflows to nan from 89 on. N labels, C classes of the model.
 """
 
 import logging
@@ -22,13 +22,29 @@ _TEMPLATE = "This example is {}."
 
 @final
 class ZeroShotClassificationPipeline(reference.ZeroShotClassificationPipeline):
-    """Which of the given labels fits a text; every text with every label goes through the model in shared batches.
+    """Return how well each of the given labels fits a text.
 
-    Text -> {"sequence", "labels" best first, "scores"}; list -> list of these; stream -> iterator. The second argument
-    or candidate_labels: labels, or a string of them with commas. hypothesis_template: has {} where the label goes.
-    multi_label: False shares 1 out among the labels, True judges each by itself. A text too long for the model is cut,
-    and a warning logged once. Raises InputError (ValueError) for an empty text or no labels, ArgumentTypeError
-    (TypeError) for what is no text or no labels, TemplateError, EmptyInputError for [].
+    Every text is paired with every label, and all pairs go through the model in shared batches.
+
+    Args:
+        parts: The model and the tokenizer, by position; see Pipeline.
+        options: Defaults for the options of a call, and Pipeline's own arguments.
+
+    Call arguments:
+        sequences: A text, a list of texts or a stream of texts.
+        candidate_labels: A list of labels, or a string of them separated by commas; also by position.
+        hypothesis_template: A string with {} where the label goes. Default: "This example is {}.".
+        multi_label: False divides a total score of 1 among the labels, True scores each label by itself.
+            Default: False.
+        batch_size: See Pipeline.
+
+    Call result:
+        {"sequence", "labels", "scores"}, labels best first. A list gives a list, a stream an iterator. A text too long
+        for the model is truncated, and a warning is logged once.
+
+    Call errors:
+        InputError (a ValueError) for an empty text or no labels, ArgumentTypeError (a TypeError) if something is not a
+        text or not labels, TemplateError if the template has no {}, EmptyInputError (an IndexError) for [].
     """
 
     task: ClassVar[str] = "zero-shot-classification"
@@ -38,69 +54,92 @@ class ZeroShotClassificationPipeline(reference.ZeroShotClassificationPipeline):
         "multi_label",
         "truncation",
     )
-    length_remedy: ClassVar[str] = "Shorten the label: only texts are cut."
+    length_remedy: ClassVar[str] = "Shorten the label: only texts are truncated."
     _args_parser = reference.ZeroShotClassificationArgumentHandler()
 
     def __init__(self, *parts: Any, **options: Any) -> None:
         Pipeline.__init__(self, *parts, **options)
         if self.entailment_id == -1:
             logger.warning(
-                "%s has label2id=%s, in which no label starts with 'entail', so its last class is taken for "
+                "%s has label2id=%s, where no label starts with 'entail', so its last class is used as "
                 "entailment. Use a model trained on NLI, or correct label2id in its config.json.",
                 self.model.name_or_path,
                 dict(self.model.config.label2id),
             )
 
     def __call__(self, sequences: Any, *args: Any, **options: Any) -> Any:
+        """Classify one text, a list of texts or a stream of texts.
+
+        Args:
+            sequences: The text or texts.
+            args: candidate_labels by position.
+            options: candidate_labels, hypothesis_template, multi_label, batch_size.
+
+        Returns:
+            {"sequence", "labels", "scores"} for a text, a list of these for a list, an iterator for a stream.
+
+        Raises:
+            InputError: If there are other positional arguments.
+        """
         if len(args) > 1 or (args and "candidate_labels" in options):
             raise InputError(
-                f"got the arguments {args!r} after the texts, expected the labels alone. Pass the others by name."
+                f"got the positional arguments {args!r} after the texts, expected only the labels. Pass the others by name."
             )
         return super().__call__(sequences, *args, **options)
 
     def _sanitize_parameters(self, **options: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         if options.get("truncation", True) not in (True, "only_first"):
             raise InputError(
-                f"truncation={options['truncation']!r}, and zero-shot-classification always cuts the text so that its "
-                "label fits beside it. Leave it out."
+                f"truncation={options['truncation']!r}, and zero-shot-classification always truncates the text so "
+                "that its label fits too. Leave it out."
             )
         split: tuple[dict[str, Any], dict[str, Any], dict[str, Any]] = super()._sanitize_parameters(**options)
         return split
 
-    def _sequences_per_text(self, before: Mapping[str, Any]) -> int:
-        return len(_hypotheses(before))
+    def _sequences_per_text(self, preprocess_params: Mapping[str, Any]) -> int:
+        return len(_hypotheses(preprocess_params))
 
-    def _preprocess_texts(self, texts: list[Any], before: dict[str, Any]) -> list[list[Chunk]]:
+    def _preprocess_texts(self, texts: list[Any], preprocess_params: dict[str, Any]) -> list[list[Chunk]]:
         texts = [_text(text) for text in texts]
-        hypotheses, labels = _hypotheses(before), before["candidate_labels"]
+        hypotheses, labels = _hypotheses(preprocess_params), preprocess_params["candidate_labels"]
         pairs = [[text, hypothesis] for text in texts for hypothesis in hypotheses]
-        cut: set[str] = set()
-        sequences = iter(self._tokenize_pairs(pairs, cut))
-        self._warn_if_truncated(sum(text in cut for text in texts), len(texts))
+        truncated: set[str] = set()
+        sequences = iter(self._tokenize_pairs(pairs, truncated))
+        self._warn_if_truncated(sum(text in truncated for text in texts), len(texts))
         return [[{**next(sequences), "candidate_label": label, "sequence": text} for label in labels] for text in texts]
 
-    def _tokenize_pairs(self, pairs: list[list[str]], cut: set[str]) -> list[Chunk]:
-        """Cut by the text alone, noted in `cut`; a pair whose label leaves it no room stays whole, as in theirs."""
+    def _tokenize_pairs(self, pairs: list[list[str]], truncated: set[str]) -> list[Chunk]:
+        """Tokenize pairs, truncating only the text; adds the truncated texts to `truncated`.
+
+        A pair whose label alone is too long is not truncated, as in transformers.
+        """
         try:
-            answer = self.tokenizer(pairs, truncation="only_first")
-        except Exception as error:  # the bare class is what tokenizers raises
+            encoding = self.tokenizer(pairs, truncation="only_first")
+        except Exception as error:  # tokenizers raises the bare class
             if "too short" not in str(error):
                 raise
             if len(pairs) > 1:
-                return [chunk for pair in pairs for chunk in self._tokenize_pairs([pair], cut)]
-            answer = self.tokenizer(pairs)
-        cut |= {pairs[row][0] for row, one in enumerate(answer.encodings or ()) if one.overflowing}
-        return [
-            {name: as_host_array([sequences[row]]) for name, sequences in answer.items()} for row in range(len(pairs))
-        ]
+                return [chunk for pair in pairs for chunk in self._tokenize_pairs([pair], truncated)]
+            encoding = self.tokenizer(pairs)
+        truncated |= {pairs[row][0] for row, one in enumerate(encoding.encodings or ()) if one.overflowing}
+        return [{name: as_host_array([rows[row]]) for name, rows in encoding.items()} for row in range(len(pairs))]
 
-    def _postprocess_text(self, outputs: list[Any], after: dict[str, Any]) -> Any:
-        return self.postprocess(outputs, **after)
+    def _postprocess_text(self, outputs: list[Any], postprocess_params: dict[str, Any]) -> Any:
+        return self.postprocess(outputs, **postprocess_params)
 
     def postprocess(self, model_outputs: list[Chunk], multi_label: bool = False) -> dict[str, Any]:
-        """What was said of a text with each label -> {"sequence", "labels", "scores"}."""
+        """Score the labels of one text.
+
+        Args:
+            model_outputs: One dict for each label, with "logits" (1, C).
+            multi_label: Whether each label is scored by itself.
+
+        Returns:
+            {"sequence", "labels", "scores"}, best label first.
+        """
         logits = np.concatenate([output["logits"] for output in model_outputs])  # (N, C)
         entailment = self.entailment_id
+        # softmax(x) = softmax(x - c): subtracting the largest of what is compared keeps exp from overflowing.
         if multi_label or len(logits) == 1:
             contradiction = -1 if entailment == 0 else 0
             highest = logits[:, [contradiction, entailment]].max(axis=1, keepdims=True)
@@ -110,16 +149,19 @@ class ZeroShotClassificationPipeline(reference.ZeroShotClassificationPipeline):
             {**output, "logits": as_host_array(row[None])}
             for output, row in zip(model_outputs, logits - highest, strict=True)
         ]
-        answer: dict[str, Any] = super().postprocess(shifted, multi_label)
-        return answer
+        result: dict[str, Any] = super().postprocess(shifted, multi_label)
+        return result
 
 
-def _hypotheses(before: Mapping[str, Any]) -> list[str]:
-    """The labels in their template; ArgumentTypeError, InputError or TemplateError where that cannot be."""
-    labels, template = before.get("candidate_labels"), before.get("hypothesis_template", _TEMPLATE)
+def _hypotheses(preprocess_params: Mapping[str, Any]) -> list[str]:
+    """Return the labels put into the template; ArgumentTypeError, InputError or TemplateError if that fails."""
+    labels, template = (
+        preprocess_params.get("candidate_labels"),
+        preprocess_params.get("hypothesis_template", _TEMPLATE),
+    )
     if not isinstance(labels, (list, tuple, np.ndarray)):
         raise ArgumentTypeError(
-            f"candidate_labels is {labels!r}, expected a list of labels, or a string of them with commas between."
+            f"candidate_labels is {labels!r}, expected a list of labels, or a string of labels separated by commas."
         )
     if len(labels) == 0:
         raise InputError("candidate_labels has no label, expected at least one.")
@@ -139,7 +181,7 @@ def _hypotheses(before: Mapping[str, Any]) -> list[str]:
 
 
 def _text(given: Any) -> str:
-    """A text as it is, a list of one text as that text; transformers would drop all but the first of several."""
+    """Return a text, or the text of a list of one; transformers would drop all but the first of several."""
     if isinstance(given, (list, tuple)) and len(given) == 1:
         given = given[0]
     if isinstance(given, (list, tuple)):

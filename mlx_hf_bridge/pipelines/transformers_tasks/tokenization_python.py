@@ -1,4 +1,4 @@
-"""transformers.tokenization_python for transformers' pipeline files."""
+"""A replacement of transformers.tokenization_python for transformers' pipeline files."""
 
 from transformers.tokenization_utils_base import TruncationStrategy
 

@@ -1,4 +1,4 @@
-"""transformers.pipelines.base for transformers' pipeline files: the same names, over our base class."""
+"""A replacement of transformers.pipelines.base for transformers' pipeline files: its names, this project's classes."""
 
 import importlib
 import sys
@@ -10,18 +10,29 @@ from mlx_hf_bridge.pipelines.base import ChunkPipeline, Pipeline
 __all__ = ["ArgumentHandler", "ChunkPipeline", "Dataset", "GenericTensor", "Pipeline", "PipelineException"]
 
 REAL = "transformers.pipelines.base"
-# What streams is decided in inputs.py, before a task's file sees it.
+# Streams are handled in pipelines/inputs.py, before a task's file sees them, so no class has to be recognized here.
 Dataset = None
 GenericTensor = Any
 
 
 class ArgumentHandler:
-    """The base of transformers' classes that read a call's arguments; it has no behaviour of its own."""
+    """The base of transformers' argument handlers; it has no behavior of its own."""
 
 
 def PipelineException(task: str, model: str, reason: str) -> MaskError:
-    """The error that a fill-mask text without mask is; of transformers' type too where a caller can have named that."""
-    message = f"{reason}. Put the tokenizer's mask token where a word is to be found."
+    """Build the error for a fill-mask text without mask token.
+
+    It is also an instance of transformers' PipelineException if that module is imported, so that `except` clauses work.
+
+    Args:
+        task: The task's name; unused.
+        model: The model's name; unused.
+        reason: What is wrong.
+
+    Returns:
+        The error to raise.
+    """
+    message = f"{reason}. Put the tokenizer's mask token where a word is missing."
     real = sys.modules.get(REAL)
     if real is None:
         return MaskError(message)
@@ -31,12 +42,19 @@ def PipelineException(task: str, model: str, reason: str) -> MaskError:
 
 
 def build_pipeline_init_args(**parts: bool) -> str:
-    """Text that transformers puts in its docstrings."""
+    """Return the text that transformers inserts into its docstrings, which nothing needs here.
+
+    Args:
+        parts: What transformers' function takes; unused.
+
+    Returns:
+        An empty string.
+    """
     return ""
 
 
 def __getattr__(name: str) -> Any:
-    """What a later transformers may ask for: its own, at the price of importing torch."""
-    if name.startswith("__"):  # Python's own questions about a module
+    """Return transformers' own object for names that a later transformers may need, at the price of importing torch."""
+    if name.startswith("__"):  # Python itself asks for these
         raise AttributeError(name)
     return getattr(importlib.import_module(REAL), name)

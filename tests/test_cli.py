@@ -208,7 +208,7 @@ def test_classify_with_labels_is_zero_shot(flags: list[str], classifier: str, ca
 def test_labels_without_a_label_are_an_error(classifier: str, capsys: Capture) -> None:
     for labels in ("", " , "):
         assert main(["classify", classifier, "x", "--labels", labels]) == 1
-        assert "expected labels with commas between them" in capsys.readouterr().err
+        assert "expected labels separated by commas" in capsys.readouterr().err
 
 
 def test_demo_searches_with_the_real_model_and_needs_no_torch(bridge_cache: Path) -> None:

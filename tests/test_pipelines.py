@@ -150,7 +150,7 @@ REFUSED: dict[str, tuple[str, Call, str]] = {
     "truncation that is not done": (
         ZERO_SHOT,
         lambda pipe: pipe("a", LABELS, truncation=False),
-        "always cuts the text",
+        "always truncates the text",
     ),
     "a template with two labels": (
         ZERO_SHOT,

@@ -240,7 +240,7 @@ class Pipeline:
 
     def _call_model(self, batch: TokenBatch) -> mx.array:
         """Return the wanted output of the model, one row for each sequence of the batch."""
-        return self.model.loaded.model(batch, answers_alone=True).logits
+        return self.model.loaded.model(batch, outputs_only=True).logits
 
     def _unpad(self, output: np.ndarray, length: int) -> np.ndarray:
         """Return the part of a sequence's output that is not padding; all of it where outputs are not per token."""

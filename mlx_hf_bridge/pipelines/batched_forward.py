@@ -11,7 +11,7 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_hf_bridge.errors import TokenRangeError
-from mlx_hf_bridge.inference.batching import Steps, checked_batch, in_batches, padded
+from mlx_hf_bridge.inference.batching import BatchPipeline, checked_batch, in_batches, padded
 from mlx_hf_bridge.inference.tokenizer import Tokens
 from mlx_hf_bridge.layers.token_batch import TokenBatch
 from mlx_hf_bridge.loading.load import LoadedModel
@@ -46,14 +46,22 @@ def to_tokens(inputs: Mapping[str, Any], names: Sequence[str], trim_padding: boo
     def read(name: str) -> np.ndarray | None:
         return np.asarray(inputs[name][0], np.int32) if name in names and name in inputs else None
 
-    ids, type_ids, mask = np.asarray(inputs["input_ids"][0], np.int32), read("token_type_ids"), read("attention_mask")
+    ids, token_type_ids, mask = (
+        np.asarray(inputs["input_ids"][0], np.int32),
+        read("token_type_ids"),
+        read("attention_mask"),
+    )
     if mask is not None and mask.all():
         mask = None
     if mask is not None and trim_padding and mask.any():
         length = int(mask.nonzero()[0][-1]) + 1
-        ids, type_ids, mask = ids[:length], None if type_ids is None else type_ids[:length], mask[:length]
+        ids, token_type_ids, mask = (
+            ids[:length],
+            None if token_type_ids is None else token_type_ids[:length],
+            mask[:length],
+        )
         mask = None if mask.all() else mask
-    return MaskedTokens(ids, type_ids, mask=mask)
+    return MaskedTokens(ids, token_type_ids, mask=mask)
 
 
 def forward_in_batches(
@@ -83,10 +91,10 @@ def forward_in_batches(
     outputs: dict[int, np.ndarray] = {}
     for has_padding in (False, True):
         chosen = [index for index, tokens in enumerate(sequences) if (tokens.mask is not None) == has_padding]
-        steps = Steps(
+        steps = BatchPipeline(
             _stacked(loaded) if has_padding else _padded(loaded, pad_token_id),
             compute,
-            even=has_padding or loaded.family.padding_shows,
+            even=has_padding or loaded.family.length_dependent,
         )
         found = in_batches([sequences[index] for index in chosen], steps, batch_size, show_progress) if chosen else []
         outputs.update(zip(chosen, found, strict=True))
@@ -122,10 +130,11 @@ def _stacked(loaded: LoadedModel) -> Callable[[list[Tokens]], TokenBatch]:
             tokens.mask if isinstance(tokens, MaskedTokens) and tokens.mask is not None else np.ones(len(tokens))
             for tokens in sequences
         ]
-        type_ids = [
-            np.zeros(len(tokens), np.int32) if tokens.segments is None else tokens.segments for tokens in sequences
+        token_type_ids = [
+            np.zeros(len(tokens), np.int32) if tokens.token_type_ids is None else tokens.token_type_ids
+            for tokens in sequences
         ]
         ids = np.stack([tokens.ids for tokens in sequences])
-        return checked_batch(loaded.config, ids, np.stack(masks), np.stack(type_ids))
+        return checked_batch(loaded.config, ids, np.stack(masks), np.stack(token_type_ids))
 
     return stack

@@ -61,7 +61,7 @@ class FeatureExtractionPipeline(PerTokenMixin, reference.FeatureExtractionPipeli
     def _call_model(self, batch: TokenBatch) -> mx.array:
         loaded = self.model.loaded
         output = loaded.model(batch)
-        found: mx.array = output.hidden if loaded.task == BASE_TASK else next(iter(output.answers.values()))
+        found: mx.array = output.hidden if loaded.task == BASE_TASK else next(iter(output.outputs.values()))
         return found
 
     def _postprocess_inputs(self, chunk: Chunk, output: np.ndarray) -> list[HostArray]:

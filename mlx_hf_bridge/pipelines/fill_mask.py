@@ -54,9 +54,7 @@ class FillMaskPipeline(reference.FillMaskPipeline):
 
     task: ClassVar[str] = "fill-mask"
     accepted_options: ClassVar[tuple[str, ...]] = ("top_k", "targets", "tokenizer_kwargs")
-    length_remedy: ClassVar[str] = (
-        "Pass tokenizer_kwargs={'truncation': True} to truncate, or shorten the text."
-    )
+    length_remedy: ClassVar[str] = "Pass tokenizer_kwargs={'truncation': True} to truncate, or shorten the text."
     # The logits of a mask have V numbers, so few are held at once.
     sequences_at_once: ClassVar[int] = 256
     __init__ = Pipeline.__init__
@@ -85,7 +83,7 @@ class FillMaskPipeline(reference.FillMaskPipeline):
         columns = np.argsort(~masked, axis=1, kind="stable")[:, : masked.sum(axis=1).max()]
         positions, model = mx.array(columns.astype(np.int32)), self.model.loaded.model
         if isinstance(model, Model):
-            return model.at_slots(batch, positions)
+            return model.logits_at(batch, positions)
         # Traced models compute the logits of every position.
         return mx.take_along_axis(model(batch).logits, positions[:, :, None], axis=1)
 

@@ -188,7 +188,7 @@ class QuestionAnsweringPipeline(PerTokenMixin, ChunkPipeline):
         }
 
     def _call_model(self, batch: TokenBatch) -> mx.array:
-        outputs = self.model.loaded.model(batch).answers
+        outputs = self.model.loaded.model(batch).outputs
         return mx.stack([outputs["start_logits"], outputs["end_logits"]], axis=-1)  # (B, L, 2)
 
 

@@ -99,7 +99,8 @@ class TextRankingPipeline(Pipeline):
             return super().__call__({"query": query, "documents": documents}, **options)
         if len(inputs) > 1 or query is not None or documents is not None:
             raise InputError(
-                f"got {len(inputs)} positional arguments in addition to query and documents. Pass a query and its documents."
+                f"got {len(inputs)} positional arguments in addition to query and documents. Pass one query and its "
+                "documents."
             )
         return super().__call__(inputs[0], **options)
 

@@ -83,7 +83,8 @@ class ZeroShotClassificationPipeline(reference.ZeroShotClassificationPipeline):
         """
         if len(args) > 1 or (args and "candidate_labels" in options):
             raise InputError(
-                f"got the positional arguments {args!r} after the texts, expected only the labels. Pass the others by name."
+                f"got the positional arguments {args!r} after the texts, expected only the labels. Pass the "
+                "others by name."
             )
         return super().__call__(sequences, *args, **options)
 

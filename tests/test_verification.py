@@ -72,7 +72,7 @@ def test_wrong_pooling_never_passes(packed: Path) -> None:
     path.write_text(json.dumps({"word_embedding_dimension": 64, "pooling_mode_mean_tokens": True}))
     report = mlx_hf_bridge.verify(packed, texts=TEXTS, thresholds={"cosine_mean": -2, "mean_squared_error": 9})
     assert not report.passed
-    assert [step.name for step in report.steps if not step.passed] == ["pooling is the source's"]
+    assert [step.name for step in report.steps if not step.passed] == ["pooling matches the source"]
 
 
 def test_nan_never_passes(packed: Path) -> None:
@@ -133,7 +133,7 @@ def test_a_classifier_is_compared_by_its_labels(tmp_path: Path) -> None:
     assert report.figures["label_agreement"] == 100
     assert report.figures["accuracy"] == report.figures["accuracy_reference"]
     (tmp_path / "labelled.csv").write_text("the cat,class 9\n")
-    with pytest.raises(InputError, match=r"the labelled file has \['class 9'\], and the model's labels are"):
+    with pytest.raises(InputError, match=r"the labeled file has \['class 9'\], and the model's labels are"):
         mlx_hf_bridge.verify(tmp_path / "q8", texts=TEXTS, labelled=tmp_path / "labelled.csv")
 
 
@@ -156,7 +156,7 @@ BROKEN: list[tuple[Any, str, str]] = [
     (read_pairs, "a,b\n", r"has the line \['a', 'b'\], expected 3 columns"),
     (read_pairs, "a,b,1\n", r"has 1 scored pairs, expected two or more"),
     (read_labeled, "", r"has no line, expected 2 columns"),
-    (read_labeled, "text,label\n", r"has a heading and no labelled text"),
+    (read_labeled, "text,label\n", r"has a header and no labeled text"),
 ]
 
 

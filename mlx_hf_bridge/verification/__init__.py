@@ -1,1 +1,1 @@
-"""A converted model held against its float reference: measures, thresholds, steps, and reports of them."""
+"""Compare a converted model with its float reference: measures, thresholds, functional steps, and reports of them."""

@@ -1,4 +1,4 @@
-"""A report as one HTML file, its pictures inside it as SVG."""
+"""Render reports as one self-contained HTML page, with pictures as inline SVG."""
 
 import html
 import importlib
@@ -27,12 +27,12 @@ td.n{text-align:right}thead th{border:0;color:#7b8794}
 
 
 def render_html(reports: Sequence[Report]) -> str:
-    """One page of all reports. BackendError without matplotlib, which draws the pictures."""
-    body = "".join(_model(report) for report in reports)
+    """Return one HTML page for all reports; BackendError if matplotlib, which draws the pictures, is not installed."""
+    body = "".join(_model_sections(report) for report in reports)
     together = ""
     sized = [report for report in reports if "weights_mb" in report.figures and report.cosines]
     if sized:
-        together = f"<section><h2>Size against fidelity</h2>{_size_picture(sized)}</section>"
+        together = f"<section><h2>Size and accuracy</h2>{_size_picture(sized)}</section>"
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1"><title>mlx-hf-bridge verify</title>'
@@ -40,10 +40,10 @@ def render_html(reports: Sequence[Report]) -> str:
     )
 
 
-def _model(report: Report) -> str:
-    mark, word = ("ok", "passed") if report.passed else ("bad", "failed")
+def _model_sections(report: Report) -> str:
+    css_class, verdict = ("ok", "passed") if report.passed else ("bad", "failed")
     checks = "".join(
-        f"<tr><td>{_words(check.name)}</td><td class=n>{_number(check.value)}</td>"
+        f"<tr><td>{_label(check.name)}</td><td class=n>{_number(check.value)}</td>"
         f"<td class=n>{html.escape(check.bound_text)}</td>{_mark(check.passed)}</tr>"
         for check in report.checks
     )
@@ -52,10 +52,10 @@ def _model(report: Report) -> str:
         for step in report.steps
     )
     figures = "".join(
-        f"<tr><td>{_words(name)}</td><td class=n>{_number(value)}</td></tr>" for name, value in report.figures.items()
+        f"<tr><td>{_label(name)}</td><td class=n>{_number(value)}</td></tr>" for name, value in report.figures.items()
     )
     return (
-        f"<section><h1>{html.escape(report.model)}</h1><p><span class='badge {mark}'>{word}</span></p>"
+        f"<section><h1>{html.escape(report.model)}</h1><p><span class='badge {css_class}'>{verdict}</span></p>"
         f"<p>{html.escape(report.packing)}; {report.texts} texts; reference: {html.escape(report.reference)}</p>"
         "</section>"
         f"<section><h2>Checks</h2><table><thead><tr><th>figure</th><th>value</th><th>bound</th><th></th></tr></thead>"
@@ -69,7 +69,7 @@ def _mark(passed: bool) -> str:
     return f"<td class='n mark {'ok' if passed else 'bad'}'>{'✓' if passed else '✗'}</td>"
 
 
-def _words(name: str) -> str:
+def _label(name: str) -> str:
     return html.escape(name.replace("_", " "))
 
 
@@ -82,7 +82,7 @@ def _axes(width: float = 5.2, height: float = 3.2) -> tuple[Any, Any]:
         figure_class = importlib.import_module("matplotlib.figure").Figure
     except ImportError as error:
         raise BackendError(
-            "an HTML report has pictures, which matplotlib draws, and it is not installed. pip install "
+            "the HTML report has pictures drawn by matplotlib, which is not installed. pip install "
             "'mlx-hf-bridge[report]', or leave the HTML report out."
         ) from error
     figure = figure_class(figsize=(width, height), layout="constrained")
@@ -96,9 +96,9 @@ def _axes(width: float = 5.2, height: float = 3.2) -> tuple[Any, Any]:
 
 
 def _svg(figure: Any) -> str:
-    drawn = io.StringIO()
-    figure.savefig(drawn, format="svg", transparent=True, metadata={"Date": None})
-    content = drawn.getvalue()
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    content = buffer.getvalue()
     return content[content.index("<svg") :]
 
 
@@ -106,7 +106,7 @@ def _cosine_picture(report: Report) -> str:
     figure, axes = _axes()
     finite = [value for value in report.cosines if value == value]
     axes.hist(finite, bins=30, color=_ACCENT, edgecolor="white", linewidth=0.6)
-    axes.set_title("Cosine to the reference, text by text", fontsize=10.5, color=_INK, loc="left")
+    axes.set_title("Cosine similarity to the reference, by text", fontsize=10.5, color=_INK, loc="left")
     axes.set_xlabel("cosine", fontsize=9, color=_INK)
     axes.set_ylabel("texts", fontsize=9, color=_INK)
     axes.ticklabel_format(useOffset=False)
@@ -120,7 +120,7 @@ def _layer_picture(report: Report) -> str:
     axes.plot(range(len(percent)), percent, color=_ACCENT, marker="o", markersize=5, linewidth=2)
     axes.fill_between(range(len(percent)), percent, color=_ACCENT, alpha=0.12)
     axes.set_ylim(bottom=0)
-    axes.set_title("Error of the hidden states, layer by layer", fontsize=10.5, color=_INK, loc="left")
+    axes.set_title("Relative error of the hidden states, by layer", fontsize=10.5, color=_INK, loc="left")
     axes.set_xlabel("layer (0 = embeddings)", fontsize=9, color=_INK)
     axes.set_ylabel("relative error, %", fontsize=9, color=_INK)
     if len(percent) <= 25:
@@ -131,10 +131,10 @@ def _layer_picture(report: Report) -> str:
 def _size_picture(reports: Sequence[Report]) -> str:
     figure, axes = _axes(8.4, 3.8)
     for report in reports:
-        size, fidelity = report.figures["weights_mb"], sum(report.cosines) / len(report.cosines)
-        axes.scatter([size], [fidelity], color=_ACCENT, s=46, zorder=3)
+        size, cosine = report.figures["weights_mb"], sum(report.cosines) / len(report.cosines)
+        axes.scatter([size], [cosine], color=_ACCENT, s=46, zorder=3)
         name = report.model.rstrip("/").rpartition("/")[2]
-        axes.annotate(name, (size, fidelity), (7, 5), textcoords="offset points", fontsize=8.5, color=_INK)
+        axes.annotate(name, (size, cosine), (7, 5), textcoords="offset points", fontsize=8.5, color=_INK)
     axes.set_xlim(left=0, right=1.35 * max(report.figures["weights_mb"] for report in reports))
     axes.margins(y=0.2)
     axes.ticklabel_format(useOffset=False)

@@ -1,4 +1,4 @@
-"""The texts, scored pairs and labelled texts that models are compared on."""
+"""The texts, scored pairs and labeled texts that models are compared on."""
 
 import csv
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from mlx_hf_bridge.errors import InputError
 
 @dataclass(frozen=True)
 class ScoredPairs:
-    """Pairs of texts with a score of how alike people find them (STS-B's form)."""
+    """Pairs of texts with a human similarity score each, as in STS-B."""
 
     first: tuple[str, ...]
     second: tuple[str, ...]
@@ -21,7 +21,7 @@ class ScoredPairs:
 
 @dataclass(frozen=True)
 class LabeledTexts:
-    """Texts with the right label of each."""
+    """Texts with their correct labels."""
 
     texts: tuple[str, ...]
     labels: tuple[str, ...]
@@ -29,22 +29,32 @@ class LabeledTexts:
 
 @cache
 def bundled_texts() -> tuple[str, ...]:
-    """Texts that come with the package, none of them among those for calibration."""
+    """Return the texts that come with the package; calibration uses others."""
     content = resources.files("mlx_hf_bridge.verification").joinpath("texts.txt").read_text(encoding="utf-8")
     return tuple(line for line in content.splitlines() if line)
 
 
 def check_texts(texts: Sequence[str] | None) -> tuple[str, ...]:
-    """The user's texts, else the bundled ones; InputError for what is not a list of texts."""
+    """Return the user's texts, or the bundled ones for None; InputError if they are not a list of strings."""
     if texts is None:
         return bundled_texts()
     if isinstance(texts, str) or not texts or not all(isinstance(text, str) for text in texts):
-        raise InputError(f"texts is {texts!r:.80}, expected a list of at least one text.")
+        raise InputError(f"texts is {texts!r:.80}, expected a list of at least one string.")
     return tuple(texts)
 
 
 def read_pairs(path: str | Path) -> ScoredPairs:
-    """A CSV or TSV of text, text, score a line; a first line whose score is no number is a heading."""
+    """Read a CSV or TSV with two texts and a score in each line; a first line without a number is a header.
+
+    Args:
+        path: The file; tab-separated if its name ends in .tsv.
+
+    Returns:
+        The pairs with their scores.
+
+    Raises:
+        InputError: If the file cannot be read, a line is malformed, or there are fewer than two pairs.
+    """
     rows = _rows(path, 3, "two texts and a score")
     if not _is_number(rows[0][2]):
         rows = rows[1:]
@@ -57,17 +67,27 @@ def read_pairs(path: str | Path) -> ScoredPairs:
 
 
 def read_labeled(path: str | Path) -> LabeledTexts:
-    """A CSV or TSV of text, label a line; a first line of "text", "label" is a heading."""
+    """Read a CSV or TSV with a text and its label in each line; a first line of "text", "label" is a header.
+
+    Args:
+        path: The file; tab-separated if its name ends in .tsv.
+
+    Returns:
+        The texts with their labels.
+
+    Raises:
+        InputError: If the file cannot be read, a line is malformed, or there is none.
+    """
     rows = _rows(path, 2, "a text and its label")
     if [cell.strip().lower() for cell in rows[0]] in (["text", "label"], ["sentence", "label"]):
         rows = rows[1:]
     if not rows:
-        raise InputError(f"{path} has a heading and no labelled text below it.")
+        raise InputError(f"{path} has a header and no labeled text below it.")
     texts, labels = zip(*rows, strict=True)
     return LabeledTexts(texts, labels)
 
 
-def _rows(path: str | Path, columns: int, what: str) -> list[list[str]]:
+def _rows(path: str | Path, columns: int, description: str) -> list[list[str]]:
     found = Path(path).expanduser()
     try:
         with found.open(encoding="utf-8-sig", newline="") as file:
@@ -76,7 +96,7 @@ def _rows(path: str | Path, columns: int, what: str) -> list[list[str]]:
         raise InputError(f"{path} cannot be read as UTF-8 CSV ({error}). Give another file.") from error
     if not rows or (wrong := [row for row in rows if len(row) != columns]):
         shown = f"the line {wrong[0]!r:.80}" if rows else "no line"
-        raise InputError(f"{path} has {shown}, expected {columns} columns: {what}.")
+        raise InputError(f"{path} has {shown}, expected {columns} columns: {description}.")
     return rows
 
 

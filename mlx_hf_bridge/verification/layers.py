@@ -1,4 +1,4 @@
-"""How the error of a packed model grows from layer to layer."""
+"""Measure how the error of a quantized model grows from layer to layer."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,22 +10,35 @@ from mlx_hf_bridge.inference.tokenizer import Tokenizer
 from mlx_hf_bridge.pretrained.auto import MLXAutoModel
 from mlx_hf_bridge.pretrained.model import MLXPreTrainedModel
 
+# Enough texts for a stable mean; every one costs two forward passes, unbatched.
 _TEXTS = 16
 
 
-def layer_errors(folder: Path, floats: str, texts: Sequence[str]) -> tuple[float, ...]:
-    """The relative error of every hidden state over some of the texts, both models in this package."""
-    models = MLXAutoModel.from_pretrained(str(folder)), MLXAutoModel.from_pretrained(floats, dtype="float32")
+def layer_errors(folder: Path, float_model: str, texts: Sequence[str]) -> tuple[float, ...]:
+    """Return the relative error of every hidden state, with both models computed by this package.
+
+    Args:
+        folder: The converted model.
+        float_model: The Hub id or folder of the float model.
+        texts: The texts to compare on; the first 16 are used.
+
+    Returns:
+        ||converted - float|| / ||float|| of each hidden state over all tokens, that of the embeddings first.
+    """
+    models = MLXAutoModel.from_pretrained(str(folder)), MLXAutoModel.from_pretrained(float_model, dtype="float32")
     tokenizer = Tokenizer.from_folder(folder, tokenizer_config(folder))
-    tokens = tokenizer.encode(list(texts[:_TEXTS]), models[0].loaded.config.max_length)
+    sequences = tokenizer.encode(list(texts[:_TEXTS]), models[0].loaded.config.max_length)
     sums = None
-    for one in tokens:
-        states = [np.stack([np.array(state, np.float32)[0] for state in _states(model, one.ids)]) for model in models]
-        squares = np.stack([((states[0] - states[1]) ** 2).sum(axis=(1, 2)), (states[1] ** 2).sum(axis=(1, 2))])
+    for tokens in sequences:
+        converted, reference = (
+            np.stack([np.array(state, np.float32)[0] for state in _hidden_states(model, tokens.ids)])
+            for model in models
+        )
+        squares = np.stack([((converted - reference) ** 2).sum(axis=(1, 2)), (reference**2).sum(axis=(1, 2))])
         sums = squares if sums is None else sums + squares
     assert sums is not None
     return tuple(float(error) for error in np.sqrt(sums[0] / sums[1]))
 
 
-def _states(model: MLXPreTrainedModel, ids: np.ndarray) -> tuple[np.ndarray, ...]:
+def _hidden_states(model: MLXPreTrainedModel, ids: np.ndarray) -> tuple[np.ndarray, ...]:
     return tuple(model(ids[None].astype(np.int64), output_hidden_states=True).hidden_states)

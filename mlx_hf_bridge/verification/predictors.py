@@ -1,4 +1,4 @@
-"""A model as verification sees it: texts in, vectors or labelled scores out; ours, or the same on torch."""
+"""Models as functions from texts to embeddings or logits: the converted model, and its float reference."""
 
 import importlib
 import importlib.util
@@ -22,7 +22,11 @@ _LATENCY_CALLS = 5
 
 @dataclass(frozen=True)
 class Predictor:
-    """name: what computes. read: texts -> (N, V), sentence vectors, or a score a label. labels: of the columns."""
+    """A model as a function of texts.
+
+    name: the library that computes. predict: returns embeddings (N, V), or logits (N, labels). labels: the names of
+    the logits' columns. folder: where the converted model is; None for a reference.
+    """
 
     name: str
     predict: Callable[[Sequence[str]], Floats]
@@ -30,12 +34,22 @@ class Predictor:
     folder: Path | None = None
 
     def predict_labels(self, texts: Sequence[str]) -> list[str]:
-        """The best label of each text."""
+        """Return the best label of each text."""
         return [self.labels[int(best)] for best in self.predict(texts).argmax(axis=1)]
 
 
 def load_converted(model: str, task: str, recipe: QuantizationLike = None, dtype: Any = "auto") -> Predictor:
-    """A folder or Hub id, read by this package."""
+    """Load a model with this package.
+
+    Args:
+        model: A converted folder, or the Hub id or folder of a checkpoint.
+        task: "embedding" or "classification".
+        recipe: The quantization to apply; None for the model as it is.
+        dtype: The dtype of the weights that are not quantized.
+
+    Returns:
+        The model as a function of texts.
+    """
     if task == CLASSIFICATION:
         options = {} if recipe is None and dtype == "auto" else {"quantization_config": recipe, "dtype": dtype}
         pipe = pipeline("text-classification", model=model, **options)
@@ -45,15 +59,15 @@ def load_converted(model: str, task: str, recipe: QuantizationLike = None, dtype
 
 
 def load_reference(model: str, task: str) -> Predictor:
-    """The float model on torch where its packages are installed, else in our float32."""
+    """Load the float model with torch if it and the task's library are installed, else in float32 with this package."""
     package = "sentence_transformers" if task == EMBEDDING else "transformers"
     if not all(importlib.util.find_spec(name) for name in ("torch", package)):
         found = load_converted(model, task, dtype="float32")
         return Predictor("mlx_hf_bridge in float32", found.predict, found.labels)
-    return _on_torch(model, task)
+    return _load_on_torch(model, task)
 
 
-def _on_torch(model: str, task: str) -> Predictor:
+def _load_on_torch(model: str, task: str) -> Predictor:
     transformers = importlib.import_module("transformers")
     if task == CLASSIFICATION:
         pipe = transformers.pipeline("text-classification", model=model, device="cpu")
@@ -71,9 +85,9 @@ def _classifier(name: str, pipe: Any, folder: Path | None) -> Predictor:
     labels = tuple(names[key] for key in sorted(names, key=int))
 
     def predict(texts: Sequence[str]) -> Floats:
-        answers = pipe(list(texts), top_k=None, function_to_apply="none", truncation=True)
-        scores = [{one["label"]: one["score"] for one in answer} for answer in answers]
-        return np.array([[row[label] for label in labels] for row in scores], np.float32)
+        results = pipe(list(texts), top_k=None, function_to_apply="none", truncation=True)
+        logits = [{one["label"]: one["score"] for one in result} for result in results]
+        return np.array([[row[label] for label in labels] for row in logits], np.float32)
 
     return Predictor(name, predict, labels, folder)
 
@@ -82,24 +96,24 @@ def _folder(encoder: Any) -> Path | None:
     return getattr(encoder, "folder", None)
 
 
-def measure_speed(reader: Predictor, texts: Sequence[str]) -> dict[str, float]:
-    """latency_ms: the median of single texts; texts_per_second: of all at once; after one call that is not counted."""
-    reader.predict(texts[:1])
+def measure_speed(predictor: Predictor, texts: Sequence[str]) -> dict[str, float]:
+    """Return the median latency of single texts in ms, and the texts per second of one call; after a warm-up call."""
+    predictor.predict(texts[:1])
     calls = []
     for index in range(_LATENCY_CALLS):
         start = time.perf_counter()
-        reader.predict([texts[index % len(texts)]])
+        predictor.predict([texts[index % len(texts)]])
         calls.append(time.perf_counter() - start)
     start = time.perf_counter()
-    reader.predict(texts)
+    predictor.predict(texts)
     seconds = time.perf_counter() - start
     return {"latency_ms": 1000 * float(np.median(calls)), "texts_per_second": len(texts) / seconds}
 
 
-def try_step(what: Callable[[], Any]) -> tuple[Any, str]:
-    """What a step gives, and ""; None and the error's words where it fails."""
-    # MLX and the tokenizers raise RuntimeError and ValueError of their own.
+def try_step(function: Callable[[], Any]) -> tuple[Any, str]:
+    """Return a function's result and "", or None and the text of the error that it raised."""
+    # MLX and the tokenizers raise plain RuntimeError and ValueError.
     try:
-        return what(), ""
+        return function(), ""
     except (BridgeError, OSError, RuntimeError, ValueError) as error:
         return None, f"{type(error).__name__}: {error}"

@@ -1,4 +1,4 @@
-"""What a verification found, as a table's rows and as JSON."""
+"""The result of a verification, as data and as JSON."""
 
 import math
 from dataclasses import asdict, dataclass, field
@@ -9,7 +9,7 @@ from mlx_hf_bridge.verification.thresholds import Check
 
 @dataclass(frozen=True)
 class Step:
-    """One thing that must work, and what was seen of it."""
+    """One thing that must work, whether it did, and what was observed."""
 
     name: str
     passed: bool
@@ -18,9 +18,12 @@ class Step:
 
 @dataclass(frozen=True)
 class Report:
-    """One model beside its reference. figures: by name; checks: those with a bound; steps: what had to work at all.
+    """The comparison of one model with its reference.
 
-    cosines: of every text; layers: the relative error of each hidden state, the embeddings' first.
+    model, reference: what was compared. task: "embedding" or "classification". packing: the model's quantization in
+    words. texts: how many. figures: all measurements by name. checks: the figures that have a bound. steps: what must
+    work at all. cosines: one for each text. layers: the relative error of each hidden state, that of the embeddings
+    first. libraries: versions by name.
     """
 
     model: str
@@ -37,12 +40,12 @@ class Report:
 
     @property
     def passed(self) -> bool:
-        """Whether every check and every step passed, and there was one."""
+        """Return whether there was a check or step and every one passed."""
         results = [check.passed for check in self.checks] + [step.passed for step in self.steps]
         return bool(results) and all(results)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready; what is not finite becomes None, which JSON has a word for."""
+        """Return the report for JSON, which has no nan and infinity: they become None."""
         content = asdict(self)
         content["checks"] = [{**asdict(check), "passed": check.passed} for check in self.checks]
         return {"passed": self.passed, **_finite(content)}

@@ -1,4 +1,4 @@
-"""A verification kept with the model: a file in its folder, and a part of its model card."""
+"""Store a verification with its model: verification.json in the folder, and a section of its model card."""
 
 import re
 from pathlib import Path
@@ -13,24 +13,35 @@ _START, _END = "<!-- verification -->", "<!-- end of verification -->"
 
 
 def store_result(report: Report, folder: Path) -> None:
-    """Write verification.json, and the part between its marks of README.md, which is made where it is not there."""
+    """Write verification.json and the verification section of README.md, which is created if needed.
+
+    Args:
+        report: The result to store.
+        folder: The converted folder.
+
+    Raises:
+        RepositoryError: If the folder does not exist.
+    """
     if not folder.is_dir():
-        raise RepositoryError(f"{folder} is no folder, so the result cannot be kept there. Give a converted folder.")
+        raise RepositoryError(
+            f"{folder} is not a folder, so the result cannot be stored there. Give a converted folder."
+        )
     write_json(folder / VERIFICATION_FILE, report.to_dict())
     card = folder / _CARD
     before = card.read_text(encoding="utf-8") if card.is_file() else f"# {folder.resolve().name}\n"
-    part = f"{_START}\n{as_markdown(report)}\n{_END}"
-    marked = re.compile(re.escape(_START) + ".*?" + re.escape(_END), re.DOTALL)
-    after = marked.sub(lambda _: part, before) if marked.search(before) else f"{before.rstrip()}\n\n{part}\n"
+    section = f"{_START}\n{as_markdown(report)}\n{_END}"
+    old_section = re.compile(re.escape(_START) + ".*?" + re.escape(_END), re.DOTALL)
+    has_section = old_section.search(before)
+    after = old_section.sub(lambda _: section, before) if has_section else f"{before.rstrip()}\n\n{section}\n"
     card.write_text(after, encoding="utf-8")
 
 
 def as_markdown(report: Report) -> str:
-    """A heading, one line on what was compared, and a table of the checks."""
+    """Return a heading, one line on what was compared, and a table of the checks."""
     lines = [
         "## Verification",
         "",
-        f"{report.packing}, on {report.texts} texts beside {Path(report.reference).name}: "
+        f"{report.packing}, compared with {Path(report.reference).name} on {report.texts} texts: "
         f"**{'passed' if report.passed else 'failed'}**.",
         "",
         "| figure | value | bound |",

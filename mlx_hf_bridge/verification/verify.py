@@ -1,4 +1,4 @@
-"""A converted model against its float reference: figures, thresholds, a report."""
+"""Compare a converted model with its float reference and report figures, bounds and functional steps."""
 
 import json
 import resource
@@ -44,48 +44,74 @@ def verify(
     thresholds: Mapping[str, float] | None = None,
     full_test: bool = False,
 ) -> Report:
-    """Compare a converted folder, or a checkpoint in a recipe, with its float model -> figures and whether they pass.
+    """Compare a converted model with its float model and check whether it is good enough.
 
-    reference_model: the float checkpoint; None takes the one that a converted folder names. It runs on torch where
-    transformers and sentence-transformers are installed, else in float32 here. texts: None for the bundled ones.
-    pairs: a CSV of text, text, score; labelled: a CSV of text, label. task: "embedding" or "classification"; None as
-    config.json says. thresholds: bounds by figure, in the place of the usual ones. full_test: loading, tokenising and
-    embedding step by step too. Raises InputError for arguments that do not fit, and what loading raises.
+    Args:
+        model: A converted folder, or the Hub id or folder of a checkpoint together with quantization_config.
+        reference_model: The float checkpoint. Default: the one that the converted folder names. It is run by
+            transformers or sentence-transformers on torch if they are installed, else in float32 by this package.
+        quantization_config: The recipe to convert a checkpoint with: a name ("q8"), a dict or an
+            MLXQuantizationConfig. Default: the model is used as it is.
+        texts: Texts to compare on. Default: the texts that come with the package.
+        pairs: A CSV or TSV file of text, text, similarity score, for Spearman's correlation.
+        labelled: A CSV or TSV file of text, label, for accuracy and F1 of a classifier.
+        task: "embedding" or "classification". Default: by the architecture in config.json.
+        thresholds: Bounds by figure that replace the defaults: cosine_mean, mean_squared_error, largest_difference,
+            spearman_loss, accuracy_loss, f1_loss, label_agreement.
+        full_test: Whether to check files, tokenizer, loading and embedding step by step too. Default: False.
+
+    Returns:
+        A Report: `figures` by name, `checks` with bounds, `steps`, and `passed`, whether all of them passed.
+
+    Raises:
+        InputError: If the arguments do not fit together, or model and reference have outputs of different shapes.
+        BridgeError: Whatever loading a model raises.
+
+    Example:
+        >>> from mlx_hf_bridge import verify
+        >>> report = verify("sentence-transformers/all-MiniLM-L6-v2", quantization_config="q8")
+        >>> report.passed
+        True
     """
-    given = check_texts(texts)
-    floats = str(reference_model) if reference_model is not None else _source_of(str(model), quantization_config)
-    kind = _kind(task, str(model), floats)
-    converted, reference = load_converted(str(model), kind, quantization_config), load_reference(floats, kind)
+    checked = check_texts(texts)
+    float_model = str(reference_model) if reference_model is not None else _source(str(model), quantization_config)
+    resolved_task = _resolve_task(task, str(model), float_model)
+    converted, reference = (
+        load_converted(str(model), resolved_task, quantization_config),
+        load_reference(float_model, resolved_task),
+    )
     assert converted.folder is not None
-    answers = converted.predict(given), reference.predict(given)
-    if answers[0].shape != answers[1].shape:
+    outputs = converted.predict(checked), reference.predict(checked)
+    if outputs[0].shape != outputs[1].shape:
         raise InputError(
-            f"{model} gives arrays {answers[0].shape} and its reference {floats} {answers[1].shape}; they are not two "
-            "forms of one model. Give the checkpoint that it was converted from."
+            f"{model} gives arrays {outputs[0].shape} and its reference {float_model} {outputs[1].shape}; they are not "
+            "the same model. Give the checkpoint that it was converted from."
         )
-    figures = compare_embeddings(*answers) if kind == EMBEDDING else _logits(converted, reference, answers)
-    figures |= _of_pairs(converted, reference, read_pairs(pairs)) if pairs is not None else {}
-    figures |= _of_labelled(converted, reference, read_labeled(labelled)) if labelled is not None else {}
-    steps = basic_steps(converted, floats, answers[0])
-    steps += full_steps(str(converted.folder), floats, kind, given) if full_test else ()
-    figures |= measure_speed(converted, given) | _sizes(converted.folder, floats)
+    figures = (
+        compare_embeddings(*outputs) if resolved_task == EMBEDDING else _compare_logits(converted, reference, outputs)
+    )
+    figures |= _compare_pairs(converted, reference, read_pairs(pairs)) if pairs is not None else {}
+    figures |= _compare_labels(converted, reference, read_labeled(labelled)) if labelled is not None else {}
+    steps = basic_steps(converted, float_model, outputs[0])
+    steps += full_steps(str(converted.folder), float_model, resolved_task, checked) if full_test else ()
+    figures |= measure_speed(converted, checked) | _sizes(converted.folder, float_model)
     config = read_json(converted.folder / CONFIG_FILE)
     return Report(
         str(model),
-        f"{floats} ({reference.name})",
-        kind,
-        _packing(config),
-        len(given),
+        f"{float_model} ({reference.name})",
+        resolved_task,
+        _describe_quantization(config),
+        len(checked),
         figures,
-        check_figures(figures, resolve_bounds(_bits(config), thresholds)),
+        check_figures(figures, resolve_bounds(_fewest_bits(config), thresholds)),
         steps,
-        tuple(float(value) for value in cosines(*answers)),
-        layer_errors(converted.folder, floats, given),
+        tuple(float(value) for value in cosines(*outputs)),
+        layer_errors(converted.folder, float_model, checked),
         {name: installed_version(name) or "unknown" for name in ("mlx-hf-bridge", "mlx", "transformers")},
     )
 
 
-def _source_of(model: str, recipe: QuantizationLike) -> str:
+def _source(model: str, recipe: QuantizationLike) -> str:
     path = Path(model).expanduser() / METADATA_FILE
     if path.is_file():
         return str(read_json(path)["source"])
@@ -97,23 +123,23 @@ def _source_of(model: str, recipe: QuantizationLike) -> str:
     return model
 
 
-def _kind(task: str | None, model: str, floats: str) -> str:
+def _resolve_task(task: str | None, model: str, float_model: str) -> str:
     if task is not None:
         if task not in (EMBEDDING, CLASSIFICATION):
             raise InputError(f"task={task!r} is not verified; use {EMBEDDING!r} or {CLASSIFICATION!r}.")
         return task
-    for folder in (Path(model).expanduser(), Path(floats).expanduser()):
+    for folder in (Path(model).expanduser(), Path(float_model).expanduser()):
         if (folder / CONFIG_FILE).is_file():
             named = read_json(folder / CONFIG_FILE).get("architectures") or []
             return CLASSIFICATION if any("ForSequenceClassification" in name for name in named) else EMBEDDING
     return EMBEDDING
 
 
-def _logits(converted: Predictor, reference: Predictor, answers: tuple[Floats, Floats]) -> dict[str, float]:
-    both = zip((converted, reference), answers, strict=True)
+def _compare_logits(converted: Predictor, reference: Predictor, outputs: tuple[Floats, Floats]) -> dict[str, float]:
+    both = zip((converted, reference), outputs, strict=True)
     labels = [[reader.labels[int(best)] for best in rows.argmax(axis=1)] for reader, rows in both]
-    difference = answers[0] - answers[1]
-    if not np.isfinite(answers[0]).all():
+    difference = outputs[0] - outputs[1]
+    if not np.isfinite(outputs[0]).all():
         return {"label_agreement": float("nan")}
     return {
         "label_agreement": accuracy(labels[0], labels[1]),
@@ -122,7 +148,7 @@ def _logits(converted: Predictor, reference: Predictor, answers: tuple[Floats, F
     }
 
 
-def _of_pairs(converted: Predictor, reference: Predictor, pairs: ScoredPairs) -> dict[str, float]:
+def _compare_pairs(converted: Predictor, reference: Predictor, pairs: ScoredPairs) -> dict[str, float]:
     found = []
     for reader in (converted, reference):
         vectors = reader.predict([*pairs.first, *pairs.second])
@@ -131,18 +157,18 @@ def _of_pairs(converted: Predictor, reference: Predictor, pairs: ScoredPairs) ->
     return {"spearman": found[0], "spearman_reference": found[1], "spearman_loss": found[1] - found[0]}
 
 
-def _of_labelled(converted: Predictor, reference: Predictor, labelled: LabeledTexts) -> dict[str, float]:
-    if unknown := sorted(set(labelled.labels) - set(converted.labels)):
-        raise InputError(f"the labelled file has {unknown[:5]}, and the model's labels are {list(converted.labels)}.")
-    own, other = converted.predict_labels(labelled.texts), reference.predict_labels(labelled.texts)
+def _compare_labels(converted: Predictor, reference: Predictor, labeled: LabeledTexts) -> dict[str, float]:
+    if unknown := sorted(set(labeled.labels) - set(converted.labels)):
+        raise InputError(f"the labeled file has {unknown[:5]}, and the model's labels are {list(converted.labels)}.")
+    predicted, expected = converted.predict_labels(labeled.texts), reference.predict_labels(labeled.texts)
     figures: dict[str, float] = {}
     for name, measure in (("accuracy", accuracy), ("f1", macro_f1)):
-        values = measure(own, labelled.labels), measure(other, labelled.labels)
+        values = measure(predicted, labeled.labels), measure(expected, labeled.labels)
         figures |= {name: values[0], f"{name}_reference": values[1], f"{name}_loss": values[1] - values[0]}
     return figures
 
 
-def _sizes(folder: Path, floats: str) -> dict[str, float]:
+def _sizes(folder: Path, float_model: str) -> dict[str, float]:
     size = (folder / SINGLE_FILE).stat().st_size
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     figures = {
@@ -151,7 +177,7 @@ def _sizes(folder: Path, floats: str) -> dict[str, float]:
         "peak_memory_mb": mx.get_peak_memory() / MB,
         "process_peak_mb": peak / MB,
     }
-    source = Path(floats).expanduser() / SINGLE_FILE
+    source = Path(float_model).expanduser() / SINGLE_FILE
     noted = folder / METADATA_FILE
     original = source.stat().st_size if source.is_file() else None
     if original is None and noted.is_file():
@@ -159,8 +185,8 @@ def _sizes(folder: Path, floats: str) -> dict[str, float]:
     return figures | ({"size_ratio": size / original} if original else {})
 
 
-def _bits(config: dict[str, Any]) -> int | None:
-    """The narrowest packed width; None for float weights."""
+def _fewest_bits(config: dict[str, Any]) -> int | None:
+    """Return the fewest bits of any quantized weight; None for float weights."""
     packing = read_packing(config)
     if not packing:
         return None
@@ -168,12 +194,12 @@ def _bits(config: dict[str, Any]) -> int | None:
     return int(min([packing["bits"], *own]))
 
 
-def _packing(config: dict[str, Any]) -> str:
+def _describe_quantization(config: dict[str, Any]) -> str:
     packing = read_packing(config)
     if not packing:
         return f"float ({config.get('dtype', 'float32')})"
     own = [value for value in packing.values() if isinstance(value, dict)]
-    mixed = f", {len(own)} modules of their own width" if own else ""
+    mixed = f", {len(own)} modules with other bits" if own else ""
     return f"{packing['bits']} bits in groups of {packing['group_size']}, {packing.get('mode', 'affine')}{mixed}"
 
 

@@ -107,7 +107,7 @@ class MLXCrossEncoder(MLXBaseModel):
         """A sequence classifier; of a causal language model the lead of "yes" over "no"."""
         source, folder = loader.source, loader.source.folder
         refuse_chat_template(folder, source.name)
-        architecture = str((loader.read_module_config().get("architectures") or [""])[0])
+        architecture = str((loader.read_config().get("architectures") or [""])[0])
         if not architecture.endswith("ForCausalLM"):
             settings = parse_settings({}, "sequence-classification", str(folder))
             return [loader.load_transformer(source, folder, settings=settings)]

@@ -100,7 +100,7 @@ class MLXSparseEncoder(MLXBaseModel):
     def _default_modules(self, loader: ModuleLoader) -> list[Module]:
         """A masked language model with SpladePooling; anything else would start at random."""
         folder, name = loader.source.folder, loader.source.name
-        architectures = loader.read_module_config().get("architectures") or []
+        architectures = loader.read_config().get("architectures") or []
         holds_vectors = read_modules(folder) and read_model_config(folder).get("model_type") in (None, _DENSE)
         if holds_vectors or not any(str(one).endswith("ForMaskedLM") for one in architectures):
             raise UnsupportedModelError(

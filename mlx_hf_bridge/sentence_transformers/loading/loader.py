@@ -66,7 +66,7 @@ class ModuleLoader:
     def __post_init__(self) -> None:
         self.modules_root = self.source.folder
 
-    def read_module_config(self) -> dict[str, Any]:
+    def read_config(self) -> dict[str, Any]:
         """The repo's config.json."""
         config = read_json(self.source.folder / CONFIG_FILE)
         return config if isinstance(config, dict) else {}

@@ -1,4 +1,4 @@
-"""torch's activation classes by their dotted names, computed by MLX; no code of a repo is ever run."""
+"""torch's activation classes by their dotted names, computed by MLX; no code of a checkpoint is ever run."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from mlx_hf_bridge.layers.feed_forward import gelu
 
 Activation = Callable[[mx.array], mx.array]
 
-# By class name; each with the module that sentence-transformers writes before it.
+# By torch's class name, with the Python module that precedes it in config.json.
 ACTIVATIONS: dict[str, tuple[str, Activation]] = {
     "Identity": ("torch.nn.modules.linear", lambda x: x),
     "Tanh": ("torch.nn.modules.activation", mx.tanh),
@@ -30,12 +30,30 @@ ACTIVATIONS: dict[str, tuple[str, Activation]] = {
 
 
 def torch_name(name: str) -> str:
-    """ "Tanh" -> "torch.nn.modules.activation.Tanh"."""
+    """Return torch's dotted class name of an activation: "Tanh" -> "torch.nn.modules.activation.Tanh".
+
+    Args:
+        name: A key of `ACTIVATIONS`, which is torch's class name.
+
+    Returns:
+        The name as sentence-transformers writes it into config.json.
+    """
     return f"{ACTIVATIONS[name][0]}.{name}"
 
 
 def parse_activation(reference: Any, where: str) -> str:
-    """ "torch.nn.modules.activation.Tanh" -> "Tanh"; UnsupportedModelError for what is not in the table."""
+    """Return the class name of a dotted torch activation: "torch.nn.modules.activation.Tanh" -> "Tanh".
+
+    Args:
+        reference: The value of `activation_function` in a config.json.
+        where: What holds the value, named in the error; usually the path of the config.json.
+
+    Returns:
+        A key of `ACTIVATIONS`.
+
+    Raises:
+        UnsupportedModelError: If the name is not one of torch's, or its class is not in `ACTIVATIONS`.
+    """
     module, _, last = str(reference).rpartition(".")
     if not module.startswith("torch.") or last not in ACTIVATIONS:
         raise UnsupportedModelError(
@@ -47,7 +65,11 @@ def parse_activation(reference: Any, where: str) -> str:
 
 @dataclass(frozen=True)
 class NamedActivation:
-    """One of ACTIVATIONS, called on an MLX array."""
+    """One of `ACTIVATIONS` as a callable: an MLX array of any shape goes in, and one of the same shape comes out.
+
+    Args:
+        name: A key of `ACTIVATIONS`, for example "Sigmoid".
+    """
 
     name: str
 
@@ -56,5 +78,5 @@ class NamedActivation:
 
     @property
     def reference(self) -> str:
-        """torch's dotted name of it."""
+        """torch's dotted class name, as sentence-transformers writes it."""
         return torch_name(self.name)

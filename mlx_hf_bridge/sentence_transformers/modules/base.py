@@ -1,6 +1,6 @@
-"""What runs through a model's modules, and what a module is.
+"""`Features`, which passes through the modules of a model, and `Module`, the base class of all of them.
 
-B texts, L tokens, D hidden, V vector width.
+Shapes: B texts, L tokens, D hidden size, V embedding width.
 """
 
 from abc import ABC, abstractmethod
@@ -26,12 +26,20 @@ SCORES = "scores"
 
 @dataclass(frozen=True)
 class Features:
-    """A batch of texts on its way: its tokens, and the arrays that modules have made, by sentence-transformers' names.
+    """One batch on its way through the modules: its tokens, and the arrays that modules have computed so far.
 
-    batch.mask is the one that pooling and scoring see. layers: hidden states (B, L, D) of all layers, where the model
-    gives them. added (B, L) bool: tokens that were put behind a query to be scored. active_dims: how many dimensions a
-    sparse vector may keep. shows_segments: the tokenizer gives segments, also where they are all 0. first_token: of the
-    tokens' vectors only each text's first is read.
+    Args:
+        batch: Token ids, mask and token type ids (B, L). `batch.mask` is the one that pooling and scoring use.
+        arrays: What modules have computed, by sentence-transformers' names, such as "token_embeddings" (B, L, D) and
+            "sentence_embedding" (B, V).
+        hidden_states: The hidden states of all layers, each (B, L, D); None if the model was not asked for them.
+        prompt_length: The tokens of the prompt at the start of each text, for poolings that leave the prompt out.
+        task: "query", "document" or another task of the model; None if the call named none.
+        expansion_mask: Bool (B, L), True for tokens that query expansion appended; None if no query was expanded.
+        max_active_dims: How many dimensions of a sparse embedding may be nonzero; None for no limit.
+        has_token_type_ids: Whether the tokenizer gives token type ids, even where they are all 0.
+        first_token: Whether only the first token's embedding of each text is read afterwards (CLS pooling), so that the
+            last layer may skip the others.
     """
 
     batch: TokenBatch
@@ -47,54 +55,92 @@ class Features:
     def __getitem__(self, name: str) -> mx.array:
         if name not in self.arrays:
             raise ConfigError(
-                f"a module reads {name!r}, and the modules before it made {sorted(self.arrays)}. "
+                f"a module reads {name!r}, and the modules before it computed {sorted(self.arrays)}. "
                 "Take the modules.json and module folders of the original checkpoint."
             )
         return self.arrays[name]
 
     def with_array(self, name: str, array: mx.array) -> "Features":
-        """The same with one more array, or another in its place."""
+        """Return these features with one array added, or replaced if there is one of that name.
+
+        Args:
+            name: sentence-transformers' name, such as "sentence_embedding".
+            array: The array, with B as its first axis.
+
+        Returns:
+            New features; `self` does not change.
+        """
         return replace(self, arrays={**self.arrays, name: array})
 
     def with_mask(self, mask: mx.array) -> "Features":
-        """The same with another mask (B, L) of the tokens that count."""
+        """Return these features with another mask, which later modules see.
+
+        Args:
+            mask: Bool (B, L), True for tokens that count in pooling and scoring.
+
+        Returns:
+            New features; `self` does not change.
+        """
         return replace(self, batch=replace(self.batch, mask=mask))
 
     @property
     def mask(self) -> mx.array:
-        """(B, L) bool, True = a token that counts."""
+        """The mask of the batch, bool (B, L), True for tokens that count."""
         return self.batch.token_mask(mx.bool_)[:, :, 0]
 
 
 class Module(ABC):
-    """One line of modules.json: features in, features out; read from a folder and saved into one."""
+    """One entry of modules.json: features in, features out; it is read from a folder and saved into one.
+
+    Calling a module takes a `Features` and returns a new one with the module's result added.
+    """
 
     reference: ClassVar[str]
-    """The class as sentence-transformers writes it into modules.json."""
+    """The dotted class name that sentence-transformers writes into modules.json."""
     forward_kwargs: ClassVar[frozenset[str]] = frozenset()
-    """Arguments of encode that this module reads."""
+    """Names of the arguments of `encode` that this module reads."""
 
     @abstractmethod
     def __call__(self, features: Features) -> Features:
         """Features with what this module makes."""
 
-    def on_model_ready(self, tokenizer: Tokenizer) -> None:  # noqa: B027  most modules need nothing
-        """Take what is needed of the whole model's tokenizer."""
+    def on_model_ready(self, tokenizer: Tokenizer) -> None:  # noqa: B027  most modules need nothing of it
+        """Set up what depends on the model's tokenizer; called once, after all modules are loaded.
+
+        Args:
+            tokenizer: The tokenizer of the model's first module.
+        """
 
     def get_embedding_dimension(self) -> int | None:
-        """The width of what the module makes; None where it keeps that of its input."""
+        """Return the width of the embeddings that this module computes.
+
+        Returns:
+            The width, or None for a module that keeps the width of its input.
+        """
         return None
 
     def get_config_dict(self) -> dict[str, Any]:
-        """What config.json of the module's folder says; {} for modules without one."""
+        """Return the content of config.json in the module's folder.
+
+        Returns:
+            sentence-transformers' keys and values; {} for a module without a config.json.
+        """
         return {}
 
     def arrays(self) -> dict[str, mx.array]:
-        """The module's weights by the names that they have in sentence-transformers."""
+        """Return the weights of the module.
+
+        Returns:
+            MLX arrays by the tensor names of sentence-transformers; {} for a module without weights.
+        """
         return {}
 
     def save(self, folder: Path) -> None:
-        """Write the module's folder as sentence-transformers reads it."""
+        """Write config.json and model.safetensors into a folder, as sentence-transformers reads them.
+
+        Args:
+            folder: An existing folder of this module alone. Files of the same name are overwritten.
+        """
         if config := self.get_config_dict():
             write_json(folder / CONFIG_FILE, config)
         if arrays := self.arrays():
@@ -104,5 +150,9 @@ class Module(ABC):
         return f"{type(self).__name__}({self.get_config_dict()})"
 
     def to(self, *_: Any, **__: Any) -> Self:
-        """The module as it is: MLX computes on its own device."""
+        """Return the module unchanged: MLX chooses the device. Any arguments are accepted and ignored.
+
+        Returns:
+            The module itself.
+        """
         return self

@@ -1,4 +1,4 @@
-"""What reads texts: the first module of a model, or of a route."""
+"""The base class of modules that read texts: the first module of a model, or of a route."""
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -11,9 +11,15 @@ from mlx_hf_bridge.sentence_transformers.modules.base import Features, Module
 
 @dataclass(frozen=True)
 class EncodeOptions:
-    """What one call asks of its modules, beside the texts.
+    """The options of one `encode` call that its modules read.
 
-    overlong: "truncate" or "error"; None = as the model was told when it was made.
+    Args:
+        prompt: The text put before each input; "" for none.
+        task: "query", "document" or another task; it chooses a route, lengths and query expansion. None for no task.
+        processing_kwargs: Tokenizer arguments of this call by group ("text", "common"), over those of the model.
+        max_active_dims: How many dimensions of a sparse embedding may be nonzero; None for the module's own number.
+        overlong: What happens to texts that are too long, "truncate" or "error"; None for what the model was loaded
+            with.
     """
 
     prompt: str = ""
@@ -24,22 +30,52 @@ class EncodeOptions:
 
 
 class InputModule(Module):
-    """A module that also has a tokenizer: texts -> tokens -> features."""
+    """A module that also has a tokenizer: texts -> tokens -> features.
+
+    Attributes:
+        modalities: What it reads; always ["text"].
+        tokenizer: The tokenizer of its folder.
+        length_dependent: Whether padding changes a text's result.
+    """
 
     modalities: ClassVar[list[str]] = ["text"]
     tokenizer: Tokenizer
     length_dependent: bool = False
-    """Whether padding changes the answer, so that texts go together only with others of their length."""
+    """Whether padding changes a text's result, so that a batch may hold only texts of one length."""
 
     @abstractmethod
     def tokens(self, texts: Sequence[Text], options: EncodeOptions) -> list[Tokens]:
-        """Texts with the prompt before each -> their tokens, no longer than the module takes."""
+        """Tokenize texts with the prompt before each, truncated to the module's maximum length.
+
+        Args:
+            texts: Texts, or pairs of texts.
+            options: The options of the call; prompt, task, processing_kwargs and overlong are read.
+
+        Returns:
+            The tokens of each text, in order, without padding.
+        """
 
     @abstractmethod
     def features(self, tokens: list[Tokens], options: EncodeOptions) -> Features:
-        """The tokens of a batch, padded, ready to be computed on."""
+        """Pad the tokens of one batch and pack them into features, ready for the first module.
+
+        Args:
+            tokens: The tokens of B texts, as `tokens` returns them.
+            options: The options of the same call.
+
+        Returns:
+            Features whose ids and mask have the shape (B, L), where L is the longest of the texts.
+        """
 
 
 def add_prompt(texts: Sequence[Text], prompt: str) -> list[Text]:
-    """The prompt before each text; of a pair before its first."""
+    """Return the texts with the prompt before each; of a pair, before its first text.
+
+    Args:
+        texts: Texts, or pairs of texts.
+        prompt: The text to put before them; "" changes nothing.
+
+    Returns:
+        As many texts or pairs as were given.
+    """
     return [prompt + text if isinstance(text, str) else (prompt + text[0], text[1]) for text in texts]

@@ -1,4 +1,4 @@
-"""WeightedLayerPooling: tokens as a weighted mean of what several layers make of them.
+"""WeightedLayerPooling: token embeddings as a weighted mean of the hidden states of several layers.
 
 Reference: sentence_transformers/sentence_transformer/modules/weighted_layer_pooling.py.
 """
@@ -18,9 +18,15 @@ from mlx_hf_bridge.sentence_transformers.modules.weights import (
 
 
 class WeightedLayerPooling(Module):
-    """Hidden states from `layer_start` on, each (B, L, D) -> token_embeddings (B, L, D) in float32.
+    """Replace token_embeddings by the weighted mean of the hidden states from `layer_start` on.
 
-    As in the reference, nothing happens unless config.json of the model has output_hidden_states.
+    Called with features that have `hidden_states`, each (B, L, D), it sets "token_embeddings" (B, L, D) in float32. As
+    in the reference, features pass unchanged unless config.json of the model has `output_hidden_states`.
+
+    Args:
+        embedding_dimension: The hidden size D.
+        layer_weights: One weight for each layer that is averaged, float32 of shape (layers,).
+        layer_start: The index in `hidden_states` of the first layer that is averaged; 0 is the embeddings' output.
     """
 
     reference: ClassVar[str] = (
@@ -34,6 +40,14 @@ class WeightedLayerPooling(Module):
 
     @classmethod
     def read(cls, folder: Path) -> Self:
+        """Read the module from its folder.
+
+        Args:
+            folder: The module's folder, with config.json and model.safetensors or pytorch_model.bin.
+
+        Returns:
+            The module.
+        """
         config = read_module_config(folder)
         start = check_integer(config, "layer_start", folder, 4, least=0)
         count = check_integer(config, "num_hidden_layers", folder, 12) + 1 - start
@@ -50,9 +64,19 @@ class WeightedLayerPooling(Module):
         return features.with_array(TOKEN_EMBEDDINGS, mx.array(total) / self.layer_weights.sum())
 
     def get_embedding_dimension(self) -> int | None:
+        """Return the hidden size D.
+
+        Returns:
+            The width of the token embeddings.
+        """
         return self.embedding_dimension
 
     def get_config_dict(self) -> dict[str, Any]:
+        """Return the content of config.json in the module's folder.
+
+        Returns:
+            embedding_dimension, layer_start and num_hidden_layers.
+        """
         return {
             "embedding_dimension": self.embedding_dimension,
             "layer_start": self.layer_start,
@@ -60,4 +84,9 @@ class WeightedLayerPooling(Module):
         }
 
     def arrays(self) -> dict[str, mx.array]:
+        """Return the weights of the module.
+
+        Returns:
+            "layer_weights" (layers,), float32.
+        """
         return {"layer_weights": self.layer_weights}

@@ -1,6 +1,6 @@
-"""LogitScore: a language model's score of one word, or its lead over another, as a relevance.
+"""LogitScore: the relevance of a document as a language model's logit of one token ("yes"), or its lead over another.
 
-Reference: sentence_transformers/cross_encoder/modules/logit_score.py. B texts, L tokens, V words.
+Reference: sentence_transformers/cross_encoder/modules/logit_score.py. Shapes: B texts, L tokens, V vocabulary size.
 """
 
 from pathlib import Path
@@ -12,7 +12,13 @@ from mlx_hf_bridge.sentence_transformers.modules.weights import check_integer, r
 
 
 class LogitScore(Module):
-    """causal_logits (B, L, V) of the last tokens -> scores (B, 1)."""
+    """Set "scores" (B, 1) from the logits of the last token, read from `module_input_name` (B, L, V).
+
+    Args:
+        true_token_id: The token whose logit is the score, for example that of "yes".
+        false_token_id: The token whose logit is subtracted, for example that of "no"; None subtracts nothing.
+        module_input_name: The array of the features that holds the logits.
+    """
 
     reference: ClassVar[str] = "sentence_transformers.cross_encoder.modules.logit_score.LogitScore"
 
@@ -24,6 +30,14 @@ class LogitScore(Module):
 
     @classmethod
     def read(cls, folder: Path) -> Self:
+        """Read the module from its folder.
+
+        Args:
+            folder: The module's folder, with a config.json.
+
+        Returns:
+            The module.
+        """
         config = read_module_config(folder)
         false_id = config.get("false_token_id")
         return cls(
@@ -35,13 +49,21 @@ class LogitScore(Module):
     def __call__(self, features: Features) -> Features:
         logits = features[self.module_input_name][:, -1]
         if (highest := max(self.true_token_id, self.false_token_id or 0)) >= logits.shape[1]:
-            raise TokenRangeError(f"LogitScore reads the word {highest}, and the model scores {logits.shape[1]} words.")
+            raise TokenRangeError(
+                f"LogitScore reads the logit of token {highest}, and the model has {logits.shape[1]} logits. "
+                "Check that the module belongs to the model."
+            )
         score = logits[:, self.true_token_id]
         if self.false_token_id is not None:
             score = score - logits[:, self.false_token_id]
         return features.with_array(SCORES, score[:, None])
 
     def get_config_dict(self) -> dict[str, Any]:
+        """Return the content of config.json in the module's folder.
+
+        Returns:
+            true_token_id, false_token_id and module_input_name.
+        """
         return {
             "true_token_id": self.true_token_id,
             "false_token_id": self.false_token_id,

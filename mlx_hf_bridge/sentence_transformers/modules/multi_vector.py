@@ -1,6 +1,6 @@
-"""MultiVectorMask: which tokens of a query or document are scored.
+"""MultiVectorMask: which tokens of a query or document take part in late-interaction scoring.
 
-Reference: sentence_transformers/multi_vector_encoder/modules/multi_vector_mask.py. B texts, L tokens.
+Reference: sentence_transformers/multi_vector_encoder/modules/multi_vector_mask.py. Shapes: B texts, L tokens.
 """
 
 import logging
@@ -18,7 +18,16 @@ logger = logging.getLogger(__name__)
 
 
 class MultiVectorMask(Module):
-    """The mask (B, L) that scoring sees: expanded tokens of a query too, listed words of a document not."""
+    """Replace the mask (B, L) by that of the tokens to score.
+
+    Tokens that query expansion appended are added to a query's mask; tokens of the skiplist (punctuation, as a rule)
+    are removed from a document's.
+
+    Args:
+        skiplist_words: Tokens that are not scored; words that the tokenizer splits are ignored with a warning.
+        skiplist_tasks: The tasks that the skiplist applies to; None for ["document"].
+        keep_only_token_ids: The only token ids of a document that are scored; None for all.
+    """
 
     reference: ClassVar[str] = "sentence_transformers.multi_vector_encoder.modules.multi_vector_mask.MultiVectorMask"
     forward_kwargs: ClassVar[frozenset[str]] = frozenset({"task"})
@@ -37,6 +46,14 @@ class MultiVectorMask(Module):
 
     @classmethod
     def read(cls, folder: Path) -> Self:
+        """Read the module from its folder.
+
+        Args:
+            folder: The module's folder, with a config.json.
+
+        Returns:
+            The module, whose skiplist is looked up in `on_model_ready`.
+        """
         config = read_module_config(folder)
         return cls(
             config.get("skiplist_words"),
@@ -45,14 +62,23 @@ class MultiVectorMask(Module):
         )
 
     def resolve_with_tokenizer(self, tokenizer: Tokenizer) -> None:
-        """Look the words up; those that are not single tokens are left out with a warning."""
+        """Look up the token ids of the skiplist; words that are not single tokens are skipped with a warning.
+
+        Args:
+            tokenizer: The tokenizer of the model.
+        """
         unknown = tokenizer.special_id("unk_token")
         found = {word: tokenizer.convert_tokens_to_ids(word) for word in self.skiplist_words}
         self._skipped = [id_ for word, id_ in found.items() if tokenizer.backend.token_to_id(word) == id_ is not None]
-        if left_out := [word for word, id_ in found.items() if id_ in (None, unknown) and id_ not in self._skipped]:
-            logger.warning("skiplist words %s are not single tokens of this tokenizer and are left out", left_out)
+        if unresolved := [word for word, id_ in found.items() if id_ in (None, unknown) and id_ not in self._skipped]:
+            logger.warning("skiplist words %s are not single tokens of this tokenizer and are ignored", unresolved)
 
     def on_model_ready(self, tokenizer: Tokenizer) -> None:
+        """Look up the token ids of the skiplist.
+
+        Args:
+            tokenizer: The tokenizer of the model.
+        """
         self.resolve_with_tokenizer(tokenizer)
 
     def __call__(self, features: Features) -> Features:
@@ -60,12 +86,17 @@ class MultiVectorMask(Module):
         if features.task == "query" and features.expansion_mask is not None:
             mask = mx.logical_or(mask, features.expansion_mask)
         if (features.task or "document") in self.skiplist_tasks and self._skipped:
-            mask = mx.logical_and(mask, mx.logical_not(_among(ids, self._skipped)))
+            mask = mx.logical_and(mask, mx.logical_not(_is_among(ids, self._skipped)))
         if features.task != "query" and self.keep_only_token_ids:
-            mask = mx.logical_and(mask, _among(ids, self.keep_only_token_ids))
+            mask = mx.logical_and(mask, _is_among(ids, self.keep_only_token_ids))
         return features.with_mask(mask)
 
     def get_config_dict(self) -> dict[str, Any]:
+        """Return the content of config.json in the module's folder.
+
+        Returns:
+            skiplist_words, skiplist_tasks and keep_only_token_ids.
+        """
         return {
             "skiplist_words": self.skiplist_words,
             "skiplist_tasks": self.skiplist_tasks,
@@ -73,13 +104,20 @@ class MultiVectorMask(Module):
         }
 
 
-def normalize_tasks(given: str | Sequence[str] | None) -> list[str]:
-    """One task, several, or the usual one: documents."""
-    if given is None:
+def normalize_tasks(tasks: str | Sequence[str] | None) -> list[str]:
+    """Return the tasks as a list; documents are the default.
+
+    Args:
+        tasks: One task, several, or None for ["document"].
+
+    Returns:
+        A new list.
+    """
+    if tasks is None:
         return ["document"]
-    return [given] if isinstance(given, str) else list(given)
+    return [tasks] if isinstance(tasks, str) else list(tasks)
 
 
-def _among(ids: mx.array, wanted: Sequence[int]) -> mx.array:
-    """ids (B, L) -> bool (B, L)."""
+def _is_among(ids: mx.array, wanted: Sequence[int]) -> mx.array:
+    """Return which of the ids (B, L) are in `wanted`, as bool (B, L)."""
     return (ids[:, :, None] == mx.array(list(wanted), mx.int32)).any(axis=-1)

@@ -1,6 +1,6 @@
-"""Pooling: one vector a text from those of its tokens.
+"""Pooling: one embedding for a text, from the embeddings of its tokens.
 
-Reference: sentence_transformers/sentence_transformer/modules/pooling.py.
+Reference: sentence_transformers/sentence_transformer/modules/pooling.py. Shapes: B texts, L tokens, D hidden size.
 """
 
 from pathlib import Path
@@ -11,7 +11,7 @@ from mlx_hf_bridge.inference.pooling import POOLINGS, pool
 from mlx_hf_bridge.sentence_transformers.modules.base import SENTENCE_EMBEDDING, TOKEN_EMBEDDINGS, Features, Module
 from mlx_hf_bridge.sentence_transformers.modules.weights import read_module_config
 
-# Keys of sentence-transformers before 5.6, in the order in which several are concatenated.
+# Keys of sentence-transformers before 5.6, in the order in which it concatenates several modes.
 _LEGACY_MODES = {
     "pooling_mode_cls_token": "cls",
     "pooling_mode_max_tokens": "max",
@@ -23,7 +23,17 @@ _LEGACY_MODES = {
 
 
 class Pooling(Module):
-    """token_embeddings (B, L, D) -> sentence_embedding (B, D x modes), in float32 whatever the model's dtype."""
+    """Pool "token_embeddings" (B, L, D) into "sentence_embedding" (B, D * modes), float32 for any dtype of the model.
+
+    Args:
+        embedding_dimension: The hidden size D; None if the config does not say.
+        pooling_mode: "mean", "cls", "max", "lasttoken", "weightedmean" or "mean_sqrt_len_tokens"; several are
+            concatenated in the order given.
+        include_prompt: Whether the tokens of the prompt take part.
+
+    Raises:
+        ConfigError: If a mode is not known, or there is none.
+    """
 
     reference: ClassVar[str] = "sentence_transformers.sentence_transformer.modules.pooling.Pooling"
 
@@ -45,7 +55,17 @@ class Pooling(Module):
 
     @classmethod
     def read(cls, folder: Path) -> Self:
-        """config.json with today's keys or with those before 5.6."""
+        """Read the module from its folder, with today's keys or those of sentence-transformers before 5.6.
+
+        Args:
+            folder: The module's folder, with a config.json.
+
+        Returns:
+            The module.
+
+        Raises:
+            ConfigError: If config.json names a mode that is not known.
+        """
         config = read_module_config(folder)
         legacy = [mode for key, mode in _LEGACY_MODES.items() if config.get(key)]
         modes = config.get("pooling_mode") or legacy or "mean"
@@ -56,11 +76,18 @@ class Pooling(Module):
 
     @property
     def modes(self) -> tuple[str, ...]:
-        """The modes that are concatenated."""
+        """The pooling modes that are concatenated, one or more."""
         return (self.pooling_mode,) if isinstance(self.pooling_mode, str) else self.pooling_mode
 
     def reads_first_token(self, prompt: str) -> bool:
-        """Whether each text's first token is all that counts."""
+        """Return whether the embedding depends on the first token alone, so that the last layer may skip the others.
+
+        Args:
+            prompt: The prompt of the call; with `include_prompt=False`, CLS pooling reads past it.
+
+        Returns:
+            True for CLS pooling alone.
+        """
         return self.modes == ("cls",) and (self.include_prompt or not prompt)
 
     def __call__(self, features: Features) -> Features:
@@ -70,9 +97,19 @@ class Pooling(Module):
         )
 
     def get_embedding_dimension(self) -> int | None:
+        """Return the width of the embedding.
+
+        Returns:
+            D times the number of modes, or None if D is not known.
+        """
         return None if self.embedding_dimension is None else len(self.modes) * self.embedding_dimension
 
     def get_config_dict(self) -> dict[str, Any]:
+        """Return the content of config.json in the module's folder.
+
+        Returns:
+            embedding_dimension, pooling_mode and include_prompt.
+        """
         modes = self.pooling_mode if isinstance(self.pooling_mode, str) else list(self.pooling_mode)
         return {
             "embedding_dimension": self.embedding_dimension,

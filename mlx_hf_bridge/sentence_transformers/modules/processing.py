@@ -1,4 +1,4 @@
-"""processing_kwargs: how a call's texts are cut, for as much of a tokenizer's arguments as changes the answer."""
+"""`processing_kwargs`: the tokenizer arguments of a call, as far as they change its result."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from typing import Any
 
 from mlx_hf_bridge.errors import InputError
 
-# Arguments that say how ids are padded and returned; the answer is the same for all of their values.
+# Arguments about how ids are padded and returned, none of which changes an embedding or score.
 _WITHOUT_EFFECT = ("padding", "padding_side", "pad_to_multiple_of", "return_tensors", "return_attention_mask")
 _STRATEGIES = ("longest_first", "only_first", "only_second")
 _GROUPS = ("common", "text", "audio", "image", "video", "chat_template")
@@ -14,7 +14,13 @@ _GROUPS = ("common", "text", "audio", "image", "video", "chat_template")
 
 @dataclass(frozen=True)
 class TextOptions:
-    """The arguments of Tokenizer.encode."""
+    """How texts are tokenized: the arguments of `Tokenizer.encode`.
+
+    Args:
+        max_length: The most tokens of a text, special ones included; None truncates nothing.
+        strategy: Which text of a pair is truncated: "longest_first", "only_first" or "only_second".
+        add_special_tokens: Whether [CLS], [SEP] and the like are added.
+    """
 
     max_length: int | None
     strategy: str = "longest_first"
@@ -22,28 +28,37 @@ class TextOptions:
 
 
 def resolve_text_options(
-    own: Mapping[str, Mapping[str, Any]], asked: Mapping[str, Mapping[str, Any]] | None, limit: int
+    defaults: Mapping[str, Mapping[str, Any]], overrides: Mapping[str, Mapping[str, Any]] | None, max_length: int
 ) -> TextOptions:
-    """The module's own processing_kwargs with those of the call over them -> TextOptions.
+    """Merge the module's `processing_kwargs` with those of a call, which take precedence.
 
-    limit: the length where neither has one. InputError for an argument that is not served.
+    Args:
+        defaults: The module's own, by group ("common", "text").
+        overrides: Those of the call, by group; None for none.
+        max_length: The length used where neither names one.
+
+    Returns:
+        The options to tokenize with.
+
+    Raises:
+        InputError: If a group or argument is not known, or `max_length` or `truncation` has no valid value.
     """
     merged: dict[str, Any] = {}
-    for kwargs in (own, asked or {}):
+    for kwargs in (defaults, overrides or {}):
         if unknown := [key for key in kwargs if key not in _GROUPS]:
             raise InputError(
                 f"processing_kwargs has {unknown}, expected keys of {', '.join(_GROUPS)}. Nest them there."
             )
         merged |= {**kwargs.get("common", {}), **kwargs.get("text", {})}
-    length, truncation = merged.pop("max_length", limit), merged.pop("truncation", True)
+    length, truncation = merged.pop("max_length", max_length), merged.pop("truncation", True)
     special = merged.pop("add_special_tokens", True)
     if unknown := [key for key in merged if key not in _WITHOUT_EFFECT]:
         raise InputError(
-            f"processing_kwargs has {unknown} for texts; served are max_length, truncation and add_special_tokens. "
+            f"processing_kwargs has {unknown} for texts; supported are max_length, truncation and add_special_tokens. "
             "Leave it out."
         )
     if isinstance(length, bool) or not isinstance(length, int) or length < 1:
-        raise InputError(f"processing_kwargs has max_length={length!r}, expected a whole number of 1 or more.")
+        raise InputError(f"processing_kwargs has max_length={length!r}, expected an integer of 1 or more.")
     if truncation in (False, None, "do_not_truncate"):
         return TextOptions(None, add_special_tokens=bool(special))
     strategy = "longest_first" if truncation is True else str(truncation)

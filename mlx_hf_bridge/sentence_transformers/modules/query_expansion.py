@@ -1,4 +1,4 @@
-"""ColBERT's query expansion: a query is filled up with mask tokens that are scored like its own.
+"""ColBERT's query expansion: a query is filled up with mask tokens that are scored like its own tokens.
 
 Reference: sentence_transformers/base/modules/transformer.py (QueryExpansionConfig).
 """
@@ -17,9 +17,13 @@ _Strategy = Literal["fixed", "min"]
 
 @dataclass(frozen=True)
 class QueryExpansion:
-    """strategy "fixed": every query gets exactly `length` tokens; "min": at least.
+    """The settings of query expansion.
 
-    attend: whether the model sees the added tokens. token: what is added; None = the mask token, else the end one.
+    Args:
+        strategy: "fixed": every query has exactly `length` tokens; "min": at least `length`.
+        length: The number of tokens, special ones included.
+        attend: Whether the encoder attends to the appended tokens.
+        token: The token that is appended; None for the mask token, or the end token of tokenizers without one.
     """
 
     strategy: _Strategy
@@ -28,27 +32,51 @@ class QueryExpansion:
     token: str | None = None
 
     @classmethod
-    def from_dict(cls, given: "Mapping[str, Any] | QueryExpansion | None") -> "QueryExpansion | None":
-        """The dict of sentence_bert_config.json; InputError for keys or values that are not known."""
-        if given is None or isinstance(given, QueryExpansion):
-            return given
+    def from_dict(cls, config: "Mapping[str, Any] | QueryExpansion | None") -> "QueryExpansion | None":
+        """Read the settings from the dict of sentence_bert_config.json.
+
+        Args:
+            config: The dict, settings that are returned as they are, or None.
+
+        Returns:
+            The settings, or None for no query expansion.
+
+        Raises:
+            InputError: If the dict has keys or values that are not known.
+        """
+        if config is None or isinstance(config, QueryExpansion):
+            return config
         strategies = get_args(_Strategy)
-        unknown = set(given) - {"strategy", "length", "attend", "token"}
-        length, attend = given.get("length"), given.get("attend", False)
+        unknown = set(config) - {"strategy", "length", "attend", "token"}
+        length, attend = config.get("length"), config.get("attend", False)
         is_length = isinstance(length, int) and not isinstance(length, bool) and length > 0
-        if unknown or given.get("strategy") not in strategies or not is_length or not isinstance(attend, bool):
+        if unknown or config.get("strategy") not in strategies or not is_length or not isinstance(attend, bool):
             raise InputError(
-                f"query_expansion={dict(given)!r}, expected strategy ({' or '.join(strategies)}), length (1 or more), "
-                "and where wanted attend (a bool) and token (a text). Correct it, or pass None for none."
+                f"query_expansion={dict(config)!r}, expected strategy ({' or '.join(strategies)}), length (1 or more), "
+                "and optionally attend (a bool) and token (a string). Correct it, or pass None for no expansion."
             )
-        return cls(given["strategy"], given["length"], attend, given.get("token"))
+        return cls(config["strategy"], config["length"], attend, config.get("token"))
 
     def to_dict(self) -> dict[str, Any]:
-        """As sentence_bert_config.json has it."""
+        """Return the settings as sentence_bert_config.json has them.
+
+        Returns:
+            strategy, attend, token and length.
+        """
         return {"strategy": self.strategy, "attend": self.attend, "token": self.token, "length": self.length}
 
     def token_id(self, tokenizer: Tokenizer) -> int:
-        """The id that is added; InputError where the tokenizer has no such token."""
+        """Return the id of the token that is appended.
+
+        Args:
+            tokenizer: The tokenizer of the model.
+
+        Returns:
+            The id of `token`, or of the mask token, or of the end token.
+
+        Raises:
+            InputError: If the tokenizer has no such token.
+        """
         names = ("mask_token", "eos_token")
         if self.token is not None:
             found = tokenizer.backend.token_to_id(self.token)
@@ -56,19 +84,31 @@ class QueryExpansion:
             found = next((id_ for name in names if (id_ := tokenizer.special_id(name)) is not None), None)
         if found is None:
             what = f"the token {self.token!r}" if self.token else "a mask or end token"
-            raise InputError(f"query_expansion needs {what}, which the tokenizer does not have. Set its token.")
+            raise InputError(
+                f"query_expansion needs {what}, which the tokenizer does not have. "
+                "Set query_expansion's token to one that it has."
+            )
         return found
 
 
 @dataclass(frozen=True)
 class ExpandedTokens(Tokens):
-    """A query with `added` tokens at its end."""
+    """The tokens of a query, of which the last `added` come from query expansion."""
 
     added: int = 0
 
 
 def expand_query(tokens: Tokens, length: int, token_id: int) -> ExpandedTokens:
-    """Filled up to `length`; a longer one stays as it is."""
+    """Append a token to a query until it has `length` tokens; a longer query does not change.
+
+    Args:
+        tokens: The query.
+        length: The number of tokens to reach.
+        token_id: The id to append.
+
+    Returns:
+        The tokens, with the number of those that were appended.
+    """
     missing = max(0, length - len(tokens))
     segments = None if tokens.token_type_ids is None else np.pad(tokens.token_type_ids, (0, missing))
     ids = np.pad(tokens.ids, (0, missing), constant_values=token_id)

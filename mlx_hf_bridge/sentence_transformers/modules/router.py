@@ -1,4 +1,4 @@
-"""Router (once Asym): other modules for queries than for documents.
+"""Router (formerly Asym): other modules for queries than for documents.
 
 Reference: sentence_transformers/base/modules/router.py.
 """
@@ -14,13 +14,25 @@ from mlx_hf_bridge.errors import ConfigError, InputError
 from mlx_hf_bridge.sentence_transformers.modules.base import Features, Module
 
 _FILE, _OLD_FILE = "router_config.json", "config.json"
-# The only modality here, as routes name it.
+# The only modality here, under sentence-transformers' name.
 _TEXT = "text"
 _Route = tuple[str | None, Any]
 
 
 class Router(Module):
-    """Lists of modules by route; a call takes one, by its task."""
+    """Lists of modules by route; a call takes the route of its task.
+
+    Called with features, it passes them through the modules of the route of `features.task`.
+
+    Args:
+        sub_modules: The modules of each route, in order.
+        default_route: The route of calls without a task; None for the first one, if `allow_empty_key`.
+        allow_empty_key: Whether the first route is the default one where `default_route` is None.
+        route_mappings: Routes by (task, modality), where None stands for any.
+
+    Raises:
+        ConfigError: If there are no routes, one is empty, or a mapping names a route that is not there.
+    """
 
     reference: ClassVar[str] = "sentence_transformers.base.modules.router.Router"
     forward_kwargs: ClassVar[frozenset[str]] = frozenset({"task", "modality"})
@@ -36,7 +48,11 @@ class Router(Module):
         self.route_mappings = dict(route_mappings or {})
         targets = [default_route, *self.route_mappings.values()]
         if unknown := [target for target in targets if target is not None and target not in self.sub_modules]:
-            raise ConfigError(f"a Router leads to {unknown}, and has the routes {sorted(self.sub_modules)}.")
+            raise ConfigError(
+                f"a Router's default_route or route_mappings name {unknown}, and its routes are "
+                f"{sorted(self.sub_modules)}. "
+                "Take the original router_config.json."
+            )
         if not self.sub_modules or not all(self.sub_modules.values()):
             raise ConfigError("a Router has no routes, or one without modules. Take the original router_config.json.")
         self.allow_empty_key = allow_empty_key
@@ -46,7 +62,18 @@ class Router(Module):
 
     @classmethod
     def read(cls, folder: Path, read_module: Callable[[str, str], Module]) -> Self:
-        """router_config.json (or config.json of older files); `read_module` takes a folder's name and a type."""
+        """Read the module from its folder: router_config.json, or config.json of older files.
+
+        Args:
+            folder: The module's folder, which has a subfolder for each module of a route.
+            read_module: Reads the module of a subfolder, given the subfolder's name and the module's dotted class name.
+
+        Returns:
+            The module.
+
+        Raises:
+            ConfigError: If the file lacks `types` or `structure`, or has other parameters than a Router.
+        """
         path = folder / _FILE if (folder / _FILE).is_file() else folder / _OLD_FILE
         config = read_json(path)
         try:
@@ -62,7 +89,18 @@ class Router(Module):
             ) from error
 
     def route(self, task: str | None, modality: Any = _TEXT) -> list[Module]:
-        """The modules of a task, by sentence-transformers' order of precedence; InputError where there are none."""
+        """Return the modules of a task, by sentence-transformers' order of precedence.
+
+        Args:
+            task: "query", "document" or the name of a route; None for the default route.
+            modality: "text", the only one that is read here.
+
+        Returns:
+            The modules of the route, in order.
+
+        Raises:
+            InputError: If there is no route for the task, or the call has no task and there is no default route.
+        """
         for key in ((task, modality), (task, None), (None, modality), (None, None)):
             if key in self.route_mappings:
                 return self.sub_modules[self.route_mappings[key]]
@@ -85,6 +123,11 @@ class Router(Module):
         return self.sub_modules[route]
 
     def get_embedding_dimension(self) -> int | None:
+        """Return the width of the embeddings of the first route that has one.
+
+        Returns:
+            The width, or None if no module sets it.
+        """
         for modules in self.sub_modules.values():
             for module in reversed(modules):
                 if (width := module.get_embedding_dimension()) is not None:
@@ -92,6 +135,11 @@ class Router(Module):
         return None
 
     def get_config_dict(self) -> dict[str, Any]:
+        """Return the `parameters` of router_config.json.
+
+        Returns:
+            default_route, allow_empty_key and route_mappings.
+        """
         return {
             "default_route": self.default_route,
             "allow_empty_key": self.allow_empty_key,
@@ -99,11 +147,16 @@ class Router(Module):
         }
 
     def save(self, folder: Path) -> None:
+        """Write router_config.json, and each module into a subfolder; modules shared by routes are written once.
+
+        Args:
+            folder: An existing folder of this module alone.
+        """
         ids: dict[int, str] = {}
         types, structure = {}, {}
         for route, modules in self.sub_modules.items():
-            for place, module in enumerate(modules):
-                name = ids.setdefault(id(module), f"{route}_{place}_{type(module).__name__}")
+            for index, module in enumerate(modules):
+                name = ids.setdefault(id(module), f"{route}_{index}_{type(module).__name__}")
                 if name not in types:
                     (folder / name).mkdir(parents=True, exist_ok=True)
                     module.save(folder / name)
@@ -113,7 +166,16 @@ class Router(Module):
 
 
 def flatten_route(modules: Sequence[Module], task: str | None, modality: Any = _TEXT) -> list[Module]:
-    """The modules of one call: each Router replaced by the route that the task takes."""
+    """Return the modules of one call: each Router is replaced by the modules of the route that the task takes.
+
+    Args:
+        modules: The modules of the model, in order.
+        task: The task of the call, or None.
+        modality: "text", the only one that is read here.
+
+    Returns:
+        A list without Routers.
+    """
     flat: list[Module] = []
     for module in modules:
         if isinstance(module, Router):

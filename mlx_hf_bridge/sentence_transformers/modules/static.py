@@ -1,7 +1,7 @@
-"""Embeddings without an encoder: the mean of words' vectors, and words' weights.
+"""Embeddings without an encoder: the mean of token embeddings, and one weight for each token of the vocabulary.
 
 Reference: sentence_transformers/sentence_transformer/modules/static_embedding.py,
-sparse_encoder/modules/sparse_static_embedding.py. B texts, L tokens, V words, D width.
+sparse_encoder/modules/sparse_static_embedding.py. Shapes: B texts, L tokens, V vocabulary size, D width.
 """
 
 import math
@@ -21,11 +21,17 @@ from mlx_hf_bridge.sentence_transformers.modules.base import SENTENCE_EMBEDDING,
 from mlx_hf_bridge.sentence_transformers.modules.input import EncodeOptions, InputModule, add_prompt
 from mlx_hf_bridge.sentence_transformers.modules.weights import read_module_config, read_module_weights
 
-_UNUSED_ID = 0
+# The id at padded positions, which the mask excludes; any row of the table would do.
+_PADDING_ID = 0
 
 
 class StaticEmbedding(InputModule):
-    """Texts -> the mean of their tokens' rows of a table (V, D); zeros for a text without tokens."""
+    """Set "sentence_embedding" (B, D) to the mean of each text's token embeddings; zeros for a text without tokens.
+
+    Args:
+        tokenizer: The tokenizer of the module.
+        weight: The token embedding table (V, D), float32.
+    """
 
     reference: ClassVar[str] = "sentence_transformers.sentence_transformer.modules.static_embedding.StaticEmbedding"
     max_seq_length = math.inf
@@ -35,12 +41,22 @@ class StaticEmbedding(InputModule):
 
     @classmethod
     def read(cls, folder: Path) -> Self:
-        """embedding.weight, or model2vec's embeddings with their mapping and weights by token."""
+        """Read the module from its folder: embedding.weight, or model2vec's embeddings with their mapping and weights.
+
+        Args:
+            folder: The module's folder, with a tokenizer and model.safetensors or pytorch_model.bin.
+
+        Returns:
+            The module.
+
+        Raises:
+            ConfigError: If the file has neither `embedding.weight` nor `embeddings` with two axes.
+        """
         arrays = read_module_weights(folder, exact=("mapping",))
         weight = arrays.get("embedding.weight", arrays.get("embeddings"))
         if weight is None or weight.ndim != 2:
             raise ConfigError(
-                f"{folder} has the tensors {sorted(arrays)}, expected embedding.weight or embeddings (words, width). "
+                f"{folder} has the tensors {sorted(arrays)}, expected embedding.weight or embeddings (tokens, width). "
                 "Take the original files."
             )
         if "mapping" in arrays:
@@ -50,10 +66,28 @@ class StaticEmbedding(InputModule):
         return cls(Tokenizer.from_folder(folder, {}), weight)
 
     def tokens(self, texts: Sequence[Text], options: EncodeOptions) -> list[Tokens]:
+        """Tokenize texts with the prompt before each, without special tokens.
+
+        Args:
+            texts: Texts, or pairs of texts.
+            options: The options of the call; the prompt is read.
+
+        Returns:
+            The tokens of each text, in order, without padding.
+        """
         limit = self.tokenizer.saved_max_length
         return self.tokenizer.encode(add_prompt(texts, options.prompt), limit, add_special_tokens=False)
 
     def features(self, tokens: list[Tokens], options: EncodeOptions) -> Features:
+        """Pad the tokens of one batch and pack them into features.
+
+        Args:
+            tokens: The tokens of B texts.
+            options: The options of the same call.
+
+        Returns:
+            Features whose ids and mask have the shape (B, L).
+        """
         return _features(tokens, self.weight.shape[0], options)
 
     def __call__(self, features: Features) -> Features:
@@ -62,18 +96,39 @@ class StaticEmbedding(InputModule):
         return features.with_array(SENTENCE_EMBEDDING, total / mx.maximum(mask.sum(axis=1), 1))
 
     def get_embedding_dimension(self) -> int | None:
+        """Return the width D of the embeddings.
+
+        Returns:
+            The number of columns of the table.
+        """
         return self.weight.shape[1]
 
     def arrays(self) -> dict[str, mx.array]:
+        """Return the weights of the module.
+
+        Returns:
+            "embedding.weight" (V, D), float32.
+        """
         return {"embedding.weight": self.weight}
 
     def save(self, folder: Path) -> None:
+        """Write the table and the tokenizer into a folder.
+
+        Args:
+            folder: An existing folder of this module alone.
+        """
         super().save(folder)
         self.tokenizer.save(folder)
 
 
 class SparseStaticEmbedding(InputModule):
-    """Texts -> the weights (B, V) of the words that occur in them."""
+    """Set "sentence_embedding" (B, V) to the weights of the tokens that occur in each text, and 0 elsewhere.
+
+    Args:
+        tokenizer: The tokenizer of the module.
+        weight: One weight for each token, such as its inverse document frequency; float32 of shape (V,).
+        frozen: Whether the weights are fixed in training; only saved.
+    """
 
     reference: ClassVar[str] = (
         "sentence_transformers.sparse_encoder.modules.sparse_static_embedding.SparseStaticEmbedding"
@@ -85,21 +140,53 @@ class SparseStaticEmbedding(InputModule):
 
     @classmethod
     def read(cls, folder: Path) -> Self:
-        """The weights of a file, or of the JSON file of words with weights that config.json names."""
+        """Read the module from its folder: the weights, or the JSON file of tokens with weights that config.json names.
+
+        Args:
+            folder: The module's folder, with config.json, a tokenizer and the weights.
+
+        Returns:
+            The module.
+
+        Raises:
+            ConfigError: If the file has no tensor `weight` with one axis.
+        """
         config = read_module_config(folder)
         tokenizer = Tokenizer.from_folder(folder, tokenizer_config(folder))
-        words = config.get("path")
-        if words is not None:
-            return cls(tokenizer, _weights_of(read_json(folder / Path(words).name), tokenizer), bool(config["frozen"]))
+        weights_file = config.get("path")
+        if weights_file is not None:
+            return cls(
+                tokenizer, _weights_of(read_json(folder / Path(weights_file).name), tokenizer), bool(config["frozen"])
+            )
         weight = read_module_weights(folder).get("weight")
         if weight is None or weight.ndim != 1:
-            raise ConfigError(f"{folder} has no tensor 'weight' with a weight a word. Take the original files.")
+            raise ConfigError(
+                f"{folder} has no tensor 'weight' with one number for each token. Take the original files."
+            )
         return cls(tokenizer, weight, bool(config.get("frozen", False)))
 
     def tokens(self, texts: Sequence[Text], options: EncodeOptions) -> list[Tokens]:
+        """Tokenize texts with the prompt before each, without special tokens.
+
+        Args:
+            texts: Texts, or pairs of texts.
+            options: The options of the call; the prompt is read.
+
+        Returns:
+            The tokens of each text, in order, without padding.
+        """
         return self.tokenizer.encode(add_prompt(texts, options.prompt), self.max_seq_length, add_special_tokens=False)
 
     def features(self, tokens: list[Tokens], options: EncodeOptions) -> Features:
+        """Pad the tokens of one batch and pack them into features.
+
+        Args:
+            tokens: The tokens of B texts.
+            options: The options of the same call.
+
+        Returns:
+            Features whose ids and mask have the shape (B, L).
+        """
         return _features(tokens, self.weight.shape[0], options)
 
     def __call__(self, features: Features) -> Features:
@@ -112,29 +199,49 @@ class SparseStaticEmbedding(InputModule):
         return features.with_array(SENTENCE_EMBEDDING, weights)
 
     def get_embedding_dimension(self) -> int | None:
+        """Return the vocabulary size V.
+
+        Returns:
+            The number of weights.
+        """
         return self.weight.shape[0]
 
     def get_config_dict(self) -> dict[str, Any]:
+        """Return the content of config.json in the module's folder.
+
+        Returns:
+            frozen.
+        """
         return {"frozen": self.frozen}
 
     def arrays(self) -> dict[str, mx.array]:
+        """Return the weights of the module.
+
+        Returns:
+            "weight" (V,), float32.
+        """
         return {"weight": self.weight}
 
     def save(self, folder: Path) -> None:
+        """Write the weights, config.json and the tokenizer into a folder.
+
+        Args:
+            folder: An existing folder of this module alone.
+        """
         super().save(folder)
         self.tokenizer.save(folder)
 
 
 def _features(tokens: list[Tokens], rows: int, options: EncodeOptions) -> Features:
-    """Padded to the longest, at least one slot; TokenRangeError for ids that the table has no row for."""
+    """Return features padded to the longest text, one position at least; TokenRangeError for ids beyond the table."""
     longest = max(1, *(len(one) for one in tokens))
-    ids = np.full((len(tokens), longest), _UNUSED_ID, np.int32)
+    ids = np.full((len(tokens), longest), _PADDING_ID, np.int32)
     mask = np.zeros((len(tokens), longest), bool)
     for row, one in enumerate(tokens):
         ids[row, : len(one)], mask[row, : len(one)] = one.ids, True
     if ids.max() >= rows:
         raise TokenRangeError(
-            f"the tokenizer gives ids up to {ids.max()}, and the table has {rows} rows. "
+            f"the tokenizer produces ids up to {ids.max()}, and the table has {rows} rows. "
             "Check that the tokenizer belongs to the model."
         )
     return Features(
@@ -142,10 +249,11 @@ def _features(tokens: list[Tokens], rows: int, options: EncodeOptions) -> Featur
     )
 
 
-def _weights_of(words: Any, tokenizer: Tokenizer) -> mx.array:
+def _weights_of(token_weights: Any, tokenizer: Tokenizer) -> mx.array:
+    """Return the weights (V,) of a dict from tokens to weights; unknown tokens are ignored, others weigh 0."""
     weights = np.zeros(tokenizer.backend.get_vocab_size(), np.float32)
-    for word, weight in words.items():
-        found = tokenizer.convert_tokens_to_ids(word)
+    for token, weight in token_weights.items():
+        found = tokenizer.convert_tokens_to_ids(token)
         if found is not None:
             weights[found] = weight
     return mx.array(weights)

@@ -1,6 +1,7 @@
-"""Transformer: the encoder itself with its tokenizer, lengths and prompts.
+"""Transformer: the encoder itself with its tokenizer, maximum lengths and prompts.
 
-Reference: sentence_transformers/base/modules/transformer.py. B texts, L tokens, D hidden, V words.
+Reference: sentence_transformers/base/modules/transformer.py. Shapes: B texts, L tokens, D hidden size, C labels,
+V vocabulary size.
 """
 
 import logging
@@ -29,7 +30,17 @@ logger = logging.getLogger(__name__)
 
 
 class Transformer(InputModule):
-    """Texts -> token_embeddings (B, L, D), scores (B, C) or causal_logits (B, 1, V), as its settings say."""
+    """Run the encoder on the tokens of a batch.
+
+    Called with features, it adds what its settings name: "token_embeddings" (B, L, D), "scores" (B, C) or
+    "causal_logits" (B, 1, V).
+
+    Args:
+        loaded: The encoder with its config and weights.
+        tokenizer: The tokenizer of the model.
+        settings: The content of sentence_bert_config.json.
+        overlong: What happens to texts that are too long: "truncate", with a warning once, or "error".
+    """
 
     reference: ClassVar[str] = "sentence_transformers.base.modules.transformer.Transformer"
 
@@ -47,21 +58,21 @@ class Transformer(InputModule):
         self.length_dependent = loaded.family.length_dependent
         self._output = settings.output
         self._overlong = overlong
-        self._told_of_cut = False
+        self._warned_truncation = False
         positions = loaded.config.max_length
         length = settings.max_seq_length or tokenizer.model_max_length or positions
         self._length = min(length, positions)
 
     @property
     def auto_model(self) -> MLXPreTrainedModel:
-        """The model alone, as MLXAutoModel gives it."""
+        """The encoder alone, as `MLXAutoModel` returns it."""
         return create_model(self.loaded)
 
     model = auto_model
 
     @property
     def config(self) -> Any:
-        """config.json as attributes."""
+        """The content of config.json as attributes."""
         return self.auto_model.config
 
     @property
@@ -71,7 +82,7 @@ class Transformer(InputModule):
 
     @property
     def query_expansion(self) -> dict[str, Any] | None:
-        """ColBERT's query expansion as sentence-transformers writes it, or None."""
+        """ColBERT's query expansion as sentence-transformers writes it, or None; it may be set to such a dict."""
         return self._expansion.to_dict() if self._expansion else None
 
     @query_expansion.setter
@@ -88,17 +99,26 @@ class Transformer(InputModule):
 
     @property
     def max_seq_length(self) -> int:
-        """The most tokens of a text that are used, special ones included; may be set up to the model's positions."""
+        """The most tokens of a text that are used, special ones included; it may be set up to the model's positions."""
         return self._length
 
     @max_seq_length.setter
     def max_seq_length(self, length: int) -> None:
         most = self.loaded.config.max_length
         if isinstance(length, bool) or not isinstance(length, int) or not 1 <= length <= most:
-            raise InputError(f"max_seq_length={length!r}, expected 1 to {most}, the model's positions.")
+            raise InputError(f"max_seq_length={length!r}, expected an integer from 1 to {most}, the model's positions.")
         self._length = length
 
     def tokens(self, texts: Sequence[Text], options: EncodeOptions) -> list[Tokens]:
+        """Tokenize texts with the prompt before each, truncated to the length of the task, and expand queries.
+
+        Args:
+            texts: Texts, or pairs of texts.
+            options: The options of the call; prompt, task, processing_kwargs and overlong are read.
+
+        Returns:
+            The tokens of each text, in order, without padding.
+        """
         limit = {"query": self.query_length, "document": self.document_length}.get(options.task or "")
         expansion = self._expansion if options.task == "query" else None
         if expansion:
@@ -110,15 +130,24 @@ class Transformer(InputModule):
             add_prompt(texts, options.prompt), tokenizing.max_length, tokenizing.strategy, tokenizing.add_special_tokens
         )
         most = tokenizing.max_length or self._length
-        self._told_of_cut = report_cut(tokens, most, options.overlong or self._overlong, self._told_of_cut)
+        self._warned_truncation = report_cut(tokens, most, options.overlong or self._overlong, self._warned_truncation)
         if expansion is None:
             return tokens
         token_id = expansion.token_id(self.tokenizer)
         return [expand_query(one, expansion.length, token_id) for one in tokens]
 
     def features(self, tokens: list[Tokens], options: EncodeOptions) -> Features:
+        """Pad the tokens of one batch and pack them into features.
+
+        Args:
+            tokens: The tokens of B texts, as `tokens` returns them.
+            options: The options of the same call.
+
+        Returns:
+            Features whose ids, mask and token type ids have the shape (B, L).
+        """
         batch = padded(self.loaded.config, tokens, self.tokenizer.pad_token_id)
-        added = _added(tokens, batch.ids.shape[1])
+        added = _expansion_mask(tokens, batch.ids.shape[1])
         if added is not None and self._expansion and not self._expansion.attend:
             seen = np.arange(batch.ids.shape[1])[None] < np.array([[len(one)] for one in tokens])
             batch = replace(batch, mask=mx.array(seen & ~added))
@@ -132,37 +161,47 @@ class Transformer(InputModule):
         )
 
     def __call__(self, features: Features) -> Features:
-        keeps = bool(self.loaded.raw_config.get("output_hidden_states")) or self._output[0] == "hidden_states"
+        wants_states = bool(self.loaded.raw_config.get("output_hidden_states")) or self._output[0] == "hidden_states"
         encoded = self.loaded.model(
             features.batch,
-            keeps,
+            wants_states,
             outputs_only=self._output[0] == "logits",
             first_token=features.first_token and self._output[0] == "last_hidden_state",
         )
-        features = features.with_array(self.module_output_name, self._answer(encoded, features.batch))
-        return replace(features, hidden_states=encoded.hidden_states) if keeps else features
+        features = features.with_array(self.module_output_name, self._select_output(encoded, features.batch))
+        return replace(features, hidden_states=encoded.hidden_states) if wants_states else features
 
-    def _answer(self, encoded: EncoderOutput, batch: TokenBatch) -> mx.array:
+    def _select_output(self, encoded: EncoderOutput, batch: TokenBatch) -> mx.array:
         if self.transformer_task == "text-generation":
             last = batch.take(encoded.hidden, batch.token_mask(mx.int32).sum(axis=1)[:, 0] - 1)
             scores: mx.array = self.loaded.model.encoder.embeddings.word.scores(last)
             return scores[:, None]
         if self._output[0] == "hidden_states" and encoded.hidden_states:
             return encoded.hidden_states[int(self._output[1])]
-        answer = {"last_hidden_state": encoded.hidden, "pooler_output": encoded.pooled, **encoded.outputs}
-        found = answer.get(str(self._output[0]))
+        outputs = {"last_hidden_state": encoded.hidden, "pooler_output": encoded.pooled, **encoded.outputs}
+        found = outputs.get(str(self._output[0]))
         if found is None:
             raise UnsupportedModelError(
-                f"{self.loaded.source.name} reads {'.'.join(map(str, self._output))} of its model, which has "
-                f"{', '.join(name for name, array in answer.items() if array is not None)}. "
+                f"{self.loaded.source.name} reads the output {'.'.join(map(str, self._output))} of its model, which "
+                f"has {', '.join(name for name, array in outputs.items() if array is not None)}. "
                 "Use sentence-transformers on torch for this model."
             )
         return found
 
     def get_embedding_dimension(self) -> int | None:
+        """Return the hidden size D.
+
+        Returns:
+            `hidden_size` of the config.
+        """
         return int(self.loaded.config.hidden_size)
 
     def get_config_dict(self) -> dict[str, Any]:
+        """Return the content of sentence_bert_config.json.
+
+        Returns:
+            sentence-transformers' keys; those that are unset are left out.
+        """
         config = {
             "transformer_task": self.transformer_task,
             "modality_config": self.modality_config,
@@ -178,10 +217,10 @@ class Transformer(InputModule):
         return config | {key: value for key, value in added.items() if value}
 
     def __getstate__(self) -> dict[str, Any]:
-        """Copies and other processes read the converted folder again."""
+        # Copies and other processes load the converted folder again, since weights are not pickled.
         loaded = self.loaded
-        again = (str(loaded.folder), loaded.task, "pooler" in loaded.model, loaded.raw_config, loaded.source)
-        return {**self.__dict__, "loaded": again}
+        reload_arguments = (str(loaded.folder), loaded.task, "pooler" in loaded.model, loaded.raw_config, loaded.source)
+        return {**self.__dict__, "loaded": reload_arguments}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         folder, task, pooler, config, source = state["loaded"]
@@ -189,11 +228,16 @@ class Transformer(InputModule):
         self.__dict__.update({**state, "loaded": replace(loaded, raw_config=config, source=source)})
 
     def save(self, folder: Path) -> None:
+        """Write the converted model, its tokenizer and sentence_bert_config.json into a folder.
+
+        Args:
+            folder: An existing folder.
+        """
         save_transformer(self.loaded.folder, folder, self.get_config_dict(), self.max_seq_length)
 
 
-def _added(tokens: list[Tokens], width: int) -> np.ndarray | None:
-    """(B, L) bool, True = put there by query expansion; None where nothing was expanded."""
+def _expansion_mask(tokens: list[Tokens], width: int) -> np.ndarray | None:
+    """Return bool (B, L), True for tokens that query expansion appended; None if no query was expanded."""
     if not any(isinstance(one, ExpandedTokens) for one in tokens):
         return None
     added = np.zeros((len(tokens), width), bool)

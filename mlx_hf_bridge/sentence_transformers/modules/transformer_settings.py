@@ -1,4 +1,4 @@
-"""What sentence_bert_config.json says of a Transformer: task, outputs, lengths and case."""
+"""The settings of a Transformer module, sentence_bert_config.json: task, outputs, lengths and lower-casing."""
 
 import json
 import shutil
@@ -16,7 +16,7 @@ from mlx_hf_bridge.errors import ConfigError, UnsupportedModelError
 from mlx_hf_bridge.sentence_transformers.modules.base import SCORES, TOKEN_EMBEDDINGS
 from mlx_hf_bridge.sentence_transformers.modules.query_expansion import QueryExpansion
 
-# sentence-transformers' tasks: the head that is loaded, what of its answer is read, and how that is called.
+# sentence-transformers' tasks: the head that is loaded, the output that is read, and its name among the features.
 TASKS: dict[str, tuple[str, str, str]] = {
     "feature-extraction": (BASE_TASK, "last_hidden_state", TOKEN_EMBEDDINGS),
     "sequence-classification": (SEQUENCE_CLASSIFICATION, "logits", SCORES),
@@ -29,7 +29,19 @@ _NOT_OF_THE_MODULE = (MODULES_FILE, "config_sentence_transformers.json", *TRANSF
 
 @dataclass(frozen=True)
 class TransformerSettings:
-    """The module's arguments; `output` is the path of the model's answer that is read."""
+    """The settings of a Transformer module.
+
+    Args:
+        transformer_task: A key of `TASKS`: which head is loaded, and which output is read.
+        module_output_name: The name of the result among the features.
+        output: The path of the model output that is read, for example ("hidden_states", -2).
+        max_seq_length: The most tokens of a text; None for the tokenizer's or the model's limit.
+        do_lower_case: Whether texts are lower-cased before they are tokenized.
+        query_length: The most tokens of a query; None for `max_seq_length`.
+        document_length: The most tokens of a document; None for `max_seq_length`.
+        query_expansion: ColBERT's query expansion; None for none.
+        processing_kwargs: Tokenizer arguments by group ("common", "text").
+    """
 
     transformer_task: str = "feature-extraction"
     module_output_name: str = TOKEN_EMBEDDINGS
@@ -43,18 +55,30 @@ class TransformerSettings:
 
     @property
     def head(self) -> str:
-        """The head that is loaded for the task."""
+        """The task of this package whose head is loaded."""
         return TASKS[self.transformer_task][0]
 
     @property
     def modality_config(self) -> dict[str, Any]:
-        """As sentence-transformers writes it; texts are all that is read here."""
+        """The modalities as sentence-transformers writes them; texts are the only one here."""
         name: Any = self.output[0] if len(self.output) == 1 else list(self.output)
         return {"text": {"method": "forward", "method_output_name": name}}
 
 
 def read_settings(folder: Path, kind: str, defaults: Mapping[str, Any]) -> TransformerSettings:
-    """sentence_bert_config.json or an older name; `defaults` are for keys that it leaves out."""
+    """Read sentence_bert_config.json, or the file under one of its older names.
+
+    Args:
+        folder: The folder that may hold the file; without one, the defaults are used.
+        kind: The class name in modules.json; "MLMTransformer" reads masked-language-model logits.
+        defaults: Values for keys that the file does not have.
+
+    Returns:
+        The settings.
+
+    Raises:
+        ConfigError: If the file is not a JSON object, or a length is not a positive integer.
+    """
     path = next((folder / name for name in TRANSFORMER_FILES if (folder / name).is_file()), None)
     found = read_json(path) if path else {}
     if not isinstance(found, dict):
@@ -63,16 +87,30 @@ def read_settings(folder: Path, kind: str, defaults: Mapping[str, Any]) -> Trans
     for key in _LENGTHS:
         value = config.get(key)
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-            raise ConfigError(f"{folder} has {key}={value!r}, expected a whole number of 1 or more.")
+            raise ConfigError(
+                f"{folder} has {key}={value!r}, expected an integer of 1 or more. Take the original file."
+            )
     return parse_settings(config, "fill-mask" if kind == "MLMTransformer" else "feature-extraction", str(folder))
 
 
-def parse_settings(config: Mapping[str, Any], usual_task: str, where: str) -> TransformerSettings:
-    """The keys of sentence_bert_config.json -> settings; UnsupportedModelError for what is not computed here."""
-    task = config.get("transformer_task", usual_task)
+def parse_settings(config: Mapping[str, Any], default_task: str, where: str) -> TransformerSettings:
+    """Convert the keys of sentence_bert_config.json into settings.
+
+    Args:
+        config: The content of the file.
+        default_task: The task where the file names none.
+        where: What holds the config, named in errors; usually a folder.
+
+    Returns:
+        The settings.
+
+    Raises:
+        UnsupportedModelError: If the task or the way that texts are read is not computed here.
+    """
+    task = config.get("transformer_task", default_task)
     if task not in TASKS:
         raise UnsupportedModelError(
-            f"{where} has transformer_task={task!r}; computed here are {', '.join(TASKS)}. "
+            f"{where} has transformer_task={task!r}; supported are {', '.join(TASKS)}. "
             "Use sentence-transformers on torch for this model."
         )
     modalities = config.get("modality_config") or {"text": {"method": "forward", "method_output_name": TASKS[task][1]}}
@@ -80,7 +118,7 @@ def parse_settings(config: Mapping[str, Any], usual_task: str, where: str) -> Tr
     if "message" in modalities or text.get("method") != "forward":
         raise UnsupportedModelError(
             f"{where} reads texts through {'a chat template' if 'message' in modalities else text.get('method')}; "
-            "computed here is the model's forward on plain texts. Use sentence-transformers on torch for this model."
+            "supported is the model's forward on plain texts. Use sentence-transformers on torch for this model."
         )
     output = text.get("method_output_name") or TASKS[task][1]
     return TransformerSettings(
@@ -97,17 +135,32 @@ def parse_settings(config: Mapping[str, Any], usual_task: str, where: str) -> Tr
 
 
 def refuse_chat_template(folder: Path, name: str) -> None:
-    """UnsupportedModelError for a plain repo whose texts sentence-transformers would put into a chat template."""
+    """Refuse a checkpoint without modules.json whose texts sentence-transformers would put into a chat template.
+
+    Args:
+        folder: The checkpoint.
+        name: The name to show in the error.
+
+    Raises:
+        UnsupportedModelError: If the folder has a chat template.
+    """
     if (folder / "chat_template.jinja").is_file() or tokenizer_config(folder).get("chat_template"):
         raise UnsupportedModelError(
-            f"{name} has no modules.json and a chat template, through which sentence-transformers would read its "
-            "texts; that is not done here. Use sentence-transformers on torch, or save it with a Transformer module "
-            "whose modality_config has 'text' alone."
+            f"{name} has no modules.json and a chat template, which sentence-transformers would apply to its texts; "
+            "chat templates are not applied here. Use sentence-transformers on torch, or save it with a Transformer "
+            "module whose modality_config has only 'text'."
         )
 
 
 def save_transformer(converted: Path, folder: Path, config: dict[str, Any], max_seq_length: int) -> None:
-    """The converted folder's own files, and the settings as they are now."""
+    """Copy the converted model's own files into a folder, and write the current settings.
+
+    Args:
+        converted: The folder of the converted model.
+        folder: The folder to write; it may be the same one.
+        config: The content of sentence_bert_config.json.
+        max_seq_length: The current maximum length, which is written into tokenizer_config.json.
+    """
     for path in converted.iterdir():
         if path.is_file() and path.name not in _NOT_OF_THE_MODULE and path.parent.resolve() != folder.resolve():
             shutil.copyfile(path, folder / path.name)

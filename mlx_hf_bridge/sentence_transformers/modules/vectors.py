@@ -1,7 +1,7 @@
-"""Dense, Normalize, LayerNorm and Dropout: what is done to vectors after pooling, or to tokens before scoring.
+"""Dense, Normalize, LayerNorm and Dropout: applied to embeddings after pooling, or to tokens before scoring.
 
 Reference: sentence_transformers/base/modules/{dense,normalize}.py, sentence_transformer/modules/layer_norm.py.
-V vector width, W that of the result.
+Shapes: B texts, V embedding width, W width of the result.
 """
 
 from pathlib import Path
@@ -24,7 +24,17 @@ _NORM_EPS = 1e-5
 
 
 class Dense(Module):
-    """(..., V) -> activation of a product (..., W), with the input added where the config says so."""
+    """Apply a linear layer and an activation: `module_input_name` (..., V) -> `module_output_name` (..., W), float32.
+
+    Args:
+        weight: (W, V), float32.
+        bias: (W,), or None for no bias.
+        activation: A key of `ACTIVATIONS`, torch's class name.
+        residual: (W, V), which projects the input for the residual connection; None if V equals W.
+        use_residual: Whether the input is added to the result.
+        module_input_name: The array of the features that is read.
+        module_output_name: The array that is set; None for the one that is read.
+    """
 
     reference: ClassVar[str] = "sentence_transformers.base.modules.dense.Dense"
 
@@ -45,7 +55,15 @@ class Dense(Module):
 
     @classmethod
     def read(cls, folder: Path, input_name: str = SENTENCE_EMBEDDING) -> Self:
-        """config.json and the weights; `input_name` is what is read where the config does not say."""
+        """Read the module from its folder.
+
+        Args:
+            folder: The module's folder, with config.json and model.safetensors or pytorch_model.bin.
+            input_name: The array that is read where the config names none.
+
+        Returns:
+            The module.
+        """
         config = read_module_config(folder)
         arrays = read_module_weights(folder)
         width = check_integer(config, "in_features", folder)
@@ -65,22 +83,32 @@ class Dense(Module):
         )
 
     def __call__(self, features: Features) -> Features:
-        given = features[self.module_input_name].astype(mx.float32)
-        product = given @ self.weight.T
-        answer = ACTIVATIONS[self.activation][1](product if self.bias is None else product + self.bias)
+        x = features[self.module_input_name].astype(mx.float32)
+        projected = x @ self.weight.T
+        result = ACTIVATIONS[self.activation][1](projected if self.bias is None else projected + self.bias)
         if self.use_residual:
-            answer = answer + (given if self.residual is None else given @ self.residual.T)
-        return features.with_array(self.module_output_name, answer)
+            result = result + (x if self.residual is None else x @ self.residual.T)
+        return features.with_array(self.module_output_name, result)
 
     @property
     def out_features(self) -> int:
-        """W."""
+        """The width W of the result."""
         return self.weight.shape[0]
 
     def get_embedding_dimension(self) -> int | None:
+        """Return the width W of the result.
+
+        Returns:
+            `out_features`.
+        """
         return self.out_features
 
     def get_config_dict(self) -> dict[str, Any]:
+        """Return the content of config.json in the module's folder.
+
+        Returns:
+            in_features, out_features, bias, activation_function, the names, and use_residual if it is set.
+        """
         config = {
             "in_features": self.weight.shape[1],
             "out_features": self.out_features,
@@ -92,12 +120,22 @@ class Dense(Module):
         return {**config, "use_residual": True} if self.use_residual else config
 
     def arrays(self) -> dict[str, mx.array]:
+        """Return the weights of the module.
+
+        Returns:
+            "linear.weight", and "linear.bias" and "residual.weight" where there are any.
+        """
         named = {"linear.weight": self.weight, "linear.bias": self.bias, "residual.weight": self.residual}
         return {name: array for name, array in named.items() if array is not None}
 
 
 class Normalize(Module):
-    """(..., V) -> unit length each, in float32; nothing where the vectors are not there."""
+    """Scale embeddings (..., V) to unit length, in float32; features without them pass unchanged.
+
+    Args:
+        module_input_name: The array of the features that is read.
+        module_output_name: The array that is set; None for the one that is read.
+    """
 
     reference: ClassVar[str] = "sentence_transformers.base.modules.normalize.Normalize"
 
@@ -107,7 +145,14 @@ class Normalize(Module):
 
     @classmethod
     def read(cls, folder: Path) -> Self:
-        """config.json where there is one."""
+        """Read the module from its folder.
+
+        Args:
+            folder: The module's folder; a config.json is optional.
+
+        Returns:
+            The module.
+        """
         config = read_module_config(folder, optional=True)
         return cls(config.get("module_input_name", SENTENCE_EMBEDDING), config.get("module_output_name"))
 
@@ -117,11 +162,21 @@ class Normalize(Module):
         return features.with_array(self.module_output_name, normalized(features[self.module_input_name]))
 
     def get_config_dict(self) -> dict[str, Any]:
+        """Return the content of config.json in the module's folder.
+
+        Returns:
+            module_input_name and module_output_name.
+        """
         return {"module_input_name": self.module_input_name, "module_output_name": self.module_output_name}
 
 
 class LayerNorm(Module):
-    """sentence_embedding (B, V) -> mean 0 and variance 1, times a weight, plus a bias."""
+    """Normalize "sentence_embedding" (B, V) to mean 0 and variance 1, then apply weight and bias; float32.
+
+    Args:
+        weight: (V,), float32.
+        bias: (V,), float32.
+    """
 
     reference: ClassVar[str] = "sentence_transformers.sentence_transformer.modules.layer_norm.LayerNorm"
 
@@ -130,6 +185,14 @@ class LayerNorm(Module):
 
     @classmethod
     def read(cls, folder: Path) -> Self:
+        """Read the module from its folder.
+
+        Args:
+            folder: The module's folder, with config.json and model.safetensors or pytorch_model.bin.
+
+        Returns:
+            The module.
+        """
         shape = (check_integer(read_module_config(folder), "dimension", folder),)
         arrays = read_module_weights(folder)
         return cls(get_tensor(arrays, "norm.weight", shape, folder), get_tensor(arrays, "norm.bias", shape, folder))
@@ -139,17 +202,36 @@ class LayerNorm(Module):
         return features.with_array(SENTENCE_EMBEDDING, mx.fast.layer_norm(vectors, self.weight, self.bias, _NORM_EPS))
 
     def get_embedding_dimension(self) -> int | None:
+        """Return the width V of the embeddings.
+
+        Returns:
+            The length of the weight.
+        """
         return self.weight.shape[0]
 
     def get_config_dict(self) -> dict[str, Any]:
+        """Return the content of config.json in the module's folder.
+
+        Returns:
+            dimension.
+        """
         return {"dimension": self.weight.shape[0]}
 
     def arrays(self) -> dict[str, mx.array]:
+        """Return the weights of the module.
+
+        Returns:
+            "norm.weight" and "norm.bias", (V,) each.
+        """
         return {"norm.weight": self.weight, "norm.bias": self.bias}
 
 
 class Dropout(Module):
-    """Nothing, outside of training."""
+    """Pass features unchanged: dropout acts in training only.
+
+    Args:
+        dropout: The probability used in training; only saved.
+    """
 
     reference: ClassVar[str] = "sentence_transformers.sentence_transformer.modules.dropout.Dropout"
 
@@ -158,10 +240,23 @@ class Dropout(Module):
 
     @classmethod
     def read(cls, folder: Path) -> Self:
+        """Read the module from its folder.
+
+        Args:
+            folder: The module's folder; a config.json is optional.
+
+        Returns:
+            The module.
+        """
         return cls(read_module_config(folder, optional=True).get("dropout", 0.2))
 
     def __call__(self, features: Features) -> Features:
         return features
 
     def get_config_dict(self) -> dict[str, Any]:
+        """Return the content of config.json in the module's folder.
+
+        Returns:
+            dropout.
+        """
         return {"dropout": self.dropout}

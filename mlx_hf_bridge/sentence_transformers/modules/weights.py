@@ -1,4 +1,4 @@
-"""A module's own files: its config.json, and its weights in float32."""
+"""Read the files of a module's folder: its config.json, and its weights in float32."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,12 +13,23 @@ from mlx_hf_bridge.errors import ConfigError, RepositoryError
 from mlx_hf_bridge.runtime.executor import run
 
 _TORCH_FILE = "pytorch_model.bin"
-# Keys of older files -> today's.
+# Keys of older files, and today's.
 _RENAMED = {"word_embedding_dimension": "embedding_dimension"}
 
 
 def read_module_config(folder: Path, optional: bool = False) -> dict[str, Any]:
-    """config.json of a module's folder with today's keys; {} without the file where it is optional."""
+    """Read config.json of a module's folder, with old keys renamed to today's.
+
+    Args:
+        folder: The module's folder.
+        optional: Whether the file may be absent.
+
+    Returns:
+        The content; {} for an optional file that is absent.
+
+    Raises:
+        ConfigError: If the file is not a JSON object.
+    """
     path = folder / CONFIG_FILE
     if optional and not path.is_file():
         return {}
@@ -29,18 +40,43 @@ def read_module_config(folder: Path, optional: bool = False) -> dict[str, Any]:
 
 
 def check_integer(config: Mapping[str, Any], key: str, folder: Path, default: int | None = None, least: int = 1) -> int:
-    """A key of a module's config that must be a whole number."""
+    """Return an integer of a module's config.
+
+    Args:
+        config: The content of config.json.
+        key: The key to read.
+        folder: The module's folder, named in the error.
+        default: The value where the key is absent; None makes it required.
+        least: The smallest valid value.
+
+    Returns:
+        The value.
+
+    Raises:
+        ConfigError: If it is not an integer of `least` or more.
+    """
     value = config.get(key, default)
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ConfigError(
-            f"{folder / CONFIG_FILE} has {key}={value!r}, expected a whole number of {least} or more. "
+            f"{folder / CONFIG_FILE} has {key}={value!r}, expected an integer of {least} or more. "
             "Take the original file."
         )
     return value
 
 
 def read_module_weights(folder: Path, exact: tuple[str, ...] = ()) -> dict[str, mx.array]:
-    """model.safetensors or pytorch_model.bin, float tensors in float32; `exact` names keep their dtype."""
+    """Read model.safetensors or pytorch_model.bin of a module's folder.
+
+    Args:
+        folder: The module's folder.
+        exact: Names of tensors that keep their dtype; other floating-point tensors become float32.
+
+    Returns:
+        MLX arrays by name.
+
+    Raises:
+        RepositoryError: If the folder has neither file.
+    """
     if (folder / SINGLE_FILE).is_file():
         file: SafetensorsFile | TorchFile = SafetensorsFile(folder / SINGLE_FILE)
     elif (folder / _TORCH_FILE).is_file():
@@ -56,8 +92,21 @@ def read_module_weights(folder: Path, exact: tuple[str, ...] = ()) -> dict[str, 
 
 
 def get_tensor(arrays: Mapping[str, mx.array], name: str, shape: tuple[int, ...], folder: Path) -> mx.array:
-    """The tensor of that name; ConfigError unless it is there in the shape that the config says."""
+    """Return a tensor, checked against the shape that the config implies.
+
+    Args:
+        arrays: The tensors of the module, by name.
+        name: The tensor to return.
+        shape: The expected shape.
+        folder: The module's folder, named in the error.
+
+    Returns:
+        The tensor.
+
+    Raises:
+        ConfigError: If the tensor is absent or has another shape.
+    """
     found = arrays[name].shape if name in arrays else None
     if found != shape:
-        raise ConfigError(f"{folder} has {name} {found}, expected {shape}. Take the original files.")
+        raise ConfigError(f"{folder} has {name} of shape {found}, expected {shape}. Take the original files.")
     return arrays[name]

@@ -244,7 +244,7 @@ def test_batch_size_1_answers_a_stream_text_by_text(three: ThreePipelines) -> No
 def test_a_long_list_is_answered_in_order_across_chunks(bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pipe = pipeline(ZERO_SHOT, bert)
     expected = [pipe(text, LABELS) for text in TEXTS]
-    monkeypatch.setattr(type(pipe), "rows_at_once", 11)
+    monkeypatch.setattr(type(pipe), "sequences_at_once", 11)
     assert_same(pipe(TEXTS * 3, LABELS), expected * 3)
 
 

@@ -71,11 +71,11 @@ WRONG_USAGE: list[tuple[list[str], str]] = [
     (["convert", "--mode", "int8"], "invalid choice"),
     (["convert", "--recipe", "q7"], "invalid choice"),
     (["convert", "--dtype", "float32"], "invalid choice"),
-    (["convert", "--group-size", "0"], "'0' is not a whole number of 1 or more"),
-    (["convert", "--target-size-mb", "-1"], "'-1' is not a number of more than 0"),
-    (["convert", "--target-size-mb", "nan"], "'nan' is not a number of more than 0"),
-    (["convert", "--recipe", "q8", "--bits", "8"], "--recipe q8 says all of the packing; leave --bits out"),
-    (["convert", "--recipe", "q8", "--mode", "affine", "--group-size", "64"], "leave --mode, --group-size out"),
+    (["convert", "--group-size", "0"], "'0' is not an integer of 1 or more"),
+    (["convert", "--target-size-mb", "-1"], "'-1' is not a number greater than 0"),
+    (["convert", "--target-size-mb", "nan"], "'nan' is not a number greater than 0"),
+    (["convert", "--recipe", "q8", "--bits", "8"], "--recipe q8 already sets the quantization; leave out --bits"),
+    (["convert", "--recipe", "q8", "--mode", "affine", "--group-size", "64"], "leave out --mode, --group-size"),
     (["convert", "--unknown"], "unrecognized arguments: --unknown"),
     (["convert", "word"], "unrecognized arguments: word"),
     (["encode", "m", "text", "--file", "f"], "texts were given both as arguments and with --file"),
@@ -169,13 +169,13 @@ def test_no_texts_an_unreadable_file_and_no_folder_for_the_output_are_errors(
 ) -> None:
     pipe("\n \n", monkeypatch)
     assert main(["encode", bert]) == 1
-    assert "error: stdin has no text, expected one a line" in capsys.readouterr().err
+    assert "error: stdin has no text, expected one per line" in capsys.readouterr().err
     (tmp_path / "latin").write_bytes(b"caf\xe9")
     for name in ("latin", "gone"):
         assert main(["classify", bert, "--file", str(tmp_path / name)]) == 1
         assert f"{name} cannot be read as UTF-8 text" in capsys.readouterr().err
     assert main(["encode", bert, "x", "--output", str(tmp_path / "gone" / "v.npy")]) == 1
-    assert "is in a folder that is not there" in capsys.readouterr().err
+    assert "is in a folder that does not exist" in capsys.readouterr().err
 
 
 def test_classify_gives_every_label_best_first(classifier: str, capsys: Capture) -> None:

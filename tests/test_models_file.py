@@ -79,8 +79,8 @@ GOOD = {"name": "a", "hf_name": "b"}
 FAULTS: dict[str, tuple[Any, str]] = {
     "no mapping": (["a"], "is ['a'], expected a mapping with the keys models"),
     "empty": (None, "is None, expected a mapping with the keys models"),
-    "no models": ({}, "has no 'models'; needed are models"),
-    "unknown top key": ({"models": [GOOD], "model": 1}, "has the key 'model', which is not known; known are models"),
+    "no models": ({}, "has no 'models'; required keys are models"),
+    "unknown top key": ({"models": [GOOD], "model": 1}, "has the unknown key 'model'; known keys are models"),
     "models no list": ({"models": GOOD}, "expected a list"),
     "empty list": ({"models": []}, "has an empty list of models"),
     "entry no mapping": ({"models": ["a"]}, "models[0] is 'a', expected a mapping with the keys name, hf_name, task"),
@@ -89,37 +89,40 @@ FAULTS: dict[str, tuple[Any, str]] = {
 ENTRY_FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "unknown key": (
         {"nam": "x"},
-        "models[0] has the key 'nam', which is not known; known are name, hf_name, task",
+        "models[0] has the unknown key 'nam'; known keys are name, hf_name, task",
     ),
     "name no string": ({"name": 3}, "has name=3, expected a string"),
     "name empty": ({"name": ""}, "has name='', expected a string"),
     "name a path": ({"name": "../a"}, "has name='../a', expected letters, digits"),
     "name dots": ({"name": ".."}, "has name='..', expected letters, digits"),
     "hf_name no string": ({"hf_name": ["b"]}, "has hf_name=['b'], expected a string"),
-    "task": ({"task": "fill-mask"}, "has task='fill-mask'; known are feature-extraction, embedding"),
+    "task": ({"task": "fill-mask"}, "has task='fill-mask', expected one of feature-extraction, embedding"),
     "quantization no mapping": ({"quantization": 8}, "has quantization=8, expected a mapping"),
 }
 QUANTIZATION_FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "unknown key": (
         {"bit": 8},
-        "has the key 'bit', which is not known; known are bits, group_size, mode",
+        "has the unknown key 'bit'; known keys are bits, group_size, mode",
     ),
-    "bits 7": ({"bits": 7}, "has bits=7; known are 2, 3, 4, 5, 6, 8, 32"),
-    "bits a string": ({"bits": "8"}, "has bits='8', expected a whole number"),
-    "bits a bool": ({"bits": True}, "has bits=True, expected a whole number"),
+    "bits 7": ({"bits": 7}, "has bits=7, expected one of 2, 3, 4, 5, 6, 8, 32"),
+    "bits a string": ({"bits": "8"}, "has bits='8', expected an integer"),
+    "bits a bool": ({"bits": True}, "has bits=True, expected an integer"),
     "group_size": ({"group_size": 48}, "group_size=48 is not packed by MLX in mode 'affine'; use 32 or 64 or 128"),
-    "group_size a float": ({"group_size": 64.0}, "has group_size=64.0, expected a whole number"),
-    "mode": ({"mode": "int8"}, "has mode='int8'; known are affine, mxfp4, mxfp8, nvfp4"),
+    "group_size a float": ({"group_size": 64.0}, "has group_size=64.0, expected an integer"),
+    "mode": ({"mode": "int8"}, "has mode='int8', expected one of affine, mxfp4, mxfp8, nvfp4"),
     "mode and bits": ({"mode": "mxfp4", "bits": 8}, "bits=8 is not packed by MLX in mode 'mxfp4'; use 4"),
     "mode and 32": ({"mode": "mxfp4", "bits": 32}, "mode='mxfp4' contradicts bits=32"),
-    "dtype": ({"dtype": "int7"}, "has dtype='int7'; known are int2, int3"),
-    "dtype and bits": ({"dtype": "int8", "bits": 4}, "dtype='int8' says 8 bits and the packing has 4; make them agree"),
-    "dtype and mode": ({"dtype": "int8", "mode": "mxfp4"}, "says 8 bits and the packing has 4 (mode mxfp4)"),
-    "float32 and bits": ({"dtype": "float32", "bits": 8}, "dtype='float32' says 32 bits and the packing has 8"),
-    "int8 and 32": ({"dtype": "int8", "bits": 32}, "dtype='int8' contradicts bits=32, which is no quantisation"),
+    "dtype": ({"dtype": "int7"}, "has dtype='int7', expected one of int2, int3"),
+    "dtype and bits": (
+        {"dtype": "int8", "bits": 4},
+        "dtype='int8' means 8 bits and the quantization has 4; make them agree",
+    ),
+    "dtype and mode": ({"dtype": "int8", "mode": "mxfp4"}, "means 8 bits and the quantization has 4 (mode mxfp4)"),
+    "float32 and bits": ({"dtype": "float32", "bits": 8}, "dtype='float32' means 32 bits and the quantization has 8"),
+    "int8 and 32": ({"dtype": "int8", "bits": 32}, "dtype='int8' contradicts bits=32, which means no quantization"),
     "float16 and 32": ({"dtype": "float16", "bits": 32}, "dtype='float16' contradicts bits=32"),
     "target a string": ({"target_size_mb": "70"}, "has target_size_mb='70', expected a number"),
-    "target 0": ({"target_size_mb": 0}, "has target_size_mb=0, expected more than 0"),
+    "target 0": ({"target_size_mb": 0}, "has target_size_mb=0, expected a number greater than 0"),
 }
 ALL_FAULTS = {
     **FAULTS,
@@ -128,7 +131,7 @@ ALL_FAULTS = {
         f"quantization: {name}": ({"models": [{**GOOD, "quantization": quantization}]}, words)
         for name, (quantization, words) in QUANTIZATION_FAULTS.items()
     },
-    "no hf_name": ({"models": [{"name": "a"}]}, "models[0] has no 'hf_name'; needed are name, hf_name"),
+    "no hf_name": ({"models": [{"name": "a"}]}, "models[0] has no 'hf_name'; required keys are name, hf_name"),
 }
 
 

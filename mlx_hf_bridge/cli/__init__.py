@@ -1,6 +1,6 @@
-"""`mlx-hf-bridge`: arguments -> one call of the public API -> a table or JSON on stdout, and an exit code.
+"""The `mlx-hf-bridge` command: parse arguments, call the public API, print a table or JSON, return an exit code.
 
-0 done, 1 an error (one line on stderr), 2 wrong usage, 130 interrupted.
+Exit codes: 0 success, 1 an error (one line on stderr), 2 wrong usage, 130 interrupted.
 """
 
 import importlib
@@ -19,17 +19,17 @@ _INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one subcommand -> the exit code; wrong usage, --help and --version raise SystemExit, as argparse does."""
+    """Run one subcommand and return the exit code; wrong usage, --help and --version raise SystemExit."""
     args = parse(arguments)
     _log(args.verbose, args.debug)
-    # Each subcommand is a module; only the one that is asked for is imported, so that --help is fast.
+    # Each subcommand is a module; only the requested one is imported, so that --help is fast.
     command = importlib.import_module(f"{__name__}.{args.command.replace('-', '_')}")
     try:
         code: int = command.run(args)
         sys.stdout.flush()
     except (BridgeError, OSError) as error:
         if isinstance(error, BrokenPipeError):
-            return _reader_left()
+            return _output_closed()
         print_error(error, args.verbose or args.debug)
         return 1
     except KeyboardInterrupt:
@@ -37,14 +37,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code
 
 
-def _reader_left() -> int:
-    # `... | head`: what is buffered must not fail at exit (docs.python.org/3/library/signal.html#note-on-sigpipe).
+def _output_closed() -> int:
+    # In `... | head` the reader has closed the pipe; the buffered rest must not raise at exit
+    # (docs.python.org/3/library/signal.html#note-on-sigpipe).
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 
 def _log(verbose: bool, debug: bool) -> None:
-    """Warnings to stderr; with --verbose this package's progress too, with --debug all there is."""
+    """Log warnings to stderr; with --verbose this package's progress too, with --debug everything."""
     handler = RichHandler(console=console(error=True), show_path=debug, show_time=debug)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
     level = logging.DEBUG if debug else logging.INFO if verbose else logging.NOTSET

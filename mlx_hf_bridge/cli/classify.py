@@ -1,10 +1,10 @@
-"""`mlx-hf-bridge classify`: texts get the model's labels, or (zero-shot) the caller's."""
+"""`mlx-hf-bridge classify`: classify texts by the model's labels, or (zero-shot) by the caller's."""
 
 import argparse
 from typing import Any
 
 from mlx_hf_bridge.cli.console import show, show_json, table
-from mlx_hf_bridge.cli.parser import quantization_options
+from mlx_hf_bridge.cli.parser import options_from_flags
 from mlx_hf_bridge.cli.texts import read_texts, shorten
 from mlx_hf_bridge.errors import InputError
 from mlx_hf_bridge.pipelines import pipeline
@@ -13,9 +13,9 @@ Scores = list[tuple[str, float]]
 
 
 def run(args: argparse.Namespace) -> int:
-    """Classify the texts -> their labels, best first, as a JSON document or a table."""
+    """Classify the texts and print their labels, best first, as a JSON document or a table."""
     texts = read_texts(args)
-    scores = [row[: args.top_k] for row in (_fixed if args.labels is None else _zero_shot)(args, texts)]
+    scores = [row[: args.top_k] for row in (_model_labels if args.labels is None else _zero_shot)(args, texts)]
     if args.json:
         results = [
             {"text": text, "labels": [{"label": label, "score": score} for label, score in row]}
@@ -32,21 +32,21 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _fixed(args: argparse.Namespace, texts: list[str]) -> list[Scores]:
-    answers = _pipeline("text-classification", args)(texts, top_k=None, truncation=True, batch_size=args.batch_size)
-    return [[(one["label"], one["score"]) for one in answer] for answer in answers]
+def _model_labels(args: argparse.Namespace, texts: list[str]) -> list[Scores]:
+    results = _pipeline("text-classification", args)(texts, top_k=None, truncation=True, batch_size=args.batch_size)
+    return [[(one["label"], one["score"]) for one in result] for result in results]
 
 
 def _zero_shot(args: argparse.Namespace, texts: list[str]) -> list[Scores]:
     labels = [label.strip() for label in args.labels.split(",") if label.strip()]
     if not labels:
-        raise InputError(f"--labels is {args.labels!r}, expected labels with commas between them: sport,politics.")
+        raise InputError(f"--labels is {args.labels!r}, expected labels separated by commas: sport,politics.")
     template = {"hypothesis_template": args.hypothesis_template} if args.hypothesis_template else {}
-    answers = _pipeline("zero-shot-classification", args)(
+    results = _pipeline("zero-shot-classification", args)(
         texts, candidate_labels=labels, multi_label=args.multi_label, batch_size=args.batch_size, **template
     )
-    return [list(zip(answer["labels"], answer["scores"], strict=True)) for answer in answers]
+    return [list(zip(result["labels"], result["scores"], strict=True)) for result in results]
 
 
 def _pipeline(task: str, args: argparse.Namespace) -> Any:
-    return pipeline(task, model=args.model, revision=args.revision, **quantization_options(args).to_kwargs())
+    return pipeline(task, model=args.model, revision=args.revision, **options_from_flags(args).to_kwargs())

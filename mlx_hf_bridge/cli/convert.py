@@ -1,4 +1,4 @@
-"""`mlx-hf-bridge convert`: the models of a config or of --model, each by one call of `convert`, and a table of them."""
+"""`mlx-hf-bridge convert`: convert the models of a YAML file, or the one of --model, and print a table of results."""
 
 import argparse
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from pathlib import Path
 from mlx_hf_bridge.checkpoints.safetensors_file import MB
 from mlx_hf_bridge.cli.console import print_error, show, table
 from mlx_hf_bridge.cli.models_file import ModelEntry, read_models
-from mlx_hf_bridge.cli.parser import DEFAULT_CONFIG, quantization_options
+from mlx_hf_bridge.cli.parser import DEFAULT_CONFIG, options_from_flags
 from mlx_hf_bridge.conversion.api import ConversionResult, convert, folder_name, short_name
 from mlx_hf_bridge.errors import BridgeError, ConfigError
 from mlx_hf_bridge.quantization.recipes import GROUP_SIZES, MLXQuantizationConfig
@@ -18,33 +18,36 @@ _COLUMNS = ("model", "action", "bits", "predicted", "weights", "source", "ratio"
 
 @dataclass(frozen=True)
 class Outcome:
-    """A model and what became of it; None where it failed."""
+    """A model and the result of its conversion; None if it failed."""
 
     name: str
     result: ConversionResult | None
 
 
 def run(args: argparse.Namespace) -> int:
-    """Convert what is asked -> 1 if any failed; one that fails does not stop the others."""
+    """Convert the requested models and return 1 if any failed; one that fails does not stop the others."""
     entries = _entries(args)
-    outcomes = [Outcome(entry.name, _attempt(entry, args, len(entries) > 1)) for entry in entries]
+    outcomes = [Outcome(entry.name, _try_convert(entry, args, len(entries) > 1)) for entry in entries]
     if len(outcomes) > 1 or outcomes[0].result:
-        title = "What would be done (nothing was written)" if args.dry_run else ""
+        title = "Dry run (nothing was written)" if args.dry_run else ""
         show(table(title, _COLUMNS, map(_row, outcomes), ("predicted", "weights", "source", "ratio")))
     for outcome in outcomes:
         if outcome.result and outcome.result.modules:
             rows = [(name, _width(width)) for name, width in outcome.result.modules.items()]
-            show(table(f"The plan of {outcome.name}", ("module", "bits"), rows))
+            show(table(f"Bits of the modules of {outcome.name}", ("module", "bits"), rows))
     return 0 if all(outcome.result for outcome in outcomes) else 1
 
 
 def _entries(args: argparse.Namespace) -> list[ModelEntry]:
-    """The config's entry of the name --model, else --model itself, or all entries; flags go before their values."""
+    """Return the models to convert: the entry that --model names, else --model itself, else all entries.
+
+    Flags override the values of the file.
+    """
     path = Path(args.config or DEFAULT_CONFIG)
     listed = read_models(path) if args.config or args.model is None or path.is_file() else []
     chosen = [entry for entry in listed if args.model in (None, entry.name)]
     if args.model == "":
-        raise ConfigError("--model is empty. Give a name of the config, a Hub id or a folder.")
+        raise ConfigError("--model is empty. Give a name from the config file, a Hub id or a folder.")
     return [_with_flags(entry, args) for entry in chosen or [ModelEntry(short_name(args.model), args.model)]]
 
 
@@ -53,13 +56,13 @@ def _with_flags(entry: ModelEntry, args: argparse.Namespace) -> ModelEntry:
         entry,
         task=args.task or entry.task,
         revision=args.revision or entry.revision,
-        packing=quantization_options(args).with_defaults(entry.packing),
+        quantization=options_from_flags(args).with_defaults(entry.quantization),
         target_size_mb=args.target_size_mb or entry.target_size_mb,
     )
 
 
-def _attempt(entry: ModelEntry, args: argparse.Namespace, is_one_of_many: bool) -> ConversionResult | None:
-    # MLX and the tokenizers raise RuntimeError and ValueError of their own.
+def _try_convert(entry: ModelEntry, args: argparse.Namespace, is_one_of_many: bool) -> ConversionResult | None:
+    # MLX and the tokenizers raise plain RuntimeError and ValueError.
     try:
         return _convert(entry, args)
     except (BridgeError, OSError, RuntimeError, ValueError) as error:
@@ -68,7 +71,7 @@ def _attempt(entry: ModelEntry, args: argparse.Namespace, is_one_of_many: bool) 
 
 
 def _convert(entry: ModelEntry, args: argparse.Namespace) -> ConversionResult:
-    recipe, dtype = entry.packing.resolve()
+    recipe, dtype = entry.quantization.resolve()
     folder = Path(args.output_dir) / folder_name(entry.name, recipe, dtype)
     return convert(
         entry.hf_name,
@@ -102,12 +105,12 @@ def _megabytes(size: int | None) -> str:
 
 
 def _bits(recipe: MLXQuantizationConfig | None) -> str:
-    """ "8", "4 (groups of 32)", "4 (mxfp4)"; "32" for no quantisation."""
+    """Describe a recipe: "8", "4 (groups of 32)", "4 (mxfp4)"; "32" without quantization."""
     if recipe is None:
         return "32"
     if recipe.has_target:
         return "mixed"
     if recipe.mode != "affine":
         return f"{recipe.bits} ({recipe.mode})"
-    is_usual = recipe.group_size == GROUP_SIZES["affine"][0]
-    return str(recipe.bits) if is_usual else f"{recipe.bits} (groups of {recipe.group_size})"
+    is_default = recipe.group_size == GROUP_SIZES["affine"][0]
+    return str(recipe.bits) if is_default else f"{recipe.bits} (groups of {recipe.group_size})"

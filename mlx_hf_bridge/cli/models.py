@@ -1,4 +1,4 @@
-"""`mlx-hf-bridge models`: which model types are computed here, with which heads, and why others are not."""
+"""`mlx-hf-bridge models`: list the supported model types with their heads, and why others are not supported."""
 
 import argparse
 import sys
@@ -21,5 +21,5 @@ def run(args: argparse.Namespace) -> int:
         ]
         show(table(f"Native ({len(native)})", ("model_type", "classes"), native), "")
         refused = [(row.model_type, row.reason) for row in rows if row.reason]
-        show(table(f"Refused ({len(refused)})", ("model_type", "why"), refused))
+        show(table(f"Not native ({len(refused)})", ("model_type", "why"), refused))
     return 0

@@ -1,4 +1,4 @@
-"""The YAML file of models that `convert` reads; keys, types and contradictions are checked before anything is done."""
+"""Read the YAML file of models to convert; keys, types and contradictions are checked before anything is converted."""
 
 import re
 from dataclasses import dataclass, field
@@ -13,26 +13,42 @@ from mlx_hf_bridge.errors import ConfigError, QuantizationError
 from mlx_hf_bridge.quantization.recipes import BITS
 
 _KEYS: dict[str, type] = {"name": str, "hf_name": str, "task": str, "revision": str, "quantization": dict}
-_PACKING_KEYS: dict[str, type] = {"bits": int, "group_size": int, "mode": str, "dtype": str, "target_size_mb": float}
+_QUANTIZATION_KEYS: dict[str, type] = {
+    "bits": int,
+    "group_size": int,
+    "mode": str,
+    "dtype": str,
+    "target_size_mb": float,
+}
 _REQUIRED = ("name", "hf_name")
-_KINDS = {str: "a string", int: "a whole number", float: "a number", dict: "a mapping", list: "a list"}
+_KINDS = {str: "a string", int: "an integer", float: "a number", dict: "a mapping", list: "a list"}
 _CHOICES = {"task": tuple(TASKS), "bits": BITS_CHOICES, "mode": tuple(BITS), "dtype": DTYPES}
 
 
 @dataclass(frozen=True)
 class ModelEntry:
-    """One model to convert; `name` is its folder's first part."""
+    """One model to convert; its folder's name starts with `name`."""
 
     name: str
     hf_name: str
     task: str | None = None
     revision: str | None = None
-    packing: QuantizationOptions = field(default_factory=QuantizationOptions)
+    quantization: QuantizationOptions = field(default_factory=QuantizationOptions)
     target_size_mb: float | None = None
 
 
 def read_models(path: Path) -> list[ModelEntry]:
-    """The file's entries in order; ConfigError names the file, the entry, the key and what is known."""
+    """Read the file's entries.
+
+    Args:
+        path: The YAML file.
+
+    Returns:
+        The entries in order.
+
+    Raises:
+        ConfigError: If the file cannot be read or an entry is wrong; it names the file, the entry and the key.
+    """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -45,7 +61,7 @@ def read_models(path: Path) -> list[ModelEntry]:
     entries = [_entry(raw, f"{path}: models[{number}]") for number, raw in enumerate(content["models"])]
     names = [entry.name for entry in entries]
     if doubled := sorted({name for name in names if names.count(name) > 1}):
-        raise ConfigError(f"{path} has the name {doubled[0]!r} more than once. Give every model a name of its own.")
+        raise ConfigError(f"{path} has the name {doubled[0]!r} more than once. Give every model another name.")
     if not entries:
         raise ConfigError(f"{path} has an empty list of models. Add an entry with name and hf_name.")
     return entries
@@ -58,16 +74,16 @@ def _entry(raw: Any, where: str) -> ModelEntry:
         raise ConfigError(
             f"{where} has name={raw['name']!r}, expected letters, digits, '.', '_' and '-': it names a folder."
         )
-    packing = dict(raw.get("quantization", {}))
-    _check_keys(packing, _PACKING_KEYS, (), f"{where}: quantization")
-    target = packing.pop("target_size_mb", None)
+    quantization = dict(raw.get("quantization", {}))
+    _check_keys(quantization, _QUANTIZATION_KEYS, (), f"{where}: quantization")
+    target = quantization.pop("target_size_mb", None)
     if target is not None and not target > 0:
-        raise ConfigError(f"{where}: quantization has target_size_mb={target}, expected more than 0.")
+        raise ConfigError(f"{where}: quantization has target_size_mb={target}, expected a number greater than 0.")
     entry = ModelEntry(
-        raw["name"], raw["hf_name"], raw.get("task"), raw.get("revision"), QuantizationOptions(**packing), target
+        raw["name"], raw["hf_name"], raw.get("task"), raw.get("revision"), QuantizationOptions(**quantization), target
     )
     try:
-        entry.packing.resolve()
+        entry.quantization.resolve()
     except QuantizationError as error:
         raise ConfigError(f"{where}: quantization: {error}") from error
     return entry
@@ -78,11 +94,11 @@ def _check_keys(raw: Any, known: dict[str, type], required: tuple[str, ...], whe
         raise ConfigError(f"{where} is {raw!r}, expected a mapping with the keys {', '.join(known)}.")
     for key, value in raw.items():
         if key not in known:
-            raise ConfigError(f"{where} has the key {key!r}, which is not known; known are {', '.join(known)}.")
+            raise ConfigError(f"{where} has the unknown key {key!r}; known keys are {', '.join(known)}.")
         kinds = (int, float) if known[key] is float else (known[key],)
         if isinstance(value, bool) or not isinstance(value, kinds) or value == "":
             raise ConfigError(f"{where} has {key}={value!r}, expected {_KINDS[known[key]]}.")
         if key in _CHOICES and value not in _CHOICES[key]:
-            raise ConfigError(f"{where} has {key}={value!r}; known are {', '.join(map(str, _CHOICES[key]))}.")
+            raise ConfigError(f"{where} has {key}={value!r}, expected one of {', '.join(map(str, _CHOICES[key]))}.")
     if missing := [key for key in required if key not in raw]:
-        raise ConfigError(f"{where} has no {missing[0]!r}; needed are {', '.join(required)}.")
+        raise ConfigError(f"{where} has no {missing[0]!r}; required keys are {', '.join(required)}.")

@@ -1,4 +1,4 @@
-"""The packing that flags or a models file ask for: merged, checked, made into a recipe and a dtype."""
+"""The quantization that flags or a models file ask for: merged, checked, and turned into a recipe and a dtype."""
 
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -17,11 +17,11 @@ DTYPES = (*_BITS_OF_DTYPE, *STORAGE_DTYPES)
 
 @dataclass(frozen=True)
 class QuantizationOptions:
-    """What was said of the packing; None where nothing was.
+    """The quantization options of one model, None for those that were not given.
 
-    bits: 32 is no quantisation (group_size has no effect then). dtype: "intN" and "float32" repeat the bits,
-    "float16" and "bfloat16" are what is stored beside packed weights. recipe: a name for bits, group_size and mode, or
-    a JSON file of them. calibration_texts: a file with a text a line.
+    bits: 32 is no quantization (group_size has no effect then). dtype: "intN" and "float32" repeat the bits;
+    "float16" and "bfloat16" are for the weights that are not quantized. recipe: a name for bits, group_size and mode,
+    or a JSON file of them. calibration_texts: a file with one text per line.
     """
 
     bits: int | None = None
@@ -34,7 +34,7 @@ class QuantizationOptions:
     bits_per_weight: float | None = None
 
     def with_defaults(self, other: "QuantizationOptions") -> "QuantizationOptions":
-        """These values, and the other's where they say nothing and do not depend on what was replaced."""
+        """Return these options with missing ones taken from `other`, unless they depend on an option given here."""
         if self.recipe or self.mode not in (None, other.mode or "affine"):
             other = replace(other, bits=None, group_size=None, mode=None)
         if (self.recipe or self.mode or self.bits) and (other.dtype in _BITS_OF_DTYPE or self.bits == FLOAT_BITS):
@@ -44,12 +44,16 @@ class QuantizationOptions:
         )
 
     def resolve(self) -> tuple[MLXQuantizationConfig | None, str | None]:
-        """-> the recipe (None for 32 bits), and the dtype of what is not packed (None for the recipe's own).
+        """Return the recipe and the dtype that the options ask for; without bits, dtype and mode that is 8 bits.
 
-        Without bits, dtype or mode it is 8 bits. Raises QuantizationError for contradictions.
+        Returns:
+            The recipe, None for 32 bits, and the dtype of the weights that are not quantized, None for the recipe's.
+
+        Raises:
+            QuantizationError: If the options contradict each other.
         """
         if self.recipe:
-            return self._extended(recipe_from(self.recipe)), self.dtype
+            return self._with_calibration(recipe_from(self.recipe)), self.dtype
         bits = self.bits
         if bits is None and self.mode in (None, "affine"):
             bits = _BITS_OF_DTYPE.get(self.dtype or "", _DEFAULT_BITS)
@@ -59,18 +63,18 @@ class QuantizationOptions:
         recipe = MLXQuantizationConfig(bits or BY_MODE, self.group_size or BY_MODE, self.mode or "affine")
         if (stated := _BITS_OF_DTYPE.get(self.dtype or "", recipe.bits)) != recipe.bits:
             raise QuantizationError(
-                f"dtype={self.dtype!r} says {stated} bits and the packing has {recipe.bits}"
+                f"dtype={self.dtype!r} means {stated} bits and the quantization has {recipe.bits}"
                 f"{f' (mode {recipe.mode})' if bits is None else ''}; make them agree, or leave dtype out."
             )
-        return self._extended(recipe), self.dtype if self.dtype in STORAGE_DTYPES else None
+        return self._with_calibration(recipe), self.dtype if self.dtype in STORAGE_DTYPES else None
 
-    def _extended(self, recipe: MLXQuantizationConfig | None) -> MLXQuantizationConfig | None:
-        """The recipe with the method, texts and target that were said."""
-        said: dict[str, Any] = {"method": self.method, "bits_per_weight": self.bits_per_weight}
-        said["calibration_texts"] = (
+    def _with_calibration(self, recipe: MLXQuantizationConfig | None) -> MLXQuantizationConfig | None:
+        """Return the recipe with the method, calibration texts and mean bits that were given."""
+        given: dict[str, Any] = {"method": self.method, "bits_per_weight": self.bits_per_weight}
+        given["calibration_texts"] = (
             None if self.calibration_texts is None else tuple(read_lines(self.calibration_texts))
         )
-        changes = {name: value for name, value in said.items() if value is not None}
+        changes = {name: value for name, value in given.items() if value is not None}
         if recipe is None or not changes:
             return recipe
         if "bits_per_weight" in changes:
@@ -78,7 +82,7 @@ class QuantizationOptions:
         return replace(recipe, **changes)
 
     def to_kwargs(self) -> dict[str, Any]:
-        """As from_pretrained's arguments; none where nothing was said, so that the model stays as it is."""
+        """Return the options as arguments of from_pretrained; empty if none was given: the model stays as it is."""
         if self == QuantizationOptions():
             return {}
         recipe, dtype = self.resolve()
@@ -87,10 +91,10 @@ class QuantizationOptions:
     def _check_float(self) -> None:
         if self.dtype not in (None, "float32"):
             raise QuantizationError(
-                f"dtype={self.dtype!r} contradicts bits=32, which is no quantisation: float32 weights. "
+                f"dtype={self.dtype!r} contradicts bits=32, which means no quantization: float32 weights. "
                 "Ask for fewer bits, or leave dtype out."
             )
         if self.mode not in (None, "affine"):
             raise QuantizationError(
-                f"mode={self.mode!r} contradicts bits=32, which is no quantisation. Leave one of them out."
+                f"mode={self.mode!r} contradicts bits=32, which means no quantization. Leave one of them out."
             )

@@ -1,4 +1,4 @@
-"""What is supported, read from the code: every encoder type of transformers, native or refused."""
+"""List every encoder type of transformers with what the code supports of it: native, traced or unsupported."""
 
 from dataclasses import dataclass
 
@@ -8,21 +8,24 @@ from mlx_hf_bridge.models import family_for, model_types
 
 _HEADING = """# Models
 
-Every text encoder of transformers, as `mlx-hf-bridge models --markdown` prints it from the code. A native type is
-computed by a file of its own under `mlx_hf_bridge/models/`. Each of its heads is compared with transformers on random
-weights, through files on disk: batches padded on either side and texts alone, eager and sdpa attention, to 2e-5
-(`tests/test_parity.py`); computed in float16 and bfloat16, with padding in every pattern
-(`tests/test_half_precision.py`); with every quantisation recipe (`tests/test_quantization.py`); and at the longest text
-it takes (`tests/test_lengths.py`).
+Every text encoder of transformers, as `mlx-hf-bridge models --markdown` prints it from the code. A native type has an
+implementation in MLX, a file of its own under `mlx_hf_bridge/models/`. Each of its heads is compared with transformers
+on random weights, through files on disk: padded on either side and unbatched, with eager and sdpa attention, to 2e-5
+(`tests/test_parity.py`); in float16 and bfloat16, with padding in every pattern (`tests/test_half_precision.py`); with
+every quantization recipe (`tests/test_quantization.py`); and at the longest text it takes (`tests/test_lengths.py`).
 
-Any other type is traced where it can be (docs/tracing.md): transformers' own module runs as a graph, which each
-conversion compares with torch first; "tried" says that nothing is known against it. Else it ends in an error.
+Any other type is traced if possible (docs/tracing.md): transformers' own module runs as a graph, which each conversion
+first compares with torch; "tried" means that no obstacle is known. Otherwise loading it is an error.
 """
 
 
 @dataclass(frozen=True)
 class Support:
-    """One model_type: the transformers classes that it answers for, or why it has none, and whether it is traced."""
+    """One model_type.
+
+    heads: the suffixes of the supported transformers classes. reason: why it is not native. traced: "tried", or "no: "
+    and why.
+    """
 
     model_type: str
     heads: tuple[str, ...] = ()
@@ -31,7 +34,7 @@ class Support:
 
 
 def supported_types() -> list[Support]:
-    """Native types first, each group by name."""
+    """Return every encoder type, native ones first, each group sorted by name."""
     native = [_native(model_type) for model_type in model_types()]
     return native + [_traced(model_type, reason) for model_type, reason in sorted(UNSUPPORTED.items())]
 
@@ -43,12 +46,12 @@ def _native(model_type: str) -> Support:
 
 
 def _traced(model_type: str, reason: str) -> Support:
-    hindrance = UNTRACEABLE.get(model_type)
-    return Support(model_type, reason=reason, traced=f"no: {hindrance}" if hindrance else "tried")
+    obstacle = UNTRACEABLE.get(model_type)
+    return Support(model_type, reason=reason, traced=f"no: {obstacle}" if obstacle else "tried")
 
 
 def as_markdown() -> str:
-    """docs/models.md."""
+    """Return the page docs/models.md."""
     rows = supported_types()
     native = [row for row in rows if row.heads]
     refused = [row for row in rows if row.reason]

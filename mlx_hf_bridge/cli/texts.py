@@ -1,4 +1,4 @@
-"""The texts that `encode` and `classify` work on: arguments, a file, or stdin."""
+"""Read the input texts of `encode` and `classify`: from arguments, a file, or stdin."""
 
 import argparse
 import sys
@@ -10,12 +10,12 @@ from mlx_hf_bridge.errors import InputError
 
 
 def read_texts(args: argparse.Namespace) -> list[str]:
-    """Texts as given; of a file or stdin every line that is not blank. InputError where there is none."""
+    """Return the texts of the arguments, or every nonblank line of a file or stdin; InputError if there is none."""
     return list(stream_texts(args))
 
 
 def stream_texts(args: argparse.Namespace) -> Iterator[str]:
-    """read_texts, a line at a time."""
+    """Yield what read_texts returns, one text at a time."""
     if args.text:
         yield from args.text
         return
@@ -31,23 +31,23 @@ def stream_texts(args: argparse.Namespace) -> Iterator[str]:
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{origin} cannot be read as UTF-8 text ({error}). Give another file.") from error
     if not found:
-        raise InputError(f"{origin} has no text, expected one a line. Give texts as arguments, with --file or piped.")
+        raise InputError(f"{origin} has no text, expected one per line. Give texts as arguments, with --file or piped.")
 
 
 def read_lines(path: str) -> list[str]:
-    """Every line of a file that is not blank; InputError for one that is not UTF-8 text, or has none."""
+    """Return the nonblank lines of a file; InputError if it is not UTF-8 text or has none."""
     try:
         content = Path(path).expanduser().read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} cannot be read as UTF-8 text ({error}). Give another file.") from error
-    # Not splitlines(), which also splits at form feeds and at Unicode's line separators.
+    # splitlines() would also split at form feeds and at Unicode's line separators.
     texts = [line.strip() for line in content.split("\n") if line.strip()]
     if not texts:
-        raise InputError(f"{path} has no text, expected one a line. Give another file.")
+        raise InputError(f"{path} has no text, expected one per line. Give another file.")
     return texts
 
 
 def shorten(text: str, length: int = 60) -> str:
-    """One line of at most `length` characters, for a table."""
+    """Return a text as one line of at most `length` characters, for a table."""
     line = " ".join(text.split())
     return line if len(line) <= length else f"{line[: length - 3]}..."

@@ -1,10 +1,10 @@
-"""`mlx-hf-bridge verify`: models beside their float references; the exit code says whether they pass."""
+"""`mlx-hf-bridge verify`: compare converted models with their float originals; the exit code says if they pass."""
 
 import argparse
 from pathlib import Path
 
 from mlx_hf_bridge.cli.console import show, show_json, table
-from mlx_hf_bridge.cli.parser import quantization_options
+from mlx_hf_bridge.cli.parser import options_from_flags
 from mlx_hf_bridge.cli.texts import read_lines
 from mlx_hf_bridge.errors import InputError
 from mlx_hf_bridge.verification.html import render_html
@@ -17,16 +17,16 @@ _FAILED = 1
 
 
 def run(args: argparse.Namespace) -> int:
-    """Verify every model -> 0 where all pass, else 1; tables or JSON to stdout, files where they are asked for."""
+    """Verify every model, print tables or JSON, write requested files; return 0 if all models pass, else 1."""
     thresholds = dict(_threshold(text) for text in args.threshold)
     resolve_bounds(None, thresholds)
     texts = read_lines(args.texts) if args.texts else None
-    packing = quantization_options(args).to_kwargs()
+    quantization = options_from_flags(args).to_kwargs()
     reports = [
         verify(
             model,
             reference_model=args.reference,
-            quantization_config=packing.get("quantization_config"),
+            quantization_config=quantization.get("quantization_config"),
             texts=texts,
             pairs=args.pairs,
             labelled=args.labelled,
@@ -50,18 +50,19 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _show(report: Report) -> None:
-    rows = [(check.name, check.value, check.bound_text, _word(check.passed)) for check in report.checks]
+    rows = [(check.name, check.value, check.bound_text, _verdict(check.passed)) for check in report.checks]
     checked = {check.name for check in report.checks}
     rows += [(name, value, "", "") for name, value in report.figures.items() if name not in checked]
-    shown = [(name.replace("_", " "), _number(value), bound, word) for name, value, bound, word in rows]
-    title = f"{report.model}: {'passed' if report.passed else 'FAILED'} ({report.packing}; beside {report.reference})"
+    shown = [(name.replace("_", " "), _number(value), bound, verdict) for name, value, bound, verdict in rows]
+    verdict = "passed" if report.passed else "FAILED"
+    title = f"{report.model}: {verdict} ({report.packing}; compared with {report.reference})"
     show(table(title, ("figure", "value", "bound", ""), shown, ("value", "bound")))
     if report.steps:
-        steps = [(step.name, _word(step.passed), step.detail) for step in report.steps]
-        show(table("", ("step", "", "seen"), steps))
+        steps = [(step.name, _verdict(step.passed), step.detail) for step in report.steps]
+        show(table("", ("step", "", "details"), steps))
 
 
-def _word(passed: bool) -> str:
+def _verdict(passed: bool) -> str:
     return "ok" if passed else "FAILED"
 
 
@@ -74,4 +75,4 @@ def _threshold(text: str) -> tuple[str, float]:
     try:
         return name, float(value)
     except ValueError:
-        raise InputError(f"--threshold {text!r}, expected FIGURE=NUMBER, such as cosine_mean=0.99.") from None
+        raise InputError(f"--threshold is {text!r}, expected FIGURE=NUMBER, such as cosine_mean=0.99.") from None

@@ -114,7 +114,7 @@ def _size(text: str) -> float:
 
 
 def _add_logging(parser: argparse.ArgumentParser, default: object) -> None:
-    parser.add_argument("--verbose", action="store_true", default=default, help="log progress, and show tracebacks of errors")
+    parser.add_argument("--verbose", action="store_true", default=default, help="log progress and show tracebacks")
     parser.add_argument("--debug", action="store_true", default=default, help="log everything")
 
 

@@ -1,6 +1,7 @@
-"""What every test has: no network, a converted cache of its own, and the real model where it is installed."""
+"""Settings and fixtures of every test: no network, an empty conversion cache, one torch thread, the real model."""
 
 import importlib.util
+import itertools
 import os
 from pathlib import Path
 
@@ -11,6 +12,7 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ.pop("COLUMNS", None)
 
 import pytest
+import torch
 import transformers
 
 import mlx_hf_bridge  # noqa: F401  must come before anything that imports mlx
@@ -18,12 +20,18 @@ from mlx_hf_bridge.conversion import calibrated
 from mlx_hf_bridge.quantization import curvature
 
 transformers.utils.logging.disable_progress_bar()
+# Handing a tiny model's matmuls to a second thread takes longer than computing them, above all where xdist's workers
+# already use every core.
+torch.set_num_threads(1)
+# Asserts in these modules show both values when they fail, as asserts in test files do.
+pytest.register_assert_rewrite("st_checkpoints", "three_pipelines", "weight_files")
+_NUMBERS = itertools.count()
 
 
 @pytest.fixture(autouse=True)
 def bridge_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty converted cache, set aside for the test."""
-    folder = tmp_path_factory.mktemp("bridge_cache")
+    """Give each test an empty conversion cache; the folder comes into being when something is written to it."""
+    folder = tmp_path_factory.getbasetemp() / "bridge_caches" / str(next(_NUMBERS))
     monkeypatch.setenv("MLX_HF_BRIDGE_CACHE", str(folder))
     return folder
 

@@ -77,7 +77,7 @@ REFUSED = [
     ({"true_hidden_size": 16}, r"true_hidden_size=16, expected layers of width 12, a multiple of the heads"),
     (
         {"key_query_shared_bottleneck": False},
-        r"expected layers of width 12, a multiple of the heads and as wide as what they score",
+        r"expected layers of width 12, a multiple of the heads and as wide as queries and keys",
     ),
     ({"num_attention_heads": 8}, r"num_attention_heads=8 and true_hidden_size=12, expected layers of width 12"),
 ]

@@ -56,7 +56,9 @@ def test_a_refused_type_is_an_error_with_its_reason(model_type: str) -> None:
 
 
 def test_files_that_their_authors_code_alone_reads_are_errors_that_name_transformers_own() -> None:
-    with pytest.raises(UnsupportedModelError, match=r"model_type='new', which the authors' own code .* gte, as in"):
+    with pytest.raises(
+        UnsupportedModelError, match=r"model_type='new', which only the authors' remote code .* gte, as in"
+    ):
         family_for({"model_type": "new", "auto_map": {"AutoModel": "new-impl--modeling.NewModel"}})
     jina = {"model_type": "xlm-roberta", "position_embedding_type": "rotary", "lora_adaptations": ["separation"]}
     with pytest.raises(

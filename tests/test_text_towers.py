@@ -104,7 +104,7 @@ def test_the_last_token_is_classified_whichever_side_is_padded(row: Row, flipped
 
 REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("gemma3_text", {"use_bidirectional_attention": False}, "use_bidirectional_attention=false, a decoder"),
-    ("gemma3_text", {"layer_types": ["full_attention"]}, r"layer_types=\['full_attention'\].*a kind for each layer"),
+    ("gemma3_text", {"layer_types": ["full_attention"]}, r"layer_types=\['full_attention'\].*a type for each layer"),
     ("qwen3", {"use_sliding_window": True}, "use_sliding_window=True, which 'qwen3' does not support"),
     ("qwen3", {"num_key_value_heads": 3}, "num_key_value_heads=3 .*must be a multiple"),
     ("qwen3", {"rope_parameters": {"rope_type": "yarn", "rope_theta": 5.0}}, "rope_type='yarn'"),

@@ -65,5 +65,5 @@ def test_what_would_give_other_vectors_is_refused(values: dict[str, bool], tmp_p
 def test_another_summary_than_the_first_tokens_is_refused(tmp_path: Path) -> None:
     make_model(ROWS[0], "ForSequenceClassification").save_pretrained(tmp_path)
     edit_config(tmp_path, summary_type="mean")
-    with pytest.raises(ConfigError, match=r"summary_type='mean', .* computed here are 'first', true and true\. Use"):
+    with pytest.raises(ConfigError, match=r"summary_type='mean', .* supported are 'first', true and true\. Use"):
         MLXAutoModelForSequenceClassification.from_pretrained(tmp_path)

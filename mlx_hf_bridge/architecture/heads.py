@@ -30,21 +30,27 @@ TOKEN_HEAD = Head(
     build=lambda config: TokenClassifier(config.hidden_size, config.num_labels), names={"classifier": "out"}
 )
 SPAN_HEAD = Head(build=lambda config: SpanClassifier(config.hidden_size), names={"qa_outputs": "out"})
+# Module names of RoBERTa's classifier, which many other model types use.
+CLASSIFIER_NAMES = {"classifier.dense": "dense", "classifier.out_proj": "out"}
 
 
-def first_token_head(names: Mapping[str, str], activation: Activation, classes: int | None = None) -> Head:
+def first_token_head(
+    names: Mapping[str, str] = CLASSIFIER_NAMES, activation: Activation | None = None, classes: int | None = None
+) -> Head:
     """Return a classification head that reads the first token: linear layer, activation, linear layer.
 
     Args:
-        names: Checkpoint names of the two layers, e.g. {"classifier.dense": "dense", "classifier.out_proj": "out"}.
-        activation: Function between the two layers.
+        names: Checkpoint names of the two layers; RoBERTa's by default.
+        activation: Function between the two layers; None = `config.hidden_act`.
         classes: Number of outputs; None = `config.num_labels`. 1 for multiple choice.
 
     Returns:
         A head whose output is `logits` of shape (B, C).
     """
     return Head(
-        build=lambda config: FirstTokenClassifier(config.hidden_size, classes or config.num_labels, activation),
+        build=lambda config: FirstTokenClassifier(
+            config.hidden_size, classes or config.num_labels, activation or activation_for(config.hidden_act)
+        ),
         names=names,
     )
 

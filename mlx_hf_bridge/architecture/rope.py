@@ -4,7 +4,7 @@ Only the default rope type (no scaling, all of each head rotated) is implemented
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -87,33 +87,3 @@ class RotaryConfig(EncoderConfig):
             0.
         """
         return 0
-
-
-@dataclass(frozen=True, kw_only=True)
-class GroupedQueryConfig(RotaryConfig):
-    """Config of Llama-style models: RMSNorm, rotary positions and grouped-query attention.
-
-    Attributes:
-        num_key_value_heads: Heads of keys and values, each shared by several query heads; None = as many as queries.
-        attention_bias: Whether the attention's linear layers have biases.
-    """
-
-    type_vocab_size: int = field(default=0, init=False)
-    tie_word_embeddings: bool = False
-    num_key_value_heads: int | None = None
-    attention_bias: bool = False
-
-    attribute_map: ClassVar = {"layer_norm_eps": "rms_norm_eps"}
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.num_attention_heads % self.num_kv_heads:
-            raise ConfigError(
-                f"config.json has num_key_value_heads={self.num_kv_heads} for num_attention_heads="
-                f"{self.num_attention_heads}; the second must be a multiple of the first. Take the original file."
-            )
-
-    @property
-    def num_kv_heads(self) -> int:
-        """Number of key and value heads."""
-        return self.num_key_value_heads or self.num_attention_heads

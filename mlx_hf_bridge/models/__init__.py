@@ -1,4 +1,7 @@
-"""One file per model_type; the folder's listing is the support list."""
+"""The supported architectures: one file per model_type, each with a `FAMILY`.
+
+docs/adding-a-model.md shows how to add one.
+"""
 
 import importlib
 import pkgutil
@@ -8,44 +11,44 @@ from mlx_hf_bridge.architecture.family import Family
 from mlx_hf_bridge.architecture.unsupported import LORA_KEY, REMOTE_CODE_TYPES, UNSUPPORTED
 from mlx_hf_bridge.errors import UnsupportedModelError
 
-_OWN_CODE = "By its auto_map the repo has code of its own, which is never run. "
+_REMOTE_CODE = "Its auto_map names remote code of the repo, which is never run. "
 
 
 def model_types() -> list[str]:
-    """Every model_type with a file here, sorted."""
+    """Return every model_type that has a file here, sorted."""
     return sorted(_family_in(file).model_type for file in _files())
 
 
 def family_for(raw_config: dict[str, Any]) -> Family:
-    """config.json's content -> the family of its model_type; UnsupportedModelError says why not, or names those."""
+    """Return the family of a config.json's model_type; UnsupportedModelError with the reason if there is none."""
     model_type = raw_config.get("model_type")
     if isinstance(model_type, str) and model_type in UNSUPPORTED:
         raise UnsupportedModelError(
-            f"config.json has model_type={model_type!r}, which is not computed here: {UNSUPPORTED[model_type]}. "
+            f"config.json has model_type={model_type!r}, which is not supported: {UNSUPPORTED[model_type]}. "
             "Use transformers on torch for this one."
         )
     if adaptations := raw_config.get(LORA_KEY):
         raise UnsupportedModelError(
-            f"config.json has {LORA_KEY}={adaptations}: the repo's own code adds the LoRA of a task to the weights, "
-            "and without it the vectors would be others. Load the form that transformers reads (for jina-embeddings-v3 "
+            f"config.json has {LORA_KEY}={adaptations}: the repo's remote code adds a task's LoRA to the weights, "
+            "and outputs would differ without it. Load the form that transformers reads (for jina-embeddings-v3 "
             "jinaai/jina-embeddings-v3-hf), or use transformers on torch with trust_remote_code."
         )
     if model_type in REMOTE_CODE_TYPES:
         raise UnsupportedModelError(
-            f"config.json has model_type={model_type!r}, which the authors' own code reads and transformers does not. "
-            f"Load what transformers has for it: {REMOTE_CODE_TYPES[model_type]}."
+            f"config.json has model_type={model_type!r}, which only the authors' remote code reads. "
+            f"Load the form that transformers reads: {REMOTE_CODE_TYPES[model_type]}."
         )
     if not is_native(raw_config):
         raise UnsupportedModelError(
             f"config.json has model_type={model_type!r}; supported are {', '.join(model_types())}. "
-            f"{_OWN_CODE if raw_config.get('auto_map') else ''}"
+            f"{_REMOTE_CODE if raw_config.get('auto_map') else ''}"
             "Use a checkpoint of one of these, or transformers on torch for this one."
         )
     return _family_in(str(model_type).replace("-", "_"))
 
 
 def is_native(raw_config: dict[str, Any]) -> bool:
-    """Whether config.json's model_type has a file here."""
+    """Return whether a parsed config.json's model_type has a file here."""
     model_type = raw_config.get("model_type")
     file = model_type.replace("-", "_") if isinstance(model_type, str) else ""
     return file in _files() and _family_in(file).model_type == model_type
@@ -61,5 +64,5 @@ def _family_in(file: str) -> Family:
 
 
 def types_with_head(task: str) -> list[str]:
-    """Every model_type that has a head for the task, sorted."""
+    """Return every model_type that has a head for the task, sorted."""
     return [model_type for model_type in model_types() if task in family_for({"model_type": model_type}).heads]

@@ -1,6 +1,7 @@
 """ALBERT (Lan et al., arXiv 1909.11942); reference: transformers/models/albert/modeling_albert.py.
 
-BERT whose steps share one layer (or a few groups of them), with narrow embeddings that are widened.
+Differs from BERT: all layers share the parameters of one group of layers (or of a few groups), and the embeddings are
+narrower than the hidden states, with a linear layer between.
 """
 
 from dataclasses import dataclass
@@ -32,27 +33,31 @@ from mlx_hf_bridge.models import bert
 
 @dataclass(frozen=True, kw_only=True)
 class AlbertConfig(EncoderConfig):
+    """ALBERT's keys: width of the embeddings, number of parameter groups, and layers per group."""
+
     embedding_size: int
     num_hidden_groups: int = 1
     inner_group_num: int = 1
 
 
-def group_of_step(config: AlbertConfig) -> list[int]:
-    """The group of layers that each step runs through."""
-    steps_a_group = config.num_hidden_layers / config.num_hidden_groups
-    return [int(step / steps_a_group) for step in range(config.num_hidden_layers)]
+def group_of_layer(config: AlbertConfig) -> list[int]:
+    """Return the index of the group whose parameters each layer uses."""
+    layers_per_group = config.num_hidden_layers / config.num_hidden_groups
+    return [int(layer / layers_per_group) for layer in range(config.num_hidden_layers)]
 
 
 def layer_group(config: AlbertConfig) -> LayerGroup:
+    """Return one group: `inner_group_num` layers that run one after the other."""
     return LayerGroup([bert.post_norm_layer(config) for _ in range(config.inner_group_num)])
 
 
 def encoder(config: AlbertConfig) -> Encoder:
+    """Return the encoder: narrow embeddings, a projection, and the groups in the order of the layers."""
     return Encoder(
         bert.embeddings(config, config.embedding_size),
         [layer_group(config) for _ in range(config.num_hidden_groups)],
         projection=Linear(config.embedding_size, config.hidden_size),
-        order=group_of_step(config),
+        order=group_of_layer(config),
     )
 
 
@@ -72,13 +77,13 @@ NAMES = {
 }
 
 
-def _words(answer: str) -> Head:
+def _masked_lm(output: str) -> Head:
     return masked_lm_head(
         {"predictions.dense": "dense", "predictions.LayerNorm": "norm"},
         "predictions",
         "predictions.decoder",
         width=lambda config: config.embedding_size,
-        output=answer,
+        output=output,
     )
 
 
@@ -92,13 +97,13 @@ FAMILY = Family(
     tokenizer="AlbertTokenizer",
     pooler=lambda config: Pooler(config.hidden_size),
     heads={
-        MASKED_LM: _words("logits"),
+        MASKED_LM: _masked_lm("logits"),
         SEQUENCE_CLASSIFICATION: POOLED_SEQUENCE_HEAD,
         TOKEN_CLASSIFICATION: TOKEN_HEAD,
         QUESTION_ANSWERING: SPAN_HEAD,
         MULTIPLE_CHOICE: POOLED_CHOICE_HEAD,
         PRE_TRAINING: pre_training_head(
-            _words("prediction_logits"),
+            _masked_lm("prediction_logits"),
             "sop_classifier.classifier",
             "sop_logits",
             classes=lambda config: config.num_labels,

@@ -1,6 +1,6 @@
-"""ALIGN's text tower (Jia et al., arXiv 2102.05918); reference: transformers/models/align.
+"""ALIGN's text encoder (Jia et al., arXiv 2102.05918); reference: transformers/models/align/modeling_align.py.
 
-BERT as it stands, pooler included; the projection beside the image tower belongs to the whole model.
+Identical to BERT with its pooler. The projection into the space shared with images is part of the full model only.
 """
 
 import dataclasses

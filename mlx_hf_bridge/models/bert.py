@@ -1,6 +1,7 @@
 """BERT (Devlin et al., arXiv 1810.04805); reference: transformers/models/bert/modeling_bert.py.
 
-The encoder that the other families are told apart from.
+The encoder that the other files are compared with. Builders and name tables of BERT-style layers that several model
+types share are here too.
 """
 
 from collections.abc import Mapping
@@ -30,6 +31,8 @@ from mlx_hf_bridge.layers.embeddings import Embeddings, OwnTable
 from mlx_hf_bridge.layers.encoder import Encoder, PostNormLayer, SelfAttention
 from mlx_hf_bridge.layers.feed_forward import FeedForward, activation_for
 from mlx_hf_bridge.layers.heads import PooledClassifier, Pooler
+from mlx_hf_bridge.layers.norm import LayerNorm
+from mlx_hf_bridge.layers.pre_norm import PreNormLayer
 
 EMBEDDING_NAMES = {
     "embeddings.word_embeddings": "embeddings.word",
@@ -48,10 +51,20 @@ LAYER_NAMES = {
     "encoder.layer.{i}.output.LayerNorm": "layers.{i}.feed_forward_norm",
 }
 NAMES = {**EMBEDDING_NAMES, **LAYER_NAMES, "pooler.dense": "pooler.dense"}
+# Without the norms of the layers: models with norms before the blocks name those each in their own way.
+PRE_NORM_NAMES = {hf: path for hf, path in NAMES.items() if not path.endswith("_norm")}
 
 
 def post_norm_layer(config: EncoderConfig, attention: SelfAttention | None = None) -> PostNormLayer:
-    """One layer of the stack that BERT's kin share, around BERT's attention or another."""
+    """Return a BERT layer: attention and feed-forward block, each followed by a residual sum and a norm.
+
+    Args:
+        config: The model's config.
+        attention: The attention module; None = BERT's own.
+
+    Returns:
+        The layer.
+    """
     if attention is None:
         attention = Attention(config.hidden_size, config.num_attention_heads)
     return PostNormLayer(
@@ -70,7 +83,19 @@ def embeddings(
     word_scale: float = 1.0,
     own: Mapping[str, OwnTable] | None = None,
 ) -> Embeddings:
-    """BERT's, of another width for those who widen them, with RoBERTa's places for those who give a padding id."""
+    """Return BERT's embeddings: the sum of token, position and token type embeddings, then a norm.
+
+    Args:
+        config: The model's config.
+        width: Width of the tables; None = `config.hidden_size`.
+        pad_token_id: Padding id from which positions are counted as in RoBERTa; None = positions start at 0.
+        normed: Whether a norm follows the sum.
+        word_scale: Factor of the token embeddings.
+        own: Name -> table of an additional input, e.g. ERNIE's task types.
+
+    Returns:
+        The embeddings.
+    """
     return Embeddings(
         config.vocab_size,
         width or config.hidden_size,
@@ -84,15 +109,36 @@ def embeddings(
 
 
 def layers(config: EncoderConfig) -> list[PostNormLayer]:
-    """A layer for each step."""
+    """Return all layers of a BERT encoder."""
     return [post_norm_layer(config) for _ in range(config.num_hidden_layers)]
 
 
+def layer_norm(config: EncoderConfig) -> LayerNorm:
+    """Return a LayerNorm of the hidden states."""
+    return LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+
+
+def pre_norm_layer(config: EncoderConfig) -> PreNormLayer:
+    """Return a layer of BERT's blocks with a norm before each block instead of after it."""
+    return PreNormLayer(
+        Attention(config.hidden_size, config.num_attention_heads),
+        layer_norm(config),
+        FeedForward(config.hidden_size, config.intermediate_size, activation_for(config.hidden_act)),
+        layer_norm(config),
+    )
+
+
+def pre_norm_layers(config: EncoderConfig) -> list[PreNormLayer]:
+    """Return all layers of an encoder with a norm before each block."""
+    return [pre_norm_layer(config) for _ in range(config.num_hidden_layers)]
+
+
 def encoder(config: EncoderConfig) -> Encoder:
+    """Return the encoder."""
     return Encoder(embeddings(config), layers(config))
 
 
-_WORDS = {"cls.predictions.transform.dense": "dense", "cls.predictions.transform.LayerNorm": "norm"}
+_MASKED_LM_NAMES = {"cls.predictions.transform.dense": "dense", "cls.predictions.transform.LayerNorm": "norm"}
 _DECODER = "cls.predictions.decoder"
 
 FAMILY = Family(
@@ -105,7 +151,7 @@ FAMILY = Family(
     tokenizer="BertTokenizer",
     pooler=lambda config: Pooler(config.hidden_size),
     heads={
-        MASKED_LM: masked_lm_head(_WORDS, "cls.predictions", _DECODER),
+        MASKED_LM: masked_lm_head(_MASKED_LM_NAMES, "cls.predictions", _DECODER),
         SEQUENCE_CLASSIFICATION: POOLED_SEQUENCE_HEAD,
         TOKEN_CLASSIFICATION: TOKEN_HEAD,
         QUESTION_ANSWERING: SPAN_HEAD,
@@ -116,11 +162,11 @@ FAMILY = Family(
             reads_pooler=True,
         ),
         PRE_TRAINING: pre_training_head(
-            masked_lm_head(_WORDS, "cls.predictions", _DECODER, output="prediction_logits"),
+            masked_lm_head(_MASKED_LM_NAMES, "cls.predictions", _DECODER, output="prediction_logits"),
             "cls.seq_relationship",
             "seq_relationship_logits",
         ),
     },
-    # The projection of a Stanford ColBERT, which lies among the encoder's tensors.
+    # The output projection of the original ColBERT checkpoints, which are saved as a BERT with one more tensor.
     other_heads=("linear",),
 )

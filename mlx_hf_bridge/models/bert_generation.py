@@ -1,6 +1,6 @@
 """BertGeneration's encoder (Rothe et al., arXiv 1907.12461); reference: models/bert_generation/ of transformers.
 
-BERT without segments, pooler or heads.
+Differs from BERT: no token types, no pooler, no heads.
 """
 
 import dataclasses
@@ -12,6 +12,8 @@ from mlx_hf_bridge.models import bert
 
 @dataclass(frozen=True)
 class BertGenerationConfig(EncoderConfig):
+    """BERT's config without token types."""
+
     type_vocab_size: int = field(default=0, init=False)
 
 

@@ -1,7 +1,7 @@
 """BigBird (Zaheer et al., arXiv 2007.14062); reference: transformers/models/big_bird/modeling_big_bird.py.
 
-BERT that may scale its word vectors. Attention is full: block_sparse is so in transformers too, up to a length that
-its blocks fill; longer texts, whose tokens see only some others, are refused.
+Differs from BERT: token embeddings may be scaled, and attention may be sparse. transformers computes full attention
+even for `block_sparse` while the blocks of a text would cover it; only this is implemented, longer texts are an error.
 """
 
 import dataclasses
@@ -15,17 +15,17 @@ from mlx_hf_bridge.architecture.family import (
     PRE_TRAINING,
     SEQUENCE_CLASSIFICATION,
     TOKEN_CLASSIFICATION,
-    Head,
 )
+from mlx_hf_bridge.architecture.heads import first_token_head
 from mlx_hf_bridge.errors import ConfigError
 from mlx_hf_bridge.layers.encoder import Encoder
-from mlx_hf_bridge.layers.feed_forward import activation_for
-from mlx_hf_bridge.layers.heads import FirstTokenClassifier
-from mlx_hf_bridge.models import bert, roberta
+from mlx_hf_bridge.models import bert
 
 
 @dataclass(frozen=True)
 class BigBirdConfig(EncoderConfig):
+    """BigBird's keys: the kind of attention, its blocks, and whether embeddings are scaled."""
+
     hidden_act: str = "gelu_new"
     attention_type: str = "block_sparse"
     block_size: int = 64
@@ -45,17 +45,19 @@ class BigBirdConfig(EncoderConfig):
 
     @property
     def max_sequence_length(self) -> int:
-        """The longest text for which block_sparse attention is full (BigBirdModel.forward, max_tokens_to_attend)."""
+        """Longest text for which block_sparse is full attention (BigBirdModel.forward, max_tokens_to_attend)."""
         if self.attention_type == "original_full":
             return NO_POSITIONS
         return (5 + 2 * self.num_random_blocks) * self.block_size
 
     @property
     def max_length(self) -> int:
+        """Longest text, in tokens with special tokens: limited by positions and by full attention."""
         return min(self.max_position_embeddings, self.max_sequence_length)
 
 
 def encoder(config: BigBirdConfig) -> Encoder:
+    """Return the encoder: BERT's, with token embeddings scaled by sqrt(D) if the config says so."""
     scale = config.hidden_size**0.5 if config.rescale_embeddings else 1.0
     return Encoder(bert.embeddings(config, word_scale=scale), bert.layers(config))
 
@@ -70,12 +72,8 @@ FAMILY = dataclasses.replace(
     tokenizer="BigBirdTokenizer",
     heads={
         **{task: bert.FAMILY.heads[task] for task in (MASKED_LM, TOKEN_CLASSIFICATION, MULTIPLE_CHOICE, PRE_TRAINING)},
-        SEQUENCE_CLASSIFICATION: Head(
-            build=lambda config: FirstTokenClassifier(
-                config.hidden_size, config.num_labels, activation_for(config.hidden_act)
-            ),
-            names=roberta.CLASSIFIER_NAMES,
-        ),
+        SEQUENCE_CLASSIFICATION: first_token_head(),
     },
+    # BigBirdForQuestionAnswering derives token types from the separator's position, which is not implemented.
     other_heads=("qa_classifier",),
 )

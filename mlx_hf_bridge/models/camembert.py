@@ -1,4 +1,7 @@
-"""CamemBERT (Martin et al., arXiv 1911.03894): RoBERTa with a French SentencePiece tokenizer."""
+"""CamemBERT (Martin et al., arXiv 1911.03894); reference: transformers/models/camembert/modeling_camembert.py.
+
+Identical to RoBERTa, with a SentencePiece tokenizer for French.
+"""
 
 import dataclasses
 

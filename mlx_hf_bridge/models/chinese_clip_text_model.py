@@ -1,6 +1,6 @@
-"""Chinese CLIP's text tower (Yang et al., arXiv 2211.01335); reference: transformers/models/chinese_clip.
+"""Chinese CLIP's text encoder (Yang et al., arXiv 2211.01335); reference: models/chinese_clip/modeling_chinese_clip.py.
 
-BERT as it stands, pooler included; the projection beside the image tower belongs to the whole model.
+Identical to BERT with its pooler. The projection into the space shared with images is part of the full model only.
 """
 
 import dataclasses

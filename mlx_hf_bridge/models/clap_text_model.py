@@ -1,6 +1,6 @@
-"""CLAP's text tower (Wu et al., arXiv 2211.06687); reference: transformers/models/clap.
+"""CLAP's text encoder (Wu et al., arXiv 2211.06687); reference: transformers/models/clap/modeling_clap.py.
 
-RoBERTa as it stands, pooler included; the projection beside the sounds belongs to the whole model.
+Identical to RoBERTa with its pooler. The projection into the space shared with audio is part of the full model only.
 """
 
 import dataclasses

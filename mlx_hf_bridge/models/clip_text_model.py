@@ -1,7 +1,7 @@
 """CLIP's text encoder (Radford et al., arXiv 2103.00020); reference: transformers/models/clip/modeling_clip.py.
 
-Unlike BERT: tokens see those before them, norms come before each block and after the last layer, embeddings are not
-normalised, and the text's vector is its end token's.
+Differs from BERT: causal attention, norms before each block and after the last layer, no norm after the embeddings, and
+the text embedding is the hidden state of the end-of-text token.
 """
 
 from collections.abc import Callable
@@ -11,18 +11,17 @@ import mlx.core as mx
 
 from mlx_hf_bridge.architecture.config import EncoderConfig
 from mlx_hf_bridge.architecture.family import Family
-from mlx_hf_bridge.layers.attention import Attention
 from mlx_hf_bridge.layers.embeddings import PlacedEmbeddings
 from mlx_hf_bridge.layers.encoder import Encoder
-from mlx_hf_bridge.layers.feed_forward import FeedForward, activation_for
 from mlx_hf_bridge.layers.heads import EndPooler
-from mlx_hf_bridge.layers.norm import LayerNorm
-from mlx_hf_bridge.layers.pre_norm import PreNormLayer
 from mlx_hf_bridge.layers.token_batch import TokenBatch
+from mlx_hf_bridge.models import bert
 
 
 @dataclass(frozen=True, kw_only=True)
 class CLIPTextConfig(EncoderConfig):
+    """CLIP's keys: the end-of-text token; no token types."""
+
     type_vocab_size: int = field(default=0, init=False)
     layer_norm_eps: float = 1e-5
     eos_token_id: int = 49407
@@ -33,21 +32,20 @@ class CLIPTextConfig(EncoderConfig):
         return False
 
 
-def layer(config: EncoderConfig) -> PreNormLayer:
-    width, eps = config.hidden_size, config.layer_norm_eps
-    return PreNormLayer(
-        Attention(width, config.num_attention_heads),
-        LayerNorm(width, eps=eps),
-        FeedForward(width, config.intermediate_size, activation_for(config.hidden_act)),
-        LayerNorm(width, eps=eps),
-    )
-
-
 def encoder(config: EncoderConfig, sees: Callable[[TokenBatch], mx.array | None] = TokenBatch.causal_mask) -> Encoder:
+    """Return the encoder.
+
+    Args:
+        config: The model's config.
+        sees: Function of the batch that returns the attention mask; causal by default.
+
+    Returns:
+        The encoder, whose last norm applies to the output but not to the recorded hidden states.
+    """
     return Encoder(
         PlacedEmbeddings(config.vocab_size, config.hidden_size, config.max_position_embeddings),
-        [layer(config) for _ in range(config.num_hidden_layers)],
-        final_norm=LayerNorm(config.hidden_size, eps=config.layer_norm_eps),
+        bert.pre_norm_layers(config),
+        final_norm=bert.layer_norm(config),
         norms_last_state=False,
         sees=sees,
     )

@@ -1,6 +1,6 @@
-"""CLIPSeg's text tower (Lüddecke and Ecker, arXiv 2112.10003); reference: transformers/models/clipseg.
+"""CLIPSeg's text encoder (Lüddecke and Ecker, arXiv 2112.10003); reference: models/clipseg/modeling_clipseg.py.
 
-CLIP's text encoder as it stands, to name what is to be cut out of an image.
+Identical to CLIP's text encoder; here it encodes the description of what to segment.
 """
 
 import dataclasses

@@ -1,6 +1,7 @@
 """ConvBERT (Jiang et al., arXiv 2008.02496); reference: transformers/models/convbert/modeling_convbert.py.
 
-BERT with ELECTRA's embeddings and heads, half of whose attention heads are convolutions with kernels made of the text.
+Differs from BERT: ELECTRA's embeddings and heads, and half of the attention heads are replaced by convolutions whose
+kernels are computed from the text.
 """
 
 import dataclasses
@@ -15,21 +16,23 @@ from mlx_hf_bridge.architecture.family import (
     TOKEN_CLASSIFICATION,
     Head,
 )
-from mlx_hf_bridge.architecture.heads import SPAN_HEAD, TOKEN_HEAD
+from mlx_hf_bridge.architecture.heads import SPAN_HEAD, TOKEN_HEAD, first_token_head
 from mlx_hf_bridge.errors import ConfigError
 from mlx_hf_bridge.layers.dynamic_convolution import MixedAttention
 from mlx_hf_bridge.layers.encoder import Encoder, PostNormLayer
 from mlx_hf_bridge.layers.feed_forward import FeedForward, GroupedFeedForward, activation_for
-from mlx_hf_bridge.layers.heads import FirstTokenClassifier, TokenClassifier, last_slot
+from mlx_hf_bridge.layers.heads import TokenClassifier, last_slot
 from mlx_hf_bridge.layers.linear import Linear
 from mlx_hf_bridge.layers.transformed_heads import PreparedHead, Transform, first_slot
-from mlx_hf_bridge.models import bert, electra, roberta
+from mlx_hf_bridge.models import bert, electra
 
 _SUMMARIES = {"first": first_slot, "last": last_slot}
 
 
 @dataclass(frozen=True, kw_only=True)
 class ConvBertConfig(EncoderConfig):
+    """ConvBERT's keys: width of the embeddings, convolution kernel, feed-forward groups, and the choice head."""
+
     embedding_size: int
     head_ratio: int = 2
     conv_kernel_size: int = 9
@@ -40,38 +43,41 @@ class ConvBertConfig(EncoderConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.conv_kernel_size % 2 == 0 or self.hidden_size % (2 * self.mixed_heads):
+        if self.conv_kernel_size % 2 == 0 or self.hidden_size % (2 * self.attention_heads):
             raise ConfigError(
                 f"config.json has conv_kernel_size={self.conv_kernel_size}, hidden_size={self.hidden_size} and "
-                f"{self.mixed_heads} heads of each kind; expected an odd kernel, and a width that the heads divide. "
+                f"{self.attention_heads} heads of each kind; expected an odd kernel, and a width "
+                "that the heads divide. "
                 "Take the file of the original checkpoint."
             )
 
     @property
-    def mixed_heads(self) -> int:
-        """How many heads attend; as many are convolutions."""
+    def attention_heads(self) -> int:
+        """Number of attention heads; there are as many convolution heads."""
         return max(1, self.num_attention_heads // self.head_ratio)
 
 
 def layer(config: ConvBertConfig) -> PostNormLayer:
+    """Return one layer; `num_groups` above 1 splits its feed-forward block into groups."""
     sizes = config.hidden_size, config.intermediate_size, activation_for(config.hidden_act)
     feed_forward = FeedForward(*sizes) if config.num_groups == 1 else GroupedFeedForward(*sizes, config.num_groups)
-    attention = MixedAttention(config.hidden_size, config.mixed_heads, config.conv_kernel_size)
+    attention = MixedAttention(config.hidden_size, config.attention_heads, config.conv_kernel_size)
     return PostNormLayer(attention, feed_forward, config.hidden_size, config.layer_norm_eps)
 
 
 def encoder(config: ConvBertConfig) -> Encoder:
+    """Return the encoder, with a projection where the embeddings have another width."""
     width, hidden = config.embedding_size, config.hidden_size
     projection = None if width == hidden else Linear(width, hidden)
-    steps = [layer(config) for _ in range(config.num_hidden_layers)]
-    return Encoder(bert.embeddings(config, width), steps, projection=projection)
+    layers = [layer(config) for _ in range(config.num_hidden_layers)]
+    return Encoder(bert.embeddings(config, width), layers, projection=projection)
 
 
 def choice_head(config: ConvBertConfig) -> PreparedHead:
-    """ConvBertSequenceSummary and a product to one number; ConfigError for other summaries than of one slot."""
+    """Return ConvBertSequenceSummary and a linear layer to one number; ConfigError for unsupported summary types."""
     if config.summary_type not in _SUMMARIES:
         raise ConfigError(
-            f"config.json has summary_type={config.summary_type!r}; computed here are {', '.join(_SUMMARIES)}. "
+            f"config.json has summary_type={config.summary_type!r}; supported are {', '.join(_SUMMARIES)}. "
             "Use transformers on torch for this model."
         )
     activation = activation_for(config.summary_activation or "linear")
@@ -103,12 +109,7 @@ FAMILY = dataclasses.replace(
     tokenizer="ConvBertTokenizer",
     heads={
         MASKED_LM: electra.FAMILY.heads[MASKED_LM],
-        SEQUENCE_CLASSIFICATION: Head(
-            build=lambda config: FirstTokenClassifier(
-                config.hidden_size, config.num_labels, activation_for(config.hidden_act)
-            ),
-            names=roberta.CLASSIFIER_NAMES,
-        ),
+        SEQUENCE_CLASSIFICATION: first_token_head(),
         TOKEN_CLASSIFICATION: TOKEN_HEAD,
         QUESTION_ANSWERING: SPAN_HEAD,
         MULTIPLE_CHOICE: Head(

@@ -1,6 +1,6 @@
 """data2vec's text model (Baevski et al., arXiv 2202.03555); reference: models/data2vec/modeling_data2vec_text.py.
 
-RoBERTa under another prefix.
+Identical to RoBERTa; checkpoints have another prefix.
 """
 
 import dataclasses

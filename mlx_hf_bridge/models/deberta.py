@@ -1,7 +1,7 @@
 """DeBERTa (He et al., arXiv 2006.03654); reference: transformers/models/deberta/modeling_deberta.py.
 
-BERT whose attention adds scores of relative places; no pooler, places and segments only where the config has them,
-padding cleared, and a classifier with a product and an activation of its own.
+Differs from BERT: attention adds scores between contents and relative positions; no pooler in the encoder; absolute
+positions and token types are optional; embeddings of padding are set to 0; classifiers have two linear layers.
 """
 
 from collections.abc import Sequence
@@ -38,6 +38,8 @@ from mlx_hf_bridge.models import bert
 
 @dataclass(frozen=True)
 class DebertaConfig(EncoderConfig):
+    """DeBERTa's keys: relative attention, width of the embeddings, and the classifier's activation."""
+
     layer_norm_eps: float = 1e-7
     type_vocab_size: int = 0
     embedding_size: int | None = None
@@ -57,32 +59,34 @@ class DebertaConfig(EncoderConfig):
 
     @property
     def sides(self) -> list[str]:
-        """What is listed of "c2p", "p2c" and, counted by this family's scale but never computed, "p2p"."""
+        """The listed score terms: "c2p" (content to position), "p2c", and "p2p", which only counts in the scale."""
         listed = self.pos_att_type or []
         return [side.strip() for side in listed.lower().split("|")] if isinstance(listed, str) else list(listed)
 
     @property
     def width(self) -> int:
-        """That of the word table."""
+        """Width of the token embeddings."""
         return self.embedding_size or self.hidden_size
 
     @property
     def max_distance(self) -> int:
+        """Longest relative distance that is told apart."""
         return self.max_relative_positions if self.max_relative_positions > 0 else self.max_position_embeddings
 
     def last_position(self, ids: np.ndarray) -> int:
-        """Without a table of places there is nothing to read past."""
+        """Return the highest position id of a batch; 0 without a position table."""
         return super().last_position(ids) if self.position_biased_input else 0
 
 
 def embeddings(config: DebertaConfig) -> ClearedEmbeddings:
-    places = config.max_position_embeddings if config.position_biased_input else 0
+    """Return the embeddings, with positions and token types if the config has them."""
+    positions = config.max_position_embeddings if config.position_biased_input else 0
     size, eps = config.hidden_size, config.layer_norm_eps
-    return ClearedEmbeddings(config.vocab_size, config.width, size, places, config.type_vocab_size, eps)
+    return ClearedEmbeddings(config.vocab_size, config.width, size, positions, config.type_vocab_size, eps)
 
 
-def place_projection(config: DebertaConfig, key_bias: bool) -> PlaceProjection | None:
-    """The products of places that the config names."""
+def position_projection(config: DebertaConfig, key_bias: bool) -> PlaceProjection | None:
+    """Return the linear layers of relative positions for the listed score terms; None without relative attention."""
     if not config.relative_attention:
         return None
     size = config.hidden_size
@@ -94,6 +98,7 @@ def place_projection(config: DebertaConfig, key_bias: bool) -> PlaceProjection |
 
 
 def attention(config: DebertaConfig) -> DisentangledAttention:
+    """Return the attention of one layer."""
     size, heads = config.hidden_size, config.num_attention_heads
     return DisentangledAttention(
         size,
@@ -101,12 +106,13 @@ def attention(config: DebertaConfig) -> DisentangledAttention:
         HeadwiseProjection(size, heads),
         config.sides,
         terms=1 + len(config.sides),
-        places=place_projection(config, key_bias=False),
+        places=position_projection(config, key_bias=False),
         talking=TalkingHeads(heads) if config.talking_head else None,
     )
 
 
 def encoder(config: DebertaConfig) -> Encoder:
+    """Return the encoder."""
     return Encoder(
         embeddings(config),
         [bert.post_norm_layer(config, attention(config)) for _ in range(config.num_hidden_layers)],
@@ -116,7 +122,7 @@ def encoder(config: DebertaConfig) -> Encoder:
 
 BASE_NAMES = {
     **bert.EMBEDDING_NAMES,
-    **{hf: ours for hf, ours in bert.LAYER_NAMES.items() if ".self." not in hf},
+    **{hf: path for hf, path in bert.LAYER_NAMES.items() if ".self." not in hf},
     "embeddings.embed_proj": "embeddings.projection",
     "encoder.rel_embeddings": "position_bias.table",
 }
@@ -132,18 +138,20 @@ NAMES = {
 }
 
 
-def _new_words(config: DebertaConfig) -> WordScorer:
-    """The head of the original code; ConfigError for a word table of another width, which it cannot score with."""
+def _original_masked_lm(config: DebertaConfig) -> WordScorer:
+    """Return the masked-LM head of the original code; ConfigError if the token embeddings have another width."""
     if config.width != config.hidden_size:
         raise ConfigError(
             f"config.json has legacy=false and embedding_size={config.width}, expected hidden_size="
-            f"{config.hidden_size}: this word head scores with the word table itself. Use transformers' legacy=true."
+            f"{config.hidden_size}: this masked-LM head multiplies by the token embeddings. Use transformers' "
+            "legacy=true."
         )
     act = activation_for(config.hidden_act)
     return WordScorer(config.hidden_size, config.width, config.vocab_size, act, config.layer_norm_eps)
 
 
-_WORDS = {
+# By config.legacy: the head of transformers' class, and that of the original code.
+_MASKED_LM = {
     True: masked_lm_head(
         bert.FAMILY.heads[MASKED_LM].names,
         "cls.predictions",
@@ -151,7 +159,7 @@ _WORDS = {
         width=lambda config: config.width,
     ),
     False: Head(
-        build=_new_words,
+        build=_original_masked_lm,
         names={
             "lm_predictions.lm_head.dense": "dense",
             "lm_predictions.lm_head.LayerNorm": "norm",
@@ -162,7 +170,14 @@ _WORDS = {
 
 
 def pooled_head(classes: int | None = None) -> Head:
-    """transformers' ContextPooler, which belongs to the heads here, and a product to labels or `classes`."""
+    """Return transformers' ContextPooler with a linear layer; the pooler is part of the heads here.
+
+    Args:
+        classes: Number of outputs; None = `config.num_labels`.
+
+    Returns:
+        The head.
+    """
     return Head(
         build=lambda config: FirstTokenClassifier(
             config.hidden_size, classes or config.num_labels, activation_for(config.pooler_hidden_act)
@@ -172,7 +187,7 @@ def pooled_head(classes: int | None = None) -> Head:
 
 
 def unused_modules(config: DebertaConfig) -> tuple[str, ...]:
-    """The table of places that the Hub's files have, whether their config uses it or not."""
+    """Return the position table, which files on the Hub have even where the config does not use it."""
     return () if config.position_biased_input else ("embeddings.position_embeddings",)
 
 
@@ -186,9 +201,9 @@ FAMILY = Family(
     tokenizer="DebertaTokenizer",
     heads={
         MASKED_LM: Head(
-            build=lambda config: _WORDS[config.legacy].build(config),
+            build=lambda config: _MASKED_LM[config.legacy].build(config),
             names={},
-            variant_for=lambda config: _WORDS[config.legacy],
+            variant_for=lambda config: _MASKED_LM[config.legacy],
         ),
         SEQUENCE_CLASSIFICATION: pooled_head(),
         TOKEN_CLASSIFICATION: TOKEN_HEAD,

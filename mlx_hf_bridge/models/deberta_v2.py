@@ -1,7 +1,7 @@
 """DeBERTa v2 and v3 (He et al., arXiv 2111.09543); reference: transformers/models/deberta_v2/modeling_deberta_v2.py.
 
-DeBERTa with queries, keys and values as BERT has them, logarithmic buckets of distance, a table of places that may be
-normalised and go through the contents' products, and in v2 a convolution beside the first layer.
+Differs from DeBERTa: BERT's query, key and value layers; distances in logarithmic buckets; the relative position table
+may be normalized and share the content's linear layers; v2 adds a convolution to the first layer's output.
 """
 
 import dataclasses
@@ -23,6 +23,8 @@ from mlx_hf_bridge.models import bert, deberta
 
 @dataclass(frozen=True)
 class DebertaV2Config(deberta.DebertaConfig):
+    """The keys that v2 and v3 add: distance buckets, shared linear layers, and the convolution."""
+
     position_buckets: int = -1
     share_att_key: bool = False
     norm_rel_ebd: str = "none"
@@ -36,10 +38,10 @@ class DebertaV2Config(deberta.DebertaConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         activation_for(self.conv_act)
-        own_size = self.hidden_size // self.num_attention_heads
-        if self.attention_head_size not in (None, own_size):
+        head_size = self.hidden_size // self.num_attention_heads
+        if self.attention_head_size not in (None, head_size):
             raise ConfigError(
-                f"config.json has attention_head_size={self.attention_head_size}, expected {own_size}, hidden_size "
+                f"config.json has attention_head_size={self.attention_head_size}, expected {head_size}, hidden_size "
                 "divided by num_attention_heads; transformers has no other. Take the file of the original checkpoint."
             )
         if self.position_buckets == 1:
@@ -49,17 +51,26 @@ class DebertaV2Config(deberta.DebertaConfig):
             )
         if self.conv_kernel_size > 0 and self.conv_kernel_size % 2 == 0:
             raise ConfigError(
-                f"config.json has conv_kernel_size={self.conv_kernel_size}, expected an odd number, which leaves the "
-                "length of a text as it is. Take the file of the original checkpoint."
+                f"config.json has conv_kernel_size={self.conv_kernel_size}, expected an odd number, so that the "
+                "output is as long as the text. Take the file of the original checkpoint."
             )
 
     @property
-    def normalises_places(self) -> bool:
-        return "layer_norm" in [word.strip() for word in self.norm_rel_ebd.lower().split("|")]
+    def normalizes_positions(self) -> bool:
+        """Whether a norm follows the table of relative positions."""
+        return "layer_norm" in [option.strip() for option in self.norm_rel_ebd.lower().split("|")]
 
 
 class Convolution(nn.Module):
-    """x (B, L, D) -> each token with its neighbours (B, L, D); weight (D, D / groups, kernel) as torch has it."""
+    """Convolution along the text, with the weight in torch's layout (D, D / groups, kernel).
+
+    Args:
+        hidden_size: Width D of input and output.
+        kernel: Number of tokens of the kernel, odd.
+        groups: Number of channel groups.
+
+    Calling it with x of shape (B, L, D) returns an array of that shape.
+    """
 
     def __init__(self, hidden_size: int, kernel: int, groups: int) -> None:
         super().__init__()
@@ -73,7 +84,16 @@ class Convolution(nn.Module):
 
 
 class ConvolvedSum(nn.Module):
-    """embeddings and what the first layer makes of them, both (B, L, D) -> norm(layer + activation(convolution))."""
+    """The first layer's output plus a convolution of the embeddings: norm(hidden + activation(convolution(embedded))).
+
+    Args:
+        convolution: The convolution.
+        activation: Function after the convolution.
+        hidden_size: Width D.
+        eps: Epsilon of the norm.
+
+    Calling it with embeddings and the layer's output, both (B, L, D), returns an array of that shape.
+    """
 
     def __init__(self, convolution: Convolution, activation: Activation, hidden_size: int, eps: float) -> None:
         super().__init__()
@@ -87,35 +107,42 @@ class ConvolvedSum(nn.Module):
 
 
 def attention(config: DebertaV2Config) -> DisentangledAttention:
+    """Return the attention of one layer."""
     size, heads = config.hidden_size, config.num_attention_heads
     sides = {"c2p", "p2c"} & set(config.sides)
-    places = None if config.share_att_key else deberta.place_projection(config, key_bias=True)
-    return DisentangledAttention(size, heads, JoinedProjection(size, heads), sides, terms=1 + len(sides), places=places)
+    # With share_att_key the content's linear layers serve positions too.
+    positions = None if config.share_att_key else deberta.position_projection(config, key_bias=True)
+    return DisentangledAttention(
+        size, heads, JoinedProjection(size, heads), sides, terms=1 + len(sides), places=positions
+    )
 
 
-def relative_places(config: DebertaV2Config) -> RelativePlaces:
+def relative_positions(config: DebertaV2Config) -> RelativePlaces:
+    """Return the table of relative positions, with or without buckets and norm."""
     bucketed = config.position_buckets > 0
     size = config.hidden_size
     return RelativePlaces(
         config.position_buckets if bucketed else config.max_distance,
         size,
-        norm=LayerNorm(size, eps=config.layer_norm_eps) if config.normalises_places else None,
+        norm=LayerNorm(size, eps=config.layer_norm_eps) if config.normalizes_positions else None,
         buckets=config.position_buckets,
         max_distance=config.max_distance,
     )
 
 
 def convolved_sum(config: DebertaV2Config) -> ConvolvedSum:
+    """Return the convolution that is added to the first layer's output."""
     size = config.hidden_size
     convolution = Convolution(size, config.conv_kernel_size, config.conv_groups)
     return ConvolvedSum(convolution, activation_for(config.conv_act), size, config.layer_norm_eps)
 
 
 def encoder(config: DebertaV2Config) -> Encoder:
+    """Return the encoder."""
     return Encoder(
         deberta.embeddings(config),
         [bert.post_norm_layer(config, attention(config)) for _ in range(config.num_hidden_layers)],
-        position_bias=relative_places(config) if config.relative_attention else None,
+        position_bias=relative_positions(config) if config.relative_attention else None,
         after_first=convolved_sum(config) if config.conv_kernel_size > 0 else None,
     )
 

@@ -1,6 +1,6 @@
 """DistilBERT (Sanh et al., arXiv 1910.01108); reference: transformers/models/distilbert/modeling_distilbert.py.
 
-BERT without segments or pooler, under other names; the classifier has a product of its own and relu.
+Differs from BERT: no token types, no pooler, other module names, and classifiers with two linear layers and relu.
 """
 
 from dataclasses import dataclass, field
@@ -22,6 +22,8 @@ from mlx_hf_bridge.models import bert
 
 @dataclass(frozen=True)
 class DistilBertConfig(EncoderConfig):
+    """BERT's config under DistilBERT's keys, without token types."""
+
     type_vocab_size: int = field(default=0, init=False)
 
     attribute_map: ClassVar = {

@@ -1,6 +1,7 @@
 """ELECTRA (Clark et al., arXiv 2003.10555); reference: transformers/models/electra/modeling_electra.py.
 
-BERT with embeddings of another width, no pooler, and a classifier with a product of its own and gelu.
+Differs from BERT: embeddings may have another width, no pooler, classifiers with two linear layers and gelu, and a head
+that detects replaced tokens (pre-training).
 """
 
 from dataclasses import dataclass
@@ -22,11 +23,13 @@ from mlx_hf_bridge.layers.encoder import Encoder
 from mlx_hf_bridge.layers.feed_forward import activation_for, gelu
 from mlx_hf_bridge.layers.heads import FirstTokenClassifier, TokenDiscriminator
 from mlx_hf_bridge.layers.linear import Linear
-from mlx_hf_bridge.models import bert, roberta
+from mlx_hf_bridge.models import bert
 
 
 @dataclass(frozen=True, kw_only=True)
 class ElectraConfig(EncoderConfig):
+    """ELECTRA's keys: width of the embeddings, and the multiple-choice head."""
+
     embedding_size: int
     summary_type: str = "first"
     summary_use_proj: bool = True
@@ -34,17 +37,18 @@ class ElectraConfig(EncoderConfig):
 
 
 def encoder(config: ElectraConfig) -> Encoder:
+    """Return the encoder, with a projection where the embeddings have another width."""
     width, hidden = config.embedding_size, config.hidden_size
     projection = None if width == hidden else Linear(width, hidden)
     return Encoder(bert.embeddings(config, width), bert.layers(config), projection=projection)
 
 
 def choice_head(config: ElectraConfig) -> FirstTokenClassifier:
-    """ElectraSequenceSummary and a product to one number; ConfigError for summaries other than the default."""
+    """Return ElectraSequenceSummary and a linear layer to one number; ConfigError unless settings are the default."""
     if config.summary_type != "first" or not config.summary_use_proj:
         raise ConfigError(
             f"config.json has summary_type={config.summary_type!r} and summary_use_proj={config.summary_use_proj}; "
-            "computed here are 'first' and true. Use transformers on torch for this model."
+            "supported are 'first' and true. Use transformers on torch for this model."
         )
     return FirstTokenClassifier(config.hidden_size, 1, activation_for(config.summary_activation or "linear"))
 
@@ -65,7 +69,7 @@ FAMILY = Family(
             activation=gelu,
             width=lambda config: config.embedding_size,
         ),
-        SEQUENCE_CLASSIFICATION: first_token_head(roberta.CLASSIFIER_NAMES, gelu),
+        SEQUENCE_CLASSIFICATION: first_token_head(activation=gelu),
         TOKEN_CLASSIFICATION: TOKEN_HEAD,
         QUESTION_ANSWERING: SPAN_HEAD,
         MULTIPLE_CHOICE: Head(build=choice_head, names={"sequence_summary.summary": "dense", "classifier": "out"}),

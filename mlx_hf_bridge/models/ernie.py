@@ -1,6 +1,6 @@
 """ERNIE (Sun et al., arXiv 1904.09223, 2107.02137); reference: transformers/models/ernie/modeling_ernie.py.
 
-BERT that may add a vector for the task that `task_type_ids` name; without them the first task's, as in transformers.
+Differs from BERT: an embedding of the task may be added, selected by `task_type_ids` (default 0, as in transformers).
 """
 
 import dataclasses
@@ -11,21 +11,25 @@ from mlx_hf_bridge.layers.embeddings import OwnTable
 from mlx_hf_bridge.layers.encoder import Encoder
 from mlx_hf_bridge.models import bert
 
-_ARGUMENT = "task_type_ids"
+_INPUT = "task_type_ids"
 
 
 @dataclass(frozen=True)
 class ErnieConfig(EncoderConfig):
+    """ERNIE's keys: whether there are task embeddings, and how many."""
+
     use_task_id: bool = False
     task_type_vocab_size: int = 3
 
     @property
     def extra_input_sizes(self) -> dict[str, int]:
-        return {_ARGUMENT: self.task_type_vocab_size if self.use_task_id else 0}
+        """The allowed number of task types; 0 if the config does not use them."""
+        return {_INPUT: self.task_type_vocab_size if self.use_task_id else 0}
 
 
 def encoder(config: ErnieConfig) -> Encoder:
-    tasks = OwnTable(config.task_type_vocab_size, config.hidden_size, _ARGUMENT)
+    """Return the encoder, with a table of task types if the config uses it."""
+    tasks = OwnTable(config.task_type_vocab_size, config.hidden_size, _INPUT)
     own = {"task_type": tasks} if config.use_task_id else None
     return Encoder(bert.embeddings(config, own=own), bert.layers(config))
 

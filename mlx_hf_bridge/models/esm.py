@@ -1,7 +1,7 @@
 """ESM, protein models (Lin et al., Science 379:1123); reference: transformers/models/esm/modeling_esm.py.
 
-Unlike BERT: norms come first and one follows the last layer; positions are rotary, with frequencies that the checkpoint
-holds (ESM-2), or RoBERTa's; masked tokens have no vector of their own, and the others are scaled up for it.
+Differs from BERT: norms before each block and after the last layer; rotary positions whose frequencies are in the
+checkpoint (ESM-2), or RoBERTa's positions; embeddings of masked tokens may be 0 and the others scaled up instead.
 """
 
 from dataclasses import dataclass, field
@@ -25,16 +25,19 @@ from mlx_hf_bridge.layers.rotary import LoadedRotary
 from mlx_hf_bridge.layers.rotary_attention import RotaryAttention
 from mlx_hf_bridge.layers.token_batch import TokenBatch
 from mlx_hf_bridge.layers.transformed_heads import PreparedHead, Transform, WordScores
-from mlx_hf_bridge.models import bert, roberta
+from mlx_hf_bridge.models import bert
 
-# The share of tokens that was masked in training (EsmEmbeddings.forward).
+# Share of tokens that was masked in training: 15 %, of which 80 % became the mask token (EsmEmbeddings.forward).
 _MASKED_IN_TRAINING = 0.15 * 0.8
-# Of tokens that are not masked: below that of one in the longest text, and words divided by it fit into float16.
-_LEAST_SHARE = 2.0**-11
+# Lower bound of the share of unmasked tokens, against dividing by 0: less than one token of the longest text (1/1026),
+# and large enough that embeddings divided by it fit into float16.
+_MIN_UNMASKED = 2.0**-11
 
 
 @dataclass(frozen=True, kw_only=True)
 class EsmConfig(OffsetPositionsConfig):
+    """ESM's keys: kind of positions, token dropout, and a norm after the embeddings."""
+
     hidden_act: str = field(default="gelu", init=False)
     type_vocab_size: int = field(default=0, init=False)
     mask_token_id: int | None = None
@@ -55,18 +58,27 @@ class EsmConfig(OffsetPositionsConfig):
 
     @property
     def is_rotary(self) -> bool:
+        """Whether positions are rotary instead of learned."""
         return self.position_embedding_type == "rotary"
 
     @property
     def max_length(self) -> int:
+        """Longest text, in tokens with special tokens, that has positions."""
         return self.max_position_embeddings if self.is_rotary else super().max_length
 
     def last_position(self, ids: np.ndarray) -> int:
+        """Return the highest position id of a batch; 0 for rotary positions."""
         return 0 if self.is_rotary else super().last_position(ids)
 
 
 class EsmEmbeddings(nn.Module):
-    """batch -> (B, L, D), 0 where padding is; vectors in the place of ids are taken as they are."""
+    """ESM's embeddings: token embeddings, for some checkpoints with positions, token dropout and a norm; 0 for padding.
+
+    Args:
+        config: The model's config.
+
+    Calling it with a batch returns (B, L, D); `inputs_embeds` are returned unchanged.
+    """
 
     def __init__(self, config: EsmConfig) -> None:
         super().__init__()
@@ -81,24 +93,25 @@ class EsmEmbeddings(nn.Module):
     def __call__(self, batch: TokenBatch) -> mx.array:
         if batch.inputs_embeds is not None:
             return batch.inputs_embeds
-        words = self.word(batch.ids)  # (B, L, D)
+        x = self.word(batch.ids)  # (B, L, D)
         if self.mask_token_id is not None:
-            words = words * self._shares(batch, self.mask_token_id).astype(words.dtype)
+            x = x * self._dropout_scale(batch, self.mask_token_id).astype(x.dtype)
         if "position" in self:
-            words = words + self.position(batch.positions_after(self.pad_token_id))
+            x = x + self.position(batch.positions_after(self.pad_token_id))
         if "norm" in self:
-            words = self.norm(words)
-        return words if batch.mask is None else words * batch.token_mask(words.dtype)
+            x = self.norm(x)
+        return x if batch.mask is None else x * batch.token_mask(x.dtype)
 
-    def _shares(self, batch: TokenBatch, mask_token_id: int) -> mx.array:
-        """(B, L, 1): 0 for masked tokens, for others what makes up for them."""
+    def _dropout_scale(self, batch: TokenBatch, mask_token_id: int) -> mx.array:
+        """Return factors (B, L, 1): 0 for mask tokens, else the unmasked share in training over that of the text."""
         masked = (batch.ids == mask_token_id)[:, :, None]
         count = mx.maximum(batch.token_mask(mx.float32).sum(axis=1, keepdims=True), 1)
-        left = mx.maximum(1 - masked.sum(axis=1, keepdims=True) / count, _LEAST_SHARE)
-        return mx.where(masked, 0.0, (1 - _MASKED_IN_TRAINING) / left)
+        unmasked = mx.maximum(1 - masked.sum(axis=1, keepdims=True) / count, _MIN_UNMASKED)
+        return mx.where(masked, 0.0, (1 - _MASKED_IN_TRAINING) / unmasked)
 
 
 def layer(config: EsmConfig) -> PreNormLayer:
+    """Return one layer, with rotary or plain attention."""
     width, eps = config.hidden_size, config.layer_norm_eps
     attention = (RotaryAttention if config.is_rotary else Attention)(width, config.num_attention_heads)
     feed_forward = FeedForward(width, config.intermediate_size, gelu)
@@ -106,6 +119,7 @@ def layer(config: EsmConfig) -> PreNormLayer:
 
 
 def encoder(config: EsmConfig) -> Encoder:
+    """Return the encoder."""
     return Encoder(
         EsmEmbeddings(config),
         [layer(config) for _ in range(config.num_hidden_layers)],
@@ -114,20 +128,20 @@ def encoder(config: EsmConfig) -> Encoder:
     )
 
 
-def words(config: EsmConfig) -> PreparedHead:
-    """EsmLMHead, whose bias is beside a table of its own too."""
+def masked_lm(config: EsmConfig) -> PreparedHead:
+    """Return EsmLMHead, whose bias is a tensor of the head even if the decoder is not tied."""
     norm = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
     scores = WordScores(config.hidden_size, config.vocab_size, config.tie_word_embeddings, beside=True)
     return PreparedHead(Transform(config.hidden_size, gelu, norm), scores)
 
 
-# Old files repeat the frequencies in every layer; transformers 5.23 itself writes a star in the number's place.
+# Old files repeat the rotary frequencies in every layer; transformers 5.23 writes "*" instead of the layer's number.
 _OLD_ROTARY = "encoder.layer.{i}.attention.self.rotary_embeddings"
 NAMES = {
     "embeddings.word_embeddings": "embeddings.word",
     "embeddings.position_embeddings": "embeddings.position",
     "embeddings.layer_norm": "embeddings.norm",
-    **{hf: ours for hf, ours in bert.LAYER_NAMES.items() if "_norm" not in ours},
+    **{hf: path for hf, path in bert.LAYER_NAMES.items() if "_norm" not in path},
     "encoder.layer.{i}.attention.LayerNorm": "layers.{i}.attention_norm",
     "encoder.layer.{i}.LayerNorm": "layers.{i}.feed_forward_norm",
     "encoder.emb_layer_norm_after": "final_norm",
@@ -137,7 +151,7 @@ NAMES = {
 
 
 def unused_modules(config: EsmConfig) -> tuple[str, ...]:
-    """Return modules that files have and no output needs: the contact head, and the other kind of positions."""
+    """Return modules of ESM files that no output needs: contact head, repeated frequencies, unused position table."""
     positions = ("embeddings.position_embeddings",) if config.is_rotary else ()
     return ("contact_head.regression", _OLD_ROTARY, *positions)
 
@@ -153,11 +167,11 @@ FAMILY = Family(
     pooler=bert.FAMILY.pooler,
     heads={
         MASKED_LM: Head(
-            build=words,
+            build=masked_lm,
             names={"lm_head.dense": "transform.dense", "lm_head.layer_norm": "transform.norm", "lm_head": "head"},
             untied={"lm_head.decoder": "head.decoder"},
         ),
-        SEQUENCE_CLASSIFICATION: first_token_head(roberta.CLASSIFIER_NAMES, mx.tanh),
+        SEQUENCE_CLASSIFICATION: first_token_head(activation=mx.tanh),
         TOKEN_CLASSIFICATION: TOKEN_HEAD,
     },
     unused_modules=unused_modules,

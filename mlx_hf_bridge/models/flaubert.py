@@ -1,6 +1,6 @@
 """FlauBERT (Le et al., arXiv 1912.05372); reference: transformers/models/flaubert/modeling_flaubert.py.
 
-XLM on French. Its pre-norm form is refused: transformers itself fails on it.
+Identical to XLM, trained on French. `pre_norm=true` is not supported; transformers itself fails on it.
 """
 
 import dataclasses

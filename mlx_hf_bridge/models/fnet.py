@@ -1,7 +1,7 @@
 """FNet (Lee-Thorp et al., arXiv 2105.03824); reference: transformers/models/fnet/modeling_fnet.py.
 
-BERT with a Fourier transform in the place of attention, and a product after the embeddings. There is no mask: what a
-text is padded to shows in its vectors, here as in transformers.
+Differs from BERT: a Fourier transform instead of attention, and a linear layer after the embeddings. There is no
+attention mask, so padding changes the outputs, as it does in transformers.
 """
 
 import dataclasses
@@ -17,15 +17,19 @@ from mlx_hf_bridge.models import bert
 
 @dataclass(frozen=True, kw_only=True)
 class FNetConfig(EncoderConfig):
+    """BERT's config without attention heads."""
+
     num_attention_heads: int = field(default=1, init=False)
 
 
 def layer(config: FNetConfig) -> FourierLayer:
+    """Return one layer: Fourier transform and feed-forward block, each followed by a residual sum and a norm."""
     feed_forward = FeedForward(config.hidden_size, config.intermediate_size, activation_for(config.hidden_act))
     return FourierLayer(feed_forward, config.hidden_size, config.layer_norm_eps)
 
 
 def encoder(config: FNetConfig) -> Encoder:
+    """Return the encoder."""
     return Encoder(
         bert.embeddings(config),
         [layer(config) for _ in range(config.num_hidden_layers)],

@@ -1,7 +1,7 @@
-"""EmbeddingGemma (Vera et al., arXiv 2509.20354), Gemma 3 whose tokens see those on both sides.
+"""EmbeddingGemma (Vera et al., arXiv 2509.20354); reference: transformers/models/gemma3/modeling_gemma3.py.
 
-Reference: transformers/models/gemma3/modeling_gemma3.py. Qwen3 with norms after each block too, all of them by one
-plus their weights, two rotary bases, and layers that see near tokens alone. Decoders of this type are refused.
+Gemma 3 with bidirectional attention; decoders of this type are not supported. Differs from Qwen3: norms also after each
+block, norms multiply by 1 + weight, two rotary bases, and most layers have sliding-window attention.
 """
 
 import dataclasses
@@ -28,6 +28,8 @@ _GLOBAL, _LOCAL = "full_attention", "sliding_attention"
 
 @dataclass(frozen=True, kw_only=True)
 class Gemma3Config(EncoderConfig):
+    """Gemma 3's keys: attention, sliding windows and rotary bases, with the defaults of transformers."""
+
     type_vocab_size: int = field(default=0, init=False)
     layer_norm_eps: float = 1e-6
     num_key_value_heads: int = 4
@@ -52,37 +54,36 @@ class Gemma3Config(EncoderConfig):
                 "config.json has use_bidirectional_attention=false, a decoder; expected true, as in EmbeddingGemma. "
                 "Use mlx-lm for decoders."
             )
-        wrong = len(self.kinds) != self.num_hidden_layers or set(self.kinds) - {_GLOBAL, _LOCAL}
+        wrong = len(self.attention_types) != self.num_hidden_layers or set(self.attention_types) - {_GLOBAL, _LOCAL}
         if wrong or self.num_attention_heads % self.num_key_value_heads:
             raise ConfigError(
                 f"config.json has layer_types={self.layer_types!r}, num_attention_heads={self.num_attention_heads} and "
-                f"num_key_value_heads={self.num_key_value_heads}; expected a kind for each layer, and a multiple. "
-                "Take the file of the original checkpoint."
+                f"num_key_value_heads={self.num_key_value_heads}; expected a type for each layer, and heads that are a "
+                "multiple of the latter. Take the file of the original checkpoint."
             )
         assert all(theta > 0 for theta in self.thetas)
 
     @property
-    def kinds(self) -> Sequence[str]:
-        """Each layer's kind of attention."""
+    def attention_types(self) -> Sequence[str]:
+        """Attention type of each layer, "full_attention" or "sliding_attention"."""
         every = self.sliding_window_pattern
         return self.layer_types or [_LOCAL if (i + 1) % every else _GLOBAL for i in range(self.num_hidden_layers)]
 
     @property
     def thetas(self) -> tuple[float, float]:
-        """The bases of the periods of global and of local layers."""
+        """Rotary bases of full-attention and of sliding-window layers."""
         rope_theta_from(self.rope_scaling, 1.0)
         given = self.rope_parameters or {}
-        return rope_theta_from(given.get(_GLOBAL), self.rope_theta), rope_theta_from(
-            given.get(_LOCAL), self.rope_local_base_freq
-        )
+        full = rope_theta_from(given.get(_GLOBAL), self.rope_theta)
+        return full, rope_theta_from(given.get(_LOCAL), self.rope_local_base_freq)
 
     def last_position(self, ids: Any) -> int:
-        """0, since places are computed with and not looked up."""
+        """Return 0, since rotary positions are not looked up in a table."""
         return 0
 
 
-def layer(config: Gemma3Config, kind: str) -> SandwichLayer:
-    """One layer; local ones see half the window to each side."""
+def layer(config: Gemma3Config, attention_type: str) -> SandwichLayer:
+    """Return one layer; a sliding window covers half of `sliding_window` on each side."""
     width, eps, head_dim = config.hidden_size, config.layer_norm_eps, config.head_dim or 0
     attention = RotaryAttention(
         width,
@@ -90,8 +91,8 @@ def layer(config: Gemma3Config, kind: str) -> SandwichLayer:
         head_dim,
         config.num_key_value_heads,
         config.attention_bias,
-        window=config.sliding_window // 2 if kind == _LOCAL else None,
-        turn=int(kind == _LOCAL),
+        window=config.sliding_window // 2 if attention_type == _LOCAL else None,
+        turn=int(attention_type == _LOCAL),
         scale=config.query_pre_attn_scalar**-0.5,
         query_norm=RMSNorm(head_dim, eps, offset=1.0),
         key_norm=RMSNorm(head_dim, eps, offset=1.0),
@@ -101,9 +102,10 @@ def layer(config: Gemma3Config, kind: str) -> SandwichLayer:
 
 
 def encoder(config: Gemma3Config) -> Encoder:
+    """Return the encoder, whose token embeddings are scaled by sqrt(D)."""
     return Encoder(
         WordEmbeddings(config.vocab_size, config.hidden_size, scale=config.hidden_size**0.5),
-        [layer(config, kind) for kind in config.kinds],
+        [layer(config, attention_type) for attention_type in config.attention_types],
         final_norm=RMSNorm(config.hidden_size, config.layer_norm_eps, offset=1.0),
         rotary=Rotary(config.head_dim or 0, *config.thetas),
     )
@@ -125,5 +127,5 @@ FAMILY = dataclasses.replace(
     alternate_prefixes=(),
     hf_prefix="Gemma3Text",
     tokenizer="GemmaTokenizer",
-    heads={SEQUENCE_CLASSIFICATION: qwen3.LAST_TOKEN},
+    heads={SEQUENCE_CLASSIFICATION: qwen3.LAST_TOKEN_HEAD},
 )

@@ -1,6 +1,7 @@
 """GTE, multilingual and v1.5 (Zhang et al., arXiv 2407.19669); reference: transformers/models/gte/modeling_gte.py.
 
-NomicBERT with biases in attention and on the way down, and for some checkpoints no segment table.
+Differs from NomicBERT: biases in attention and in the feed-forward block's second layer; some checkpoints have no token
+types.
 """
 
 from dataclasses import dataclass
@@ -17,11 +18,13 @@ from mlx_hf_bridge.models import bert, nomic_bert
 
 @dataclass(frozen=True, kw_only=True)
 class GteConfig(RotaryConfig):
+    """Rotary config with GTE's default base."""
+
     default_theta: ClassVar = 160_000.0
 
 
 def layer(config: GteConfig) -> PostNormLayer:
-    """The gate's rows come last, as in the authors' joined product."""
+    """Return one layer; the gate's rows come last in the fused gate and up layer, as in the authors' files."""
     width, activation = config.hidden_size, activation_for(config.hidden_act)
     attention = RotaryAttention(width, config.num_attention_heads, config.head_dim)
     feed_forward = GatedFeedForward(width, config.intermediate_size, activation, down_bias=True, gate_last=True)
@@ -29,6 +32,7 @@ def layer(config: GteConfig) -> PostNormLayer:
 
 
 def encoder(config: GteConfig) -> Encoder:
+    """Return the encoder."""
     layers = [layer(config) for _ in range(config.num_hidden_layers)]
     return Encoder(nomic_bert.embeddings(config), layers, rotary=nomic_bert.rotary(config))
 
@@ -38,8 +42,8 @@ _GATED_NAMES = {
     "layers.{i}.mlp.gate_proj": "layers.{i}.feed_forward.gate_up#1",
     "layers.{i}.mlp.down_proj": "layers.{i}.feed_forward.down",
 }
-# The authors' files (transformers/conversion_mapping.py).
-_ALTERNATES = {
+# Names in the authors' files (transformers/conversion_mapping.py).
+_ALTERNATE_NAMES = {
     "encoder.layer.{i}.attention.qkv_proj": "layers.{i}.attention.qkv",
     "encoder.layer.{i}.attention.o_proj": "layers.{i}.self_attn.o_proj",
     "encoder.layer.{i}.attn_ln": "layers.{i}.post_attention_layernorm",
@@ -59,14 +63,14 @@ FAMILY = Family(
     tokenizer="XLMRobertaTokenizer",
     pooler=bert.FAMILY.pooler,
     heads={
-        # Its activation is gelu whatever config.json says (GteLMHead).
+        # The activation is gelu whatever config.json says (GteLMHead).
         MASKED_LM: masked_lm_head(
             {"lm_head.dense": "dense", "lm_head.layer_norm": "norm"}, "lm_head.decoder", "lm_head.decoder", gelu
         ),
         SEQUENCE_CLASSIFICATION: POOLED_SEQUENCE_HEAD,
         TOKEN_CLASSIFICATION: TOKEN_HEAD,
     },
-    alternate_names=_ALTERNATES,
+    alternate_names=_ALTERNATE_NAMES,
     alternate_prefixes=("new",),
     base_model_has_pooler=False,
 )

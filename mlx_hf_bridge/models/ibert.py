@@ -1,7 +1,7 @@
 """I-BERT (Kim et al., arXiv 2101.01321); reference: transformers/models/ibert/modeling_ibert.py.
 
-RoBERTa computed in floats, which is what its checkpoints are trained in; `quant_mode`, its whole numbers, is refused,
-and what only they need is left out.
+Identical to RoBERTa in float arithmetic, in which its checkpoints are trained. Integer arithmetic (`quant_mode=true`)
+is not supported, and the tensors that only it needs are dropped.
 """
 
 import dataclasses
@@ -14,6 +14,8 @@ from mlx_hf_bridge.models import roberta
 
 @dataclass(frozen=True)
 class IBertConfig(OffsetPositionsConfig):
+    """RoBERTa's config; integer arithmetic is unsupported."""
+
     unsupported_values: ClassVar = {
         **EncoderConfig.unsupported_values,
         "quant_mode": bool,
@@ -21,7 +23,7 @@ class IBertConfig(OffsetPositionsConfig):
     }
 
 
-_OF_WHOLE_NUMBERS = (
+_QUANT_MODE_BUFFERS = (
     "weight_integer",
     "bias_integer",
     "weight_scaling_factor",
@@ -38,5 +40,5 @@ FAMILY = dataclasses.replace(
     config=IBertConfig,
     prefix="ibert",
     hf_prefix="IBert",
-    ignored_suffixes=(*roberta.FAMILY.ignored_suffixes, *_OF_WHOLE_NUMBERS),
+    ignored_suffixes=(*roberta.FAMILY.ignored_suffixes, *_QUANT_MODE_BUFFERS),
 )

@@ -1,7 +1,7 @@
-"""Jina Embeddings v3 (Sturua et al., arXiv 2409.10173); reference: transformers/models/jina_embeddings_v3.
+"""Jina Embeddings v3 (Sturua et al., arXiv 2409.10173); reference: models/jina_embeddings_v3/ of transformers.
 
-NomicBERT with biases and BERT's feed-forward block, and XLM-RoBERTa's heads. The tasks' LoRA weights are no part of
-transformers' class; its checkpoints hold them as adapters beside the model.
+Differs from NomicBERT: biases in all linear layers, BERT's feed-forward block, XLM-RoBERTa's heads. The task-specific
+LoRA weights are not part of transformers' class; checkpoints ship them as adapters.
 """
 
 from dataclasses import dataclass
@@ -17,10 +17,13 @@ from mlx_hf_bridge.models import bert, nomic_bert, roberta
 
 @dataclass(frozen=True, kw_only=True)
 class JinaEmbeddingsV3Config(RotaryConfig):
+    """Rotary config with Jina Embeddings v3's default base."""
+
     default_theta: ClassVar = 20_000.0
 
 
 def layer(config: JinaEmbeddingsV3Config) -> PostNormLayer:
+    """Return one layer."""
     width, activation = config.hidden_size, activation_for(config.hidden_act)
     attention = RotaryAttention(width, config.num_attention_heads, config.head_dim)
     return PostNormLayer(
@@ -29,6 +32,7 @@ def layer(config: JinaEmbeddingsV3Config) -> PostNormLayer:
 
 
 def encoder(config: JinaEmbeddingsV3Config) -> Encoder:
+    """Return the encoder."""
     layers = [layer(config) for _ in range(config.num_hidden_layers)]
     return Encoder(nomic_bert.embeddings(config), layers, rotary=nomic_bert.rotary(config))
 
@@ -37,8 +41,8 @@ _BLOCK_NAMES = {
     "layers.{i}.mlp.fc1": "layers.{i}.feed_forward.up",
     "layers.{i}.mlp.fc2": "layers.{i}.feed_forward.down",
 }
-# The authors' files (transformers/conversion_mapping.py).
-_ALTERNATES = {
+# Names in the authors' files (transformers/conversion_mapping.py).
+_ALTERNATE_NAMES = {
     "emb_ln": "embeddings.LayerNorm",
     "encoder.layers.{i}.mixer.Wqkv": "layers.{i}.attention.qkv",
     "encoder.layers.{i}.mixer.out_proj": "layers.{i}.self_attn.o_proj",
@@ -58,5 +62,5 @@ FAMILY = Family(
     tokenizer="XLMRobertaTokenizer",
     pooler=bert.FAMILY.pooler,
     heads={task: head for task, head in roberta.HEADS.items() if task != MULTIPLE_CHOICE},
-    alternate_names=_ALTERNATES,
+    alternate_names=_ALTERNATE_NAMES,
 )

@@ -1,7 +1,7 @@
 """LayoutLM (Xu et al., arXiv 1912.13318); reference: transformers/models/layoutlm/modeling_layoutlm.py.
 
-BERT of texts whose words have places on a page. Here they have none: as in transformers when no `bbox` is given, all
-stand at 0 with height and width 0.
+Differs from BERT: embeddings of each token's box on a page are added. Boxes (`bbox`) are not supported; as in
+transformers without them, all coordinates, heights and widths are 0.
 """
 
 import dataclasses
@@ -18,19 +18,22 @@ from mlx_hf_bridge.layers.embeddings import OwnTable
 from mlx_hf_bridge.layers.encoder import Encoder
 from mlx_hf_bridge.models import bert
 
-# x stands for left and right, y for top and bottom.
+# How often each table is added: x for left and right, y for top and bottom, height and width once.
 _TIMES = {"x": 2, "y": 2, "h": 1, "w": 1}
 
 
 @dataclass(frozen=True, kw_only=True)
 class LayoutLMConfig(EncoderConfig):
+    """LayoutLM's key: rows of the coordinate tables."""
+
     max_2d_position_embeddings: int
 
 
 def encoder(config: LayoutLMConfig) -> Encoder:
+    """Return the encoder, which adds the embeddings of coordinate 0."""
     rows, width = config.max_2d_position_embeddings, config.hidden_size
-    nowhere = {axis: OwnTable(rows, width, times=times) for axis, times in _TIMES.items()}
-    return Encoder(bert.embeddings(config, own=nowhere), bert.layers(config))
+    boxes = {axis: OwnTable(rows, width, times=times) for axis, times in _TIMES.items()}
+    return Encoder(bert.embeddings(config, own=boxes), bert.layers(config))
 
 
 FAMILY = dataclasses.replace(

@@ -1,8 +1,8 @@
 """Longformer (Beltagy et al., arXiv 2004.05150); reference: transformers/models/longformer/modeling_longformer.py.
 
-RoBERTa whose tokens see near ones alone, but for global ones that the caller names by `global_attention_mask`. Three
-heads name some where the caller does not: classifiers the first token, span classifiers the question, multiple choice
-the choice.
+Differs from RoBERTa: sliding-window attention, plus global attention of the tokens in `global_attention_mask`. Three
+heads set it where the caller does not: sequence classification for the first token, question answering for the
+question, multiple choice for the choice.
 """
 
 import dataclasses
@@ -20,12 +20,14 @@ from mlx_hf_bridge.layers.global_attention import ARGUMENT, LocalGlobalAttention
 from mlx_hf_bridge.layers.token_batch import TokenBatch
 from mlx_hf_bridge.models import bert, roberta
 
-# A question and its text, or a text and its choice, as RoBERTa's tokenizer joins them: <s> one </s></s> other </s>.
+# Separators of a pair of texts as RoBERTa's tokenizer joins them: <s> one </s></s> other </s>.
 _SEPARATORS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
 class LongformerConfig(OffsetPositionsConfig):
+    """Longformer's keys: attention windows and the separator's token id."""
+
     attention_window: int | Sequence[int] = field()
     sep_token_id: int = 2
 
@@ -41,16 +43,18 @@ class LongformerConfig(OffsetPositionsConfig):
 
     @property
     def windows(self) -> tuple[int, ...]:
-        """Each layer's window: half of it is seen to each side."""
+        """Attention window of each layer, half of it on each side."""
         given = self.attention_window
         return (given,) * self.num_hidden_layers if isinstance(given, int) else tuple(given)
 
     @property
     def extra_input_sizes(self) -> dict[str, int]:
+        """The global attention mask, with the values 0 and 1."""
         return {ARGUMENT: 2}
 
 
 def encoder(config: LongformerConfig) -> Encoder:
+    """Return the encoder."""
     width, heads = config.hidden_size, config.num_attention_heads
     return Encoder(
         bert.embeddings(config, pad_token_id=config.padding_idx),
@@ -60,32 +64,43 @@ def encoder(config: LongformerConfig) -> Encoder:
 
 
 def first_token(config: LongformerConfig, batch: TokenBatch) -> mx.array:
+    """Return the mask (B, L) of each text's first token."""
     return mx.broadcast_to(mx.arange(batch.ids.shape[1])[None] == 0, batch.ids.shape)
 
 
 def before_separator(config: LongformerConfig, batch: TokenBatch) -> mx.array:
+    """Return the mask (B, L) of the tokens before the first separator, i.e. the question."""
     return mx.arange(batch.ids.shape[1])[None] < first_separators(config, batch)
 
 
-def behind_separators(config: LongformerConfig, batch: TokenBatch) -> mx.array:
+def after_separators(config: LongformerConfig, batch: TokenBatch) -> mx.array:
+    """Return the mask (B, L) of the tokens after the second separator, i.e. the choice."""
     return mx.arange(batch.ids.shape[1])[None] > first_separators(config, batch) + 1
 
 
 def first_separators(config: LongformerConfig, batch: TokenBatch) -> mx.array:
-    """The slot of each text's first separator (B, 1); InputError for a text without three."""
+    """Return the position of each text's first separator (B, 1); InputError for a text without three."""
     found = np.array(batch.ids) == config.sep_token_id
     if wrong := [int(count) for count in found.sum(axis=1) if count != _SEPARATORS]:
         raise InputError(
             f"a text has {wrong[0]} separators (id {config.sep_token_id}), expected {_SEPARATORS}, as the tokenizer "
-            f"joins pairs, by which the tokens that see all others are found. Pass pairs, or {ARGUMENT}."
+            f"joins pairs; the tokens with global attention are found by them. Pass pairs of texts, or {ARGUMENT}."
         )
     return mx.array(found.argmax(axis=1).astype(np.int32))[:, None]
 
 
-def with_global(
+def with_global_attention(
     chosen: Callable[[LongformerConfig, TokenBatch], mx.array], from_ids: bool
 ) -> Callable[[LongformerConfig, TokenBatch], TokenBatch]:
-    """Batches without global tokens get those that are `chosen`; none for vectors if they are found `from_ids`."""
+    """Return a `prepare_batch` that adds a global attention mask where the caller passed none.
+
+    Args:
+        chosen: Function of config and batch that returns the mask (B, L).
+        from_ids: Whether `chosen` reads token ids, so that nothing is added to a batch of inputs_embeds.
+
+    Returns:
+        A function of config and batch.
+    """
 
     def prepare_batch(config: LongformerConfig, batch: TokenBatch) -> TokenBatch:
         if ARGUMENT in batch.extra_inputs or (from_ids and batch.inputs_embeds is not None):
@@ -95,10 +110,10 @@ def with_global(
     return prepare_batch
 
 
-_GLOBAL = {
-    SEQUENCE_CLASSIFICATION: with_global(first_token, from_ids=False),
-    QUESTION_ANSWERING: with_global(before_separator, from_ids=True),
-    MULTIPLE_CHOICE: with_global(behind_separators, from_ids=True),
+_PREPARE_BATCH = {
+    SEQUENCE_CLASSIFICATION: with_global_attention(first_token, from_ids=False),
+    QUESTION_ANSWERING: with_global_attention(before_separator, from_ids=True),
+    MULTIPLE_CHOICE: with_global_attention(after_separators, from_ids=True),
 }
 _SELF = "encoder.layer.{i}.attention.self"
 
@@ -116,6 +131,7 @@ FAMILY = dataclasses.replace(
     prefix="longformer",
     hf_prefix="Longformer",
     heads={
-        task: dataclasses.replace(head, prepare_batch=_GLOBAL.get(task)) for task, head in roberta.FAMILY.heads.items()
+        task: dataclasses.replace(head, prepare_batch=_PREPARE_BATCH.get(task))
+        for task, head in roberta.FAMILY.heads.items()
     },
 )

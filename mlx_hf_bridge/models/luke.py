@@ -1,7 +1,7 @@
 """LUKE (Yamada et al., arXiv 2010.01057); reference: transformers/models/luke/modeling_luke.py.
 
-RoBERTa that can also read entities. Here it reads texts alone, in which the entities' tables and queries have no part;
-they are left out.
+Differs from RoBERTa: it can also read entities. Only texts are supported, for which the entity embeddings and queries
+are not needed; their tensors are dropped.
 """
 
 import dataclasses
@@ -15,7 +15,9 @@ from mlx_hf_bridge.models import bert, roberta
 
 @dataclass(frozen=True)
 class LukeConfig(OffsetPositionsConfig):
-    # LukeForMaskedLM has a word table of its own, whatever config.json says.
+    """RoBERTa's config with an untied masked-LM head."""
+
+    # LukeForMaskedLM has its own decoder, whatever config.json says.
     tie_word_embeddings: bool = field(default=False, init=False)
 
 

@@ -1,6 +1,6 @@
-"""MetaCLIP 2's text tower (Chuang et al., arXiv 2507.22062); reference: transformers/models/metaclip_2.
+"""MetaCLIP 2's text encoder (Chuang et al., arXiv 2507.22062); reference: models/metaclip_2/modeling_metaclip_2.py.
 
-CLIP's text encoder as it stands, on texts of many languages.
+Identical to CLIP's text encoder, trained on texts in many languages.
 """
 
 import dataclasses

@@ -1,7 +1,8 @@
 """MobileBERT (Sun et al., arXiv 2004.02984); reference: transformers/models/mobilebert/modeling_mobilebert.py.
 
-BERT with layers narrower than their hidden states and several feed-forward blocks in each, words widened with their
-neighbours, and in place of norms a product and a sum. Released weights give hidden states of 1e7, beyond float16.
+Differs from BERT: layers work at a narrower width than the hidden states (bottleneck) and have several feed-forward
+blocks; token embeddings are joined with their neighbors'; norms may be only a scale and a bias. Hidden states of the
+released weights reach 1e7, beyond float16.
 """
 
 from dataclasses import dataclass, replace
@@ -30,12 +31,14 @@ from mlx_hf_bridge.layers.norm import LayerNorm
 from mlx_hf_bridge.models import bert
 
 _NORMS = ("no_norm", "layer_norm")
-# torch's own, which the reference leaves to two of a layer's norms whatever layer_norm_eps says.
+# torch's default, which two norms of each layer have in the reference whatever layer_norm_eps says.
 _TORCH_EPS = 1e-5
 
 
 @dataclass(frozen=True)
 class MobileBertConfig(EncoderConfig):
+    """MobileBERT's keys: bottlenecks, feed-forward blocks, embeddings and the kind of norm."""
+
     embedding_size: int = 128
     trigram_input: bool = True
     use_bottleneck: bool = True
@@ -54,57 +57,66 @@ class MobileBertConfig(EncoderConfig):
                 f"config.json has normalization_type={self.normalization_type!r}; known are {', '.join(_NORMS)}. "
                 "Take the file of the original checkpoint."
             )
-        same = self.scored_width == self.narrow == (self.true_hidden_size or self.narrow)
+        same = self.query_key_width == self.narrow == (self.true_hidden_size or self.narrow)
         if not same or self.narrow % self.num_attention_heads:
             raise ConfigError(
                 f"config.json has intra_bottleneck_size={self.intra_bottleneck_size}, hidden_size={self.hidden_size}, "
                 f"num_attention_heads={self.num_attention_heads} and true_hidden_size={self.true_hidden_size}, "
-                f"expected layers of width {self.narrow}, a multiple of the heads and as wide as what they score. "
+                f"expected layers of width {self.narrow}, a multiple of the heads and as wide as queries and keys. "
                 "Take the file of the original checkpoint."
             )
 
     @property
     def narrow(self) -> int:
-        """The width that layers work at."""
+        """Width at which the layers work."""
         return self.intra_bottleneck_size if self.use_bottleneck else self.hidden_size
 
     @property
-    def scored_width(self) -> int:
+    def query_key_width(self) -> int:
+        """Width of the input that queries and keys are computed from."""
         narrows = self.use_bottleneck_attention or self.key_query_shared_bottleneck
         return self.narrow if narrows else self.hidden_size
 
     @property
-    def widens_words(self) -> bool:
+    def projects_embeddings(self) -> bool:
+        """Whether a linear layer maps the token embeddings to the hidden size."""
         return self.trigram_input or self.embedding_size != self.hidden_size
 
     @property
     def pooler_has_weights(self) -> bool:
+        """Whether the pooler has a linear layer; without one it selects the first token."""
         return self.classifier_activation
 
     @property
     def exceeds_float16(self) -> bool:
+        """Whether hidden states can exceed float16's range, as they do without real norms."""
         return self.normalization_type == "no_norm"
 
 
 def norm(config: MobileBertConfig, width: int, eps: float | None = None) -> nn.Module:
+    """Return a norm, or the scale and bias that stand for it if `normalization_type` is no_norm."""
     if config.normalization_type == "no_norm":
         return NoNorm(width)
     return LayerNorm(width, eps=config.layer_norm_eps if eps is None else eps)
 
 
 def embeddings(config: MobileBertConfig) -> TrigramEmbeddings:
-    size, words = config.hidden_size, config.embedding_size * (3 if config.trigram_input else 1)
+    """Return the embeddings."""
+    # trigram_input: a token's embedding is joined with those of the tokens before and after it.
+    size, width = config.hidden_size, config.embedding_size * (3 if config.trigram_input else 1)
     return TrigramEmbeddings(
         Embedding(config.vocab_size, config.embedding_size),
         Embedding(config.max_position_embeddings, size),
         Embedding(config.type_vocab_size, size),
-        Linear(words, size) if config.widens_words else None,
+        Linear(width, size) if config.projects_embeddings else None,
         norm(config, size, _TORCH_EPS),
         config.trigram_input,
     )
 
 
 def bottleneck(config: MobileBertConfig) -> Bottleneck:
+    """Return the linear layers that narrow a layer's input."""
+
     def narrowing() -> NormedProduct:
         return NormedProduct(Linear(config.hidden_size, config.narrow), norm(config, config.narrow))
 
@@ -113,6 +125,7 @@ def bottleneck(config: MobileBertConfig) -> Bottleneck:
 
 
 def layer(config: MobileBertConfig) -> BottleneckLayer:
+    """Return one layer."""
     size, narrow = config.hidden_size, config.narrow
     activation = activation_for(config.hidden_act)
     eps = [config.layer_norm_eps] * (config.num_feedforward_networks - 1) + [_TORCH_EPS]
@@ -120,8 +133,8 @@ def layer(config: MobileBertConfig) -> BottleneckLayer:
         BottleneckAttention(narrow, narrow if config.use_bottleneck_attention else size, config.num_attention_heads),
         NormedProduct(Linear(narrow, narrow), norm(config, narrow)),
         [
-            NormedProduct(FeedForward(narrow, config.intermediate_size, activation), norm(config, narrow, one))
-            for one in eps
+            NormedProduct(FeedForward(narrow, config.intermediate_size, activation), norm(config, narrow, block_eps))
+            for block_eps in eps
         ],
         bottleneck(config) if config.use_bottleneck else None,
         NormedProduct(Linear(narrow, size), norm(config, size)) if config.use_bottleneck else None,
@@ -129,6 +142,7 @@ def layer(config: MobileBertConfig) -> BottleneckLayer:
 
 
 def encoder(config: MobileBertConfig) -> Encoder:
+    """Return the encoder."""
     return Encoder(embeddings(config), [layer(config) for _ in range(config.num_hidden_layers)])
 
 
@@ -158,14 +172,14 @@ NAMES = {
 
 
 def unused_modules(config: MobileBertConfig) -> tuple[str, ...]:
-    """Modules that the reference always has and some configs pass by."""
-    words = () if config.widens_words else ("embeddings.embedding_transformation",)
+    """Return the modules that every checkpoint has and this config does not read."""
+    projection = () if config.projects_embeddings else ("embeddings.embedding_transformation",)
     scored = tuple(f"{_LAYER}.bottleneck.attention.{part}" for part in ("dense", "LayerNorm"))
     pooler = () if config.classifier_activation else ("pooler.dense",)
-    return (*words, *(scored if config.use_bottleneck_attention else ()), *pooler)
+    return (*projection, *(scored if config.use_bottleneck_attention else ()), *pooler)
 
 
-def _words(answer: str) -> Head:
+def _masked_lm(output: str) -> Head:
     def build(config: MobileBertConfig) -> SplitWordScorer:
         size = config.hidden_size
         return SplitWordScorer(
@@ -175,11 +189,11 @@ def _words(answer: str) -> Head:
             config.embedding_size,
             config.vocab_size,
             config.tie_word_embeddings,
-            answer,
+            output,
         )
 
-    like = bert.FAMILY.heads[MASKED_LM]
-    return replace(like, build=build, names={**like.names, "cls.predictions.dense": "rest"})
+    head = bert.FAMILY.heads[MASKED_LM]
+    return replace(head, build=build, names={**head.names, "cls.predictions.dense": "rest"})
 
 
 FAMILY = Family(
@@ -194,8 +208,10 @@ FAMILY = Family(
     pooler=lambda config: Pooler(config.hidden_size) if config.classifier_activation else FirstToken(),
     heads={
         **bert.FAMILY.heads,
-        MASKED_LM: _words("logits"),
-        PRE_TRAINING: pre_training_head(_words("prediction_logits"), "cls.seq_relationship", "seq_relationship_logits"),
+        MASKED_LM: _masked_lm("logits"),
+        PRE_TRAINING: pre_training_head(
+            _masked_lm("prediction_logits"), "cls.seq_relationship", "seq_relationship_logits"
+        ),
     },
     unused_modules=unused_modules,
 )

@@ -1,7 +1,8 @@
 """ModernBERT (Warner et al., arXiv 2412.13663); reference: transformers/models/modernbert/modeling_modernbert.py.
 
-Unlike BERT: rotary positions with two bases, most layers see near tokens alone, norms without biases come first (the
-first layer has none), the feed-forward block has a gate, no segments, no pooler; every head transforms first.
+Differs from BERT: rotary positions with two bases, sliding-window attention in most layers, norms without biases before
+each block (none before the first attention), a gated feed-forward block, no token types, no pooler; every head starts
+with a linear layer, activation and norm.
 """
 
 from collections.abc import Callable, Mapping
@@ -41,12 +42,14 @@ from mlx_hf_bridge.layers.transformed_heads import (
 )
 
 _GLOBAL, _LOCAL = "full_attention", "sliding_attention"
-# One layer in three sees everything where config.json lists no kinds (configuration_modernbert.py).
-_GLOBAL_EVERY = 3
+# Every third layer has full attention where config.json has no layer_types (configuration_modernbert.py).
+_FULL_ATTENTION_EVERY = 3
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModernBertConfig(EncoderConfig):
+    """ModernBERT's keys, with the defaults of transformers."""
+
     type_vocab_size: int = field(default=0, init=False)
     layer_norm_eps: float = 1e-5
     norm_bias: bool = False
@@ -58,7 +61,7 @@ class ModernBertConfig(EncoderConfig):
     classifier_pooling: str = "cls"
     local_attention: int = 128
     layer_types: tuple[str, ...] | None = None
-    global_attn_every_n_layers: int = _GLOBAL_EVERY
+    global_attn_every_n_layers: int = _FULL_ATTENTION_EVERY
     rope_parameters: Mapping[str, Any] | None = None
     rope_scaling: Mapping[str, Any] | None = None
     global_rope_theta: float = 160_000.0
@@ -71,7 +74,7 @@ class ModernBertConfig(EncoderConfig):
         activation_for(self.classifier_activation)
         if self.classifier_pooling not in ("cls", "mean"):
             raise ConfigError(f"config.json has classifier_pooling={self.classifier_pooling!r}, expected cls or mean.")
-        if len(self.kinds) != self.num_hidden_layers or not set(self.kinds) <= {_GLOBAL, _LOCAL}:
+        if len(self.attention_types) != self.num_hidden_layers or not set(self.attention_types) <= {_GLOBAL, _LOCAL}:
             raise ConfigError(
                 f"config.json has layer_types={self.layer_types!r}, expected one of {_GLOBAL} and {_LOCAL} for each of "
                 f"num_hidden_layers={self.num_hidden_layers}. Take the file of the original checkpoint."
@@ -79,33 +82,33 @@ class ModernBertConfig(EncoderConfig):
         assert all(theta > 0 for theta in self.thetas)
 
     @property
-    def kinds(self) -> tuple[str, ...]:
-        """Each layer's kind of attention."""
+    def attention_types(self) -> tuple[str, ...]:
+        """Attention type of each layer, "full_attention" or "sliding_attention"."""
         every = self.global_attn_every_n_layers
-        counted = [_LOCAL if layer % every else _GLOBAL for layer in range(self.num_hidden_layers)]
-        return tuple(counted if self.layer_types is None else self.layer_types)
+        default = [_LOCAL if layer % every else _GLOBAL for layer in range(self.num_hidden_layers)]
+        return tuple(default if self.layer_types is None else self.layer_types)
 
     @property
     def thetas(self) -> tuple[float, float]:
-        """The bases of the periods of global and of local layers."""
+        """Rotary bases of full-attention and of sliding-window layers."""
         rope_theta_from(self.rope_scaling, 1.0)
         given = self.rope_parameters or {}
-        old = ((_GLOBAL, self.global_rope_theta), (_LOCAL, self.local_rope_theta))
-        one, two = (rope_theta_from(given.get(kind), theta) for kind, theta in old)
-        return one, two
+        full = rope_theta_from(given.get(_GLOBAL), self.global_rope_theta)
+        return full, rope_theta_from(given.get(_LOCAL), self.local_rope_theta)
 
     def last_position(self, ids: Any) -> int:
-        """0, since places are computed with and not looked up."""
+        """Return 0, since rotary positions are not looked up in a table."""
         return 0
 
 
 def norm(config: ModernBertConfig) -> LayerNorm:
+    """Return a LayerNorm of the hidden states, with a bias if the config says so."""
     return LayerNorm(config.hidden_size, eps=config.layer_norm_eps, bias=config.norm_bias)
 
 
 def layer(config: ModernBertConfig, index: int) -> PreNormLayer:
-    """One layer; local ones see half the window to each side."""
-    is_local = config.kinds[index] == _LOCAL
+    """Return one layer; a sliding window covers half of `local_attention` on each side."""
+    is_local = config.attention_types[index] == _LOCAL
     attention = RotaryAttention(
         config.hidden_size,
         config.num_attention_heads,
@@ -119,6 +122,7 @@ def layer(config: ModernBertConfig, index: int) -> PreNormLayer:
 
 
 def encoder(config: ModernBertConfig) -> Encoder:
+    """Return the encoder."""
     return Encoder(
         NormedEmbeddings(config.vocab_size, config.hidden_size, norm(config)),
         [layer(config, index) for index in range(config.num_hidden_layers)],
@@ -128,17 +132,19 @@ def encoder(config: ModernBertConfig) -> Encoder:
 
 
 def transform(config: ModernBertConfig) -> Transform:
+    """Return the linear layer, activation and norm that every head starts with."""
     activation = activation_for(config.classifier_activation)
     return Transform(config.hidden_size, activation, norm(config), config.classifier_bias)
 
 
-def words(config: ModernBertConfig) -> PreparedHead:
+def masked_lm(config: ModernBertConfig) -> PreparedHead:
+    """Return the masked-LM head."""
     tied = config.tie_word_embeddings
     return PreparedHead(transform(config), WordScores(config.hidden_size, config.vocab_size, tied, config.decoder_bias))
 
 
 def pooled(classes: Callable[[Any], int], cls: Pool) -> Head:
-    """A head that answers once a text, from the mean of its tokens or the first, as config.json says."""
+    """Return a head with one output per text, from the mean of the hidden states or, for "cls", from `cls`."""
     return Head(
         build=lambda config: PreparedHead(
             transform(config),
@@ -174,7 +180,9 @@ FAMILY = Family(
     hf_prefix="ModernBert",
     tokenizer="PreTrainedTokenizerFast",
     heads={
-        MASKED_LM: Head(build=words, names=_TRANSFORM, tied={"decoder": "head"}, untied={"decoder": "head.decoder"}),
+        MASKED_LM: Head(
+            build=masked_lm, names=_TRANSFORM, tied={"decoder": "head"}, untied={"decoder": "head.decoder"}
+        ),
         SEQUENCE_CLASSIFICATION: pooled(lambda config: config.num_labels, first_slot),
         TOKEN_CLASSIFICATION: Head(
             build=lambda config: PreparedHead(

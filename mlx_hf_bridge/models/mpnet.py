@@ -1,6 +1,7 @@
 """MPNet (Song et al., arXiv 2004.09297); reference: transformers/models/mpnet/modeling_mpnet.py.
 
-BERT with RoBERTa's places, no segments, and one relative-position term that every layer adds to its scores.
+Differs from BERT: RoBERTa's positions, no token types, and one relative position bias that every layer adds to its
+attention scores.
 """
 
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from mlx_hf_bridge.layers.encoder import Encoder
 from mlx_hf_bridge.layers.relative_positions import RelativePositionBias
 from mlx_hf_bridge.models import bert, roberta
 
-# modeling_mpnet.py fixes both, whatever config.json says.
+# Constants of modeling_mpnet.py, whatever config.json says.
 _PADDING_INDEX = 1
 _BUCKETS = 32
 _MAX_DISTANCE = 128
@@ -19,15 +20,19 @@ _MAX_DISTANCE = 128
 
 @dataclass(frozen=True)
 class MPNetConfig(OffsetPositionsConfig):
+    """MPNet's key: rows of the relative position table; no token types."""
+
     type_vocab_size: int = field(default=0, init=False)
     relative_attention_num_buckets: int = _BUCKETS
 
     @property
     def padding_idx(self) -> int:
+        """Position id of padding; the first token has the next one."""
         return _PADDING_INDEX
 
 
 def encoder(config: MPNetConfig) -> Encoder:
+    """Return the encoder."""
     rows, heads = config.relative_attention_num_buckets, config.num_attention_heads
     return Encoder(
         bert.embeddings(config, pad_token_id=config.padding_idx),

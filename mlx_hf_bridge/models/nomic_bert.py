@@ -1,6 +1,6 @@
 """NomicBERT (Nussbaum et al., arXiv 2402.01613); reference: transformers/models/nomic_bert/modeling_nomic_bert.py.
 
-BERT with rotary positions, a gate in the feed-forward block and no biases in the layers' products.
+Differs from BERT: rotary positions, a gated feed-forward block, and no biases in the layers' linear layers.
 """
 
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ from mlx_hf_bridge.layers.rotary import Rotary
 from mlx_hf_bridge.layers.rotary_attention import RotaryAttention
 from mlx_hf_bridge.models import bert
 
-# The authors' own keys, from memory of their code: transformers has no table of them, and no file was at hand.
+# Keys of the authors' remote code -> transformers' keys, from memory of that code; transformers has no such table.
 _OLD_KEYS = {
     "n_embd": "hidden_size",
     "n_layer": "num_hidden_layers",
@@ -34,6 +34,8 @@ _OLD_ACTIVATIONS = {"swiglu": "silu"}
 
 @dataclass(frozen=True, kw_only=True)
 class NomicBertConfig(RotaryConfig):
+    """Rotary config with NomicBERT's default base; the variants of the authors' code are unsupported."""
+
     default_theta: ClassVar = 1000.0
     unsupported_values: ClassVar = {
         **RotaryConfig.unsupported_values,
@@ -48,7 +50,7 @@ class NomicBertConfig(RotaryConfig):
 
     @classmethod
     def from_json(cls, raw: Mapping[str, Any]) -> Self:
-        """The same, from the authors' keys too."""
+        """Return the config of a parsed config.json, which may have the keys of the authors' remote code."""
         renamed = {new: raw[old] for old, new in _OLD_KEYS.items() if old in raw}
         if activation := _OLD_ACTIVATIONS.get(str(raw.get("activation_function"))):
             renamed["hidden_act"] = activation
@@ -56,15 +58,18 @@ class NomicBertConfig(RotaryConfig):
 
 
 def embeddings(config: RotaryConfig) -> NormedEmbeddings:
+    """Return the embeddings: tokens and token types, then a norm."""
     norm = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
     return NormedEmbeddings(config.vocab_size, config.hidden_size, norm, config.type_vocab_size)
 
 
 def rotary(config: RotaryConfig) -> Rotary:
+    """Return the rotary positions."""
     return Rotary(config.attention_head_dim, config.theta)
 
 
 def layer(config: NomicBertConfig) -> PostNormLayer:
+    """Return one layer."""
     width, activation = config.hidden_size, activation_for(config.hidden_act)
     attention = RotaryAttention(width, config.num_attention_heads, config.head_dim, bias=False)
     feed_forward = GatedFeedForward(width, config.intermediate_size, activation)
@@ -72,6 +77,7 @@ def layer(config: NomicBertConfig) -> PostNormLayer:
 
 
 def encoder(config: NomicBertConfig) -> Encoder:
+    """Return the encoder."""
     layers = [layer(config) for _ in range(config.num_hidden_layers)]
     return Encoder(embeddings(config), layers, rotary=rotary(config))
 
@@ -93,8 +99,8 @@ _GATED_NAMES = {
     "layers.{i}.mlp.up_proj": "layers.{i}.feed_forward.gate_up#1",
     "layers.{i}.mlp.down_proj": "layers.{i}.feed_forward.down",
 }
-# The authors' files (transformers/conversion_mapping.py).
-_ALTERNATES = {
+# Names in the authors' files (transformers/conversion_mapping.py).
+_ALTERNATE_NAMES = {
     "emb_ln": "embeddings.LayerNorm",
     "encoder.layers.{i}.attn.Wqkv": "layers.{i}.attention.qkv",
     "encoder.layers.{i}.attn.out_proj": "layers.{i}.self_attn.o_proj",
@@ -123,7 +129,7 @@ FAMILY = Family(
         SEQUENCE_CLASSIFICATION: POOLED_SEQUENCE_HEAD,
         TOKEN_CLASSIFICATION: TOKEN_HEAD,
     },
-    alternate_names=_ALTERNATES,
+    alternate_names=_ALTERNATE_NAMES,
     alternate_prefixes=("bert",),
     base_model_has_pooler=False,
 )

@@ -1,14 +1,15 @@
 """Qwen3 as an embedder (Yang et al., arXiv 2505.09388); reference: transformers/models/qwen3/modeling_qwen3.py.
 
-Unlike BERT: tokens see those before them, places turn queries and keys, which are normalised first, several queries
-share keys and values, RMS norms come before each block and after the last layer, and the feed-forward block has a gate.
-How its tokens become a vector (the last one's) is in the repo's own files.
+Differs from BERT: causal attention, rotary positions, norms of each head's queries and keys, grouped-query attention,
+RMSNorm before each block and after the last layer, a gated feed-forward block. That the last token is pooled is said in
+the repo's sentence-transformers files.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from mlx_hf_bridge.architecture import llama
 from mlx_hf_bridge.architecture.family import (
     QUESTION_ANSWERING,
     SEQUENCE_CLASSIFICATION,
@@ -17,7 +18,7 @@ from mlx_hf_bridge.architecture.family import (
     Head,
 )
 from mlx_hf_bridge.architecture.heads import SPAN_HEAD
-from mlx_hf_bridge.architecture.rope import GroupedQueryConfig
+from mlx_hf_bridge.architecture.llama import GroupedQueryConfig
 from mlx_hf_bridge.errors import ConfigError
 from mlx_hf_bridge.layers.embeddings import WordEmbeddings
 from mlx_hf_bridge.layers.encoder import Encoder
@@ -26,11 +27,12 @@ from mlx_hf_bridge.layers.norm import RMSNorm
 from mlx_hf_bridge.layers.pre_norm import PreNormLayer
 from mlx_hf_bridge.layers.rotary import Rotary
 from mlx_hf_bridge.layers.token_batch import TokenBatch
-from mlx_hf_bridge.models import eurobert
 
 
 @dataclass(frozen=True, kw_only=True)
 class Qwen3Config(GroupedQueryConfig):
+    """Qwen3's keys, with the defaults of transformers; sliding windows are unsupported."""
+
     layer_norm_eps: float = 1e-6
     pad_token_id: int | None = None
     head_dim: int | None = 128
@@ -42,17 +44,19 @@ class Qwen3Config(GroupedQueryConfig):
         super().__post_init__()
         if set(self.layer_types or ()) - {"full_attention"}:
             raise ConfigError(
-                f"config.json has layer_types={self.layer_types!r}; expected full_attention alone. "
+                f"config.json has layer_types={self.layer_types!r}; expected only full_attention. "
                 "Use transformers on torch for this model."
             )
 
 
 def layer(config: Qwen3Config) -> PreNormLayer:
+    """Return one layer, with norms of queries and keys."""
     query_norm, key_norm = (RMSNorm(config.attention_head_dim, config.layer_norm_eps) for _ in range(2))
-    return eurobert.layer(config, query_norm=query_norm, key_norm=key_norm)
+    return llama.layer(config, query_norm=query_norm, key_norm=key_norm)
 
 
 def encoder(config: Qwen3Config) -> Encoder:
+    """Return the encoder."""
     return Encoder(
         WordEmbeddings(config.vocab_size, config.hidden_size),
         [layer(config) for _ in range(config.num_hidden_layers)],
@@ -63,11 +67,11 @@ def encoder(config: Qwen3Config) -> Encoder:
 
 
 NAMES = {
-    **eurobert.NAMES,
+    **llama.NAMES,
     "layers.{i}.self_attn.q_norm": "layers.{i}.attention.query_norm",
     "layers.{i}.self_attn.k_norm": "layers.{i}.attention.key_norm",
 }
-LAST_TOKEN = Head(
+LAST_TOKEN_HEAD = Head(
     build=lambda config: LastTokenClassifier(config.hidden_size, config.num_labels, config.pad_token_id),
     names={"score": "out"},
 )
@@ -82,7 +86,7 @@ FAMILY = Family(
     hf_prefix="Qwen3",
     tokenizer="Qwen2Tokenizer",
     heads={
-        SEQUENCE_CLASSIFICATION: LAST_TOKEN,
+        SEQUENCE_CLASSIFICATION: LAST_TOKEN_HEAD,
         TOKEN_CLASSIFICATION: Head(
             build=lambda config: TokenClassifier(config.hidden_size, config.num_labels), names={"score": "out"}
         ),

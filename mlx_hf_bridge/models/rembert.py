@@ -1,6 +1,7 @@
 """RemBERT (Chung et al., arXiv 2010.12821); reference: transformers/models/rembert/modeling_rembert.py.
 
-BERT with narrow embeddings that are widened, and a wide table of its own to score words by.
+Differs from BERT: embeddings are narrower than the hidden states, with a linear layer between, and the masked-LM head
+has a decoder of another width.
 """
 
 import dataclasses
@@ -29,6 +30,8 @@ from mlx_hf_bridge.models import bert
 
 @dataclass(frozen=True, kw_only=True)
 class RemBertConfig(EncoderConfig):
+    """RemBERT's keys: widths of the input and output embeddings, which are never tied."""
+
     embedding_size: int
     output_embedding_size: int
     tie_word_embeddings: bool = field(default=False, init=False)
@@ -37,6 +40,7 @@ class RemBertConfig(EncoderConfig):
 
 
 def encoder(config: RemBertConfig) -> Encoder:
+    """Return the encoder."""
     width = config.embedding_size
     projection = Linear(width, config.hidden_size)
     return Encoder(bert.embeddings(config, width), bert.layers(config), projection=projection)

@@ -1,6 +1,6 @@
 """RoBERTa (Liu et al., arXiv 1907.11692); reference: transformers/models/roberta/modeling_roberta.py.
 
-BERT, but places start after the padding id's and skip padding, and the classifier has a product of its own.
+Differs from BERT: position ids start at the padding id + 1 and skip padding, and the classifier has two linear layers.
 """
 
 import dataclasses
@@ -20,13 +20,12 @@ from mlx_hf_bridge.layers.encoder import Encoder
 from mlx_hf_bridge.layers.feed_forward import gelu
 from mlx_hf_bridge.models import bert
 
-CLASSIFIER_NAMES = {"classifier.dense": "dense", "classifier.out_proj": "out"}
-# The word head's activation is gelu whatever config.json says (RobertaLMHead).
+# The masked-LM head's activation is gelu whatever config.json says (RobertaLMHead).
 HEADS = {
     MASKED_LM: masked_lm_head(
         {"lm_head.dense": "dense", "lm_head.layer_norm": "norm"}, "lm_head", "lm_head.decoder", activation=gelu
     ),
-    SEQUENCE_CLASSIFICATION: first_token_head(CLASSIFIER_NAMES, mx.tanh),
+    SEQUENCE_CLASSIFICATION: first_token_head(activation=mx.tanh),
     TOKEN_CLASSIFICATION: TOKEN_HEAD,
     QUESTION_ANSWERING: SPAN_HEAD,
     MULTIPLE_CHOICE: POOLED_CHOICE_HEAD,
@@ -34,6 +33,7 @@ HEADS = {
 
 
 def encoder(config: OffsetPositionsConfig) -> Encoder:
+    """Return the encoder."""
     return Encoder(bert.embeddings(config, pad_token_id=config.padding_idx), bert.layers(config))
 
 

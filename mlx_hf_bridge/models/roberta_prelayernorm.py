@@ -1,25 +1,27 @@
-"""RoBERTa of fairseq's --encoder-normalize-before; reference: models/roberta_prelayernorm/ of transformers.
+"""RoBERTa-PreLayerNorm (Ott et al., arXiv 1904.01038); reference: models/roberta_prelayernorm/ of transformers.
 
-RoBERTa that normalises before each block and after the last layer (Ott et al., arXiv 1904.01038), its embeddings too.
+Differs from RoBERTa: norms before each block and after the last layer instead of after each block, as with fairseq's
+--encoder-normalize-before. The embeddings keep their norm.
 """
 
 import dataclasses
 
 from mlx_hf_bridge.architecture.config import OffsetPositionsConfig
 from mlx_hf_bridge.layers.encoder import Encoder
-from mlx_hf_bridge.models import bert, megatron_bert, roberta
+from mlx_hf_bridge.models import bert, roberta
 
 
 def encoder(config: OffsetPositionsConfig) -> Encoder:
+    """Return the encoder."""
     return Encoder(
         bert.embeddings(config, pad_token_id=config.padding_idx),
-        megatron_bert.pre_norm_layers(config),
-        final_norm=megatron_bert.norm(config),
+        bert.pre_norm_layers(config),
+        final_norm=bert.layer_norm(config),
     )
 
 
 NAMES = {
-    **megatron_bert.PRE_NORM_NAMES,
+    **bert.PRE_NORM_NAMES,
     "encoder.layer.{i}.attention.LayerNorm": "layers.{i}.attention_norm",
     "encoder.layer.{i}.intermediate.LayerNorm": "layers.{i}.feed_forward_norm",
     "LayerNorm": "final_norm",

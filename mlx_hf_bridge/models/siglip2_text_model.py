@@ -1,4 +1,7 @@
-"""SigLIP 2's text encoder (Tschannen et al., arXiv 2502.14786): SigLIP's with Gemma's tokenizer."""
+"""SigLIP 2's text encoder (Tschannen et al., arXiv 2502.14786); reference: models/siglip2/modeling_siglip2.py.
+
+Identical to SigLIP's text encoder, with Gemma's tokenizer.
+"""
 
 import dataclasses
 

@@ -1,7 +1,7 @@
 """SigLIP's text encoder (Zhai et al., arXiv 2303.15343); reference: transformers/models/siglip/modeling_siglip.py.
 
-CLIP's, but every token sees every other, and the text's vector is a product of its last slot: texts are padded to
-their full length, as the model was trained, or the vector is another one.
+Differs from CLIP: bidirectional attention, and the text embedding is a linear layer of the last position, padding or
+not. Texts must therefore be padded to `max_position_embeddings`, as in training.
 """
 
 import dataclasses
@@ -16,12 +16,15 @@ from mlx_hf_bridge.models import clip_text_model as clip
 
 @dataclass(frozen=True, kw_only=True)
 class SiglipTextConfig(EncoderConfig):
+    """SigLIP's keys: width of the text embedding; no token types."""
+
     type_vocab_size: int = field(default=0, init=False)
     layer_norm_eps: float = 1e-6
     projection_size: int | None = None
 
 
 def encoder(config: SiglipTextConfig) -> Encoder:
+    """Return CLIP's encoder without the causal mask."""
     return clip.encoder(config, TokenBatch.key_mask)
 
 

@@ -1,6 +1,6 @@
 """Splinter (Ram et al., arXiv 2101.00438); reference: transformers/models/splinter/modeling_splinter.py.
 
-BERT without a pooler, whose answers are spans that are scored against a [QUESTION] token.
+Differs from BERT: no pooler, and answer spans are scored against the hidden state of a [QUESTION] token.
 """
 
 import dataclasses
@@ -14,14 +14,16 @@ from mlx_hf_bridge.models import bert
 
 @dataclass(frozen=True, kw_only=True)
 class SplinterConfig(EncoderConfig):
+    """Splinter's key: id of the [QUESTION] token."""
+
     question_token_id: int = 104
 
 
 _QASS = "splinter_qass"
 _SPAN_NAMES = {
-    f"{_QASS}.{hf}": ours
+    f"{_QASS}.{hf}": path
     for edge in ("start", "end")
-    for hf, ours in {
+    for hf, path in {
         f"query_{edge}_transform.dense": f"{edge}.question.dense",
         f"query_{edge}_transform.LayerNorm": f"{edge}.question.norm",
         f"{edge}_transform.dense": f"{edge}.tokens.dense",

@@ -1,6 +1,7 @@
 """SqueezeBERT (Iandola et al., arXiv 2006.11316); reference: transformers/models/squeezebert/modeling_squeezebert.py.
 
-BERT whose products go in groups: weights (O, I / groups, 1), too narrow to be packed. Its attentions are scores.
+Differs from BERT: linear layers are grouped 1x1 convolutions, with weights (O, I / groups, 1) that are too narrow to be
+quantized. Its `attentions` output holds scores before the softmax, as in transformers.
 """
 
 import dataclasses
@@ -15,14 +16,16 @@ from mlx_hf_bridge.layers.feed_forward import activation_for
 from mlx_hf_bridge.layers.pointwise import Pointwise, PointwiseAttention, PointwiseFeedForward
 from mlx_hf_bridge.models import bert
 
-_KEEPING = ("q_groups", "k_groups", "v_groups", "post_attention_groups")
-_WIDENING = ("intermediate_groups", "output_groups")
-# SqueezeBertLayerNorm has it whatever config.json says.
+_ATTENTION_GROUPS = ("q_groups", "k_groups", "v_groups", "post_attention_groups")
+_FEED_FORWARD_GROUPS = ("intermediate_groups", "output_groups")
+# Constant of SqueezeBertLayerNorm, whatever config.json says.
 _NORM_EPS = 1e-12
 
 
 @dataclass(frozen=True)
 class SqueezeBertConfig(EncoderConfig):
+    """SqueezeBERT's keys: number of groups of each linear layer."""
+
     q_groups: int = 4
     k_groups: int = 4
     v_groups: int = 4
@@ -32,16 +35,17 @@ class SqueezeBertConfig(EncoderConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for key in (*_KEEPING, *_WIDENING):
-            width = math.gcd(self.hidden_size, self.intermediate_size if key in _WIDENING else 0)
+        for key in (*_ATTENTION_GROUPS, *_FEED_FORWARD_GROUPS):
+            width = math.gcd(self.hidden_size, self.intermediate_size if key in _FEED_FORWARD_GROUPS else 0)
             if width % getattr(self, key):
                 raise ConfigError(
                     f"config.json has {key}={getattr(self, key)}, expected a divisor of {width}, "
-                    "which the widths that it splits have in common. Take the file of the original checkpoint."
+                    "the common divisor of the widths that it splits. Take the file of the original checkpoint."
                 )
 
 
 def layer(config: SqueezeBertConfig) -> PostNormLayer:
+    """Return one layer."""
     width, wide = config.hidden_size, config.intermediate_size
     attention = PointwiseAttention(
         Pointwise(width, width, config.q_groups),
@@ -60,6 +64,7 @@ def layer(config: SqueezeBertConfig) -> PostNormLayer:
 
 
 def encoder(config: SqueezeBertConfig) -> Encoder:
+    """Return the encoder."""
     return Encoder(bert.embeddings(config), [layer(config) for _ in range(config.num_hidden_layers)])
 
 

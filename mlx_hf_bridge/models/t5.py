@@ -1,7 +1,8 @@
 """T5's encoder (Raffel et al., arXiv 1910.10683); reference: transformers/models/t5/modeling_t5.py.
 
-Unlike BERT: no position table, but one relative-position term that every layer adds to its scores, which are not
-divided by the root of K; RMS norms before each block and after the last layer, no biases, and in v1.1 a gate.
+Differs from BERT: one relative position bias that every layer adds to its attention scores instead of a position table;
+scores are not divided by sqrt(K); RMSNorm before each block and after the last layer; no biases; in v1.1 a gated
+feed-forward block.
 """
 
 from collections.abc import Mapping
@@ -23,6 +24,8 @@ from mlx_hf_bridge.layers.relative_positions import RelativePositionBias
 
 @dataclass(frozen=True, kw_only=True)
 class T5Config(EncoderConfig):
+    """T5's keys: feed-forward block and relative position buckets; no positions or token types."""
+
     max_position_embeddings: int = field(default=NO_POSITIONS, init=False)
     type_vocab_size: int = field(default=0, init=False)
     tie_word_embeddings: bool = field(default=True, init=False)
@@ -46,12 +49,15 @@ class T5Config(EncoderConfig):
 
     @classmethod
     def from_json(cls, raw: Mapping[str, Any]) -> Self:
-        """The same, with `feed_forward_proj` ("relu", "gated-gelu") taken apart; "gated-gelu" is the tanh form."""
+        """Return the config of a parsed config.json, with `feed_forward_proj` ("relu", "gated-gelu") split in two.
+
+        "gated-gelu" means the tanh approximation of gelu, as in transformers.
+        """
         given = raw.get("feed_forward_proj", cls.default_feed_forward)
         gate, _, activation = str(given).rpartition("-")
         if gate not in ("", "gated"):
             raise ConfigError(
-                f"config.json has feed_forward_proj={given!r}, expected an activation's name, or gated- and one. "
+                f"config.json has feed_forward_proj={given!r}, expected an activation, alone or after 'gated-'. "
                 "Take the file of the original checkpoint."
             )
         activation = "gelu_new" if given == "gated-gelu" else activation
@@ -59,12 +65,13 @@ class T5Config(EncoderConfig):
 
 
 def position_bias(config: T5Config) -> RelativePositionBias:
+    """Return a relative position bias."""
     buckets, heads = config.relative_attention_num_buckets, config.num_attention_heads
     return RelativePositionBias(buckets, heads, buckets, config.relative_attention_max_distance)
 
 
 def layer(config: T5Config, own_bias: RelativePositionBias | None = None) -> PreNormLayer:
-    """One layer; `own_bias` is a term that only it adds."""
+    """Return one layer; `own_bias` is a relative position bias that only this layer has."""
     width, eps = config.hidden_size, config.layer_norm_eps
     attention = Attention(width, config.num_attention_heads, config.head_dim, bias=False, scaled=False)
     block = GatedFeedForward if config.is_gated else FeedForward
@@ -73,6 +80,7 @@ def layer(config: T5Config, own_bias: RelativePositionBias | None = None) -> Pre
 
 
 def encoder(config: T5Config) -> Encoder:
+    """Return the encoder, with one position bias for all layers."""
     return Encoder(
         WordEmbeddings(config.vocab_size, config.hidden_size),
         [layer(config) for _ in range(config.num_hidden_layers)],

@@ -1,7 +1,7 @@
 """T5Gemma's encoder (Zhang et al., arXiv 2504.06225); reference: transformers/models/t5gemma/modeling_t5gemma.py.
 
-Gemma 3 on both sides without norms of queries and keys, whose scores are capped, and whose config is one of two in a
-file. Heads that read the decoder are refused.
+Differs from Gemma 3: no norms of queries and keys, attention scores are soft-capped, and config.json holds the configs
+of the encoder and the decoder. Heads that read the decoder's output are not supported.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ from mlx_hf_bridge.layers.rotary_attention import RotaryAttention
 from mlx_hf_bridge.models import gemma3_text
 
 _LOCAL = "sliding_attention"
-# Of the whole model, not of its encoder, in the file.
+# Keys that stand at the top of config.json and not in the encoder's part.
 _SHARED_KEYS = (
     "model_type",
     "id2label",
@@ -41,6 +41,8 @@ _SHARED_KEYS = (
 
 @dataclass(frozen=True, kw_only=True)
 class T5GemmaConfig(gemma3_text.Gemma3Config):
+    """T5Gemma's keys: what differs from Gemma 3's defaults, and the cap of attention scores."""
+
     use_bidirectional_attention: bool = True
     sliding_window_pattern: int = 2
     rope_theta: float = 10_000.0
@@ -51,7 +53,7 @@ class T5GemmaConfig(gemma3_text.Gemma3Config):
 
     @classmethod
     def from_json(cls, raw: Mapping[str, Any]) -> Self:
-        """The encoder's part of the file."""
+        """Return the config of the encoder's part of a parsed config.json."""
         part = raw.get("encoder")
         if not isinstance(part, Mapping):
             raise ConfigError(
@@ -63,17 +65,17 @@ class T5GemmaConfig(gemma3_text.Gemma3Config):
 
     @property
     def thetas(self) -> tuple[float, float]:
-        """The base of the periods, the same for all layers."""
+        """Rotary base, once for full-attention and once for sliding-window layers; both are equal."""
         theta = rope_theta_from(self.rope_parameters, self.rope_theta)
         return theta, theta
 
     def default_attention_mask(self, ids: np.ndarray) -> np.ndarray:
-        """What is not padding, by its id (make_default_2d_attention_mask)."""
+        """Return the mask of ids that are not padding (make_default_2d_attention_mask of the reference)."""
         return np.asarray(ids != self.pad_token_id)
 
 
-def layer(config: T5GemmaConfig, kind: str) -> SandwichLayer:
-    """One layer; local ones see a window to each side."""
+def layer(config: T5GemmaConfig, attention_type: str) -> SandwichLayer:
+    """Return one layer; a sliding window covers `sliding_window` tokens on each side."""
     width, eps = config.hidden_size, config.layer_norm_eps
     attention = RotaryAttention(
         width,
@@ -81,7 +83,7 @@ def layer(config: T5GemmaConfig, kind: str) -> SandwichLayer:
         config.head_dim,
         config.num_key_value_heads,
         config.attention_bias,
-        window=config.sliding_window if kind == _LOCAL else None,
+        window=config.sliding_window if attention_type == _LOCAL else None,
         scale=config.query_pre_attn_scalar**-0.5,
         cap=config.attn_logit_softcapping,
     )
@@ -90,22 +92,23 @@ def layer(config: T5GemmaConfig, kind: str) -> SandwichLayer:
 
 
 def encoder(config: T5GemmaConfig) -> Encoder:
+    """Return the encoder, which scales inputs_embeds by sqrt(D) too, as the reference does."""
     return Encoder(
         WordEmbeddings(config.vocab_size, config.hidden_size, scale=config.hidden_size**0.5, scales_vectors=True),
-        [layer(config, kind) for kind in config.kinds],
+        [layer(config, attention_type) for attention_type in config.attention_types],
         final_norm=RMSNorm(config.hidden_size, config.layer_norm_eps, offset=1.0),
         rotary=Rotary(config.head_dim or 0, config.thetas[0]),
     )
 
 
-def of_encoder(build: Callable[[T5GemmaConfig], nn.Module]) -> Head:
-    """A head of checkpoints without decoder."""
+def encoder_only_head(build: Callable[[T5GemmaConfig], nn.Module]) -> Head:
+    """Return a head for checkpoints without a decoder; building it for others raises ConfigError."""
 
     def checked(config: T5GemmaConfig) -> nn.Module:
         if config.is_encoder_decoder:
             raise ConfigError(
-                "config.json has is_encoder_decoder=true: this head reads what the decoder makes of the text, and here "
-                "the encoder alone is computed. Use transformers on torch for this head."
+                "config.json has is_encoder_decoder=true: this head reads the decoder's output, and only the encoder "
+                "is implemented. Use transformers on torch for this head."
             )
         return build(config)
 
@@ -134,14 +137,14 @@ FAMILY = dataclasses.replace(
     model_type="t5gemma",
     config=T5GemmaConfig,
     encoder=encoder,
-    names={f"encoder.{module}": ours for module, ours in _NAMES.items()},
+    names={f"encoder.{hf}": path for hf, path in _NAMES.items()},
     hf_prefix="T5Gemma",
     hf_base_suffix="EncoderModel",
     heads={
-        SEQUENCE_CLASSIFICATION: of_encoder(
+        SEQUENCE_CLASSIFICATION: encoder_only_head(
             lambda config: LastTokenClassifier(config.hidden_size, config.num_labels, config.pad_token_id, bias=True)
         ),
-        TOKEN_CLASSIFICATION: of_encoder(lambda config: TokenClassifier(config.hidden_size, config.num_labels)),
+        TOKEN_CLASSIFICATION: encoder_only_head(lambda config: TokenClassifier(config.hidden_size, config.num_labels)),
     },
     ignored_prefixes=("decoder", "lm_head"),
 )

@@ -1,6 +1,6 @@
 """umT5's encoder (Chung et al., arXiv 2304.09151); reference: transformers/models/umt5/modeling_umt5.py.
 
-mT5 whose layers each have a relative-position term of their own.
+Differs from mT5: every layer has its own relative position bias.
 """
 
 import dataclasses
@@ -12,6 +12,7 @@ from mlx_hf_bridge.models import mt5, t5
 
 
 def encoder(config: t5.T5Config) -> Encoder:
+    """Return the encoder, with a position bias in every layer."""
     return Encoder(
         WordEmbeddings(config.vocab_size, config.hidden_size),
         [t5.layer(config, t5.position_bias(config)) for _ in range(config.num_hidden_layers)],
@@ -19,8 +20,8 @@ def encoder(config: t5.T5Config) -> Encoder:
     )
 
 
-_OWN_BIAS = {"encoder.block.{i}.layer.0.SelfAttention.relative_attention_bias": "layers.{i}.position_bias.table"}
+_BIAS_NAMES = {"encoder.block.{i}.layer.0.SelfAttention.relative_attention_bias": "layers.{i}.position_bias.table"}
 
 FAMILY = dataclasses.replace(
-    mt5.FAMILY, model_type="umt5", encoder=encoder, names={**t5.LAYER_NAMES, **_OWN_BIAS}, hf_prefix="UMT5"
+    mt5.FAMILY, model_type="umt5", encoder=encoder, names={**t5.LAYER_NAMES, **_BIAS_NAMES}, hf_prefix="UMT5"
 )

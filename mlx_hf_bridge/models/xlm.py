@@ -1,8 +1,8 @@
 """XLM (Lample and Conneau, arXiv 1901.07291); reference: transformers/models/xlm/modeling_xlm.py.
 
-BERT under other names, without a pooler: segments are looked up among the words, an absent mask is found from the
-padding id, and one product of the first token classifies. Tokens whose languages are given as `langs` add a vector of
-theirs; without `langs` none is added, as in transformers.
+Differs from BERT: other module names, no pooler; token type ids are looked up in the token embedding table; without an
+attention mask, padding is found by its id; classifiers are one linear layer of the first token. `langs` adds a language
+embedding per token; without it none is added, as in transformers.
 """
 
 from collections.abc import Mapping
@@ -31,11 +31,13 @@ from mlx_hf_bridge.layers.norm import LayerNorm
 from mlx_hf_bridge.layers.transformed_heads import WordScores
 from mlx_hf_bridge.models import bert
 
-_ARGUMENT = "langs"
+_INPUT = "langs"
 
 
 @dataclass(frozen=True, kw_only=True)
 class XLMConfig(EncoderConfig):
+    """XLM's keys: languages and the summary of classifiers."""
+
     intermediate_size: int = 0
     type_vocab_size: int = 0
     hidden_act: str = "gelu"
@@ -61,9 +63,9 @@ class XLMConfig(EncoderConfig):
 
     @classmethod
     def from_json(cls, raw: Mapping[str, Any]) -> Self:
-        """The same, with old files' spellings, and what other families have keys for."""
-        spelled = {"vocab_size": "n_words", "pad_token_id": "pad_index"}
-        raw = {**{new: raw[old] for new, old in spelled.items() if old in raw}, **raw}
+        """Return the config of a parsed config.json, old keys included; what XLM has no keys for is derived."""
+        old_keys = {"vocab_size": "n_words", "pad_token_id": "pad_index"}
+        raw = {**{new: raw[old] for new, old in old_keys.items() if old in raw}, **raw}
         width = raw.get("emb_dim")
         derived: dict[str, Any] = {"intermediate_size": 4 * width} if type(width) is int else {}
         derived["hidden_act"] = "gelu" if raw.get("gelu_activation", True) else "relu"
@@ -71,38 +73,40 @@ class XLMConfig(EncoderConfig):
 
     @property
     def languages(self) -> int:
-        """The rows of the table of languages; 0 where there is none."""
+        """Rows of the language table; 0 if there is none."""
         return self.n_langs if self.use_lang_emb and self.n_langs > 1 else 0
 
     @property
     def extra_input_sizes(self) -> dict[str, int]:
-        return {_ARGUMENT: self.languages}
+        """The number of languages; 0 if the model has no language embeddings."""
+        return {_INPUT: self.languages}
 
     @property
     def zero_token_type_ids_matter(self) -> bool:
-        """Segment 0 adds the vector of word 0."""
+        """True: token type id 0 adds the embedding of token 0."""
         return True
 
     def default_attention_mask(self, ids: np.ndarray) -> np.ndarray:
-        """As many first slots as there are ids that are not padding (get_masks)."""
+        """Return a mask of the first n positions for n ids that are not padding (get_masks of the reference)."""
         lengths = (ids != self.pad_token_id).sum(axis=1, keepdims=True)
         return np.asarray(np.arange(ids.shape[1])[None] < lengths)
 
 
 def encoder(config: XLMConfig) -> Encoder:
+    """Return the encoder."""
     norm = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-    places = config.max_position_embeddings
-    table = OwnTable(config.languages, config.hidden_size, _ARGUMENT, times=0) if config.languages else None
-    embeddings = WordSegmentEmbeddings(config.vocab_size, config.hidden_size, places, norm, table)
+    positions = config.max_position_embeddings
+    table = OwnTable(config.languages, config.hidden_size, _INPUT, times=0) if config.languages else None
+    embeddings = WordSegmentEmbeddings(config.vocab_size, config.hidden_size, positions, norm, table)
     return Encoder(embeddings, bert.layers(config))
 
 
 def summary_head(config: XLMConfig, is_choice: bool = False) -> SummaryClassifier:
-    """XLMSequenceSummary; ConfigError for summaries other than the default."""
+    """Return XLMSequenceSummary; ConfigError for settings other than the default."""
     if (config.summary_type, config.summary_use_proj, config.summary_proj_to_labels) != ("first", True, True):
         raise ConfigError(
             f"config.json has summary_type={config.summary_type!r}, summary_use_proj={config.summary_use_proj} and "
-            f"summary_proj_to_labels={config.summary_proj_to_labels}; computed here are 'first', true and true. "
+            f"summary_proj_to_labels={config.summary_proj_to_labels}; supported are 'first', true and true. "
             "Use transformers on torch for this model."
         )
     activation = activation_for(config.summary_activation or "linear")
@@ -146,7 +150,7 @@ FAMILY = Family(
             build=lambda config: summary_head(config, is_choice=True), names={**_SUMMARY, "logits_proj": "out"}
         ),
     },
-    # The heads of XLMForQuestionAnswering, which searches by beams.
+    # XLMForQuestionAnswering has more layers under this name, for a beam search that is not implemented.
     other_heads=("qa_outputs",),
     ignored_suffixes=("position_ids",),
     unused_modules=lambda config: () if config.languages else ("lang_embeddings",),

@@ -1,4 +1,7 @@
-"""XLM-RoBERTa (Conneau et al., arXiv 1911.02116): RoBERTa with a SentencePiece tokenizer of 100 languages."""
+"""XLM-RoBERTa (Conneau et al., arXiv 1911.02116); reference: models/xlm_roberta/modeling_xlm_roberta.py.
+
+Identical to RoBERTa, with a SentencePiece tokenizer for 100 languages.
+"""
 
 import dataclasses
 

@@ -205,7 +205,7 @@ def test_a_recipe_comes_back_from_its_dict_where_its_texts_are_at_hand() -> None
         assert recipe is not None
         assert recipe_from(recipe.to_dict()) == recipe
     own = MLXQuantizationConfig(4, method="gptq", calibration_texts=TEXTS)
-    with pytest.raises(QuantizationError, match=r"calibration='\w+', the hash of texts that are not at hand"):
+    with pytest.raises(QuantizationError, match=r"calibration='\w+', the hash of texts that are not available"):
         recipe_from(own.to_dict())
 
 
@@ -225,7 +225,7 @@ IMPOSSIBLE = [
     ({"method": "gptq", "calibration_texts": "text"}, r"calibration_texts is 'text', expected a list of texts\."),
     ({"method": "gptq", "calibration_texts": ["a"]}, r"calibration_texts has 1 texts that are not blank, expected 16"),
     ({"calibration_texts": TEXTS}, r"calibration_texts were given, and method='minmax' reads none\."),
-    ({"seed": -1}, r"seed=-1, expected a whole number from 0"),
+    ({"seed": -1}, r"seed=-1, expected an integer from 0"),
     ({"modules": {"a": 4}}, r"modules has a=4, expected \{'bits': \.\.\., 'group_size'"),
     ({"modules": {"a": {"bits": 7}}}, r"bits=7 is not packed"),
     ({"modules": {1: None}}, r"modules has the key 1, expected a module's path\."),

@@ -107,7 +107,7 @@ def test_a_target_that_cannot_be_met_names_the_smallest_size(bert: Path, tmp_pat
 
 
 IMPOSSIBLE = [
-    ({"target_size_mb": 0}, r"target_size_mb=0, expected a number of more than 0"),
+    ({"target_size_mb": 0}, r"target_size_mb=0, expected a number greater than 0"),
     ({"target_size_mb": 1, "bits_per_weight": 4}, r"were both given"),
     ({"bits_choices": [4]}, r"bits_choices is for target_size_mb or bits_per_weight"),
     ({"bits_per_weight": 4, "bits_choices": [7]}, r"bits_choices=\(7,\), expected some of 2, 3, 4, 5, 6, 8, 32"),

@@ -1,1 +1,1 @@
-"""Low-bit storage: the recipes, what they cost, and which modules they touch."""
+"""Quantization: recipes, rounding methods, calibration, and the choice of bits for each module; no files on disk."""

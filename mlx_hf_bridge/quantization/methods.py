@@ -1,4 +1,4 @@
-"""How codes, scales and biases are found: from the weights alone, or with the help of calibration texts."""
+"""The rounding methods, and the calibration texts that some of them read."""
 
 import hashlib
 from collections.abc import Sequence
@@ -8,9 +8,9 @@ from typing import Any
 
 from mlx_hf_bridge.errors import QuantizationError
 
-# minmax: mx.quantize's own. least_squares: least squared error of the weights. gptq: of the products, for the inputs
-# that texts give; data_free: for those of random words of the model's vocabulary. distill: gptq, then scales, biases
-# and norms taught by the float model's answers.
+# minmax: mx.quantize's own. least_squares: least squared error of the weights. gptq: least error of the linear layers'
+# outputs for the inputs that texts give; data_free: for those of random words of the vocabulary. distill: gptq, then
+# scales, biases and norms trained on the float model's outputs.
 METHODS = ("minmax", "least_squares", "data_free", "gptq", "distill")
 READS_TEXTS = ("gptq", "distill")
 RUNS_MODEL = ("data_free", *READS_TEXTS)
@@ -19,7 +19,7 @@ _DIGEST_LETTERS = 16
 
 
 def check_method(method: Any, mode: str) -> str:
-    """QuantizationError for a method that is not known, or that the mode has no scales and biases for."""
+    """Return the method; raise QuantizationError for one that is unknown, or that the mode has no scales for."""
     if method not in METHODS:
         raise QuantizationError(f"method={method!r} is not known; use one of {', '.join(METHODS)}.")
     if method != "minmax" and mode != "affine":
@@ -31,7 +31,15 @@ def check_method(method: Any, mode: str) -> str:
 
 
 def check_texts(texts: Any, method: str) -> tuple[str, ...] | None:
-    """The user's calibration texts; None for the bundled ones. QuantizationError for what is not a list of texts."""
+    """Return the user's calibration texts without blank ones; None for the bundled ones.
+
+    Args:
+        texts: A list of strings, or None.
+        method: The method that is to read them.
+
+    Raises:
+        QuantizationError: If it is no list of strings, has too few, or the method reads no texts.
+    """
     if texts is None:
         return None
     if isinstance(texts, str) or not isinstance(texts, Sequence) or not all(isinstance(text, str) for text in texts):
@@ -52,11 +60,11 @@ def check_texts(texts: Any, method: str) -> tuple[str, ...] | None:
 
 @cache
 def bundled_texts() -> tuple[str, ...]:
-    """Neutral texts, short and long, of many kinds, that come with the package."""
+    """Return the calibration texts that come with the package: short and long, of many kinds."""
     file = resources.files("mlx_hf_bridge.quantization").joinpath("calibration_texts.txt")
     return tuple(line for line in file.read_text(encoding="utf-8").splitlines() if line)
 
 
 def text_digest(texts: Sequence[str]) -> str:
-    """A name for these texts in this order."""
+    """Return a hash of these texts in this order."""
     return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:_DIGEST_LETTERS]

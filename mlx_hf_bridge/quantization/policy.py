@@ -1,16 +1,17 @@
-"""Which modules a recipe packs: products and the word table; not what is small and costs quality."""
+"""Which modules a recipe quantizes: linear layers and the token embedding table."""
 
 import mlx.nn as nn
 
 from mlx_hf_bridge.layers.linear import Embedding, Linear
 
-# Position, segment and relative-position tables, poolers and heads: under 1 % of the bytes, more of the error.
+# The token embedding table. Other tables (positions, token types, relative positions), poolers and heads stay in float:
+# they are under 1 % of the bytes and would cause more of the error.
 WORD_TABLE = "encoder.embeddings.word"
-_KEPT_IN_FLOAT = ("pooler.", "head.")
+_FLOAT_PREFIXES = ("pooler.", "head.")
 
 
 def is_packable(path: str, module: nn.Module) -> bool:
-    """Whether a recipe may pack the module at one of our paths."""
+    """Whether a recipe may quantize the module at a path of the model."""
     if isinstance(module, Embedding):
         return path == WORD_TABLE
-    return isinstance(module, Linear) and not path.startswith(_KEPT_IN_FLOAT)
+    return isinstance(module, Linear) and not path.startswith(_FLOAT_PREFIXES)

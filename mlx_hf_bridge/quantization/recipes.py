@@ -1,4 +1,4 @@
-"""What a user may ask of `quantization_config`, made into one checked recipe."""
+"""Quantization recipes: what `quantization_config` accepts, checked and turned into one `MLXQuantizationConfig`."""
 
 import json
 from collections.abc import Mapping
@@ -29,21 +29,49 @@ __all__ = [
     "recipe_name",
 ]
 
-BY_MODE = -1  # "the mode's default"; None says the same
-_SIZES = ("target_size_mb", "bits_per_weight")
+BY_MODE = -1  # "the mode's default", like None; an int, so that the fields' type stays int
+_TARGETS = ("target_size_mb", "bits_per_weight")
 
 
 @dataclass(frozen=True)
 class MLXQuantizationConfig:
-    """How weights are packed. Defaults follow the mode: affine 4 bits in groups of 64, mxfp 32, nvfp4 16.
+    """How a model's weights are quantized. Every field is optional.
 
-    modules_to_not_convert: checkpoint module paths (or their last parts) that stay in float.
-    method: "minmax" (mx.quantize's own), "least_squares" (no data), "gptq" or "distill", which read
-    calibration_texts (None: texts that come with the package); seed: of the order that "distill" reads them in.
-    modules: {module path: {"bits": 5, "group_size": 32}, or None for float} where modules differ.
-    target_size_mb (of the weights file, 1 MB = 2^20 bytes) or bits_per_weight (scales and biases included): bits and
-    groups are chosen for each module to meet it; bits_choices: of which (32 is float); `bits` is not read then.
-    Raises QuantizationError for bits, group sizes or modes that MLX does not pack.
+    Linear layers and the token embedding table are quantized; norms, biases, position tables, poolers and heads stay
+    in float. The file has MLX's own packing whatever the method, so that speed and size depend on bits and group_size
+    alone.
+
+    Args:
+        bits: Bits of a weight: 2, 3, 4, 5, 6 or 8 in mode "affine" (default 4), 4 in "mxfp4" and "nvfp4", 8 in
+            "mxfp8". -1 or None: the default.
+        group_size: Consecutive input weights of a row that share a scale: 32, 64 or 128 in mode "affine" (default
+            64), 32 in "mxfp4" and "mxfp8", 16 in "nvfp4". Smaller groups are more accurate and take more bytes: each
+            affine group stores a scale and a bias (16 bits each in the default dtype). -1 or None: the default.
+        mode: MLX's quantization mode: "affine" (integers with scale and bias; the default), "mxfp4", "mxfp8" or
+            "nvfp4" (small floats with a shared scale).
+        modules_to_not_convert: Module paths of the checkpoint, or their last parts ("output.dense"), that stay in
+            float. Default: none.
+        method: How the quantized values are found: "minmax" (mx.quantize's own rounding; the default),
+            "least_squares" (scales and biases of least squared error, no data), "data_free" (as "gptq", on random
+            words of the vocabulary), "gptq" (second-order rounding on calibration texts) or "distill" ("gptq", then
+            scales, biases and norms trained on the float model's outputs). All but "minmax" need mode "affine".
+        calibration_texts: 16 or more texts, better some hundreds, like those that the model will see; for "gptq" and
+            "distill". None (the default) reads the texts that come with the package.
+        seed: Seed of everything random in calibration, from 0 (the default) to 2^32 - 1.
+        modules: Bits and groups by module where modules differ: {module path: {"bits": 5, "group_size": 32}}, or None
+            as a value for float. Stored as sorted pairs. Default: none.
+        target_size_mb: The most that the weights file may take, in MB of 2^20 bytes; bits and groups are then chosen
+            for each module with the least predicted error, and `bits` is not read. Default: no target.
+        bits_per_weight: A target like target_size_mb, as bits of a quantized weight, scales and biases included. Give
+            one of the two.
+        bits_choices: The bits that a target may choose from, of 2, 3, 4, 5, 6, 8 and 32 (float). Default: all.
+
+    Raises:
+        QuantizationError: If MLX does not pack these bits, groups or mode, or fields contradict each other.
+
+    Example:
+        >>> config = MLXQuantizationConfig(bits=4, group_size=32, method="gptq", calibration_texts=texts)
+        >>> model = MLXSentenceTransformer("all-MiniLM-L6-v2", quantization_config=config)
     """
 
     bits: int = BY_MODE
@@ -72,7 +100,7 @@ class MLXQuantizationConfig:
         self._set("method", check_method(self.method, self.mode))
         self._set("calibration_texts", check_texts(self.calibration_texts, self.method))
         if type(self.seed) is not int or not 0 <= self.seed < 2**32:
-            raise QuantizationError(f"seed={self.seed!r}, expected a whole number from 0 to 2^32 - 1.")
+            raise QuantizationError(f"seed={self.seed!r}, expected an integer from 0 to 2^32 - 1.")
         self._set("modules", parse_modules(self.modules, self.mode))
         self._set("bits_choices", resolve_bits_choices(self))
 
@@ -81,21 +109,28 @@ class MLXQuantizationConfig:
 
     @property
     def has_target(self) -> bool:
-        """Whether bits and groups are yet to be chosen."""
-        return any(getattr(self, name) is not None for name in _SIZES)
+        """Whether bits and groups are to be chosen for a size."""
+        return any(getattr(self, name) is not None for name in _TARGETS)
 
     @property
     def is_calibrated(self) -> bool:
-        """Whether texts are read to find codes or to choose bits."""
+        """Whether calibration texts are read, to round weights or to choose bits."""
         return self.method in READS_TEXTS or (self.has_target and self.method != "data_free")
 
     @property
     def texts(self) -> tuple[str, ...]:
-        """The calibration texts that are read."""
+        """The calibration texts: the user's, or those that come with the package."""
         return bundled_texts() if self.calibration_texts is None else self.calibration_texts
 
     def for_module(self, module: str) -> Self | None:
-        """The recipe of one checkpoint module; None where it stays in float."""
+        """Return the recipe of one module.
+
+        Args:
+            module: A module path of the checkpoint, such as "encoder.layer.0.output.dense".
+
+        Returns:
+            This recipe, with the module's own bits and group size where `modules` has them; None if it stays in float.
+        """
         if self.skips(module):
             return None
         for name, width in self.modules:
@@ -104,7 +139,12 @@ class MLXQuantizationConfig:
         return self
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready: the packing with every default filled in, the rest where it is not the default; texts by hash."""
+        """Return the recipe as a dict for JSON, as conversion_metadata.json stores it.
+
+        Returns:
+            bits, group_size, mode and modules_to_not_convert always; other fields where they are not the default.
+            Calibration texts are stored as a hash, under "calibration".
+        """
         found = {**asdict(self), "modules_to_not_convert": list(self.modules_to_not_convert)}
         found["modules"] = {name: width and asdict(width) for name, width in self.modules}
         found["bits_choices"] = list(self.bits_choices)
@@ -117,16 +157,31 @@ class MLXQuantizationConfig:
         return found
 
     def skips(self, module: str) -> bool:
-        """Whether a checkpoint module path is one of `modules_to_not_convert`."""
+        """Whether a module stays in float by `modules_to_not_convert`.
+
+        Args:
+            module: A module path of the checkpoint.
+
+        Returns:
+            True if one of the names means this module.
+        """
         return any(names_module(name, module) for name in self.modules_to_not_convert)
 
 
 def names_module(name: str, module: str) -> bool:
-    """Whether a name means a module path: the path, its last parts, or the path behind a prefix ("bert.")."""
+    """Whether a name given by a user means a module path.
+
+    Args:
+        name: The whole path, its last parts ("output.dense"), or the path with a prefix ("bert.encoder...").
+        module: A module path of the checkpoint.
+
+    Returns:
+        True if the name means the module.
+    """
     return f".{module}".endswith(f".{name}") or name.endswith(f".{module}")
 
 
-# Their fidelity on a real model: docs/quantization.md. The bits_per_weight of "mixed-4" are those of "q4".
+# Measured on a real model in docs/quantization.md. 4.5 bits a weight are those of "q4": 4, and 16 + 16 for each 64.
 RECIPES: dict[str, MLXQuantizationConfig] = {
     **{f"q{bits}": MLXQuantizationConfig(bits=bits) for bits in sorted(BITS["affine"], reverse=True)},
     "mxfp8": MLXQuantizationConfig(mode="mxfp8"),
@@ -147,7 +202,18 @@ QuantizationLike = MLXQuantizationConfig | Mapping[str, Any] | str | None
 
 
 def recipe_from(given: QuantizationLike) -> MLXQuantizationConfig | None:
-    """A recipe's name or JSON file, a dict of its fields, a config or None -> the config or None (no quantisation)."""
+    """Return the config that a `quantization_config` argument means.
+
+    Args:
+        given: A recipe's name ("q8"), the path of a JSON file (a recipe, or a converted folder's
+            conversion_metadata.json), a dict of MLXQuantizationConfig's fields, a config, or None.
+
+    Returns:
+        The config, or None for no quantization.
+
+    Raises:
+        QuantizationError: If the name is no recipe, the file cannot be read, or a field is unknown or impossible.
+    """
     if given is None or isinstance(given, MLXQuantizationConfig):
         return given
     if isinstance(given, str):
@@ -168,7 +234,7 @@ def recipe_from(given: QuantizationLike) -> MLXQuantizationConfig | None:
 
 
 def _from_file(path: Path) -> MLXQuantizationConfig:
-    """A recipe's dict in a file, or a converted folder's metadata: its recipe with the widths that were chosen."""
+    """Read a recipe's dict from JSON, or a converted folder's metadata: its recipe with the bits that were chosen."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -183,7 +249,7 @@ def _from_file(path: Path) -> MLXQuantizationConfig:
 
 
 def _from_dict(given: Mapping[str, Any]) -> MLXQuantizationConfig:
-    """A dict as a user or `to_dict` makes it; texts other than the bundled ones cannot come back from their hash."""
+    """Build a config from a user's dict or `to_dict`'s; a hash of texts other than the bundled ones is refused."""
     known = MLXQuantizationConfig.__dataclass_fields__
     unknown = sorted(set(given) - set(known) - {"calibration"})
     if unknown:
@@ -193,14 +259,21 @@ def _from_dict(given: Mapping[str, Any]) -> MLXQuantizationConfig:
     recipe = MLXQuantizationConfig(**{key: value for key, value in given.items() if key != "calibration"})
     if "calibration" in given and recipe.to_dict().get("calibration") != given["calibration"]:
         raise QuantizationError(
-            f"quantization_config has calibration={given['calibration']!r}, the hash of texts that are not at hand. "
+            f"quantization_config has calibration={given['calibration']!r}, the hash of texts that are not available. "
             "Leave it out, and give calibration_texts for texts of your own."
         )
     return recipe
 
 
 def recipe_name(recipe: MLXQuantizationConfig | None) -> str:
-    """A short name for folders and tables: "q8", "q4-g32", "mxfp4", "q4-best"; "float" for no quantisation."""
+    """Return a short name for folders and tables.
+
+    Args:
+        recipe: A config, or None for float weights.
+
+    Returns:
+        The recipe's own name ("q8", "q4-best"), else one made of its fields ("q4-g32"); "float" for None.
+    """
     if recipe is None:
         return "float"
     named = next((name for name, known in RECIPES.items() if known == recipe), None)

@@ -1,4 +1,4 @@
-"""Finished steps of a long calibration, kept on disk, so that one that was broken off goes on where it was."""
+"""Finished steps of a long calibration, stored on disk, so that an interrupted one can be resumed."""
 
 import os
 import re
@@ -12,13 +12,17 @@ from mlx_hf_bridge.quantization.quantized_weights import QuantizedWeights
 
 
 class ResumeStore:
-    """Named arrays in a folder; None as the folder keeps nothing."""
+    """Named arrays in a folder.
+
+    Args:
+        folder: Where the arrays are stored; None stores nothing and finds nothing.
+    """
 
     def __init__(self, folder: Path | None) -> None:
         self.folder = folder
 
     def load(self, name: str) -> dict[str, mx.array] | None:
-        """What was put under the name; None where nothing was."""
+        """Return the arrays that were saved under a name; None if there are none."""
         path = self._path(name)
         if path is None or not path.is_file():
             return None
@@ -27,7 +31,7 @@ class ResumeStore:
         return found
 
     def save(self, name: str, arrays: dict[str, mx.array]) -> None:
-        """Keep the arrays, wholly or not at all."""
+        """Save arrays under a name; an interruption leaves the old file or the new one, never half of it."""
         path = self._path(name)
         if path is None:
             return
@@ -37,18 +41,20 @@ class ResumeStore:
         os.replace(scratch, path)
 
     def load_quantized(self, name: str) -> QuantizedWeights | None:
+        """Return the quantized weights that were saved under a name; None if there are none."""
         found = self.load(name)
         if found is None:
             return None
         values, scales, biases = (np.array(found[key].astype(mx.float32)) for key in ("codes", "scales", "biases"))
         return QuantizedWeights(values, scales, biases, int(np.array(found["bits"])))
 
-    def save_quantized(self, name: str, codes: QuantizedWeights) -> None:
-        arrays = {"codes": mx.array(codes.values.astype(np.uint8)), "bits": mx.array(codes.bits)}
-        self.save(name, {**arrays, "scales": mx.array(codes.scales), "biases": mx.array(codes.biases)})
+    def save_quantized(self, name: str, quantized: QuantizedWeights) -> None:
+        """Save quantized weights under a name."""
+        arrays = {"codes": mx.array(quantized.values.astype(np.uint8)), "bits": mx.array(quantized.bits)}
+        self.save(name, {**arrays, "scales": mx.array(quantized.scales), "biases": mx.array(quantized.biases)})
 
     def clear(self) -> None:
-        """Nothing is kept any longer."""
+        """Delete everything that was saved."""
         if self.folder is not None:
             shutil.rmtree(self.folder, ignore_errors=True)
 

@@ -1,7 +1,9 @@
-"""Weights rounded for what errors cost the answers, columns and rows making up for each other.
+"""Second-order rounding for the error of the model's outputs: columns and rows compensate for one another.
 
-The cost of codes Q for weights W is trace(G (W - Q) H (W - Q)'), H of the inputs and G of the outputs (curvature.py);
-rows are handled as GPTQ handles columns, a block at a time (after Tseng et al., YAQA, arXiv 2505.22988).
+The cost of quantized weights Q for weights W is trace(G (W - Q) H (W - Q)'), with H of the layer's inputs and G of its
+outputs (curvature.py). Rows are treated as GPTQ treats columns, a block at a time (after Tseng et al., YAQA,
+arXiv 2505.22988).
+
 O outputs, I inputs.
 """
 
@@ -20,11 +22,17 @@ from mlx_hf_bridge.quantization.rounding import (
     refine,
 )
 
-# The factor of outputs is known less well: it is drawn far towards the identity.
+# Added to the diagonal of G, as a share of its mean; 30 times what H gets. The product of two factors only approximates
+# the true curvature, and G is estimated from few random gradients, so it is shrunk far towards the identity: without
+# that, a layer's predicted cost halved and its true cost did not.
 _OUTPUT_DAMPING = 0.3
-# Outputs that are rounded at a time, as if they did not make up for each other.
+# Output rows that are rounded at a time, each against the same target. Larger blocks are faster, since GPTQ runs over
+# all rows of a block at once, and compensate less, since only later blocks make up for a block's errors.
 _ROWS = 24
+# Rows of an embedding table rounded at a time, so that the arrays of `refine` (O, 2 G, 2 G) stay small.
 _TABLE_ROWS = 4096
+
+RowIndex = npt.NDArray[np.intp]
 
 
 def round_weights(
@@ -35,9 +43,18 @@ def round_weights(
     dtype: mx.Dtype = mx.float16,
     outputs: Floats | None = None,
 ) -> QuantizedWeights:
-    """Weights (O, I) -> codes of a small cost, scales as `dtype` stores them.
+    """Round weights for a small cost trace(outputs (W - Q) inputs (W - Q)').
 
-    The cost of W - Q is trace(outputs (W - Q) inputs (W - Q)'); inputs (I, I), outputs (O, O), None = the identity.
+    Args:
+        weights: Float weights of shape (O, I).
+        inputs: Second moments of the layer's inputs, of shape (I, I).
+        bits: Bits of a weight.
+        group_size: How many weights of a row share a scale; divides I.
+        dtype: What scales and biases are stored in.
+        outputs: Curvature of the outputs, of shape (O, O); None is the identity, which rounds rows independently.
+
+    Returns:
+        The quantized weights.
     """
     metric = add_damping(inputs)
     factors = factorize(metric, group_size)
@@ -46,81 +63,98 @@ def round_weights(
     across = add_damping(outputs, _OUTPUT_DAMPING)
     order = np.argsort(-np.diag(across), kind="stable")
     blocks = [order[start : start + _ROWS] for start in range(0, len(order), _ROWS)]
-    codes = _block_by_block(weights, metric, factors, across, blocks, bits, dtype)
-    return _turned_across(weights, metric, across, blocks, codes, dtype)
+    quantized = _round_blocks(weights, metric, factors, across, blocks, bits, dtype)
+    return _refine_blocks(weights, metric, across, blocks, quantized, dtype)
 
 
 def round_rows(
     weights: Floats, inputs: Floats, bits: int, group_size: int, dtype: mx.Dtype = mx.float16
 ) -> QuantizedWeights:
-    """`round_weights` for the many rows of a table, some thousand at a time."""
+    """Round the rows of a table independently, some thousands at a time.
+
+    Args:
+        weights: The table, of shape (rows, I).
+        inputs: Curvature of the table's columns, of shape (I, I).
+        bits: Bits of a weight.
+        group_size: How many weights of a row share a scale; divides I.
+        dtype: What scales and biases are stored in.
+
+    Returns:
+        The quantized table.
+    """
     parts = [
         round_weights(weights[start : start + _TABLE_ROWS], inputs, bits, group_size, dtype)
         for start in range(0, len(weights), _TABLE_ROWS)
     ]
-    return _joined(parts)
+    return _concatenate(parts)
 
 
-def _block_by_block(
+def _round_blocks(
     weights: Floats,
     metric: Floats,
     factors: GptqFactors,
     across: Floats,
-    blocks: list[npt.NDArray[np.intp]],
+    blocks: list[RowIndex],
     bits: int,
     dtype: mx.Dtype,
 ) -> QuantizedWeights:
-    """Rows of the costliest outputs first; later ones make up for the errors of those before, as GPTQ's columns do."""
+    """Round the costliest rows first; later blocks compensate for the errors of those before, as GPTQ's columns do."""
     order = np.concatenate(blocks)
     upper = inverse_cholesky(across[order][:, order])
-    left = weights[order]  # what is still to be rounded
+    remaining = weights[order]  # what is still to be rounded, errors added
     parts = []
     start = 0
     for block in blocks:
         end = start + len(block)
-        aim = left[start:end]
-        codes = refine(aim, metric, gptq(aim, factors, bits, dtype), dtype, 1)
-        errors = np.linalg.solve(upper[start:end, start:end].T, aim - codes.dequantize())
-        left[end:] -= upper[start:end, end:].T @ errors
-        parts.append(codes)
+        target = remaining[start:end]
+        quantized = refine(target, metric, gptq(target, factors, bits, dtype), dtype, 1)
+        errors = np.linalg.solve(upper[start:end, start:end].T, target - quantized.dequantize())
+        remaining[end:] -= upper[start:end, end:].T @ errors
+        parts.append(quantized)
         start = end
-    return _taken(_joined(parts), np.argsort(order))
+    return _select_rows(_concatenate(parts), np.argsort(order))
 
 
-def _turned_across(
+def _refine_blocks(
     weights: Floats,
     metric: Floats,
     across: Floats,
-    blocks: list[npt.NDArray[np.intp]],
-    codes: QuantizedWeights,
+    blocks: list[RowIndex],
+    quantized: QuantizedWeights,
     dtype: mx.Dtype,
 ) -> QuantizedWeights:
-    """Each block of rows once more, for the errors that all other rows have by now, where that costs less."""
-    off = weights - codes.dequantize()
+    """Round each block once more for the errors that all other rows have by now, and keep it where it costs less."""
+    difference = weights - quantized.dequantize()
     for block in blocks:
-        among = across[np.ix_(block, block)]
+        within = across[np.ix_(block, block)]
         others = across[block]
         others[:, block] = 0
-        aim = weights[block] + np.linalg.solve(among, others @ off)
-        before = _taken(codes, block)
-        better = refine(aim, metric, before, dtype, 1)
-        if _cost(aim, better, metric, among) < _cost(aim, before, metric, among):
-            codes.values[block], codes.scales[block], codes.biases[block] = better.values, better.scales, better.biases
-            off[block] = weights[block] - better.dequantize()
-    return codes
+        # The block's own part of G is solved as a whole, and the result is kept only where it costs less: when each row
+        # was corrected by itself, rows that cost the same thing all answered for one error, and values overflowed.
+        target = weights[block] + np.linalg.solve(within, others @ difference)
+        before = _select_rows(quantized, block)
+        better = refine(target, metric, before, dtype, 1)
+        if _cost(target, better, metric, within) < _cost(target, before, metric, within):
+            quantized.values[block], quantized.scales[block], quantized.biases[block] = (
+                better.values,
+                better.scales,
+                better.biases,
+            )
+            difference[block] = weights[block] - better.dequantize()
+    return quantized
 
 
-def _cost(aim: Floats, codes: QuantizedWeights, inputs: Floats, outputs: Floats) -> float:
-    off = aim - codes.dequantize()
-    return float(((outputs @ off) * (off @ inputs)).sum())
+def _cost(target: Floats, quantized: QuantizedWeights, inputs: Floats, outputs: Floats) -> float:
+    difference = target - quantized.dequantize()
+    return float(((outputs @ difference) * (difference @ inputs)).sum())
 
 
-def _taken(codes: QuantizedWeights, rows: npt.NDArray[np.intp]) -> QuantizedWeights:
-    return QuantizedWeights(codes.values[rows], codes.scales[rows], codes.biases[rows], codes.bits)
+def _select_rows(quantized: QuantizedWeights, rows: RowIndex) -> QuantizedWeights:
+    return QuantizedWeights(quantized.values[rows], quantized.scales[rows], quantized.biases[rows], quantized.bits)
 
 
-def _joined(parts: list[QuantizedWeights]) -> QuantizedWeights:
-    """Codes of rows below each other."""
+def _concatenate(parts: list[QuantizedWeights]) -> QuantizedWeights:
+    """Stack quantized weights below one another."""
     values, scales, biases = (
         np.concatenate([getattr(part, name) for part in parts]) for name in ("values", "scales", "biases")
     )

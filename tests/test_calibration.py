@@ -74,8 +74,8 @@ def test_groups_without_a_range_are_kept_as_they_are(weights: np.ndarray) -> Non
     np.testing.assert_allclose(again, weights, rtol=0, atol=1e-3)
 
 
-@pytest.mark.parametrize("centred", [False, True])
-def test_moments_are_those_of_all_rows_by_their_texts_counts(centred: bool) -> None:
+@pytest.mark.parametrize("centered", [False, True])
+def test_moments_are_those_of_all_rows_by_their_texts_counts(centered: bool) -> None:
     random = np.random.default_rng(3)
     calls = [(random.normal(5, 1, (2, length, 6)), random.normal(5, 1, (2, length, 6))) for length in (3, 4)]
     counts = np.array([[1.0, 4.0], [0.5, 2.0]])
@@ -85,9 +85,11 @@ def test_moments_are_those_of_all_rows_by_their_texts_counts(centred: bool) -> N
     rows = [np.concatenate([call[side].reshape(-1, 6) for call in calls]) for side in (0, 1)]
     weights = np.concatenate([np.repeat(each, length) for each, length in zip(counts, (3, 4), strict=True)])
     means = [np.average(part, axis=0, weights=weights) for part in rows]
-    x, y = (part - mean if centred else part for part, mean in zip(rows, means, strict=True))
+    x, y = (part - mean if centered else part for part, mean in zip(rows, means, strict=True))
     expected = [(x * weights[:, None]).T @ part / weights.sum() for part in (x, y - x)]
-    for mlx_model, torch_model in zip([*found.means(), *found.products(centred)], [*means, *expected], strict=True):
+    for mlx_model, torch_model in zip(
+        [*found.means(), *found.second_moments(centered)], [*means, *expected], strict=True
+    ):
         np.testing.assert_allclose(mlx_model, torch_model, rtol=0, atol=2e-5)
 
 
@@ -96,7 +98,7 @@ def test_rows_that_are_not_of_texts_count_alike() -> None:
     found, alike = InputMoments(), InputMoments()
     found.add(rows, rows, mx.array([1.0, 9.0]))
     alike.add(rows, rows, mx.array([1.0]))
-    np.testing.assert_allclose(found.products(False)[0], alike.products(False)[0], rtol=0, atol=1e-6)
+    np.testing.assert_allclose(found.second_moments(False)[0], alike.second_moments(False)[0], rtol=0, atol=1e-6)
 
 
 def cosine_to_float(folder: Path, recipe: Any) -> float:

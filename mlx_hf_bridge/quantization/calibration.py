@@ -1,4 +1,4 @@
-"""From a float model and batches of texts to codes, and to tuned norms and biases where answers are taught."""
+"""The calibrated rounding of a whole model: integers, scales and biases, and with "distill" tuned small parameters."""
 
 from collections.abc import Mapping
 
@@ -11,26 +11,39 @@ from mlx_hf_bridge.quantization.distillation import distill
 from mlx_hf_bridge.quantization.layerwise import quantize_layers
 from mlx_hf_bridge.quantization.quantized_weights import QuantizedWeights
 
-# Of distillation: some minutes for six layers on two CPU cores.
+# Optimizer steps of distillation: some minutes for six layers on two CPU cores. On all-MiniLM-L6-v2
+# distillation gained nothing in 60 and 80 steps (docs/quantization.md), so that no recipe uses it.
 STEPS = 200
 
 
 def calibrate(job: CalibrationJob, method: str, seed: int) -> tuple[dict[str, QuantizedWeights], dict[str, mx.array]]:
-    """-> codes by module path, and tuned parameters by our parameter names; QuantizationError for inputs not finite."""
-    codes, biases = quantize_layers(job, curvature.estimate_curvatures(job, seed))
-    _check_finite(codes)
+    """Round the weights of every module of the job.
+
+    Args:
+        job: The models and calibration batches.
+        method: "data_free", "gptq" or "distill".
+        seed: Seed of the random gradients and of the order of batches.
+
+    Returns:
+        Quantized weights by module path, and tuned parameters (biases, with "distill" norms too) by parameter name.
+
+    Raises:
+        QuantizationError: If the model's hidden states are not finite on the calibration texts.
+    """
+    quantized, tuned = quantize_layers(job, curvature.estimate_curvatures(job, seed))
+    _check_finite(quantized)
     if method != "distill":
-        return codes, biases
-    return distill(job, codes, seed, STEPS)
+        return quantized, tuned
+    return distill(job, quantized, seed, STEPS)
 
 
-def count_steps(work_modules: int, method: str) -> int:
-    """How often `calibrate` calls `work.tick`."""
-    return curvature.GRADIENT_SAMPLES + work_modules + (STEPS if method == "distill" else 0)
+def count_steps(modules: int, method: str) -> int:
+    """Return how often `calibrate` calls the job's `on_step`, for a progress bar."""
+    return curvature.GRADIENT_SAMPLES + modules + (STEPS if method == "distill" else 0)
 
 
-def _check_finite(codes: Mapping[str, QuantizedWeights]) -> None:
-    for path, found in codes.items():
+def _check_finite(quantized: Mapping[str, QuantizedWeights]) -> None:
+    for path, found in quantized.items():
         if not all(bool(mx.isfinite(mx.array(part)).all()) for part in (found.scales, found.biases)):
             raise QuantizationError(
                 f"{path} reads inputs that are inf or nan on the calibration texts, so it cannot be calibrated. Check "

@@ -1,7 +1,9 @@
-"""Scales, biases, norms and the products' own biases taught by the float model's answers; codes stay as they are.
+"""Scales, biases, norms and the linear layers' own biases trained on the float model's outputs; integers stay fixed.
 
-Gradients are taken of the unpacked weights and carried over to scales and biases: d/dscale = sum(d/dw x code),
-d/dbias = sum(d/dw), each over a group. O outputs, G groups, S weights a group.
+Gradients are taken of the dequantized weights and carried over to scales and biases: d/dscale = sum(d/dw x value),
+d/dbias = sum(d/dw), each over a group.
+
+O outputs, G groups, S weights of a group.
 """
 
 import math
@@ -19,103 +21,122 @@ from mlx_hf_bridge.layers.token_batch import TokenBatch
 from mlx_hf_bridge.quantization.calibration_job import CalibrationJob, select_linears
 from mlx_hf_bridge.quantization.quantized_weights import QuantizedWeights, round_trip
 
-# A step moves scales and biases by about this share of a scale, norms and products' biases by less.
+# Adam's learning rate: a step moves scales and biases by about this share of a scale. On all-MiniLM-L6-v2, 200 steps at
+# 1e-3 lost 0.0005 of the 4-bit cosine, and 60 at 1e-4 changed nothing.
 _RATE = 1e-4
+# Norms and the layers' biases, which act on whole outputs, move by this share of that rate.
 _SLOWER = 0.1
+# Steps in which the rate rises, while Adam's averages fill.
 _WARM_UP = 20
-# The share of the loss that looks at every token's hidden state, which holds the other tasks' heads in place.
+# The weight in the loss of every token's hidden state, which keeps those that the heads of other tasks read near the
+# float model's.
 _HIDDEN = 0.2
+# Steps between two saves for resuming.
 _SAVE_EVERY = 25
 
 Arrays = dict[str, mx.array]
 
 
 def distill(
-    job: CalibrationJob, codes: Mapping[str, QuantizedWeights], seed: int, steps: int
+    job: CalibrationJob, quantized: Mapping[str, QuantizedWeights], seed: int, steps: int
 ) -> tuple[dict[str, QuantizedWeights], Arrays]:
-    """-> codes with better scales and biases, and the tuned norms and biases by our parameter names."""
-    lesson = _Distillation(job, codes)
-    order = _order(len(job.calibration_batches), steps, seed)
-    start = lesson.resume()
+    """Train everything but the integers on the float model's outputs.
+
+    Args:
+        job: The models and calibration batches.
+        quantized: Quantized weights by module path, where training starts.
+        seed: Seed of the order of batches.
+        steps: Optimizer steps.
+
+    Returns:
+        The integers with trained scales and biases by module path, and tuned norms and biases by parameter name.
+    """
+    training = _Distillation(job, quantized)
+    order = _batch_order(len(job.calibration_batches), steps, seed)
+    start = training.resume()
     for step in range(start, steps):
         job.on_step(f"step {step + 1}")
-        lesson.step(job.calibration_batches[order[step]], _rate(step, steps))
+        training.step(job.calibration_batches[order[step]], _rate(step, steps))
         if (step + 1) % _SAVE_EVERY == 0:
-            lesson.keep(step + 1)
-    return lesson.result()
+            training.save(step + 1)
+    return training.result()
 
 
-def _order(batches: int, steps: int, seed: int) -> list[int]:
-    """Every batch once before any comes again, shuffled."""
+def _batch_order(batches: int, steps: int, seed: int) -> list[int]:
+    """Return the batch of each step: shuffled epochs."""
     random = np.random.default_rng(seed)
-    rounds = math.ceil(steps / batches)
-    return [int(index) for _ in range(rounds) for index in random.permutation(batches)]
+    epochs = math.ceil(steps / batches)
+    return [int(index) for _ in range(epochs) for index in random.permutation(batches)]
 
 
 def _rate(step: int, steps: int) -> float:
-    """A linear start, then half a cosine down to nothing."""
+    """Return the learning rate of a step: a linear warm-up times half a cosine down to 0."""
     return _RATE * min(1.0, (step + 1) / _WARM_UP) * (1 + math.cos(math.pi * step / steps)) / 2
 
 
 class _Distillation:
-    """The packed model being taught. `moved` holds scales and biases in units of the first scales, (O, G, 2)."""
+    """The quantized model in training.
 
-    def __init__(self, job: CalibrationJob, codes: Mapping[str, QuantizedWeights]) -> None:
+    `moved` holds the changes of scales and biases in units of the first scales, (O, G, 2), so that one learning rate
+    suits layers of all sizes.
+    """
+
+    def __init__(self, job: CalibrationJob, quantized: Mapping[str, QuantizedWeights]) -> None:
         self.job = job
-        products = select_linears(job.quantized_model, codes)
-        self.codes = codes
-        self.taught = list(products)
-        self.numbers = {path: mx.array(codes[path].values.astype(np.uint8)) for path in self.taught}
-        self.scales = {path: mx.array(codes[path].scales) for path in self.taught}
-        self.moved = {path: mx.zeros((*codes[path].scales.shape, 2)) for path in self.taught}
-        self.rest = _small_parameters(job.quantized_model)
+        linears = select_linears(job.quantized_model, quantized)
+        self.quantized = quantized
+        self.trained = list(linears)
+        self.values = {path: mx.array(quantized[path].values.astype(np.uint8)) for path in self.trained}
+        self.scales = {path: mx.array(quantized[path].scales) for path in self.trained}
+        self.moved = {path: mx.zeros((*quantized[path].scales.shape, 2)) for path in self.trained}
+        self.small = _small_parameters(job.quantized_model)
         self.optimizers = optimizers.Adam(_RATE), optimizers.Adam(_RATE * _SLOWER)
         self.targets: dict[int, tuple[mx.array, mx.array]] = {}
         job.quantized_model.freeze()
-        for module in products.values():
+        for module in linears.values():
             module.unfreeze(keys=["weight"], recurse=False)
-        _unfreeze(job.quantized_model, self.rest)
+        _unfreeze(job.quantized_model, self.small)
         self.gradient = nn.value_and_grad(job.quantized_model, self._loss)
 
     def step(self, batch: TokenBatch, rate: float) -> None:
-        """One step of Adam on one batch."""
+        """Do one step of Adam on one batch."""
         _, gradients = self.gradient(batch, *self._target(batch))
         flat: Arrays = dict(tree_flatten(gradients))
-        of_moved = {path: self._carried_over(path, flat[f"{path}.weight"]) for path in self.taught}
-        of_rest = {name: flat[name] for name in self.rest}
-        for optimizer, speed in zip(self.optimizers, (rate, rate * _SLOWER), strict=True):
-            optimizer.learning_rate = speed
+        of_moved = {path: self._scale_gradient(path, flat[f"{path}.weight"]) for path in self.trained}
+        of_small = {name: flat[name] for name in self.small}
+        for optimizer, learning_rate in zip(self.optimizers, (rate, rate * _SLOWER), strict=True):
+            optimizer.learning_rate = learning_rate
         self.moved = self.optimizers[0].apply_gradients(of_moved, self.moved)
-        self.rest = self.optimizers[1].apply_gradients(of_rest, self.rest)
-        self._show()
+        self.small = self.optimizers[1].apply_gradients(of_small, self.small)
+        self._update_model()
 
     def result(self) -> tuple[dict[str, QuantizedWeights], Arrays]:
-        """Scales and biases as they will be stored."""
-        found = dict(self.codes)
-        for path in self.taught:
-            scales, biases = (round_trip(np.array(part), self.job.dtype) for part in self._lines(path))
-            before = self.codes[path]
+        """Return scales and biases as they will be stored, and the other trained parameters."""
+        found = dict(self.quantized)
+        for path in self.trained:
+            scales, biases = (round_trip(np.array(part), self.job.dtype) for part in self._scales_and_biases(path))
+            before = self.quantized[path]
             found[path] = QuantizedWeights(before.values, scales, biases, before.bits)
-        return found, self.rest
+        return found, self.small
 
-    def keep(self, step: int) -> None:
-        """Put everything that the next step needs on disk."""
-        states = [_flat_state(number, one.state) for number, one in enumerate(self.optimizers)]
+    def save(self, step: int) -> None:
+        """Save everything that the next step needs."""
+        states = [_flat_state(number, optimizer.state) for number, optimizer in enumerate(self.optimizers)]
         state = {name: array for flat in states for name, array in flat.items()}
         moved = {f"moved.{path}": array for path, array in self.moved.items()}
-        rest = {f"rest.{name}": array for name, array in self.rest.items()}
-        self.job.resume.save("distillation", {**state, **moved, **rest, "step": mx.array(step)})
+        small = {f"rest.{name}": array for name, array in self.small.items()}
+        self.job.resume.save("distillation", {**state, **moved, **small, "step": mx.array(step)})
 
     def resume(self) -> int:
-        """Go on from what was kept -> the number of steps that are done."""
+        """Load what was saved and return the number of steps that are done."""
         found = self.job.resume.load("distillation")
         if found is None:
             return 0
         for number, optimizer in enumerate(self.optimizers):
             optimizer.state = _nested_state(number, found)
         self.moved = {path: found[f"moved.{path}"] for path in self.moved}
-        self.rest = {name: found[f"rest.{name}"] for name in self.rest}
-        self._show()
+        self.small = {name: found[f"rest.{name}"] for name in self.small}
+        self._update_model()
         return int(np.array(found["step"]))
 
     def _target(self, batch: TokenBatch) -> tuple[mx.array, mx.array]:
@@ -126,43 +147,46 @@ class _Distillation:
             self.targets[id(batch)] = target
         return self.targets[id(batch)]
 
-    def _loss(self, batch: TokenBatch, answer: mx.array, hidden: mx.array) -> mx.array:
+    def _loss(self, batch: TokenBatch, target: mx.array, target_hidden: mx.array) -> mx.array:
         encoded = self.job.quantized_model(batch)
-        own, states = self.job.select_output(encoded, batch), encoded.hidden
+        output, hidden = self.job.select_output(encoded, batch), encoded.hidden
         tokens = batch.token_mask(mx.float32)
-        return output_distance(own, answer) + _HIDDEN * _relative(states * tokens, hidden * tokens)
+        return output_distance(output, target) + _HIDDEN * _relative_error(hidden * tokens, target_hidden * tokens)
 
-    def _carried_over(self, path: str, gradient: mx.array) -> mx.array:
-        codes, scales = self.numbers[path], self.scales[path]
+    def _scale_gradient(self, path: str, gradient: mx.array) -> mx.array:
+        """Turn the gradient of dequantized weights (O, I) into that of `moved` (O, G, 2)."""
+        values, scales = self.values[path], self.scales[path]
         grouped = gradient.reshape(*scales.shape, -1)  # (O, G, S)
-        by_scale = (grouped * codes.reshape(grouped.shape)).sum(axis=-1)
+        by_scale = (grouped * values.reshape(grouped.shape)).sum(axis=-1)
         return mx.stack([by_scale, grouped.sum(axis=-1)], axis=-1) * scales[..., None]
 
-    def _lines(self, path: str) -> tuple[mx.array, mx.array]:
-        """The scales and biases (O, G) as they stand."""
+    def _scales_and_biases(self, path: str) -> tuple[mx.array, mx.array]:
+        """Return the present scales and biases (O, G)."""
         scales, moved = self.scales[path], self.moved[path]
-        return scales * (1 + moved[..., 0]), mx.array(self.codes[path].biases) + scales * moved[..., 1]
+        return scales * (1 + moved[..., 0]), mx.array(self.quantized[path].biases) + scales * moved[..., 1]
 
-    def _show(self) -> None:
-        """Put everything taught into the packed model."""
+    def _update_model(self) -> None:
+        """Load the present weights, norms and biases into the quantized model."""
         weights = []
-        for path in self.taught:
-            scales, biases = self._lines(path)
-            grouped = self.numbers[path].reshape(*scales.shape, -1).astype(mx.float32)
-            weight = (grouped * scales[..., None] + biases[..., None]).reshape(self.numbers[path].shape)
+        for path in self.trained:
+            scales, biases = self._scales_and_biases(path)
+            grouped = self.values[path].reshape(*scales.shape, -1).astype(mx.float32)
+            weight = (grouped * scales[..., None] + biases[..., None]).reshape(self.values[path].shape)
             weights.append((f"{path}.weight", weight))
-        self.job.quantized_model.load_weights([*weights, *self.rest.items()], strict=False)
-        mx.eval(self.job.quantized_model.parameters(), self.moved, *(one.state for one in self.optimizers))
+        model = self.job.quantized_model
+        model.load_weights([*weights, *self.small.items()], strict=False)
+        mx.eval(model.parameters(), self.moved, *(optimizer.state for optimizer in self.optimizers))
 
 
-def output_distance(own: mx.array, wanted: mx.array) -> mx.array:
-    """1 - cosine, mean over the rows, and the relative squared error, which sees lengths too."""
-    norms = mx.linalg.norm(own, axis=-1) * mx.linalg.norm(wanted, axis=-1)
-    return (1 - (own * wanted).sum(axis=-1) / mx.maximum(norms, 1e-12)).mean() + 0.5 * _relative(own, wanted)
+def output_distance(outputs: mx.array, targets: mx.array) -> mx.array:
+    """Return 1 - cosine, mean over rows, plus half the relative squared error, which depends on lengths too."""
+    norms = mx.linalg.norm(outputs, axis=-1) * mx.linalg.norm(targets, axis=-1)
+    cosines = (outputs * targets).sum(axis=-1) / mx.maximum(norms, 1e-12)
+    return (1 - cosines).mean() + 0.5 * _relative_error(outputs, targets)
 
 
-def _relative(own: mx.array, wanted: mx.array) -> mx.array:
-    return ((own - wanted) ** 2).sum() / mx.maximum((wanted**2).sum(), 1e-12)
+def _relative_error(outputs: mx.array, targets: mx.array) -> mx.array:
+    return ((outputs - targets) ** 2).sum() / mx.maximum((targets**2).sum(), 1e-12)
 
 
 def _flat(tree: object) -> list[tuple[str, mx.array]]:
@@ -171,33 +195,36 @@ def _flat(tree: object) -> list[tuple[str, mx.array]]:
 
 
 def _flat_state(number: int, state: Mapping[str, Any]) -> Arrays:
-    """An optimizer's state, under "number|parameter|what"; parameters' names have dots, which trees would split at."""
+    """Return an optimizer's state under "number|parameter|entry".
+
+    Not by tree_flatten: parameter names contain dots, at which unflattening would split them.
+    """
     flat = {}
     for name, value in state.items():
-        for what, array in value.items() if isinstance(value, dict) else [("", value)]:
-            flat[f"{number}|{name}|{what}"] = array
+        for entry, array in value.items() if isinstance(value, dict) else [("", value)]:
+            flat[f"{number}|{name}|{entry}"] = array
     return flat
 
 
 def _nested_state(number: int, flat: Arrays) -> dict[str, Any]:
+    """Undo `_flat_state`."""
     state: dict[str, Any] = {}
     for key, array in flat.items():
         owner, _, rest = key.partition("|")
         if owner == str(number) and rest:
-            name, _, what = rest.partition("|")
-            if what:
-                state.setdefault(name, {})[what] = array
+            name, _, entry = rest.partition("|")
+            if entry:
+                state.setdefault(name, {})[entry] = array
             else:
                 state[name] = array
     return state
 
 
 def _small_parameters(model: Model) -> Arrays:
-    """Norms and biases of the encoder, by our names."""
-    flat = _flat(model.parameters())
+    """Return the norms and biases of the encoder by parameter name."""
     return {
         name: array
-        for name, array in flat
+        for name, array in _flat(model.parameters())
         if name.startswith("encoder.") and array.ndim == 1 and mx.issubdtype(array.dtype, mx.floating)
     }
 

@@ -1,4 +1,4 @@
-"""A model whose first layers are not computed again: they give what they gave for the same batch before."""
+"""A model whose finished layers are not computed again: they return what they returned for the same batch before."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -14,52 +14,57 @@ from mlx_hf_bridge.quantization.statistics import StopForward
 _LAYER_PATH = "encoder.layers."
 
 
-class _Given(nn.Module):
-    """A layer that gives an answer it was given."""
+class _CachedLayer(nn.Module):
+    """A layer that returns a stored output."""
 
-    def __init__(self, answer: mx.array) -> None:
+    def __init__(self, output: mx.array) -> None:
         super().__init__()
-        self._answer = answer
+        self._output = output
 
     def __call__(self, *_: Any, **__: Any) -> mx.array:
-        return self._answer
+        return self._output
 
 
-class _Last(nn.Module):
-    """A layer that keeps its answer and ends the pass."""
+class _LastLayer(nn.Module):
+    """A layer that stores its output and ends the forward pass."""
 
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()
         self._layer = layer
-        self.answers: list[mx.array] = []
+        self.outputs: list[mx.array] = []
 
     def __call__(self, *args: Any, **kwargs: Any) -> mx.array:
-        self.answers.append(self._layer(*args, **kwargs))
+        self.outputs.append(self._layer(*args, **kwargs))
         raise StopForward
 
 
 class Replay:
-    """A model's passes over fixed batches, its first `done` layers given. Ends with `restore`."""
+    """Forward passes of a model over fixed batches, whose first `done` layers are cached. Call `restore` at the end.
+
+    Args:
+        model: The model; its list of layers is changed until `restore`.
+        batches: The batches that passes are run on.
+    """
 
     def __init__(self, model: Model, batches: Sequence[TokenBatch]) -> None:
         self.model, self.batches = model, batches
         self.done = 0
-        self._layers: list[nn.Module] = list(model.encoder.layers) if is_stack(model, batches[0]) else []
-        self._answers: list[mx.array] = []
+        self._layers: list[nn.Module] = list(model.encoder.layers) if is_sequential(model, batches[0]) else []
+        self._outputs: list[mx.array] = []
 
-    def reach(self, path: str) -> None:
-        """Compute and keep the layers before the one that a module's path lies in."""
+    def advance_to(self, path: str) -> None:
+        """Compute and cache the layers before the one that a module path lies in."""
         number = path.removeprefix(_LAYER_PATH).partition(".")[0]
         if not self._layers or not path.startswith(_LAYER_PATH):
             return
         while self.done < int(number):
-            self._answers = [self._answer(index) for index in range(len(self.batches))]
+            self._outputs = [self._layer_output(index) for index in range(len(self.batches))]
             self.done += 1
 
-    def batch(self, index: int) -> TokenBatch:
-        """One of the batches, the model made ready for it."""
-        for place in range(self.done):
-            self.model.encoder.layers[place] = _Given(self._answers[index])
+    def prepare(self, index: int) -> TokenBatch:
+        """Return one of the batches, after setting the model's cached layers to their outputs for it."""
+        for layer in range(self.done):
+            self.model.encoder.layers[layer] = _CachedLayer(self._outputs[index])
         return self.batches[index]
 
     def restore(self) -> None:
@@ -67,46 +72,48 @@ class Replay:
         if self._layers:
             self.model.encoder.layers = self._layers
 
-    def _answer(self, index: int) -> mx.array:
-        batch = self.batch(index)
-        last = _Last(self._layers[self.done])
+    def _layer_output(self, index: int) -> mx.array:
+        """Return the output of the first layer that is not cached yet."""
+        batch = self.prepare(index)
+        last = _LastLayer(self._layers[self.done])
         self.model.encoder.layers[self.done] = last
         with suppress(StopForward):
             self.model(batch)
         self.model.encoder.layers[self.done] = self._layers[self.done]
-        mx.eval(last.answers)
-        return last.answers[0]
+        mx.eval(last.outputs)
+        return last.outputs[0]
 
 
-def is_stack(model: Model, batch: TokenBatch) -> bool:
-    """Whether `encoder.layers` is run through once, in order, each layer's answer being all that goes on to the next.
+def is_sequential(model: Model, batch: TokenBatch) -> bool:
+    """Whether `encoder.layers` runs once, in order, each layer's output being all that the next one reads.
 
-    Seen by trying: with every layer but the last two given the answer of the last given one, nothing may change.
+    Found out by trying: with the first layer, and with all but the last one, replaced by stored outputs, the result
+    must be equal to the bit.
     """
     layers: Any = model.encoder.get("layers")
     if not isinstance(layers, list) or len(layers) < 2:
         return False
-    whole = model(batch).hidden
-    kept: list[tuple[int, mx.array]] = []
+    expected = model(batch).hidden
+    outputs: list[tuple[int, mx.array]] = []
 
-    class Keeping(nn.Module):
-        def __init__(self, place: int) -> None:
+    class RecordingLayer(nn.Module):
+        def __init__(self, number: int) -> None:
             super().__init__()
-            self._place = place
+            self._number = number
 
         def __call__(self, *args: Any, **kwargs: Any) -> mx.array:
-            answer: mx.array = layers[self._place](*args, **kwargs)
-            kept.append((self._place, answer))
-            return answer
+            output: mx.array = layers[self._number](*args, **kwargs)
+            outputs.append((self._number, output))
+            return output
 
     try:
-        model.encoder.layers = [Keeping(place) for place in range(len(layers))]
+        model.encoder.layers = [RecordingLayer(number) for number in range(len(layers))]
         model(batch)
-        if [place for place, _ in kept] != list(range(len(layers))) or not isinstance(kept[0][1], mx.array):
+        if [number for number, _ in outputs] != list(range(len(layers))) or not isinstance(outputs[0][1], mx.array):
             return False
         for done in {1, len(layers) - 1}:
-            model.encoder.layers = [_Given(kept[done - 1][1])] * done + layers[done:]
-            if not bool(mx.array_equal(model(batch).hidden, whole)):
+            model.encoder.layers = [_CachedLayer(outputs[done - 1][1])] * done + layers[done:]
+            if not bool(mx.array_equal(model(batch).hidden, expected)):
                 return False
         return True
     finally:

@@ -31,7 +31,7 @@ REFINEMENT_ROUNDS = 3
 _BLOCK = 64
 # Added to the diagonal of the scales' normal equations, as a share of its mean, in float64. A group whose integers are
 # all equal makes its scale and bias indistinguishable, so that the system is singular; a share this small decides
-# between them without moving any solution by more than float16 would.
+# between them, and is far below the 5e-4 by which float16 rounds the scales of a regular system.
 _RIDGE = 1e-7
 
 

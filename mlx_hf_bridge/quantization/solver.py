@@ -1,7 +1,7 @@
-"""Widths for every module within a number of bytes, of the least predicted error.
+"""Bits and groups for every module within a number of bytes, of the least predicted error.
 
-Each module has a convex front of choices (bytes, error). Starting from the smallest, the step of most error saved a
-byte is taken while any fits; on such fronts that is best but for the last bytes.
+Each module has a convex front of choices (bytes, error). Starting from the smallest choices, the step that saves the
+most error for a byte is taken while any fits. On convex fronts this greedy choice is optimal but for the last bytes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from mlx_hf_bridge.quantization.widths import BitWidth
 
 @dataclass(frozen=True)
 class Choice:
-    """A width (None: float), the bytes that a module takes in it, and the error that it is predicted to add."""
+    """A bit width (None: float), the bytes that a module takes in it, and the error that it is predicted to add."""
 
     width: BitWidth | None
     bytes: int
@@ -20,33 +20,44 @@ class Choice:
 
 
 def min_bytes(choices: Mapping[str, Sequence[Choice]]) -> int:
-    """The fewest bytes that the modules can take."""
-    return sum(min(choice.bytes for choice in of_one) for of_one in choices.values())
+    """Return the fewest bytes that the modules can take."""
+    return sum(min(choice.bytes for choice in options) for options in choices.values())
 
 
 def choose_widths(choices: Mapping[str, Sequence[Choice]], budget: int) -> dict[str, Choice]:
-    """One choice a module, `budget` bytes or fewer in all; ValueError where even the smallest take more."""
-    fronts = {name: convex_front(of_one) for name, of_one in choices.items()}
-    places = dict.fromkeys(fronts, 0)
-    left = budget - sum(found[0].bytes for found in fronts.values())
-    if left < 0:
+    """Choose a width for each module.
+
+    Args:
+        choices: Module path -> its options.
+        budget: The most bytes that all modules may take together.
+
+    Returns:
+        Module path -> the chosen option.
+
+    Raises:
+        ValueError: If even the smallest choices take more than the budget.
+    """
+    fronts = {name: convex_front(options) for name, options in choices.items()}
+    chosen = dict.fromkeys(fronts, 0)
+    remaining = budget - sum(front[0].bytes for front in fronts.values())
+    if remaining < 0:
         raise ValueError(f"{budget} bytes are fewer than the smallest choices take")
     while True:
         steps = [
-            (*_step(found, place), name) for name, found in fronts.items() if (place := places[name]) + 1 < len(found)
+            (*_step(front, index), name) for name, front in fronts.items() if (index := chosen[name]) + 1 < len(front)
         ]
-        fitting = [(gain, name) for gain, size, name in steps if size <= left]
+        fitting = [(gain, name) for gain, size, name in steps if size <= remaining]
         if not fitting:
-            return {name: found[places[name]] for name, found in fronts.items()}
+            return {name: front[chosen[name]] for name, front in fronts.items()}
         _, name = max(fitting)
-        left -= _step(fronts[name], places[name])[1]
-        places[name] += 1
+        remaining -= _step(fronts[name], chosen[name])[1]
+        chosen[name] += 1
 
 
 def convex_front(choices: Sequence[Choice]) -> list[Choice]:
-    """The choices on the lower convex hull of error over bytes, smallest first, each of less error than the last."""
+    """Return the choices on the lower convex hull of error over bytes, smallest first, with falling errors."""
     hull: list[Choice] = []
-    for choice in sorted(choices, key=lambda one: (one.bytes, one.error)):
+    for choice in sorted(choices, key=lambda option: (option.bytes, option.error)):
         if hull and choice.error >= hull[-1].error:
             continue
         while len(hull) > 1 and _gain(hull[-2], hull[-1]) <= _gain(hull[-2], choice):
@@ -55,10 +66,10 @@ def convex_front(choices: Sequence[Choice]) -> list[Choice]:
     return hull
 
 
-def _step(found: Sequence[Choice], place: int) -> tuple[float, int]:
-    """The error saved a byte, and the bytes, of going one choice further."""
-    return _gain(found[place], found[place + 1]), found[place + 1].bytes - found[place].bytes
+def _step(front: Sequence[Choice], index: int) -> tuple[float, int]:
+    """Return the error saved for a byte, and the bytes, of going one choice further."""
+    return _gain(front[index], front[index + 1]), front[index + 1].bytes - front[index].bytes
 
 
-def _gain(one: Choice, other: Choice) -> float:
-    return (one.error - other.error) / (other.bytes - one.bytes)
+def _gain(smaller: Choice, larger: Choice) -> float:
+    return (smaller.error - larger.error) / (larger.bytes - smaller.bytes)

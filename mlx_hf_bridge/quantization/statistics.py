@@ -1,4 +1,4 @@
-"""The inputs that each product of a model sees: which products share them, and their second moments.
+"""The inputs that each linear layer of a model reads: which layers share them, and their second moments.
 
 I inputs.
 """
@@ -15,49 +15,63 @@ from mlx_hf_bridge.layers.linear import Linear
 from mlx_hf_bridge.layers.token_batch import TokenBatch
 from mlx_hf_bridge.quantization.quantized_weights import Floats
 
-Tell = Callable[[str, mx.array], None]
+Callback = Callable[[str, mx.array], None]
 
 
 class StopForward(Exception):
-    """All that a pass was for has been seen; it ends early."""
+    """Raised inside a forward pass that has produced all that was wanted of it."""
 
 
-class _Watched(Linear):
-    """A product that tells of its inputs; modules take this class, and lay it down again."""
+class _RecordingLinear(Linear):
+    """A Linear that reports its inputs; swapped in temporarily."""
 
-    tell: Callable[[mx.array], None]
+    callback: Callable[[mx.array], None]
 
     def __call__(self, x: mx.array) -> mx.array:
-        self.tell(x)
+        self.callback(x)
         return super().__call__(x)
 
 
 @contextmanager
-def record_inputs(products: Mapping[str, Linear], tell: Tell) -> Iterator[None]:
-    """Let `tell(path, x)` know of each product's inputs x (..., I) while the block runs."""
-    for path, module in products.items():
-        module.__class__ = _Watched
-        module.tell = lambda x, path=path: tell(path, x)
+def record_inputs(linears: Mapping[str, Linear], callback: Callback) -> Iterator[None]:
+    """Call `callback(path, x)` with each linear layer's input x (..., I) while the block runs."""
+    for path, module in linears.items():
+        module.__class__ = _RecordingLinear
+        module.callback = lambda x, path=path: callback(path, x)
     try:
         yield
     finally:
-        for module in products.values():
+        for module in linears.values():
             module.__class__ = Linear
-            del module.tell
+            del module.callback
 
 
 @dataclass(frozen=True)
 class LinearGroup:
-    """Products that read the same input, and how many calls of theirs there are in a pass."""
+    """Linear layers that read the same input array, such as queries, keys and values.
+
+    Attributes:
+        paths: Their module paths.
+        calls: How often they are called in one forward pass, together; layers may be shared.
+    """
 
     paths: tuple[str, ...]
     calls: int
 
 
-def group_by_input(model: Model, products: Mapping[str, Linear], batch: TokenBatch) -> list[LinearGroup]:
-    """The products in the order of their first calls; those that read one and the same array stand together."""
+def group_by_input(model: Model, linears: Mapping[str, Linear], batch: TokenBatch) -> list[LinearGroup]:
+    """Group linear layers by the array that they read, in the order of their first calls.
+
+    Args:
+        model: The model that the layers belong to.
+        linears: Module path -> layer.
+        batch: A batch to run.
+
+    Returns:
+        The groups; layers that the batch does not reach are in none.
+    """
     seen: list[tuple[str, mx.array]] = []
-    with record_inputs(products, lambda path, x: seen.append((path, x))):
+    with record_inputs(linears, lambda path, x: seen.append((path, x))):
         model(batch)
     order: list[tuple[list[str], mx.array]] = []
     first: dict[str, mx.array] = {}
@@ -73,9 +87,10 @@ def group_by_input(model: Model, products: Mapping[str, Linear], batch: TokenBat
 
 @dataclass
 class InputMoments:
-    """Sums of x, y (I,), x x' and x (y - x)' (I, I), for inputs x of the packed and y of the float model.
+    """Sums of x, y (I,), x x' and x (y - x)' (I, I), for inputs x of the quantized and y of the float model.
 
-    x and y are counted from `origin`, the mean of the first call, near which products of float32 keep their digits.
+    x and y are taken relative to `origin`, the mean of the first call: inputs with a large common offset would
+    otherwise lose the digits of their differences in float32 sums of products.
     """
 
     rows: float = 0
@@ -85,33 +100,41 @@ class InputMoments:
     second: mx.array = field(default_factory=lambda: mx.array(0.0))
     cross: mx.array = field(default_factory=lambda: mx.array(0.0))
 
-    def add(self, packed: mx.array, floats: mx.array, counts: mx.array) -> None:
-        """One call's inputs (B, ..., I) in both models, and how much each text counts (B,).
+    def add(self, quantized: mx.array, floats: mx.array, text_weights: mx.array) -> None:
+        """Add the inputs of one call.
 
-        Rows that are not of texts, such as those of a table of places, count alike.
+        Args:
+            quantized: Inputs in the quantized model, of shape (B, ..., I).
+            floats: Inputs in the float model, of the same shape.
+            text_weights: How much each text counts, of shape (B,). Rows that do not belong to texts, such as those of
+                a position table, count alike.
         """
-        x, y = (part.reshape(-1, part.shape[-1]).astype(mx.float32) for part in (packed, floats))
-        of_each, left = divmod(len(x), len(counts))
-        weights = mx.ones(len(x)) if left else mx.repeat(counts, of_each)
+        x, y = (part.reshape(-1, part.shape[-1]).astype(mx.float32) for part in (quantized, floats))
+        rows_per_text, rest = divmod(len(x), len(text_weights))
+        weights = mx.ones(len(x)) if rest else mx.repeat(text_weights, rows_per_text)
         weights = weights[:, None]
         if not self.rows:
             self.origin = x.mean(axis=0)
         x, y = x - self.origin, y - self.origin
-        counted = x * weights
+        weighted = x * weights
         self.rows += float(np.array(weights.sum()))
-        self.first = self.first + counted.sum(axis=0)
+        self.first = self.first + weighted.sum(axis=0)
         self.first_float = self.first_float + (y * weights).sum(axis=0)
-        self.second = self.second + counted.T @ x
-        self.cross = self.cross + counted.T @ (y - x)
+        self.second = self.second + weighted.T @ x
+        self.cross = self.cross + weighted.T @ (y - x)
         mx.eval(self.origin, self.first, self.first_float, self.second, self.cross)
 
     def means(self) -> tuple[Floats, Floats]:
-        """The mean inputs (I,) of the packed and of the float model."""
+        """Return the mean inputs (I,) of the quantized and of the float model."""
         origin = np.array(self.origin)
         return origin + np.array(self.first / self.rows), origin + np.array(self.first_float / self.rows)
 
-    def products(self, centred: bool) -> tuple[Floats, Floats]:
-        """The means of x x' and x (y - x)', `centred` with their means taken off x and y: what a bias makes up for."""
+    def second_moments(self, centered: bool) -> tuple[Floats, Floats]:
+        """Return the means of x x' and of x (y - x)', each of shape (I, I).
+
+        Args:
+            centered: Whether the means of x and y are subtracted first: what a layer's bias can compensate.
+        """
         origin, x, y, second, cross = (
             np.array(part)
             for part in (
@@ -120,26 +143,36 @@ class InputMoments:
             )
         )
         second, cross = second - np.outer(x, x), cross - np.outer(x, y - x)
-        if centred:
+        if centered:
             return second, cross
         return second + np.outer(origin + x, origin + x), cross + np.outer(origin + x, y - x)
 
 
 def collect_inputs(
-    stage: LinearGroup, model: Model, products: Mapping[str, Linear], batch: TokenBatch
+    group: LinearGroup, model: Model, linears: Mapping[str, Linear], batch: TokenBatch
 ) -> list[mx.array]:
-    """What the stage's first product reads in one pass, call by call; the pass ends after the stage's last call."""
-    kept: list[mx.array] = []
+    """Return what a group reads in one forward pass, call by call.
+
+    Args:
+        group: Layers that read the same input.
+        model: The model that they belong to.
+        linears: Module path -> layer.
+        batch: The batch to run; the pass ends after the group's last call.
+
+    Returns:
+        The inputs (B, ..., I) of the group's first layer.
+    """
+    inputs: list[mx.array] = []
     calls = 0
 
-    def tell(path: str, x: mx.array) -> None:
+    def callback(path: str, x: mx.array) -> None:
         nonlocal calls
         calls += 1
-        if path == stage.paths[0]:
-            kept.append(x)
-        if calls == stage.calls:
+        if path == group.paths[0]:
+            inputs.append(x)
+        if calls == group.calls:
             raise StopForward
 
-    with record_inputs({path: products[path] for path in stage.paths}, tell), suppress(StopForward):
+    with record_inputs({path: linears[path] for path in group.paths}, callback), suppress(StopForward):
         model(batch)
-    return kept
+    return inputs

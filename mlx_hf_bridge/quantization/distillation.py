@@ -24,9 +24,9 @@ from mlx_hf_bridge.quantization.quantized_weights import QuantizedWeights, round
 # Adam's learning rate: a step moves scales and biases by about this share of a scale. On all-MiniLM-L6-v2, 200 steps at
 # 1e-3 lost 0.0005 of the 4-bit cosine, and 60 at 1e-4 changed nothing.
 _RATE = 1e-4
-# Norms and the layers' biases, which act on whole outputs, move by this share of that rate.
+# Norms and the layers' own biases move by this share of that rate.
 _SLOWER = 0.1
-# Steps in which the rate rises, while Adam's averages fill.
+# Steps in which the rate rises linearly.
 _WARM_UP = 20
 # The weight in the loss of every token's hidden state, which keeps those that the heads of other tasks read near the
 # float model's.

@@ -109,9 +109,9 @@ def test_functions_of_sentence_transformers_and_of_the_user_score(vectors: np.nd
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"top_k": 0}, "top_k=0, expected a whole number of 1 or more"),
-        ({"query_chunk_size": 1.5}, "query_chunk_size=1.5, expected a whole number"),
-        ({"corpus_chunk_size": -1}, "corpus_chunk_size=-1, expected a whole number"),
+        ({"top_k": 0}, "top_k=0, expected an integer of 1 or more"),
+        ({"query_chunk_size": 1.5}, "query_chunk_size=1.5, expected an integer"),
+        ({"corpus_chunk_size": -1}, "corpus_chunk_size=-1, expected an integer"),
         ({"query_embeddings": np.zeros((2, 3))}, "the queries are 3 wide and the corpus is 16 wide"),
         ({"corpus_embeddings": np.zeros((2, 3, 4))}, r"corpus_embeddings has the shape \(2, 3, 4\)"),
     ],

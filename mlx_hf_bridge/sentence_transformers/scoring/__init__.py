@@ -1,1 +1,4 @@
-"""Similarity and search over embeddings: dense, sparse and late interaction."""
+"""Similarity of embeddings (dense, sparse and late interaction), semantic search and clustering.
+
+Computing embeddings is in `encoding/`; the functions here take those of any library.
+"""

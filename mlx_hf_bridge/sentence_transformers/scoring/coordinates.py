@@ -1,6 +1,6 @@
-"""Sparse vectors of any kind (torch, scipy, numpy) by their coordinates, and back.
+"""Sparse embeddings of any library (torch, scipy, numpy) as coordinates and values, and back.
 
-N vectors, V their width.
+Shapes: N embeddings, V their width.
 """
 
 from dataclasses import dataclass
@@ -13,15 +13,21 @@ from mlx_hf_bridge.errors import ArgumentTypeError, BackendError, InputError
 from mlx_hf_bridge.sentence_transformers.encoding.results import to_numpy
 from mlx_hf_bridge.sentence_transformers.scoring.similarity import is_torch
 
-# What one text's vector is on its way: the dimensions that are not 0 in ascending order, and their values.
+# One sparse embedding: its nonzero dimensions in ascending order, and their values.
 SparseRow = tuple[np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True)
 class CooMatrix:
-    """values[i] stands at (rows[i], columns[i]) of a matrix (N, V), sorted by rows and columns.
+    """A sparse matrix (N, V) in coordinate format, sorted by row, then by column.
 
-    single: it was one vector (V,). as_torch: it was a torch tensor.
+    Args:
+        rows: The row of each nonzero value.
+        columns: The column of each nonzero value.
+        values: The nonzero values.
+        shape: (N, V); a single embedding has N = 1.
+        is_vector: Whether a single embedding (V,) was given.
+        from_torch: Whether a torch tensor was given.
     """
 
     rows: np.ndarray
@@ -32,47 +38,83 @@ class CooMatrix:
     from_torch: bool = False
 
     def row(self, index: int) -> SparseRow:
-        """One vector's dimensions and values."""
+        """Return the nonzero dimensions of one embedding, ascending, and their values.
+
+        Args:
+            index: The row.
+
+        Returns:
+            (columns, values), of one length.
+        """
         start, end = np.searchsorted(self.rows, [index, index + 1])
         return self.columns[start:end], self.values[start:end]
 
 
-def to_coo(given: Any) -> CooMatrix:
-    """A torch tensor, a scipy sparse array or a numpy array, one vector or several; a list of vectors."""
-    if isinstance(given, (list, tuple)):
-        parts = [to_coo(one) for one in given]
+def to_coo(embeddings: Any) -> CooMatrix:
+    """Convert one or several sparse embeddings to coordinates.
+
+    Args:
+        embeddings: A torch tensor, a scipy sparse array or a numpy array, of shape (V,) or (N, V), or a list of
+            embeddings (V,).
+
+    Returns:
+        The matrix of all.
+
+    Raises:
+        InputError: If a list holds anything but single embeddings, or an array has more than two axes.
+        ArgumentTypeError: If it is of another type.
+    """
+    if isinstance(embeddings, (list, tuple)):
+        parts = [to_coo(one) for one in embeddings]
         if not parts or not all(part.is_vector for part in parts):
-            raise InputError("got a list, expected one of single vectors. Give a matrix (texts, width) or such a list.")
+            raise InputError(
+                "got an empty list, or a list of something other than single embeddings. "
+                "Give a list of embeddings (width,) or a matrix (texts, width)."
+            )
         rows = [(part.columns, part.values) for part in parts]
-        return _from_rows(rows, parts[0].shape[1], parts[0].from_torch)
-    if is_torch(given):
-        return _from_torch(given)
-    if type(given).__module__.startswith("scipy.sparse"):
-        return _sorted(given.tocoo().coords, given.tocoo().data, given.shape)
-    if not isinstance(given, np.ndarray):
+        return from_rows(rows, parts[0].shape[1], parts[0].from_torch)
+    if is_torch(embeddings):
+        return _from_torch(embeddings)
+    if type(embeddings).__module__.startswith("scipy.sparse"):
+        return _sorted(embeddings.tocoo().coords, embeddings.tocoo().data, embeddings.shape)
+    if not isinstance(embeddings, np.ndarray):
         raise ArgumentTypeError(
-            f"got a {type(given).__name__}, expected a torch tensor, a scipy sparse array or a numpy array."
+            f"got a {type(embeddings).__name__}, expected a torch tensor, a scipy sparse array or a numpy array. "
+            "Pass what encode returns."
         )
-    return _sorted(np.nonzero(given), given[np.nonzero(given)], given.shape)
+    return _sorted(np.nonzero(embeddings), embeddings[np.nonzero(embeddings)], embeddings.shape)
 
 
-def _from_torch(given: Any) -> CooMatrix:
-    given = given.detach().cpu()
-    sparse = (given if given.is_sparse else given.to_sparse()).coalesce()
-    found = _sorted(sparse.indices().numpy(), to_numpy(sparse.values()), tuple(given.shape))
+def _from_torch(embeddings: Any) -> CooMatrix:
+    embeddings = embeddings.detach().cpu()
+    sparse = (embeddings if embeddings.is_sparse else embeddings.to_sparse()).coalesce()
+    found = _sorted(sparse.indices().numpy(), to_numpy(sparse.values()), tuple(embeddings.shape))
     return CooMatrix(found.rows, found.columns, found.values, found.shape, found.is_vector, from_torch=True)
 
 
-def _from_rows(rows: list[SparseRow], width: int, from_torch: bool = False) -> CooMatrix:
-    places = np.repeat(np.arange(len(rows)), [len(columns) for columns, _ in rows])
+def from_rows(rows: list[SparseRow], width: int, from_torch: bool = False) -> CooMatrix:
+    """Stack single embeddings into a matrix (N, V).
+
+    Args:
+        rows: (columns, values) of each embedding.
+        width: V.
+        from_torch: Whether they came from torch tensors.
+
+    Returns:
+        The matrix.
+    """
+    row_numbers = np.repeat(np.arange(len(rows)), [len(columns) for columns, _ in rows])
     columns = np.concatenate([row[0] for row in rows]) if rows else np.zeros(0, np.int64)
     values = np.concatenate([row[1] for row in rows]) if rows else np.zeros(0, np.float32)
-    return CooMatrix(places, columns, values, (len(rows), width), from_torch=from_torch)
+    return CooMatrix(row_numbers, columns, values, (len(rows), width), from_torch=from_torch)
 
 
 def _sorted(indices: Any, values: np.ndarray, shape: tuple[int, ...]) -> CooMatrix:
+    """Return the matrix of coordinates in any order; one row of indices makes a vector."""
     if len(shape) not in (1, 2):
-        raise InputError(f"got an array of the shape {tuple(shape)}, expected one vector or a matrix (texts, width).")
+        raise InputError(
+            f"got an array of shape {tuple(shape)}, expected one embedding (width,) or a matrix (texts, width)."
+        )
     is_vector = len(shape) == 1
     columns = np.asarray(indices[-1])
     rows = np.zeros_like(columns) if is_vector else np.asarray(indices[0])
@@ -81,35 +123,53 @@ def _sorted(indices: Any, values: np.ndarray, shape: tuple[int, ...]) -> CooMatr
     return CooMatrix(rows[order], columns[order], np.asarray(values)[order], whole, is_vector)
 
 
-def to_sparse_array(found: CooMatrix, torch: ModuleType | None) -> Any:
-    """A sparse COO tensor of torch where it is given, else scipy's: csr_array for a matrix, coo_array for a vector."""
-    shape = found.shape[1:] if found.is_vector else found.shape
-    places = (found.columns,) if found.is_vector else (found.rows, found.columns)
+def to_sparse_array(matrix: CooMatrix, torch: ModuleType | None) -> Any:
+    """Convert a matrix to a sparse array of torch or scipy.
+
+    Args:
+        matrix: One or several embeddings.
+        torch: The torch module, or None for scipy.
+
+    Returns:
+        A coalesced COO tensor of torch, or scipy's csr_array (coo_array for a single embedding).
+
+    Raises:
+        BackendError: If torch is None and scipy is not installed.
+    """
+    shape = matrix.shape[1:] if matrix.is_vector else matrix.shape
+    indices = (matrix.columns,) if matrix.is_vector else (matrix.rows, matrix.columns)
     if torch is not None:
-        indices = torch.from_numpy(np.stack(places).astype(np.int64))
+        stacked = torch.from_numpy(np.stack(indices).astype(np.int64))
         return torch.sparse_coo_tensor(
-            indices, torch.from_numpy(found.values), shape, is_coalesced=True, check_invariants=False
+            stacked, torch.from_numpy(matrix.values), shape, is_coalesced=True, check_invariants=False
         )
     sparse = import_scipy_sparse()
-    array = sparse.coo_array((found.values, places), shape=shape)
-    return array if found.is_vector else array.tocsr()
+    array = sparse.coo_array((matrix.values, indices), shape=shape)
+    return array if matrix.is_vector else array.tocsr()
 
 
-def to_dense_array(found: CooMatrix, torch: ModuleType | None) -> Any:
-    """The whole matrix or vector with its zeros, in torch where it is given, else in numpy."""
-    dense = np.zeros(found.shape, np.float32)
-    dense[found.rows, found.columns] = found.values
-    dense = dense[0] if found.is_vector else dense
+def to_dense_array(matrix: CooMatrix, torch: ModuleType | None) -> Any:
+    """Convert a matrix to a dense float32 array, zeros included.
+
+    Args:
+        matrix: One or several embeddings.
+        torch: The torch module, or None for numpy.
+
+    Returns:
+        A tensor or array of shape (N, V), or (V,) for a single embedding.
+    """
+    dense = np.zeros(matrix.shape, np.float32)
+    dense[matrix.rows, matrix.columns] = matrix.values
+    dense = dense[0] if matrix.is_vector else dense
     return dense if torch is None else torch.from_numpy(dense)
 
 
-def from_rows(rows: list[SparseRow], width: int) -> CooMatrix:
-    """A vector each -> the matrix (N, V)."""
-    return _from_rows(rows, width)
-
-
 def torch_if_installed() -> ModuleType | None:
-    """torch where it is installed, which sparse results are given in; None otherwise."""
+    """Return the torch module, in whose tensors sparse results are returned, or None if it is not installed.
+
+    Returns:
+        torch or None.
+    """
     try:
         import torch
     except ImportError:
@@ -118,12 +178,19 @@ def torch_if_installed() -> ModuleType | None:
 
 
 def import_scipy_sparse() -> ModuleType:
-    """scipy.sparse; BackendError where scipy is not installed."""
+    """Return the module scipy.sparse.
+
+    Returns:
+        The module.
+
+    Raises:
+        BackendError: If scipy is not installed.
+    """
     try:
         import scipy.sparse
     except ImportError as error:
         raise BackendError(
-            "sparse vectors without torch are scipy's, which is not installed. pip install scipy, or pass "
+            "sparse embeddings without torch are scipy arrays, and scipy is not installed. pip install scipy, or pass "
             "convert_to_sparse_tensor=False."
         ) from error
     sparse: ModuleType = scipy.sparse

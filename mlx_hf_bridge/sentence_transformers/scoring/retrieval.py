@@ -1,6 +1,7 @@
-"""Search, paraphrase mining and communities among vectors, as in sentence_transformers.util, computed by MLX.
+"""Semantic search, paraphrase mining and community detection, as in sentence_transformers.util, computed by MLX.
 
-Vectors are taken from numpy (memory-mapped files too), MLX, torch, sparse matrices or lists; scores are float32.
+Embeddings may be numpy arrays (memory-mapped files too), MLX arrays, torch tensors, sparse matrices or lists; scores
+are float32.
 """
 
 from collections.abc import Sequence
@@ -21,9 +22,9 @@ from mlx_hf_bridge.sentence_transformers.scoring.nearest import (
     resolve_score_function,
 )
 
-# In paraphrase mining, whose memory grows with it.
+# The queries scored at a time in paraphrase mining.
 _QUERIES_AT_A_TIME = 500
-# Scores of a batch against all, in community_detection.
+# 128 MB for the scores of a batch of rows with all rows, in community_detection.
 _BYTES_AT_A_TIME = 2**27
 
 
@@ -35,10 +36,28 @@ def semantic_search(
     top_k: int = 10,
     score_function: Score = cos_sim,
 ) -> list[list[dict[str, int | float]]]:
-    """The top_k best of the corpus for each query -> a list a query of {"corpus_id", "score"}, best first.
+    """Return the corpus entries that are most similar to each query.
 
-    score_function: cos_sim, dot_score, or a function of MLX arrays (Q, V), (N, V) -> (Q, N). The chunk sizes are upper
-    bounds: memory is bounded without them. InputError for vectors of unlike widths.
+    Args:
+        query_embeddings: Queries (Q, V) or (V,), any array type.
+        corpus_embeddings: The corpus (N, V), any array type; a memory map is read a part at a time.
+        query_chunk_size: The most queries scored at a time.
+        corpus_chunk_size: The most corpus rows scored at a time; memory is bounded without it.
+        top_k: The number of results for each query.
+        score_function: `cos_sim`, `dot_score`, or a function of MLX arrays (Q, V) and (N, V) that returns (Q, N).
+
+    Returns:
+        For each query a list of {"corpus_id": int, "score": float}, best first; ties in order of `corpus_id`.
+
+    Raises:
+        InputError: If the widths differ, an array has more than two axes, or a number is not a positive integer.
+
+    Example:
+        >>> model = MLXSentenceTransformer("sentence-transformers/all-MiniLM-L6-v2")
+        >>> corpus = model.encode(["A cat sat on the mat.", "The stock market fell."])
+        >>> [hits] = semantic_search(model.encode("Where is the cat?"), corpus, top_k=1)
+        >>> hits[0]["corpus_id"]
+        0
     """
     queries, corpus = (
         EmbeddingRows.of(query_embeddings, "query_embeddings"),
@@ -67,7 +86,35 @@ def paraphrase_mining(
     prompt_name: str | None = None,
     prompt: str | None = None,
 ) -> list[list[float | int]]:
-    """Encode the sentences -> the pairs that are most alike, as paraphrase_mining_embeddings gives them."""
+    """Encode sentences and return the pairs that are most similar.
+
+    Args:
+        model: An `MLXSentenceTransformer`, or any object with its `encode`.
+        sentences: The sentences to compare with each other.
+        show_progress_bar: Whether encoding shows a progress bar.
+        batch_size: The batch size of encoding.
+        query_chunk_size: How many sentences are compared with all others at a time.
+        corpus_chunk_size: The most sentences that they are compared with at a time; memory is bounded without it.
+        max_pairs: The most pairs to return.
+        top_k: How many of its most similar sentences are considered for each sentence.
+        score_function: `cos_sim`, `dot_score`, or a function of MLX arrays (Q, V) and (N, V) that returns (Q, N).
+        truncate_dim: The width that embeddings are truncated to; None for the model's.
+        prompt_name: The name of a prompt of the model.
+        prompt: The text put before each sentence.
+
+    Returns:
+        Triples [score, i, j] with i < j, each pair once, best first.
+
+    Raises:
+        InputError: If a number is not a positive integer.
+
+    Example:
+        >>> model = MLXSentenceTransformer("sentence-transformers/all-MiniLM-L6-v2")
+        >>> sentences = ["The cat sits outside.", "A man plays guitar.", "The cat is outdoors."]
+        >>> [[score, i, j]] = paraphrase_mining(model, sentences, max_pairs=1)
+        >>> (i, j)
+        (0, 2)
+    """
     vectors = model.encode(
         sentences,
         prompt_name=prompt_name,
@@ -87,7 +134,22 @@ def paraphrase_mining_embeddings(
     top_k: int = 100,
     score_function: Score = cos_sim,
 ) -> list[list[float | int]]:
-    """Each vector's top_k neighbours -> at most max_pairs of [score, i, j], i < j, each pair once, best first."""
+    """Return the pairs of embeddings that are most similar.
+
+    Args:
+        embeddings: Embeddings (N, V), any array type.
+        query_chunk_size: How many rows are compared with all others at a time.
+        corpus_chunk_size: The most rows that they are compared with at a time; memory is bounded without it.
+        max_pairs: The most pairs to return.
+        top_k: How many of its most similar rows are considered for each row.
+        score_function: `cos_sim`, `dot_score`, or a function of MLX arrays (Q, V) and (N, V) that returns (Q, N).
+
+    Returns:
+        Triples [score, i, j] with i < j, each pair once, best first; ties in order of (i, j).
+
+    Raises:
+        InputError: If a number is not a positive integer, or the array has more than two axes.
+    """
     check_positive_integer("max_pairs", max_pairs)
     check_positive_integer("top_k", top_k)
     rows, score = EmbeddingRows.of(embeddings, "embeddings"), resolve_score_function(score_function)
@@ -95,28 +157,31 @@ def paraphrase_mining_embeddings(
     kept = _Pairs(np.zeros(0, np.float32), np.zeros(0, np.int64))
     for start in range(0, len(rows), query_chunk_size):
         part = EmbeddingRows.of(rows.read(start, start + query_chunk_size), "embeddings")
+        # One more than top_k, since a row's nearest is itself.
         scores, others = find_nearest(part, rows, top_k + 1, score, _QUERIES_AT_A_TIME, corpus_chunk_size)
         own = np.arange(start, start + len(part))[:, None]
         chosen = (others != own) & (np.cumsum(others != own, axis=1) <= top_k)
+        # A pair is found from both its rows: one key for both orders makes them duplicates.
         keys = np.minimum(own, others) * len(rows) + np.maximum(own, others)
-        kept = kept.joined(_Pairs(scores[chosen], keys[chosen]), max_pairs)
-    return kept.as_lists(len(rows))
+        kept = kept.merge(_Pairs(scores[chosen], keys[chosen]), max_pairs)
+    return kept.to_lists(len(rows))
 
 
 class _Pairs:
-    """Pairs (i, j) as the keys i x N + j, with their scores; the best of them."""
+    """The best pairs (i, j) so far: keys i * N + j, with their scores."""
 
     def __init__(self, scores: np.ndarray, keys: np.ndarray) -> None:
         self.scores, self.keys = scores, keys
 
-    def joined(self, more: "_Pairs", most: int) -> "_Pairs":
-        """Both, each pair once, the `most` best of them, best first; ties by number."""
+    def merge(self, more: "_Pairs", max_pairs: int) -> "_Pairs":
+        """Return the `max_pairs` best of both, each pair once, best first; ties in order of (i, j)."""
         keys, first = np.unique(np.concatenate([self.keys, more.keys]), return_index=True)
         scores = np.concatenate([self.scores, more.scores])[first]
-        order = np.lexsort((keys, -scores))[:most]
+        order = np.lexsort((keys, -scores))[:max_pairs]
         return _Pairs(scores[order], keys[order])
 
-    def as_lists(self, count: int) -> list[list[float | int]]:
+    def to_lists(self, count: int) -> list[list[float | int]]:
+        """Return triples [score, i, j] for N = count rows."""
         first, second = np.divmod(self.keys, max(1, count))
         triples = zip(self.scores.tolist(), first.tolist(), second.tolist(), strict=True)
         return [[score, i, j] for score, i, j in triples]
@@ -129,9 +194,26 @@ def community_detection(
     batch_size: int = 1024,
     show_progress_bar: bool = False,
 ) -> list[list[int]]:
-    """Groups whose cosine to a centre is `threshold` or more -> lists of row numbers, the centre first, largest first.
+    """Return groups of embeddings that are similar to a common center.
 
-    A row is in one group at most; groups of fewer than min_community_size rows are left out.
+    Args:
+        embeddings: Embeddings (N, V), any array type.
+        threshold: The smallest cosine similarity to the center of a group.
+        min_community_size: The smallest size of a group, its center included.
+        batch_size: How many rows are compared with all others at a time; large N lowers it.
+        show_progress_bar: Whether to show a progress bar.
+
+    Returns:
+        Lists of row numbers, the center first, largest group first. A row is in one group at most.
+
+    Raises:
+        InputError: If a number is not a positive integer, or the array has more than two axes.
+
+    Example:
+        >>> import numpy as np
+        >>> embeddings = np.array([[1, 0], [0.99, 0.1], [0, 1], [0.1, 0.99]])
+        >>> community_detection(embeddings, threshold=0.9, min_community_size=2)
+        [[0, 1], [2, 3]]
     """
     check_positive_integer("min_community_size", min_community_size)
     check_positive_integer("batch_size", batch_size)
@@ -143,14 +225,14 @@ def community_detection(
     found: list[tuple[int, np.ndarray]] = []
     starts = range(0, len(rows), step)
     for start in tqdm(starts, desc="Finding clusters", disable=None if show_progress_bar else True):
-        found += _neighbourhoods(unit, start, start + step, threshold, min_community_size)
-    return _apart(found, len(rows), min_community_size)
+        found += _neighborhoods(unit, start, start + step, threshold, min_community_size)
+    return _disjoint(found, len(rows), min_community_size)
 
 
-def _neighbourhoods(
+def _neighborhoods(
     unit: mx.array, start: int, end: int, threshold: float, smallest: int
 ) -> list[tuple[int, np.ndarray]]:
-    """Rows with enough neighbours, and these, nearest first."""
+    """Return the rows from `start` to `end` with enough neighbors, each with its neighbors, most similar first."""
     scores, counts = run(lambda: _scores_and_counts(unit, start, end, threshold))
     large = np.flatnonzero(np.array(counts) >= smallest)
     if not large.size:
@@ -158,25 +240,26 @@ def _neighbourhoods(
     chosen = np.array(run(lambda: scores[mx.array(large)]))
     members = [np.flatnonzero(row >= np.float32(threshold)) for row in chosen]
     return [
-        (start + int(centre), ids[np.argsort(-row[ids], kind="stable")])
-        for centre, ids, row in zip(large, members, chosen, strict=True)
+        (start + int(center), ids[np.argsort(-row[ids], kind="stable")])
+        for center, ids, row in zip(large, members, chosen, strict=True)
     ]
 
 
 def _scores_and_counts(unit: mx.array, start: int, end: int, threshold: float) -> tuple[mx.array, mx.array]:
+    """Return cosines (end - start, N) of rows with all rows, and how many of each row reach the threshold."""
     scores = unit[start:end] @ unit.T
     return scores, (scores >= threshold).sum(axis=1)
 
 
-def _apart(found: Sequence[tuple[int, np.ndarray]], count: int, smallest: int) -> list[list[int]]:
-    """Larger groups first take their members; what is left of a smaller one counts if it is large enough."""
+def _disjoint(found: Sequence[tuple[int, np.ndarray]], count: int, smallest: int) -> list[list[int]]:
+    """Return groups without common rows; larger groups take their rows first, and a smaller one keeps what is left."""
     taken = np.zeros(count, bool)
     groups: list[list[int]] = []
-    for centre, members in sorted(found, key=lambda group: -len(group[1])):
+    for center, members in sorted(found, key=lambda group: -len(group[1])):
         free = members[~taken[members]]
-        if taken[centre] or len(free) < smallest:
+        if taken[center] or len(free) < smallest:
             continue
-        group = [centre, *free[free != centre].tolist()]
+        group = [center, *free[free != center].tolist()]
         taken[group] = True
         groups.append(group)
     return sorted(groups, key=len, reverse=True)

@@ -1,6 +1,6 @@
-"""Scores between sparse vectors, never made dense as a whole; reference: sentence_transformers/util/similarity.py.
+"""The four similarities of sentence-transformers for sparse embeddings, which never become dense as a whole.
 
-M and N vectors, V their width.
+Reference: sentence_transformers/util/similarity.py. Shapes: M and N embeddings, V their width.
 """
 
 from collections.abc import Callable
@@ -16,6 +16,7 @@ _Score = Callable[[Any, Any], np.ndarray]
 
 def _unit(a: Any) -> Any:
     norms = np.sqrt(np.asarray(a.multiply(a).sum(axis=1)).ravel())
+    # Empty rows have norm 0 and stay empty; the inner where keeps numpy from dividing by 0.
     scaled = a.multiply(np.where(norms > 0, 1 / np.where(norms > 0, norms, 1), 0)[:, None])
     return scaled.tocsr()
 
@@ -30,18 +31,20 @@ def _dot(a: Any, b: Any) -> np.ndarray:
 
 def _euclidean(a: Any, b: Any) -> np.ndarray:
     squared = _squares(a)[:, None] - 2 * _dot(a, b) + _squares(b)[None]
+    # Rounding can make the difference of equal embeddings slightly negative.
     return np.asarray(-np.sqrt(np.maximum(squared, 0)))
 
 
 def _manhattan(a: Any, b: Any) -> np.ndarray:
-    """Each row's distance is that from 0, put right in the columns where the row is not 0."""
+    # |a - b| summed is |b| summed, corrected in the columns where the row of a is nonzero: those of b are read as
+    # they are needed, and nothing (M, N, V) is built.
     from_zero = np.asarray(abs(b).sum(axis=1)).ravel()
     by_column = b.tocsc()
     scores = np.empty((a.shape[0], b.shape[0]), np.float32)
     for index in range(a.shape[0]):
         start, end = a.indptr[index], a.indptr[index + 1]
-        there = by_column[:, a.indices[start:end]].toarray()
-        scores[index] = -(from_zero + (np.abs(there - a.data[start:end]) - np.abs(there)).sum(axis=1))
+        selected = by_column[:, a.indices[start:end]].toarray()
+        scores[index] = -(from_zero + (np.abs(selected - a.data[start:end]) - np.abs(selected)).sum(axis=1))
     return scores
 
 
@@ -60,23 +63,52 @@ _PAIRWISE: dict[str, _Score] = {
 
 
 def sparse_similarity(name: str, first: Any, second: Any) -> Any:
-    """(M, V), (N, V) -> (M, N); torch where either is a torch tensor, else numpy."""
+    """Return the similarity of every pair of sparse embeddings.
+
+    Args:
+        name: "cosine", "dot", "euclidean" or "manhattan".
+        first: Embeddings (M, V) or (V,) of torch, scipy or numpy, or a list of embeddings (V,).
+        second: Embeddings (N, V) or (V,).
+
+    Returns:
+        Scores (M, N), float32: a torch tensor if either input was one, else numpy.
+
+    Raises:
+        InputError: If the widths differ.
+    """
     a, b = to_coo(first), to_coo(second)
-    return _scored(_ALL[name], a, b)
+    return _apply(_ALL[name], a, b)
 
 
 def sparse_pairwise_similarity(name: str, first: Any, second: Any) -> Any:
-    """(N, V), (N, V) -> (N,); of two single vectors one number."""
+    """Return the similarity of each sparse embedding with the one at the same index.
+
+    Args:
+        name: "cosine", "dot", "euclidean" or "manhattan".
+        first: Embeddings (N, V) or (V,) of torch, scipy or numpy, or a list of embeddings (V,).
+        second: Embeddings (N, V) or (V,).
+
+    Returns:
+        Scores (N,), float32, or one number for two single embeddings: a torch tensor if either input was one, else
+        numpy.
+
+    Raises:
+        InputError: If the widths or the numbers of embeddings differ.
+    """
     a, b = to_coo(first), to_coo(second)
     if a.shape[0] != b.shape[0]:
-        raise InputError(f"got {a.shape[0]} and {b.shape[0]} vectors, expected as many of the first as of the second.")
-    scores = _scored(_PAIRWISE[name], a, b)
+        raise InputError(
+            f"got {a.shape[0]} and {b.shape[0]} embeddings, expected as many of both. Use similarity for every pair."
+        )
+    scores = _apply(_PAIRWISE[name], a, b)
     return scores[0] if a.is_vector and b.is_vector else scores
 
 
-def _scored(score: _Score, a: CooMatrix, b: CooMatrix) -> Any:
+def _apply(score: _Score, a: CooMatrix, b: CooMatrix) -> Any:
     if a.shape[1] != b.shape[1]:
-        raise InputError(f"got vectors of the widths {a.shape[1]} and {b.shape[1]}, expected the same.")
+        raise InputError(
+            f"got embeddings of widths {a.shape[1]} and {b.shape[1]}, expected one width. Encode both with one model."
+        )
     whole = [CooMatrix(one.rows, one.columns, one.values, one.shape) for one in (a, b)]
     scores = np.asarray(score(to_sparse_array(whole[0], None), to_sparse_array(whole[1], None)), np.float32)
     if not (a.from_torch or b.from_torch):

@@ -17,7 +17,7 @@ import mlx.core as mx
 from mlx.utils import tree_map
 
 from mlx_hf_bridge.architecture.family import BASE_TASK
-from mlx_hf_bridge.inference.model import Model, build
+from mlx_hf_bridge.inference.model import Model, build_model
 from mlx_hf_bridge.layers.token_batch import TokenBatch
 from mlx_hf_bridge.models import family_for
 
@@ -49,7 +49,7 @@ LIMITS = {"modernbert": 8192, "longformer": 4096}
 
 def random_model(config: dict[str, Any]) -> Model:
     family = family_for(config)
-    model = build(family, family.config.from_json({**SHARED, **config}), BASE_TASK, pooler=False)
+    model = build_model(family, family.config.from_json({**SHARED, **config}), BASE_TASK, pooler=False)
     model.update(tree_map(lambda array: mx.random.normal(array.shape) * 0.02, model.parameters()))
     mx.eval(model.parameters())
     return model

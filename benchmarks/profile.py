@@ -66,7 +66,7 @@ def main() -> None:
     arguments.add_argument("--output", type=Path, help="an .svg to draw")
     given = arguments.parse_args()
     found = {}
-    with device.threads_for_streams():
+    with device.one_thread_per_stream():
         for texts, length in ((51, 10), (16, 32), (8, 64), (2, 256)):
             found[f"{length} tokens"] = parts(texts, length)
     print("microseconds a token on one stream, batches of 512 slots")

@@ -14,8 +14,8 @@ import mlx_hf_bridge  # noqa: F401  loads the BLAS before mlx.core
 # isort: split
 import mlx.core as mx
 
-from mlx_hf_bridge.layers.small_batch import Blocks
-from mlx_hf_bridge.runtime.device import FEW_ROWS
+from mlx_hf_bridge.layers.small_batch import PackedTiles
+from mlx_hf_bridge.runtime.device import SMALL_BATCH_ROWS
 
 SHAPES = ((1152, 384), (384, 384), (1536, 384), (384, 1536))
 COPIES = 24
@@ -29,25 +29,28 @@ def seconds(work: Callable[[], Sequence[mx.array]]) -> float:
 
 
 def main() -> None:
-    if not FEW_ROWS:
+    if not SMALL_BATCH_ROWS:
         print("This machine's BLAS has no kernels for small products: blocks are not used.")
         return
-    print(f"up to {FEW_ROWS} rows are used\nrows  " + "  ".join(f"{outputs} x {inputs}" for outputs, inputs in SHAPES))
-    for rows in range(2, FEW_ROWS + 1, 2):
+    print(
+        f"up to {SMALL_BATCH_ROWS} rows are used\nrows  "
+        + "  ".join(f"{outputs} x {inputs}" for outputs, inputs in SHAPES)
+    )
+    for rows in range(2, SMALL_BATCH_ROWS + 1, 2):
         ratios = []
         for outputs, inputs in SHAPES:
             x = mx.random.normal((rows, inputs))
             weights = [mx.random.normal((outputs, inputs)) for _ in range(COPIES)]
-            blocks = [Blocks() for _ in weights]
+            blocks = [PackedTiles() for _ in weights]
             mx.eval(x, weights)
             pairs = list(zip(blocks, weights, strict=True))
             for one, weight in pairs:
-                while one.product(x, weight) is None:
+                while one.matmul(x, weight) is None:
                     pass
             taken = [
                 (
                     seconds(lambda x=x, weights=weights: [x @ weight.T for weight in weights]),
-                    seconds(lambda x=x, pairs=pairs: [one.product(x, weight) for one, weight in pairs]),
+                    seconds(lambda x=x, pairs=pairs: [one.matmul(x, weight) for one, weight in pairs]),
                 )
                 for _ in range(ROUNDS)
             ]

@@ -9,7 +9,7 @@ import time
 from benchmarks.agreement import mixed_texts
 from benchmarks.models import parser
 from mlx_hf_bridge import MLXSentenceTransformer
-from mlx_hf_bridge.runtime.device import SLOTS_A_TEXT
+from mlx_hf_bridge.runtime.device import TOKENS_PER_TEXT
 
 SIZES = (256, 384, 512, 1024, 2048, 4096)
 
@@ -25,7 +25,7 @@ def main() -> None:
     for _ in range(given.rounds):
         for size in SIZES:
             start = time.perf_counter()
-            model.encode(texts, batch_size=max(1, round(size / SLOTS_A_TEXT)))
+            model.encode(texts, batch_size=max(1, round(size / TOKENS_PER_TEXT)))
             seconds[size].append(time.perf_counter() - start)
     for size in SIZES:
         ratios = [mine / largest for mine, largest in zip(seconds[size], seconds[SIZES[-1]], strict=True)]

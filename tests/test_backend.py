@@ -135,7 +135,7 @@ def test_a_large_ragged_batch_is_computed_in_parts(pair: Any, monkeypatch: pytes
     computed = []
     answers = batching._answers
     monkeypatch.setattr(batching, "_answers", lambda *given: computed.append(1) or answers(*given))
-    monkeypatch.setattr(batching, "budgeted", partial(budgeted_into, 30))
+    monkeypatch.setattr(batching, "group_by_length", partial(budgeted_into, 30))
     check_same(pair[1].encode(texts, batch_size=200), pair[0].encode(texts, batch_size=200))
     assert len(computed) == 7
     tokens = pair[1].encode(texts, batch_size=200, output_value="token_embeddings")

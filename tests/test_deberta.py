@@ -12,7 +12,7 @@ from weight_files import Tensors, edit_config, max_difference, output_array, rea
 
 from mlx_hf_bridge import MLXAutoModel, MLXAutoModelForMaskedLM, MLXAutoModelForSequenceClassification
 from mlx_hf_bridge.errors import ConfigError, TokenRangeError, WeightsError
-from mlx_hf_bridge.layers.relative_positions import RelativePlaces, log_buckets
+from mlx_hf_bridge.layers.relative_positions import RelativePositionTable, log_buckets
 
 # float32 on other kernels, hidden states of size 1; worst seen 6e-7.
 ABSOLUTE = 2e-5
@@ -36,7 +36,7 @@ def test_buckets_are_those_of_transformers(buckets: int, max_distance: int) -> N
 
 
 def test_short_texts_compute_only_the_places_that_they_reach() -> None:
-    places = RelativePlaces(256, 8, buckets=256, max_distance=512)
+    places = RelativePositionTable(256, 8, buckets=256, max_distance=512)
     relative = places(5)
     assert relative.vectors.shape == (10, 8)
     assert np.array(relative.index).tolist()[0] == [5, 4, 3, 2, 1]

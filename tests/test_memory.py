@@ -48,7 +48,7 @@ VIEWS = {
 @pytest.fixture
 def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything that is one kernel on a GPU is one primitive: MLX spells its fast functions out on CPUs."""
-    monkeypatch.setattr(attention, "attends_by_powers", lambda scores: False)
+    monkeypatch.setattr(attention, "uses_cpu_attention", lambda scores: False)
     monkeypatch.setattr(norm, "SUMS_ARE_SLOW", False)
     monkeypatch.setattr(mx.fast, "layer_norm", lambda x, *rest: mx.abs(x))
     monkeypatch.setattr(mx.fast, "rms_norm", lambda x, *rest: mx.abs(x))

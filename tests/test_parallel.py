@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from mlx_hf_bridge.inference import parallel as module
-from mlx_hf_bridge.inference.batching import BatchPipeline, budgeted, in_batches, in_blocks
+from mlx_hf_bridge.inference.batching import BatchPipeline, group_by_length, run_batches, run_blocks
 from mlx_hf_bridge.inference.parallel import run_in_parallel
 from mlx_hf_bridge.inference.tokenizer import Tokens
 from mlx_hf_bridge.layers import linear
-from mlx_hf_bridge.layers.linear import Linear, PackedLinear, unpacking_once
+from mlx_hf_bridge.layers.linear import Linear, QuantizedLinear, dequantizing_once
 from mlx_hf_bridge.runtime import device
 from mlx_hf_bridge.sentence_transformers.encoding.results import stacked
 
@@ -66,9 +66,9 @@ def test_an_error_is_raised_and_the_threads_of_the_blas_come_back() -> None:
 
 def test_little_work_is_split_among_the_streams(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mlx_hf_bridge.inference.batching.STREAMS", 2)
-    assert [len(rows) for rows in budgeted([40] * 16, 32)] == [8, 8]
-    assert [len(rows) for rows in budgeted([4] * 8, 32)] == [8]
-    assert [len(rows) for rows in budgeted([60] * 8 + [12] * 8, 32)] == [4, 4, 8]
+    assert [len(rows) for rows in group_by_length([40] * 16, 32)] == [8, 8]
+    assert [len(rows) for rows in group_by_length([4] * 8, 32)] == [8]
+    assert [len(rows) for rows in group_by_length([60] * 8 + [12] * 8, 32)] == [4, 4, 8]
 
 
 @pytest.mark.parametrize(("bits", "group_size"), [(8, 32), (8, 128), (4, 32), (4, 64)])
@@ -82,16 +82,16 @@ def test_weights_are_unpacked_once_in_a_block_and_let_go_after_it(monkeypatch: p
     packed = Linear(64, 32).to_quantized(32, 8)
     counted: list[int] = []
     monkeypatch.setattr(
-        PackedLinear, "_unpacked", lambda self, dtype, rows: counted.append(1) or mx.zeros((32, 64), dtype)
+        QuantizedLinear, "_unpacked", lambda self, dtype, rows: counted.append(1) or mx.zeros((32, 64), dtype)
     )
-    with unpacking_once():
+    with dequantizing_once():
         for _ in range(3):
-            packed.unpack(mx.float32)
+            packed.dequantize(mx.float32)
         assert len(counted) == 1
-        packed.unpack(mx.float16)
+        packed.dequantize(mx.float16)
         assert len(counted) == 2
-    packed.unpack(mx.float32)
-    packed.unpack(mx.float32)
+    packed.dequantize(mx.float32)
+    packed.dequantize(mx.float32)
     assert len(counted) == 4
 
 
@@ -99,7 +99,7 @@ def test_later_texts_are_tokenised_while_earlier_ones_are_computed(monkeypatch: 
     """And no more of them are held than two blocks."""
     events: list[str] = []
     steps = BatchPipeline(
-        make=lambda tokens: events.append("batch") or mx.array([len(one) for one in tokens]),
+        make_batch_of=lambda tokens: events.append("batch") or mx.array([len(one) for one in tokens]),
         compute=lambda lengths: lengths[:, None] * 2.0,
     )
 
@@ -109,7 +109,7 @@ def test_later_texts_are_tokenised_while_earlier_ones_are_computed(monkeypatch: 
             numbers = [11 - start - step for step in range(4)]
             yield numbers, [Tokens(np.zeros(number + 1, np.int32), None) for number in numbers]
 
-    rows = in_blocks(blocks(), 12, steps, batch_size=1, show_progress=False)
+    rows = run_blocks(blocks(), 12, steps, batch_size=1, show_progress=False)
     assert [float(row[0]) for row in rows] == [2.0 * (number + 1) for number in range(12)]
     assert events.count("tokens") == 3
     assert events.index("batch") < events.index("tokens", 1)
@@ -118,11 +118,11 @@ def test_later_texts_are_tokenised_while_earlier_ones_are_computed(monkeypatch: 
 def test_texts_of_equal_tokens_are_computed_once() -> None:
     computed: list[int] = []
     steps = BatchPipeline(
-        make=lambda tokens: computed.append(len(tokens)) or mx.array([int(one.ids[0]) for one in tokens]),
+        make_batch_of=lambda tokens: computed.append(len(tokens)) or mx.array([int(one.ids[0]) for one in tokens]),
         compute=lambda ids: ids[:, None],
     )
     tokens = [Tokens(np.array([number], np.int32), None) for number in (5, 7, 5, 5, 9, 7)]
-    rows = in_batches(tokens, steps, batch_size=32, show_progress=False)
+    rows = run_batches(tokens, steps, batch_size=32, show_progress=False)
     assert [float(row[0]) for row in rows] == [5, 7, 5, 5, 9, 7]
     assert sum(computed) == 3
 
@@ -130,13 +130,13 @@ def test_texts_of_equal_tokens_are_computed_once() -> None:
 def test_parts_of_one_shape_are_rows_of_one_array() -> None:
     """A list of rows and the array that they are stacked to would be all vectors twice in memory."""
     steps = BatchPipeline(
-        make=lambda tokens: mx.array([int(one.ids[0]) for one in tokens]),
+        make_batch_of=lambda tokens: mx.array([int(one.ids[0]) for one in tokens]),
         compute=lambda ids: mx.stack([ids, -ids], axis=1),
-        one_shape=True,
+        same_shape=True,
     )
     tokens = [Tokens(np.array([number], np.int32), None) for number in (5, 7, 5, 9)]
-    rows = in_batches(tokens, steps, batch_size=1, show_progress=False)
+    rows = run_batches(tokens, steps, batch_size=1, show_progress=False)
     np.testing.assert_array_equal(rows, np.array([[5, -5], [7, -7], [5, -5], [9, -9]], np.float32))
     assert isinstance(rows, np.ndarray)
     assert stacked(rows, True, False) is rows
-    assert in_batches([], steps, batch_size=1, show_progress=False) == []
+    assert run_batches([], steps, batch_size=1, show_progress=False) == []

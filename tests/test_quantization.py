@@ -197,11 +197,11 @@ def test_packed_and_unpacking_products_agree(recipe: str, tmp_path: Path, monkey
     inputs = ragged_inputs(BERT)
     answers = []
     for unpacks in (False, True):
-        monkeypatch.setattr(linear, "unpacks_weights", lambda rows, unpacks=unpacks: unpacks)
+        monkeypatch.setattr(linear, "dequantizes_weights", lambda rows, unpacks=unpacks: unpacks)
         answers.append(output_array(mlx_model, inputs, "last_hidden_state"))
     assert not np.array_equal(*answers)
     assert max_difference(*answers, inputs) < BETWEEN_PATHS
-    monkeypatch.setattr(linear, "KEEPS_UNPACKED", True)
+    monkeypatch.setattr(linear, "KEEPS_DEQUANTIZED", True)
     for _ in range(2):
         np.testing.assert_array_equal(output_array(mlx_model, inputs, "last_hidden_state"), answers[1])
 

@@ -6,7 +6,7 @@ import pytest
 
 from mlx_hf_bridge.layers import linear, single_batch, small_batch
 from mlx_hf_bridge.layers.linear import Linear
-from mlx_hf_bridge.layers.small_batch import Blocks
+from mlx_hf_bridge.layers.small_batch import PackedTiles
 
 # Sums of 384 products of numbers near 1 in another order; worst seen 4e-5.
 ABSOLUTE = 1e-4
@@ -15,13 +15,13 @@ ABSOLUTE = 1e-4
 @pytest.fixture(autouse=True)
 def sixteen_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever processor this is: elsewhere blocks are slower, not wrong."""
-    monkeypatch.setattr(small_batch, "FEW_ROWS", 16)
-    monkeypatch.setattr(linear, "FEW_ROWS", 16)
+    monkeypatch.setattr(small_batch, "SMALL_BATCH_ROWS", 16)
+    monkeypatch.setattr(linear, "SMALL_BATCH_ROWS", 16)
 
 
-def asked_often(blocks: Blocks, x: mx.array, weight: mx.array) -> mx.array | None:
+def asked_often(blocks: PackedTiles, x: mx.array, weight: mx.array) -> mx.array | None:
     for _ in range(10):
-        product = blocks.product(x, weight)
+        product = blocks.matmul(x, weight)
     return product
 
 
@@ -32,7 +32,7 @@ def normal(*shape: int) -> mx.array:
 @pytest.mark.parametrize("shape", [(1, 10, 384), (384,), (2, 3, 384), (16, 384)])
 def test_blocks_give_the_product(shape: tuple[int, ...]) -> None:
     x, weight = normal(*shape), normal(96, 384)
-    product = asked_often(Blocks(), x, weight)
+    product = asked_often(PackedTiles(), x, weight)
     assert product is not None
     assert product.shape == (*shape[:-1], 96)
     np.testing.assert_allclose(np.array(product), np.array(x @ weight.T), rtol=0, atol=ABSOLUTE)
@@ -50,12 +50,12 @@ def test_blocks_give_the_product(shape: tuple[int, ...]) -> None:
     ids=["many rows", "no rows", "no whole blocks", "too many products a block", "half precision"],
 )
 def test_other_products_are_left_to_the_usual_way(x: mx.array, weight: mx.array) -> None:
-    assert asked_often(Blocks(), x, weight) is None
+    assert asked_often(PackedTiles(), x, weight) is None
 
 
 def test_weights_are_held_twice_for_those_alone_who_keep_asking() -> None:
-    blocks, x, weight = Blocks(), normal(4, 384), normal(96, 384)
-    assert [blocks.product(x, weight) is None for _ in range(6)] == [True] * 4 + [False] * 2
+    blocks, x, weight = PackedTiles(), normal(4, 384), normal(96, 384)
+    assert [blocks.matmul(x, weight) is None for _ in range(6)] == [True] * 4 + [False] * 2
 
 
 def test_a_replaced_weight_is_the_one_that_counts() -> None:
@@ -63,7 +63,7 @@ def test_a_replaced_weight_is_the_one_that_counts() -> None:
     for scale in (1.0, -2.0):
         layer.update({"weight": normal(96, 384) * scale, "bias": normal(96)})
         for _ in range(10):
-            with single_batch.computed_alone():
+            with single_batch.single_batch_mode():
                 product = layer(x)
             expected = x @ layer.weight.T + layer.bias
             np.testing.assert_allclose(np.array(product), np.array(expected), rtol=0, atol=ABSOLUTE)
@@ -77,7 +77,7 @@ def test_what_is_not_served_alone_is_the_same_however_often_it_is_asked_for() ->
         layer(x)
     assert layer._blocks._blocks is None
     for _ in range(10):
-        with single_batch.computed_alone():
+        with single_batch.single_batch_mode():
             layer(x)
         np.testing.assert_array_equal(np.array(layer(x)), first)
     assert layer._blocks._blocks is not None
@@ -92,7 +92,7 @@ def test_gradients_of_weights_are_those_of_the_usual_way() -> None:
         return mx.square(layer(x)).sum()
 
     weight = layer.weight
-    with single_batch.computed_alone():
+    with single_batch.single_batch_mode():
         for _ in range(10):
             layer(x)
         found = [mx.grad(loss)(weight) for _ in range(10)][-1]
@@ -102,11 +102,11 @@ def test_gradients_of_weights_are_those_of_the_usual_way() -> None:
 
 def test_layers_are_begun_within_the_block_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     begun: list[mx.array] = []
-    monkeypatch.setattr(single_batch, "STARTS_EARLY", True)
+    monkeypatch.setattr(single_batch, "EVALUATES_EARLY", True)
     monkeypatch.setattr(mx, "async_eval", begun.append)
-    single_batch.begin(normal(2))
+    single_batch.start_evaluation(normal(2))
     assert not begun
-    with single_batch.computed_alone():
-        single_batch.begin(normal(2))
-    single_batch.begin(normal(2))
+    with single_batch.single_batch_mode():
+        single_batch.start_evaluation(normal(2))
+    single_batch.start_evaluation(normal(2))
     assert len(begun) == 1

@@ -277,7 +277,7 @@ def test_the_blas_variable_chooses_the_library() -> None:
     assert run_python(script, options=("-W", "error"), MLX_HF_BRIDGE_BLAS="none") == "None"
 
 
-CHOICES = "from mlx_hf_bridge import device as d; print(d.STREAMS, d.UNPACKING_ROWS, d.KEEPS_UNPACKED)"
+CHOICES = "from mlx_hf_bridge import device as d; print(d.STREAMS, d.DEQUANTIZATION_ROWS, d.KEEPS_DEQUANTIZED)"
 
 
 @on_linux_cpu

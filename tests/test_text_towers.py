@@ -17,7 +17,7 @@ from mlx_hf_bridge.errors import ConfigError, InputError
 ABSOLUTE = 2e-5
 
 
-def rows_of(*model_types: str) -> list[Row]:
+def split_rows(*model_types: str) -> list[Row]:
     return [row for row in FAMILIES if row.model_type in model_types]
 
 
@@ -31,7 +31,7 @@ def with_ends(row: Row) -> dict[str, np.ndarray]:
     return inputs
 
 
-@pytest.mark.parametrize("row", rows_of("clip_text_model"), ids=row_name)
+@pytest.mark.parametrize("row", split_rows("clip_text_model"), ids=row_name)
 @pytest.mark.parametrize("sides", [1, -1])
 def test_clip_pools_the_first_end_token(row: Row, sides: int, tmp_path: Path) -> None:
     torch_model = make_model(row)
@@ -46,7 +46,7 @@ def test_clip_pools_the_first_end_token(row: Row, sides: int, tmp_path: Path) ->
     )
 
 
-@pytest.mark.parametrize("row", rows_of("clip_text_model", "siglip_text_model"), ids=row_name)
+@pytest.mark.parametrize("row", split_rows("clip_text_model", "siglip_text_model"), ids=row_name)
 def test_names_of_before_transformers_5_load(row: Row, tmp_path: Path) -> None:
     torch_model = make_model(row)
     torch_model.save_pretrained(tmp_path)
@@ -62,7 +62,7 @@ def test_names_of_before_transformers_5_load(row: Row, tmp_path: Path) -> None:
 
 
 def test_clips_projection_is_carried_along(tmp_path: Path) -> None:
-    [row, _] = rows_of("clip_text_model")
+    [row, _] = split_rows("clip_text_model")
     torch_model = transformers.CLIPTextModelWithProjection(row.config).eval()
     with torch.no_grad():
         for parameter in torch_model.parameters():
@@ -87,7 +87,7 @@ def test_vectors_are_refused_where_transformers_takes_none(row: Row, tmp_path: P
         MLXAutoModel.from_pretrained(tmp_path)(inputs_embeds=vectors)
 
 
-@pytest.mark.parametrize("row", rows_of("qwen3", "gemma3_text"), ids=row_name)
+@pytest.mark.parametrize("row", split_rows("qwen3", "gemma3_text"), ids=row_name)
 @pytest.mark.parametrize("flipped", [False, True])
 def test_the_last_token_is_classified_whichever_side_is_padded(row: Row, flipped: bool, tmp_path: Path) -> None:
     torch_model = make_model(row, "ForSequenceClassification")
@@ -116,7 +116,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
 def test_what_has_no_implementation_is_refused(
     model_type: str, changed: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
-    make_model(rows_of(model_type)[0]).save_pretrained(tmp_path)
+    make_model(split_rows(model_type)[0]).save_pretrained(tmp_path)
     edit_config(tmp_path, **changed)
     with pytest.raises(ConfigError, match=message):
         MLXAutoModel.from_pretrained(tmp_path)

@@ -28,7 +28,7 @@ from three_pipelines import (
 )
 
 from mlx_hf_bridge import MLXAutoModelForMaskedLM, errors, pipeline
-from mlx_hf_bridge.inference.batching import checked_batch
+from mlx_hf_bridge.inference.batching import make_batch
 from mlx_hf_bridge.inference.model import Model
 from mlx_hf_bridge.pipelines.base import STREAM_SEQUENCES
 from mlx_hf_bridge.pretrained.arrays import match_array_type
@@ -92,7 +92,7 @@ def test_words_are_scored_at_masked_slots_alone_in_every_family(row: Row, tmp_pa
     make_model(row, "ForMaskedLM").save_pretrained(tmp_path)
     loaded = MLXAutoModelForMaskedLM.from_pretrained(tmp_path).loaded
     inputs = ragged_inputs(row)
-    batch = checked_batch(loaded.config, inputs["input_ids"], inputs["attention_mask"], inputs.get("token_type_ids"))
+    batch = make_batch(loaded.config, inputs["input_ids"], inputs["attention_mask"], inputs.get("token_type_ids"))
     slots = np.array([[3, 11], [8, 0], [2, 3]])
     whole = np.array(loaded.model(batch).logits.astype(mx.float32))
     expected = np.take_along_axis(whole, slots[:, :, None], axis=1)

@@ -404,7 +404,7 @@ def test_joined_queries_keys_and_values_equal_separate_ones(recipe: str | None, 
 
 
 def unpacked(linear: Any) -> mx.array:
-    return linear.unpack(mx.float32) if "scales" in linear else linear.weight
+    return linear.dequantize(mx.float32) if "scales" in linear else linear.weight
 
 
 def test_read_checkpoint_prefers_files_as_transformers_does(tmp_path: Path) -> None:

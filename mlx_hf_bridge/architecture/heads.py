@@ -11,11 +11,11 @@ from mlx_hf_bridge.architecture.family import Head
 from mlx_hf_bridge.layers.feed_forward import Activation, activation_for
 from mlx_hf_bridge.layers.heads import (
     FirstTokenClassifier,
+    MaskedLMHead,
     PooledClassifier,
+    PreTrainingHeads,
     SpanClassifier,
     TokenClassifier,
-    TwoHeads,
-    WordScorer,
 )
 
 POOLED_SEQUENCE_HEAD = Head(
@@ -77,10 +77,10 @@ def masked_lm_head(
         A head whose output has shape (B, L, V).
     """
 
-    def build(config: EncoderConfig) -> WordScorer:
+    def build(config: EncoderConfig) -> MaskedLMHead:
         chosen = activation or activation_for(config.hidden_act)
         eps, is_tied = config.layer_norm_eps, config.tie_word_embeddings
-        return WordScorer(config.hidden_size, width(config), config.vocab_size, chosen, eps, is_tied, output)
+        return MaskedLMHead(config.hidden_size, width(config), config.vocab_size, chosen, eps, is_tied, output)
 
     return Head(build=build, names=names, tied={bias: ""}, untied={decoder: "decoder"})
 
@@ -104,7 +104,7 @@ def pre_training_head(
         for table in ("names", "tied", "untied")
     }
     return Head(
-        build=lambda config: TwoHeads(
+        build=lambda config: PreTrainingHeads(
             masked_lm.build(config), PooledClassifier(config.hidden_size, classes(config), sentence_output)
         ),
         names={**tables["names"], sentence: "sentence.out"},

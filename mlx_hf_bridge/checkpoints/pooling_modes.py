@@ -4,7 +4,7 @@ from pathlib import Path
 
 from mlx_hf_bridge.checkpoints.checkpoint import CONFIG_FILE, read_json
 from mlx_hf_bridge.errors import ConfigError
-from mlx_hf_bridge.inference.pooling import POOLINGS
+from mlx_hf_bridge.inference.pooling import POOLING_MODES
 
 # Keys of sentence-transformers before 5.6, in the order in which several are concatenated.
 _LEGACY_MODES = {
@@ -24,9 +24,9 @@ def read_pooling_modes(folder: Path) -> tuple[str, ...]:
     if modes is None:
         modes = [mode for key, mode in _LEGACY_MODES.items() if config.get(key)] or ["mean"]
     modes = (modes,) if isinstance(modes, str) else tuple(modes)
-    if unknown := [mode for mode in modes if mode not in POOLINGS]:
+    if unknown := [mode for mode in modes if mode not in POOLING_MODES]:
         raise ConfigError(
-            f"{folder / CONFIG_FILE} has pooling_mode {unknown}; known are {', '.join(POOLINGS)}. "
+            f"{folder / CONFIG_FILE} has pooling_mode {unknown}; known are {', '.join(POOLING_MODES)}. "
             "Take the original file."
         )
     return modes

@@ -21,8 +21,8 @@ from mlx_hf_bridge.checkpoints.pooling_modes import read_pooling_modes
 from mlx_hf_bridge.conversion.plan import Plan
 from mlx_hf_bridge.conversion.tokenizer_files import has_tokenizer, tokenizer_config, write_tokenizer
 from mlx_hf_bridge.errors import QuantizationError
-from mlx_hf_bridge.inference.batching import budgeted, padded
-from mlx_hf_bridge.inference.model import EncoderOutput, Model, build
+from mlx_hf_bridge.inference.batching import group_by_length, pad_tokens
+from mlx_hf_bridge.inference.model import EncoderOutput, Model, build_model
 from mlx_hf_bridge.inference.pooling import pool
 from mlx_hf_bridge.inference.tokenizer import Tokenizer, Tokens
 from mlx_hf_bridge.layers.token_batch import TokenBatch
@@ -88,8 +88,8 @@ def create_calibration_job(plan: Plan, folder: Path, kept: ResumeStore, tick: Ca
     lengths = [len(one) for one in tokens]
 
     def batches(even: bool) -> list[TokenBatch]:
-        groups = budgeted(lengths, _TEXTS_A_BATCH, even)
-        return [padded(plan.config, [tokens[index] for index in rows], padding) for rows in groups]
+        groups = group_by_length(lengths, _TEXTS_A_BATCH, even)
+        return [pad_tokens(plan.config, [tokens[index] for index in rows], padding) for rows in groups]
 
     return CalibrationJob(
         float_model(plan, task, places),
@@ -120,7 +120,7 @@ def tensor_targets(plan: Plan, task: str) -> dict[str, TensorTarget]:
 def float_model(plan: Plan, task: str, places: Mapping[str, TensorTarget]) -> Model:
     """The checkpoint's model with float32 weights."""
     has_pooler = any(place.path and place.path.startswith("pooler.") for place in places.values())
-    model = build(plan.family, plan.config, task, pooler=has_pooler)
+    model = build_model(plan.family, plan.config, task, pooler=has_pooler)
     arrays = {
         name: array.astype(mx.float32) if plan.tensors[name].info.is_float else array
         for file in plan.files

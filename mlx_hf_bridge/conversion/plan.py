@@ -14,7 +14,7 @@ from mlx_hf_bridge.checkpoints.dtypes import config_dtype
 from mlx_hf_bridge.checkpoints.remote import read_headers
 from mlx_hf_bridge.checkpoints.safetensors_file import TensorInfo, WeightFile, byte_size
 from mlx_hf_bridge.errors import QuantizationError
-from mlx_hf_bridge.inference.model import build
+from mlx_hf_bridge.inference.model import build_model
 from mlx_hf_bridge.models import family_for
 from mlx_hf_bridge.quantization.policy import is_packable
 from mlx_hf_bridge.quantization.recipes import MLXQuantizationConfig
@@ -104,7 +104,7 @@ def plan_conversion(
     tensor_infos = {name: info for file in files for name, info in file.tensor_infos.items()}
     targets = resolve_names(names, tensor_infos, where)
     has_pooler = any(place.path and place.path.startswith("pooler.") for place in targets.values())
-    model = build(family, config, task, pooler=has_pooler)
+    model = build_model(family, config, task, pooler=has_pooler)
     fit = check_fit(names, targets, tensor_infos, model, where, tolerance)
     targets = {name: place for name, place in targets.items() if name not in fit.unexpected}
     candidates = {path for path, module in model.named_modules() if is_packable(path, module)} if recipe else set()

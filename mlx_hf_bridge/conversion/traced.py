@@ -16,7 +16,7 @@ from mlx_hf_bridge.checkpoints.checkpoint import Checkpoint, open_weight_files, 
 from mlx_hf_bridge.checkpoints.safetensors_file import TensorInfo
 from mlx_hf_bridge.conversion.plan import QUANTIZED_DTYPE, Plan, TensorPlan, most_common
 from mlx_hf_bridge.errors import BackendError, ConfigError, QuantizationError, UnsupportedModelError, WeightsError
-from mlx_hf_bridge.layers.linear import PackedEmbedding
+from mlx_hf_bridge.layers.linear import QuantizedEmbedding
 from mlx_hf_bridge.models import is_native
 from mlx_hf_bridge.quantization.recipes import MLXQuantizationConfig
 from mlx_hf_bridge.tracing.family import TracedConfig, family_of
@@ -215,13 +215,13 @@ def _holders(graph: Graph) -> list[Node]:
 
 def _held(
     node: Node, arrays: Mapping[str, mx.array], recipe: MLXQuantizationConfig | None, dtype: mx.Dtype
-) -> mx.array | PackedEmbedding:
+) -> mx.array | QuantizedEmbedding:
     """A tensor as the graph computes with it: a parameter in `dtype`, a constant in its own, packed rows as a table."""
     name = node.args[0]
     array, scales = arrays[name], arrays.get(f"{_module_of(name)}.scales")
     if recipe is not None and scales is not None and name.endswith(".weight"):
         width = scales.shape[-1] * recipe.group_size
-        table = PackedEmbedding(mx.zeros((array.shape[0], width)), recipe.group_size, recipe.bits, recipe.mode)
+        table = QuantizedEmbedding(mx.zeros((array.shape[0], width)), recipe.group_size, recipe.bits, recipe.mode)
         table.weight, table.scales, table.dtype = array, scales, dtype
         if recipe.mode == "affine":
             table.biases = arrays[f"{_module_of(name)}.biases"]

@@ -22,7 +22,7 @@ from mlx_hf_bridge.errors import InputError, OverlongTextError, TokenRangeError
 from mlx_hf_bridge.inference.parallel import run_in_parallel
 from mlx_hf_bridge.inference.tokenizer import Tokens
 from mlx_hf_bridge.layers.token_batch import TokenBatch
-from mlx_hf_bridge.runtime.device import SLOTS_A_TEXT, STREAMS, give_back_memory
+from mlx_hf_bridge.runtime.device import STREAMS, TOKENS_PER_TEXT, release_memory
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ _MUCH_WORK = 16
 _SIZES = 16
 
 
-def checked_batch(
+def make_batch(
     config: EncoderConfig,
     ids: np.ndarray,
     mask: np.ndarray | None = None,
@@ -95,7 +95,7 @@ def _in_table(name: str, values: np.ndarray, size: int, key: str) -> None:
         )
 
 
-def padded(config: EncoderConfig, tokens: Sequence[Tokens], pad_token_id: int) -> TokenBatch:
+def pad_tokens(config: EncoderConfig, tokens: Sequence[Tokens], pad_token_id: int) -> TokenBatch:
     """Tokens -> one batch, padded on the right to the longest."""
     longest = max(len(one) for one in tokens)
     ids = np.full((len(tokens), longest), pad_token_id, np.int32)
@@ -107,10 +107,10 @@ def padded(config: EncoderConfig, tokens: Sequence[Tokens], pad_token_id: int) -
             segments[row, : len(one)] = one.token_type_ids
     given = any(one.token_type_ids is not None for one in tokens)
     counts = segments.any() or (given and config.zero_token_type_ids_matter)
-    return checked_batch(config, ids, mask, segments if counts else None)
+    return make_batch(config, ids, mask, segments if counts else None)
 
 
-def budgeted(lengths: Sequence[int], batch_size: int, even: bool = False) -> Iterator[list[int]]:
+def group_by_length(lengths: Sequence[int], batch_size: int, same_length: bool = False) -> Iterator[list[int]]:
     """Indices in batches, longest texts first; a batch has `batch_size` x SLOTS_A_TEXT slots or fewer, or one text.
 
     Where batches run side by side, they are of the size that leaves the streams least to wait for. even: only texts of
@@ -119,9 +119,9 @@ def budgeted(lengths: Sequence[int], batch_size: int, even: bool = False) -> Ite
     order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
     ordered = [max(1, lengths[index]) for index in order]
     share = -(-sum(ordered[:1]) * len(ordered) // STREAMS)
-    most = min(batch_size * SLOTS_A_TEXT, max(share, _FEWEST_SLOTS))
+    most = min(batch_size * TOKENS_PER_TEXT, max(share, _FEWEST_SLOTS))
     sizes = [most * part // _SIZES for part in range(_SIZES, 0, -1)] if STREAMS > 1 else [most]
-    tried = [_ends(ordered, slots, even) for slots in sizes if slots >= min(most, _FEWEST_SLOTS)]
+    tried = [_ends(ordered, slots, same_length) for slots in sizes if slots >= min(most, _FEWEST_SLOTS)]
     start = 0
     for end in min(tried, key=lambda ends: _waited(ordered, ends)):
         yield order[start:end]
@@ -134,13 +134,13 @@ def _waited(lengths: Sequence[int], ends: Sequence[int]) -> int:
     return sum(_BATCH_COST + max(slots[first : first + STREAMS]) for first in range(0, len(slots), STREAMS))
 
 
-def _ends(lengths: Sequence[int], slots: int, even: bool) -> list[int]:
+def _ends(lengths: Sequence[int], slots: int, same_length: bool) -> list[int]:
     """Where batches of so many slots or fewer end, in lengths from the longest down."""
     ends: list[int] = []
     start = 0
     while start < len(lengths):
         end = min(len(lengths), start + max(1, slots // lengths[start]))
-        if even:
+        if same_length:
             end = bisect_right(lengths, -lengths[start], start, end, key=neg)
         ends.append(end)
         start = end
@@ -148,47 +148,47 @@ def _ends(lengths: Sequence[int], slots: int, even: bool) -> list[int]:
 
 
 # A part a text; of one shape they are rows of one array.
-Parts = list[Any] | np.ndarray
+Results = list[Any] | np.ndarray
 
 
-def float_rows(result: Any) -> Any:
+def to_float_rows(result: Any) -> Any:
     """An array with a row a text -> the same in numpy and float32."""
     return np.array(result)
 
 
 @dataclass(frozen=True)
 class BatchPipeline:
-    """What happens to the tokens of a batch: `make` a batch of them, `compute`, and `rows_of` that a part a text.
+    """What happens to the tokens of a batch.
 
     make: tokens -> what `compute` takes. compute: that -> an array with a row a text (made float32), or any structure
     of arrays. rows_of: that, evaluated -> one part a text. one_shape: the parts are arrays of one shape. even: texts go
     together only with others of their length, for models whose answers padding changes.
     """
 
-    make: Callable[[list[Tokens]], Any]
+    make_batch_of: Callable[[list[Tokens]], Any]
     compute: Callable[[Any], Any]
-    rows_of: Callable[[Any], Sequence[Any]] = float_rows
-    even: bool = False
-    one_shape: bool = False
+    split_rows: Callable[[Any], Sequence[Any]] = to_float_rows
+    same_length: bool = False
+    same_shape: bool = False
 
     @property
-    def shares(self) -> bool:
+    def deduplicates(self) -> bool:
         """Whether equal texts may have one part in common: an array, which callers copy."""
-        return self.rows_of is float_rows
+        return self.split_rows is to_float_rows
 
-    def run_on(self, tokens: list[Tokens]) -> Any:
+    def run_batch(self, tokens: list[Tokens]) -> Any:
         """The lazy result of one batch."""
-        result = self.compute(self.make(tokens))
+        result = self.compute(self.make_batch_of(tokens))
         return result.astype(mx.float32) if isinstance(result, mx.array) else result
 
 
-def in_blocks(
+def run_blocks(
     blocks: Iterable[tuple[Sequence[int], Sequence[Tokens]]],
     count: int,
     steps: BatchPipeline,
     batch_size: int,
     show_progress: bool,
-) -> Parts:
+) -> Results:
     """Each text's part of what the steps give for its batch, in the order of the texts' numbers, 0 to `count` - 1.
 
     Parts of one shape are rows of one array (unless there are none), so that they lie in memory once.
@@ -198,30 +198,30 @@ def in_blocks(
     """
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
         raise InputError(f"batch_size={batch_size!r}, expected a whole number of 1 or more.")
-    rows: Parts = [None] * count
+    rows: Results = [None] * count
     under_way: deque[list[list[int]]] = deque()
 
     def works() -> Iterator[Callable[[], Any]]:
         for numbers, tokens in blocks:
             alone = (([number], one) for number, one in zip(numbers, tokens, strict=True))
-            groups = _equal(numbers, tokens) if steps.shares else list(alone)
-            for indices in budgeted([len(one) for _, one in groups], batch_size, steps.even):
+            groups = _equal(numbers, tokens) if steps.deduplicates else list(alone)
+            for indices in group_by_length([len(one) for _, one in groups], batch_size, steps.same_length):
                 under_way.append([groups[index][0] for index in indices])
-                yield partial(steps.run_on, [groups[index][1] for index in indices])
+                yield partial(steps.run_batch, [groups[index][1] for index in indices])
 
     batches = 0
     with tqdm(total=count, desc="Encoding", unit="text", disable=None if show_progress else True) as bar:
         for result in run_in_parallel(works()):
             batches += 1
-            parts = steps.rows_of(result)
-            if batches == 1 and steps.one_shape:
+            parts = steps.split_rows(result)
+            if batches == 1 and steps.same_shape:
                 rows = np.empty((count, *parts[0].shape), parts[0].dtype)
             for numbers, row in zip(under_way.popleft(), parts, strict=True):
                 for number in numbers:
                     rows[number] = row
                 bar.update(len(numbers))
     if batches > _MUCH_WORK * STREAMS:
-        give_back_memory()
+        release_memory()
     return rows
 
 
@@ -233,12 +233,12 @@ def _equal(numbers: Sequence[int], tokens: Sequence[Tokens]) -> list[tuple[list[
     return list(found.values())
 
 
-def in_batches(tokens: Sequence[Tokens], steps: BatchPipeline, batch_size: int, show_progress: bool) -> Parts:
+def run_batches(tokens: Sequence[Tokens], steps: BatchPipeline, batch_size: int, show_progress: bool) -> Results:
     """The same for tokens that are all there."""
-    return in_blocks([(range(len(tokens)), tokens)], len(tokens), steps, batch_size, show_progress)
+    return run_blocks([(range(len(tokens)), tokens)], len(tokens), steps, batch_size, show_progress)
 
 
-def report_cut(tokens: Sequence[Tokens], limit: int, overlong: str, already_told: bool) -> bool:
+def report_truncation(tokens: Sequence[Tokens], limit: int, overlong: str, already_told: bool) -> bool:
     """Warn once of truncated texts, or refuse them -> whether the user has been told by now.
 
     overlong: "truncate" warns with the count, "error" raises OverlongTextError.

@@ -14,7 +14,7 @@ from mlx_hf_bridge.architecture.config import EncoderConfig
 from mlx_hf_bridge.architecture.family import BASE_TASK, Family
 from mlx_hf_bridge.layers.encoder import OutputRecorder
 from mlx_hf_bridge.layers.heads import reads_first_token
-from mlx_hf_bridge.layers.linear import PackedEmbedding
+from mlx_hf_bridge.layers.linear import QuantizedEmbedding
 from mlx_hf_bridge.layers.token_batch import TokenBatch
 
 
@@ -87,7 +87,7 @@ class Model(nn.Module):
         return outputs["logits"]
 
 
-def build(family: Family, config: EncoderConfig, task: str, pooler: bool) -> Model:
+def build_model(family: Family, config: EncoderConfig, task: str, pooler: bool) -> Model:
     """A model of the right shapes, its weights not yet there (zeros that are never computed)."""
     head = None if task == BASE_TASK else family.heads[task]
     pooler = pooler or not config.pooler_has_weights
@@ -103,5 +103,5 @@ def build(family: Family, config: EncoderConfig, task: str, pooler: bool) -> Mod
 def set_activation_dtype(model: Model, dtype: mx.Dtype) -> None:
     """Look-ups in packed tables answer in `dtype`; everything after them follows."""
     for module in model.modules():
-        if isinstance(module, PackedEmbedding):
+        if isinstance(module, QuantizedEmbedding):
             module.dtype = dtype

@@ -12,9 +12,9 @@ from typing import Any
 
 import mlx.core as mx
 
-from mlx_hf_bridge.layers.linear import unpacking_once
-from mlx_hf_bridge.layers.single_batch import computed_alone
-from mlx_hf_bridge.runtime.device import STREAMS, streams, threads_for_streams
+from mlx_hf_bridge.layers.linear import dequantizing_once
+from mlx_hf_bridge.layers.single_batch import single_batch_mode
+from mlx_hf_bridge.runtime.device import STREAMS, one_thread_per_stream, streams
 from mlx_hf_bridge.runtime.executor import arrays_in, run
 
 # Rounds under way: while one is computed, the next one is prepared.
@@ -34,7 +34,7 @@ def run_in_parallel(works: Iterable[Callable[[], Any]]) -> Iterator[Any]:
     chosen = list(islice(waiting, STREAMS))
     alone = len(chosen) < 2
     under_way: deque[_Round] = deque()
-    with nullcontext() if alone else threads_for_streams():
+    with nullcontext() if alone else one_thread_per_stream():
         while chosen:
             under_way.append(run(partial(_start, chosen)))
             if len(under_way) == _AHEAD:
@@ -48,7 +48,7 @@ def _start(works: list[Callable[[], Any]]) -> _Round:
     """All at once: MLX would begin a second array only when the first one is nearly done."""
     results = []
     # One that waited for the device to take more would keep the others from being begun.
-    with unpacking_once(), computed_alone() if len(works) == 1 else nullcontext():
+    with dequantizing_once(), single_batch_mode() if len(works) == 1 else nullcontext():
         for stream, work in zip(streams(), works, strict=False):
             with mx.stream(stream):
                 results.append(work())

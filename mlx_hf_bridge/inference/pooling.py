@@ -51,7 +51,7 @@ def _weighted(hidden: mx.array, batch: TokenBatch, skipped: int = 0) -> mx.array
 
 
 # sentence-transformers' names, in the order in which it concatenates several.
-POOLINGS: dict[str, Callable[[mx.array, TokenBatch], mx.array]] = {
+POOLING_MODES: dict[str, Callable[[mx.array, TokenBatch], mx.array]] = {
     "cls": _first,
     "max": _largest,
     "mean": _mean,
@@ -66,12 +66,13 @@ def pool(hidden: mx.array, batch: TokenBatch, modes: tuple[str, ...], skipped: i
     hidden = hidden.astype(mx.float32)
     kept = batch.without_first(skipped) if skipped else batch
     pooled = [
-        _weighted(hidden, kept, skipped) if mode == "weightedmean" else POOLINGS[mode](hidden, kept) for mode in modes
+        _weighted(hidden, kept, skipped) if mode == "weightedmean" else POOLING_MODES[mode](hidden, kept)
+        for mode in modes
     ]
     return pooled[0] if len(pooled) == 1 else mx.concatenate(pooled, axis=-1)
 
 
-def normalized(vectors: mx.array) -> mx.array:
+def normalize(vectors: mx.array) -> mx.array:
     """vectors (B, D) -> unit length each."""
     norms = mx.linalg.norm(vectors, axis=-1, keepdims=True)
     return vectors / mx.maximum(norms, _SMALLEST_NORM)

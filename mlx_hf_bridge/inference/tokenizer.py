@@ -120,7 +120,7 @@ class Tokenizer:
                 "Pass truncation=True, which cuts the longer of text and pair."
             ) from error
 
-    def count_without_last_special(self, text: str) -> int:
+    def count_prompt_tokens(self, text: str) -> int:
         """Tokens of a text, uncut, with the special ones before it and without one after it."""
         with self._lock:
             self._truncate(None, "longest_first")
@@ -150,13 +150,13 @@ class Tokenizer:
         """Copies and other processes make a lock of their own."""
         return Tokenizer, (self.backend, {**self.config, "model_max_length": self.model_max_length})
 
-    def special_tokens(self, pair: bool = False) -> int:
+    def num_special_tokens_to_add(self, pair: bool = False) -> int:
         """How many special tokens are put around a text or pair."""
         return int(self.backend.num_special_tokens_to_add(pair))
 
     def _check_room(self, texts: Sequence[Text], max_length: int | None) -> None:
         """tokenizers does not cut at all where the special tokens alone are more than the limit."""
-        special = self.special_tokens(pair=any(not isinstance(text, str) for text in texts))
+        special = self.num_special_tokens_to_add(pair=any(not isinstance(text, str) for text in texts))
         if max_length is not None and max_length < special:
             raise InputError(
                 f"max_length={max_length} is less than the {special} special tokens of a text. Allow for more."

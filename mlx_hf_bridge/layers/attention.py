@@ -8,9 +8,9 @@ import math
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_hf_bridge.layers.fast_math import LOG2_E, power_of_two_to_zero
+from mlx_hf_bridge.layers.fast_math import LOG2_E, exp2_nonpositive
 from mlx_hf_bridge.layers.linear import Linear
-from mlx_hf_bridge.runtime.device import attends_by_powers
+from mlx_hf_bridge.runtime.device import uses_cpu_attention
 
 
 def relative_buckets(length: int, buckets: int, max_distance: int) -> mx.array:
@@ -38,8 +38,8 @@ def attend(
 ) -> mx.array:
     """queries, keys, values (B, H, L, K), mask and bias as in Attention -> values mixed (B, H, L, K)."""
     scores = queries.shape[0] * queries.shape[1] * queries.shape[2] * keys.shape[2]
-    if attends_by_powers(scores) and queries.dtype == mx.float32:
-        return attend_by_powers(queries, keys, values, scale, mask, bias)
+    if uses_cpu_attention(scores) and queries.dtype == mx.float32:
+        return cpu_attention(queries, keys, values, scale, mask, bias)
     added = _additive(mask, bias, queries.dtype)
     return mx.fast.scaled_dot_product_attention(queries, keys, values, scale=scale, mask=added)
 
@@ -119,7 +119,7 @@ class Attention(nn.Module):
 _MOST_SCORES = 2**23
 
 
-def attend_by_powers(
+def cpu_attention(
     queries: mx.array, keys: mx.array, values: mx.array, scale: float, mask: mx.array | None, bias: mx.array | None
 ) -> mx.array:
     """queries (B, H, L, K), keys and values (B, H / G, L, K), all float32 -> values mixed (B, H, L, K).
@@ -160,5 +160,5 @@ def _mixed(queries: mx.array, keys: mx.array, values: mx.array, added: list[mx.a
     for term in added:
         scores = scores + term
     # The factor comes last: before, it would round large scores, whose differences are what counts.
-    powers = power_of_two_to_zero((scores - scores.max(axis=-1, keepdims=True)) * LOG2_E)
+    powers = exp2_nonpositive((scores - scores.max(axis=-1, keepdims=True)) * LOG2_E)
     return (powers @ values) / powers.sum(axis=-1, keepdims=True)

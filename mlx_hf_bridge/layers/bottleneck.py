@@ -55,17 +55,17 @@ class TrigramEmbeddings(nn.Module):
         return normed
 
 
-class NormedProduct(nn.Module):
+class LinearNorm(nn.Module):
     """x (B, L, I) -> norm(product of x, plus `rest` where it is given) (B, L, O)."""
 
-    def __init__(self, product: nn.Module, norm: nn.Module) -> None:
+    def __init__(self, dense: nn.Module, norm: nn.Module) -> None:
         super().__init__()
-        self.product = product
+        self.dense = dense
         self.norm = norm
 
     def __call__(self, x: mx.array, rest: mx.array | None = None) -> mx.array:
-        product = self.product(x)
-        normed: mx.array = self.norm(product if rest is None else product + rest)
+        dense = self.dense(x)
+        normed: mx.array = self.norm(dense if rest is None else dense + rest)
         return normed
 
 
@@ -75,18 +75,18 @@ class Bottleneck(nn.Module):
     `scored` narrows what is scored alone; `mixes_narrow`: all three are the sum's.
     """
 
-    def __init__(self, rest: NormedProduct, scored: NormedProduct | None, mixes_narrow: bool) -> None:
+    def __init__(self, rest: LinearNorm, scored: LinearNorm | None, mixes_narrow: bool) -> None:
         super().__init__()
-        self.rest = rest
+        self.input = rest
         if scored is not None:
-            self.scored = scored
+            self.attention = scored
         self._mixes_narrow = mixes_narrow
 
     def __call__(self, x: mx.array) -> tuple[mx.array, mx.array, mx.array]:
-        rest = self.rest(x)  # (B, L, N)
+        rest = self.input(x)  # (B, L, N)
         if self._mixes_narrow:
             return rest, rest, rest
-        return self.scored(x) if "scored" in self else x, x, rest
+        return self.attention(x) if "attention" in self else x, x, rest
 
 
 class BottleneckAttention(nn.Module):
@@ -115,10 +115,10 @@ class BottleneckLayer(nn.Module):
     def __init__(
         self,
         attention: BottleneckAttention,
-        attention_out: NormedProduct,
-        blocks: Sequence[NormedProduct],
+        attention_out: LinearNorm,
+        blocks: Sequence[LinearNorm],
         bottleneck: Bottleneck | None,
-        widening: NormedProduct | None,
+        widening: LinearNorm | None,
     ) -> None:
         super().__init__()
         self.attention = attention
@@ -138,15 +138,15 @@ class BottleneckLayer(nn.Module):
         return self.widening(hidden, x) if "widening" in self else hidden  # (B, L, D)
 
 
-class SplitWordScorer(nn.Module):
+class SplitMaskedLMHead(nn.Module):
     """A product, activation and norm, scored by the word table as far as that is wide, by `rest` beyond: (B, L, V)."""
 
     def __init__(
         self, dense: Linear, norm: nn.Module, activation: Activation, width: int, vocabulary: int, tied: bool,
-        answer: str,
+        output_name: str,
     ) -> None:  # fmt: skip
         super().__init__()
-        self.dense, self.norm, self.activation, self.answer = dense, norm, activation, answer
+        self.dense, self.norm, self.activation, self.output_name = dense, norm, activation, output_name
         hidden_size = dense.weight.shape[0]
         self.rest = Linear(vocabulary, hidden_size - width, bias=False)
         self._width = width
@@ -159,10 +159,10 @@ class SplitWordScorer(nn.Module):
         features = self.norm(self.activation(self.dense(hidden)))  # (B, L, D)
         narrow, beyond = features[..., : self._width], features[..., self._width :]
         scores = self.decoder(narrow) if "decoder" in self else table.scores(narrow) + self.bias
-        return {self.answer: scores + beyond @ self.rest.weight}
+        return {self.output_name: scores + beyond @ self.rest.weight}
 
 
-class FirstToken(nn.Module):
+class FirstTokenPooler(nn.Module):
     """The pooler of a config without its product: hidden (B, L, D) -> the first token (B, D)."""
 
     def __call__(self, hidden: mx.array, batch: TokenBatch) -> mx.array:

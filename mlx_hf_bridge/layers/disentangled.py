@@ -11,12 +11,12 @@ import mlx.nn as nn
 
 from mlx_hf_bridge.layers.attention import attend, attend_with_weights, merge_heads, split_heads
 from mlx_hf_bridge.layers.linear import Linear
-from mlx_hf_bridge.layers.relative_positions import Relative
+from mlx_hf_bridge.layers.relative_positions import RelativePositions
 
 Heads = tuple[mx.array, mx.array, mx.array]
 
 
-class JoinedProjection(nn.Module):
+class QueryKeyValueProjection(nn.Module):
     """x (B, L, D) -> queries, keys, values (B, H, L, K); queries and keys apart from values, for sharing."""
 
     def __init__(self, hidden_size: int, heads: int) -> None:
@@ -51,7 +51,7 @@ class HeadwiseProjection(nn.Module):
         return queries + self.q_bias.reshape(by_head), keys, values + self.v_bias.reshape(by_head)
 
 
-class PlaceProjection(nn.Module):
+class PositionProjection(nn.Module):
     """vectors of places (1, R, D) -> their queries and keys (1, H, R, K), each where it has a product."""
 
     def __init__(self, heads: int, query: Linear | None, key: Linear | None) -> None:
@@ -95,37 +95,39 @@ class DisentangledAttention(nn.Module):
     """x (B, L, D), mask (B, 1, 1, L), the relative places -> (B, L, D).
 
     `sides` names what is added to the scores of contents: "c2p", contents to places, and "p2c", places to contents;
-    `terms` is the number of scores that their scale counts. `places` None lets places share the contents' products.
+    `scale_factor` is the number of scores that their scale counts.
     """
 
     def __init__(
         self,
         hidden_size: int,
         heads: int,
-        projection: JoinedProjection | HeadwiseProjection,
+        projection: QueryKeyValueProjection | HeadwiseProjection,
         sides: Collection[str],
-        terms: int,
-        places: PlaceProjection | None = None,
+        scale_factor: int,
+        position_projection: PositionProjection | None = None,
         talking: TalkingHeads | None = None,
     ) -> None:
         super().__init__()
         self.projection = projection
         self.out = Linear(hidden_size, hidden_size)
-        if places is not None:
-            self.places = places
+        if position_projection is not None:
+            self.position_projection = position_projection
         if talking is not None:
             self.talking = talking
-        self._scale = (hidden_size // heads * terms) ** -0.5
+        self._scale = (hidden_size // heads * scale_factor) ** -0.5
         self._sides = frozenset(sides)
 
-    def __call__(self, x: mx.array, mask: mx.array | None, bias: Relative | None) -> mx.array:
+    def __call__(self, x: mx.array, mask: mx.array | None, bias: RelativePositions | None) -> mx.array:
         if "talking" in self:
             return self.with_weights(x, mask, bias)[0]
         queries, keys, values = self.projection(x)
         added = self._added(queries, keys, bias)
         return self.out(merge_heads(attend(queries, keys, values, self._scale, mask, added)))
 
-    def with_weights(self, x: mx.array, mask: mx.array | None, bias: Relative | None) -> tuple[mx.array, mx.array]:
+    def with_weights(
+        self, x: mx.array, mask: mx.array | None, bias: RelativePositions | None
+    ) -> tuple[mx.array, mx.array]:
         """The same, with the attention weights (B, H, L, L) spelled out."""
         queries, keys, values = self.projection(x)
         added = self._added(queries, keys, bias)
@@ -137,7 +139,7 @@ class DisentangledAttention(nn.Module):
             mixed, weights = attend_with_weights(queries, keys, values, self._scale, mask, added)
         return self.out(merge_heads(mixed)), weights
 
-    def _added(self, queries: mx.array, keys: mx.array, relative: Relative | None) -> mx.array | None:
+    def _added(self, queries: mx.array, keys: mx.array, relative: RelativePositions | None) -> mx.array | None:
         """The scores that places have a part in (B, H, L, L)."""
         if relative is None or not self._sides:
             return None
@@ -153,4 +155,8 @@ class DisentangledAttention(nn.Module):
         return added[0] if len(added) == 1 else added[0] + added[1]
 
     def _placed(self, vectors: mx.array) -> Any:
-        return self.places(vectors) if "places" in self else self.projection.queries_keys(vectors)
+        return (
+            self.position_projection(vectors)
+            if "position_projection" in self
+            else self.projection.queries_keys(vectors)
+        )

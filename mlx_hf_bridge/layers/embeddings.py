@@ -13,20 +13,20 @@ from mlx_hf_bridge.layers.norm import LayerNorm
 from mlx_hf_bridge.layers.token_batch import TokenBatch
 
 
-class WordEmbeddings(nn.Module):
+class TokenEmbeddings(nn.Module):
     """batch -> its words' vectors times `scale`, or the caller's own (B, L, E); layers bring the places in.
 
     scales_vectors: the caller's own are multiplied too.
     """
 
-    def __init__(self, vocabulary: int, width: int, scale: float = 1.0, scales_vectors: bool = False) -> None:
+    def __init__(self, vocabulary: int, width: int, scale: float = 1.0, scale_inputs_embeds: bool = False) -> None:
         super().__init__()
         self.word = Embedding(vocabulary, width)
         self.scale = scale
-        self.scales_vectors = scales_vectors
+        self.scale_inputs_embeds = scale_inputs_embeds
 
     def __call__(self, batch: TokenBatch) -> mx.array:
-        if self.scales_vectors:
+        if self.scale_inputs_embeds:
             return batch.embed(self.word) * self.scale
         return batch.embed(self._scaled)
 
@@ -35,23 +35,23 @@ class WordEmbeddings(nn.Module):
         return words if self.scale == 1.0 else words * self.scale
 
 
-class OwnTable(nn.Module):
-    """batch -> the rows (B, L, E) of a table of the family's own, for the ids given as `argument`.
+class ExtraEmbedding(nn.Module):
+    """batch -> the rows (B, L, E) of a table of the family's own, for the ids given as `input_name`.
 
-    Without such ids `times` the first row (E,), or with `times` 0 nothing.
+    Without such ids `default_count` the first row (E,), or with `default_count` 0 nothing.
     """
 
-    def __init__(self, rows: int, width: int, argument: str | None = None, times: int = 1) -> None:
+    def __init__(self, rows: int, width: int, input_name: str | None = None, default_count: int = 1) -> None:
         super().__init__()
         self.weight = mx.zeros((rows, width))
-        self.argument = argument
-        self.times = times
+        self.input_name = input_name
+        self.default_count = default_count
 
     def __call__(self, batch: TokenBatch) -> mx.array | None:
-        given = None if self.argument is None else batch.extra_inputs.get(self.argument)
+        given = None if self.input_name is None else batch.extra_inputs.get(self.input_name)
         if given is not None:
             return self.weight[given]
-        return self.weight[0] * self.times if self.times else None
+        return self.weight[0] * self.default_count if self.default_count else None
 
 
 class Embeddings(nn.Module):
@@ -70,8 +70,8 @@ class Embeddings(nn.Module):
         token_types: int,
         layer_norm_eps: float | None,
         pad_token_id: int | None = None,
-        word_scale: float = 1.0,
-        own: Mapping[str, OwnTable] | None = None,
+        token_scale: float = 1.0,
+        extra: Mapping[str, ExtraEmbedding] | None = None,
     ) -> None:
         super().__init__()
         self.word = Embedding(vocabulary, width)
@@ -81,24 +81,24 @@ class Embeddings(nn.Module):
         if layer_norm_eps is not None:
             self.norm = LayerNorm(width, eps=layer_norm_eps)
         self.pad_token_id = pad_token_id
-        self.word_scale = word_scale
-        self.own = dict(own or {})
+        self.token_scale = token_scale
+        self.extra = dict(extra or {})
 
     def __call__(self, batch: TokenBatch) -> mx.array:
         padding = self.pad_token_id
         positions = batch.positions() if padding is None else batch.positions_after(padding)
         words = batch.embed(self.word)  # (B, L, E)
-        summed = (words if self.word_scale == 1.0 else words * self.word_scale) + self.position(positions)
+        summed = (words if self.token_scale == 1.0 else words * self.token_scale) + self.position(positions)
         if "token_type" in self:
             segments = mx.zeros((1, 1), mx.int32) if batch.token_type_ids is None else batch.token_type_ids
             summed = summed + self.token_type(segments)
-        for table in self.own.values():
+        for table in self.extra.values():
             rows = table(batch)
             summed = summed if rows is None else summed + rows
         return self.norm(summed) if "norm" in self else summed
 
 
-class ClearedEmbeddings(nn.Module):
+class MaskedEmbeddings(nn.Module):
     """batch -> normalised sum (B, L, D), 0 where padding is; `positions` and `token_types` 0 mean no such table."""
 
     def __init__(
@@ -125,7 +125,7 @@ class ClearedEmbeddings(nn.Module):
         return normed if batch.mask is None else normed * batch.token_mask(normed.dtype)
 
 
-class NormedEmbeddings(nn.Module):
+class NormalizedEmbeddings(nn.Module):
     """batch -> norm of words and segments (B, L, E); `token_types` 0 means there is no segment table."""
 
     def __init__(self, vocabulary: int, width: int, norm: nn.Module, token_types: int = 0) -> None:
@@ -144,7 +144,7 @@ class NormedEmbeddings(nn.Module):
         return normed
 
 
-class PlacedEmbeddings(nn.Module):
+class TokenPositionEmbeddings(nn.Module):
     """batch -> words plus places (B, L, E)."""
 
     def __init__(self, vocabulary: int, width: int, positions: int) -> None:
@@ -156,14 +156,14 @@ class PlacedEmbeddings(nn.Module):
         return batch.embed(self.word) + self.position(batch.positions())
 
 
-class WordSegmentEmbeddings(nn.Module):
+class XLMEmbeddings(nn.Module):
     """batch -> normalised sum (B, L, E) of words, places and, where segments are given, the words of their ids.
 
     languages: a table of what the caller says of each token's language.
     """
 
     def __init__(
-        self, vocabulary: int, width: int, positions: int, norm: nn.Module, languages: OwnTable | None = None
+        self, vocabulary: int, width: int, positions: int, norm: nn.Module, languages: ExtraEmbedding | None = None
     ) -> None:
         super().__init__()
         self.word = Embedding(vocabulary, width)

@@ -12,7 +12,7 @@ import mlx.nn as nn
 
 from mlx_hf_bridge.layers.attention import Attention
 from mlx_hf_bridge.layers.norm import LayerNorm
-from mlx_hf_bridge.layers.single_batch import begin
+from mlx_hf_bridge.layers.single_batch import start_evaluation
 from mlx_hf_bridge.layers.token_batch import TokenBatch
 
 
@@ -102,13 +102,13 @@ class LayerGroup(nn.Module):
 class Encoder(nn.Module):
     """batch -> hidden (B, L, D).
 
-    `projection` widens embeddings of another width; `order` names the layer of each step where layers are shared;
+    `projection` widens embeddings of another width; `layer_order` names the layer of each step where layers are shared;
     `position_bias` makes a (1, H, L, L) term for the scores of every layer from L; `final_norm` follows the last layer,
-    and the last state is taken after it or, as in CLIP, before (`norms_last_state` False);
-    `sees` makes of the batch what may be attended to: every token, or TokenBatch.causal_mask;
-    `after_first` makes the second layer's input of the embeddings and what the first layer gives;
+    and the last state is taken after it or, as in CLIP, before (`norm_last_hidden_state` False);
+    `attention_mask` makes of the batch what may be attended to: every token, or TokenBatch.causal_mask;
+    `after_first_layer` makes the second layer's input of the embeddings and what the first layer gives;
     in the place of the term for the scores, every layer is handed what `rotary` makes of the batch, by which queries
-    and keys are turned, or what `marked` makes of it, such as the tokens that see everything.
+    and keys are turned, or what `layer_context` makes of it, such as the tokens that see everything.
     """
 
     def __init__(
@@ -117,13 +117,13 @@ class Encoder(nn.Module):
         layers: Sequence[nn.Module],
         projection: nn.Module | None = None,
         position_bias: nn.Module | None = None,
-        order: Sequence[int] | None = None,
+        layer_order: Sequence[int] | None = None,
         final_norm: nn.Module | None = None,
-        norms_last_state: bool = True,
-        sees: Callable[[TokenBatch], mx.array | None] = TokenBatch.key_mask,
-        after_first: nn.Module | None = None,
+        norm_last_hidden_state: bool = True,
+        attention_mask: Callable[[TokenBatch], mx.array | None] = TokenBatch.key_mask,
+        after_first_layer: nn.Module | None = None,
         rotary: nn.Module | None = None,
-        marked: Callable[[TokenBatch], Any] | None = None,
+        layer_context: Callable[[TokenBatch], Any] | None = None,
     ) -> None:
         super().__init__()
         self.embeddings = embeddings
@@ -134,14 +134,14 @@ class Encoder(nn.Module):
             self.position_bias = position_bias
         if final_norm is not None:
             self.final_norm = final_norm
-        if after_first is not None:
-            self.after_first = after_first
+        if after_first_layer is not None:
+            self.after_first_layer = after_first_layer
         if rotary is not None:
             self.rotary = rotary
-        self._norms_last_state = norms_last_state
-        self._sees = sees
-        self._marked = marked
-        self._order = tuple(range(len(self.layers)) if order is None else order)
+        self._norms_last_state = norm_last_hidden_state
+        self._sees = attention_mask
+        self._marked = layer_context
+        self._order = tuple(range(len(self.layers)) if layer_order is None else layer_order)
 
     def __call__(self, batch: TokenBatch, recorder: OutputRecorder, first_token: bool = False) -> mx.array:
         """first_token: only the first slot of each text is read -> (B, 1, D)."""
@@ -162,9 +162,9 @@ class Encoder(nn.Module):
                 hidden = layer.first_token(hidden, mask, bias)
             else:
                 hidden = layer(hidden, mask, bias, recorder)
-            if count == 1 and "after_first" in self:
-                hidden = self.after_first(embedded, hidden)
-            begin(hidden)
+            if count == 1 and "after_first_layer" in self:
+                hidden = self.after_first_layer(embedded, hidden)
+            start_evaluation(hidden)
             recorder.record_hidden_state(hidden)
         if "final_norm" in self:
             hidden = self.final_norm(hidden)

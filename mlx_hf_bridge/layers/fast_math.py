@@ -26,12 +26,12 @@ _MANTISSA_BITS = 23
 _LOWEST, _HIGHEST = -100.0, 100.0
 
 
-def power_of_two(x: mx.array) -> mx.array:
+def exp2(x: mx.array) -> mx.array:
     """2^x in float32, for x float32 from -100 to 100; outside, the power of the nearer end. Within 3e-7 of it."""
     return cast(mx.array, _power(mx.clip(x, _LOWEST, _HIGHEST)))
 
 
-def power_of_two_to_zero(x: mx.array) -> mx.array:
+def exp2_nonpositive(x: mx.array) -> mx.array:
     """The same for x <= 0, for which one bound is enough."""
     return cast(mx.array, _power(mx.maximum(x, _LOWEST)))
 
@@ -57,9 +57,9 @@ def _slope(x: mx.array, cotangent: mx.array, power: mx.array) -> mx.array:
 
 def sigmoid(x: mx.array) -> mx.array:
     """1 / (1 + e^-x), in float32 whatever x is, answered in its dtype."""
-    return mx.reciprocal(1.0 + power_of_two(x.astype(mx.float32) * -LOG2_E)).astype(x.dtype)
+    return mx.reciprocal(1.0 + exp2(x.astype(mx.float32) * -LOG2_E)).astype(x.dtype)
 
 
 def tanh(x: mx.array) -> mx.array:
     """2 sigmoid(2 x) - 1."""
-    return (2.0 * mx.reciprocal(1.0 + power_of_two(x.astype(mx.float32) * (-2 * LOG2_E))) - 1.0).astype(x.dtype)
+    return (2.0 * mx.reciprocal(1.0 + exp2(x.astype(mx.float32) * (-2 * LOG2_E))) - 1.0).astype(x.dtype)

@@ -32,7 +32,7 @@ _TAIL_SQUARINGS = 5
 _TAIL_END = 5.6
 
 
-def gelu_by_powers(x: mx.array) -> mx.array:
+def cpu_gelu(x: mx.array) -> mx.array:
     """x Phi(x) by sums and products alone, in float32: relu(x) less what is symmetric, |x| (1 - Phi(|x|))."""
     wide = x.astype(mx.float32)
     size = mx.minimum(mx.abs(wide), _TAIL_END)
@@ -51,7 +51,7 @@ def _gelu(x: mx.array) -> mx.array:
 
 def gelu(x: mx.array) -> mx.array:
     """The exact form, with erf (Hendrycks and Gimpel, arXiv 1606.08415); HF's "gelu"."""
-    return gelu_by_powers(x) if TRANSCENDENTALS_ARE_SLOW else _gelu(x)
+    return cpu_gelu(x) if TRANSCENDENTALS_ARE_SLOW else _gelu(x)
 
 
 @fused

@@ -11,10 +11,10 @@ import numpy as np
 
 from mlx_hf_bridge.layers.attention import attend, attend_with_weights, merge_heads, split_heads
 from mlx_hf_bridge.layers.linear import Linear
-from mlx_hf_bridge.layers.local_attention import Shared, attend_locally, local_mask, with_shared
+from mlx_hf_bridge.layers.local_attention import SharedKeys, attend_locally, local_mask, prepend_shared
 from mlx_hf_bridge.layers.token_batch import TokenBatch
 
-ARGUMENT = "global_attention_mask"
+GLOBAL_ATTENTION_MASK = "global_attention_mask"
 
 
 @dataclass(frozen=True)
@@ -37,26 +37,26 @@ class GlobalTokens:
 
 
 @dataclass(frozen=True)
-class Marks:
+class GlobalMask:
     """Real tokens (B, L), None = all; the global ones, None = none."""
 
     real: mx.array | None
     global_tokens: GlobalTokens | None
 
 
-def marked(batch: TokenBatch) -> Marks:
+def make_global_mask(batch: TokenBatch) -> GlobalMask:
     """What the layers are told of a batch; padding is never global."""
-    given = batch.extra_inputs.get(ARGUMENT)
+    given = batch.extra_inputs.get(GLOBAL_ATTENTION_MASK)
     if given is None:
-        return Marks(batch.mask, None)
+        return GlobalMask(batch.mask, None)
     real = mx.ones(given.shape, mx.bool_) if batch.mask is None else batch.mask
     tokens = mx.logical_and(given > 0, real)
     most = int(np.array(tokens).sum(axis=1).max())
     if most == 0:
-        return Marks(batch.mask, None)
+        return GlobalMask(batch.mask, None)
     length = tokens.shape[1]
     slots = mx.sort(mx.where(tokens, mx.arange(length)[None], length), axis=1)[:, :most]
-    return Marks(batch.mask, GlobalTokens(tokens, mx.minimum(slots, length - 1), slots < length, real))
+    return GlobalMask(batch.mask, GlobalTokens(tokens, mx.minimum(slots, length - 1), slots < length, real))
 
 
 class LocalGlobalAttention(nn.Module):
@@ -73,7 +73,7 @@ class LocalGlobalAttention(nn.Module):
         self.global_kv = Linear(hidden_size, 2 * hidden_size)
         self.out = Linear(hidden_size, hidden_size)
 
-    def __call__(self, x: mx.array, mask: mx.array | None, marks: Marks) -> mx.array:
+    def __call__(self, x: mx.array, mask: mx.array | None, marks: GlobalMask) -> mx.array:
         queries, keys, values = self._heads(self.qkv(x), 3)
         near, shared = self._near(mask, marks), self._shared(keys, values, marks)
         mixed = attend_locally(queries, keys, values, self.scale, near, self.window, shared)
@@ -81,7 +81,7 @@ class LocalGlobalAttention(nn.Module):
             mixed = found.put(mixed, attend(*self._globals(x, found), self.scale, mask, None))
         return self.out(merge_heads(_of_real(mixed, marks)))
 
-    def with_weights(self, x: mx.array, mask: mx.array | None, marks: Marks) -> tuple[mx.array, ...]:
+    def with_weights(self, x: mx.array, mask: mx.array | None, marks: GlobalMask) -> tuple[mx.array, ...]:
         """The same in L x L, with the weights as transformers has them.
 
         Of each token those of the G global ones and of the W before it, itself and the W behind it (B, H, L, G + 2 W
@@ -91,7 +91,7 @@ class LocalGlobalAttention(nn.Module):
         length, found = x.shape[1], marks.global_tokens
         queries, keys, values = self._heads(self.qkv(x), 3)
         seen = local_mask(length, self.window, self._near(mask, marks))
-        keys, values, seen = with_shared(keys, values, seen, self._shared(keys, values, marks))
+        keys, values, seen = prepend_shared(keys, values, seen, self._shared(keys, values, marks))
         mixed, weights = attend_with_weights(queries, keys, values, self.scale, seen, None)
         count = weights.shape[-1] - length
         weights = mx.concatenate([weights[..., :count], self._diagonals(weights[..., count:])], axis=-1)
@@ -106,18 +106,18 @@ class LocalGlobalAttention(nn.Module):
     def _heads(self, products: mx.array, parts: int) -> list[mx.array]:
         return [split_heads(part, self.heads) for part in mx.split(products, parts, axis=-1)]
 
-    def _near(self, mask: mx.array | None, marks: Marks) -> mx.array | None:
+    def _near(self, mask: mx.array | None, marks: GlobalMask) -> mx.array | None:
         """The mask of near tokens: global ones are seen as shared."""
         if marks.global_tokens is None:
             return mask
         others = mx.logical_not(marks.global_tokens.tokens)[:, None, None]
         return others if mask is None else mx.logical_and(mask, others)
 
-    def _shared(self, keys: mx.array, values: mx.array, marks: Marks) -> Shared | None:
+    def _shared(self, keys: mx.array, values: mx.array, marks: GlobalMask) -> SharedKeys | None:
         found = marks.global_tokens
         if found is None:
             return None
-        return Shared(found.take(keys), found.take(values), found.there[:, None, None])
+        return SharedKeys(found.take(keys), found.take(values), found.there[:, None, None])
 
     def _globals(self, x: mx.array, found: GlobalTokens) -> tuple[mx.array, mx.array, mx.array]:
         """Queries of the global tokens (B, H, G, K), and keys and values of all (B, H, L, K)."""
@@ -133,6 +133,6 @@ class LocalGlobalAttention(nn.Module):
         return mx.take_along_axis(padded, mx.broadcast_to(near, (*weights.shape[:3], 2 * window + 1)), axis=-1)
 
 
-def _of_real(x: mx.array, marks: Marks) -> mx.array:
+def _of_real(x: mx.array, marks: GlobalMask) -> mx.array:
     """x (B, H, L, ...) -> the same, 0 for padding."""
     return x if marks.real is None else mx.where(marks.real[:, None, :, None], x, 0)

@@ -8,12 +8,12 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_hf_bridge.layers.feed_forward import Activation
-from mlx_hf_bridge.layers.linear import Embedding, Linear, PackedEmbedding
+from mlx_hf_bridge.layers.linear import Embedding, Linear, QuantizedEmbedding
 from mlx_hf_bridge.layers.norm import LayerNorm
 from mlx_hf_bridge.layers.token_batch import TokenBatch
 
 HeadOutputs = dict[str, mx.array]
-TokenTable = Embedding | PackedEmbedding
+TokenTable = Embedding | QuantizedEmbedding
 
 
 class Pooler(nn.Module):
@@ -30,14 +30,14 @@ class Pooler(nn.Module):
 class PooledClassifier(nn.Module):
     """A product of the pooler's output -> one answer (B, C)."""
 
-    def __init__(self, hidden_size: int, classes: int, answer: str = "logits") -> None:
+    def __init__(self, hidden_size: int, classes: int, output_name: str = "logits") -> None:
         super().__init__()
         self.out = Linear(hidden_size, classes)
-        self.answer = answer
+        self.output_name = output_name
 
     def __call__(self, hidden: mx.array, pooled: mx.array | None, batch: TokenBatch, table: TokenTable) -> HeadOutputs:
         assert pooled is not None  # build() gives a head that reads the pooler one
-        return {self.answer: self.out(pooled)}
+        return {self.output_name: self.out(pooled)}
 
 
 class FirstTokenClassifier(nn.Module):
@@ -96,7 +96,7 @@ class TokenDiscriminator(nn.Module):
         return {"logits": self.out(self.activation(self.dense(hidden)))[..., 0]}
 
 
-class WordScorer(nn.Module):
+class MaskedLMHead(nn.Module):
     """A product to the embeddings' width, activation, norm, and the score of every word -> one answer (B, L, V).
 
     Tied, words are scored by the word table and a bias; else by a table of the head's own.
@@ -110,13 +110,13 @@ class WordScorer(nn.Module):
         activation: Activation,
         eps: float,
         tied: bool = True,
-        answer: str = "logits",
+        output_name: str = "logits",
     ) -> None:
         super().__init__()
         self.dense = Linear(hidden_size, width)
         self.norm = LayerNorm(width, eps=eps)
         self.activation = activation
-        self.answer = answer
+        self.output_name = output_name
         if tied:
             self.bias = mx.zeros((vocabulary,))
         else:
@@ -125,10 +125,10 @@ class WordScorer(nn.Module):
     def __call__(self, hidden: mx.array, pooled: mx.array | None, batch: TokenBatch, table: TokenTable) -> HeadOutputs:
         features = self.norm(self.activation(self.dense(hidden)))  # (B, L, E)
         scores = self.decoder(features) if "decoder" in self else table.scores(features) + self.bias
-        return {self.answer: scores}
+        return {self.output_name: scores}
 
 
-class TwoHeads(nn.Module):
+class PreTrainingHeads(nn.Module):
     """Two heads of one encoder, as in pre-training; their answers together."""
 
     def __init__(self, words: nn.Module, sentence: nn.Module) -> None:
@@ -144,7 +144,7 @@ class TwoHeads(nn.Module):
 _WRONG_END = 2
 
 
-class EndPooler(nn.Module):
+class EOSPooler(nn.Module):
     """hidden (B, L, D) -> the first end-of-text token's (B, D), or the first slot's of a row without one.
 
     With the old files' id of 2, the end is the highest id of a row.
@@ -159,7 +159,7 @@ class EndPooler(nn.Module):
         return batch.take(hidden, mx.argmax(is_end, axis=1))
 
 
-class LastSlotPooler(nn.Module):
+class LastPositionPooler(nn.Module):
     """hidden (B, L, D) -> a product of the last slot, padding or not (B, P)."""
 
     def __init__(self, hidden_size: int, width: int) -> None:
@@ -167,10 +167,10 @@ class LastSlotPooler(nn.Module):
         self.out = Linear(hidden_size, width)
 
     def __call__(self, hidden: mx.array, batch: TokenBatch) -> mx.array:
-        return self.out(last_slot(hidden, batch))
+        return self.out(take_last_position(hidden, batch))
 
 
-def last_slot(hidden: mx.array, batch: TokenBatch) -> mx.array:
+def take_last_position(hidden: mx.array, batch: TokenBatch) -> mx.array:
     """hidden (B, L, D) -> the last slot's (B, D), padding or not."""
     return hidden[:, -1]
 

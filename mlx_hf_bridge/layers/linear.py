@@ -10,9 +10,9 @@ from contextvars import ContextVar
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_hf_bridge.layers.single_batch import is_computed_alone
-from mlx_hf_bridge.layers.small_batch import Blocks
-from mlx_hf_bridge.runtime.device import FEW_ROWS, KEEPS_UNPACKED, unpacks_by_parts, unpacks_weights
+from mlx_hf_bridge.layers.single_batch import in_single_batch_mode
+from mlx_hf_bridge.layers.small_batch import PackedTiles
+from mlx_hf_bridge.runtime.device import KEEPS_DEQUANTIZED, SMALL_BATCH_ROWS, dequantizes_in_passes, dequantizes_weights
 
 
 def _pack(weight: mx.array, group_size: int, bits: int, mode: str) -> tuple[mx.array, mx.array, mx.array | None]:
@@ -24,7 +24,7 @@ _unpacked_once: ContextVar[dict[tuple[int, mx.Dtype], mx.array] | None] = Contex
 
 
 @contextmanager
-def unpacking_once() -> Iterator[None]:
+def dequantizing_once() -> Iterator[None]:
     """Within the block every packed weight is unpacked once, for all products that are built there."""
     token = _unpacked_once.set({})
     try:
@@ -43,7 +43,7 @@ def _unpacked_by_parts(weight: mx.array, scales: mx.array, biases: mx.array, bit
     return values.reshape(*weight.shape[:-1], -1)
 
 
-class Packed(nn.Module):
+class QuantizedModule(nn.Module):
     """Weights in MLX's low-bit storage: `weight` uint32, `scales`, and in affine mode `biases`."""
 
     def __init__(self, weight: mx.array, group_size: int, bits: int, mode: str) -> None:
@@ -60,17 +60,17 @@ class Packed(nn.Module):
             return self.scales, None
         return self.scales.astype(dtype), self.biases.astype(dtype)
 
-    def unpack(self, dtype: mx.Dtype, rows: mx.array | None = None) -> mx.array:
+    def dequantize(self, dtype: mx.Dtype, rows: mx.array | None = None) -> mx.array:
         """The float weights, or those rows of them."""
         if rows is not None:
             return self._unpacked(dtype, rows)
-        unpacked = self._kept if KEEPS_UNPACKED else _unpacked_once.get()
+        unpacked = self._kept if KEEPS_DEQUANTIZED else _unpacked_once.get()
         if unpacked is None:
             return self._unpacked(dtype, None)
         key = id(self), dtype
         if key not in unpacked:
             unpacked[key] = self._unpacked(dtype, None)
-            if KEEPS_UNPACKED:
+            if KEEPS_DEQUANTIZED:
                 mx.eval(unpacked[key])
         return unpacked[key]
 
@@ -78,16 +78,16 @@ class Packed(nn.Module):
         weight, (scales, biases) = self.weight, self.scales_as(dtype)
         if rows is not None:
             weight, scales, biases = weight[rows], scales[rows], None if biases is None else biases[rows]
-        if biases is not None and dtype == mx.float32 and unpacks_by_parts(self.bits):
+        if biases is not None and dtype == mx.float32 and dequantizes_in_passes(self.bits):
             return _unpacked_by_parts(weight, scales, biases, self.bits)
         return mx.dequantize(
             weight, scales, biases, group_size=self.group_size, bits=self.bits, mode=self.mode, dtype=dtype
         )
 
-    def product(self, x: mx.array, bias: mx.array | None = None) -> mx.array:
+    def matmul(self, x: mx.array, bias: mx.array | None = None) -> mx.array:
         """x (..., I) -> x @ weights.T + bias (..., O), by whichever way is faster for that many rows."""
-        if unpacks_weights(x.size // x.shape[-1]):
-            weight = self.unpack(x.dtype).T
+        if dequantizes_weights(x.size // x.shape[-1]):
+            weight = self.dequantize(x.dtype).T
             return x @ weight if bias is None else mx.addmm(bias, x, weight)
         scales, biases = self.scales_as(x.dtype)
         product = mx.quantized_matmul(
@@ -104,23 +104,23 @@ class Linear(nn.Module):
         self.weight = mx.zeros((outputs, inputs))
         if bias:
             self.bias = mx.zeros((outputs,))
-        self._blocks = Blocks() if FEW_ROWS else None
+        self._blocks = PackedTiles() if SMALL_BATCH_ROWS else None
 
     def __call__(self, x: mx.array) -> mx.array:
-        if self._blocks is not None and is_computed_alone():
-            product = self._blocks.product(x, self.weight)
+        if self._blocks is not None and in_single_batch_mode():
+            product = self._blocks.matmul(x, self.weight)
             if product is not None:
                 return product + self.bias if "bias" in self else product
         if "bias" in self:
             return mx.addmm(self.bias, x, self.weight.T)
         return x @ self.weight.T
 
-    def to_quantized(self, group_size: int, bits: int, mode: str = "affine") -> "PackedLinear":
+    def to_quantized(self, group_size: int, bits: int, mode: str = "affine") -> "QuantizedLinear":
         """The same product with packed weights."""
-        return PackedLinear(self.weight, self.get("bias"), group_size, bits, mode)
+        return QuantizedLinear(self.weight, self.get("bias"), group_size, bits, mode)
 
 
-class PackedLinear(Packed):
+class QuantizedLinear(QuantizedModule):
     """x (..., I) -> (..., O) with packed weights."""
 
     def __init__(self, weight: mx.array, bias: mx.array | None, group_size: int, bits: int, mode: str) -> None:
@@ -129,7 +129,7 @@ class PackedLinear(Packed):
             self.bias = bias
 
     def __call__(self, x: mx.array) -> mx.array:
-        return self.product(x, self.get("bias"))
+        return self.matmul(x, self.get("bias"))
 
 
 class Embedding(nn.Module):
@@ -146,12 +146,12 @@ class Embedding(nn.Module):
         """x (..., D) -> its product with every row (..., V)."""
         return x @ self.weight.T
 
-    def to_quantized(self, group_size: int, bits: int, mode: str = "affine") -> "PackedEmbedding":
+    def to_quantized(self, group_size: int, bits: int, mode: str = "affine") -> "QuantizedEmbedding":
         """The same look-up with a packed table."""
-        return PackedEmbedding(self.weight, group_size, bits, mode)
+        return QuantizedEmbedding(self.weight, group_size, bits, mode)
 
 
-class PackedEmbedding(Packed):
+class QuantizedEmbedding(QuantizedModule):
     """ids (...) -> rows (..., D); only the rows that are asked for are unpacked."""
 
     def __init__(self, weight: mx.array, group_size: int, bits: int, mode: str) -> None:
@@ -159,8 +159,8 @@ class PackedEmbedding(Packed):
         self.dtype = mx.float32
 
     def __call__(self, ids: mx.array) -> mx.array:
-        return self.unpack(self.dtype, ids)
+        return self.dequantize(self.dtype, ids)
 
     def scores(self, x: mx.array) -> mx.array:
         """x (..., D) -> its product with every row (..., V)."""
-        return self.product(x)
+        return self.matmul(x)

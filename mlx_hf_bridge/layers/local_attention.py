@@ -23,7 +23,7 @@ def local_mask(length: int, window: int, mask: mx.array | None) -> mx.array:
 
 
 @dataclass(frozen=True)
-class Shared:
+class SharedKeys:
     """Keys and values (B, H, G, K) that every query has beside the near ones; visible (B, 1, 1, G)."""
 
     keys: mx.array
@@ -38,12 +38,12 @@ def attend_locally(
     scale: float,
     mask: mx.array | None,
     window: int,
-    shared: Shared | None = None,
+    shared: SharedKeys | None = None,
 ) -> mx.array:
     """queries, keys, values (B, H, L, K), mask (B, 1, 1, L) True = visible -> values mixed (B, H, L, K)."""
     length, size = queries.shape[2], max(_WINDOWS_A_BLOCK * window, 1)
     if length <= size + window:
-        near = with_shared(keys, values, local_mask(length, window, mask), shared)
+        near = prepend_shared(keys, values, local_mask(length, window, mask), shared)
         return attend(queries, near[0], near[1], scale, near[2], None)
     blocks = -(-length // size)
     slots = mx.arange(blocks)[:, None] * size + mx.arange(size + 2 * window)  # (N, S) into keys padded by `window`
@@ -54,15 +54,15 @@ def attend_locally(
     rows = _blocks_first(rows.reshape(*rows.shape[:2], blocks, size, -1))  # (B x N, H, C, K)
     seen = _seen(queries.shape[0], length, window, slots, mask)
     if shared is not None:
-        shared = Shared(*(mx.repeat(x, blocks, axis=0) for x in (shared.keys, shared.values, shared.visible)))
-    near = with_shared(near_keys, near_values, seen, shared)
+        shared = SharedKeys(*(mx.repeat(x, blocks, axis=0) for x in (shared.keys, shared.values, shared.visible)))
+    near = prepend_shared(near_keys, near_values, seen, shared)
     mixed = attend(rows, near[0], near[1], scale, near[2], None)
     mixed = mixed.reshape(-1, blocks, *mixed.shape[1:]).swapaxes(1, 2)  # (B, H, N, C, K)
     return mixed.reshape(*mixed.shape[:2], blocks * size, -1)[:, :, :length]
 
 
-def with_shared(
-    keys: mx.array, values: mx.array, seen: mx.array, shared: Shared | None
+def prepend_shared(
+    keys: mx.array, values: mx.array, seen: mx.array, shared: SharedKeys | None
 ) -> tuple[mx.array, mx.array, mx.array]:
     """keys, values (B, H, S, K), seen (1 or B, 1, C, S) -> all three with the shared ones in front (G + S)."""
     if shared is None:

@@ -10,7 +10,7 @@ from mlx_hf_bridge.layers.attention import attend, merge_heads, split_heads
 from mlx_hf_bridge.layers.feed_forward import Activation
 
 
-class Pointwise(nn.Module):
+class PointwiseConvolution(nn.Module):
     """x (B, L, I) -> (B, L, O): group g of the outputs reads group g of the inputs; weight (O, I / G, 1)."""
 
     def __init__(self, inputs: int, outputs: int, groups: int) -> None:

@@ -43,11 +43,11 @@ class PreNormLayer(nn.Module):
             recorder.record_attention(weights)
         else:
             attended = self.attention(normed, mask, bias)
-        x = finite(x + attended)
-        return finite(x + self.feed_forward(self.feed_forward_norm(x)))
+        x = clamp_float16(x + attended)
+        return clamp_float16(x + self.feed_forward(self.feed_forward_norm(x)))
 
 
-def finite(x: mx.array) -> mx.array:
+def clamp_float16(x: mx.array) -> mx.array:
     """Sums beyond float16's largest number are that number, as transformers' T5 has it; other dtypes hold them."""
     return mx.clip(x, -_LARGEST, _LARGEST) if x.dtype == mx.float16 else x
 
@@ -55,15 +55,15 @@ def finite(x: mx.array) -> mx.array:
 _LARGEST = 65504.0
 
 
-class SandwichLayer(nn.Module):
+class DoubleNormLayer(nn.Module):
     """x (B, L, D) -> y + norm(feed_forward(norm(y))) with y = x + norm(attention(norm(x))); `norm` makes each norm."""
 
     def __init__(self, attention: SelfAttention, feed_forward: nn.Module, norm: Callable[[], nn.Module]) -> None:
         super().__init__()
         self.attention = attention
-        self.attention_norm, self.attended_norm = norm(), norm()
+        self.attention_norm, self.post_attention_norm = norm(), norm()
         self.feed_forward = feed_forward
-        self.feed_forward_norm, self.fed_norm = norm(), norm()
+        self.feed_forward_norm, self.post_feed_forward_norm = norm(), norm()
 
     def __call__(self, x: mx.array, mask: mx.array | None, bias: Any, recorder: OutputRecorder) -> mx.array:
         normed = self.attention_norm(x)
@@ -72,5 +72,5 @@ class SandwichLayer(nn.Module):
             recorder.record_attention(weights)
         else:
             attended = self.attention(normed, mask, bias)
-        x = finite(x + self.attended_norm(attended))
-        return finite(x + self.fed_norm(self.feed_forward(self.feed_forward_norm(x))))
+        x = clamp_float16(x + self.post_attention_norm(attended))
+        return clamp_float16(x + self.post_feed_forward_norm(self.feed_forward(self.feed_forward_norm(x))))

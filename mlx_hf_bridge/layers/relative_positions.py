@@ -16,7 +16,7 @@ _NO_BUCKETS = -1
 
 
 @dataclass(frozen=True)
-class Relative:
+class RelativePositions:
     """What all layers share: vectors (R, D), and index (L, L) int32, the row for a query and a key."""
 
     vectors: mx.array
@@ -35,7 +35,7 @@ def log_buckets(distances: np.ndarray, buckets: int, max_distance: int) -> np.nd
     return np.where(np.abs(distances) <= middle, distances, logarithmic).astype(np.int32)
 
 
-class RelativePlaces(nn.Module):
+class RelativePositionTable(nn.Module):
     """L -> the rows that its distances reach, and which is whose. Farther ones share the outermost rows.
 
     `span` rows either way; `buckets` > 0 makes distances logarithmic up to `max_distance`.
@@ -55,7 +55,7 @@ class RelativePlaces(nn.Module):
             self.norm = norm
         self._span, self._buckets, self._max_distance = span, buckets, max_distance
 
-    def __call__(self, length: int) -> Relative:
+    def __call__(self, length: int) -> RelativePositions:
         distances = np.arange(1 - length, length, dtype=np.int32)
         if self._buckets > 0:
             distances = log_buckets(distances, self._buckets, self._max_distance)
@@ -64,7 +64,7 @@ class RelativePlaces(nn.Module):
         places = mx.arange(length, dtype=mx.int32)
         index = rows[places[:, None] - places[None, :] + (length - 1)]  # (L, L)
         vectors = self.table.weight[self._span - reach : self._span + reach]  # (R, D)
-        return Relative(self.norm(vectors) if "norm" in self else vectors, index)
+        return RelativePositions(self.norm(vectors) if "norm" in self else vectors, index)
 
 
 class RelativePositionBias(nn.Module):

@@ -14,7 +14,7 @@ from mlx_hf_bridge.layers.token_batch import TokenBatch
 
 
 @dataclass(frozen=True)
-class Turn:
+class Rotation:
     """x (B, H, L, K) -> the same, turned: by counted places with `periods` (P,), or by `cos` and `sin` (B, 1, L, P).
 
     The pairs are coordinates P apart; `interleaved`, neighbours.
@@ -36,12 +36,12 @@ class Turn:
         return joined.astype(x.dtype)
 
 
-def turn_at(batch: TokenBatch, periods: mx.array) -> Turn:
+def rotation_for(batch: TokenBatch, periods: mx.array) -> Rotation:
     """The turn of the batch's own places, or of counted ones; angles in float32, as transformers has them."""
     if batch.position_ids is None:
-        return Turn(periods)
+        return Rotation(periods)
     angles = batch.position_ids[:, None, :, None].astype(mx.float32) / periods  # (B, 1, L, P)
-    return Turn(cos=mx.cos(angles), sin=mx.sin(angles))
+    return Rotation(cos=mx.cos(angles), sin=mx.sin(angles))
 
 
 class Rotary(nn.Module):
@@ -52,19 +52,19 @@ class Rotary(nn.Module):
         exponents = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
         self._periods = [mx.array(np.float32(theta) ** exponents) for theta in thetas]
 
-    def __call__(self, batch: TokenBatch) -> list[Turn]:
-        return [turn_at(batch, periods) for periods in self._periods]
+    def __call__(self, batch: TokenBatch) -> list[Rotation]:
+        return [rotation_for(batch, periods) for periods in self._periods]
 
 
-class LoadedRotary(nn.Module):
+class CheckpointRotary(nn.Module):
     """batch -> the turn of frequencies (P,) that the checkpoint holds."""
 
     def __init__(self, head_dim: int) -> None:
         super().__init__()
         self.inv_freq = mx.ones((head_dim // 2,))
 
-    def __call__(self, batch: TokenBatch) -> list[Turn]:
-        return [turn_at(batch, 1 / self.inv_freq.astype(mx.float32))]
+    def __call__(self, batch: TokenBatch) -> list[Rotation]:
+        return [rotation_for(batch, 1 / self.inv_freq.astype(mx.float32))]
 
 
 class RotaryTable(nn.Module):
@@ -77,7 +77,7 @@ class RotaryTable(nn.Module):
         super().__init__()
         self.table = Embedding(places, head_dim)
 
-    def __call__(self, batch: TokenBatch) -> list[Turn]:
+    def __call__(self, batch: TokenBatch) -> list[Rotation]:
         counted = mx.arange(batch.ids.shape[1], dtype=mx.int32)
         sin, cos = mx.split(self.table(counted)[None, None], 2, axis=-1)  # (1, 1, L, P)
-        return [Turn(cos=cos, sin=sin, interleaved=True)]
+        return [Rotation(cos=cos, sin=sin, interleaved=True)]

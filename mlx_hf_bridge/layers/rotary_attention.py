@@ -11,7 +11,7 @@ import mlx.nn as nn
 from mlx_hf_bridge.layers.attention import attend, attend_with_weights, merge_heads, split_heads
 from mlx_hf_bridge.layers.linear import Linear
 from mlx_hf_bridge.layers.local_attention import attend_locally, local_mask
-from mlx_hf_bridge.layers.rotary import Turn
+from mlx_hf_bridge.layers.rotary import Rotation
 
 
 class RotaryAttention(nn.Module):
@@ -31,8 +31,8 @@ class RotaryAttention(nn.Module):
         key_heads: int | None = None,
         bias: bool = True,
         window: int | None = None,
-        turn: int = 0,
-        turns_values: bool = False,
+        rotation_index: int = 0,
+        rotates_values: bool = False,
         scale: float | None = None,
         query_norm: nn.Module | None = None,
         key_norm: nn.Module | None = None,
@@ -41,7 +41,7 @@ class RotaryAttention(nn.Module):
         super().__init__()
         width = head_dim or hidden_size // heads
         self.heads, self.key_heads, self.scale = heads, key_heads or heads, scale or width**-0.5
-        self.window, self.turn, self.turns_values, self.cap = window, turn, turns_values, cap
+        self.window, self.rotation_index, self.rotates_values, self.cap = window, rotation_index, rotates_values, cap
         if key_heads is None:
             self.qkv = Linear(hidden_size, 3 * heads * width, bias)
         else:
@@ -53,7 +53,7 @@ class RotaryAttention(nn.Module):
         if key_norm is not None:
             self.key_norm = key_norm
 
-    def __call__(self, x: mx.array, mask: mx.array | None, turns: Sequence[Turn]) -> mx.array:
+    def __call__(self, x: mx.array, mask: mx.array | None, turns: Sequence[Rotation]) -> mx.array:
         if self.cap is not None:
             return self.with_weights(x, mask, turns)[0]
         queries, keys, values = self._turned(x, turns)
@@ -63,7 +63,7 @@ class RotaryAttention(nn.Module):
             mixed = attend_locally(queries, keys, values, self.scale, mask, self.window)
         return self.out(merge_heads(mixed))
 
-    def with_weights(self, x: mx.array, mask: mx.array | None, turns: Sequence[Turn]) -> tuple[mx.array, mx.array]:
+    def with_weights(self, x: mx.array, mask: mx.array | None, turns: Sequence[Rotation]) -> tuple[mx.array, mx.array]:
         """The same, with the attention weights (B, H, L, L) spelled out."""
         queries, keys, values = self._turned(x, turns)
         shared = self.heads // self.key_heads
@@ -74,12 +74,12 @@ class RotaryAttention(nn.Module):
         mixed, weights = attend_with_weights(queries, keys, values, self.scale, mask, None, self.cap)
         return self.out(merge_heads(mixed)), weights
 
-    def _turned(self, x: mx.array, turns: Sequence[Turn]) -> tuple[mx.array, mx.array, mx.array]:
-        turn = turns[self.turn]
+    def _turned(self, x: mx.array, turns: Sequence[Rotation]) -> tuple[mx.array, mx.array, mx.array]:
+        rotation_index = turns[self.rotation_index]
         queries, keys, values = self._heads(x)
         queries = self.query_norm(queries) if "query_norm" in self else queries
         keys = self.key_norm(keys) if "key_norm" in self else keys
-        return turn(queries), turn(keys), turn(values) if self.turns_values else values
+        return rotation_index(queries), rotation_index(keys), rotation_index(values) if self.rotates_values else values
 
     def _heads(self, x: mx.array) -> list[mx.array]:
         """x (B, L, D) -> queries (B, H, L, K), keys and values (B, G, L, K)."""

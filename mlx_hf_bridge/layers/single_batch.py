@@ -10,13 +10,13 @@ from contextvars import ContextVar
 
 import mlx.core as mx
 
-from mlx_hf_bridge.runtime.device import STARTS_EARLY
+from mlx_hf_bridge.runtime.device import EVALUATES_EARLY
 
 _alone: ContextVar[bool] = ContextVar("_alone", default=False)
 
 
 @contextmanager
-def computed_alone() -> Iterator[None]:
+def single_batch_mode() -> Iterator[None]:
     """Within the block one batch is served, and nothing is calibrated, trained or computed beside it."""
     token = _alone.set(True)
     try:
@@ -25,12 +25,12 @@ def computed_alone() -> Iterator[None]:
         _alone.reset(token)
 
 
-def is_computed_alone() -> bool:
+def in_single_batch_mode() -> bool:
     """Whether this is within such a block."""
     return _alone.get()
 
 
-def begin(array: mx.array) -> None:
+def start_evaluation(array: mx.array) -> None:
     """Let MLX start on an array that will be needed, without waiting for it, where that is faster."""
-    if STARTS_EARLY and _alone.get():
+    if EVALUATES_EARLY and _alone.get():
         mx.async_eval(array)

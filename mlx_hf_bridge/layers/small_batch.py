@@ -9,7 +9,7 @@ R rows, I inputs, O outputs, N blocks, W outputs a block.
 
 import mlx.core as mx
 
-from mlx_hf_bridge.runtime.device import FEW_ROWS
+from mlx_hf_bridge.runtime.device import SMALL_BATCH_ROWS
 
 WIDTH = 32
 # OpenBLAS takes a product of more multiplications than that to be a large one (interface/gemm.c,
@@ -19,7 +19,7 @@ _MOST_MULTIPLICATIONS = 10**6
 _CALLS_BEFORE = 4
 
 
-class Blocks:
+class PackedTiles:
     """Of one product's weights, made when they are asked for once more; they follow weights that are replaced."""
 
     def __init__(self) -> None:
@@ -27,11 +27,11 @@ class Blocks:
         self._calls = 0
         self._blocks: mx.array | None = None  # (N, I, W)
 
-    def product(self, x: mx.array, weight: mx.array) -> mx.array | None:
+    def matmul(self, x: mx.array, weight: mx.array) -> mx.array | None:
         """x (..., I) -> x @ weight.T (..., O); None where the usual product serves better."""
         outputs, inputs = weight.shape
         rows = x.size // inputs
-        if not 0 < rows <= FEW_ROWS or outputs % WIDTH or rows * WIDTH * inputs > _MOST_MULTIPLICATIONS:
+        if not 0 < rows <= SMALL_BATCH_ROWS or outputs % WIDTH or rows * WIDTH * inputs > _MOST_MULTIPLICATIONS:
             return None
         if weight.dtype != mx.float32 or x.dtype != mx.float32:
             return None

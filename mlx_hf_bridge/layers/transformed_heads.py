@@ -17,19 +17,19 @@ from mlx_hf_bridge.layers.token_batch import TokenBatch
 Pool = Callable[[mx.array, TokenBatch], mx.array]
 
 
-def first_slot(hidden: mx.array, batch: TokenBatch) -> mx.array:
+def take_first_position(hidden: mx.array, batch: TokenBatch) -> mx.array:
     """hidden (B, L, D) -> the first slot's (B, D), padding or not."""
     return batch.first_tokens(hidden)
 
 
-def first_real_token(hidden: mx.array, batch: TokenBatch) -> mx.array:
+def take_first_unmasked(hidden: mx.array, batch: TokenBatch) -> mx.array:
     """hidden (B, L, D) -> the first token's that is not padding (B, D)."""
     if batch.mask is None:
         return batch.first_tokens(hidden)
     return batch.take(hidden, mx.argmax(batch.mask.astype(mx.int32), axis=1))
 
 
-def mean_of_tokens(hidden: mx.array, batch: TokenBatch) -> mx.array:
+def mean_pool(hidden: mx.array, batch: TokenBatch) -> mx.array:
     """hidden (B, L, D) -> the mean over tokens (B, D), summed in float32; 0 for a row of padding."""
     mask = batch.token_mask(mx.float32)
     mean = (hidden * mask).sum(axis=1) / mx.maximum(mask.sum(axis=1), 1)
@@ -53,37 +53,37 @@ class Transform(nn.Module):
         return self.norm(x) if "norm" in self else x
 
 
-class PreparedHead(nn.Module):
-    """A head that is handed hidden states pooled and transformed; `pool_answers` pools what it says of each token."""
+class TransformedHead(nn.Module):
+    """A head that is handed hidden states pooled and transformed; `pool_outputs` pools what it says of each token."""
 
     def __init__(
-        self, transform: Activation, head: nn.Module, pool: Pool | None = None, pool_answers: Pool | None = None
+        self, transform: Activation, head: nn.Module, pool: Pool | None = None, pool_outputs: Pool | None = None
     ) -> None:
         super().__init__()
         self.transform = transform
         self.head = head
         self.pool = pool
-        self.pool_answers = pool_answers
+        self.pool_outputs = pool_outputs
 
     def __call__(self, hidden: mx.array, pooled: mx.array | None, batch: TokenBatch, table: TokenTable) -> HeadOutputs:
         x = hidden if self.pool is None else self.pool(hidden, batch)
         answers: HeadOutputs = self.head(self.transform(x), pooled, batch, table)
-        if self.pool_answers is None:
+        if self.pool_outputs is None:
             return answers
-        return {name: self.pool_answers(answer, batch) for name, answer in answers.items()}
+        return {name: self.pool_outputs(answer, batch) for name, answer in answers.items()}
 
 
-class WordScores(nn.Module):
+class LMHead(nn.Module):
     """hidden (B, L, D) -> the score of every word (B, L, V), by the word table or, not tied, a table of the head's own.
 
-    The bias, where there is one, is the head's when tied or `beside` the head's own table, else that table's.
+    The bias, where there is one, is the head's when tied or `separate_bias` the head's own table, else that table's.
     """
 
-    def __init__(self, width: int, vocabulary: int, tied: bool, bias: bool = True, beside: bool = False) -> None:
+    def __init__(self, width: int, vocabulary: int, tied: bool, bias: bool = True, separate_bias: bool = False) -> None:
         super().__init__()
         if not tied:
-            self.decoder = Linear(width, vocabulary, bias and not beside)
-        if bias and (tied or beside):
+            self.decoder = Linear(width, vocabulary, bias and not separate_bias)
+        if bias and (tied or separate_bias):
             self.bias = mx.zeros((vocabulary,))
 
     def __call__(self, hidden: mx.array, pooled: mx.array | None, batch: TokenBatch, table: TokenTable) -> HeadOutputs:
@@ -91,7 +91,7 @@ class WordScores(nn.Module):
         return {"logits": scores + self.bias if "bias" in self else scores}
 
 
-class QuestionAwareEdge(nn.Module):
+class QuestionAwareBoundary(nn.Module):
     """question (B, D), hidden (B, L, D) -> how well each token begins, or ends, its answer (B, L)."""
 
     def __init__(self, hidden_size: int) -> None:
@@ -112,8 +112,8 @@ class QuestionAwareSpans(nn.Module):
 
     def __init__(self, hidden_size: int, question_token_id: int) -> None:
         super().__init__()
-        self.start = QuestionAwareEdge(hidden_size)
-        self.end = QuestionAwareEdge(hidden_size)
+        self.start = QuestionAwareBoundary(hidden_size)
+        self.end = QuestionAwareBoundary(hidden_size)
         self.question_token_id = question_token_id
 
     def __call__(self, hidden: mx.array, pooled: mx.array | None, batch: TokenBatch, table: TokenTable) -> HeadOutputs:

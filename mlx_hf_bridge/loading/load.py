@@ -29,7 +29,7 @@ from mlx_hf_bridge.conversion.plan import plan_conversion
 from mlx_hf_bridge.conversion.traced import plan_traced, read_graph, read_model, stored_dtype, wants_tracing
 from mlx_hf_bridge.conversion.write import FORMAT, write_conversion
 from mlx_hf_bridge.errors import ArgumentTypeError, ConfigError, UnsupportedModelError
-from mlx_hf_bridge.inference.model import Model, build, set_activation_dtype
+from mlx_hf_bridge.inference.model import Model, build_model, set_activation_dtype
 from mlx_hf_bridge.loading.overrides import ConfigLike, load_config, override_config, weight_differences
 from mlx_hf_bridge.loading.report import LoadReport
 from mlx_hf_bridge.models import family_for
@@ -188,7 +188,7 @@ def load_converted(
     targets = resolve_names(names, tensor_infos, where)
     stored = _stored_dtype(tensor_infos, targets)
     has_pooler = any(place.path and place.path.startswith("pooler.") for place in targets.values())
-    model = build(family, config, task, pooler=pooler and has_pooler)
+    model = build_model(family, config, task, pooler=pooler and has_pooler)
     quantize_modules(model, names, targets, packing)
     fit = check_fit(names, targets, tensor_infos, model, where, tolerance)
     read = {name: place for name, place in targets.items() if place.path and name not in fit.unread}

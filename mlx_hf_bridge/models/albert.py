@@ -57,7 +57,7 @@ def encoder(config: AlbertConfig) -> Encoder:
         bert.embeddings(config, config.embedding_size),
         [layer_group(config) for _ in range(config.num_hidden_groups)],
         projection=Linear(config.embedding_size, config.hidden_size),
-        order=group_of_layer(config),
+        layer_order=group_of_layer(config),
     )
 
 

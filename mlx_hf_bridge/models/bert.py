@@ -27,7 +27,7 @@ from mlx_hf_bridge.architecture.heads import (
     pre_training_head,
 )
 from mlx_hf_bridge.layers.attention import Attention
-from mlx_hf_bridge.layers.embeddings import Embeddings, OwnTable
+from mlx_hf_bridge.layers.embeddings import Embeddings, ExtraEmbedding
 from mlx_hf_bridge.layers.encoder import Encoder, PostNormLayer, SelfAttention
 from mlx_hf_bridge.layers.feed_forward import FeedForward, activation_for
 from mlx_hf_bridge.layers.heads import PooledClassifier, Pooler
@@ -80,8 +80,8 @@ def embeddings(
     width: int | None = None,
     pad_token_id: int | None = None,
     normed: bool = True,
-    word_scale: float = 1.0,
-    own: Mapping[str, OwnTable] | None = None,
+    token_scale: float = 1.0,
+    extra: Mapping[str, ExtraEmbedding] | None = None,
 ) -> Embeddings:
     """Return BERT's embeddings: the sum of token, position and token type embeddings, then a norm.
 
@@ -103,8 +103,8 @@ def embeddings(
         config.type_vocab_size,
         config.layer_norm_eps if normed else None,
         pad_token_id,
-        word_scale,
-        own,
+        token_scale,
+        extra,
     )
 
 

@@ -59,7 +59,7 @@ class BigBirdConfig(EncoderConfig):
 def encoder(config: BigBirdConfig) -> Encoder:
     """Return the encoder: BERT's, with token embeddings scaled by sqrt(D) if the config says so."""
     scale = config.hidden_size**0.5 if config.rescale_embeddings else 1.0
-    return Encoder(bert.embeddings(config, word_scale=scale), bert.layers(config))
+    return Encoder(bert.embeddings(config, token_scale=scale), bert.layers(config))
 
 
 FAMILY = dataclasses.replace(

@@ -11,9 +11,9 @@ import mlx.core as mx
 
 from mlx_hf_bridge.architecture.config import EncoderConfig
 from mlx_hf_bridge.architecture.family import Family
-from mlx_hf_bridge.layers.embeddings import PlacedEmbeddings
+from mlx_hf_bridge.layers.embeddings import TokenPositionEmbeddings
 from mlx_hf_bridge.layers.encoder import Encoder
-from mlx_hf_bridge.layers.heads import EndPooler
+from mlx_hf_bridge.layers.heads import EOSPooler
 from mlx_hf_bridge.layers.token_batch import TokenBatch
 from mlx_hf_bridge.models import bert
 
@@ -43,11 +43,11 @@ def encoder(config: EncoderConfig, sees: Callable[[TokenBatch], mx.array | None]
         The encoder, whose last norm applies to the output but not to the recorded hidden states.
     """
     return Encoder(
-        PlacedEmbeddings(config.vocab_size, config.hidden_size, config.max_position_embeddings),
+        TokenPositionEmbeddings(config.vocab_size, config.hidden_size, config.max_position_embeddings),
         bert.pre_norm_layers(config),
         final_norm=bert.layer_norm(config),
-        norms_last_state=False,
-        sees=sees,
+        norm_last_hidden_state=False,
+        attention_mask=sees,
     )
 
 
@@ -74,7 +74,7 @@ FAMILY = Family(
     hf_prefix="CLIPText",
     tokenizer="CLIPTokenizer",
     heads={},
-    pooler=lambda config: EndPooler(config.eos_token_id),
+    pooler=lambda config: EOSPooler(config.eos_token_id),
     other_heads=("text_projection",),
     uses_token_type_ids=False,
     accepts_inputs_embeds=False,

@@ -21,12 +21,12 @@ from mlx_hf_bridge.errors import ConfigError
 from mlx_hf_bridge.layers.dynamic_convolution import MixedAttention
 from mlx_hf_bridge.layers.encoder import Encoder, PostNormLayer
 from mlx_hf_bridge.layers.feed_forward import FeedForward, GroupedFeedForward, activation_for
-from mlx_hf_bridge.layers.heads import TokenClassifier, last_slot
+from mlx_hf_bridge.layers.heads import TokenClassifier, take_last_position
 from mlx_hf_bridge.layers.linear import Linear
-from mlx_hf_bridge.layers.transformed_heads import PreparedHead, Transform, first_slot
+from mlx_hf_bridge.layers.transformed_heads import TransformedHead, Transform, take_first_position
 from mlx_hf_bridge.models import bert, electra
 
-_SUMMARIES = {"first": first_slot, "last": last_slot}
+_SUMMARIES = {"first": take_first_position, "last": take_last_position}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +73,7 @@ def encoder(config: ConvBertConfig) -> Encoder:
     return Encoder(bert.embeddings(config, width), layers, projection=projection)
 
 
-def choice_head(config: ConvBertConfig) -> PreparedHead:
+def choice_head(config: ConvBertConfig) -> TransformedHead:
     """Return ConvBertSequenceSummary and a linear layer to one number; ConfigError for unsupported summary types."""
     if config.summary_type not in _SUMMARIES:
         raise ConfigError(
@@ -82,7 +82,7 @@ def choice_head(config: ConvBertConfig) -> PreparedHead:
         )
     activation = activation_for(config.summary_activation or "linear")
     summary = Transform(config.hidden_size, activation) if config.summary_use_proj else activation
-    return PreparedHead(summary, TokenClassifier(config.hidden_size, 1), pool=_SUMMARIES[config.summary_type])
+    return TransformedHead(summary, TokenClassifier(config.hidden_size, 1), pool=_SUMMARIES[config.summary_type])
 
 
 _SELF = "encoder.layer.{i}.attention.self"

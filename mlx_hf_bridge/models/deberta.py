@@ -24,15 +24,15 @@ from mlx_hf_bridge.errors import ConfigError
 from mlx_hf_bridge.layers.disentangled import (
     DisentangledAttention,
     HeadwiseProjection,
-    PlaceProjection,
+    PositionProjection,
     TalkingHeads,
 )
-from mlx_hf_bridge.layers.embeddings import ClearedEmbeddings
+from mlx_hf_bridge.layers.embeddings import MaskedEmbeddings
 from mlx_hf_bridge.layers.encoder import Encoder
 from mlx_hf_bridge.layers.feed_forward import activation_for
-from mlx_hf_bridge.layers.heads import FirstTokenClassifier, WordScorer
+from mlx_hf_bridge.layers.heads import FirstTokenClassifier, MaskedLMHead
 from mlx_hf_bridge.layers.linear import Linear
-from mlx_hf_bridge.layers.relative_positions import RelativePlaces
+from mlx_hf_bridge.layers.relative_positions import RelativePositionTable
 from mlx_hf_bridge.models import bert
 
 
@@ -78,19 +78,19 @@ class DebertaConfig(EncoderConfig):
         return super().last_position(ids) if self.position_biased_input else 0
 
 
-def embeddings(config: DebertaConfig) -> ClearedEmbeddings:
+def embeddings(config: DebertaConfig) -> MaskedEmbeddings:
     """Return the embeddings, with positions and token types if the config has them."""
     positions = config.max_position_embeddings if config.position_biased_input else 0
     size, eps = config.hidden_size, config.layer_norm_eps
-    return ClearedEmbeddings(config.vocab_size, config.width, size, positions, config.type_vocab_size, eps)
+    return MaskedEmbeddings(config.vocab_size, config.width, size, positions, config.type_vocab_size, eps)
 
 
-def position_projection(config: DebertaConfig, key_bias: bool) -> PlaceProjection | None:
+def position_projection(config: DebertaConfig, key_bias: bool) -> PositionProjection | None:
     """Return the linear layers of relative positions for the listed score terms; None without relative attention."""
     if not config.relative_attention:
         return None
     size = config.hidden_size
-    return PlaceProjection(
+    return PositionProjection(
         config.num_attention_heads,
         query=Linear(size, size) if "p2c" in config.sides else None,
         key=Linear(size, size, key_bias) if "c2p" in config.sides else None,
@@ -105,8 +105,8 @@ def attention(config: DebertaConfig) -> DisentangledAttention:
         heads,
         HeadwiseProjection(size, heads),
         config.sides,
-        terms=1 + len(config.sides),
-        places=position_projection(config, key_bias=False),
+        scale_factor=1 + len(config.sides),
+        position_projection=position_projection(config, key_bias=False),
         talking=TalkingHeads(heads) if config.talking_head else None,
     )
 
@@ -116,7 +116,7 @@ def encoder(config: DebertaConfig) -> Encoder:
     return Encoder(
         embeddings(config),
         [bert.post_norm_layer(config, attention(config)) for _ in range(config.num_hidden_layers)],
-        position_bias=RelativePlaces(config.max_distance, config.hidden_size) if config.relative_attention else None,
+        position_bias=RelativePositionTable(config.max_distance, config.hidden_size) if config.relative_attention else None,
     )
 
 
@@ -131,14 +131,14 @@ NAMES = {
     **BASE_NAMES,
     _SELF: "layers.{i}.attention.projection",
     f"{_SELF}.in_proj": "layers.{i}.attention.projection.qkv",
-    f"{_SELF}.pos_proj": "layers.{i}.attention.places.key",
-    f"{_SELF}.pos_q_proj": "layers.{i}.attention.places.query",
+    f"{_SELF}.pos_proj": "layers.{i}.attention.position_projection.key",
+    f"{_SELF}.pos_q_proj": "layers.{i}.attention.position_projection.query",
     f"{_SELF}.head_logits_proj": "layers.{i}.attention.talking.scores",
     f"{_SELF}.head_weights_proj": "layers.{i}.attention.talking.weights",
 }
 
 
-def _original_masked_lm(config: DebertaConfig) -> WordScorer:
+def _original_masked_lm(config: DebertaConfig) -> MaskedLMHead:
     """Return the masked-LM head of the original code; ConfigError if the token embeddings have another width."""
     if config.width != config.hidden_size:
         raise ConfigError(
@@ -147,7 +147,7 @@ def _original_masked_lm(config: DebertaConfig) -> WordScorer:
             "legacy=true."
         )
     act = activation_for(config.hidden_act)
-    return WordScorer(config.hidden_size, config.width, config.vocab_size, act, config.layer_norm_eps)
+    return MaskedLMHead(config.hidden_size, config.width, config.vocab_size, act, config.layer_norm_eps)
 
 
 # By config.legacy: the head of transformers' class, and that of the original code.

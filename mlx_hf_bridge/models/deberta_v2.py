@@ -13,11 +13,11 @@ import mlx.nn as nn
 
 from mlx_hf_bridge.architecture.family import MULTIPLE_CHOICE
 from mlx_hf_bridge.errors import ConfigError
-from mlx_hf_bridge.layers.disentangled import DisentangledAttention, JoinedProjection
+from mlx_hf_bridge.layers.disentangled import DisentangledAttention, QueryKeyValueProjection
 from mlx_hf_bridge.layers.encoder import Encoder
 from mlx_hf_bridge.layers.feed_forward import Activation, activation_for
 from mlx_hf_bridge.layers.norm import LayerNorm
-from mlx_hf_bridge.layers.relative_positions import RelativePlaces
+from mlx_hf_bridge.layers.relative_positions import RelativePositionTable
 from mlx_hf_bridge.models import bert, deberta
 
 
@@ -113,15 +113,15 @@ def attention(config: DebertaV2Config) -> DisentangledAttention:
     # With share_att_key the content's linear layers serve positions too.
     positions = None if config.share_att_key else deberta.position_projection(config, key_bias=True)
     return DisentangledAttention(
-        size, heads, JoinedProjection(size, heads), sides, terms=1 + len(sides), places=positions
+        size, heads, QueryKeyValueProjection(size, heads), sides, scale_factor=1 + len(sides), position_projection=positions
     )
 
 
-def relative_positions(config: DebertaV2Config) -> RelativePlaces:
+def relative_positions(config: DebertaV2Config) -> RelativePositionTable:
     """Return the table of relative positions, with or without buckets and norm."""
     bucketed = config.position_buckets > 0
     size = config.hidden_size
-    return RelativePlaces(
+    return RelativePositionTable(
         config.position_buckets if bucketed else config.max_distance,
         size,
         norm=LayerNorm(size, eps=config.layer_norm_eps) if config.normalizes_positions else None,
@@ -143,7 +143,7 @@ def encoder(config: DebertaV2Config) -> Encoder:
         deberta.embeddings(config),
         [bert.post_norm_layer(config, attention(config)) for _ in range(config.num_hidden_layers)],
         position_bias=relative_positions(config) if config.relative_attention else None,
-        after_first=convolved_sum(config) if config.conv_kernel_size > 0 else None,
+        after_first_layer=convolved_sum(config) if config.conv_kernel_size > 0 else None,
     )
 
 
@@ -153,11 +153,11 @@ NAMES = {
     f"{_SELF}.query_proj": "layers.{i}.attention.projection.query_key#0",
     f"{_SELF}.key_proj": "layers.{i}.attention.projection.query_key#1",
     f"{_SELF}.value_proj": "layers.{i}.attention.projection.value",
-    f"{_SELF}.pos_query_proj": "layers.{i}.attention.places.query",
-    f"{_SELF}.pos_key_proj": "layers.{i}.attention.places.key",
+    f"{_SELF}.pos_query_proj": "layers.{i}.attention.position_projection.query",
+    f"{_SELF}.pos_key_proj": "layers.{i}.attention.position_projection.key",
     "encoder.LayerNorm": "position_bias.norm",
-    "encoder.conv.conv": "after_first.convolution",
-    "encoder.conv.LayerNorm": "after_first.norm",
+    "encoder.conv.conv": "after_first_layer.convolution",
+    "encoder.conv.LayerNorm": "after_first_layer.norm",
 }
 
 FAMILY = dataclasses.replace(

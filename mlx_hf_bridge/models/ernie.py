@@ -7,7 +7,7 @@ import dataclasses
 from dataclasses import dataclass
 
 from mlx_hf_bridge.architecture.config import EncoderConfig
-from mlx_hf_bridge.layers.embeddings import OwnTable
+from mlx_hf_bridge.layers.embeddings import ExtraEmbedding
 from mlx_hf_bridge.layers.encoder import Encoder
 from mlx_hf_bridge.models import bert
 
@@ -29,9 +29,9 @@ class ErnieConfig(EncoderConfig):
 
 def encoder(config: ErnieConfig) -> Encoder:
     """Return the encoder, with a table of task types if the config uses it."""
-    tasks = OwnTable(config.task_type_vocab_size, config.hidden_size, _INPUT)
+    tasks = ExtraEmbedding(config.task_type_vocab_size, config.hidden_size, _INPUT)
     own = {"task_type": tasks} if config.use_task_id else None
-    return Encoder(bert.embeddings(config, own=own), bert.layers(config))
+    return Encoder(bert.embeddings(config, extra=own), bert.layers(config))
 
 
 FAMILY = dataclasses.replace(
@@ -39,7 +39,7 @@ FAMILY = dataclasses.replace(
     model_type="ernie",
     config=ErnieConfig,
     encoder=encoder,
-    names={**bert.NAMES, "embeddings.task_type_embeddings": "embeddings.own.task_type"},
+    names={**bert.NAMES, "embeddings.task_type_embeddings": "embeddings.extra.task_type"},
     prefix="ernie",
     hf_prefix="Ernie",
     unused_modules=lambda config: () if config.use_task_id else ("embeddings.task_type_embeddings",),

@@ -21,10 +21,10 @@ from mlx_hf_bridge.layers.feed_forward import FeedForward, gelu
 from mlx_hf_bridge.layers.linear import Embedding
 from mlx_hf_bridge.layers.norm import LayerNorm
 from mlx_hf_bridge.layers.pre_norm import PreNormLayer
-from mlx_hf_bridge.layers.rotary import LoadedRotary
+from mlx_hf_bridge.layers.rotary import CheckpointRotary
 from mlx_hf_bridge.layers.rotary_attention import RotaryAttention
 from mlx_hf_bridge.layers.token_batch import TokenBatch
-from mlx_hf_bridge.layers.transformed_heads import PreparedHead, Transform, WordScores
+from mlx_hf_bridge.layers.transformed_heads import TransformedHead, Transform, LMHead
 from mlx_hf_bridge.models import bert
 
 # Share of tokens that was masked in training: 15 %, of which 80 % became the mask token (EsmEmbeddings.forward).
@@ -124,15 +124,15 @@ def encoder(config: EsmConfig) -> Encoder:
         EsmEmbeddings(config),
         [layer(config) for _ in range(config.num_hidden_layers)],
         final_norm=LayerNorm(config.hidden_size, eps=config.layer_norm_eps),
-        rotary=LoadedRotary(config.hidden_size // config.num_attention_heads) if config.is_rotary else None,
+        rotary=CheckpointRotary(config.hidden_size // config.num_attention_heads) if config.is_rotary else None,
     )
 
 
-def masked_lm(config: EsmConfig) -> PreparedHead:
+def masked_lm(config: EsmConfig) -> TransformedHead:
     """Return EsmLMHead, whose bias is a tensor of the head even if the decoder is not tied."""
     norm = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-    scores = WordScores(config.hidden_size, config.vocab_size, config.tie_word_embeddings, beside=True)
-    return PreparedHead(Transform(config.hidden_size, gelu, norm), scores)
+    scores = LMHead(config.hidden_size, config.vocab_size, config.tie_word_embeddings, separate_bias=True)
+    return TransformedHead(Transform(config.hidden_size, gelu, norm), scores)
 
 
 # Old files repeat the rotary frequencies in every layer; transformers 5.23 writes "*" instead of the layer's number.

@@ -11,16 +11,16 @@ from mlx_hf_bridge.architecture.family import MASKED_LM, SEQUENCE_CLASSIFICATION
 from mlx_hf_bridge.architecture.heads import TOKEN_HEAD
 from mlx_hf_bridge.architecture.llama import GroupedQueryConfig
 from mlx_hf_bridge.errors import ConfigError
-from mlx_hf_bridge.layers.embeddings import WordEmbeddings
+from mlx_hf_bridge.layers.embeddings import TokenEmbeddings
 from mlx_hf_bridge.layers.encoder import Encoder
 from mlx_hf_bridge.layers.feed_forward import gelu
 from mlx_hf_bridge.layers.heads import TokenClassifier
 from mlx_hf_bridge.layers.norm import RMSNorm
 from mlx_hf_bridge.layers.rotary import Rotary
-from mlx_hf_bridge.layers.transformed_heads import PreparedHead, Transform, WordScores, first_slot, mean_of_tokens
+from mlx_hf_bridge.layers.transformed_heads import TransformedHead, Transform, LMHead, take_first_position, mean_pool
 
 # classifier_pooling -> pooling of hidden states before the classifier; "late" averages the classifier's outputs.
-_POOLS = {"bos": first_slot, "mean": mean_of_tokens, "late": None}
+_POOLS = {"bos": take_first_position, "mean": mean_pool, "late": None}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,26 +42,26 @@ class EuroBertConfig(GroupedQueryConfig):
 def encoder(config: EuroBertConfig) -> Encoder:
     """Return the encoder."""
     return Encoder(
-        WordEmbeddings(config.vocab_size, config.hidden_size),
+        TokenEmbeddings(config.vocab_size, config.hidden_size),
         [llama.layer(config, config.mlp_bias) for _ in range(config.num_hidden_layers)],
         final_norm=RMSNorm(config.hidden_size, config.layer_norm_eps),
         rotary=Rotary(config.attention_head_dim, config.theta),
     )
 
 
-def classifier(config: EuroBertConfig) -> PreparedHead:
+def classifier(config: EuroBertConfig) -> TransformedHead:
     """Return the head of EuroBertForSequenceClassification, which uses gelu whatever `hidden_act` says."""
-    return PreparedHead(
+    return TransformedHead(
         Transform(config.hidden_size, gelu),
         TokenClassifier(config.hidden_size, config.num_labels),
         pool=_POOLS[config.classifier_pooling],
-        pool_answers=mean_of_tokens if config.classifier_pooling == "late" else None,
+        pool_outputs=mean_pool if config.classifier_pooling == "late" else None,
     )
 
 
-def masked_lm(config: EuroBertConfig) -> WordScores:
+def masked_lm(config: EuroBertConfig) -> LMHead:
     """Return the masked-LM head: the token embeddings as decoder, or its own."""
-    return WordScores(config.hidden_size, config.vocab_size, config.tie_word_embeddings, config.mlp_bias)
+    return LMHead(config.hidden_size, config.vocab_size, config.tie_word_embeddings, config.mlp_bias)
 
 
 FAMILY = Family(

@@ -14,11 +14,11 @@ from mlx_hf_bridge.architecture.config import EncoderConfig
 from mlx_hf_bridge.architecture.family import SEQUENCE_CLASSIFICATION
 from mlx_hf_bridge.architecture.rope import rope_theta_from
 from mlx_hf_bridge.errors import ConfigError
-from mlx_hf_bridge.layers.embeddings import WordEmbeddings
+from mlx_hf_bridge.layers.embeddings import TokenEmbeddings
 from mlx_hf_bridge.layers.encoder import Encoder
 from mlx_hf_bridge.layers.feed_forward import GatedFeedForward, activation_for
 from mlx_hf_bridge.layers.norm import RMSNorm
-from mlx_hf_bridge.layers.pre_norm import SandwichLayer
+from mlx_hf_bridge.layers.pre_norm import DoubleNormLayer
 from mlx_hf_bridge.layers.rotary import Rotary
 from mlx_hf_bridge.layers.rotary_attention import RotaryAttention
 from mlx_hf_bridge.models import qwen3
@@ -82,7 +82,7 @@ class Gemma3Config(EncoderConfig):
         return 0
 
 
-def layer(config: Gemma3Config, attention_type: str) -> SandwichLayer:
+def layer(config: Gemma3Config, attention_type: str) -> DoubleNormLayer:
     """Return one layer; a sliding window covers half of `sliding_window` on each side."""
     width, eps, head_dim = config.hidden_size, config.layer_norm_eps, config.head_dim or 0
     attention = RotaryAttention(
@@ -92,19 +92,19 @@ def layer(config: Gemma3Config, attention_type: str) -> SandwichLayer:
         config.num_key_value_heads,
         config.attention_bias,
         window=config.sliding_window // 2 if attention_type == _LOCAL else None,
-        turn=int(attention_type == _LOCAL),
+        rotation_index=int(attention_type == _LOCAL),
         scale=config.query_pre_attn_scalar**-0.5,
         query_norm=RMSNorm(head_dim, eps, offset=1.0),
         key_norm=RMSNorm(head_dim, eps, offset=1.0),
     )
     feed_forward = GatedFeedForward(width, config.intermediate_size, activation_for(config.hidden_act))
-    return SandwichLayer(attention, feed_forward, partial(RMSNorm, width, eps, 1.0))
+    return DoubleNormLayer(attention, feed_forward, partial(RMSNorm, width, eps, 1.0))
 
 
 def encoder(config: Gemma3Config) -> Encoder:
     """Return the encoder, whose token embeddings are scaled by sqrt(D)."""
     return Encoder(
-        WordEmbeddings(config.vocab_size, config.hidden_size, scale=config.hidden_size**0.5),
+        TokenEmbeddings(config.vocab_size, config.hidden_size, scale=config.hidden_size**0.5),
         [layer(config, attention_type) for attention_type in config.attention_types],
         final_norm=RMSNorm(config.hidden_size, config.layer_norm_eps, offset=1.0),
         rotary=Rotary(config.head_dim or 0, *config.thetas),
@@ -113,9 +113,9 @@ def encoder(config: Gemma3Config) -> Encoder:
 
 NAMES = {
     **qwen3.NAMES,
-    "layers.{i}.post_attention_layernorm": "layers.{i}.attended_norm",
+    "layers.{i}.post_attention_layernorm": "layers.{i}.post_attention_norm",
     "layers.{i}.pre_feedforward_layernorm": "layers.{i}.feed_forward_norm",
-    "layers.{i}.post_feedforward_layernorm": "layers.{i}.fed_norm",
+    "layers.{i}.post_feedforward_layernorm": "layers.{i}.post_feed_forward_norm",
 }
 
 FAMILY = dataclasses.replace(

@@ -14,7 +14,7 @@ from mlx_hf_bridge.architecture.family import (
     SEQUENCE_CLASSIFICATION,
     TOKEN_CLASSIFICATION,
 )
-from mlx_hf_bridge.layers.embeddings import OwnTable
+from mlx_hf_bridge.layers.embeddings import ExtraEmbedding
 from mlx_hf_bridge.layers.encoder import Encoder
 from mlx_hf_bridge.models import bert
 
@@ -32,8 +32,8 @@ class LayoutLMConfig(EncoderConfig):
 def encoder(config: LayoutLMConfig) -> Encoder:
     """Return the encoder, which adds the embeddings of coordinate 0."""
     rows, width = config.max_2d_position_embeddings, config.hidden_size
-    boxes = {axis: OwnTable(rows, width, times=times) for axis, times in _TIMES.items()}
-    return Encoder(bert.embeddings(config, own=boxes), bert.layers(config))
+    boxes = {axis: ExtraEmbedding(rows, width, default_count=times) for axis, times in _TIMES.items()}
+    return Encoder(bert.embeddings(config, extra=boxes), bert.layers(config))
 
 
 FAMILY = dataclasses.replace(
@@ -43,7 +43,7 @@ FAMILY = dataclasses.replace(
     encoder=encoder,
     names={
         **bert.NAMES,
-        **{f"embeddings.{axis}_position_embeddings": f"embeddings.own.{axis}" for axis in _TIMES},
+        **{f"embeddings.{axis}_position_embeddings": f"embeddings.extra.{axis}" for axis in _TIMES},
     },
     prefix="layoutlm",
     hf_prefix="LayoutLM",

@@ -16,7 +16,7 @@ from mlx_hf_bridge.architecture.config import OffsetPositionsConfig
 from mlx_hf_bridge.architecture.family import MULTIPLE_CHOICE, QUESTION_ANSWERING, SEQUENCE_CLASSIFICATION
 from mlx_hf_bridge.errors import ConfigError, InputError
 from mlx_hf_bridge.layers.encoder import Encoder
-from mlx_hf_bridge.layers.global_attention import ARGUMENT, LocalGlobalAttention, marked
+from mlx_hf_bridge.layers.global_attention import GLOBAL_ATTENTION_MASK, LocalGlobalAttention, make_global_mask
 from mlx_hf_bridge.layers.token_batch import TokenBatch
 from mlx_hf_bridge.models import bert, roberta
 
@@ -50,7 +50,7 @@ class LongformerConfig(OffsetPositionsConfig):
     @property
     def extra_input_sizes(self) -> dict[str, int]:
         """The global attention mask, with the values 0 and 1."""
-        return {ARGUMENT: 2}
+        return {GLOBAL_ATTENTION_MASK: 2}
 
 
 def encoder(config: LongformerConfig) -> Encoder:
@@ -59,7 +59,7 @@ def encoder(config: LongformerConfig) -> Encoder:
     return Encoder(
         bert.embeddings(config, pad_token_id=config.padding_idx),
         [bert.post_norm_layer(config, LocalGlobalAttention(width, heads, window // 2)) for window in config.windows],
-        marked=marked,
+        layer_context=make_global_mask,
     )
 
 
@@ -84,7 +84,7 @@ def first_separators(config: LongformerConfig, batch: TokenBatch) -> mx.array:
     if wrong := [int(count) for count in found.sum(axis=1) if count != _SEPARATORS]:
         raise InputError(
             f"a text has {wrong[0]} separators (id {config.sep_token_id}), expected {_SEPARATORS}, as the tokenizer "
-            f"joins pairs; the tokens with global attention are found by them. Pass pairs of texts, or {ARGUMENT}."
+            f"joins pairs; the tokens with global attention are found by them. Pass pairs of texts, or {GLOBAL_ATTENTION_MASK}."
         )
     return mx.array(found.argmax(axis=1).astype(np.int32))[:, None]
 
@@ -103,9 +103,9 @@ def with_global_attention(
     """
 
     def prepare_batch(config: LongformerConfig, batch: TokenBatch) -> TokenBatch:
-        if ARGUMENT in batch.extra_inputs or (from_ids and batch.inputs_embeds is not None):
+        if GLOBAL_ATTENTION_MASK in batch.extra_inputs or (from_ids and batch.inputs_embeds is not None):
             return batch
-        return dataclasses.replace(batch, extra_inputs={**batch.extra_inputs, ARGUMENT: chosen(config, batch)})
+        return dataclasses.replace(batch, extra_inputs={**batch.extra_inputs, GLOBAL_ATTENTION_MASK: chosen(config, batch)})
 
     return prepare_batch
 

@@ -17,10 +17,10 @@ from mlx_hf_bridge.layers.bottleneck import (
     Bottleneck,
     BottleneckAttention,
     BottleneckLayer,
-    FirstToken,
+    FirstTokenPooler,
     NoNorm,
-    NormedProduct,
-    SplitWordScorer,
+    LinearNorm,
+    SplitMaskedLMHead,
     TrigramEmbeddings,
 )
 from mlx_hf_bridge.layers.encoder import Encoder
@@ -117,8 +117,8 @@ def embeddings(config: MobileBertConfig) -> TrigramEmbeddings:
 def bottleneck(config: MobileBertConfig) -> Bottleneck:
     """Return the linear layers that narrow a layer's input."""
 
-    def narrowing() -> NormedProduct:
-        return NormedProduct(Linear(config.hidden_size, config.narrow), norm(config, config.narrow))
+    def narrowing() -> LinearNorm:
+        return LinearNorm(Linear(config.hidden_size, config.narrow), norm(config, config.narrow))
 
     scores_apart = config.key_query_shared_bottleneck and not config.use_bottleneck_attention
     return Bottleneck(narrowing(), narrowing() if scores_apart else None, config.use_bottleneck_attention)
@@ -131,13 +131,13 @@ def layer(config: MobileBertConfig) -> BottleneckLayer:
     eps = [config.layer_norm_eps] * (config.num_feedforward_networks - 1) + [_TORCH_EPS]
     return BottleneckLayer(
         BottleneckAttention(narrow, narrow if config.use_bottleneck_attention else size, config.num_attention_heads),
-        NormedProduct(Linear(narrow, narrow), norm(config, narrow)),
+        LinearNorm(Linear(narrow, narrow), norm(config, narrow)),
         [
-            NormedProduct(FeedForward(narrow, config.intermediate_size, activation), norm(config, narrow, block_eps))
+            LinearNorm(FeedForward(narrow, config.intermediate_size, activation), norm(config, narrow, block_eps))
             for block_eps in eps
         ],
         bottleneck(config) if config.use_bottleneck else None,
-        NormedProduct(Linear(narrow, size), norm(config, size)) if config.use_bottleneck else None,
+        LinearNorm(Linear(narrow, size), norm(config, size)) if config.use_bottleneck else None,
     )
 
 
@@ -150,22 +150,22 @@ _LAYER = "encoder.layer.{i}"
 NAMES = {
     **bert.EMBEDDING_NAMES,
     "embeddings.embedding_transformation": "embeddings.widening",
-    f"{_LAYER}.bottleneck.input.dense": "layers.{i}.bottleneck.rest.product",
-    f"{_LAYER}.bottleneck.input.LayerNorm": "layers.{i}.bottleneck.rest.norm",
-    f"{_LAYER}.bottleneck.attention.dense": "layers.{i}.bottleneck.scored.product",
-    f"{_LAYER}.bottleneck.attention.LayerNorm": "layers.{i}.bottleneck.scored.norm",
+    f"{_LAYER}.bottleneck.input.dense": "layers.{i}.bottleneck.input.dense",
+    f"{_LAYER}.bottleneck.input.LayerNorm": "layers.{i}.bottleneck.input.norm",
+    f"{_LAYER}.bottleneck.attention.dense": "layers.{i}.bottleneck.attention.dense",
+    f"{_LAYER}.bottleneck.attention.LayerNorm": "layers.{i}.bottleneck.attention.norm",
     f"{_LAYER}.attention.self.query": "layers.{i}.attention.query_key#0",
     f"{_LAYER}.attention.self.key": "layers.{i}.attention.query_key#1",
     f"{_LAYER}.attention.self.value": "layers.{i}.attention.value",
-    f"{_LAYER}.attention.output.dense": "layers.{i}.attention_out.product",
+    f"{_LAYER}.attention.output.dense": "layers.{i}.attention_out.dense",
     f"{_LAYER}.attention.output.LayerNorm": "layers.{i}.attention_out.norm",
-    f"{_LAYER}.ffn.{{j}}.intermediate.dense": "layers.{i}.blocks.{j}.product.up",
-    f"{_LAYER}.ffn.{{j}}.output.dense": "layers.{i}.blocks.{j}.product.down",
+    f"{_LAYER}.ffn.{{j}}.intermediate.dense": "layers.{i}.blocks.{j}.dense.up",
+    f"{_LAYER}.ffn.{{j}}.output.dense": "layers.{i}.blocks.{j}.dense.down",
     f"{_LAYER}.ffn.{{j}}.output.LayerNorm": "layers.{i}.blocks.{j}.norm",
-    f"{_LAYER}.intermediate.dense": "layers.{i}.last_block.product.up",
-    f"{_LAYER}.output.dense": "layers.{i}.last_block.product.down",
+    f"{_LAYER}.intermediate.dense": "layers.{i}.last_block.dense.up",
+    f"{_LAYER}.output.dense": "layers.{i}.last_block.dense.down",
     f"{_LAYER}.output.LayerNorm": "layers.{i}.last_block.norm",
-    f"{_LAYER}.output.bottleneck.dense": "layers.{i}.widening.product",
+    f"{_LAYER}.output.bottleneck.dense": "layers.{i}.widening.dense",
     f"{_LAYER}.output.bottleneck.LayerNorm": "layers.{i}.widening.norm",
     "pooler.dense": "pooler.dense",
 }
@@ -180,9 +180,9 @@ def unused_modules(config: MobileBertConfig) -> tuple[str, ...]:
 
 
 def _masked_lm(output: str) -> Head:
-    def build(config: MobileBertConfig) -> SplitWordScorer:
+    def build(config: MobileBertConfig) -> SplitMaskedLMHead:
         size = config.hidden_size
-        return SplitWordScorer(
+        return SplitMaskedLMHead(
             Linear(size, size),
             LayerNorm(size, eps=config.layer_norm_eps),
             activation_for(config.hidden_act),
@@ -205,7 +205,7 @@ FAMILY = Family(
     prefix="mobilebert",
     hf_prefix="MobileBert",
     tokenizer="MobileBertTokenizer",
-    pooler=lambda config: Pooler(config.hidden_size) if config.classifier_activation else FirstToken(),
+    pooler=lambda config: Pooler(config.hidden_size) if config.classifier_activation else FirstTokenPooler(),
     heads={
         **bert.FAMILY.heads,
         MASKED_LM: _masked_lm("logits"),

@@ -23,7 +23,7 @@ from mlx_hf_bridge.architecture.family import (
 )
 from mlx_hf_bridge.architecture.rope import rope_theta_from
 from mlx_hf_bridge.errors import ConfigError
-from mlx_hf_bridge.layers.embeddings import NormedEmbeddings
+from mlx_hf_bridge.layers.embeddings import NormalizedEmbeddings
 from mlx_hf_bridge.layers.encoder import Encoder
 from mlx_hf_bridge.layers.feed_forward import GatedFeedForward, activation_for
 from mlx_hf_bridge.layers.heads import SpanClassifier, TokenClassifier
@@ -33,12 +33,12 @@ from mlx_hf_bridge.layers.rotary import Rotary
 from mlx_hf_bridge.layers.rotary_attention import RotaryAttention
 from mlx_hf_bridge.layers.transformed_heads import (
     Pool,
-    PreparedHead,
+    TransformedHead,
     Transform,
-    WordScores,
-    first_real_token,
-    first_slot,
-    mean_of_tokens,
+    LMHead,
+    take_first_unmasked,
+    take_first_position,
+    mean_pool,
 )
 
 _GLOBAL, _LOCAL = "full_attention", "sliding_attention"
@@ -114,7 +114,7 @@ def layer(config: ModernBertConfig, index: int) -> PreNormLayer:
         config.num_attention_heads,
         bias=config.attention_bias,
         window=config.local_attention // 2 if is_local else None,
-        turn=int(is_local),
+        rotation_index=int(is_local),
     )
     activation = activation_for(config.hidden_act)
     feed_forward = GatedFeedForward(config.hidden_size, config.intermediate_size, activation, config.mlp_bias)
@@ -124,7 +124,7 @@ def layer(config: ModernBertConfig, index: int) -> PreNormLayer:
 def encoder(config: ModernBertConfig) -> Encoder:
     """Return the encoder."""
     return Encoder(
-        NormedEmbeddings(config.vocab_size, config.hidden_size, norm(config)),
+        NormalizedEmbeddings(config.vocab_size, config.hidden_size, norm(config)),
         [layer(config, index) for index in range(config.num_hidden_layers)],
         final_norm=norm(config),
         rotary=Rotary(config.hidden_size // config.num_attention_heads, *config.thetas),
@@ -137,19 +137,19 @@ def transform(config: ModernBertConfig) -> Transform:
     return Transform(config.hidden_size, activation, norm(config), config.classifier_bias)
 
 
-def masked_lm(config: ModernBertConfig) -> PreparedHead:
+def masked_lm(config: ModernBertConfig) -> TransformedHead:
     """Return the masked-LM head."""
     tied = config.tie_word_embeddings
-    return PreparedHead(transform(config), WordScores(config.hidden_size, config.vocab_size, tied, config.decoder_bias))
+    return TransformedHead(transform(config), LMHead(config.hidden_size, config.vocab_size, tied, config.decoder_bias))
 
 
 def pooled(classes: Callable[[Any], int], cls: Pool) -> Head:
     """Return a head with one output per text, from the mean of the hidden states or, for "cls", from `cls`."""
     return Head(
-        build=lambda config: PreparedHead(
+        build=lambda config: TransformedHead(
             transform(config),
             TokenClassifier(config.hidden_size, classes(config)),
-            pool=cls if config.classifier_pooling == "cls" else mean_of_tokens,
+            pool=cls if config.classifier_pooling == "cls" else mean_pool,
         ),
         names=_CLASSIFIER,
     )
@@ -183,18 +183,18 @@ FAMILY = Family(
         MASKED_LM: Head(
             build=masked_lm, names=_TRANSFORM, tied={"decoder": "head"}, untied={"decoder": "head.decoder"}
         ),
-        SEQUENCE_CLASSIFICATION: pooled(lambda config: config.num_labels, first_slot),
+        SEQUENCE_CLASSIFICATION: pooled(lambda config: config.num_labels, take_first_position),
         TOKEN_CLASSIFICATION: Head(
-            build=lambda config: PreparedHead(
+            build=lambda config: TransformedHead(
                 transform(config), TokenClassifier(config.hidden_size, config.num_labels)
             ),
             names=_CLASSIFIER,
         ),
         QUESTION_ANSWERING: Head(
-            build=lambda config: PreparedHead(transform(config), SpanClassifier(config.hidden_size)),
+            build=lambda config: TransformedHead(transform(config), SpanClassifier(config.hidden_size)),
             names=_CLASSIFIER,
         ),
-        MULTIPLE_CHOICE: pooled(lambda config: 1, first_real_token),
+        MULTIPLE_CHOICE: pooled(lambda config: 1, take_first_unmasked),
     },
     uses_token_type_ids=False,
 )

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Self
 from mlx_hf_bridge.architecture.family import MASKED_LM, SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION, Family
 from mlx_hf_bridge.architecture.heads import POOLED_SEQUENCE_HEAD, TOKEN_HEAD, masked_lm_head
 from mlx_hf_bridge.architecture.rope import RotaryConfig
-from mlx_hf_bridge.layers.embeddings import NormedEmbeddings
+from mlx_hf_bridge.layers.embeddings import NormalizedEmbeddings
 from mlx_hf_bridge.layers.encoder import Encoder, PostNormLayer
 from mlx_hf_bridge.layers.feed_forward import GatedFeedForward, activation_for
 from mlx_hf_bridge.layers.norm import LayerNorm
@@ -57,10 +57,10 @@ class NomicBertConfig(RotaryConfig):
         return super().from_json({**renamed, **raw})
 
 
-def embeddings(config: RotaryConfig) -> NormedEmbeddings:
+def embeddings(config: RotaryConfig) -> NormalizedEmbeddings:
     """Return the embeddings: tokens and token types, then a norm."""
     norm = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-    return NormedEmbeddings(config.vocab_size, config.hidden_size, norm, config.type_vocab_size)
+    return NormalizedEmbeddings(config.vocab_size, config.hidden_size, norm, config.type_vocab_size)
 
 
 def rotary(config: RotaryConfig) -> Rotary:

@@ -20,7 +20,7 @@ from mlx_hf_bridge.architecture.family import (
 from mlx_hf_bridge.architecture.heads import SPAN_HEAD
 from mlx_hf_bridge.architecture.llama import GroupedQueryConfig
 from mlx_hf_bridge.errors import ConfigError
-from mlx_hf_bridge.layers.embeddings import WordEmbeddings
+from mlx_hf_bridge.layers.embeddings import TokenEmbeddings
 from mlx_hf_bridge.layers.encoder import Encoder
 from mlx_hf_bridge.layers.heads import LastTokenClassifier, TokenClassifier
 from mlx_hf_bridge.layers.norm import RMSNorm
@@ -58,10 +58,10 @@ def layer(config: Qwen3Config) -> PreNormLayer:
 def encoder(config: Qwen3Config) -> Encoder:
     """Return the encoder."""
     return Encoder(
-        WordEmbeddings(config.vocab_size, config.hidden_size),
+        TokenEmbeddings(config.vocab_size, config.hidden_size),
         [layer(config) for _ in range(config.num_hidden_layers)],
         final_norm=RMSNorm(config.hidden_size, config.layer_norm_eps),
-        sees=TokenBatch.causal_mask,
+        attention_mask=TokenBatch.causal_mask,
         rotary=Rotary(config.attention_head_dim, config.theta),
     )
 

@@ -20,15 +20,15 @@ from mlx_hf_bridge.architecture.family import (
 )
 from mlx_hf_bridge.architecture.heads import SPAN_HEAD, TOKEN_HEAD, first_token_head, masked_lm_head
 from mlx_hf_bridge.errors import ConfigError
-from mlx_hf_bridge.layers.embeddings import NormedEmbeddings
+from mlx_hf_bridge.layers.embeddings import NormalizedEmbeddings
 from mlx_hf_bridge.layers.encoder import Encoder, PostNormLayer
 from mlx_hf_bridge.layers.feed_forward import FeedForward, activation_for
-from mlx_hf_bridge.layers.heads import TokenClassifier, last_slot
+from mlx_hf_bridge.layers.heads import TokenClassifier, take_last_position
 from mlx_hf_bridge.layers.linear import Linear
 from mlx_hf_bridge.layers.norm import LayerNorm
 from mlx_hf_bridge.layers.rotary import RotaryTable
 from mlx_hf_bridge.layers.rotary_attention import RotaryAttention
-from mlx_hf_bridge.layers.transformed_heads import PreparedHead
+from mlx_hf_bridge.layers.transformed_heads import TransformedHead
 from mlx_hf_bridge.models import bert
 
 
@@ -51,7 +51,7 @@ class RoFormerConfig(EncoderConfig):
 def layer(config: RoFormerConfig) -> PostNormLayer:
     """Return one layer."""
     width = config.hidden_size
-    attention = RotaryAttention(width, config.num_attention_heads, turns_values=config.rotary_value)
+    attention = RotaryAttention(width, config.num_attention_heads, rotates_values=config.rotary_value)
     feed_forward = FeedForward(width, config.intermediate_size, activation_for(config.hidden_act))
     return PostNormLayer(attention, feed_forward, width, config.layer_norm_eps)
 
@@ -61,14 +61,14 @@ def encoder(config: RoFormerConfig) -> Encoder:
     width, hidden = config.width, config.hidden_size
     norm = LayerNorm(width, eps=config.layer_norm_eps)
     return Encoder(
-        NormedEmbeddings(config.vocab_size, width, norm, config.type_vocab_size),
+        NormalizedEmbeddings(config.vocab_size, width, norm, config.type_vocab_size),
         [layer(config) for _ in range(config.num_hidden_layers)],
         projection=None if width == hidden else Linear(width, hidden),
         rotary=RotaryTable(config.max_position_embeddings, hidden // config.num_attention_heads),
     )
 
 
-def choice_head(config: RoFormerConfig) -> PreparedHead:
+def choice_head(config: RoFormerConfig) -> TransformedHead:
     """Return RoFormerSequenceSummary and a linear layer to one number; ConfigError unless settings are the default."""
     if config.summary_type != "last" or config.summary_use_proj or config.summary_activation:
         raise ConfigError(
@@ -76,7 +76,7 @@ def choice_head(config: RoFormerConfig) -> PreparedHead:
             f"summary_activation={config.summary_activation!r}; supported are 'last', false and none. "
             "Use transformers on torch for this model."
         )
-    return PreparedHead(nn.Identity(), TokenClassifier(config.hidden_size, 1), pool=last_slot)
+    return TransformedHead(nn.Identity(), TokenClassifier(config.hidden_size, 1), pool=take_last_position)
 
 
 NAMES = {

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from mlx_hf_bridge.architecture.config import EncoderConfig
 from mlx_hf_bridge.layers.encoder import Encoder
-from mlx_hf_bridge.layers.heads import LastSlotPooler
+from mlx_hf_bridge.layers.heads import LastPositionPooler
 from mlx_hf_bridge.layers.token_batch import TokenBatch
 from mlx_hf_bridge.models import clip_text_model as clip
 
@@ -36,6 +36,6 @@ FAMILY = dataclasses.replace(
     names={**clip.NAMES, "head": "pooler.out"},
     hf_prefix="SiglipText",
     tokenizer="SiglipTokenizer",
-    pooler=lambda config: LastSlotPooler(config.hidden_size, config.projection_size or config.hidden_size),
+    pooler=lambda config: LastPositionPooler(config.hidden_size, config.projection_size or config.hidden_size),
     other_heads=(),
 )

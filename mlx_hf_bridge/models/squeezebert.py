@@ -13,7 +13,7 @@ from mlx_hf_bridge.architecture.family import NEXT_SENTENCE, PRE_TRAINING
 from mlx_hf_bridge.errors import ConfigError
 from mlx_hf_bridge.layers.encoder import Encoder, PostNormLayer
 from mlx_hf_bridge.layers.feed_forward import activation_for
-from mlx_hf_bridge.layers.pointwise import Pointwise, PointwiseAttention, PointwiseFeedForward
+from mlx_hf_bridge.layers.pointwise import PointwiseAttention, PointwiseConvolution, PointwiseFeedForward
 from mlx_hf_bridge.models import bert
 
 _ATTENTION_GROUPS = ("q_groups", "k_groups", "v_groups", "post_attention_groups")
@@ -48,16 +48,16 @@ def layer(config: SqueezeBertConfig) -> PostNormLayer:
     """Return one layer."""
     width, wide = config.hidden_size, config.intermediate_size
     attention = PointwiseAttention(
-        Pointwise(width, width, config.q_groups),
-        Pointwise(width, width, config.k_groups),
-        Pointwise(width, width, config.v_groups),
-        Pointwise(width, width, config.post_attention_groups),
+        PointwiseConvolution(width, width, config.q_groups),
+        PointwiseConvolution(width, width, config.k_groups),
+        PointwiseConvolution(width, width, config.v_groups),
+        PointwiseConvolution(width, width, config.post_attention_groups),
         config.num_attention_heads,
         (width // config.num_attention_heads) ** -0.5,
     )
     feed_forward = PointwiseFeedForward(
-        Pointwise(width, wide, config.intermediate_groups),
-        Pointwise(wide, width, config.output_groups),
+        PointwiseConvolution(width, wide, config.intermediate_groups),
+        PointwiseConvolution(wide, width, config.output_groups),
         activation_for(config.hidden_act),
     )
     return PostNormLayer(attention, feed_forward, width, _NORM_EPS)

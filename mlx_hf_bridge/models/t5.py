@@ -14,7 +14,7 @@ from mlx_hf_bridge.architecture.family import TOKEN_CLASSIFICATION, Family
 from mlx_hf_bridge.architecture.heads import TOKEN_HEAD
 from mlx_hf_bridge.errors import ConfigError
 from mlx_hf_bridge.layers.attention import Attention
-from mlx_hf_bridge.layers.embeddings import WordEmbeddings
+from mlx_hf_bridge.layers.embeddings import TokenEmbeddings
 from mlx_hf_bridge.layers.encoder import Encoder
 from mlx_hf_bridge.layers.feed_forward import FeedForward, GatedFeedForward, activation_for
 from mlx_hf_bridge.layers.norm import RMSNorm
@@ -82,7 +82,7 @@ def layer(config: T5Config, own_bias: RelativePositionBias | None = None) -> Pre
 def encoder(config: T5Config) -> Encoder:
     """Return the encoder, with one position bias for all layers."""
     return Encoder(
-        WordEmbeddings(config.vocab_size, config.hidden_size),
+        TokenEmbeddings(config.vocab_size, config.hidden_size),
         [layer(config) for _ in range(config.num_hidden_layers)],
         position_bias=position_bias(config),
         final_norm=RMSNorm(config.hidden_size, config.layer_norm_eps),

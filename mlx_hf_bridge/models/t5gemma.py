@@ -16,12 +16,12 @@ import numpy as np
 from mlx_hf_bridge.architecture.family import SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION, Head
 from mlx_hf_bridge.architecture.rope import rope_theta_from
 from mlx_hf_bridge.errors import ConfigError
-from mlx_hf_bridge.layers.embeddings import WordEmbeddings
+from mlx_hf_bridge.layers.embeddings import TokenEmbeddings
 from mlx_hf_bridge.layers.encoder import Encoder
 from mlx_hf_bridge.layers.feed_forward import GatedFeedForward, activation_for
 from mlx_hf_bridge.layers.heads import LastTokenClassifier, TokenClassifier
 from mlx_hf_bridge.layers.norm import RMSNorm
-from mlx_hf_bridge.layers.pre_norm import SandwichLayer
+from mlx_hf_bridge.layers.pre_norm import DoubleNormLayer
 from mlx_hf_bridge.layers.rotary import Rotary
 from mlx_hf_bridge.layers.rotary_attention import RotaryAttention
 from mlx_hf_bridge.models import gemma3_text
@@ -74,7 +74,7 @@ class T5GemmaConfig(gemma3_text.Gemma3Config):
         return np.asarray(ids != self.pad_token_id)
 
 
-def layer(config: T5GemmaConfig, attention_type: str) -> SandwichLayer:
+def layer(config: T5GemmaConfig, attention_type: str) -> DoubleNormLayer:
     """Return one layer; a sliding window covers `sliding_window` tokens on each side."""
     width, eps = config.hidden_size, config.layer_norm_eps
     attention = RotaryAttention(
@@ -88,13 +88,13 @@ def layer(config: T5GemmaConfig, attention_type: str) -> SandwichLayer:
         cap=config.attn_logit_softcapping,
     )
     feed_forward = GatedFeedForward(width, config.intermediate_size, activation_for(config.hidden_act))
-    return SandwichLayer(attention, feed_forward, partial(RMSNorm, width, eps, 1.0))
+    return DoubleNormLayer(attention, feed_forward, partial(RMSNorm, width, eps, 1.0))
 
 
 def encoder(config: T5GemmaConfig) -> Encoder:
     """Return the encoder, which scales inputs_embeds by sqrt(D) too, as the reference does."""
     return Encoder(
-        WordEmbeddings(config.vocab_size, config.hidden_size, scale=config.hidden_size**0.5, scales_vectors=True),
+        TokenEmbeddings(config.vocab_size, config.hidden_size, scale=config.hidden_size**0.5, scale_inputs_embeds=True),
         [layer(config, attention_type) for attention_type in config.attention_types],
         final_norm=RMSNorm(config.hidden_size, config.layer_norm_eps, offset=1.0),
         rotary=Rotary(config.head_dim or 0, config.thetas[0]),
@@ -123,12 +123,12 @@ _NAMES = {
     f"{_SELF}.k_proj": "layers.{i}.attention.kv#0",
     f"{_SELF}.v_proj": "layers.{i}.attention.kv#1",
     f"{_SELF}.o_proj": "layers.{i}.attention.out",
-    "layers.{i}.post_self_attn_layernorm": "layers.{i}.attended_norm",
+    "layers.{i}.post_self_attn_layernorm": "layers.{i}.post_attention_norm",
     "layers.{i}.pre_feedforward_layernorm": "layers.{i}.feed_forward_norm",
     "layers.{i}.mlp.gate_proj": "layers.{i}.feed_forward.gate_up#0",
     "layers.{i}.mlp.up_proj": "layers.{i}.feed_forward.gate_up#1",
     "layers.{i}.mlp.down_proj": "layers.{i}.feed_forward.down",
-    "layers.{i}.post_feedforward_layernorm": "layers.{i}.fed_norm",
+    "layers.{i}.post_feedforward_layernorm": "layers.{i}.post_feed_forward_norm",
     "norm": "final_norm",
 }
 

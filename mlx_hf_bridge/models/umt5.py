@@ -5,7 +5,7 @@ Differs from mT5: every layer has its own relative position bias.
 
 import dataclasses
 
-from mlx_hf_bridge.layers.embeddings import WordEmbeddings
+from mlx_hf_bridge.layers.embeddings import TokenEmbeddings
 from mlx_hf_bridge.layers.encoder import Encoder
 from mlx_hf_bridge.layers.norm import RMSNorm
 from mlx_hf_bridge.models import mt5, t5
@@ -14,7 +14,7 @@ from mlx_hf_bridge.models import mt5, t5
 def encoder(config: t5.T5Config) -> Encoder:
     """Return the encoder, with a position bias in every layer."""
     return Encoder(
-        WordEmbeddings(config.vocab_size, config.hidden_size),
+        TokenEmbeddings(config.vocab_size, config.hidden_size),
         [t5.layer(config, t5.position_bias(config)) for _ in range(config.num_hidden_layers)],
         final_norm=RMSNorm(config.hidden_size, config.layer_norm_eps),
     )

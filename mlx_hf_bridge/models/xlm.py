@@ -23,12 +23,12 @@ from mlx_hf_bridge.architecture.family import (
 )
 from mlx_hf_bridge.architecture.heads import SPAN_HEAD, TOKEN_HEAD
 from mlx_hf_bridge.errors import ConfigError
-from mlx_hf_bridge.layers.embeddings import OwnTable, WordSegmentEmbeddings
+from mlx_hf_bridge.layers.embeddings import ExtraEmbedding, XLMEmbeddings
 from mlx_hf_bridge.layers.encoder import Encoder
 from mlx_hf_bridge.layers.feed_forward import activation_for
 from mlx_hf_bridge.layers.heads import SummaryClassifier
 from mlx_hf_bridge.layers.norm import LayerNorm
-from mlx_hf_bridge.layers.transformed_heads import WordScores
+from mlx_hf_bridge.layers.transformed_heads import LMHead
 from mlx_hf_bridge.models import bert
 
 _INPUT = "langs"
@@ -96,8 +96,8 @@ def encoder(config: XLMConfig) -> Encoder:
     """Return the encoder."""
     norm = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
     positions = config.max_position_embeddings
-    table = OwnTable(config.languages, config.hidden_size, _INPUT, times=0) if config.languages else None
-    embeddings = WordSegmentEmbeddings(config.vocab_size, config.hidden_size, positions, norm, table)
+    table = ExtraEmbedding(config.languages, config.hidden_size, _INPUT, default_count=0) if config.languages else None
+    embeddings = XLMEmbeddings(config.vocab_size, config.hidden_size, positions, norm, table)
     return Encoder(embeddings, bert.layers(config))
 
 
@@ -138,7 +138,7 @@ FAMILY = Family(
     tokenizer="XLMTokenizer",
     heads={
         MASKED_LM: Head(
-            build=lambda config: WordScores(config.hidden_size, config.vocab_size, config.tie_word_embeddings),
+            build=lambda config: LMHead(config.hidden_size, config.vocab_size, config.tie_word_embeddings),
             names={},
             tied={"pred_layer.proj": ""},
             untied={"pred_layer.proj": "decoder"},

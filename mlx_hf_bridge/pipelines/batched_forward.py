@@ -11,7 +11,7 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_hf_bridge.errors import TokenRangeError
-from mlx_hf_bridge.inference.batching import BatchPipeline, checked_batch, in_batches, padded
+from mlx_hf_bridge.inference.batching import BatchPipeline, make_batch, run_batches, pad_tokens
 from mlx_hf_bridge.inference.tokenizer import Tokens
 from mlx_hf_bridge.layers.token_batch import TokenBatch
 from mlx_hf_bridge.loading.load import LoadedModel
@@ -94,9 +94,9 @@ def forward_in_batches(
         steps = BatchPipeline(
             _stacked(loaded) if has_padding else _padded(loaded, pad_token_id),
             compute,
-            even=has_padding or loaded.family.length_dependent,
+            same_length=has_padding or loaded.family.length_dependent,
         )
-        found = in_batches([sequences[index] for index in chosen], steps, batch_size, show_progress) if chosen else []
+        found = run_batches([sequences[index] for index in chosen], steps, batch_size, show_progress) if chosen else []
         outputs.update(zip(chosen, found, strict=True))
     return [outputs[index] for index in range(len(sequences))]
 
@@ -119,7 +119,7 @@ def check_lengths(loaded: LoadedModel, sequences: Sequence[MaskedTokens], length
 
 def _padded(loaded: LoadedModel, pad_token_id: int) -> Callable[[list[Tokens]], TokenBatch]:
     """Return a function that pads sequences to their longest."""
-    return lambda tokens: padded(loaded.config, tokens, pad_token_id)
+    return lambda tokens: pad_tokens(loaded.config, tokens, pad_token_id)
 
 
 def _stacked(loaded: LoadedModel) -> Callable[[list[Tokens]], TokenBatch]:
@@ -135,6 +135,6 @@ def _stacked(loaded: LoadedModel) -> Callable[[list[Tokens]], TokenBatch]:
             for tokens in sequences
         ]
         ids = np.stack([tokens.ids for tokens in sequences])
-        return checked_batch(loaded.config, ids, np.stack(masks), np.stack(token_type_ids))
+        return make_batch(loaded.config, ids, np.stack(masks), np.stack(token_type_ids))
 
     return stack

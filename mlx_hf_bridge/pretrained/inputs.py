@@ -11,7 +11,7 @@ import numpy as np
 
 from mlx_hf_bridge.architecture.family import MULTIPLE_CHOICE
 from mlx_hf_bridge.errors import ArgumentTypeError, InputError
-from mlx_hf_bridge.inference.batching import checked_batch
+from mlx_hf_bridge.inference.batching import make_batch
 from mlx_hf_bridge.inference.model import EncoderOutput
 from mlx_hf_bridge.layers.token_batch import TokenBatch
 from mlx_hf_bridge.loading.load import LoadedModel
@@ -56,7 +56,7 @@ class ModelInputs:
 
     def batch(self) -> TokenBatch:
         """TokenRangeError for ids, segments or positions outside the model's tables."""
-        return checked_batch(
+        return make_batch(
             self.loaded.config, self._ids, self._mask, self._segments, self._places, self._vectors, self._given
         )
 

@@ -23,7 +23,7 @@ from mlx_hf_bridge.architecture.family import (
 )
 from mlx_hf_bridge.errors import ArgumentTypeError, UnservedUseError
 from mlx_hf_bridge.inference.model import EncoderOutput
-from mlx_hf_bridge.layers.single_batch import computed_alone
+from mlx_hf_bridge.layers.single_batch import single_batch_mode
 from mlx_hf_bridge.loading.load import Changes, LoadedModel, load
 from mlx_hf_bridge.pretrained.arrays import array_type, match_array_type
 from mlx_hf_bridge.pretrained.config import ModelConfig
@@ -115,7 +115,7 @@ class MLXPreTrainedModel(TorchModuleAPI):
         answer_alone = self._loaded.task != BASE_TASK
 
         def encoding() -> EncoderOutput:
-            with computed_alone():
+            with single_batch_mode():
                 return call.unflattened(self._loaded.model(call.batch(), states, weights, answer_alone))
 
         encoded = run(encoding)

@@ -9,7 +9,7 @@ from mlx.utils import tree_flatten, tree_unflatten
 from mlx_hf_bridge.checkpoints.dtypes import parse_dtype
 from mlx_hf_bridge.errors import ArgumentTypeError
 from mlx_hf_bridge.inference.model import Model, set_activation_dtype
-from mlx_hf_bridge.layers.linear import Embedding, Packed, PackedEmbedding
+from mlx_hf_bridge.layers.linear import Embedding, QuantizedEmbedding, QuantizedModule
 from mlx_hf_bridge.runtime.device import activation_dtype
 from mlx_hf_bridge.weights.name_mapping import KEEP_FILE_DTYPE
 
@@ -24,16 +24,16 @@ def count_parameters(model: nn.Module, with_embeddings: bool = True) -> int:
     """
     total = sum(array.size for name, array in _flat(model) if name.rpartition(".")[2] not in KEEP_FILE_DTYPE)
     for _, module in model.named_modules():
-        if isinstance(module, Packed):
+        if isinstance(module, QuantizedModule):
             total += _unpacked_size(module) - sum(module[name].size for name in _PACKED if name in module)
-        if not with_embeddings and isinstance(module, (Embedding, PackedEmbedding)):
+        if not with_embeddings and isinstance(module, (Embedding, QuantizedEmbedding)):
             total -= _unpacked_size(module)
     return total
 
 
 def _unpacked_size(module: nn.Module) -> int:
     """How many weights a module has, or its packed ones stand for."""
-    if isinstance(module, Packed):
+    if isinstance(module, QuantizedModule):
         return int(module.weight.nbytes) * 8 // module.bits
     return int(module.weight.size)
 

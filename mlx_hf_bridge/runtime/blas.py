@@ -103,7 +103,7 @@ def load_blas() -> str | None:
     return next((candidate for candidate in candidates if _load_globally(candidate)), None)
 
 
-class Threads:
+class BlasThreads:
     """The threads that products of a loaded BLAS take; `known` where it tells them and takes them."""
 
     def __init__(self, library: str | None) -> None:
@@ -122,7 +122,7 @@ class Threads:
         return 1 if self._get is None else self._get()
 
     @contextmanager
-    def shared_by(self, streams: int) -> Iterator[None]:
+    def divided_among(self, streams: int) -> Iterator[None]:
         """Each of so many streams has its part of the threads while the block runs; concurrent blocks count as one."""
         with self._lock:
             if self._blocks == 0:

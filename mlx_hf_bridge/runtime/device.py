@@ -13,13 +13,13 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 
 from mlx_hf_bridge.errors import BackendError
-from mlx_hf_bridge.runtime.blas import MLX_CAME_FIRST, Threads, kernel_name, load_blas
+from mlx_hf_bridge.runtime.blas import MLX_CAME_FIRST, BlasThreads, kernel_name, load_blas
 from mlx_hf_bridge.runtime.environment import (
     FEW_ROWS_VARIABLE,
     STREAMS_VARIABLE,
     UNPACK_VARIABLE,
     blas_choice,
-    few_rows_choice,
+    small_batch_rows_choice,
     streams_choice,
     unpack_choice,
 )
@@ -73,7 +73,7 @@ def _unpacking() -> tuple[float, bool]:
     )
 
 
-UNPACKING_ROWS, KEEPS_UNPACKED = _unpacking()
+DEQUANTIZATION_ROWS, KEEPS_DEQUANTIZED = _unpacking()
 
 # OpenBLAS' kernels, by processor, that multiply small matrices without copying them first.
 _KERNELS_OF_SMALL_PRODUCTS = ("SkylakeX", "Cooperlake", "SapphireRapids")
@@ -83,9 +83,9 @@ def _few_rows() -> int:
     """Rows up to which a float product is faster by small blocks of its weights, 0 for none."""
     if BACKEND != "cpu" or BLAS is None or kernel_name(BLAS) not in _KERNELS_OF_SMALL_PRODUCTS:
         return 0
-    choice = few_rows_choice()
+    choice = small_batch_rows_choice()
     if choice is None:
-        return _FEW_ROWS
+        return _SMALL_BATCH_ROWS
     if choice.isdecimal():
         return int(choice)
     raise BackendError(
@@ -95,13 +95,13 @@ def _few_rows() -> int:
 
 
 # benchmarks/small_batch_matmul.py.
-_FEW_ROWS = 16
-FEW_ROWS = _few_rows()
+_SMALL_BATCH_ROWS = 16
+SMALL_BATCH_ROWS = _few_rows()
 
 # A batch holds at most batch_size times this many slots, padding included, so that short texts go many at a time.
 # On a CPU small batches stay in its caches (benchmarks/tokens_per_batch.py), and what a hundred texts take is then
 # what ten thousand take (`growth` in benchmarks/tasks.py).
-SLOTS_A_TEXT = 12 if BACKEND == "cpu" else 128
+TOKENS_PER_TEXT = 12 if BACKEND == "cpu" else 128
 
 # On a CPU, MLX takes 9 to 20 ns an element for exp, tanh and erf, and 0.1 for a sum or product, so that these are
 # computed from sums and products (benchmarks/activations.py).
@@ -113,7 +113,7 @@ SUMS_ARE_SLOW = BACKEND == "cpu"
 _MANY_SCORES = 4096
 
 # Whether layers are begun one by one: a GPU is kept busier by longer pieces of work.
-STARTS_EARLY = BACKEND == "cpu"
+EVALUATES_EARLY = BACKEND == "cpu"
 
 # Whether a traced graph is compiled for each shape. On a CPU, MLX builds each compiled kernel with the system compiler,
 # which takes longer than it saves.
@@ -148,14 +148,14 @@ def _keep_freed_memory() -> None:
 _keep_freed_memory()
 
 
-def give_back_memory() -> None:
+def release_memory() -> None:
     """Hand freed arrays back to the system, after much work."""
     mx.clear_cache()
     if trim := _libc_function("malloc_trim"):
         trim(0)
 
 
-BLAS_THREADS = Threads(BLAS)
+BLAS_THREADS = BlasThreads(BLAS)
 
 
 def _stream_count() -> int:
@@ -188,9 +188,9 @@ def streams() -> list[mx.Stream]:
     return made
 
 
-def threads_for_streams() -> AbstractContextManager[None]:
+def one_thread_per_stream() -> AbstractContextManager[None]:
     """While the block runs, products leave the cores to the streams, which are one a core."""
-    return BLAS_THREADS.shared_by(STREAMS)
+    return BLAS_THREADS.divided_among(STREAMS)
 
 
 def fused(function: Callable[[mx.array], mx.array]) -> Callable[[mx.array], mx.array]:
@@ -206,17 +206,17 @@ def activation_dtype(stored: mx.Dtype) -> mx.Dtype:
     return mx.float32 if BACKEND == "cpu" else stored
 
 
-def attends_by_powers(scores: int) -> bool:
+def uses_cpu_attention(scores: int) -> bool:
     """Whether so many attention scores are worth the forty primitives that take the place of an exponential."""
     return TRANSCENDENTALS_ARE_SLOW and scores >= _MANY_SCORES
 
 
-def unpacks_weights(rows: int) -> bool:
+def dequantizes_weights(rows: int) -> bool:
     """Whether a quantised product of `rows` rows is faster by unpacking the weights and multiplying in float."""
-    return rows >= UNPACKING_ROWS
+    return rows >= DEQUANTIZATION_ROWS
 
 
-def unpacks_by_parts(bits: int) -> bool:
+def dequantizes_in_passes(bits: int) -> bool:
     """Whether weights of that many bits are faster unpacked by passes over whole arrays than by MLX's own loop."""
     return BACKEND == "cpu" and bits in (4, 8)
 

@@ -42,7 +42,7 @@ def unpack_choice() -> str | None:
     return os.environ.get(UNPACK_VARIABLE) or None
 
 
-def few_rows_choice() -> str | None:
+def small_batch_rows_choice() -> str | None:
     """MLX_HF_BRIDGE_FEW_ROWS: rows up to which a float product takes a second copy of its weights, in blocks."""
     return os.environ.get(FEW_ROWS_VARIABLE) or None
 

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 from mlx_hf_bridge.checkpoints.checkpoint import read_modules
 from mlx_hf_bridge.checkpoints.sources import HubOptions, Source, locate
 from mlx_hf_bridge.errors import ArgumentTypeError, InputError, RepositoryError
-from mlx_hf_bridge.inference.batching import Parts
+from mlx_hf_bridge.inference.batching import Results
 from mlx_hf_bridge.quantization.recipes import QuantizationLike
 from mlx_hf_bridge.sentence_transformers.encoding.inputs import as_list, as_text, is_batch, split_task_dicts
 from mlx_hf_bridge.sentence_transformers.encoding.pools import (
@@ -290,7 +290,7 @@ class MLXBaseModel(ModuleList, ABC):
         chunk_size: int | None,
         show: bool | None,
         **kwargs: Any,
-    ) -> Parts:
+    ) -> Results:
         """_inference here, or in the processes of a pool, or of one for this call where a list of devices is given."""
         if show is None:
             show = logger.getEffectiveLevel() in (logging.INFO, logging.DEBUG)
@@ -307,5 +307,5 @@ class MLXBaseModel(ModuleList, ABC):
             stop_pool(own)
 
     @abstractmethod
-    def _inference(self, inputs: list[Any], *, show_progress: bool = False, **kwargs: Any) -> Parts:
+    def _inference(self, inputs: list[Any], *, show_progress: bool = False, **kwargs: Any) -> Results:
         """Each input's result, in order, as numpy arrays."""

@@ -12,7 +12,7 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_hf_bridge.errors import ConfigError, InputError
-from mlx_hf_bridge.inference.batching import Parts
+from mlx_hf_bridge.inference.batching import Results
 from mlx_hf_bridge.pretrained.model import MLXPreTrainedModel
 from mlx_hf_bridge.quantization.recipes import QuantizationLike
 from mlx_hf_bridge.runtime.executor import run
@@ -257,7 +257,7 @@ class MLXCrossEncoder(MLXBaseModel):
 
     def _inference(
         self, inputs: list[Any], *, show_progress: bool = False, prompt: str = "", batch_size: int = 32, **kwargs: Any
-    ) -> Parts:
+    ) -> Results:
         texts, options = self._parse_inputs(inputs, prompt, kwargs)
         return encode_texts(
             self._modules,
@@ -268,7 +268,7 @@ class MLXCrossEncoder(MLXBaseModel):
             show_progress=show_progress,
         )
 
-    def _scores(self, logits: Parts, activation: Activation, softmax: bool) -> list[np.ndarray]:
+    def _scores(self, logits: Results, activation: Activation, softmax: bool) -> list[np.ndarray]:
         scores = apply_activation(activation, stack_rows(logits))
         if self.num_labels == 1 and scores.ndim > 1:
             scores = scores[:, 0]

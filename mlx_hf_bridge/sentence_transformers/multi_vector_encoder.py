@@ -11,8 +11,8 @@ from typing import Any, ClassVar
 import mlx.core as mx
 
 from mlx_hf_bridge.errors import InputError
-from mlx_hf_bridge.inference.batching import Parts
-from mlx_hf_bridge.inference.pooling import normalized
+from mlx_hf_bridge.inference.batching import Results
+from mlx_hf_bridge.inference.pooling import normalize
 from mlx_hf_bridge.quantization.recipes import QuantizationLike
 from mlx_hf_bridge.sentence_transformers.base import MLXBaseModel
 from mlx_hf_bridge.sentence_transformers.encoding.engine import encode_texts
@@ -258,12 +258,12 @@ class MLXMultiVectorEncoder(MLXBaseModel):
         normalize_embeddings: bool = False,
         token_pooling: BaseTokenPooling | None = None,
         **kwargs: Any,
-    ) -> Parts:
+    ) -> Results:
         texts, options = self._parse_inputs(inputs, prompt, kwargs)
 
         def tokens(features: Features) -> tuple[mx.array, mx.array]:
             vectors, mask = tokens_and_mask(features)
-            return (normalized(vectors) if normalize_embeddings else vectors), mask
+            return (normalize(vectors) if normalize_embeddings else vectors), mask
 
         def all_of(features: Features) -> dict[str, mx.array]:
             return all_outputs(token_pooling(features) if token_pooling else features)

@@ -12,8 +12,8 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_hf_bridge.errors import InputError
-from mlx_hf_bridge.inference.batching import Parts
-from mlx_hf_bridge.inference.pooling import normalized
+from mlx_hf_bridge.inference.batching import Results
+from mlx_hf_bridge.inference.pooling import normalize
 from mlx_hf_bridge.quantization.recipes import QuantizationLike
 from mlx_hf_bridge.sentence_transformers.base import MLXBaseModel
 from mlx_hf_bridge.sentence_transformers.encoding.corpus import encode_to_file
@@ -355,14 +355,14 @@ class MLXSentenceTransformer(MLXBaseModel):
         normalize_embeddings: bool = False,
         truncate_dim: int | None = None,
         **kwargs: Any,
-    ) -> Parts:
+    ) -> Results:
         texts, options = self._parse_inputs(inputs, prompt, kwargs)
 
         def vectors(features: Features) -> mx.array:
             cut = (
                 features[SENTENCE_EMBEDDING] if truncate_dim is None else features[SENTENCE_EMBEDDING][:, :truncate_dim]
             )
-            return normalized(cut) if normalize_embeddings else cut
+            return normalize(cut) if normalize_embeddings else cut
 
         def all_of(features: Features) -> dict[str, mx.array]:
             arrays = all_outputs(features)

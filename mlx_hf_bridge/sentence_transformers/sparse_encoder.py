@@ -12,7 +12,7 @@ import mlx.core as mx
 
 from mlx_hf_bridge.checkpoints.checkpoint import read_modules
 from mlx_hf_bridge.errors import InputError, UnsupportedModelError
-from mlx_hf_bridge.inference.batching import Parts
+from mlx_hf_bridge.inference.batching import Results
 from mlx_hf_bridge.quantization.recipes import QuantizationLike
 from mlx_hf_bridge.sentence_transformers.base import MLXBaseModel
 from mlx_hf_bridge.sentence_transformers.encoding.engine import encode_texts
@@ -288,7 +288,7 @@ class MLXSparseEncoder(MLXBaseModel):
 
     def _inference(
         self, inputs: list[Any], *, show_progress: bool = False, prompt: str = "", batch_size: int = 32, **kwargs: Any
-    ) -> Parts:
+    ) -> Results:
         texts, options = self._parse_inputs(inputs, prompt, kwargs)
 
         def vectors(features: Features) -> tuple[mx.array]:

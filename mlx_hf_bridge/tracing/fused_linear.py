@@ -4,7 +4,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from mlx_hf_bridge.layers.linear import PackedEmbedding
+from mlx_hf_bridge.layers.linear import QuantizedEmbedding
 from mlx_hf_bridge.tracing.graph import WEIGHT, Graph, Node, input_nodes
 
 
@@ -29,7 +29,7 @@ def fuse_linear_layers(graph: Graph, table: dict[str, Any]) -> Graph:
 
 
 def _rows(weight: Any) -> int:
-    return int(weight.scales.shape[0] if isinstance(weight, PackedEmbedding) else weight.shape[0])
+    return int(weight.scales.shape[0] if isinstance(weight, QuantizedEmbedding) else weight.shape[0])
 
 
 def _join(parts: list[Node] | None, table: dict[str, Any]) -> Node | None:
@@ -43,10 +43,10 @@ def _join(parts: list[Node] | None, table: dict[str, Any]) -> Node | None:
 
 
 def _below(parts: list[Any]) -> Any:
-    if not isinstance(parts[0], PackedEmbedding):
+    if not isinstance(parts[0], QuantizedEmbedding):
         return mx.concatenate(parts, axis=0)
     first = parts[0]
-    whole = PackedEmbedding(mx.zeros((1, first.group_size)), first.group_size, first.bits, first.mode)
+    whole = QuantizedEmbedding(mx.zeros((1, first.group_size)), first.group_size, first.bits, first.mode)
     whole.dtype = first.dtype
     for leaf in ("weight", "scales", *(("biases",) if "biases" in first else ())):
         whole[leaf] = mx.concatenate([part[leaf] for part in parts], axis=0)

@@ -10,7 +10,7 @@ from typing import Any
 import mlx.core as mx
 
 from mlx_hf_bridge.errors import TokenRangeError
-from mlx_hf_bridge.layers.linear import Packed
+from mlx_hf_bridge.layers.linear import QuantizedModule
 from mlx_hf_bridge.tracing.graph import INPUT, TENSOR_OPS, Graph, Node, input_nodes, iterate_nodes
 from mlx_hf_bridge.tracing.interpreter import Program, required_nodes
 
@@ -78,7 +78,7 @@ def _number(array: mx.array) -> int:
 
 
 def _rows(table: Any, axis: int) -> int:
-    rows: int = (table.scales if isinstance(table, Packed) else table).shape[axis]
+    rows: int = (table.scales if isinstance(table, QuantizedModule) else table).shape[axis]
     return rows
 
 

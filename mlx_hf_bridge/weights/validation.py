@@ -11,7 +11,7 @@ from mlx_hf_bridge.architecture.config import EncoderConfig
 from mlx_hf_bridge.architecture.family import BASE_TASK, Family
 from mlx_hf_bridge.checkpoints.safetensors_file import TensorInfo
 from mlx_hf_bridge.errors import WeightsError
-from mlx_hf_bridge.inference.model import Model, build
+from mlx_hf_bridge.inference.model import Model, build_model
 from mlx_hf_bridge.weights.name_mapping import NameMapping, ParameterSlot, TensorTarget, check_all_resolved, summarize
 
 _PACKED_DTYPES = ("U32", "U8")
@@ -160,5 +160,5 @@ def _check_none_missing(missing: list[str], where: str) -> None:
 
 def pooler_names(names: NameMapping, family: Family, config: EncoderConfig) -> list[str]:
     """Return the checkpoint names of the tensors that the base model's pooler reads; [] for a family without one."""
-    slots = dict(_parameter_slots(names, build(family, config, BASE_TASK, pooler=True), ())).items()
+    slots = dict(_parameter_slots(names, build_model(family, config, BASE_TASK, pooler=True), ())).items()
     return [name for (path, _, _), (name, _) in slots if path.startswith("pooler.")]

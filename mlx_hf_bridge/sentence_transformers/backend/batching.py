@@ -12,7 +12,7 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_hf_bridge.architecture.family import BASE_TASK
-from mlx_hf_bridge.inference.batching import budgeted
+from mlx_hf_bridge.inference.batching import group_by_length
 from mlx_hf_bridge.inference.model import EncoderOutput
 from mlx_hf_bridge.inference.parallel import run_in_parallel
 from mlx_hf_bridge.loading.load import LoadedModel
@@ -68,7 +68,7 @@ class _Parts:
         lengths = mask.sum(axis=1)
         if mask.ndim != 2 or not np.array_equal(mask, np.arange(mask.shape[1]) < lengths[:, None]) or not lengths.all():
             return None
-        rows = list(budgeted(lengths.tolist(), _BATCH_SIZE))
+        rows = list(group_by_length(lengths.tolist(), _BATCH_SIZE))
         return cls(given, rows, lengths.tolist()) if len(rows) > 1 else None
 
     def longest(self, number: int) -> int:

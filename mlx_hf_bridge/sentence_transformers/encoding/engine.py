@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 from mlx_hf_bridge.errors import InputError, UnsupportedModelError
-from mlx_hf_bridge.inference.batching import BatchPipeline, Parts, float_rows, in_blocks
+from mlx_hf_bridge.inference.batching import BatchPipeline, Results, run_blocks, to_float_rows
 from mlx_hf_bridge.inference.tokenizer import Text, Tokens
 from mlx_hf_bridge.sentence_transformers.modules.base import Features, Module
 from mlx_hf_bridge.sentence_transformers.modules.input import EncodeOptions, InputModule
@@ -23,11 +23,11 @@ def encode_texts(
     options: EncodeOptions,
     *,
     postprocess: Callable[[Features], Any],
-    split_rows: Callable[[Any], Sequence[Any]] = float_rows,
+    split_rows: Callable[[Any], Sequence[Any]] = to_float_rows,
     batch_size: int = 32,
     show_progress: bool = False,
     sentence_embedding_only: bool = False,
-) -> Parts:
+) -> Results:
     """Each text's part of what the modules make, in the order of the texts; arrays are rows of one array.
 
     finish: the features of a batch -> an array with a row a text (B, ...), or a tuple or dict of arrays. rows_of: that,
@@ -50,11 +50,11 @@ def encode_texts(
             features = module(features)
         return postprocess(features)
 
-    one_shape = split_rows is float_rows
+    same_shape = split_rows is to_float_rows
     pipeline = BatchPipeline(
-        partial(first.features, options=options), compute, split_rows, first.length_dependent, one_shape
+        partial(first.features, options=options), compute, split_rows, first.length_dependent, same_shape
     )
-    return in_blocks(_blocks(first, texts, options), len(texts), pipeline, batch_size, show_progress)
+    return run_blocks(_blocks(first, texts, options), len(texts), pipeline, batch_size, show_progress)
 
 
 def _blocks(

@@ -14,7 +14,7 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from mlx_hf_bridge.errors import BridgeError, InputError
-from mlx_hf_bridge.inference.batching import Parts
+from mlx_hf_bridge.inference.batching import Results
 from mlx_hf_bridge.runtime.device import BACKEND
 
 logger = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ class WorkerError(BridgeError, RuntimeError):
     """A worker process of a pool ended before its work was done."""
 
 
-def start_pool(compute: Callable[..., Parts], devices: Sequence[str] | None) -> Pool:
+def start_pool(compute: Callable[..., Results], devices: Sequence[str] | None) -> Pool:
     """A process for every device; without a list 4 on a CPU, and 1 on a GPU, which more could only share."""
     count = len(devices) if devices else (_CPU_WORKERS if BACKEND == "cpu" else 1)
     logger.info("starting %d worker processes", count)
@@ -112,7 +112,7 @@ def _next_result(pool: Pool) -> tuple[int, Any]:
             )
 
 
-def _serve(compute: Callable[..., Parts], inputs: Any, outputs: Any) -> None:
+def _serve(compute: Callable[..., Results], inputs: Any, outputs: Any) -> None:
     """A worker's life: chunks in, rows or an error out, until it is ended."""
     while True:
         number, texts, arguments = inputs.get()

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from mlx_hf_bridge.errors import ConfigError
-from mlx_hf_bridge.inference.pooling import POOLINGS, pool
+from mlx_hf_bridge.inference.pooling import POOLING_MODES, pool
 from mlx_hf_bridge.sentence_transformers.modules.base import SENTENCE_EMBEDDING, TOKEN_EMBEDDINGS, Features, Module
 from mlx_hf_bridge.sentence_transformers.modules.weights import read_module_config
 
@@ -44,9 +44,9 @@ class Pooling(Module):
         include_prompt: bool = True,
     ) -> None:
         modes = (pooling_mode,) if isinstance(pooling_mode, str) else tuple(pooling_mode)
-        if not modes or (unknown := [mode for mode in modes if mode not in POOLINGS]):
+        if not modes or (unknown := [mode for mode in modes if mode not in POOLING_MODES]):
             raise ConfigError(
-                f"pooling_mode is {list(modes) if not modes else unknown}; known are {', '.join(POOLINGS)}. "
+                f"pooling_mode is {list(modes) if not modes else unknown}; known are {', '.join(POOLING_MODES)}. "
                 "Give one of them, or several to be concatenated."
             )
         self.embedding_dimension = embedding_dimension

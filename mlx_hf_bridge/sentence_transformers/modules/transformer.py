@@ -14,7 +14,7 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_hf_bridge.errors import InputError, UnsupportedModelError
-from mlx_hf_bridge.inference.batching import padded, report_cut
+from mlx_hf_bridge.inference.batching import pad_tokens, report_truncation
 from mlx_hf_bridge.inference.model import EncoderOutput
 from mlx_hf_bridge.inference.tokenizer import Text, Tokenizer, Tokens
 from mlx_hf_bridge.layers.token_batch import TokenBatch
@@ -130,7 +130,7 @@ class Transformer(InputModule):
             add_prompt(texts, options.prompt), tokenizing.max_length, tokenizing.strategy, tokenizing.add_special_tokens
         )
         most = tokenizing.max_length or self._length
-        self._warned_truncation = report_cut(tokens, most, options.overlong or self._overlong, self._warned_truncation)
+        self._warned_truncation = report_truncation(tokens, most, options.overlong or self._overlong, self._warned_truncation)
         if expansion is None:
             return tokens
         token_id = expansion.token_id(self.tokenizer)
@@ -146,14 +146,14 @@ class Transformer(InputModule):
         Returns:
             Features whose ids, mask and token type ids have the shape (B, L).
         """
-        batch = padded(self.loaded.config, tokens, self.tokenizer.pad_token_id)
+        batch = pad_tokens(self.loaded.config, tokens, self.tokenizer.pad_token_id)
         added = _expansion_mask(tokens, batch.ids.shape[1])
         if added is not None and self._expansion and not self._expansion.attend:
             seen = np.arange(batch.ids.shape[1])[None] < np.array([[len(one)] for one in tokens])
             batch = replace(batch, mask=mx.array(seen & ~added))
         return Features(
             batch,
-            prompt_length=self.tokenizer.count_without_last_special(options.prompt) if options.prompt else 0,
+            prompt_length=self.tokenizer.count_prompt_tokens(options.prompt) if options.prompt else 0,
             task=options.task,
             expansion_mask=None if added is None else mx.array(added),
             max_active_dims=options.max_active_dims,

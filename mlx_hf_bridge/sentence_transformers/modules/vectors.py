@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Self
 
 import mlx.core as mx
 
-from mlx_hf_bridge.inference.pooling import normalized
+from mlx_hf_bridge.inference.pooling import normalize
 from mlx_hf_bridge.sentence_transformers.modules.activations import ACTIVATIONS, parse_activation, torch_name
 from mlx_hf_bridge.sentence_transformers.modules.base import SENTENCE_EMBEDDING, Features, Module
 from mlx_hf_bridge.sentence_transformers.modules.weights import (
@@ -159,7 +159,7 @@ class Normalize(Module):
     def __call__(self, features: Features) -> Features:
         if self.module_input_name not in features.arrays:
             return features
-        return features.with_array(self.module_output_name, normalized(features[self.module_input_name]))
+        return features.with_array(self.module_output_name, normalize(features[self.module_input_name]))
 
     def get_config_dict(self) -> dict[str, Any]:
         """Return the content of config.json in the module's folder.

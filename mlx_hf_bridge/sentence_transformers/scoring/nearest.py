@@ -11,7 +11,7 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_hf_bridge.errors import InputError
-from mlx_hf_bridge.inference.pooling import normalized
+from mlx_hf_bridge.inference.pooling import normalize
 from mlx_hf_bridge.runtime.executor import run
 from mlx_hf_bridge.sentence_transformers.encoding.results import to_numpy
 
@@ -52,7 +52,7 @@ def cos_sim(a: mx.array, b: mx.array) -> mx.array:
         >>> cos_sim(mx.array([[1.0, 0.0]]), mx.array([[2.0, 0.0], [0.0, 3.0]]))
         array([[1, 0]], dtype=float32)
     """
-    return dot_score(normalized(a), normalized(b))
+    return dot_score(normalize(a), normalize(b))
 
 
 _BY_NAME: dict[str, Score] = {"cos_sim": cos_sim, "pytorch_cos_sim": cos_sim, "dot_score": dot_score}
@@ -211,7 +211,7 @@ def _rows_at_a_time(numbers_a_row: int) -> int:
 
 def _to_chunk(chunk: np.ndarray, score: Score) -> mx.array:
     """Return a part of the corpus as an MLX array; for cosines it is normalized once for all queries."""
-    return run(lambda: normalized(mx.array(chunk)) if score is cos_sim else mx.array(chunk))
+    return run(lambda: normalize(mx.array(chunk)) if score is cos_sim else mx.array(chunk))
 
 
 def _best_of_chunk(part: np.ndarray, chunk: mx.array, top_k: int, score: Score) -> tuple[np.ndarray, np.ndarray]:
@@ -219,7 +219,7 @@ def _best_of_chunk(part: np.ndarray, chunk: mx.array, top_k: int, score: Score) 
 
     def compute() -> tuple[mx.array, mx.array]:
         queries = mx.array(part)
-        scores = dot_score(normalized(queries), chunk) if score is cos_sim else score(queries, chunk)
+        scores = dot_score(normalize(queries), chunk) if score is cos_sim else score(queries, chunk)
         return top_scores(scores.astype(mx.float32), min(top_k, chunk.shape[0]))
 
     values, ids = run(compute)

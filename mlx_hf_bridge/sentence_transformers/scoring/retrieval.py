@@ -11,7 +11,7 @@ import mlx.core as mx
 import numpy as np
 from tqdm.auto import tqdm
 
-from mlx_hf_bridge.inference.pooling import normalized
+from mlx_hf_bridge.inference.pooling import normalize
 from mlx_hf_bridge.runtime.executor import run
 from mlx_hf_bridge.sentence_transformers.scoring.nearest import (
     EmbeddingRows,
@@ -220,7 +220,7 @@ def community_detection(
     rows = EmbeddingRows.of(embeddings, "embeddings")
     if len(rows) < min_community_size:
         return []
-    unit = run(lambda: normalized(mx.array(rows.read(0, len(rows)))))
+    unit = run(lambda: normalize(mx.array(rows.read(0, len(rows)))))
     step = min(batch_size, max(1, _BYTES_AT_A_TIME // (4 * len(rows))))
     found: list[tuple[int, np.ndarray]] = []
     starts = range(0, len(rows), step)

@@ -6,13 +6,13 @@ from typing import Any
 import mlx.core as mx
 
 from mlx_hf_bridge.errors import UnsupportedModelError
-from mlx_hf_bridge.layers.linear import PackedEmbedding
+from mlx_hf_bridge.layers.linear import QuantizedEmbedding
 from mlx_hf_bridge.tracing.ops.creation import check_size
 
 
 def _embedding(table: Any, ids: mx.array, *unused: Any, **also_unused: Any) -> mx.array:
     """ids (...) -> rows (..., D) of a table (V, D), float or packed."""
-    rows: mx.array = table(ids) if isinstance(table, PackedEmbedding) else table[ids]
+    rows: mx.array = table(ids) if isinstance(table, QuantizedEmbedding) else table[ids]
     return rows
 
 

@@ -9,15 +9,15 @@ from typing import Any
 import mlx.core as mx
 
 from mlx_hf_bridge.layers.attention import attend
-from mlx_hf_bridge.layers.linear import Packed
+from mlx_hf_bridge.layers.linear import QuantizedModule
 from mlx_hf_bridge.tracing.ops.creation import check_size
 from mlx_hf_bridge.tracing.ops.dtypes import promote_to_float
 
 
 def linear(x: mx.array, weight: Any, bias: mx.array | None = None) -> mx.array:
     """x (..., I) -> x @ weight.T + bias (..., O); weight (O, I), float or packed."""
-    if isinstance(weight, Packed):
-        product = weight.product(x)
+    if isinstance(weight, QuantizedModule):
+        product = weight.matmul(x)
         return product if bias is None else product + bias
     return x @ weight.T if bias is None else mx.addmm(bias, x, weight.T)
 

@@ -74,7 +74,7 @@ def test_attention_by_powers_is_mlxs(kind: str, length: int, shared: int, monkey
     parts, mask = random_parts(length, shared), masks(length)[kind]
     expected = np.array(mx.fast.scaled_dot_product_attention(*parts, scale=0.3, mask=mask))
     for most in (2**23, 7 * 2 * 4 * length):
-        monkeypatch.setattr(attention, "_MOST_SCORES", most)
+        monkeypatch.setattr(attention, "_MAX_BLOCK_SCORES", most)
         np.testing.assert_allclose(np.array(cpu_attention(*parts, 0.3, mask, None)), expected, rtol=0, atol=CLOSE)
 
 
@@ -87,7 +87,7 @@ def test_attention_by_powers_adds_a_bias_and_floats_in_place_of_a_mask(
     added = bias if mask is None else mx.where(mask, bias, -mx.inf)
     expected = np.array(mx.fast.scaled_dot_product_attention(*parts, scale=0.3, mask=added))
     for most in (2**23, 5 * 2 * 4 * 19):
-        monkeypatch.setattr(attention, "_MOST_SCORES", most)
+        monkeypatch.setattr(attention, "_MAX_BLOCK_SCORES", most)
         for given in ((mask, bias), (added, None)):
             np.testing.assert_allclose(np.array(cpu_attention(*parts, 0.3, *given)), expected, rtol=0, atol=CLOSE)
 

@@ -1,6 +1,8 @@
-"""Multi-head self-attention (Vaswani et al., arXiv 1706.03762) with one product for queries, keys and values.
+"""Multi-head self-attention with one linear layer for queries, keys and values.
 
-B texts, L tokens, D hidden, H heads, K = D / H.
+Source: Vaswani et al., "Attention Is All You Need", arXiv 1706.03762.
+
+Axes: B texts, L tokens, D hidden size, H heads, K head width (D / H), C queries of a block.
 """
 
 import math
@@ -13,74 +15,18 @@ from mlx_hf_bridge.layers.linear import Linear
 from mlx_hf_bridge.runtime.device import uses_cpu_attention
 
 
-def relative_buckets(length: int, buckets: int, max_distance: int) -> mx.array:
-    """T5's two-sided buckets of key minus query place (arXiv 1910.10683, section 2.1) -> (L, L) int32."""
-    places = mx.arange(length, dtype=mx.int32)
-    behind = places[:, None] - places[None, :]
-    half = buckets // 2
-    exact = half // 2
-    distance = mx.abs(behind)
-    far = mx.log(mx.maximum(distance, 1).astype(mx.float32) / exact) / math.log(max_distance / exact) * (half - exact)
-    coarse = mx.minimum(exact + far.astype(mx.int32), half - 1)
-    return mx.where(behind < 0, half, 0) + mx.where(distance < exact, distance, coarse)
-
-
-def _additive(mask: mx.array | None, bias: mx.array | None, dtype: mx.Dtype) -> mx.array | None:
-    """What is added to the scores. -inf is safe, since a mask leaves every query something to see."""
-    if bias is None:
-        return mask
-    bias = bias.astype(dtype)
-    return bias if mask is None else mx.where(mask, bias, mx.array(-mx.inf, dtype))
-
-
-def attend(
-    queries: mx.array, keys: mx.array, values: mx.array, scale: float, mask: mx.array | None, bias: mx.array | None
-) -> mx.array:
-    """queries, keys, values (B, H, L, K), mask and bias as in Attention -> values mixed (B, H, L, K)."""
-    scores = queries.shape[0] * queries.shape[1] * queries.shape[2] * keys.shape[2]
-    if uses_cpu_attention(scores) and queries.dtype == mx.float32:
-        return cpu_attention(queries, keys, values, scale, mask, bias)
-    added = _additive(mask, bias, queries.dtype)
-    return mx.fast.scaled_dot_product_attention(queries, keys, values, scale=scale, mask=added)
-
-
-def attend_with_weights(
-    queries: mx.array,
-    keys: mx.array,
-    values: mx.array,
-    scale: float,
-    mask: mx.array | None,
-    bias: mx.array | None,
-    cap: float | None = None,
-) -> tuple[mx.array, mx.array]:
-    """The same, with the attention weights (B, H, L, L) spelled out; scores stay between -cap and cap by tanh."""
-    scores = (queries * scale) @ keys.swapaxes(-1, -2)
-    if cap is not None:
-        scores = mx.tanh(scores / cap) * cap
-    if bias is not None:
-        scores = scores + bias.astype(scores.dtype)
-    if mask is not None:
-        scores = mx.where(mask, scores, mx.array(-mx.inf, scores.dtype))
-    weights = mx.softmax(scores, axis=-1, precise=True)
-    return weights @ values, weights
-
-
-def split_heads(x: mx.array, heads: int) -> mx.array:
-    """x (B, L, H x K) -> (B, H, L, K)."""
-    batch, length, _ = x.shape
-    return x.reshape(batch, length, heads, -1).swapaxes(1, 2)
-
-
-def merge_heads(mixed: mx.array) -> mx.array:
-    """mixed (B, H, L, K) -> (B, L, H x K)."""
-    batch, _, length, _ = mixed.shape
-    return mixed.swapaxes(1, 2).reshape(batch, length, -1)
-
-
 class Attention(nn.Module):
-    """x (B, L, D), mask (B, 1, 1 or L, L) True = visible, bias (1, H, L, L) added to scores -> (B, L, D).
+    """Multi-head self-attention.
 
-    head_dim: K where it is not D / H; `scaled` False leaves scores as they are (T5), not divided by the root of K.
+    Takes x (B, L, D), mask (B, 1, 1 or L, L) with True for visible keys or None, and bias (1, H, L, L) that is added
+    to the scores or None. Returns (B, L, D).
+
+    Args:
+        hidden_size: D.
+        heads: Number of heads, H.
+        head_dim: Head width K; None for D / H.
+        bias: Whether the linear layers have a bias.
+        scaled: Whether scores are divided by the square root of K. T5 folds that factor into its initialization.
     """
 
     def __init__(
@@ -100,13 +46,31 @@ class Attention(nn.Module):
     def with_weights(
         self, x: mx.array, mask: mx.array | None, bias: mx.array | None = None
     ) -> tuple[mx.array, mx.array]:
-        """The same, with the attention weights (B, H, L, L) spelled out."""
+        """Compute the layer together with its attention weights.
+
+        Args:
+            x: Hidden states, (B, L, D).
+            mask: True for visible keys, (B, 1, 1 or L, L), or None.
+            bias: Added to the scores, (1, H, L, L), or None.
+
+        Returns:
+            The output (B, L, D) and the attention weights (B, H, L, L).
+        """
         queries, keys, values = self._heads(x)
-        mixed, weights = attend_with_weights(queries, keys, values, self.scale, mask, bias)
-        return self.out(merge_heads(mixed)), weights
+        attended, weights = attend_with_weights(queries, keys, values, self.scale, mask, bias)
+        return self.out(merge_heads(attended)), weights
 
     def first_token(self, x: mx.array, mask: mx.array | None, bias: mx.array | None = None) -> mx.array:
-        """The same for the first slot of each text alone -> (B, 1, D)."""
+        """Compute the output at position 0 only; keys and values are those of all positions.
+
+        Args:
+            x: Hidden states, (B, L, D).
+            mask: True for visible keys, (B, 1, 1 or L, L), or None.
+            bias: Added to the scores, (1, H, L, L), or None.
+
+        Returns:
+            The output of shape (B, 1, D).
+        """
         queries, keys, values = self._heads(x)
         mask, bias = (None if term is None else term[:, :, :1] for term in (mask, bias))
         return self.out(merge_heads(attend(queries[:, :, :1], keys, values, self.scale, mask, bias)))
@@ -115,50 +79,180 @@ class Attention(nn.Module):
         return [split_heads(part, self.heads) for part in mx.split(self.qkv(x), 3, axis=-1)]  # (B, H, L, K) each
 
 
-# Scores (B, H, C, L) of one block: 32 MiB in float32, of which a few lie in memory at once.
-_MOST_SCORES = 2**23
+def attend(
+    queries: mx.array, keys: mx.array, values: mx.array, scale: float, mask: mx.array | None, bias: mx.array | None
+) -> mx.array:
+    """Compute scaled dot-product attention by whichever implementation is faster on this device.
+
+    Args:
+        queries: (B, H, L, K).
+        keys: (B, H, L, K), or fewer heads if queries share them.
+        values: Shape of `keys`.
+        scale: Factor of the scores.
+        mask: True for visible keys, (1 or B, 1 or H, 1 or L, L), or None. Every query must see at least one key.
+        bias: Added to the scores, (1 or B, 1 or H, L, L), or None.
+
+    Returns:
+        The attention output, (B, H, L, K).
+    """
+    scores = queries.shape[0] * queries.shape[1] * queries.shape[2] * keys.shape[2]
+    if uses_cpu_attention(scores) and queries.dtype == mx.float32:
+        return cpu_attention(queries, keys, values, scale, mask, bias)
+    added = _combined_mask(mask, bias, queries.dtype)
+    return mx.fast.scaled_dot_product_attention(queries, keys, values, scale=scale, mask=added)
+
+
+def attend_with_weights(
+    queries: mx.array,
+    keys: mx.array,
+    values: mx.array,
+    scale: float,
+    mask: mx.array | None,
+    bias: mx.array | None,
+    cap: float | None = None,
+) -> tuple[mx.array, mx.array]:
+    """Compute scaled dot-product attention and return its weights too, which takes memory of L x L.
+
+    Args:
+        queries: (B, H, L, K).
+        keys: (B, H, L, K).
+        values: (B, H, L, K).
+        scale: Factor of the scores.
+        mask: True for visible keys, (1 or B, 1 or H, 1 or L, L), or None.
+        bias: Added to the scores, (1 or B, 1 or H, L, L), or None.
+        cap: Soft-caps the scores to (-cap, cap) by tanh, as in Gemma 2; None for no cap.
+
+    Returns:
+        The attention output (B, H, L, K) and the attention weights (B, H, L, L).
+    """
+    scores = (queries * scale) @ keys.swapaxes(-1, -2)
+    if cap is not None:
+        scores = mx.tanh(scores / cap) * cap
+    if bias is not None:
+        scores = scores + bias.astype(scores.dtype)
+    if mask is not None:
+        scores = mx.where(mask, scores, mx.array(-mx.inf, scores.dtype))
+    weights = mx.softmax(scores, axis=-1, precise=True)
+    return weights @ values, weights
+
+
+def split_heads(x: mx.array, heads: int) -> mx.array:
+    """Split the last axis into heads.
+
+    Args:
+        x: (B, L, H x K).
+        heads: Number of heads, H.
+
+    Returns:
+        Array of shape (B, H, L, K).
+    """
+    batch, length, _ = x.shape
+    return x.reshape(batch, length, heads, -1).swapaxes(1, 2)
+
+
+def merge_heads(attended: mx.array) -> mx.array:
+    """Concatenate the heads of an attention output.
+
+    Args:
+        attended: (B, H, L, K).
+
+    Returns:
+        Array of shape (B, L, H x K).
+    """
+    batch, _, length, _ = attended.shape
+    return attended.swapaxes(1, 2).reshape(batch, length, -1)
+
+
+def relative_buckets(length: int, buckets: int, max_distance: int) -> mx.array:
+    """Return T5's bidirectional buckets of the distance from query to key.
+
+    Source: Raffel et al., arXiv 1910.10683, section 2.1; T5Attention._relative_position_bucket in transformers.
+
+    Args:
+        length: Number of tokens, L.
+        buckets: Number of buckets; half of them for keys after the query.
+        max_distance: Distance from which on all keys share the last bucket of their side.
+
+    Returns:
+        Bucket ids, (L, L), int32: row = query, column = key.
+    """
+    positions = mx.arange(length, dtype=mx.int32)
+    behind = positions[:, None] - positions[None, :]
+    half = buckets // 2
+    exact = half // 2
+    distance = mx.abs(behind)
+    far = mx.log(mx.maximum(distance, 1).astype(mx.float32) / exact) / math.log(max_distance / exact) * (half - exact)
+    coarse = mx.minimum(exact + far.astype(mx.int32), half - 1)
+    return mx.where(behind < 0, half, 0) + mx.where(distance < exact, distance, coarse)
+
+
+def _combined_mask(mask: mx.array | None, bias: mx.array | None, dtype: mx.Dtype) -> mx.array | None:
+    """Return mask and bias as one array for MLX. -inf is safe, since every query sees a key."""
+    if bias is None:
+        return mask
+    bias = bias.astype(dtype)
+    return bias if mask is None else mx.where(mask, bias, mx.array(-mx.inf, dtype))
+
+
+# Scores (B, H, C, L) of one block of queries: 2^23 float32 numbers are 32 MiB, and a few such arrays are in memory at
+# once. Smaller blocks would save memory and cost more primitives; the results are the same.
+_MAX_BLOCK_SCORES = 2**23
 
 
 def cpu_attention(
     queries: mx.array, keys: mx.array, values: mx.array, scale: float, mask: mx.array | None, bias: mx.array | None
 ) -> mx.array:
-    """queries (B, H, L, K), keys and values (B, H / G, L, K), all float32 -> values mixed (B, H, L, K).
+    """Compute scaled dot-product attention for CPUs: matmuls of the BLAS, and a softmax without MLX's slow `exp`.
 
-    mask (B or 1, 1 or H, 1 or L, L) True = visible, or floats to be added; bias (1 or B, 1 or H, L, L) is added.
-    Every query must see a key. Memory grows with L, not with its square.
+    Queries are processed in blocks, so memory grows with L and not with its square.
+
+    Args:
+        queries: (B, H, L, K), float32.
+        keys: (B, H / n, L, K), float32; n consecutive query heads share a head of keys and values.
+        values: Shape of `keys`, float32.
+        scale: Factor of the scores.
+        mask: (B or 1, 1 or H, 1 or L, L): bool, True for visible keys, or floats to be added; None for no mask. Every
+            query must see at least one key.
+        bias: Added to the scores, (1 or B, 1 or H, L, L), or None.
+
+    Returns:
+        The attention output, (B, H, L, K), float32.
     """
     shared = queries.shape[1] // keys.shape[1]
     if shared > 1:
         keys, values = mx.repeat(keys, shared, axis=1), mx.repeat(values, shared, axis=1)
     queries, keys = queries * scale, keys.swapaxes(-1, -2)
-    added = _added(mask, bias)
+    terms = _score_terms(mask, bias)
     length = queries.shape[2]
-    rows = max(1, _MOST_SCORES // (queries.shape[0] * queries.shape[1] * keys.shape[-1]))
+    rows = max(1, _MAX_BLOCK_SCORES // (queries.shape[0] * queries.shape[1] * keys.shape[-1]))
     if rows >= length:
-        return _mixed(queries, keys, values, added)
+        return _attend_block(queries, keys, values, terms)
     blocks = [
-        _mixed(queries[:, :, start : start + rows], keys, values, [_rows(term, start, rows) for term in added])
+        _attend_block(queries[:, :, start : start + rows], keys, values, [_rows(term, start, rows) for term in terms])
         for start in range(0, length, rows)
     ]
     return mx.concatenate(blocks, axis=2)
 
 
-def _added(mask: mx.array | None, bias: mx.array | None) -> list[mx.array]:
-    """What is added to the scores. -inf is safe, since every query sees a key."""
-    added = [] if bias is None else [bias.astype(mx.float32)]
+def _score_terms(mask: mx.array | None, bias: mx.array | None) -> list[mx.array]:
+    """Return what is added to the scores. -inf is safe, since every query sees a key."""
+    terms = [] if bias is None else [bias.astype(mx.float32)]
     if mask is not None:
-        added.append(mx.where(mask, 0.0, -mx.inf) if mask.dtype == mx.bool_ else mask.astype(mx.float32))
-    return added
+        terms.append(mx.where(mask, 0.0, -mx.inf) if mask.dtype == mx.bool_ else mask.astype(mx.float32))
+    return terms
 
 
 def _rows(term: mx.array, start: int, rows: int) -> mx.array:
+    """Return a block's rows of a term, which may be broadcast over queries."""
     return term if term.shape[2] == 1 else term[:, :, start : start + rows]
 
 
-def _mixed(queries: mx.array, keys: mx.array, values: mx.array, added: list[mx.array]) -> mx.array:
+def _attend_block(queries: mx.array, keys: mx.array, values: mx.array, terms: list[mx.array]) -> mx.array:
+    """Compute softmax(queries @ keys + terms) @ values; `keys` is (B, H, K, L)."""
     scores = queries @ keys  # (B, H, C, L)
-    for term in added:
+    for term in terms:
         scores = scores + term
-    # The factor comes last: before, it would round large scores, whose differences are what counts.
+    # log2(e) is multiplied in last: before, it would round large scores, and only their differences matter.
     powers = exp2_nonpositive((scores - scores.max(axis=-1, keepdims=True)) * LOG2_E)
+    # Dividing the output (K wide) instead of the weights (L wide) saves work; the result is the same.
     return (powers @ values) / powers.sum(axis=-1, keepdims=True)

@@ -1,6 +1,6 @@
-"""A batch of token rows: which tokens are real, where they stand, and the questions layers ask about that.
+"""A batch of token sequences, and the masks and positions that layers derive from it.
 
-B texts, L tokens, D hidden.
+Axes: B texts, L tokens, D hidden size, E embedding width.
 """
 
 from collections.abc import Callable, Mapping
@@ -11,11 +11,15 @@ import mlx.core as mx
 
 @dataclass(frozen=True)
 class TokenBatch:
-    """Padded token rows. Only this class knows how the rows lie in memory.
+    """Padded token sequences, and the only class that knows how they are laid out in memory.
 
-    ids (B, L) int32; mask (B, L) bool, True = a real token, None = all are; segments (B, L) int32, None = all 0;
-    places (B, L) int32, None = counted from the rows; vectors (B, L, E), None = the word table's; given: what
-    arguments that only this family has say of the tokens (B, L) int32, by their names in transformers.
+    Args:
+        ids: Token ids, (B, L), int32.
+        mask: True for real tokens and False for padding, (B, L), bool; None if all tokens are real.
+        token_type_ids: Token type ids, (B, L), int32; None means that all are 0.
+        position_ids: Positions, (B, L), int32; None means that they follow from the row.
+        inputs_embeds: Embeddings to use instead of the token embedding table, (B, L, E); None to look `ids` up.
+        extra_inputs: Model-specific inputs by their names in transformers (`langs`, `bbox`), (B, L) or (B, L, ...).
     """
 
     ids: mx.array
@@ -26,53 +30,112 @@ class TokenBatch:
     extra_inputs: Mapping[str, mx.array] = field(default_factory=dict)
 
     def embed(self, table: Callable[[mx.array], mx.array]) -> mx.array:
-        """The tokens' vectors (B, L, E): the caller's own, or those that the table has for the ids."""
+        """Return the token embeddings.
+
+        Args:
+            table: Maps ids (B, L) to embeddings (B, L, E).
+
+        Returns:
+            `inputs_embeds` if the caller gave them, otherwise the table's embeddings of `ids`, (B, L, E).
+        """
         return table(self.ids) if self.inputs_embeds is None else self.inputs_embeds
 
     def key_mask(self) -> mx.array | None:
-        """(B, 1, 1, L) bool, True = may be attended to; None = everything. A row of padding alone sees itself."""
+        """Return the bidirectional attention mask.
+
+        Returns:
+            Bool array of shape (B, 1, 1, L), True for keys that may be attended to, or None if all may be. A row
+            that is all padding may attend to itself, since softmax over no key would give NaN.
+        """
         if self.mask is None:
             return None
         nothing = mx.logical_not(self.mask.any(axis=1, keepdims=True))
         return mx.logical_or(self.mask, nothing)[:, None, None, :]
 
     def causal_mask(self) -> mx.array:
-        """(1 or B, 1, L, L) bool, True = a real token at or before the query; a query always sees itself."""
-        places = mx.arange(self.ids.shape[1], dtype=mx.int32)
-        behind = (places[:, None] >= places[None, :])[None, None]
+        """Return the causal attention mask.
+
+        Returns:
+            Bool array of shape (1 or B, 1, L, L), True for real tokens at or before the query's position. A query
+            may always attend to itself, so that no row of scores is empty.
+        """
+        positions = mx.arange(self.ids.shape[1], dtype=mx.int32)
+        visible = (positions[:, None] >= positions[None, :])[None, None]
         if self.mask is None:
-            return behind
-        itself = (places[:, None] == places[None, :])[None, None]
-        return mx.logical_or(mx.logical_and(behind, self.mask[:, None, None, :]), itself)
+            return visible
+        itself = (positions[:, None] == positions[None, :])[None, None]
+        return mx.logical_or(mx.logical_and(visible, self.mask[:, None, None, :]), itself)
 
     def positions(self) -> mx.array:
-        """Places from 0 at the row's first slot, padding counted (BERT) -> (1, L) or (B, L)."""
+        """Return position ids that count every position of the row from 0, padding included (BERT).
+
+        Returns:
+            int32 array of shape (1, L), or the caller's `position_ids`, (B, L).
+        """
         if self.position_ids is not None:
             return self.position_ids
         return mx.arange(self.ids.shape[1], dtype=mx.int32)[None]
 
     def positions_after(self, pad_token_id: int) -> mx.array:
-        """Places from `pad_token_id` + 1 at the first id that is not padding; padding has `pad_token_id` (RoBERTa)."""
+        """Return position ids that count tokens other than padding from `pad_token_id` + 1 on (RoBERTa).
+
+        Args:
+            pad_token_id: Id of the padding token; padding gets this position.
+
+        Returns:
+            int32 array of shape (B, L), or the caller's `position_ids`.
+        """
         if self.position_ids is not None:
             return self.position_ids
         real = (self.ids != pad_token_id).astype(mx.int32)
         return mx.cumsum(real, axis=1) * real + pad_token_id
 
     def token_mask(self, dtype: mx.Dtype) -> mx.array:
-        """(B, L, 1), 1 = a real token."""
+        """Return the padding mask, ready to be multiplied with hidden states.
+
+        Args:
+            dtype: Dtype of the result.
+
+        Returns:
+            Array of shape (B, L, 1), 1 for real tokens and 0 for padding.
+        """
         if self.mask is None:
             return mx.ones((*self.ids.shape, 1), dtype)
         return self.mask[:, :, None].astype(dtype)
 
     def first_tokens(self, hidden: mx.array) -> mx.array:
-        """The first slot of every row, padded or not: hidden (B, L, D) -> (B, D)."""
+        """Return the hidden state at position 0 of every row, even if it is padding.
+
+        Args:
+            hidden: Hidden states, (B, L, D).
+
+        Returns:
+            Hidden states of shape (B, D).
+        """
         return hidden[:, 0]
 
-    def take(self, hidden: mx.array, slots: mx.array) -> mx.array:
-        """One slot a row: hidden (B, L, D), slots (B,) -> (B, D)."""
-        return mx.take_along_axis(hidden, slots[:, None, None], axis=1)[:, 0]
+    def take(self, hidden: mx.array, positions: mx.array) -> mx.array:
+        """Return the hidden state at one position of every row.
+
+        Args:
+            hidden: Hidden states, (B, L, D).
+            positions: Index of each row's position, (B,), int32.
+
+        Returns:
+            Hidden states of shape (B, D).
+        """
+        return mx.take_along_axis(hidden, positions[:, None, None], axis=1)[:, 0]
 
     def without_first(self, count: int) -> "TokenBatch":
-        """The same rows with their first `count` real tokens masked out (a prompt that pooling leaves out)."""
+        """Return the batch with the first `count` real tokens of every row masked out.
+
+        Pooling uses it for `include_prompt=False`, which excludes the prompt's tokens.
+
+        Args:
+            count: Number of tokens to mask.
+
+        Returns:
+            A new batch; only its mask differs.
+        """
         mask = self.token_mask(mx.int32)[:, :, 0]
         return replace(self, mask=mx.logical_and(mask, mx.cumsum(mask, axis=1) > count))

@@ -11,7 +11,7 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_hf_bridge.errors import TokenRangeError
-from mlx_hf_bridge.inference.batching import BatchPipeline, make_batch, run_batches, pad_tokens
+from mlx_hf_bridge.inference.batching import BatchPipeline, make_batch, pad_tokens, run_batches
 from mlx_hf_bridge.inference.tokenizer import Tokens
 from mlx_hf_bridge.layers.token_batch import TokenBatch
 from mlx_hf_bridge.loading.load import LoadedModel

@@ -152,7 +152,7 @@ class MLXSentenceTransformer(MLXBaseModel):
 
         output_value: "sentence_embedding"; "token_embeddings" gives a list of (tokens, V); None a dict of everything
         for each text. precision: see precision.quantize_embeddings. convert_to_tensor gives a torch tensor; without
-        it and without convert_to_numpy a list of MLX arrays. A batch holds at most batch_size x device.SLOTS_A_TEXT
+        it and without convert_to_numpy a list of MLX arrays. A batch holds at most batch_size x device.TOKENS_PER_TEXT
         token slots. truncate_dim keeps the first dimensions, before normalising. pool, or a list as device: in worker
         processes. Raises InputError for what is not text, OverlongTextError for a text over max_seq_length when
         overlong="error".

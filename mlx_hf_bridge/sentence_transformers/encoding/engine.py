@@ -30,8 +30,9 @@ def encode_texts(
 ) -> Results:
     """Each text's part of what the modules make, in the order of the texts; arrays are rows of one array.
 
-    finish: the features of a batch -> an array with a row a text (B, ...), or a tuple or dict of arrays. rows_of: that,
-    evaluated -> a part a text. Batches are made by length; each holds at most batch_size x device.SLOTS_A_TEXT token
+    finish: the features of a batch -> an array with a row a text (B, ...), or a tuple or dict of arrays.
+    split_rows: that,
+    evaluated -> a part a text. Batches are made by length; each holds at most batch_size x device.TOKENS_PER_TEXT token
     slots, so short texts go many at a time. vectors_alone: `postprocess` reads no vectors of tokens.
     """
     first, *rest = flatten_route(modules, options.task)

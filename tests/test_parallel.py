@@ -15,7 +15,7 @@ from mlx_hf_bridge.inference.tokenizer import Tokens
 from mlx_hf_bridge.layers import linear
 from mlx_hf_bridge.layers.linear import Linear, QuantizedLinear, dequantizing_once
 from mlx_hf_bridge.runtime import device
-from mlx_hf_bridge.sentence_transformers.encoding.results import stacked
+from mlx_hf_bridge.sentence_transformers.encoding.results import convert_embeddings
 
 
 def product(seed: int) -> mx.array:
@@ -138,5 +138,5 @@ def test_parts_of_one_shape_are_rows_of_one_array() -> None:
     rows = run_batches(tokens, steps, batch_size=1, show_progress=False)
     np.testing.assert_array_equal(rows, np.array([[5, -5], [7, -7], [5, -5], [9, -9]], np.float32))
     assert isinstance(rows, np.ndarray)
-    assert stacked(rows, True, False) is rows
+    assert convert_embeddings(rows, True, False) is rows
     assert run_batches([], steps, batch_size=1, show_progress=False) == []

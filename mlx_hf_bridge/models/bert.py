@@ -90,7 +90,7 @@ def embeddings(
         width: Width of the tables; None = `config.hidden_size`.
         pad_token_id: Padding id from which positions are counted as in RoBERTa; None = positions start at 0.
         normed: Whether a norm follows the sum.
-        word_scale: Factor of the token embeddings.
+        token_scale: Factor of the token embeddings.
         own: Name -> table of an additional input, e.g. ERNIE's task types.
 
     Returns:

@@ -23,7 +23,7 @@ from mlx_hf_bridge.layers.encoder import Encoder, PostNormLayer
 from mlx_hf_bridge.layers.feed_forward import FeedForward, GroupedFeedForward, activation_for
 from mlx_hf_bridge.layers.heads import TokenClassifier, take_last_position
 from mlx_hf_bridge.layers.linear import Linear
-from mlx_hf_bridge.layers.transformed_heads import TransformedHead, Transform, take_first_position
+from mlx_hf_bridge.layers.transformed_heads import Transform, TransformedHead, take_first_position
 from mlx_hf_bridge.models import bert, electra
 
 _SUMMARIES = {"first": take_first_position, "last": take_last_position}

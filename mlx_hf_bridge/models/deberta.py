@@ -116,7 +116,9 @@ def encoder(config: DebertaConfig) -> Encoder:
     return Encoder(
         embeddings(config),
         [bert.post_norm_layer(config, attention(config)) for _ in range(config.num_hidden_layers)],
-        position_bias=RelativePositionTable(config.max_distance, config.hidden_size) if config.relative_attention else None,
+        position_bias=RelativePositionTable(config.max_distance, config.hidden_size)
+        if config.relative_attention
+        else None,
     )
 
 

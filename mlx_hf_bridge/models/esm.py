@@ -24,7 +24,7 @@ from mlx_hf_bridge.layers.pre_norm import PreNormLayer
 from mlx_hf_bridge.layers.rotary import CheckpointRotary
 from mlx_hf_bridge.layers.rotary_attention import RotaryAttention
 from mlx_hf_bridge.layers.token_batch import TokenBatch
-from mlx_hf_bridge.layers.transformed_heads import TransformedHead, Transform, LMHead
+from mlx_hf_bridge.layers.transformed_heads import LMHead, Transform, TransformedHead
 from mlx_hf_bridge.models import bert
 
 # Share of tokens that was masked in training: 15 %, of which 80 % became the mask token (EsmEmbeddings.forward).

@@ -17,7 +17,7 @@ from mlx_hf_bridge.layers.feed_forward import gelu
 from mlx_hf_bridge.layers.heads import TokenClassifier
 from mlx_hf_bridge.layers.norm import RMSNorm
 from mlx_hf_bridge.layers.rotary import Rotary
-from mlx_hf_bridge.layers.transformed_heads import TransformedHead, Transform, LMHead, take_first_position, mean_pool
+from mlx_hf_bridge.layers.transformed_heads import LMHead, Transform, TransformedHead, mean_pool, take_first_position
 
 # classifier_pooling -> pooling of hidden states before the classifier; "late" averages the classifier's outputs.
 _POOLS = {"bos": take_first_position, "mean": mean_pool, "late": None}

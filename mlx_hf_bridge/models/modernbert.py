@@ -32,13 +32,13 @@ from mlx_hf_bridge.layers.pre_norm import PreNormLayer
 from mlx_hf_bridge.layers.rotary import Rotary
 from mlx_hf_bridge.layers.rotary_attention import RotaryAttention
 from mlx_hf_bridge.layers.transformed_heads import (
-    Pool,
-    TransformedHead,
-    Transform,
     LMHead,
-    take_first_unmasked,
-    take_first_position,
+    Pool,
+    Transform,
+    TransformedHead,
     mean_pool,
+    take_first_position,
+    take_first_unmasked,
 )
 
 _GLOBAL, _LOCAL = "full_attention", "sliding_attention"

@@ -20,7 +20,7 @@ from mlx_hf_bridge.layers.token_batch import TokenBatch
 from mlx_hf_bridge.quantization.calibration_job import CalibrationJob, select_linears, select_modules
 from mlx_hf_bridge.quantization.policy import WORD_TABLE
 from mlx_hf_bridge.quantization.quantized_weights import Floats
-from mlx_hf_bridge.runtime.device import streams, one_thread_per_stream
+from mlx_hf_bridge.runtime.device import one_thread_per_stream, streams
 
 # Gradients of random projections that are averaged, each of one batch. The error of the estimate falls with the square
 # root of their number: 1000 came within 20 % of the exact factor (tests/test_curvature.py). Fewer blur G, more take

@@ -130,7 +130,9 @@ class Transformer(InputModule):
             add_prompt(texts, options.prompt), tokenizing.max_length, tokenizing.strategy, tokenizing.add_special_tokens
         )
         most = tokenizing.max_length or self._length
-        self._warned_truncation = report_truncation(tokens, most, options.overlong or self._overlong, self._warned_truncation)
+        self._warned_truncation = report_truncation(
+            tokens, most, options.overlong or self._overlong, self._warned_truncation
+        )
         if expansion is None:
             return tokens
         token_id = expansion.token_id(self.tokenizer)

@@ -113,7 +113,12 @@ def attention(config: DebertaV2Config) -> DisentangledAttention:
     # With share_att_key the content's linear layers serve positions too.
     positions = None if config.share_att_key else deberta.position_projection(config, key_bias=True)
     return DisentangledAttention(
-        size, heads, QueryKeyValueProjection(size, heads), sides, scale_factor=1 + len(sides), position_projection=positions
+        size,
+        heads,
+        QueryKeyValueProjection(size, heads),
+        sides,
+        scale_factor=1 + len(sides),
+        position_projection=positions,
     )
 
 

@@ -84,7 +84,8 @@ def first_separators(config: LongformerConfig, batch: TokenBatch) -> mx.array:
     if wrong := [int(count) for count in found.sum(axis=1) if count != _SEPARATORS]:
         raise InputError(
             f"a text has {wrong[0]} separators (id {config.sep_token_id}), expected {_SEPARATORS}, as the tokenizer "
-            f"joins pairs; the tokens with global attention are found by them. Pass pairs of texts, or {GLOBAL_ATTENTION_MASK}."
+            f"joins pairs; the tokens with global attention are found by them. Pass pairs of texts, or "
+            f"{GLOBAL_ATTENTION_MASK}."
         )
     return mx.array(found.argmax(axis=1).astype(np.int32))[:, None]
 
@@ -105,7 +106,9 @@ def with_global_attention(
     def prepare_batch(config: LongformerConfig, batch: TokenBatch) -> TokenBatch:
         if GLOBAL_ATTENTION_MASK in batch.extra_inputs or (from_ids and batch.inputs_embeds is not None):
             return batch
-        return dataclasses.replace(batch, extra_inputs={**batch.extra_inputs, GLOBAL_ATTENTION_MASK: chosen(config, batch)})
+        return dataclasses.replace(
+            batch, extra_inputs={**batch.extra_inputs, GLOBAL_ATTENTION_MASK: chosen(config, batch)}
+        )
 
     return prepare_batch
 

@@ -18,8 +18,8 @@ from mlx_hf_bridge.layers.bottleneck import (
     BottleneckAttention,
     BottleneckLayer,
     FirstTokenPooler,
-    NoNorm,
     LinearNorm,
+    NoNorm,
     SplitMaskedLMHead,
     TrigramEmbeddings,
 )

@@ -133,8 +133,8 @@ def test_every_way_to_encode_gives_what_torch_gives(options: dict[str, Any], pai
 def test_a_large_ragged_batch_is_computed_in_parts(pair: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     texts = [" ".join(["the cat"] * (number % 19)) for number in range(200)]
     computed = []
-    answers = batching._answers
-    monkeypatch.setattr(batching, "_answers", lambda *given: computed.append(1) or answers(*given))
+    compute = batching._compute
+    monkeypatch.setattr(batching, "_compute", lambda *given: computed.append(1) or compute(*given))
     monkeypatch.setattr(batching, "group_by_length", partial(budgeted_into, 30))
     check_same(pair[1].encode(texts, batch_size=200), pair[0].encode(texts, batch_size=200))
     assert len(computed) == 7
@@ -295,7 +295,7 @@ def test_a_config_that_changes_the_result_counts_or_is_refused(tmp_path: Path) -
 def test_a_task_without_an_encoder_is_refused(tmp_path: Path) -> None:
     make_checkpoint(tmp_path)
     with pytest.raises(
-        UnsupportedModelError, match="is loaded for 'text-generation', and backend='mlx' computes feature"
+        UnsupportedModelError, match="is loaded for 'text-generation', and backend='mlx' supports feature"
     ):
         Transformer(str(tmp_path), transformer_task="text-generation", backend="mlx")
 

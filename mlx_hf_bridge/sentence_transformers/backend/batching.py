@@ -1,6 +1,6 @@
-"""A batch that sentence-transformers made, computed in parts: sorted by length, filled to a budget, side by side.
+"""Split a batch that sentence-transformers padded into sub-batches of similar length, computed on parallel streams.
 
-B texts, L tokens, D hidden, C classes or words.
+Shapes: B texts, L tokens, D hidden size, C labels or vocabulary size; n texts and l tokens of a sub-batch.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -21,91 +21,104 @@ from mlx_hf_bridge.pretrained.inputs import ModelInputs
 from mlx_hf_bridge.pretrained.model import MLXPreTrainedModel
 from mlx_hf_bridge.pretrained.outputs import to_transformers_output
 
-# Texts of a part, as in encode's own default.
+# The most texts of a sub-batch, the default of sentence-transformers' encode.
 _BATCH_SIZE = 32
-_SERVED = {"input_ids", "attention_mask", "token_type_ids"}
-_TRACED = ("output_hidden_states", "output_attentions")
+_SPLIT_INPUTS = {"input_ids", "attention_mask", "token_type_ids"}
+_RECORDED_OUTPUTS = ("output_hidden_states", "output_attentions")
 
 
 class BatchSplittingModel(MLXPreTrainedModel):
-    """MLXPreTrainedModel for callers on torch. Where it computes in parts, slots of padding answer 0."""
+    """An MLXPreTrainedModel for sentence-transformers on torch, which splits large batches by length.
+
+    Calling it takes the model's inputs as any array type and returns transformers' output. Batches with other inputs
+    than ids, mask and token type ids, or that ask for hidden states or attentions, are computed whole. Outputs at
+    padded positions of split batches are 0; sentence-transformers never reads them.
+    """
 
     def __call__(self, *args: Any, **given: Any) -> Any:
-        traced = any(self._asked(given.get(name), name) for name in _TRACED)
-        arrays = {name: value for name, value in given.items() if name not in (*_TRACED, "return_dict")}
-        if args or traced or not _plain(arrays) or self.loaded.family.length_dependent:
+        records = any(self._asked(given.get(name), name) for name in _RECORDED_OUTPUTS)
+        arrays = {name: value for name, value in given.items() if name not in (*_RECORDED_OUTPUTS, "return_dict")}
+        if args or records or not _can_split(arrays) or self.loaded.family.length_dependent:
             return super().__call__(*args, **given)
-        parts = _Parts.of({name: to_numpy(value) for name, value in arrays.items() if value is not None})
+        parts = _SubBatches.split({name: to_numpy(value) for name, value in arrays.items() if value is not None})
         if parts is None:
             return super().__call__(**given)
-        output = to_transformers_output(self._output(self._encoded(parts), given["input_ids"]))
+        output = to_transformers_output(self._output(self._encode(parts), given["input_ids"]))
         return output if given.get("return_dict", True) is not False else output.to_tuple()
 
-    def _encoded(self, parts: "_Parts") -> EncoderOutput:
-        calls = [parts.call(self.loaded, number) for number in range(len(parts.rows))]
-        works = [partial(_answers, self.loaded.model, self.loaded.task, call) for call in calls]
-        answers = {name: mx.array(array) for name, array in parts.joined(list(run_in_parallel(works))).items()}
-        hidden = answers.pop("hidden", mx.zeros(0))
-        return EncoderOutput(hidden, answers.pop("pooled", None), answers)
+    def _encode(self, parts: "_SubBatches") -> EncoderOutput:
+        batches = [parts.model_inputs(self.loaded, number) for number in range(len(parts.rows))]
+        jobs = [partial(_compute, self.loaded.model, self.loaded.task, batch) for batch in batches]
+        outputs = {name: mx.array(array) for name, array in parts.merge(list(run_in_parallel(jobs))).items()}
+        hidden = outputs.pop("hidden", mx.zeros(0))
+        return EncoderOutput(hidden, outputs.pop("pooled", None), outputs)
 
     def __reduce__(self) -> tuple[Any, ...]:
         read, arguments = super().__reduce__()
-        return _again, (read, *arguments)
+        return _restore, (read, *arguments)
 
 
 @dataclass(frozen=True)
-class _Parts:
-    """given: ids, mask and maybe segments (B, L), by name. rows: whose a part are, longest first. lengths: of all."""
+class _SubBatches:
+    """A batch split by length.
 
-    given: Mapping[str, np.ndarray]
+    Args:
+        inputs: input_ids, attention_mask and maybe token_type_ids, (B, L) each, by name.
+        rows: The rows of each sub-batch, longest text first.
+        lengths: The number of tokens of each of the B texts.
+    """
+
+    inputs: Mapping[str, np.ndarray]
     rows: Sequence[list[int]]
     lengths: Sequence[int]
 
     @classmethod
-    def of(cls, given: Mapping[str, np.ndarray]) -> Self | None:
-        """None where the mask is not one of padding on the right, or one part is all there is."""
-        mask = given["attention_mask"].astype(bool)
+    def split(cls, inputs: Mapping[str, np.ndarray]) -> Self | None:
+        """Split a batch; None if it is not padded on the right alone, or fits into one sub-batch."""
+        mask = inputs["attention_mask"].astype(bool)
         lengths = mask.sum(axis=1)
         if mask.ndim != 2 or not np.array_equal(mask, np.arange(mask.shape[1]) < lengths[:, None]) or not lengths.all():
             return None
         rows = list(group_by_length(lengths.tolist(), _BATCH_SIZE))
-        return cls(given, rows, lengths.tolist()) if len(rows) > 1 else None
+        return cls(inputs, rows, lengths.tolist()) if len(rows) > 1 else None
 
-    def longest(self, number: int) -> int:
-        """The tokens of a part."""
+    def length(self, number: int) -> int:
+        """Return the number of tokens of the longest text of a sub-batch."""
         return self.lengths[self.rows[number][0]]
 
-    def call(self, loaded: LoadedModel, number: int) -> ModelInputs:
-        """The call of a part, cut to its longest text."""
-        given = (self.given.get(name) for name in ("input_ids", "attention_mask", "token_type_ids"))
-        ids, mask, segments = (None if one is None else one[self.rows[number], : self.longest(number)] for one in given)
-        return ModelInputs(loaded, ids, mask, segments, None, None, {})
+    def model_inputs(self, loaded: LoadedModel, number: int) -> ModelInputs:
+        """Return the inputs of one sub-batch, truncated to its longest text."""
+        arrays = (self.inputs.get(name) for name in ("input_ids", "attention_mask", "token_type_ids"))
+        ids, mask, token_type_ids = (
+            None if one is None else one[self.rows[number], : self.length(number)] for one in arrays
+        )
+        return ModelInputs(loaded, ids, mask, token_type_ids, None, None, {})
 
-    def joined(self, parts: Sequence[Mapping[str, mx.array]]) -> dict[str, np.ndarray]:
-        """Each part's answers, (n, l, ...) or (n, C) -> (B, L, ...) or (B, C)."""
-        count, width = self.given["attention_mask"].shape
+    def merge(self, parts: Sequence[Mapping[str, mx.array]]) -> dict[str, np.ndarray]:
+        """Merge the outputs of all sub-batches, (n, l, ...) or (n, C) each, into (B, L, ...) or (B, C)."""
+        count, width = self.inputs["attention_mask"].shape
         whole: dict[str, np.ndarray] = {}
         for number, part in enumerate(parts):
-            for name, answer in part.items():
-                array = np.array(answer)
-                of_tokens = array.ndim == 3
-                shape = (count, width, array.shape[2]) if of_tokens else (count, *array.shape[1:])
+            for name, output in part.items():
+                array = np.array(output)
+                per_token = array.ndim == 3
+                shape = (count, width, array.shape[2]) if per_token else (count, *array.shape[1:])
                 full = whole.setdefault(name, np.zeros(shape, array.dtype))
-                if of_tokens:
-                    full[self.rows[number], : self.longest(number)] = array
+                if per_token:
+                    full[self.rows[number], : self.length(number)] = array
                 else:
                     full[self.rows[number]] = array
         return whole
 
 
-def _plain(arrays: Mapping[str, Any]) -> bool:
-    """Whether a call gives ids and a mask, and nothing that parts are not cut from."""
-    others = any(value is not None for name, value in arrays.items() if name not in _SERVED)
+def _can_split(arrays: Mapping[str, Any]) -> bool:
+    """Return whether a call has ids and a mask, and no inputs that sub-batches are not built from."""
+    others = any(value is not None for name, value in arrays.items() if name not in _SPLIT_INPUTS)
     return not others and arrays.get("input_ids") is not None and arrays.get("attention_mask") is not None
 
 
-def _answers(model: Callable[..., EncoderOutput], task: str, call: ModelInputs) -> dict[str, mx.array]:
-    """What a part answers by name; float32, since numpy has no bfloat16."""
+def _compute(model: Callable[..., EncoderOutput], task: str, call: ModelInputs) -> dict[str, mx.array]:
+    """Return the outputs of one sub-batch by name, in float32, since numpy has no bfloat16."""
     encoded = model(call.batch(), outputs_only=task != BASE_TASK)
     if task != BASE_TASK:
         return {name: array.astype(mx.float32) for name, array in encoded.outputs.items()}
@@ -113,5 +126,5 @@ def _answers(model: Callable[..., EncoderOutput], task: str, call: ModelInputs) 
     return {name: array.astype(mx.float32) for name, array in answers.items() if array is not None}
 
 
-def _again(read: Callable[..., MLXPreTrainedModel], *arguments: Any) -> BatchSplittingModel:
+def _restore(read: Callable[..., MLXPreTrainedModel], *arguments: Any) -> BatchSplittingModel:
     return BatchSplittingModel(read(*arguments).loaded)

@@ -1,4 +1,4 @@
-"""The model that sentence-transformers' Transformer module is given for backend="mlx". Imports torch.
+"""The model that sentence-transformers' Transformer module gets for `backend="mlx"`. Imports torch.
 
 Reference: sentence_transformers/base/modules/transformer.py, Transformer._load_model.
 """
@@ -16,7 +16,7 @@ from mlx_hf_bridge.pretrained.auto import MLXAutoModel, MLXAutoModelForMaskedLM,
 from mlx_hf_bridge.pretrained.model import MLXPreTrainedModel
 from mlx_hf_bridge.sentence_transformers.backend.batching import BatchSplittingModel
 
-_AUTOS: dict[str, type[MLXAutoModel]] = {
+_AUTO_CLASSES: dict[str, type[MLXAutoModel]] = {
     "feature-extraction": MLXAutoModel,
     "sequence-classification": MLXAutoModelForSequenceClassification,
     "fill-mask": MLXAutoModelForMaskedLM,
@@ -26,24 +26,33 @@ _AUTOS: dict[str, type[MLXAutoModel]] = {
 def load_backend(
     name: str, transformer_task: str, config: PretrainedConfig, model_kwargs: Mapping[str, Any]
 ) -> PreTrainedModel:
-    """A Hub id or folder -> its transformers class, computed by MLX.
+    """Load a model for sentence-transformers, computed by MLX.
 
-    model_kwargs: MLXAutoModel.from_pretrained's, quantization_config among them, with its errors.
-    UnsupportedModelError for a task that MLX does not compute.
+    Args:
+        name: A Hub id or a folder.
+        transformer_task: "feature-extraction", "sequence-classification" or "fill-mask".
+        config: The config that sentence-transformers has read.
+        model_kwargs: Keyword arguments of `MLXAutoModel.from_pretrained`, among them `quantization_config` and `dtype`.
+
+    Returns:
+        An instance of the checkpoint's transformers class, whose forward is computed by MLX.
+
+    Raises:
+        UnsupportedModelError: If the task or the model type is not supported.
     """
-    if transformer_task not in _AUTOS:
+    if transformer_task not in _AUTO_CLASSES:
         raise UnsupportedModelError(
-            f"{name} is loaded for {transformer_task!r}, and backend='mlx' computes {', '.join(_AUTOS)}. Leave backend "
-            "out for this model."
+            f"{name} is loaded for {transformer_task!r}, and backend='mlx' supports {', '.join(_AUTO_CLASSES)}. "
+            "Leave backend out for this model."
         )
-    model = _AUTOS[transformer_task].from_pretrained(name, config=config, **model_kwargs)
-    return facade(BatchSplittingModel(model.loaded), config, dtype=_answer_dtype(model, model_kwargs))
+    model = _AUTO_CLASSES[transformer_task].from_pretrained(name, config=config, **model_kwargs)
+    return facade(BatchSplittingModel(model.loaded), config, dtype=_output_dtype(model, model_kwargs))
 
 
-def _answer_dtype(model: MLXPreTrainedModel, model_kwargs: Mapping[str, Any]) -> torch.dtype:
-    """As asked, else the dtype of the weights; packed ones answer in float32, in which all that follows computes."""
-    asked = model_kwargs.get("dtype") or model_kwargs.get("torch_dtype") or "auto"
-    if asked == "auto":
+def _output_dtype(model: MLXPreTrainedModel, model_kwargs: Mapping[str, Any]) -> torch.dtype:
+    """Return the dtype that was requested, else that of the weights; float32 for quantized weights."""
+    requested = model_kwargs.get("dtype") or model_kwargs.get("torch_dtype") or "auto"
+    if requested == "auto":
         return torch.float32 if model.quantization_config else torch_dtype(model.dtype)
-    chosen: torch.dtype = getattr(torch, str(asked).rpartition(".")[2])
+    chosen: torch.dtype = getattr(torch, str(requested).rpartition(".")[2])
     return chosen

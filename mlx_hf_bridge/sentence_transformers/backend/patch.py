@@ -1,6 +1,6 @@
-"""backend="mlx" in sentence-transformers' own classes, from the import of mlx_hf_bridge.sentence_transformers on.
+"""Add `backend="mlx"` to sentence-transformers' own classes when `mlx_hf_bridge.sentence_transformers` is imported.
 
-One method of theirs is replaced, the one that asks which backend loads a model, once it is imported.
+One method of sentence-transformers is replaced, the one that chooses which backend loads a model.
 """
 
 import functools
@@ -14,7 +14,7 @@ _HOME = "sentence_transformers.base.modules.transformer"
 
 
 def install() -> None:
-    """Add the backend where sentence-transformers is imported, else as soon as it is."""
+    """Add the backend to sentence-transformers if it is imported, else as soon as it is."""
     AfterImport({_HOME: _add_backend}).install()
 
 

@@ -17,9 +17,11 @@ from sentence_transformers.base.modules import Dense, Normalize, Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
 
 from mlx_hf_bridge import MLXSentenceTransformer
+from mlx_hf_bridge.checkpoints.pooling_modes import read_pooling_modes
 from mlx_hf_bridge.errors import ConfigError, InputError, OverlongTextError, RepositoryError, UnsupportedModelError
 from mlx_hf_bridge.layers.encoder import Encoder
 from mlx_hf_bridge.models import family_for
+from mlx_hf_bridge.sentence_transformers.modules.pooling import Pooling as MLXPooling
 
 # float32 on other kernels; vectors of tiny models with weights of std 0.3 reach 10 in size, so relative too.
 TOLERANCE = {"rtol": 1e-5, "atol": 1e-5}
@@ -310,6 +312,33 @@ def test_an_unknown_pooling_mode_is_refused(tmp_path: Path) -> None:
     path.write_text(json.dumps({"embedding_dimension": 24, "pooling_mode": "median"}))
     with pytest.raises(ConfigError, match="median"):
         MLXSentenceTransformer(tmp_path / "repo")
+
+
+@pytest.mark.parametrize(
+    ("keys", "modes"),
+    [
+        ({}, ("mean",)),
+        ({"pooling_mode_cls_token": True}, ("cls",)),
+        ({"pooling_mode_lasttoken": True, "pooling_mode_max_tokens": True}, ("max", "lasttoken")),
+        ({"pooling_mode": "max", "pooling_mode_cls_token": True}, ("max",)),
+        ({"pooling_mode": None, "pooling_mode_cls_token": True}, None),
+        ({"pooling_mode": "", "pooling_mode_cls_token": True}, None),
+    ],
+)
+def test_legacy_pooling_keys_count_only_where_pooling_mode_is_missing(
+    keys: dict[str, Any], modes: tuple[str, ...] | None, tmp_path: Path
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"word_embedding_dimension": 24, **keys}))
+    if modes is None:
+        with pytest.raises((TypeError, ValueError)):
+            Pooling.load(str(tmp_path))
+        for read in (MLXPooling.read, read_pooling_modes):
+            with pytest.raises(ConfigError, match=f"has pooling_mode={keys['pooling_mode']!r}"):
+                read(tmp_path)
+    else:
+        reference = Pooling.load(str(tmp_path)).pooling_mode
+        assert modes == ((reference,) if isinstance(reference, str) else reference)
+        assert MLXPooling.read(tmp_path).modes == read_pooling_modes(tmp_path) == modes
 
 
 def test_a_dense_activation_from_elsewhere_is_refused(tmp_path: Path) -> None:

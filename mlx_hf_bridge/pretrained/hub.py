@@ -4,7 +4,8 @@ Reference: huggingface.co/docs/hub/model-cards, huggingface_hub/repocard_data.py
 """
 
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from mlx_hf_bridge.architecture.family import (
     SEQUENCE_CLASSIFICATION,
     TOKEN_CLASSIFICATION,
 )
-from mlx_hf_bridge.checkpoints.card import CARD_FILE, read_card_metadata
+from mlx_hf_bridge.checkpoints.card import read_card_metadata
 from mlx_hf_bridge.checkpoints.checkpoint import CONFIG_FILE, METADATA_FILE, MODULES_FILE, VERIFICATION_FILE, read_json
 from mlx_hf_bridge.checkpoints.safetensors_file import MB
 from mlx_hf_bridge.errors import RepositoryError
@@ -136,10 +137,11 @@ def _fidelity(measured: Mapping[str, Any] | None) -> str:
 
 
 def push(
-    save: Callable[[Path], None],
-    card: Callable[[Path, str], "huggingface_hub.ModelCard"],
+    write: Callable[[Path, str], None],
     repo_id: str,
     *,
+    folder: Path | None = None,
+    exist_ok: bool = True,
     commit_message: str | None = None,
     commit_description: str | None = None,
     private: bool | None = None,
@@ -147,25 +149,44 @@ def push(
     revision: str | None = None,
     create_pr: bool = False,
 ) -> "huggingface_hub.CommitInfo":
-    """Save into a scratch folder, write its card, upload it to a repo that is made where it is not there.
+    """Create a Hub repo if needed and upload a folder to it.
 
-    RepositoryError when the Hub refuses or cannot be reached; what was saved is removed in any case.
+    Args:
+        write: Writes the files to upload into an empty temporary folder, given that folder and the full id of the
+            repo. Not called when `folder` is given.
+        repo_id: The repo, "name" or "organization/name".
+        folder: A folder to upload as it is, instead of what `write` writes.
+        exist_ok: Whether the repo may exist already.
+        commit_message: First line of the commit; None or "" is "Upload MLX weights".
+        commit_description: Body of the commit, or None.
+        private: Whether a new repo is private; None leaves it to the organization's default.
+        token: Access token; None or True uses the one that `hf auth login` stored.
+        revision: Branch to commit to; None is the main branch.
+        create_pr: Whether to open a pull request instead of committing.
+
+    Returns:
+        huggingface_hub's CommitInfo. Errors of huggingface_hub pass through; see `reporting_hub_errors`.
     """
     api = huggingface_hub.HfApi(token=token)
+    repo = api.create_repo(repo_id=repo_id, private=private, exist_ok=exist_ok).repo_id
+    with tempfile.TemporaryDirectory() as scratch:
+        if folder is None:
+            write(Path(scratch), repo)
+        return api.upload_folder(
+            repo_id=repo,
+            folder_path=folder or Path(scratch),
+            commit_message=commit_message or "Upload MLX weights",
+            commit_description=commit_description,
+            revision=revision,
+            create_pr=create_pr,
+        )
+
+
+@contextmanager
+def reporting_hub_errors(repo_id: str) -> Iterator[None]:
+    """Raise RepositoryError, with advice, where huggingface_hub refuses an upload or the Hub is not reached."""
     try:
-        repo = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-        with tempfile.TemporaryDirectory() as scratch:
-            folder = Path(scratch)
-            save(folder)
-            card(folder, repo).save(folder / CARD_FILE)
-            return api.upload_folder(
-                repo_id=repo,
-                folder_path=folder,
-                commit_message=commit_message or "Upload MLX weights",
-                commit_description=commit_description,
-                revision=revision,
-                create_pr=create_pr,
-            )
+        yield
     except (
         huggingface_hub.errors.HfHubHTTPError,
         huggingface_hub.errors.HFValidationError,

@@ -21,13 +21,14 @@ from mlx_hf_bridge.architecture.family import (
     SEQUENCE_CLASSIFICATION,
     TOKEN_CLASSIFICATION,
 )
+from mlx_hf_bridge.checkpoints.card import CARD_FILE
 from mlx_hf_bridge.errors import ArgumentTypeError, UnservedUseError
 from mlx_hf_bridge.inference.model import EncoderOutput
 from mlx_hf_bridge.layers.single_batch import single_batch_mode
 from mlx_hf_bridge.loading.load import Changes, LoadedModel, load
 from mlx_hf_bridge.pretrained.arrays import array_type, match_array_type
 from mlx_hf_bridge.pretrained.config import ModelConfig
-from mlx_hf_bridge.pretrained.hub import PUSH_ARGUMENTS, build_model_card, push
+from mlx_hf_bridge.pretrained.hub import PUSH_ARGUMENTS, build_model_card, push, reporting_hub_errors
 from mlx_hf_bridge.pretrained.inputs import ModelInputs
 from mlx_hf_bridge.pretrained.module_api import TorchModuleAPI
 from mlx_hf_bridge.pretrained.outputs import (
@@ -205,12 +206,13 @@ class MLXPreTrainedModel(TorchModuleAPI):
         private, token, revision, create_pr. Raises RepositoryError when the Hub refuses or is not reached.
         """
         check_options(options, PUSH_ARGUMENTS)
-        return push(
-            lambda folder: self._save(folder, max_shard_size, variant),
-            lambda folder, repo: build_model_card(folder, repo, self._loaded.task, tuple(tags or ()), fidelity),
-            repo_id,
-            **options,
-        )
+
+        def write(folder: Path, repo: str) -> None:
+            self._save(folder, max_shard_size, variant)
+            build_model_card(folder, repo, self._loaded.task, tuple(tags or ()), fidelity).save(folder / CARD_FILE)
+
+        with reporting_hub_errors(repo_id):
+            return push(write, repo_id, **options)
 
     def _save(self, target: Path, max_shard_size: int | str, variant: str | None) -> None:
         self._refuse_drawn("save_pretrained()")

@@ -6,13 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub
-
 from mlx_hf_bridge.architecture.family import BASE_TASK
 from mlx_hf_bridge.checkpoints.card import CARD_FILE
 from mlx_hf_bridge.checkpoints.checkpoint import MODULES_FILE
 from mlx_hf_bridge.checkpoints.repo_files import write_json
 from mlx_hf_bridge.errors import RepositoryError
+from mlx_hf_bridge.pretrained import hub
 from mlx_hf_bridge.pretrained.hub import build_model_card
 from mlx_hf_bridge.sentence_transformers.loading.settings import MODEL_FILE
 from mlx_hf_bridge.sentence_transformers.modules.base import Module
@@ -63,18 +62,20 @@ def push(
 
     class_name: what loads it, for the model card that is written for what is saved here.
     """
-    api = huggingface_hub.HfApi(token=token)
-    repo = api.create_repo(repo_id=repo_id, private=private, exist_ok=exist_ok or create_pr)
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(local_model_path or scratch)
-        if local_model_path is None:
-            save_into(folder)
-            build_model_card(folder, repo.repo_id, BASE_TASK, class_name=class_name).save(folder / CARD_FILE)
-        commit = api.upload_folder(
-            repo_id=repo.repo_id,
-            folder_path=folder,
-            commit_message=commit_message or "Add new model.",
-            revision=revision,
-            create_pr=create_pr,
-        )
+
+    def write(folder: Path, repo: str) -> None:
+        save_into(folder)
+        build_model_card(folder, repo, BASE_TASK, class_name=class_name).save(folder / CARD_FILE)
+
+    commit = hub.push(
+        write,
+        repo_id,
+        folder=Path(local_model_path) if local_model_path else None,
+        exist_ok=exist_ok or create_pr,
+        commit_message=commit_message or "Add new model.",
+        private=private,
+        token=token,
+        revision=revision,
+        create_pr=create_pr,
+    )
     return str(commit.pr_url if create_pr else commit.commit_url)

@@ -6,20 +6,11 @@ Reference: sentence_transformers/sentence_transformer/modules/pooling.py. Shapes
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+from mlx_hf_bridge.checkpoints.pooling_modes import parse_pooling_modes
 from mlx_hf_bridge.errors import ConfigError
 from mlx_hf_bridge.inference.pooling import POOLING_MODES, pool
 from mlx_hf_bridge.sentence_transformers.modules.base import SENTENCE_EMBEDDING, TOKEN_EMBEDDINGS, Features, Module
 from mlx_hf_bridge.sentence_transformers.modules.weights import read_module_config
-
-# Keys of sentence-transformers before 5.6, in the order in which it concatenates several modes.
-_LEGACY_MODES = {
-    "pooling_mode_cls_token": "cls",
-    "pooling_mode_max_tokens": "max",
-    "pooling_mode_mean_tokens": "mean",
-    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
-    "pooling_mode_weightedmean_tokens": "weightedmean",
-    "pooling_mode_lasttoken": "lasttoken",
-}
 
 
 class Pooling(Module):
@@ -67,12 +58,8 @@ class Pooling(Module):
             ConfigError: If config.json names a mode that is not known.
         """
         config = read_module_config(folder)
-        legacy = [mode for key, mode in _LEGACY_MODES.items() if config.get(key)]
-        modes = config.get("pooling_mode") or legacy or "mean"
-        try:
-            return cls(config.get("embedding_dimension"), modes, bool(config.get("include_prompt", True)))
-        except ConfigError as error:
-            raise ConfigError(f"{folder / 'config.json'}: {error}") from error
+        modes = parse_pooling_modes(config, folder / "config.json")
+        return cls(config.get("embedding_dimension"), modes, bool(config.get("include_prompt", True)))
 
     @property
     def modes(self) -> tuple[str, ...]:

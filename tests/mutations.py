@@ -12,6 +12,7 @@ cannot be imported counts as broken, which proves nothing. Exit code 0 means tha
 import argparse
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -91,20 +92,29 @@ def copy_of_the_project(target: Path) -> None:
 
 
 def run_tests(folder: Path, tests: Sequence[str]) -> tuple[int, str]:
-    """Run pytest in a copy of the project, up to the first failure.
+    """Run pytest on each entry ("FILE [-k EXPRESSION]") in a copy of the project, up to the first failure.
 
     Returns:
         The exit code (124 after a timeout) and what pytest printed.
     """
     environment = {**os.environ, "PYTHONPATH": str(folder), "MLX_HF_BRIDGE_CACHE": str(folder / "cache")}
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-n", "0", "-p", "no:cacheprovider", "--no-header", *tests]
-    try:
-        done = subprocess.run(
-            command, cwd=folder, env=environment, capture_output=True, text=True, timeout=SECONDS, check=False
-        )
-    except subprocess.TimeoutExpired:
-        return 124, ""
-    return done.returncode, done.stdout
+    pytest = [sys.executable, "-m", "pytest", "-x", "-q", "-n", "0", "-p", "no:cacheprovider", "--no-header"]
+    for entry in tests:
+        try:
+            done = subprocess.run(
+                [*pytest, *shlex.split(entry)],
+                cwd=folder,
+                env=environment,
+                capture_output=True,
+                text=True,
+                timeout=SECONDS,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            return 124, ""
+        if done.returncode:
+            return done.returncode, done.stdout
+    return 0, ""
 
 
 def plant(fault: Fault) -> Outcome:

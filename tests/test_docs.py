@@ -1,0 +1,54 @@
+"""The pages name files, modules and commands that exist, and their links lead somewhere."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+import mlx_hf_bridge
+
+ROOT = Path(mlx_hf_bridge.__file__).parent.parent
+PACKAGE = ROOT / "mlx_hf_bridge"
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+# Files of transformers and sentence-transformers that pages refer to, and files that programs write.
+_ELSEWHERE = ("transformers/", "sentence_transformers/util", "script.py", "conversion_mapping.py", "modeling_")
+
+
+def prose(page: Path) -> str:
+    return page.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_to_files_and_headings(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
+        if target.startswith(("http://", "https://", "mailto:")):
+            continue
+        path, _, heading = target.partition("#")
+        found = (page.parent / path).resolve() if path else page
+        assert found.exists(), f"{page.name} links to {target}"
+        if heading:
+            titles = re.findall(r"^#+ (.*)$", prose(found), re.MULTILINE)
+            anchors = {re.sub(r"[^\w\- ]", "", title).lower().replace(" ", "-") for title in titles}
+            assert heading in anchors, f"{page.name} links to {target}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_source_files_that_are_named_exist(page: Path) -> None:
+    for name in set(re.findall(r"`((?:[\w.-]+/)*[\w-]+\.py)`", prose(page))):
+        if name.startswith(_ELSEWHERE) or "<" in name:
+            continue
+        places = (ROOT / name, PACKAGE / name, PACKAGE / "sentence_transformers" / name)
+        named = any(place.exists() for place in places) or any(PACKAGE.rglob(name)) or any(ROOT.glob(f"*/{name}"))
+        assert named, f"{page.name} names {name}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_benchmarks_that_are_named_exist(page: Path) -> None:
+    for name in set(re.findall(r"python -m benchmarks\.(\w+)", prose(page))):
+        assert (ROOT / "benchmarks" / f"{name}.py").exists(), f"{page.name} names benchmarks.{name}"
+
+
+def test_every_room_is_on_the_page_of_the_architecture() -> None:
+    page = prose(ROOT / "docs" / "architecture.md")
+    rooms = [path.name for path in PACKAGE.iterdir() if (path / "__init__.py").exists()]
+    assert [room for room in rooms if f"`{room}/`" not in page] == []

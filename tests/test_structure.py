@@ -171,29 +171,6 @@ def test_every_error_is_public() -> None:
     assert kinds == set(errors.__all__)
 
 
-WITHOUT_METADATA = """
-import importlib.metadata, sys
-asked = importlib.metadata.version
-def version(name):
-    if name.replace("_", "-") == "mlx-hf-bridge":
-        raise importlib.metadata.PackageNotFoundError(name)
-    return asked(name)
-importlib.metadata.version = version
-from mlx_hf_bridge import MLXSentenceTransformer, convert
-from mlx_hf_bridge.version import installed_version
-convert(sys.argv[1], sys.argv[2], quantization_config="q8")
-MLXSentenceTransformer(sys.argv[2]).save_pretrained(sys.argv[2] + "-saved")
-print(installed_version("mlx-hf-bridge"), installed_version("no-such-package"))
-"""
-
-
-def test_no_metadata_of_this_package_is_needed(tmp_path: Path) -> None:
-    """A checkout that is not installed has none, and neither has an application frozen into one file."""
-    make_checkpoint(tmp_path / "source")
-    printed = run_python(WITHOUT_METADATA, tmp_path / "source", tmp_path / "converted")
-    assert printed == f"{mlx_hf_bridge.__version__} None"
-
-
 def test_importing_the_package_loads_nothing_heavy() -> None:
     script = f"import sys, mlx_hf_bridge; print([name for name in {HEAVY} if name in sys.modules])"
     assert run_python(script) == "[]"

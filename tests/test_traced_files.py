@@ -61,12 +61,12 @@ HOSTILE = {
     "facts of another type": (graph(*LOOK_UP, facts={**graph()["facts"], "max_length": "1"}), "max_length='1'"),
     "unknown facts": (graph(*LOOK_UP, facts={"run": "this"}), r"has facts \['run'\]"),
     "axes of nonsense": (graph(*LOOK_UP, axes={"last_hidden_state": ["B", "eval"]}), "expected B, L, . and sizes"),
-    "code in a guard": (graph(*LOOK_UP, guards=["__import__('os').system('true')"]), "has Call, which no guard"),
-    "an attribute in a guard": (graph(*LOOK_UP, guards=["B.real == 1"]), "has Attribute, which no guard"),
-    "a power in a guard": (graph(*LOOK_UP, guards=["9 ** 9 ** 9 > B"]), "has BinOp, which no guard"),
-    "another name in a guard": (graph(*LOOK_UP, guards=["print == 1"]), "has Name, which no guard"),
-    "a comprehension in a guard": (graph(*LOOK_UP, guards=["[L for L in (1,)]"]), "has ListComp, which no guard"),
-    "a guard without end": (graph(*LOOK_UP, guards=["L" + " + L" * 5000]), "is not a text of 2000 letters"),
+    "code in a guard": (graph(*LOOK_UP, guards=["__import__('os').system('true')"]), "has Call, which guards cannot"),
+    "an attribute in a guard": (graph(*LOOK_UP, guards=["B.real == 1"]), "has Attribute, which guards cannot"),
+    "a power in a guard": (graph(*LOOK_UP, guards=["9 ** 9 ** 9 > B"]), "has BinOp, which guards cannot"),
+    "another name in a guard": (graph(*LOOK_UP, guards=["print == 1"]), "has Name, which guards cannot"),
+    "a comprehension in a guard": (graph(*LOOK_UP, guards=["[L for L in (1,)]"]), "has ListComp, which guards cannot"),
+    "a guard without end": (graph(*LOOK_UP, guards=["L" + " + L" * 5000]), "is not a string of 2000 characters"),
     "a deep guard": (graph(*LOOK_UP, guards=["-" * 100 + "L"]), "nested deeper than 40"),
     "half a guard": (graph(*LOOK_UP, guards=["L =="]), "cannot be read"),
 }
@@ -117,7 +117,7 @@ def test_a_graph_that_asks_for_too_much_is_refused_before_it_is_computed(fault: 
 def test_a_look_up_outside_its_table_is_refused() -> None:
     """MLX itself reads foreign memory there."""
     content = graph(["weight", ["words.weight"]], ["add.Tensor", [IDS, 7]], ["embedding", [{"n": 1}, {"n": 2}]])
-    with pytest.raises(TokenRangeError, match="looks up the places 8 to 10 in a table of 9 rows"):
+    with pytest.raises(TokenRangeError, match="reads the indices 8 to 10 of a table of 9 rows"):
         model(content)(BATCH)
 
 

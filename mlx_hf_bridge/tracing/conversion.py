@@ -1,4 +1,4 @@
-"""A transformers module becomes a graph with its weights, compared with the module before anyone may use it.
+"""Trace a transformers module into a graph with its weights, and check the graph against the module before it is used.
 
 Imports torch; nothing that runs a converted model imports this file. B texts, L tokens.
 """
@@ -47,15 +47,23 @@ from mlx_hf_bridge.tracing.trials import (
 
 logger = logging.getLogger(__name__)
 
-# Of the largest answer: float32 on other kernels through a whole model; a wrong graph is off by more than 1e-2.
-RELATIVE = 1e-3
-# Texts and tokens of the trials; none is that of the trace.
-TRIALS = ((2, 17), (1, 9), (4, 6))
+# Relative to the largest output value. Other float32 kernels through a whole model stay below it; a graph that is
+# wrong differs by more than 1e-2.
+TOLERANCE = 1e-3
+# (texts, tokens) of the trials; none is the shape that was traced.
+TRIAL_SHAPES = ((2, 17), (1, 9), (4, 6))
 
 
 @dataclass(frozen=True)
 class TracedModule:
-    """A graph, its tensors by name, those of them that are parameters, and those that a recipe may pack."""
+    """The result of tracing a module.
+
+    Args:
+        graph: The graph.
+        tensors: All tensors that the graph reads, by name.
+        parameters: Names of those that are parameters, not buffers or constants.
+        packable: Names of those that a recipe may quantize: linear layers and the token embedding.
+    """
 
     graph: Graph
     tensors: Mapping[str, mx.array]
@@ -66,29 +74,39 @@ class TracedModule:
 def trace_module(
     module: Any, task: str = BASE_TASK, extra_inputs: ExtraInputs | None = None, excluded_outputs: tuple[str, ...] = ()
 ) -> TracedModule:
-    """transformers' module in eval mode, float32 -> its graph.
+    """Trace a transformers module into a graph, and check its outputs against those of the module.
 
-    extra: further inputs of (texts, tokens). without: answers that are left out.
+    Args:
+        module: A transformers module in float32; it is set to eval mode.
+        task: The task whose outputs the graph has.
+        extra_inputs: Returns further inputs for (texts, tokens); None for token type ids and boxes where forward has
+            them.
+        excluded_outputs: Outputs that the graph leaves out.
 
-    UnsupportedModelError where torch.export has no graph, an operation is missing, the graph holds for one length
-    alone, or its answers are not the module's.
+    Returns:
+        The graph with its tensors.
+
+    Raises:
+        UnsupportedModelError: If torch.export cannot trace the module, an operation is missing here, the graph is valid
+            for one length only, or its outputs differ from those of the module.
     """
-    module = _without_branches(module.eval())
-    extra_inputs = extra_inputs or _extra_of(module)
-    reasons = []
+    module = _use_batched_experts(module.eval())
+    extra_inputs = extra_inputs or _default_extra_inputs(module)
+    errors = []
     for attention in _attentions(module):
+        # sdpa is one operation of the graph; where a module cannot be traced with it, eager attention is tried.
         _set_attention(module, attention)
         try:
-            found = _converted(module, task, extra_inputs, excluded_outputs)
-            _set_attention(module, "eager")
-            return _verified(found, module, task, extra_inputs)
+            found = _convert(module, task, extra_inputs, excluded_outputs)
+            _set_attention(module, "eager")  # the reference that the graph is checked against
+            return _verify(found, module, task, extra_inputs)
         except UnsupportedModelError as error:
-            reasons.append(error)
-    raise reasons[-1]
+            errors.append(error)
+    raise errors[-1]
 
 
-def _without_branches(module: Any) -> Any:
-    """Experts as batched products: transformers' other ways loop over those that were hit."""
+def _use_batched_experts(module: Any) -> Any:
+    """Compute mixture-of-experts layers as batched matmuls, since transformers' other ways loop over experts."""
     if hasattr(module, "set_experts_implementation"):
         with contextlib.suppress(ValueError), suppress_output():
             module.set_experts_implementation("batched_mm")
@@ -105,19 +123,20 @@ def _set_attention(module: Any, name: str) -> None:
             module.set_attn_implementation(name)
 
 
-def _extra_of(module: Any) -> ExtraInputs:
-    """Segments and boxes, where the module's forward takes them."""
-    takes = inspect.signature(module.forward).parameters
-    # XLNet and XLM read segments without a table of their own that config.json would count.
-    kinds = getattr(module.config, "type_vocab_size", 2)
+def _default_extra_inputs(module: Any) -> ExtraInputs:
+    """Return a function of (texts, tokens) that makes token type ids and boxes, where the module's forward has them."""
+    accepted = inspect.signature(module.forward).parameters
+    # XLNet and XLM take token type ids without a type_vocab_size in their config.
+    type_count = getattr(module.config, "type_vocab_size", 2)
+    # Any box inside the table of 2D positions, which is as wide as the config says.
     edge = min(40, getattr(module.config, "max_2d_position_embeddings", 40))
 
     def extra_inputs(texts: int, tokens: int) -> Inputs:
         random = torch.Generator().manual_seed(texts * tokens)
         found = {}
-        if TOKEN_TYPE_IDS in takes and isinstance(kinds, int) and kinds > 0:
-            found[TOKEN_TYPE_IDS] = torch.randint(0, min(kinds, 2), (texts, tokens), generator=random)
-        if "bbox" in takes:
+        if TOKEN_TYPE_IDS in accepted and isinstance(type_count, int) and type_count > 0:
+            found[TOKEN_TYPE_IDS] = torch.randint(0, min(type_count, 2), (texts, tokens), generator=random)
+        if "bbox" in accepted:
             corners = torch.randint(0, edge, (texts, tokens, 2, 2), generator=random).sort(dim=2).values
             found["bbox"] = corners.flatten(2)
         return found
@@ -125,26 +144,27 @@ def _extra_of(module: Any) -> ExtraInputs:
     return extra_inputs
 
 
-def _converted(module: Any, task: str, extra_inputs: ExtraInputs, excluded_outputs: tuple[str, ...]) -> TracedModule:
+def _convert(module: Any, task: str, extra_inputs: ExtraInputs, excluded_outputs: tuple[str, ...]) -> TracedModule:
+    """Export the module, translate the program into a graph, and run the passes over it."""
     inputs = example_inputs(module, extra_inputs(EXAMPLE_TEXTS, EXAMPLE_TOKENS))
     if task == MULTIPLE_CHOICE:
         inputs = {name: tensor[:, None] for name, tensor in inputs.items()}
     table = token_embedding(module)
-    program = _exported(module, inputs)
+    program = _export(module, inputs)
     translation = Translation(program, inputs)
-    spec = {name: GraphInput(axis_names(tensor), _dtype(tensor), True) for name, tensor in inputs.items()}
+    graph_inputs = {name: GraphInput(axis_names(tensor), _dtype(tensor), True) for name, tensor in inputs.items()}
     outputs = {name: node for name, node in translation.outputs.items() if name not in excluded_outputs}
     raw = Graph(
         _facts(module, task),
         tuple(translation.nodes),
-        spec,
+        graph_inputs,
         outputs,
         translation.axes,
         collect_guards(program, inputs),
     )
     tensors = {name: to_mlx(tensor) for name, tensor in translation.tensors.items()}
     graph, tensors = optimize(raw, tensors)
-    words = next(
+    table_name = next(
         (
             name
             for name, tensor in translation.tensors.items()
@@ -154,11 +174,12 @@ def _converted(module: Any, task: str, extra_inputs: ExtraInputs, excluded_outpu
     )
     kept = {name: tensors[name] for name in graph.weights()}
     return TracedModule(
-        graph, kept, frozenset(translation.parameters & set(kept)), _packable(graph, words, module, task, kept)
+        graph, kept, frozenset(translation.parameters & set(kept)), _packable(graph, table_name, module, task, kept)
     )
 
 
-def _exported(module: Any, inputs: Inputs) -> Any:
+def _export(module: Any, inputs: Inputs) -> Any:
+    """Export the module with its hidden states, or without them where it has none."""
     limit = min(max_positions(module) or MAX_TRIED_LENGTH, MAX_TRIED_LENGTH)
     try:
         return export_program(module, inputs, limit)
@@ -172,7 +193,7 @@ def _dtype(tensor: torch.Tensor) -> str:
 
 def _facts(module: Any, task: str) -> Facts:
     config = module.config
-    kinds = getattr(config, "type_vocab_size", 0)
+    type_count = getattr(config, "type_vocab_size", 0)
     pad = getattr(config, "pad_token_id", None)
     return Facts(
         model_class=type(module).__name__,
@@ -183,7 +204,7 @@ def _facts(module: Any, task: str) -> Facts:
         hidden_size=int(getattr(config, "hidden_size", 0) or 0),
         layers=int(getattr(config, "num_hidden_layers", 0) or 0),
         heads=int(getattr(config, "num_attention_heads", 0) or 0),
-        type_vocab_size=kinds if isinstance(kinds, int) else 0,
+        type_vocab_size=type_count if isinstance(type_count, int) else 0,
         max_length=NO_POSITIONS,
         pad_token_id=pad if isinstance(pad, int) and pad >= 0 else None,
         length_dependent=False,
@@ -191,48 +212,57 @@ def _facts(module: Any, task: str) -> Facts:
 
 
 def _packable(
-    graph: Graph, words: str | None, module: Any, task: str, tensors: Mapping[str, mx.array]
+    graph: Graph, table_name: str | None, module: Any, task: str, tensors: Mapping[str, mx.array]
 ) -> frozenset[str]:
-    """Weights of products, and the word table; not a pooler's or a head's (quantization/policy.py)."""
+    """Return the names of weights that may be quantized: those of linear layers, and the token embedding.
+
+    Poolers and heads are excluded, as in native families (quantization/policy.py).
+    """
     prefix = f"{getattr(module, 'base_model_prefix', '')}."
     in_head = task != BASE_TASK and any(name.startswith(prefix) for name in tensors)
     uses: dict[str, set[str]] = {}
     for node in graph.nodes:
-        for place, arg in enumerate(node.args):
+        for index, arg in enumerate(node.args):
             for read in iterate_nodes(arg):
                 if read.op == WEIGHT:
-                    uses.setdefault(read.args[0], set()).add(f"{node.op}:{place}")
-    products = {"linear:1", "bridge.linears:1"}
+                    uses.setdefault(read.args[0], set()).add(f"{node.op}:{index}")
+    linear_weights = {"linear:1", "bridge.linears:1"}
     return frozenset(
         name
         for name, found in uses.items()
         if tensors[name].ndim == 2
         and "pooler" not in name.split(".")
-        and (name == words or not in_head or name.startswith(prefix))
-        and (found <= products or (name == words and found <= {*products, "embedding:0"}))
+        and (name == table_name or not in_head or name.startswith(prefix))
+        and (found <= linear_weights or (name == table_name and found <= {*linear_weights, "embedding:0"}))
     )
 
 
-def _verified(found: TracedModule, module: Any, task: str, extra_inputs: ExtraInputs) -> TracedModule:
-    """The graph with what trials say of it; UnsupportedModelError where it answers otherwise than the module."""
+def _verify(found: TracedModule, module: Any, task: str, extra_inputs: ExtraInputs) -> TracedModule:
+    """Return the graph with what trials showed of it: optional inputs, maximum length, length dependence.
+
+    Raises:
+        UnsupportedModelError: If the graph is valid for one length only, or its outputs differ from the module's.
+    """
     graph = replace(found.graph, inputs=mark_optional_inputs(found.graph, module, task, extra_inputs))
     graph = replace(graph, facts=replace(graph.facts, max_length=find_max_length(graph, found.tensors, module)))
     model = build_model(graph, found.tensors)
-    allowed = [shape for shape in TRIALS if model.allows(*shape) and shape[1] <= graph.facts.max_length]
+    allowed = [shape for shape in TRIAL_SHAPES if model.allows(*shape) and shape[1] <= graph.facts.max_length]
     if len(allowed) < 2:
         raise UnsupportedModelError(
-            f"the graph of {graph.facts.model_class} holds for the traced length alone, since its forward branches on "
+            f"the graph of {graph.facts.model_class} is valid for the traced length only: its forward branches on "
             f"the length ({'; '.join(graph.guards[:3]):.200}). Use transformers on torch for this one."
         )
     worst = 0.0
     for texts, tokens in allowed:
         inputs = trial_inputs(graph, module, texts, tokens, extra_inputs, task)
         worst = max(worst, largest_difference(model, module, inputs))
-    if not worst <= RELATIVE:
+    if not worst <= TOLERANCE:
         raise UnsupportedModelError(
-            f"the graph of {graph.facts.model_class} answers otherwise than the module (by {worst:.1e} of the largest "
-            f"value, allowed are {RELATIVE:.0e}). Use transformers on torch for this one."
+            f"the graph of {graph.facts.model_class} differs from the module (by {worst:.1e} of the largest output "
+            f"value; {TOLERANCE:.0e} is allowed). Use transformers on torch for this one."
         )
-    shows = is_length_dependent(model, graph, module, extra_inputs, task)
-    logger.info("traced %s: %d nodes, %.1e off", graph.facts.model_class, len(graph.nodes), worst)
-    return replace(found, graph=replace(graph, facts=replace(graph.facts, length_dependent=shows)))
+    length_dependent = is_length_dependent(model, graph, module, extra_inputs, task)
+    logger.info(
+        "traced %s: %d nodes, largest relative difference %.1e", graph.facts.model_class, len(graph.nodes), worst
+    )
+    return replace(found, graph=replace(graph, facts=replace(graph.facts, length_dependent=length_dependent)))

@@ -1,4 +1,4 @@
-"""A traced module in the words of native families: its config, and the Family that stands for it."""
+"""The config and the Family of a traced module, so that it is used like a native one."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,26 +10,41 @@ from mlx_hf_bridge.architecture.config import NO_POSITIONS, EncoderConfig
 from mlx_hf_bridge.architecture.family import BASE_TASK, Family
 from mlx_hf_bridge.tracing.graph import Graph, GraphInput
 
-_ANY = 2**31 - 1
+# No limit: the graph checks its own lookups.
+_UNLIMITED = 2**31 - 1
 _SHARED = ("input_ids", "attention_mask", "token_type_ids")
 
 
 @dataclass(frozen=True)
 class TracedConfig(EncoderConfig):
-    """What a graph's facts and config.json say; `longest`: the most tokens of a text."""
+    """The config of a traced model, from the facts of its graph and config.json.
+
+    Args:
+        longest: The most tokens of a text.
+        requires_token_type_ids: Whether token type ids change the outputs even where they are all 0.
+        own: The inputs that no other family has, by name.
+    """
 
     longest: int = NO_POSITIONS
-    segments_count: bool = False
+    requires_token_type_ids: bool = False
     own: Mapping[str, GraphInput] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Nothing is refused: transformers' own module has read the config."""
+        """Validate nothing: transformers' own module has read the config."""
 
     @classmethod
     def of(cls, graph: Graph, raw: Mapping[str, Any]) -> Self:
-        """config.json's content beside its graph."""
+        """Read the config of a graph.
+
+        Args:
+            graph: The graph.
+            raw: The content of config.json.
+
+        Returns:
+            The config.
+        """
         facts = graph.facts
-        segments = graph.inputs.get("token_type_ids")
+        token_type_ids = graph.inputs.get("token_type_ids")
         general: dict[str, Any] = {
             "hidden_size": facts.hidden_size,
             "num_hidden_layers": facts.layers,
@@ -37,7 +52,7 @@ class TracedConfig(EncoderConfig):
             "intermediate_size": raw.get("intermediate_size") or 0,
             "max_position_embeddings": raw.get("max_position_embeddings") or NO_POSITIONS,
             "hidden_act": raw.get("hidden_act") or "",
-            "type_vocab_size": 0 if segments is None else facts.type_vocab_size or _ANY,
+            "type_vocab_size": 0 if token_type_ids is None else facts.type_vocab_size or _UNLIMITED,
             "pad_token_id": facts.pad_token_id,
             "vocab_size": facts.vocab_size,
         }
@@ -48,42 +63,47 @@ class TracedConfig(EncoderConfig):
             "label2id": read.label2id,
             "problem_type": read.problem_type,
             "longest": facts.max_length,
-            "segments_count": segments is not None and not segments.optional,
+            "requires_token_type_ids": token_type_ids is not None and not token_type_ids.optional,
             "own": {name: spec for name, spec in graph.inputs.items() if name not in _SHARED},
         }
         return cls(facts.model_type, **{**general, **own})
 
     @property
     def max_length(self) -> int:
+        """The most tokens of a text."""
         return self.longest
 
     @property
     def max_sequence_length(self) -> int:
+        """The most tokens of a text, special ones included."""
         return self.longest
 
     @property
     def zero_token_type_ids_matter(self) -> bool:
-        return self.segments_count
+        """Whether token type ids that are all 0 must be passed."""
+        return self.requires_token_type_ids
 
     @property
     def extra_input_sizes(self) -> Mapping[str, int]:
-        """The graph checks its own look-ups."""
-        return dict.fromkeys(self.own, _ANY)
+        """No limits on extra inputs: the graph checks its own lookups."""
+        return dict.fromkeys(self.own, _UNLIMITED)
 
     @property
     def extra_input_axes(self) -> Mapping[str, tuple[int, ...]]:
+        """The sizes of the axes of each extra input after (B, L)."""
         return {name: tuple(axis for axis in spec.axes[2:] if isinstance(axis, int)) for name, spec in self.own.items()}
 
     @property
     def float_extra_inputs(self) -> frozenset[str]:
+        """Names of the extra inputs that are float32."""
         return frozenset(name for name, spec in self.own.items() if spec.dtype == "float32")
 
     def last_position(self, ids: Any) -> int:
-        """The graph checks its own look-ups."""
+        """Return 0: the graph checks its own lookups."""
         return 0
 
 
-# What from_json checks and a graph does not need.
+# Values that from_json validates and a graph does not need.
 _PLAIN = {
     "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 1, "hidden_act": "gelu", "hidden_size": 1,
     "vocab_size": 1, "type_vocab_size": 1, "pad_token_id": 0, "max_position_embeddings": 1,
@@ -91,7 +111,7 @@ _PLAIN = {
 
 
 def family_of(graph: Graph) -> Family:
-    """The Family of one traced class and task."""
+    """Return the Family of one traced class and task."""
     facts = graph.facts
     is_base = facts.task == BASE_TASK
     return Family(

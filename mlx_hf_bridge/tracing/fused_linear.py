@@ -1,4 +1,4 @@
-"""Products that read the same input become one, their weights joined at load: packed rows join as float rows do."""
+"""Concatenate the weights of linear layers that read the same input, when a model is loaded; packed rows as well."""
 
 from typing import Any
 
@@ -9,15 +9,23 @@ from mlx_hf_bridge.tracing.graph import WEIGHT, Graph, Node, input_nodes
 
 
 def fuse_linear_layers(graph: Graph, table: dict[str, Any]) -> Graph:
-    """The graph with one weight for each "bridge.linears", and `table` with those in the place of their parts."""
+    """Replace each group of linear layers ("bridge.linears") by one with the concatenated weight.
+
+    Args:
+        graph: The graph, whose groups still list the weights of their layers.
+        table: Arrays and packed tables by name; fused ones are added, and those that nothing reads any more removed.
+
+    Returns:
+        The graph that reads the fused weights.
+    """
     nodes: list[Node] = []
     for node in graph.nodes:
         if node.op == "bridge.linears" and isinstance(node.args[1], list):
             x, weights, biases = node.args[:3]
             sizes = [_rows(table[weight.args[0]]) for weight in weights]
-            joined = [_join(part, table) for part in (weights, biases)]
-            nodes += [part for part in joined if part is not None]
-            node.replace("bridge.linears", x, joined[0], joined[1], sizes)
+            fused = [_concatenate(part, table) for part in (weights, biases)]
+            nodes += [part for part in fused if part is not None]
+            node.replace("bridge.linears", x, fused[0], fused[1], sizes)
         nodes.append(node)
     read = {id(part) for node in nodes for part in input_nodes(node)} | {id(node) for node in graph.outputs.values()}
     kept = tuple(node for node in nodes if node.op != WEIGHT or id(node) in read)
@@ -32,22 +40,23 @@ def _rows(weight: Any) -> int:
     return int(weight.scales.shape[0] if isinstance(weight, QuantizedEmbedding) else weight.shape[0])
 
 
-def _join(parts: list[Node] | None, table: dict[str, Any]) -> Node | None:
-    """Parts (O, I) or (O,) one below the other, as a weight of its own; None for no biases."""
+def _concatenate(parts: list[Node] | None, table: dict[str, Any]) -> Node | None:
+    """Add the stacked parts (O, I) or (O,) to the table and return their node; None for no biases."""
     if not parts:
         return None
     name = "+".join(part.args[0] for part in parts)
     if name not in table:
-        table[name] = _below([table[part.args[0]] for part in parts])
+        table[name] = _stack([table[part.args[0]] for part in parts])
     return Node(WEIGHT, (name,))
 
 
-def _below(parts: list[Any]) -> Any:
+def _stack(parts: list[Any]) -> Any:
+    """Return arrays or packed tables stacked along the first axis."""
     if not isinstance(parts[0], QuantizedEmbedding):
         return mx.concatenate(parts, axis=0)
     first = parts[0]
-    whole = QuantizedEmbedding(mx.zeros((1, first.group_size)), first.group_size, first.bits, first.mode)
-    whole.dtype = first.dtype
+    stacked = QuantizedEmbedding(mx.zeros((1, first.group_size)), first.group_size, first.bits, first.mode)
+    stacked.dtype = first.dtype
     for leaf in ("weight", "scales", *(("biases",) if "biases" in first else ())):
-        whole[leaf] = mx.concatenate([part[leaf] for part in parts], axis=0)
-    return whole
+        stacked[leaf] = mx.concatenate([part[leaf] for part in parts], axis=0)
+    return stacked

@@ -1,19 +1,24 @@
-"""A traced module as data: nodes in the order in which they are computed, each of one value."""
+"""A traced module as data: nodes in the order in which they are computed, each with one value."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-# A weight is a parameter, cast to what is computed in; a constant keeps its dtype.
+# A weight is a parameter, cast to the dtype of the activations; a constant keeps its dtype.
 INPUT, WEIGHT, CONSTANT = "input", "weight", "constant"
+# Operations whose value is a tensor that is stored with the graph.
 TENSOR_OPS = (WEIGHT, CONSTANT)
 
 
 @dataclass(eq=False)
 class Node:
-    """One operation, other nodes among its arguments; an input, a weight or a constant has its name for one.
+    """One operation, whose arguments may be other nodes.
 
-    dtype: torch's of its value, as far as a pass must know; a graph that is read back has none.
+    Args:
+        op: The name of the operation, or "input", "weight" or "constant", whose only argument is a name.
+        args: Positional arguments: nodes, numbers, strings, None, and lists of these.
+        options: Keyword arguments.
+        dtype: torch's dtype of the value where a pass needs it; "" in graphs that were read from a file.
     """
 
     op: str
@@ -22,17 +27,27 @@ class Node:
     dtype: str = ""
 
     def replace(self, op: str, *args: Any, **options: Any) -> None:
-        """Become another operation, in the same place."""
+        """Turn the node into another operation, for all that read it."""
         self.op, self.args, self.options = op, args, options
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What a caller must know of a traced module without running it.
+    """What callers must know about a traced module without running it.
 
-    model_class, base_prefix: its transformers class, and the first word of that class's base tensors. segments: how
-    many kinds it takes, 0 = none. max_length: the most tokens. padding_shows: what stands in the slots beside a text
-    changes its answer.
+    Args:
+        model_class: The name of its transformers class.
+        model_type: `model_type` of its config.
+        task: The task whose outputs it has.
+        base_prefix: The first part of the names of the base model's tensors.
+        vocab_size: The number of token ids.
+        hidden_size: The hidden size.
+        layers: The number of layers.
+        heads: The number of attention heads.
+        type_vocab_size: The number of token type ids; 0 for none.
+        max_length: The most tokens of a text.
+        pad_token_id: The id of the padding token.
+        length_dependent: Whether the amount of padding changes the outputs.
     """
 
     model_class: str
@@ -51,7 +66,13 @@ class Facts:
 
 @dataclass(frozen=True)
 class GraphInput:
-    """One input: its axes, B and L for those that vary, and its dtype; optional: left out, it is 0 (a mask 1)."""
+    """One input of a graph.
+
+    Args:
+        axes: "B" or "L" for axes that vary, else their size.
+        dtype: "int64" or "float32".
+        optional: Whether leaving it out is the same as passing 0 (for the mask: 1).
+    """
 
     axes: tuple[str | int, ...]
     dtype: str = "int64"
@@ -60,9 +81,15 @@ class GraphInput:
 
 @dataclass(frozen=True)
 class Graph:
-    """nodes: each after those that it reads. axes: of each output; "?" = of a size of its own.
+    """A traced module.
 
-    guards: what must hold of B (texts) and L (tokens), in the grammar of guards.py.
+    Args:
+        facts: What callers must know about it.
+        nodes: The nodes; each comes after those that it reads.
+        inputs: The inputs by name.
+        outputs: The nodes of the outputs by name.
+        axes: The axes of each output: "B", "L", a size, or "?" for any other size.
+        guards: Conditions on B and L under which the graph is valid, in the grammar of guards.py.
     """
 
     facts: Facts
@@ -73,12 +100,12 @@ class Graph:
     guards: tuple[str, ...] = ()
 
     def weights(self) -> list[str]:
-        """The names of the tensors that it reads, in order."""
+        """Return the names of the tensors that the graph reads, in order."""
         return [node.args[0] for node in self.nodes if node.op in TENSOR_OPS]
 
 
 def iterate_nodes(value: Any) -> Iterator[Node]:
-    """The nodes in an argument, lists looked through."""
+    """Yield the nodes in an argument, those inside lists and dicts included."""
     if isinstance(value, Node):
         yield value
     elif isinstance(value, (list, tuple)):
@@ -90,12 +117,12 @@ def iterate_nodes(value: Any) -> Iterator[Node]:
 
 
 def input_nodes(node: Node) -> list[Node]:
-    """The nodes that a node reads, in the order of its arguments."""
+    """Return the nodes that a node reads, in the order of its arguments."""
     return list(iterate_nodes((node.args, node.options)))
 
 
 def map_nodes(value: Any, change: Callable[[Node], Any]) -> Any:
-    """An argument with each node in it changed."""
+    """Return an argument in which each node is replaced by the result of a function."""
     if isinstance(value, Node):
         return change(value)
     if isinstance(value, (list, tuple)):

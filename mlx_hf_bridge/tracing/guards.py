@@ -1,6 +1,7 @@
-"""What must hold of a call's sizes: conditions that torch noted while tracing, read by a grammar and never run as code.
+"""Guards: conditions on the sizes of a call that torch relied on while tracing.
 
-B texts, L tokens; whole numbers, the operators below, `min`, `max`, `and`, `or`, `not`.
+They are parsed by a grammar and never run as code: integers, `B` (texts), `L` (tokens), the operators below, `min`,
+`max`, `and`, `or`, `not`.
 """
 
 import ast
@@ -11,8 +12,9 @@ from typing import Any
 from mlx_hf_bridge.errors import UnsupportedModelError
 
 MAX_CHARACTERS = 2_000
-_DEEPEST = 40
-_LARGEST = 2**62
+# Bounds the recursion of _check and _value.
+_MAX_DEPTH = 40
+_MAX_NUMBER = 2**62
 _OPERATORS: dict[type, Callable[[int, int], int]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
@@ -33,20 +35,27 @@ SIZE_NAMES = ("B", "L")
 
 
 class Guard:
-    """One condition of B and L; UnsupportedModelError for anything but the grammar above."""
+    """One condition on B and L.
+
+    Args:
+        text: The condition, such as "L % 4 == 0".
+
+    Raises:
+        UnsupportedModelError: If the text is not in the grammar, or too long or deep.
+    """
 
     def __init__(self, text: str) -> None:
         self.text = text
         if not isinstance(text, str) or len(text) > MAX_CHARACTERS:
-            raise _refused(str(text)[:80], f"is not a text of {MAX_CHARACTERS} letters or fewer")
+            raise _error(str(text)[:80], f"is not a string of {MAX_CHARACTERS} characters or fewer")
         try:
             self._tree = ast.parse(text, mode="eval").body
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-            raise _refused(text, f"cannot be read ({type(error).__name__})") from error
+            raise _error(text, f"cannot be read ({type(error).__name__})") from error
         _check(self._tree, text, 0)
 
     def holds(self, sizes: Mapping[str, int]) -> bool:
-        """Whether the condition is met; one that divides by 0 is not."""
+        """Return whether the condition is met; one that divides by 0 is not."""
         try:
             return bool(_value(self._tree, sizes))
         except ZeroDivisionError:
@@ -54,11 +63,11 @@ class Guard:
 
 
 def _check(node: ast.AST, text: str, depth: int) -> None:
-    """Every node of the tree is one of the grammar."""
-    if depth > _DEEPEST:
-        raise _refused(text, f"is nested deeper than {_DEEPEST}")
+    """Check that every node of the tree belongs to the grammar."""
+    if depth > _MAX_DEPTH:
+        raise _error(text, f"is nested deeper than {_MAX_DEPTH}")
     if isinstance(node, ast.Constant):
-        known = isinstance(node.value, int) and abs(node.value) <= _LARGEST
+        known = isinstance(node.value, int) and abs(node.value) <= _MAX_NUMBER
     elif isinstance(node, ast.Name):
         known = node.id in SIZE_NAMES
     elif isinstance(node, ast.Call):
@@ -72,7 +81,7 @@ def _check(node: ast.AST, text: str, depth: int) -> None:
             or (isinstance(node, ast.Compare) and all(type(op) in _COMPARISONS for op in node.ops))
         )
     if not known:
-        raise _refused(text, f"has {type(node).__name__}, which no guard may have")
+        raise _error(text, f"has {type(node).__name__}, which guards cannot have")
     for child in _operands(node):
         _check(child, text, depth + 1)
 
@@ -109,7 +118,7 @@ def _value(node: Any, sizes: Mapping[str, int]) -> Any:
     return _OPERATORS[type(node.op)](*values)
 
 
-def _refused(text: str, what: str) -> UnsupportedModelError:
+def _error(text: str, what: str) -> UnsupportedModelError:
     return UnsupportedModelError(
         f"the guard {text[:80]!r} in graph.json {what}; expected a condition of B and L. Convert the model again."
     )

@@ -1,7 +1,8 @@
-"""Every look-up of a graph stays inside its table: MLX itself would read foreign memory past the end.
+"""Check the indices of all lookups of a graph, since MLX reads other memory for an index past the end of a table.
 
-The whole numbers that a look-up goes by are computed apart, before the graph runs: once a shape where they follow from
-sizes alone, else on every call. Numbers that are computed from hidden states (argmax, top k) are within by themselves.
+The integers that index a table are computed separately, before the graph runs: once for each shape where they depend
+on sizes only, else on every call. Indices computed from hidden states (argmax, top k) are within bounds by
+construction.
 """
 
 from collections.abc import Mapping
@@ -15,60 +16,83 @@ from mlx_hf_bridge.tracing.graph import INPUT, TENSOR_OPS, Graph, Node, input_no
 from mlx_hf_bridge.tracing.interpreter import Program, required_nodes
 
 # Operations whose results are hidden states.
-_DEEP = ("linear", "layer_norm", "matmul", "scaled_dot_product_attention", "embedding", "bridge.", "softmax.int", "bmm")
-_MOST_SHAPES = 256
+_HIDDEN_STATE_OPS = (
+    "linear",
+    "layer_norm",
+    "matmul",
+    "scaled_dot_product_attention",
+    "embedding",
+    "bridge.",
+    "softmax.int",
+    "bmm",
+)
+# Shapes whose check is remembered; beyond them all are forgotten, and checked again.
+_MAX_SHAPES = 256
 
 
 class IndexChecks:
-    """The look-ups of a graph and the places that they go by."""
+    """The lookups of a graph with their indices.
+
+    Args:
+        graph: The graph.
+        weights: Arrays and packed tables by name.
+    """
 
     def __init__(self, graph: Graph, weights: Mapping[str, Any]) -> None:
-        deep = _deep(graph)
+        computed = _from_hidden_states(graph)
         found = [
-            (table, axis, places)
+            (table, axis, indices)
             for node in graph.nodes
-            for table, axis, places in _look_ups(node)
-            if id(places) not in deep
+            for table, axis, indices in _lookups(node)
+            if id(indices) not in computed
         ]
         by_shape = [item for item in found if not _reads_values(graph, item[2])]
         by_value = [item for item in found if item not in by_shape]
+        # By shape: checked once for each. By value: on every call.
         self._once = _CheckGroup(graph, by_shape, weights)
         self._always = _CheckGroup(graph, by_value, weights)
         self._seen: dict[tuple[tuple[int, ...], ...], bool] = {}
 
     def check(self, inputs: Mapping[str, mx.array]) -> None:
-        """TokenRangeError for a place outside its table."""
+        """Check all indices that a call would use.
+
+        Args:
+            inputs: The inputs of the call, by name.
+
+        Raises:
+            TokenRangeError: If an index is outside its table.
+        """
         shapes = tuple(array.shape for array in inputs.values())
         if shapes not in self._seen:
             self._once(inputs)
-            if len(self._seen) >= _MOST_SHAPES:
+            if len(self._seen) >= _MAX_SHAPES:
                 self._seen.clear()
             self._seen[shapes] = True
         self._always(inputs)
 
 
 class _CheckGroup:
-    """Some look-ups: the program of their places, and the sizes of the axes that they go along."""
+    """Some lookups: the program that computes their indices, and the sizes of the axes that they index."""
 
-    def __init__(self, graph: Graph, look_ups: list[tuple[Node, int, Node]], weights: Mapping[str, Any]) -> None:
-        # A computed table's size is not known here; a graph looks such up along axes of its own sizes.
-        kept = [item for item in look_ups if item[0].op in TENSOR_OPS]
-        unique = {(id(places), _rows(weights[table.args[0]], axis)): places for table, axis, places in kept}
+    def __init__(self, graph: Graph, lookups: list[tuple[Node, int, Node]], weights: Mapping[str, Any]) -> None:
+        # The size of a computed table is not known here; graphs index those by ranges of the same sizes.
+        kept = [item for item in lookups if item[0].op in TENSOR_OPS]
+        unique = {(id(indices), _rows(weights[table.args[0]], axis)): indices for table, axis, indices in kept}
         self._sizes = [rows for _, rows in unique]
         self._program = Program(graph, list(unique.values()), weights, mx.float32) if unique else None
 
     def __call__(self, inputs: Mapping[str, mx.array]) -> None:
         if self._program is None:
             return
-        places = self._program(inputs)
-        least, most = ([best(array) for array in places] for best in (mx.min, mx.max))
+        indices = self._program(inputs)
+        least, most = ([best(array) for array in indices] for best in (mx.min, mx.max))
         mx.eval(least, most)
         for low, high, size in zip(least, most, self._sizes, strict=True):
             first, last = _number(low), _number(high)
             if first < -size or last >= size:
                 raise TokenRangeError(
-                    f"the model looks up the places {first} to {last} in a table of {size} rows. Give ids, segments "
-                    "and boxes that the model knows, and texts that are no longer than it takes."
+                    f"the model reads the indices {first} to {last} of a table of {size} rows. Pass ids, token type "
+                    "ids and boxes within the model's range, and texts no longer than its maximum length."
                 )
 
 
@@ -82,32 +106,34 @@ def _rows(table: Any, axis: int) -> int:
     return rows
 
 
-def _look_ups(node: Node) -> list[tuple[Node, int, Node]]:
-    """(table, axis, places) of each axis that a node looks up."""
+def _lookups(node: Node) -> list[tuple[Node, int, Node]]:
+    """Return (table, axis, indices) for each axis that a node indexes."""
     if node.op == "embedding":
         return [(node.args[0], 0, node.args[1])]
     if node.op in ("index_select", "gather"):
         return [(node.args[0], node.args[1], node.args[2])]
     if node.op == "index.Tensor":
-        return [(node.args[0], axis, places) for axis, places in enumerate(node.args[1]) if places is not None]
+        return [(node.args[0], axis, indices) for axis, indices in enumerate(node.args[1]) if indices is not None]
     return []
 
 
-def _deep(graph: Graph) -> set[int]:
-    """The nodes that follow from hidden states."""
-    deep: set[int] = set()
+def _from_hidden_states(graph: Graph) -> set[int]:
+    """Return the ids of the nodes that depend on hidden states."""
+    dependent: set[int] = set()
     for node in graph.nodes:
-        if node.op.startswith(_DEEP) or any(id(read) in deep for read in iterate_nodes((node.args, node.options))):
-            deep.add(id(node))
-    return deep
+        if node.op.startswith(_HIDDEN_STATE_OPS) or any(
+            id(read) in dependent for read in iterate_nodes((node.args, node.options))
+        ):
+            dependent.add(id(node))
+    return dependent
 
 
 def _reads_values(graph: Graph, wanted: Node) -> bool:
-    """Whether a node follows from an input's values, not from its sizes alone."""
-    valued: set[int] = set()
+    """Return whether a node depends on the values of an input, not only on its sizes."""
+    value_dependent: set[int] = set()
     for node in required_nodes(graph, [wanted]):
         if node.op == "sym_size.int":
             continue
-        if node.op == INPUT or any(id(read) in valued for read in input_nodes(node)):
-            valued.add(id(node))
-    return id(wanted) in valued
+        if node.op == INPUT or any(id(read) in value_dependent for read in input_nodes(node)):
+            value_dependent.add(id(node))
+    return id(wanted) in value_dependent

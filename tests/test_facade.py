@@ -70,6 +70,16 @@ def assert_same(actual: Any, expected: Any) -> None:
         torch.testing.assert_close(actual[seen], expected[seen], rtol=1e-4, atol=FLOAT32)
 
 
+def test_positions_that_a_caller_gives_are_used(tmp_path: Path) -> None:
+    bridged, torch_model, behind = pair(tmp_path)
+    backwards = torch.arange(IDS.shape[1]).flip(0)[None]
+    with torch.no_grad():
+        expected = torch_model(IDS, MASK, position_ids=backwards)
+        assert_same(bridged(IDS, MASK, position_ids=backwards), expected)
+        assert (torch_model(IDS, MASK)[0] - expected[0]).abs().max() > 0.01
+    assert behind.reasons == []
+
+
 @pytest.mark.parametrize(
     ("model_type", "head"),
     [

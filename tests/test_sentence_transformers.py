@@ -52,6 +52,15 @@ def test_known_trouble_1_pools_as_the_checkpoint_says(mode: Any, tmp_path: Path)
     assert_same(tmp_path, make_repo(tmp_path, pooling=mode))
 
 
+def test_texts_with_equal_ids_and_other_token_types_get_vectors_of_their_own(tmp_path: Path) -> None:
+    """Both are [CLS] a [SEP] the [SEP]; only the pair's second part has token type 1."""
+    torch_model = make_repo(tmp_path)
+    texts = ["a [SEP] the", ("a", "the")]
+    assert_same(tmp_path, torch_model, texts)
+    first, second = torch_model.encode(texts)
+    assert abs(first - second).max() > 100 * TOLERANCE["atol"]
+
+
 def test_cls_pooling_computes_first_tokens_alone_and_answers_as_with_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

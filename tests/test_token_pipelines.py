@@ -13,7 +13,16 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from checkpoints import FAMILIES, Row, heads_of, make_checkpoint, make_model, make_wordpiece, ragged_inputs, row_name
+from checkpoints import (
+    FAMILIES,
+    Row,
+    heads_of,
+    make_checkpoint,
+    make_wordpiece,
+    ragged_inputs,
+    row_name,
+    save_model,
+)
 from pipeline_calls import FEATURES, FILL, LABELS, LONG, NER, TEXT, TEXTS, ZERO_SHOT
 from subprocesses import run_python
 from three_pipelines import (
@@ -89,7 +98,7 @@ def test_equal_texts_are_computed_once(three: ThreePipelines, forwards: list[tup
 
 @pytest.mark.parametrize("row", [row for row in FAMILIES if "ForMaskedLM" in heads_of(row)], ids=row_name)
 def test_words_are_scored_at_masked_slots_alone_in_every_family(row: Row, tmp_path: Path) -> None:
-    make_model(row, "ForMaskedLM").save_pretrained(tmp_path)
+    save_model(tmp_path, row, "ForMaskedLM")
     loaded = MLXAutoModelForMaskedLM.from_pretrained(tmp_path).loaded
     inputs = ragged_inputs(row)
     batch = make_batch(loaded.config, inputs["input_ids"], inputs["attention_mask"], inputs.get("token_type_ids"))
@@ -129,6 +138,17 @@ def test_vectors_at_padding_are_given_where_they_are_asked_for(three: ThreePipel
     mlx_value, torch_value = (pipes[FEATURES]("the cat", **options) for pipes in (three.mlx, three.torch))
     assert mlx_value.shape == tuple(torch_value.shape) == (1, 12, 24)
     np.testing.assert_allclose(mlx_value[:, :4], torch_value[:, :4], rtol=0, atol=1e-4)
+
+
+def test_equal_ids_with_other_masks_get_vectors_of_their_own(three: ThreePipelines) -> None:
+    """Both texts have the ids of `the cat` and ten [PAD]s, of which the first counts as a token in the second text."""
+    texts = ["the cat", "the cat [PAD]"]
+    options = {"padding": "max_length", "max_length": 12, "add_special_tokens": False}
+    actual = three.mlx[FEATURES](texts, tokenize_kwargs=options)
+    expected = three.torch[FEATURES](texts, tokenize_kwargs=options)
+    for found, reference, tokens in zip(actual, expected, (2, 3), strict=True):
+        np.testing.assert_allclose(found[0][:tokens], reference[0][:tokens], rtol=0, atol=1e-4)
+    assert np.abs(np.subtract(expected[0][0][:2], expected[1][0][:2])).max() > 0.01
 
 
 def test_padding_on_the_left_moves_places_as_in_transformers(three: ThreePipelines) -> None:

@@ -1,6 +1,7 @@
 """Tiny checkpoints of every family, made by transformers itself, and the table that the tests are parametrised over."""
 
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -729,14 +730,69 @@ def ragged_inputs(row: Row, lengths: tuple[int, ...] = (17, 9, 4), seed: int = 0
     return inputs
 
 
+@dataclass(frozen=True)
+class Saved:
+    """A model that tests share, the files that save_pretrained wrote of it, and what it looked like then."""
+
+    row: Row
+    model: Any
+    state: Any
+    files: Mapping[str, bytes]
+
+
+_SAVED: dict[Any, Saved] = {}
+_TOKENIZERS: dict[int, Mapping[str, bytes]] = {}
+
+
+def _state(model: Any) -> Any:
+    """What a test may have changed: tensors in place or as a whole, and the config."""
+    tensors = [*model.parameters(), *model.buffers()]
+    marks = [(id(t), t.data_ptr(), t._version, t.dtype, t.requires_grad, t.grad is None) for t in tensors]
+    return marks, model.training, model.config._attn_implementation, model.config.to_dict()
+
+
+def _files_of(write: Callable[[Path], Any]) -> dict[str, bytes]:
+    """The files that `write` puts into a folder."""
+    with tempfile.TemporaryDirectory() as folder:
+        write(Path(folder))
+        return {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir())}
+
+
+def _write_files(folder: Path, files: Mapping[str, bytes]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+
+
+def save_model(folder: Path, row: Row, head: str = "Model", labels: int = 3, seed: int = 0) -> Any:
+    """Write what `make_model(...).save_pretrained(folder)` writes -> the transformers model.
+
+    Each model is built once a process and handed out again, for as long as no test has changed it; the files are the
+    test's own.
+    """
+    key = (id(row.config), row.classes, row.base, head, labels, seed)
+    saved = _SAVED.get(key)
+    if saved is None or _state(saved.model) != saved.state:
+        model = make_model(row, head, labels, seed)
+        files = _files_of(model.save_pretrained)
+        saved = _SAVED[key] = Saved(row, model, _state(model), files)
+    _write_files(folder, saved.files)
+    return saved.model
+
+
 def make_wordpiece(folder: Path, pad_token_id: int = 0) -> None:
-    """A BERT vocabulary that fits the tiny models (101 ids), padding where the family has it."""
+    """Save a BERT vocabulary that fits the tiny models (101 ids), with padding at the family's id."""
+    if pad_token_id not in _TOKENIZERS:
+        _TOKENIZERS[pad_token_id] = _files_of(lambda scratch: _save_wordpiece(scratch, pad_token_id))
+    _write_files(folder, _TOKENIZERS[pad_token_id])
+
+
+def _save_wordpiece(folder: Path, pad_token_id: int) -> None:
     special = ["[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     special.insert(pad_token_id, "[PAD]")
     letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
     vocabulary = [*special, *dict.fromkeys([*WORDS, *letters, *(f"##{letter}" for letter in letters)])]
     vocabulary += [f"[unused{number}]" for number in range(101 - len(vocabulary))]
-    folder.mkdir(parents=True, exist_ok=True)
     (folder / "vocab.txt").write_text("\n".join(vocabulary[:101]) + "\n", encoding="utf-8")
     transformers.BertTokenizer(str(folder / "vocab.txt"), model_max_length=44).save_pretrained(folder)
 
@@ -744,7 +800,6 @@ def make_wordpiece(folder: Path, pad_token_id: int = 0) -> None:
 def make_checkpoint(folder: Path, row: Row | None = None, head: str = "Model", labels: int = 3, seed: int = 0) -> Any:
     """Save a tiny model with a tokenizer into `folder` -> the transformers model."""
     row = row or FAMILIES[0]
-    model = make_model(row, head, labels, seed)
-    model.save_pretrained(folder)
+    model = save_model(folder, row, head, labels, seed)
     make_wordpiece(folder, row.pad_token_id)
     return model

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from checkpoints import FAMILIES, WITH_SEGMENTS, Row, make_model, ragged_inputs
+from checkpoints import FAMILIES, WITH_SEGMENTS, Row, ragged_inputs, save_model
 from weight_files import edit_config, max_difference, output_array, read_tensors
 
 from mlx_hf_bridge import MLXAutoModel, MLXAutoModelForQuestionAnswering
@@ -20,8 +20,7 @@ BY_TYPE = {row.model_type: row for row in FAMILIES}
 def test_a_task_table_that_the_config_passes_by_is_carried_and_not_computed(tmp_path: Path) -> None:
     config = transformers.ErnieConfig(**WITH_SEGMENTS, use_task_id=True)
     row = Row("ernie", "Ernie", config, segments=3)
-    torch_model = make_model(row)
-    torch_model.save_pretrained(tmp_path)
+    torch_model = save_model(tmp_path, row)
     edit_config(tmp_path, use_task_id=False)
     torch_model.embeddings.use_task_id = False
     mlx_model = MLXAutoModel.from_pretrained(tmp_path)
@@ -38,8 +37,7 @@ def test_a_task_table_that_the_config_passes_by_is_carried_and_not_computed(tmp_
 @pytest.mark.parametrize("question", [[3, 11], [0, 16], None], ids=["once or twice", "at the ends", "nowhere"])
 def test_splinters_spans_answer_the_first_question_token(question: Any, tmp_path: Path) -> None:
     row = BY_TYPE["splinter"]
-    torch_model = make_model(row, "ForQuestionAnswering", labels=2)
-    torch_model.save_pretrained(tmp_path)
+    torch_model = save_model(tmp_path, row, "ForQuestionAnswering", labels=2)
     inputs = ragged_inputs(row)
     inputs["input_ids"][inputs["input_ids"] == row.config.question_token_id] = 51
     if question:
@@ -52,7 +50,7 @@ def test_splinters_spans_answer_the_first_question_token(question: Any, tmp_path
 
 
 def test_lukes_entities_are_no_arguments_and_leave_the_folder(tmp_path: Path) -> None:
-    make_model(BY_TYPE["luke"]).save_pretrained(tmp_path)
+    save_model(tmp_path, BY_TYPE["luke"])
     mlx_model = MLXAutoModel.from_pretrained(tmp_path)
     assert not [name for name in read_tensors(mlx_model.folder) if "entity" in name or "2e_" in name or "e2" in name]
     with pytest.raises(TypeError, match="entity_ids"):
@@ -67,7 +65,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("model_type", REFUSED)
 def test_what_would_give_other_vectors_is_refused(model_type: str, tmp_path: Path) -> None:
-    make_model(BY_TYPE[model_type]).save_pretrained(tmp_path)
+    save_model(tmp_path, BY_TYPE[model_type])
     values, message = REFUSED[model_type]
     edit_config(tmp_path, **values)
     with pytest.raises(ConfigError, match=message):

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import transformers
-from checkpoints import WITH_SEGMENTS, Row, make_model
+from checkpoints import WITH_SEGMENTS, Row, save_model
 from weight_files import edit_config, max_difference, output_array
 
 from mlx_hf_bridge import MLXAutoModel
@@ -29,8 +29,7 @@ def texts(length: int) -> dict[str, Any]:
 
 @pytest.mark.parametrize("length", [3, LONGEST])
 def test_block_sparse_attention_is_full_up_to_its_blocks(length: int, tmp_path: Path) -> None:
-    torch_model = make_model(ROW)
-    torch_model.save_pretrained(tmp_path)
+    torch_model = save_model(tmp_path, ROW)
     mlx_model = MLXAutoModel.from_pretrained(tmp_path)
     assert max_difference(
         *(output_array(model, texts(length), "last_hidden_state") for model in (mlx_model, torch_model)), texts(length)
@@ -38,7 +37,7 @@ def test_block_sparse_attention_is_full_up_to_its_blocks(length: int, tmp_path: 
 
 
 def test_a_text_for_which_it_is_sparse_is_refused_wherever_its_places_are(tmp_path: Path) -> None:
-    make_model(ROW).save_pretrained(tmp_path)
+    save_model(tmp_path, ROW)
     mlx_model = MLXAutoModel.from_pretrained(tmp_path)
     assert mlx_model.config.max_length == LONGEST
     message = rf"have {LONGEST + 1} tokens, and 'big_bird' with this config\.json .* {LONGEST} or fewer\. Truncate"
@@ -48,7 +47,7 @@ def test_a_text_for_which_it_is_sparse_is_refused_wherever_its_places_are(tmp_pa
 
 
 def test_another_kind_of_attention_is_refused(tmp_path: Path) -> None:
-    make_model(ROW).save_pretrained(tmp_path)
+    save_model(tmp_path, ROW)
     edit_config(tmp_path, attention_type="sparser")
     with pytest.raises(ConfigError, match=r"attention_type='sparser'; known are block_sparse and original_full\. Take"):
         MLXAutoModel.from_pretrained(tmp_path)

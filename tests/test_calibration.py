@@ -212,10 +212,10 @@ def test_a_recipe_comes_back_from_its_dict_where_its_texts_are_at_hand() -> None
 
 
 def test_a_checkpoint_without_a_tokenizer_cannot_be_calibrated(tmp_path: Path) -> None:
-    from checkpoints import make_model
+    from checkpoints import save_model
     from test_quantization import BERT
 
-    make_model(BERT).save_pretrained(tmp_path)
+    save_model(tmp_path, BERT)
     with pytest.raises(QuantizationError, match=r"has no tokenizer, so it cannot read calibration.*least_squares"):
         MLXAutoModel.from_pretrained(tmp_path, quantization_config="q4-best")
     MLXAutoModel.from_pretrained(tmp_path, quantization_config="q4-fit")

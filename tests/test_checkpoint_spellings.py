@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from checkpoints import FAMILIES, Row, heads_of, make_model, mlx_class, ragged_inputs
+from checkpoints import FAMILIES, Row, heads_of, make_model, mlx_class, ragged_inputs, save_model
 from weight_files import edit_config, max_difference, output_array, rewrite, write_tensors
 
 from mlx_hf_bridge import MLXAutoModel
@@ -170,8 +170,7 @@ def test_frequencies_of_old_esm_files_are_taken_from_the_first_layer(dtype: torc
 
 def test_esm_frequencies_stay_exact_beside_bfloat16_weights(tmp_path: Path) -> None:
     row = BY_TYPE["esm"]
-    torch_model = make_model(row)
-    torch_model.save_pretrained(tmp_path)
+    torch_model = save_model(tmp_path, row)
     mlx_model = MLXAutoModel.from_pretrained(tmp_path, dtype="bfloat16")
     held = np.array(mlx_model.loaded.model.encoder.rotary.inv_freq)
     np.testing.assert_array_equal(held, torch_model.rotary_embeddings.inv_freq.numpy())
@@ -179,16 +178,32 @@ def test_esm_frequencies_stay_exact_beside_bfloat16_weights(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("model_type", ["nomic_bert", "gte", "jina_embeddings_v3", "eurobert", "modernbert"])
 def test_scaled_rotary_positions_are_refused(model_type: str, tmp_path: Path) -> None:
-    make_model(BY_TYPE[model_type]).save_pretrained(tmp_path)
+    save_model(tmp_path, BY_TYPE[model_type])
     edit_config(tmp_path, rope_scaling={"type": "linear", "factor": 2.0})
     with pytest.raises(ConfigError, match=r"rope_type='linear' .* supported are 'default' and 1\. Use transformers"):
         MLXAutoModel.from_pretrained(tmp_path)
 
 
+@pytest.mark.parametrize("model_type", ["nomic_bert", "gte", "jina_embeddings_v3", "eurobert"])
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"partial_rotary_factor": 0.5},
+        {"rope_parameters": {"rope_type": "default", "rope_theta": 50.0, "partial_rotary_factor": 0.5}},
+    ],
+    ids=["a key of its own", "in rope_parameters"],
+)
+def test_a_partial_rotation_is_refused(keys: dict[str, Any], model_type: str, tmp_path: Path) -> None:
+    """The whole of each head would be rotated, which gives other vectors without an error."""
+    save_model(tmp_path, BY_TYPE[model_type])
+    edit_config(tmp_path, **keys)
+    with pytest.raises(ConfigError, match=r"partial_rotary_factor=0\.5; supported are 'default' and 1\."):
+        MLXAutoModel.from_pretrained(tmp_path)
+
+
 def test_lora_weights_of_tasks_are_never_dropped_without_a_word(tmp_path: Path) -> None:
     """As torch's parametrizations write them (the authors' files of Jina Embeddings v3)."""
-    torch_model = make_model(BY_TYPE["jina_embeddings_v3"])
-    torch_model.save_pretrained(tmp_path)
+    save_model(tmp_path, BY_TYPE["jina_embeddings_v3"])
     name = "roberta.encoder.layers.0.mlp.fc1.parametrizations.weight"
     lora = {f"{name}.0.lora_A": torch.zeros(5, 4, 24), f"{name}.0.lora_B": torch.zeros(5, 40, 4)}
     rewrite(tmp_path, lambda tensors: {**tensors, **lora})
@@ -219,7 +234,7 @@ def test_esms_python_tokenizer_is_written_as_tokenizer_json_with_the_same_answer
     vocabulary = ["<cls>", "<pad>", "<eos>", "<unk>", *"LAGVSERTIDPKQNFYMHWCXBUZO.-", "<null_1>", "<mask>"]
     (tmp_path / "vocab.txt").write_text("\n".join(vocabulary))
     torch_model = transformers.EsmTokenizer.from_pretrained(str(tmp_path), model_max_length=30)
-    make_model(BY_TYPE["esm"]).save_pretrained(tmp_path)
+    save_model(tmp_path, BY_TYPE["esm"])
     torch_model.save_pretrained(str(tmp_path))
     folder = MLXAutoModel.from_pretrained(tmp_path).folder
     for mlx_model in (Tokenizer.from_folder(folder, {}), transformers.AutoTokenizer.from_pretrained(folder)):

@@ -25,6 +25,7 @@ from checkpoints import (
     plainest_head,
     ragged_inputs,
     row_name,
+    save_model,
     torch_class,
 )
 from weight_files import max_difference, output_array
@@ -362,8 +363,7 @@ def test_a_saved_model_loads_back_without_its_source_and_cache(recipe: str | Non
 
 @pytest.mark.parametrize("row", FAMILIES, ids=row_name)
 def test_an_unquantised_save_loads_in_transformers_with_equal_outputs(row: Row, tmp_path: Path) -> None:
-    torch_model = make_model(row, plainest_head(row)[0])
-    torch_model.save_pretrained(tmp_path / "source")
+    save_model(tmp_path / "source", row, plainest_head(row)[0])
     inputs = ragged_inputs(row)
     for head, name in (("Model", "last_hidden_state"), plainest_head(row)):
         mlx_model = mlx_class(head).from_pretrained(tmp_path / "source")
@@ -391,8 +391,7 @@ def test_save_pretrained_onto_a_file_says_so(tmp_path: Path) -> None:
 
 def make_old_layout(folder: Path) -> Any:
     """A sentence-transformers repo of old: the model in 0_Transformer, with Pooling and Dense."""
-    torch_model = make_model(BERT)
-    torch_model.save_pretrained(folder / "0_Transformer")
+    torch_model = save_model(folder / "0_Transformer", BERT)
     make_wordpiece(folder / "0_Transformer")
     (folder / "0_Transformer" / "sentence_bert_config.json").write_text('{"max_seq_length": 11}')
     for name in ("1_Pooling", "2_Dense", "3_Normalize"):

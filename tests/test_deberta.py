@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from checkpoints import FAMILIES, make_model, ragged_inputs
+from checkpoints import FAMILIES, ragged_inputs, save_model
 from transformers.models.deberta_v2.modeling_deberta_v2 import build_relative_position
 from weight_files import Tensors, edit_config, max_difference, output_array, read_tensors, rewrite
 
@@ -58,8 +58,7 @@ def on_the_hub(tensors: Tensors) -> Tensors:
 @pytest.mark.parametrize("row", [V1, V2], ids=["v1", "v2"])
 @pytest.mark.parametrize("recipe", [None, "q8"])
 def test_files_of_the_hub_are_read_whole(row: object, recipe: str | None, tmp_path: Path) -> None:
-    torch_model = make_model(row, "ForMaskedLM")
-    torch_model.save_pretrained(tmp_path)
+    torch_model = save_model(tmp_path, row, "ForMaskedLM")
     rewrite(tmp_path, on_the_hub)
     inputs = ragged_inputs(row)
     mlx_model = MLXAutoModelForMaskedLM.from_pretrained(tmp_path, quantization_config=recipe)
@@ -81,7 +80,7 @@ def test_files_of_the_hub_are_read_whole(row: object, recipe: str | None, tmp_pa
 
 def test_a_word_head_of_the_other_kind_is_missing_not_guessed(tmp_path: Path) -> None:
     """legacy=true, the default, beside the original code's head: transformers would start a new one at random."""
-    make_model(V2, "ForMaskedLM").save_pretrained(tmp_path)
+    save_model(tmp_path, V2, "ForMaskedLM")
     edit_config(tmp_path, legacy=True)
     with pytest.raises(WeightsError, match=r"lacks 5 tensors that the model needs: cls\.predictions"):
         MLXAutoModelForMaskedLM.from_pretrained(tmp_path)
@@ -89,8 +88,7 @@ def test_a_word_head_of_the_other_kind_is_missing_not_guessed(tmp_path: Path) ->
 
 def test_without_a_table_of_places_texts_may_be_longer(tmp_path: Path) -> None:
     for row, fits in ((V1, True), (V2, True), (ROWS["deberta"][1], False)):
-        torch_model = make_model(row, "ForSequenceClassification")
-        torch_model.save_pretrained(tmp_path)
+        torch_model = save_model(tmp_path, row, "ForSequenceClassification")
         mlx_model = MLXAutoModelForSequenceClassification.from_pretrained(tmp_path)
         inputs = ragged_inputs(row, (90, 61))
         if fits:
@@ -117,14 +115,14 @@ REFUSED = [
 def test_a_config_that_transformers_cannot_compute_is_refused(
     values: dict[str, object], message: str, tmp_path: Path
 ) -> None:
-    make_model(V2).save_pretrained(tmp_path)
+    save_model(tmp_path, V2)
     edit_config(tmp_path, **values)
     with pytest.raises(ConfigError, match=message):
         MLXAutoModel.from_pretrained(tmp_path)
 
 
 def test_the_new_word_head_needs_a_word_table_as_wide_as_hidden_states(tmp_path: Path) -> None:
-    make_model(ROWS["deberta"][2], "ForMaskedLM").save_pretrained(tmp_path)
+    save_model(tmp_path, ROWS["deberta"][2], "ForMaskedLM")
     edit_config(tmp_path, legacy=False)
     with pytest.raises(ConfigError, match=r"legacy=false and embedding_size=16, expected hidden_size=24"):
         MLXAutoModelForMaskedLM.from_pretrained(tmp_path)

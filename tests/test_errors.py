@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from checkpoints import FAMILIES, Row, make_checkpoint, make_model, row_name
+from checkpoints import FAMILIES, Row, make_checkpoint, row_name, save_model
 from weight_files import edit_config, max_difference, output_array, read_tensors, rewrite
 
 from mlx_hf_bridge import MLXAutoModel, MLXAutoModelForSequenceClassification, errors
@@ -536,8 +536,7 @@ def test_a_bad_call_is_one_clear_error(call: str, kind: str, bert: Any) -> None:
 @pytest.mark.parametrize("row", [row for row in FAMILIES if row.has_positions], ids=row_name)
 def test_the_longest_text_works_as_in_transformers_and_one_more_token_raises(row: Row, tmp_path: Path) -> None:
     """Known trouble 4: RoBERTa's usable length is max_position_embeddings - pad_token_id - 1."""
-    torch_model = make_model(row)
-    torch_model.save_pretrained(tmp_path)
+    torch_model = save_model(tmp_path, row)
     mlx_model = MLXAutoModel.from_pretrained(tmp_path)
     kind = family_for({"model_type": row.model_type}).config
     first = row.pad_token_id + 1 if issubclass(kind, OffsetPositionsConfig) else 0
@@ -571,7 +570,7 @@ def test_the_longest_text_works_as_in_transformers_and_one_more_token_raises(row
 )
 def test_segments_for_a_family_without_them_are_ignored_as_in_transformers(row: Row, tmp_path: Path) -> None:
     """transformers' AutoTokenizer gives DistilBERT's pairs segments, and its model takes them without a word."""
-    make_model(row).save_pretrained(tmp_path)
+    save_model(tmp_path, row)
     mlx_model = MLXAutoModel.from_pretrained(tmp_path)
     np.testing.assert_array_equal(
         mlx_model(IDS, token_type_ids=IDS).last_hidden_state, mlx_model(IDS).last_hidden_state
@@ -587,7 +586,7 @@ def test_every_error_is_a_bridge_error_and_one_of_pythons() -> None:
 
 @pytest.mark.parametrize("row", FAMILIES, ids=row_name)
 def test_each_key_that_a_family_needs_is_named_when_it_is_missing(row: Row, tmp_path: Path) -> None:
-    make_model(row).save_pretrained(tmp_path)
+    save_model(tmp_path, row)
     original = (tmp_path / "config.json").read_text()
     kind = family_for({"model_type": row.model_type}).config
     optional = {

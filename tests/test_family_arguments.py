@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from checkpoints import FAMILIES, make_model, mlx_class, ragged_inputs
+from checkpoints import FAMILIES, make_model, mlx_class, ragged_inputs, save_model
 from weight_files import max_difference, output_array
 
 from mlx_hf_bridge import MLXAutoModel, MLXAutoModelForSequenceClassification
@@ -31,8 +31,7 @@ def test_arguments_of_one_family_answer_as_transformers(model_type: str, suffix:
         row for row in FAMILIES if row.model_type == model_type
         and getattr(row.config, "use_task_id", True) and getattr(row.config, "n_langs", 2) > 1
     )  # fmt: skip
-    torch_model = make_model(row, suffix)
-    torch_model.save_pretrained(tmp_path)
+    torch_model = save_model(tmp_path, row, suffix)
     inputs = ragged_inputs(row)
     inputs[name] = np.random.default_rng(1).integers(0, values, inputs["input_ids"].shape)
     if suffix == "ForMultipleChoice":
@@ -58,7 +57,7 @@ def test_an_argument_without_its_table_may_only_be_0(tmp_path: Path) -> None:
 
 
 def test_an_argument_of_another_family_is_a_type_error(tmp_path: Path) -> None:
-    make_model(FAMILIES[0], "ForSequenceClassification").save_pretrained(tmp_path)
+    save_model(tmp_path, FAMILIES[0], "ForSequenceClassification")
     mlx_model = MLXAutoModelForSequenceClassification.from_pretrained(tmp_path)
     with pytest.raises(ArgumentTypeError, match=r"BertForSequenceClassification got langs, which it does not take; it"):
         mlx_model([[5, 6]], langs=[[0, 0]])

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from checkpoints import FAMILIES, make_checkpoint, make_model, ragged_inputs
+from checkpoints import FAMILIES, make_checkpoint, ragged_inputs, save_model
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 from weight_files import edit_config, max_difference, output_array, rename, rewrite
 
@@ -183,7 +183,7 @@ def test_an_unknown_model_type_is_a_value_error(copy: Path) -> None:
 
 def test_a_head_that_the_model_type_lacks_is_a_value_error_that_lists_those_that_have_it(tmp_path: Path) -> None:
     row = next(row for row in FAMILIES if row.model_type == "t5")
-    make_model(row).save_pretrained(tmp_path)
+    save_model(tmp_path, row)
     with pytest.raises(ValueError, match=r"'t5' has no head for 'text-classification' here.*albert, bert"):
         MLXAutoModelForSequenceClassification.from_pretrained(tmp_path)
 
@@ -524,7 +524,7 @@ def test_output_loading_info_is_transformers_for_a_whole_checkpoint(classifier: 
 def test_output_loading_info_is_transformers_for_another_tasks_head(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    make_model(BERT, "ForMaskedLM").save_pretrained(tmp_path)
+    save_model(tmp_path, BERT, "ForMaskedLM")
     assert report_of(MLXAutoModel, tmp_path) == report_of(transformers.AutoModel, tmp_path)
     assert "BertModel LOAD REPORT from:" in caplog.text
     assert "cls.predictions.bias" in caplog.text

@@ -6,7 +6,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 import torch
-from checkpoints import FAMILIES, Row, heads_of, make_model, mlx_class, ragged_inputs
+from checkpoints import FAMILIES, Row, heads_of, mlx_class, ragged_inputs, save_model
 
 from mlx_hf_bridge.loading import load as load_module
 
@@ -34,8 +34,7 @@ def test_half_precision_is_near_float32_and_never_nan(
     row: Row, suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(load_module, "activation_dtype", lambda stored: stored)
-    torch_model = make_model(row, suffix, labels=2)
-    torch_model.save_pretrained(tmp_path)
+    torch_model = save_model(tmp_path, row, suffix, labels=2)
     inputs, gaps = ragged_inputs(row), padded_in_every_way(row)
     if suffix == "ForMultipleChoice":
         inputs, gaps = ({name: array[:, None] for name, array in given.items()} for given in (inputs, gaps))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from checkpoints import FAMILIES, WITH_SEGMENTS, Row, make_model, mlx_class, ragged_inputs
+from checkpoints import FAMILIES, WITH_SEGMENTS, Row, mlx_class, ragged_inputs, save_model
 from weight_files import edit_config, max_difference, output_array
 
 from mlx_hf_bridge import MLXAutoModel, MLXAutoModelForQuestionAnswering
@@ -25,8 +25,7 @@ LONG_ROW = Row(
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
     folder = tmp_path_factory.mktemp("longformer")
-    torch_model = make_model(LONG_ROW)
-    torch_model.save_pretrained(folder)
+    torch_model = save_model(folder, LONG_ROW)
     return MLXAutoModel.from_pretrained(folder), torch_model
 
 
@@ -49,8 +48,7 @@ def test_any_length_and_any_global_tokens_answer_as_transformers(
 
 @pytest.mark.parametrize("suffix", ["ForSequenceClassification", "ForQuestionAnswering"])
 def test_named_global_tokens_win_over_those_that_a_head_names(suffix: str, tmp_path: Path) -> None:
-    torch_model = make_model(LONG_ROW, suffix, labels=2)
-    torch_model.save_pretrained(tmp_path)
+    torch_model = save_model(tmp_path, LONG_ROW, suffix, labels=2)
     inputs = ragged_inputs(LONG_ROW)
     inputs["global_attention_mask"] = (np.arange(17) % 5 == 3).astype(np.int64) * np.ones((3, 1), np.int64)
     name = "logits" if suffix == "ForSequenceClassification" else "start_logits"
@@ -69,7 +67,7 @@ def test_torch_callers_get_transformers_own_output(models: tuple[Any, Any]) -> N
 
 
 def test_pairs_without_three_separators_are_refused(tmp_path: Path) -> None:
-    make_model(LONG_ROW, "ForQuestionAnswering", labels=2).save_pretrained(tmp_path)
+    save_model(tmp_path, LONG_ROW, "ForQuestionAnswering", labels=2)
     mlx_model = MLXAutoModelForQuestionAnswering.from_pretrained(tmp_path)
     with pytest.raises(InputError, match=r"a text has 1 separators \(id 4\), expected 3, .* Pass pairs, or global_att"):
         mlx_model([[5, 4, 6, 7]])
@@ -83,7 +81,7 @@ def test_other_values_than_0_and_1_are_refused(models: tuple[Any, Any]) -> None:
 
 @pytest.mark.parametrize("window", [[8, 16], [8, 16, 7], 0, [8, 16, None]], ids=str)
 def test_windows_that_transformers_refuses_are_refused(window: Any, tmp_path: Path) -> None:
-    make_model(LONG_ROW).save_pretrained(tmp_path)
+    save_model(tmp_path, LONG_ROW)
     edit_config(tmp_path, attention_window=window)
     with pytest.raises(ConfigError, match=r"config\.json has attention_window=.*, expected an even number of tokens"):
         MLXAutoModel.from_pretrained(tmp_path)

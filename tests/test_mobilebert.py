@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from checkpoints import FAMILIES, Row, make_model, ragged_inputs
+from checkpoints import FAMILIES, Row, ragged_inputs, save_model
 from weight_files import edit_config, max_difference, output_array, read_tensors, rewrite
 
 from mlx_hf_bridge import MLXAutoModel, MLXAutoModelForSequenceClassification
@@ -34,8 +34,7 @@ PASSED_BY = {
 @pytest.mark.parametrize("case", PASSED_BY)
 def test_modules_that_a_config_passes_by_are_carried_and_not_computed(case: str, tmp_path: Path) -> None:
     row = varied(**PASSED_BY[case])
-    torch_model = make_model(row)
-    torch_model.save_pretrained(tmp_path)
+    torch_model = save_model(tmp_path, row)
     pooler = {"pooler.dense.weight": torch.full((24, 24), 7.0), "pooler.dense.bias": torch.full((24,), 7.0)}
     rewrite(tmp_path, lambda tensors: {**pooler, **tensors})
     mlx_model = MLXAutoModel.from_pretrained(tmp_path)
@@ -50,8 +49,7 @@ def test_modules_that_a_config_passes_by_are_carried_and_not_computed(case: str,
 
 def test_one_block_and_the_config_of_the_hub_compute_as_transformers(tmp_path: Path) -> None:
     row = varied(num_feedforward_networks=1, classifier_activation=False, hidden_act="relu")
-    torch_model = make_model(row, "ForSequenceClassification")
-    torch_model.save_pretrained(tmp_path)
+    torch_model = save_model(tmp_path, row, "ForSequenceClassification")
     edit_config(tmp_path, true_hidden_size=12)
     mlx_model = MLXAutoModelForSequenceClassification.from_pretrained(tmp_path)
     inputs = ragged_inputs(row, (17, 2, 1))
@@ -63,8 +61,7 @@ def test_one_block_and_the_config_of_the_hub_compute_as_transformers(tmp_path: P
 
 def test_two_tokens_and_one_are_computed_too(tmp_path: Path) -> None:
     """Lengths at which neighbours on both sides are missing."""
-    torch_model = make_model(ROW)
-    torch_model.save_pretrained(tmp_path)
+    torch_model = save_model(tmp_path, ROW)
     mlx_model = MLXAutoModel.from_pretrained(tmp_path)
     for length in (1, 2, 3):
         ids = {"input_ids": np.arange(5, 5 + length)[None]}
@@ -87,7 +84,7 @@ REFUSED = [
 def test_a_config_that_transformers_cannot_compute_is_refused(
     values: dict[str, object], message: str, tmp_path: Path
 ) -> None:
-    make_model(ROW).save_pretrained(tmp_path)
+    save_model(tmp_path, ROW)
     edit_config(tmp_path, **values)
     with pytest.raises(ConfigError, match=message):
         MLXAutoModel.from_pretrained(tmp_path)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from checkpoints import FAMILIES, Row, heads_of, make_model, mlx_class, ragged_inputs, row_name
+from checkpoints import FAMILIES, Row, heads_of, mlx_class, ragged_inputs, row_name, save_model
 
 from mlx_hf_bridge import MLXAutoModel
 from mlx_hf_bridge.architecture.family import BASE_TASK, HF_SUFFIXES
@@ -78,8 +78,7 @@ def assert_same(actual: Any, expected: Any, valid: np.ndarray, blind: bool, case
 @pytest.mark.parametrize(("row", "suffix"), CASES)
 def test_answers_as_transformers_on_every_valid_token(row: Row, suffix: str, tmp_path: Path) -> None:
     """Batches padded on either side and a text alone, against each of transformers' own ways of attention."""
-    torch_model = make_model(row, suffix, labels=labels_for(suffix))
-    torch_model.save_pretrained(tmp_path)
+    torch_model = save_model(tmp_path, row, suffix, labels=labels_for(suffix))
     mlx_model = mlx_class(suffix).from_pretrained(tmp_path)
     for name, inputs in paddings(row).items():
         given = with_choices(inputs) if suffix == "ForMultipleChoice" else inputs
@@ -107,8 +106,7 @@ def test_word_tables_that_are_not_tied_are_read(row: Row, suffix: str, tmp_path:
     untied = dataclasses.replace(
         row, config=type(row.config).from_dict({**row.config.to_dict(), "tie_word_embeddings": False})
     )
-    torch_model = make_model(untied, suffix)
-    torch_model.save_pretrained(tmp_path)
+    torch_model = save_model(tmp_path, untied, suffix)
     inputs = ragged_inputs(row)
     actual = mlx_class(suffix).from_pretrained(tmp_path)(**inputs)
     expected = reference(torch_model, inputs)
@@ -129,8 +127,7 @@ def test_every_head_that_transformers_has_is_here(row: Row) -> None:
 
 @pytest.mark.parametrize("row", [row for row in FAMILIES if row.accepts_inputs_embeds], ids=row_name)
 def test_vectors_in_place_of_ids_answer_as_transformers(row: Row, tmp_path: Path) -> None:
-    torch_model = make_model(row)
-    torch_model.save_pretrained(tmp_path)
+    torch_model = save_model(tmp_path, row)
     inputs = ragged_inputs(row)
     width = torch_model.get_input_embeddings().weight.shape[1]
     vectors = np.random.default_rng(3).normal(size=(*inputs.pop("input_ids").shape, width)).astype(np.float32)
@@ -142,8 +139,7 @@ def test_vectors_in_place_of_ids_answer_as_transformers(row: Row, tmp_path: Path
 
 @pytest.mark.parametrize("row", FAMILIES, ids=row_name)
 def test_explicit_positions_answer_as_transformers(row: Row, tmp_path: Path) -> None:
-    torch_model = make_model(row)
-    torch_model.save_pretrained(tmp_path)
+    torch_model = save_model(tmp_path, row)
     inputs = ragged_inputs(row)
     # Each text's own: XLM's and FlauBERT's transformers classes spread none over the texts.
     backwards = np.broadcast_to(np.arange(17)[None][:, ::-1] + 3, (3, 17)).copy()

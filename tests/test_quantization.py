@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from checkpoints import FAMILIES, Row, make_model, mlx_class, plainest_head, ragged_inputs, row_name
+from checkpoints import FAMILIES, Row, make_model, mlx_class, plainest_head, ragged_inputs, row_name, save_model
 from weight_files import edit_config, max_difference, output_array, read_tensors, rewrite, write_tensors
 
 from mlx_hf_bridge import MLXAutoModel, MLXQuantizationConfig
@@ -100,10 +100,9 @@ def reference(row: Row, head: str, mlx_model: Any) -> Any:
     """transformers' model with the unpacked weights of one of ours."""
     recipe = mlx_model.quantization_config
     packing = {"group_size": recipe.group_size, "bits": recipe.bits, "mode": recipe.mode}
-    torch_model = make_model(row, head)
     # Read as a checkpoint, since files may name tensors otherwise than classes do.
     with tempfile.TemporaryDirectory() as folder:
-        torch_model.config.save_pretrained(folder)
+        torch_model = save_model(Path(folder), row, head)
         write_tensors(Path(folder), unpacked(mlx_model.folder, **packing))
         read, report = type(torch_model).from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
     assert not report["unexpected_keys"]
@@ -123,7 +122,7 @@ def reference(row: Row, head: str, mlx_model: Any) -> Any:
 )
 def test_every_recipe_computes_what_its_unpacked_weights_compute(row: Row, recipe: str, tmp_path: Path) -> None:
     head, name = plainest_head(row)
-    make_model(row, head).save_pretrained(tmp_path)
+    save_model(tmp_path, row, head)
     mlx_model = mlx_class(head).from_pretrained(tmp_path, quantization_config=recipe)
     assert mlx_model.quantization_config == RECIPES[recipe]
     inputs = ragged_inputs(row)
@@ -140,7 +139,7 @@ def test_every_recipe_computes_what_its_unpacked_weights_compute(row: Row, recip
 
 @pytest.mark.parametrize("recipe", EVERY_PACKING, ids=lambda r: f"{r.mode}-{r.bits}-{r.group_size}")
 def test_every_mode_bits_and_group_packs_on_disk_and_loads(recipe: MLXQuantizationConfig, tmp_path: Path) -> None:
-    make_model(BERT).save_pretrained(tmp_path)
+    save_model(tmp_path, BERT)
     mlx_model = MLXAutoModel.from_pretrained(tmp_path, quantization_config=recipe)
     inputs = ragged_inputs(BERT)
     torch_model = reference(BERT, "Model", mlx_model)
@@ -166,7 +165,7 @@ def test_every_mode_bits_and_group_packs_on_disk_and_loads(recipe: MLXQuantizati
 def test_products_and_the_word_table_are_packed_and_nothing_else(row: Row, tmp_path: Path) -> None:
     """Known trouble 6: token types, positions, poolers and heads cost nothing in float and hurt when packed."""
     head, _ = plainest_head(row)
-    make_model(row, head).save_pretrained(tmp_path)
+    save_model(tmp_path, row, head)
     mlx_model = mlx_class(head).from_pretrained(tmp_path, quantization_config="q4")
     entries = header(mlx_model.folder / "model.safetensors")
     packed = {name.removesuffix(".scales") for name in entries if name.endswith(".scales")}
@@ -192,7 +191,7 @@ def test_products_and_the_word_table_are_packed_and_nothing_else(row: Row, tmp_p
 
 @pytest.mark.parametrize("recipe", PLAIN)
 def test_packed_and_unpacking_products_agree(recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    make_model(BERT).save_pretrained(tmp_path)
+    save_model(tmp_path, BERT)
     mlx_model = MLXAutoModel.from_pretrained(tmp_path, quantization_config=recipe)
     inputs = ragged_inputs(BERT)
     answers = []
@@ -209,7 +208,7 @@ def test_packed_and_unpacking_products_agree(recipe: str, tmp_path: Path, monkey
 @pytest.mark.parametrize("recipe", ["q8", "q4", "mxfp4"])
 def test_a_text_alone_answers_as_in_a_batch_when_packed(recipe: str, tmp_path: Path) -> None:
     """Few rows take the packed product on a CPU, many the unpacking one."""
-    make_model(BERT).save_pretrained(tmp_path)
+    save_model(tmp_path, BERT)
     mlx_model = MLXAutoModel.from_pretrained(tmp_path, quantization_config=recipe)
     inputs = ragged_inputs(BERT, (17, 9, 3, 1))
     batch = output_array(mlx_model, inputs, "last_hidden_state")
@@ -224,8 +223,7 @@ def test_an_indivisible_width_stays_in_float_and_is_reported(tmp_path: Path, cap
     """Known trouble 6: a width that the group size does not divide is left in float, not an error."""
     config = transformers.ElectraConfig(**{**ROWS[7].config.to_dict(), "embedding_size": 48, "intermediate_size": 100})
     row = replace(ROWS[7], config=config)
-    torch_model = make_model(row)
-    torch_model.save_pretrained(tmp_path)
+    save_model(tmp_path, row)
     mlx_model = MLXAutoModel.from_pretrained(tmp_path, quantization_config="q8")
     left = {"embeddings.word_embeddings.weight", "embeddings_project.weight"}
     left |= {f"encoder.layer.{layer}.output.dense.weight" for layer in range(3)}
@@ -257,7 +255,7 @@ NOT_CONVERTED = {
 @pytest.mark.parametrize("case", NOT_CONVERTED)
 def test_modules_to_not_convert_stay_in_float(case: str, tmp_path: Path) -> None:
     modules, part = NOT_CONVERTED[case]
-    make_model(BERT).save_pretrained(tmp_path)
+    save_model(tmp_path, BERT)
     recipe = MLXQuantizationConfig(bits=8, modules_to_not_convert=modules)
     mlx_model = MLXAutoModel.from_pretrained(tmp_path, quantization_config=recipe)
     whole = MLXAutoModel.from_pretrained(tmp_path, quantization_config="q8")
@@ -276,7 +274,7 @@ def test_modules_to_not_convert_stay_in_float(case: str, tmp_path: Path) -> None
 def test_a_name_in_modules_to_not_convert_that_is_no_module_is_reported(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    make_model(BERT).save_pretrained(tmp_path)
+    save_model(tmp_path, BERT)
     recipe = {"bits": 8, "modules_to_not_convert": ["quary", "pooler.dense"]}
     MLXAutoModel.from_pretrained(tmp_path, quantization_config=recipe)
     assert "modules_to_not_convert names ['quary'], which the checkpoint does not have" in caplog.text
@@ -334,7 +332,7 @@ DTYPES: list[tuple[Any, str]] = [
 
 @pytest.mark.parametrize(("dtype", "stored"), DTYPES, ids=str)
 def test_dtype_is_what_is_stored(dtype: Any, stored: str, tmp_path: Path) -> None:
-    make_model(BERT).save_pretrained(tmp_path)
+    save_model(tmp_path, BERT)
     mlx_model = MLXAutoModel.from_pretrained(tmp_path, dtype=dtype)
     assert {entry["dtype"] for entry in header(mlx_model.folder / "model.safetensors").values()} == {stored}
     names = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
@@ -344,7 +342,7 @@ def test_dtype_is_what_is_stored(dtype: Any, stored: str, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize(("dtype", "stored"), [("auto", "F16"), ("bfloat16", "BF16"), ("float32", "F32")])
 def test_dtype_beside_packed_weights(dtype: str, stored: str, tmp_path: Path) -> None:
-    make_model(BERT).save_pretrained(tmp_path)
+    save_model(tmp_path, BERT)
     mlx_model = MLXAutoModel.from_pretrained(tmp_path, dtype=dtype, quantization_config="q4")
     assert {entry["dtype"] for entry in header(mlx_model.folder / "model.safetensors").values()} == {stored, "U32"}
     inputs = ragged_inputs(BERT)
@@ -357,7 +355,7 @@ def test_dtype_beside_packed_weights(dtype: str, stored: str, tmp_path: Path) ->
 
 @pytest.mark.parametrize("dtype", ["float64", "float8", "int8", torch.float64, 16, mx.int32, "torch"])
 def test_a_dtype_that_is_not_stored_is_refused(dtype: Any, tmp_path: Path) -> None:
-    make_model(BERT).save_pretrained(tmp_path)
+    save_model(tmp_path, BERT)
     with pytest.raises(ConfigError, match=r"is not stored here; use 'auto' or one of float32, float16, bfloat16"):
         MLXAutoModel.from_pretrained(tmp_path, dtype=dtype)
 
@@ -373,7 +371,7 @@ NAMES = ["embeddings.LayerNorm.weight", "embeddings.word_embeddings.weight", "en
 def test_values_that_float16_cannot_hold_are_an_error_that_names_the_tensor(
     options: dict[str, str], name: str, value: float, tmp_path: Path
 ) -> None:
-    make_model(BERT).save_pretrained(tmp_path)
+    save_model(tmp_path, BERT)
 
     def overflow(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         changed = tensors[name].clone()
@@ -390,7 +388,7 @@ def test_values_that_float16_cannot_hold_are_an_error_that_names_the_tensor(
 @pytest.mark.parametrize("recipe", ["q4", "mxfp4"])
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 def test_a_packed_weight_that_is_not_finite_is_an_error(recipe: str, dtype: str, tmp_path: Path) -> None:
-    make_model(BERT).save_pretrained(tmp_path)
+    save_model(tmp_path, BERT)
     name = NAMES[2]
     rewrite(tmp_path, lambda tensors: {**tensors, name: tensors[name] * torch.inf})
     with pytest.raises(WeightsError, match=rf"{name} holds inf or nan"):
@@ -399,7 +397,7 @@ def test_a_packed_weight_that_is_not_finite_is_an_error(recipe: str, dtype: str,
 
 @pytest.mark.parametrize("asked", ["q8", "mxfp4", {"bits": 4, "group_size": 32}, {"modules_to_not_convert": ["query"]}])
 def test_a_packed_folder_asked_for_another_recipe_is_an_error(asked: Any, tmp_path: Path) -> None:
-    make_model(BERT).save_pretrained(tmp_path / "source")
+    save_model(tmp_path / "source", BERT)
     mlx_model = MLXAutoModel.from_pretrained(tmp_path / "source", quantization_config="q4")
     with pytest.raises(
         QuantizationError, match=r"is already converted with .*'bits': 4.* was asked\. Leave quantization_c"
@@ -417,8 +415,7 @@ FOREIGN = {"group_size": 64, "bits": 4}
 
 def make_foreign(folder: Path, prefix: str = "", overrides: dict[str, Any] | None = None) -> Any:
     """A folder as mlx-embeddings writes it (everything with rows is packed, no `mode`) -> transformers' equal of it."""
-    torch_model = make_model(BERT)
-    torch_model.save_pretrained(folder)
+    torch_model = save_model(folder, BERT)
     tensors: dict[str, mx.array] = {}
     plain = {}
     for name, tensor in torch_model.state_dict().items():
@@ -522,7 +519,7 @@ OTHER_TOOLS = [
 
 @pytest.mark.parametrize("packing", OTHER_TOOLS, ids=str)
 def test_another_tools_quantisation_is_refused(packing: Any, tmp_path: Path) -> None:
-    make_model(BERT).save_pretrained(tmp_path)
+    save_model(tmp_path, BERT)
     edit_config(tmp_path, quantization_config=packing)
     with pytest.raises(QuantizationError, match=r"which is not MLX's packing .* Use the unquantized checkpoint"):
         MLXAutoModel.from_pretrained(tmp_path)
@@ -533,7 +530,7 @@ def test_another_tools_quantisation_is_refused(packing: Any, tmp_path: Path) -> 
 def test_planned_bytes_are_those_of_the_file(recipe: str | None, dtype: mx.Dtype | None, tmp_path: Path) -> None:
     config = {**BERT.config.to_dict(), "vocab_size": 5000, "num_hidden_layers": 1}
     row = replace(BERT, config=transformers.BertConfig(**config))
-    make_model(row, "ForSequenceClassification").save_pretrained(tmp_path)
+    save_model(tmp_path, row, "ForSequenceClassification")
     checkpoint = read_checkpoint(locate(tmp_path, HubOptions()))
     plan = plan_conversion(checkpoint, BASE_TASK, recipe_from(recipe), dtype)
     mlx_model = MLXAutoModel.from_pretrained(tmp_path, quantization_config=recipe, dtype=dtype)
@@ -568,8 +565,7 @@ def test_half_precision_is_neither_promoted_nor_nan(
 ) -> None:
     """Known trouble 2: -1e9 in float16 and float32 masks. Computed as a GPU would, in the stored dtype."""
     monkeypatch.setattr(load_module, "activation_dtype", lambda stored: stored)
-    torch_model = make_model(row)
-    torch_model.save_pretrained(tmp_path)
+    torch_model = save_model(tmp_path, row)
     mlx_model = MLXAutoModel.from_pretrained(tmp_path, dtype=dtype, quantization_config=recipe)
     if recipe:
         torch_model = reference(row, "Model", mlx_model)
@@ -596,7 +592,7 @@ def test_half_precision_is_neither_promoted_nor_nan(
 
 
 def test_float_weights_have_no_packing_in_config_json(tmp_path: Path) -> None:
-    make_model(BERT).save_pretrained(tmp_path)
+    save_model(tmp_path, BERT)
     mlx_model = MLXAutoModel.from_pretrained(tmp_path)
     config = json.loads((mlx_model.folder / "config.json").read_text())
     assert not {"quantization", "quantization_config"} & set(config)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from checkpoints import FAMILIES, make_checkpoint, make_model, ragged_inputs, row_name
+from checkpoints import FAMILIES, make_checkpoint, ragged_inputs, row_name, save_model
 from huggingface_hub import ModelCard
 from weight_files import max_difference, output_array
 
@@ -109,8 +109,7 @@ def test_num_labels_renumbers_as_transformers_does(mlx_model: Any, torch_model: 
 
 @pytest.mark.parametrize("row", FAMILIES[:12], ids=row_name)
 def test_parameters_are_counted_as_transformers_counts_them(row: Any, tmp_path: Path) -> None:
-    model = make_model(row)
-    model.save_pretrained(tmp_path)
+    model = save_model(tmp_path, row)
     found = MLXAutoModel.from_pretrained(tmp_path)
     for options in ({}, {"only_trainable": True}, {"exclude_embeddings": True}):
         assert found.num_parameters(**options) == model.num_parameters(**options)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from checkpoints import FAMILIES, STD, Row, make_model, mlx_class, ragged_inputs, row_name
+from checkpoints import FAMILIES, STD, Row, make_model, mlx_class, ragged_inputs, row_name, save_model
 from weight_files import edit_config, max_difference, output_array, read_tensors, rewrite
 
 from mlx_hf_bridge import MLXAutoModel
@@ -115,8 +115,7 @@ def test_heads_that_read_t5gemmas_decoder_are_refused(suffix: str, tmp_path: Pat
 
 
 def test_t5gemmas_mask_is_found_from_the_padding_id_and_its_config_in_the_encoders_part(tmp_path: Path) -> None:
-    torch_model = make_model(T5GEMMA_ROW)
-    torch_model.save_pretrained(tmp_path)
+    torch_model = save_model(tmp_path, T5GEMMA_ROW)
     mlx_model = MLXAutoModel.from_pretrained(tmp_path)
     inputs = ragged_inputs(T5GEMMA_ROW)
     ids = {"input_ids": inputs["input_ids"]}

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from checkpoints import FAMILIES, STD, Row, make_model, ragged_inputs, row_name
+from checkpoints import FAMILIES, STD, Row, make_model, ragged_inputs, row_name, save_model
 from weight_files import edit_config, max_difference, output_array, read_tensors, rename
 
 from mlx_hf_bridge import MLXAutoModel, MLXAutoModelForSequenceClassification
@@ -34,8 +34,7 @@ def with_ends(row: Row) -> dict[str, np.ndarray]:
 @pytest.mark.parametrize("row", split_rows("clip_text_model"), ids=row_name)
 @pytest.mark.parametrize("sides", [1, -1])
 def test_clip_pools_the_first_end_token(row: Row, sides: int, tmp_path: Path) -> None:
-    torch_model = make_model(row)
-    torch_model.save_pretrained(tmp_path)
+    torch_model = save_model(tmp_path, row)
     inputs = with_ends(row)
     if sides == -1:
         inputs = {name: np.stack([np.roll(one, 3) for one in array]) for name, array in inputs.items()}
@@ -48,8 +47,7 @@ def test_clip_pools_the_first_end_token(row: Row, sides: int, tmp_path: Path) ->
 
 @pytest.mark.parametrize("row", split_rows("clip_text_model", "siglip_text_model"), ids=row_name)
 def test_names_of_before_transformers_5_load(row: Row, tmp_path: Path) -> None:
-    torch_model = make_model(row)
-    torch_model.save_pretrained(tmp_path)
+    torch_model = save_model(tmp_path, row)
     rename(tmp_path, lambda name: f"text_model.{name}")
     inputs = ragged_inputs(row)
     mlx_model = MLXAutoModel.from_pretrained(tmp_path)
@@ -81,7 +79,7 @@ def test_clips_projection_is_carried_along(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("row", [row for row in FAMILIES if not row.accepts_inputs_embeds], ids=row_name)
 def test_vectors_are_refused_where_transformers_takes_none(row: Row, tmp_path: Path) -> None:
-    make_model(row).save_pretrained(tmp_path)
+    save_model(tmp_path, row)
     vectors = np.zeros((2, 5, 24), np.float32)
     with pytest.raises(InputError, match=rf"got inputs_embeds, and {row.classes}Model takes ids alone"):
         MLXAutoModel.from_pretrained(tmp_path)(inputs_embeds=vectors)
@@ -90,8 +88,7 @@ def test_vectors_are_refused_where_transformers_takes_none(row: Row, tmp_path: P
 @pytest.mark.parametrize("row", split_rows("qwen3", "gemma3_text"), ids=row_name)
 @pytest.mark.parametrize("flipped", [False, True])
 def test_the_last_token_is_classified_whichever_side_is_padded(row: Row, flipped: bool, tmp_path: Path) -> None:
-    torch_model = make_model(row, "ForSequenceClassification")
-    torch_model.save_pretrained(tmp_path)
+    torch_model = save_model(tmp_path, row, "ForSequenceClassification")
     inputs = ragged_inputs(row)
     if flipped:
         inputs = {name: array[:, ::-1].copy() for name, array in inputs.items()}

@@ -10,7 +10,7 @@ import pytest
 import sentencepiece
 import tokenizers
 import transformers
-from checkpoints import FAMILIES, WORDS, make_checkpoint, make_model, make_wordpiece
+from checkpoints import FAMILIES, WORDS, make_checkpoint, make_wordpiece, save_model
 
 from mlx_hf_bridge import MLXAutoModel
 from mlx_hf_bridge.checkpoints.checkpoint import read_checkpoint
@@ -151,7 +151,7 @@ FILES: dict[str, tuple[str, Callable[[Path], None]]] = {
 
 
 def make_source(folder: Path, model_type: str, write: Callable[[Path], None]) -> None:
-    make_model(BY_TYPE[model_type]).save_pretrained(folder)
+    save_model(folder, BY_TYPE[model_type])
     write(folder)
 
 
@@ -275,7 +275,7 @@ def test_truncation_cuts_as_transformers_does(strategy: str, side: str, tmp_path
 
 
 def test_a_folder_without_tokenizer_converts_and_encoding_says_what_is_missing(tmp_path: Path) -> None:
-    make_model(FAMILIES[0]).save_pretrained(tmp_path)
+    save_model(tmp_path, FAMILIES[0])
     mlx_model = MLXAutoModel.from_pretrained(tmp_path)
     assert mlx_model(np.array([[5, 6]])).last_hidden_state.shape == (1, 2, 24)
     with pytest.raises(RepositoryError, match=r"has no tokenizer\.json, so texts cannot be read\. Copy the tokenizer"):
@@ -289,12 +289,12 @@ def test_a_broken_tokenizer_json_is_a_clear_error(content: str, tmp_path: Path) 
         RepositoryError, match=r"tokenizer\.json is not a tokenizer that .* Take the file of the original"
     ):
         Tokenizer.from_folder(tmp_path, {})
-    make_model(FAMILIES[0]).save_pretrained(tmp_path)
+    save_model(tmp_path, FAMILIES[0])
     with pytest.raises(RepositoryError, match=r"has no tokenizer that BertTokenizer can read"):
         MLXAutoModel.from_pretrained(tmp_path)
 
 
 def test_the_class_of_a_plain_folder_is_the_familys(tmp_path: Path) -> None:
-    make_model(BY_TYPE["albert"]).save_pretrained(tmp_path)
+    save_model(tmp_path, BY_TYPE["albert"])
     assert read_checkpoint(locate(tmp_path, HubOptions())).config.get("tokenizer_class") is None
     assert {row.model_type for row in FAMILIES} == set(BY_TYPE)

@@ -13,7 +13,17 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from checkpoints import FAMILIES, Row, make_checkpoint, make_model, mlx_class, plainest_head, ragged_inputs, row_name
+from checkpoints import (
+    FAMILIES,
+    Row,
+    make_checkpoint,
+    make_model,
+    mlx_class,
+    plainest_head,
+    ragged_inputs,
+    row_name,
+    save_model,
+)
 from weight_files import edit_config, max_difference, output_array, read_tensors, rename, rewrite, write_tensors
 
 from mlx_hf_bridge import MLXAutoModel, MLXAutoModelForSequenceClassification
@@ -59,8 +69,7 @@ def test_each_known_spelling_of_names_loads(spelling: str, tmp_path: Path) -> No
 @pytest.mark.parametrize("wrapped", ["module.", "model."])
 def test_a_wrapped_prefixed_checkpoint_of_every_family_loads(row: Row, wrapped: str, tmp_path: Path) -> None:
     head, name = plainest_head(row)
-    torch_model = make_model(row, head)
-    torch_model.save_pretrained(tmp_path)
+    torch_model = save_model(tmp_path, row, head)
     rename(tmp_path, lambda name: wrapped + name)
     inputs = ragged_inputs(row)
     mlx_model = mlx_class(head).from_pretrained(tmp_path)
@@ -73,7 +82,7 @@ def test_a_wrapped_prefixed_checkpoint_of_every_family_loads(row: Row, wrapped: 
 @pytest.mark.parametrize("row", FAMILIES, ids=row_name)
 def test_every_name_that_transformers_writes_has_a_place(row: Row, tmp_path: Path) -> None:
     head, _ = plainest_head(row)
-    make_model(row, head).save_pretrained(tmp_path)
+    save_model(tmp_path, row, head)
     raw = json.loads((tmp_path / "config.json").read_text())
     [task] = [task for task, suffix in HF_SUFFIXES.items() if suffix == head]
     names = NameMapping(family_for(raw), family_for(raw).config.from_json(raw), task)
@@ -138,8 +147,7 @@ HEADS_OF_OTHERS = [
 @pytest.mark.parametrize(("row", "head"), HEADS_OF_OTHERS, ids=lambda value: getattr(value, "model_type", value))
 def test_heads_of_other_tasks_are_carried_along(row: Row, head: str, tmp_path: Path) -> None:
     """Known trouble 7: tied masked-LM saves and prefixed checkpoints were refused."""
-    torch_model = make_model(row, head, labels=2 if head == "ForQuestionAnswering" else 3)
-    torch_model.save_pretrained(tmp_path)
+    torch_model = save_model(tmp_path, row, head, labels=2 if head == "ForQuestionAnswering" else 3)
     assert hidden_differs_by(torch_model.base_model, tmp_path, row) < ABSOLUTE
     mlx_model = MLXAutoModel.from_pretrained(tmp_path)
     assert set(mx.load(str(mlx_model.folder / "model.safetensors"))) == set(read_tensors(tmp_path))
@@ -258,7 +266,7 @@ def as_bin(folder: Path, dtype: torch.dtype, shards: int = 1, **options: Any) ->
 @pytest.mark.parametrize("shards", [1, 3])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
 def test_bin_files_load_as_the_same_tensors(dtype: torch.dtype, shards: int, tmp_path: Path) -> None:
-    make_model(BERT).save_pretrained(tmp_path)
+    save_model(tmp_path, BERT)
     as_bin(tmp_path, dtype, shards)
     edit_config(tmp_path, dtype=str(dtype).removeprefix("torch."))
     kept = torch.float32 if dtype == torch.float64 else dtype
@@ -408,7 +416,7 @@ def unpacked(linear: Any) -> mx.array:
 
 
 def test_read_checkpoint_prefers_files_as_transformers_does(tmp_path: Path) -> None:
-    make_model(BERT, seed=1).save_pretrained(tmp_path)
+    save_model(tmp_path, BERT, seed=1)
     as_bin(tmp_path, torch.float32)
     torch_model = make_checkpoint(tmp_path, BERT, seed=2)
     assert hidden_differs_by(torch_model, tmp_path) < ABSOLUTE

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import transformers
-from checkpoints import AS_XLM, XLM, Row, make_model, ragged_inputs
+from checkpoints import AS_XLM, XLM, Row, ragged_inputs, save_model
 from weight_files import edit_config, max_difference, output_array
 
 from mlx_hf_bridge import MLXAutoModel, MLXAutoModelForQuestionAnswering, MLXAutoModelForSequenceClassification
@@ -19,8 +19,7 @@ ROWS = [
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.model_type)
 def test_an_absent_mask_is_found_from_the_padding_id(row: Row, tmp_path: Path) -> None:
-    torch_model = make_model(row)
-    torch_model.save_pretrained(tmp_path)
+    torch_model = save_model(tmp_path, row)
     mlx_model = MLXAutoModel.from_pretrained(tmp_path)
     inputs = ragged_inputs(row)
     given = {"input_ids": inputs["input_ids"]}
@@ -29,8 +28,7 @@ def test_an_absent_mask_is_found_from_the_padding_id(row: Row, tmp_path: Path) -
 
 
 def test_old_spellings_of_keys_are_read(tmp_path: Path) -> None:
-    torch_model = make_model(ROWS[0])
-    torch_model.save_pretrained(tmp_path)
+    torch_model = save_model(tmp_path, ROWS[0])
     edit_config(tmp_path, vocab_size=..., n_words=101, pad_token_id=..., pad_index=1)
     mlx_model = MLXAutoModel.from_pretrained(tmp_path)
     assert (mlx_model.config.vocab_size, mlx_model.config.pad_token_id) == (101, 1)
@@ -55,7 +53,7 @@ def test_the_head_that_searches_by_beams_is_no_span_classifier(tmp_path: Path) -
     "values", [{"pre_norm": True}, {"asm": True}, {"causal": True}, {"is_encoder": False}], ids=lambda v: next(iter(v))
 )
 def test_what_would_give_other_vectors_is_refused(values: dict[str, bool], tmp_path: Path) -> None:
-    make_model(ROWS[1]).save_pretrained(tmp_path)
+    save_model(tmp_path, ROWS[1])
     edit_config(tmp_path, **values)
     key, value = next(iter(values.items()))
     with pytest.raises(ConfigError, match=rf"config\.json has {key}={value}, which 'flaubert' does not support here"):
@@ -63,7 +61,7 @@ def test_what_would_give_other_vectors_is_refused(values: dict[str, bool], tmp_p
 
 
 def test_another_summary_than_the_first_tokens_is_refused(tmp_path: Path) -> None:
-    make_model(ROWS[0], "ForSequenceClassification").save_pretrained(tmp_path)
+    save_model(tmp_path, ROWS[0], "ForSequenceClassification")
     edit_config(tmp_path, summary_type="mean")
     with pytest.raises(ConfigError, match=r"summary_type='mean', .* supported are 'first', true and true\. Use"):
         MLXAutoModelForSequenceClassification.from_pretrained(tmp_path)

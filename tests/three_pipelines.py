@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from checkpoints import FAMILIES, WITH_SEGMENTS, Row, make_model, make_wordpiece, ragged_inputs
+from checkpoints import FAMILIES, WITH_SEGMENTS, Row, make_model, make_wordpiece, ragged_inputs, save_model
 from pipeline_calls import TEXTS
 
 import mlx_hf_bridge
@@ -107,7 +107,7 @@ def make_for(folder: Path, row: Row, head: str) -> Path:
     if head == "ForMaskedLM":
         return make_words(folder, row)
     if head in ("Model", "ForQuestionAnswering"):
-        make_model(row, head, labels=2).save_pretrained(folder)
+        save_model(folder, row, head, labels=2)
         TOKENIZERS.get(row.model_type, make_wordpiece)(folder)
         return folder
     sharpness = 8.0 if head == "ForTokenClassification" else SHARPNESS

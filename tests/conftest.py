@@ -28,6 +28,13 @@ pytest.register_assert_rewrite("st_checkpoints", "three_pipelines", "weight_file
 _NUMBERS = itertools.count()
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """Run in this process (0 workers) where files or names are given: a few tests end before workers have begun."""
+    everything = config.args_source is pytest.Config.ArgsSource.TESTPATHS and not config.option.keyword
+    return None if everything else 0
+
+
 @pytest.fixture(autouse=True)
 def bridge_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Give each test an empty conversion cache; the folder comes into being when something is written to it."""

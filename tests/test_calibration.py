@@ -256,7 +256,7 @@ def test_modules_have_the_widths_that_they_are_given(tmp_path: Path) -> None:
         "mode": "affine",
         **{f"encoder.layer.{layer}.intermediate.dense": own for layer in range(2)},
     }
-    with pytest.raises(QuantizationError, match="joined with it"):
+    with pytest.raises(QuantizationError, match="fused with it"):
         MLXAutoModel.from_pretrained(tmp_path, quantization_config={"bits": 4, "modules": {"query": {"bits": 8}}})
 
 

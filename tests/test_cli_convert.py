@@ -116,10 +116,16 @@ def _other_source(folder: Path) -> None:
 
 NOT_RESULTS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "weights.npz": (lambda folder: (folder / "weights.npz").write_bytes(b"x"), "another tool's float32 output"),
-    "source": (_other_source, "its source is '/elsewhere', asked is "),
-    "revision": (lambda folder: change_metadata(folder, revision="a1b2"), "its revision is 'a1b2', asked is None"),
-    "recipe": (lambda folder: change_metadata(folder, recipe=None), "its recipe is None, asked is {'bits': 8"),
-    "dtype": (lambda folder: change_metadata(folder, dtype="bfloat16"), "its dtype is 'bfloat16', asked is 'float16'"),
+    "source": (_other_source, "its source is '/elsewhere', and "),
+    "revision": (
+        lambda folder: change_metadata(folder, revision="a1b2"),
+        "its revision is 'a1b2', and None was asked for",
+    ),
+    "recipe": (lambda folder: change_metadata(folder, recipe=None), "its recipe is None, and {'bits': 8"),
+    "dtype": (
+        lambda folder: change_metadata(folder, dtype="bfloat16"),
+        "its dtype is 'bfloat16', and 'float16' was asked for",
+    ),
     "task": (lambda folder: change_metadata(folder, task="text-classification"), "its task is 'text-classification'"),
     "format": (lambda folder: change_metadata(folder, format=0), "its format is 0"),
     "changed": (lambda folder: os.utime("bert/config.json", (1, 1)), "the files of its source have changed since"),
@@ -135,7 +141,7 @@ NOT_RESULTS: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda folder: (folder / "conversion_metadata.json").write_text("[]"),
         "has no readable conversion_meta",
     ),
-    "broken": (lambda folder: (folder / "model.safetensors").write_bytes(b"x"), "is not whole"),
+    "broken": (lambda folder: (folder / "model.safetensors").write_bytes(b"x"), "is incomplete"),
 }
 
 
@@ -198,7 +204,7 @@ def test_a_hub_model_is_converted_at_its_revision(bert: Path, monkeypatch: pytes
     assert metadata_of(converted())["source"] == "someone/bert"
     assert metadata_of(converted())["revision"] == "a" * 40
     assert main(["convert", "--model", "someone/bert", "--revision", "older"]) == 1
-    assert f"its revision is '{'a' * 40}', asked is '{'b' * 40}'" in capsys.readouterr().err
+    assert f"its revision is '{'a' * 40}', and '{'b' * 40}' was asked for" in capsys.readouterr().err
     assert main(["convert", "--model", "someone/bert", "--revision", "older", "--no-skip"]) == 0
     assert metadata_of(converted())["revision"] == "b" * 40
 

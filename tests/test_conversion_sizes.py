@@ -65,7 +65,7 @@ def test_every_name_of_the_embedding_task_is_taken(task: str, bert: Path) -> Non
 
 def test_an_unknown_task_and_one_without_a_head_are_errors(bert: Path, capsys: Capture) -> None:
     assert main(["convert", "--model", "bert", "--task", "fill-mask"]) == 1
-    assert "task='fill-mask' is not converted for; use one of feature-extraction, " in capsys.readouterr().err
+    assert "task='fill-mask' cannot be converted for; use one of feature-extraction, " in capsys.readouterr().err
     assert main(["convert", "--model", "bert", "--task", "text-classification"]) == 1
     assert "classifier" in capsys.readouterr().err
 

@@ -46,7 +46,7 @@ def test_transformers_computes_what_ours_computes(bits: int, tmp_path: Path) -> 
 def test_other_packings_are_refused(recipe: Any, tmp_path: Path) -> None:
     make_checkpoint(tmp_path / "source", SMALL)
     convert(tmp_path / "source", tmp_path / "packed", quantization_config=recipe, show_progress=False)
-    with pytest.raises(QuantizationError, match=r"the metal form has affine 2, 4 or 8 bits"):
+    with pytest.raises(QuantizationError, match=r"the metal format has affine 2, 4 or 8 bits"):
         export_metal(tmp_path / "packed", tmp_path / "metal")
     assert not (tmp_path / "metal").exists()
 

@@ -85,7 +85,7 @@ def test_a_graph_file_that_is_too_large_or_too_deep_is_refused(tmp_path: Path, m
     with pytest.raises(BridgeError, match=r"nested too deeply|is not JSON"):
         loading_traced.read_graph(tmp_path)
     monkeypatch.setattr(loading_traced, "MAX_BYTES", 1000)
-    with pytest.raises(UnsupportedModelError, match="has 200000 bytes, and 1000 at most are read"):
+    with pytest.raises(UnsupportedModelError, match="has 200000 bytes, expected 1000 at most"):
         loading_traced.read_graph(tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""A checkpoint becomes a converted folder: planned from headers, quantized, written, and cached."""
+"""A checkpoint converted to a folder: planned from headers, quantized, written, and cached."""
 
 from typing import TYPE_CHECKING, Any
 

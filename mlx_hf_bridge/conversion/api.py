@@ -1,6 +1,6 @@
-"""One model, from a Hub id or folder, converted into a folder of the caller's choice: resolve, plan, write.
+"""`convert`: a model from the Hub or a folder, converted into a folder of the caller's choice.
 
-Sizes are of the weights file; a megabyte (`target_size_mb`, `MB`) is 2^20 bytes.
+Sizes are those of the weights file; a megabyte (`target_size_mb`, `MB`) is 2^20 bytes.
 """
 
 import logging
@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 _FLOAT_NAMES = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
 
-# What a caller may say -> the task that is converted for.
+# Names of tasks that `convert` accepts -> the task whose head the folder gets.
 TASKS = {
     "feature-extraction": BASE_TASK,
     "embedding": BASE_TASK,
@@ -53,9 +53,15 @@ TASKS = {
 class ConversionResult:
     """What `convert` did, or would do.
 
-    predicted_bytes: of the weights file, from headers; None for a result that was already there. weight_bytes: of the
-    file as written; None when planned only. source_bytes: of the source's weight files. modules: the widths that were
-    chosen, None for float; None for a recipe without a target.
+    Attributes:
+        action: "converted", "skipped" (the same result was there) or "would convert" (dry_run).
+        folder: The output folder.
+        task: The task whose head the folder has: "feature-extraction" or "text-classification".
+        recipe: The recipe, None for float weights.
+        source_bytes: Bytes of the source's weight files.
+        predicted_bytes: Bytes of the weights file predicted from headers; None for a result that was there.
+        weight_bytes: Bytes of the weights file as written; None for a dry run.
+        modules: Bits and group size chosen for each module, None for float; None for a recipe without a size target.
     """
 
     action: Literal["converted", "skipped", "would convert"]
@@ -82,13 +88,46 @@ def convert(
     overwrite: bool = False,
     show_progress: bool = True,
 ) -> ConversionResult:
-    """Convert a Hub id or folder into the folder `output_dir`, wholly or not at all.
+    """Convert a model into a folder that loads without torch or transformers.
 
-    A result that is there, of the same source, recipe, dtype and task, is left as it is. Anything else in the folder
-    is a RepositoryError, or replaced with overwrite=True. dry_run: decide, check and predict from headers alone, read
-    on the Hub where they are there; write nothing. task: one of TASKS; None follows config.json.
-    target_size_mb: the most that the weights may take; a recipe that chooses widths chooses them to meet it.
-    Raises SizeTargetError when the weights would exceed target_size_mb, and what from_pretrained raises.
+    The folder has HF's config and tensor names, MLX's packing, the tokenizer, module folders and
+    conversion_metadata.json. It is written completely or not at all. If `output_dir` already has the result of the same
+    source, recipe, dtype and task, nothing is done.
+
+    Args:
+        name: A model id on the Hub or a local folder.
+        output_dir: The folder to write. Missing parents are created.
+        quantization_config: A recipe's name, a dict, an MLXQuantizationConfig, the path of a JSON file, or None for
+            float weights. Default "q8".
+        dtype: Dtype of unquantized tensors, scales and biases: "auto", "float32", "float16", "bfloat16", or an MLX or
+            torch dtype. "auto" (the default) is float16 with a recipe, and the source's dtype without.
+        task: The task whose head the folder gets, one of TASKS ("embedding", "text-classification", ...). None (the
+            default) follows the architectures of config.json.
+        revision: Branch, tag or commit on the Hub. Default: the main branch.
+        token: Access token of the Hub; True uses the stored one. Default: as huggingface_hub decides.
+        target_size_mb: The most MB (2^20 bytes) that the weights file may take. A recipe with a size target chooses its
+            bits to meet it; for others it is only checked. Default: no limit.
+        dry_run: Decide, check and predict from headers alone, read remotely for a repo on the Hub, and write nothing.
+            A recipe with a size target does read the weights. Default False.
+        overwrite: Replace whatever else the folder contains. Default False.
+        show_progress: Show progress bars. Default True.
+
+    Returns:
+        What was done, with sizes in bytes.
+
+    Raises:
+        SizeTargetError: If the weights would exceed target_size_mb.
+        RepositoryError: If the repo or folder is not found, or `output_dir` contains something else.
+        InputError: If the task is not one of TASKS.
+        QuantizationError: If the recipe is unknown or impossible, or the source is already converted.
+        ConfigError: If config.json has a value that is not supported.
+        UnsupportedModelError: If the model type is neither native nor traceable.
+        WeightsError: If tensors are missing, unexpected, of another shape, or not finite.
+
+    Example:
+        >>> from mlx_hf_bridge import convert
+        >>> result = convert("sentence-transformers/all-MiniLM-L6-v2", "minilm-q8", quantization_config="q8")
+        >>> result.action, result.weight_bytes
     """
     recipe, stored, folder = recipe_from(quantization_config), parse_dtype(dtype), Path(output_dir).expanduser()
     if recipe and recipe.has_target and target_size_mb is not None:
@@ -97,16 +136,18 @@ def convert(
     chosen = task_of(checkpoint.config, task)
     check_replaceable(folder, checkpoint.source)
     if is_occupied(folder) and not overwrite:
-        found = stored or (QUANTIZED_DTYPE if recipe else _plan(checkpoint, chosen, recipe, stored).dtype)
-        metadata = same_result(folder, checkpoint.source, chosen, recipe, found)
-        there, source_bytes = metadata["weight_bytes"], metadata["source_bytes"]
-        check_target(there, target_size_mb, str(folder))
-        return ConversionResult("skipped", folder, chosen, recipe, source_bytes, weight_bytes=there)
+        expected = stored or (QUANTIZED_DTYPE if recipe else _plan(checkpoint, chosen, recipe, stored).dtype)
+        metadata = same_result(folder, checkpoint.source, chosen, recipe, expected)
+        weight_bytes, source_bytes = metadata["weight_bytes"], metadata["source_bytes"]
+        check_target(weight_bytes, target_size_mb, str(folder))
+        return ConversionResult("skipped", folder, chosen, recipe, source_bytes, weight_bytes=weight_bytes)
     chooses = recipe is not None and recipe.has_target
     plan = _plan(checkpoint, chosen, recipe, stored, fetch=chooses or not dry_run)
     if chooses:
         plan = run(lambda: resolve_bits(plan, show_progress))
-    check_target(plan.weight_bytes, target_size_mb, f"{name} in {recipe_name(recipe)}", _smaller(plan, target_size_mb))
+    check_target(
+        plan.weight_bytes, target_size_mb, f"{name} in {recipe_name(recipe)}", _smaller_recipe(plan, target_size_mb)
+    )
     facts = (folder, chosen, recipe, plan.source_bytes, plan.weight_bytes)
     modules = module_widths(plan) if chooses else None
     if dry_run:
@@ -116,29 +157,66 @@ def convert(
 
 
 def task_of(config: Mapping[str, Any], asked: str | None) -> str:
-    """The task asked for, by its own name or an alias; without one, as the architectures of config.json say."""
+    """Return the task to convert for.
+
+    Args:
+        config: The content of config.json.
+        asked: The caller's task, one of TASKS; None follows the architectures of config.json.
+
+    Returns:
+        "feature-extraction" or "text-classification".
+
+    Raises:
+        InputError: If the task is not one of TASKS.
+    """
     if asked is None:
         architectures = config.get("architectures") or []
         classifies = any(str(name).endswith("ForSequenceClassification") for name in architectures)
         return SEQUENCE_CLASSIFICATION if classifies else BASE_TASK
     if asked not in TASKS:
-        raise InputError(f"task={asked!r} is not converted for; use one of {', '.join(TASKS)}, or leave it out.")
+        raise InputError(f"task={asked!r} cannot be converted for; use one of {', '.join(TASKS)}, or leave it out.")
     return TASKS[asked]
 
 
 def short_name(name: str | Path) -> str:
-    """The last part of a Hub id; the name of a folder."""
+    """Return a short name of a model.
+
+    Args:
+        name: A model id on the Hub or a local folder.
+
+    Returns:
+        The last part of the id, or the folder's own name.
+    """
     path = Path(name).expanduser()
     return path.resolve().name if path.is_dir() else str(name).rstrip("/").rpartition("/")[2]
 
 
 def folder_name(short: str, recipe: MLXQuantizationConfig | None, dtype: str | None = None) -> str:
-    """A model's usual folder: its name, "mlx" and the recipe ("all-MiniLM-L6-v2-mlx-q8", "...-mlx-fp32")."""
+    """Return the usual name of a converted folder: "all-MiniLM-L6-v2-mlx-q8", "...-mlx-fp32".
+
+    Args:
+        short: The model's short name (`short_name`).
+        recipe: The recipe, None for float weights.
+        dtype: "float32", "float16" or "bfloat16", for float weights; None if unknown.
+
+    Returns:
+        The folder's name.
+    """
     return f"{short}-mlx-{recipe_name(recipe) if recipe else _FLOAT_NAMES.get(dtype or '', 'float')}"
 
 
 def check_target(size: int, target_size_mb: float | None, what: str, advice: str = "") -> None:
-    """SizeTargetError when `size` bytes are more than the target."""
+    """Check a size against the target.
+
+    Args:
+        size: Bytes of the weights.
+        target_size_mb: The most MB (2^20 bytes), None for no limit.
+        what: What has that size, for the message.
+        advice: What to do about it, for the message; "" for general advice.
+
+    Raises:
+        SizeTargetError: If the size exceeds the target.
+    """
     if target_size_mb is not None and size > target_size_mb * MB:
         raise SizeTargetError(
             f"the weights of {what} take {size / MB:.1f} MB (1 MB = 2^20 bytes), more than "
@@ -155,20 +233,20 @@ def _plan(
 
 
 def _write(plan: Plan, folder: Path, show_progress: bool) -> int:
-    """The planned folder in its place -> the bytes of its weights file."""
+    """Write the planned folder and return the bytes of its weights file."""
     written: list[int] = []
 
-    def make(new: Path) -> None:
+    def create(new: Path) -> None:
         metadata = run(lambda: write_conversion(plan, new, show_progress))
         written.append(metadata["weight_bytes"])
 
-    write_atomically(folder, make)
-    logger.info("%s was written: weights of %.1f MB", folder, written[0] / MB)
+    write_atomically(folder, create)
+    logger.info("Wrote %s, weights of %.1f MB", folder, written[0] / MB)
     return written[0]
 
 
-def _smaller(plan: Plan, target_size_mb: float | None) -> str:
-    """What to do about a target that is missed: the widest recipe that meets it, where one does."""
+def _smaller_recipe(plan: Plan, target_size_mb: float | None) -> str:
+    """Return advice on a target that is missed: the recipe of most bits that meets it, if there is one."""
     group_size = plan.recipe.group_size if plan.recipe and plan.recipe.mode == "affine" else None
     if plan.recipe is None or target_size_mb is None:
         return ""
@@ -176,7 +254,7 @@ def _smaller(plan: Plan, target_size_mb: float | None) -> str:
         if named.mode != "affine" or named.bits >= plan.recipe.bits:
             continue
         recipe = replace(named, group_size=group_size) if group_size else named
-        packed = [replace(tensor, recipe=recipe) if tensor.recipe else tensor for tensor in plan.tensors.values()]
-        if (size := sum(tensor.bytes for tensor in packed)) <= target_size_mb * MB:
+        tensors = [replace(tensor, recipe=recipe) if tensor.recipe else tensor for tensor in plan.tensors.values()]
+        if (size := sum(tensor.bytes for tensor in tensors)) <= target_size_mb * MB:
             return f"{name} would take {size / MB:.1f} MB; ask for that, or raise the target."
     return "No fewer bits meet it; raise the target."

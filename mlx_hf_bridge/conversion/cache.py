@@ -1,4 +1,4 @@
-"""The cache of converted folders: found by what they were made from, made once, never half-written."""
+"""The cache of converted folders: looked up by what they are made from, written once, never half-written."""
 
 import hashlib
 import json
@@ -22,6 +22,7 @@ from mlx_hf_bridge.tracing.serial import GRAPH_FORMAT
 
 logger = logging.getLogger(__name__)
 
+# Hexadecimal digits of the hash in a folder's name, and the most characters of the readable part before it.
 _DIGEST_LETTERS = 16
 _READABLE_LETTERS = 64
 
@@ -29,7 +30,15 @@ _READABLE_LETTERS = 64
 def cache_folder(
     source: Source, recipe: MLXQuantizationConfig | None, dtype: mx.Dtype | None, form: int, traced: str | None = None
 ) -> Path:
-    """The place of this source in this recipe, dtype and format number; traced: the task of its graph."""
+    """Return the cache folder of a conversion; it need not exist.
+
+    Args:
+        source: The checkpoint's repo and revision, or folder and files.
+        recipe: The recipe, None for float weights.
+        dtype: The dtype asked for, None for the default.
+        form: Number of the folder's format (`write.FORMAT`); folders of other formats are not found.
+        traced: The task of a traced graph; None for a native model.
+    """
     key = {
         "source": source.identity,
         "recipe": recipe.to_dict() if recipe else None,
@@ -46,7 +55,7 @@ def cache_folder(
 
 
 def is_complete(folder: Path) -> bool:
-    """Whether every file that the metadata lists is there in its size."""
+    """Whether every file that the folder's metadata lists exists and has the listed size."""
     try:
         metadata = json.loads((folder / METADATA_FILE).read_text(encoding="utf-8"))
         return all((folder / name).stat().st_size == size for name, size in metadata["files"].items())
@@ -54,29 +63,34 @@ def is_complete(folder: Path) -> bool:
         return False
 
 
-def create_once(folder: Path, make: Callable[[Path], Any]) -> Path:
-    """The folder, made by `make` where it is not there or broken; one process makes it while others wait."""
+def create_once(folder: Path, create: Callable[[Path], Any]) -> Path:
+    """Return the folder, created first if it is missing or incomplete; other processes wait for the one that does."""
     if is_complete(folder):
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):
         if not is_complete(folder):
             if folder.exists():
-                logger.warning("%s is broken; converting again", folder)
-            write_atomically(folder, make)
+                logger.warning("%s is incomplete; converting again", folder)
+            write_atomically(folder, create)
     return folder
 
 
-def write_atomically(folder: Path, make: Callable[[Path], Any]) -> None:
-    """Let `make` fill a new folder beside `folder`, then put it in its place; nothing is left when it fails."""
+def write_atomically(folder: Path, create: Callable[[Path], Any]) -> None:
+    """Create a folder completely or not at all.
+
+    Args:
+        folder: The folder; an existing one is replaced at the end.
+        create: Called with a new empty folder next to it, to fill; nothing is left if it fails.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        made = scratch / folder.name
-        made.mkdir()
-        make(made)
+        new = scratch / folder.name
+        new.mkdir()
+        create(new)
         if folder.exists():
             os.replace(folder, scratch / "replaced")
-        os.replace(made, folder)
+        os.replace(new, folder)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

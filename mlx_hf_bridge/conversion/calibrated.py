@@ -1,7 +1,8 @@
-"""A planned conversion whose weights are rounded with the help of texts: the checkpoint's own model reads them.
+"""A planned conversion whose weights are rounded on calibration texts, which the checkpoint's own model reads.
 
-What is matched is what the repo is for: its sentence vectors where it has modules.json, the logits of the head that
-config.json names, else the mean of the hidden states; so that every class that loads the folder finds the same weights.
+The output that is kept near the float model's is what the repo is for: its sentence embeddings where it has
+modules.json, the logits of the head that config.json names, else the mean of the hidden states. So every class that
+loads the folder finds the same weights.
 """
 
 import hashlib
@@ -35,105 +36,132 @@ from mlx_hf_bridge.runtime.environment import bridge_cache
 from mlx_hf_bridge.weights.assign import assign_weights
 from mlx_hf_bridge.weights.name_mapping import NameMapping, TensorTarget, resolve_names
 
-# Longer texts are cut: what inputs look like is seen by then, and attention costs the square.
-_LONGEST = 256
-_TEXTS_A_BATCH = 32
+# Longer texts are truncated to this many tokens: what inputs look like is seen by then, and attention costs the square.
+_MAX_TOKENS = 256
+_BATCH_SIZE = 32
+# Hexadecimal digits of the hash that names a calibration's folder of finished steps.
 _DIGEST_LETTERS = 16
-# As many tokens as the bundled texts have, about.
+# For "data_free": how many texts, and the fewest and most words of each; about as many tokens as the bundled texts.
 _RANDOM_TEXTS, _RANDOM_WORDS = 300, (2, 24)
-# Of the bundled texts, which are few: how many of each, and the share of their tokens that is replaced.
+# The bundled texts are few, so each is also read in this many variations, in which this share of tokens is replaced.
 _VARIATIONS, _REPLACED = 3, 0.15
 
+# Checkpoint tensor name -> the tensors that it becomes, with their new names.
 Tensors = dict[str, list[tuple[str, mx.array]]]
 
 
 def calibrated_tensors(plan: Plan, folder: Path, show_progress: bool) -> Tensors:
-    """Checkpoint names -> what becomes of their tensors, of those that calibration decides.
+    """Calibrate a planned conversion.
 
-    folder: where the tokenizer is written. Finished steps are kept in the cache until all are done.
+    Args:
+        plan: The plan; its recipe's method reads a model.
+        folder: The new folder, which the tokenizer is written into.
+        show_progress: Whether to show a progress bar.
+
+    Returns:
+        The tensors that calibration decides. Finished steps are stored in the cache until all are done, so that an
+        interrupted calibration is resumed.
     """
     recipe = plan.recipe
     assert recipe is not None
-    kept = ResumeStore(bridge_cache() / "calibration" / _digest(plan, recipe))
-    with _bar(plan, recipe.method, show_progress) as tick:
-        job = create_calibration_job(plan, folder, kept, tick)
-        codes, tuned = calibrate(job, recipe.method, recipe.seed)
-    places = tensor_targets(plan, task_of(plan))
+    resume = ResumeStore(bridge_cache() / "calibration" / _digest(plan, recipe))
+    with _progress_bar(plan, recipe.method, show_progress) as on_step:
+        job = create_calibration_job(plan, folder, resume, on_step)
+        quantized, tuned = calibrate(job, recipe.method, recipe.seed)
+    targets = tensor_targets(plan, calibration_task(plan))
     found: Tensors = {}
-    for path, one in codes.items():
-        parts = {leaf: _parts(plan, places, path, "weight", array) for leaf, array in one.pack(plan.dtype).items()}
-        for name in parts["weight"]:
+    for path, weights in quantized.items():
+        slices = {
+            leaf: _split(plan, targets, path, "weight", array) for leaf, array in weights.pack(plan.dtype).items()
+        }
+        for name in slices["weight"]:
             module = plan.tensors[name].name.rpartition(".")[0]
-            found[name] = [(f"{module}.{leaf}", split[name]) for leaf, split in parts.items()]
+            found[name] = [(f"{module}.{leaf}", by_name[name]) for leaf, by_name in slices.items()]
     for parameter, array in tuned.items():
         path, _, leaf = parameter.rpartition(".")
-        for name, part in _parts(plan, places, path, leaf, array).items():
+        for name, part in _split(plan, targets, path, leaf, array).items():
             found[name] = [(plan.tensors[name].name, part.astype(plan.tensors[name].dtype))]
     mx.eval([array for tensors in found.values() for _, array in tensors])
-    kept.clear()
+    resume.clear()
     return found
 
 
-def create_calibration_job(plan: Plan, folder: Path, kept: ResumeStore, tick: Callable[[str], None]) -> CalibrationJob:
-    """The models, batches and widths of a calibration."""
-    assert plan.recipe is not None
-    task = task_of(plan)
-    places = tensor_targets(plan, task)
-    widths = {
-        place.path: BitWidth(tensor.recipe.bits, tensor.recipe.group_size)
-        for name, place in places.items()
-        if place.path and place.leaf == "weight" and (tensor := plan.tensors[name]).recipe
-    }
-    tokens, padding = _tokens(plan, folder)
-    lengths = [len(one) for one in tokens]
+def create_calibration_job(
+    plan: Plan, folder: Path, resume: ResumeStore, on_step: Callable[[str], None]
+) -> CalibrationJob:
+    """Build the models, batches and widths of a calibration.
 
-    def batches(even: bool) -> list[TokenBatch]:
-        groups = group_by_length(lengths, _TEXTS_A_BATCH, even)
-        return [pad_tokens(plan.config, [tokens[index] for index in rows], padding) for rows in groups]
+    Args:
+        plan: The planned conversion.
+        folder: Where the tokenizer is written.
+        resume: Where finished steps are stored.
+        on_step: Called with a label after every step.
+    """
+    assert plan.recipe is not None
+    task = calibration_task(plan)
+    targets = tensor_targets(plan, task)
+    widths = {
+        target.path: BitWidth(tensor.recipe.bits, tensor.recipe.group_size)
+        for name, target in targets.items()
+        if target.path and target.leaf == "weight" and (tensor := plan.tensors[name]).recipe
+    }
+    tokens, padding_id = _tokenize(plan, folder)
+    lengths = [len(text) for text in tokens]
+
+    def batches(same_length: bool) -> list[TokenBatch]:
+        groups = group_by_length(lengths, _BATCH_SIZE, same_length)
+        return [pad_tokens(plan.config, [tokens[index] for index in rows], padding_id) for rows in groups]
 
     return CalibrationJob(
-        float_model(plan, task, places),
-        float_model(plan, task, places),
-        batches(even=True),
-        batches(even=plan.family.length_dependent),
+        float_model(plan, task, targets),
+        float_model(plan, task, targets),
+        batches(same_length=True),
+        batches(same_length=plan.family.length_dependent),
         widths,
         plan.dtype,
-        _answer(plan.checkpoint, task),
-        kept,
-        tick,
+        _output_selector(plan.checkpoint, task),
+        resume,
+        on_step,
     )
 
 
-def task_of(plan: Plan) -> str:
-    """The head that the checkpoint is for; the bare encoder for sentence vectors."""
+def calibration_task(plan: Plan) -> str:
+    """Return the task of the head that the checkpoint is for; the bare encoder's for sentence embeddings."""
     if plan.checkpoint.modules is not None:
         return BASE_TASK
-    named = plan.checkpoint.config.get("architectures") or []
-    return next((task for task in plan.family.heads if plan.family.hf_class_name(task) in named), BASE_TASK)
+    architectures = plan.checkpoint.config.get("architectures") or []
+    heads = plan.family.heads
+    return next((task for task in heads if plan.family.hf_class_name(task) in architectures), BASE_TASK)
 
 
 def tensor_targets(plan: Plan, task: str) -> dict[str, TensorTarget]:
-    """Where the checkpoint's tensors go in the model of that task."""
+    """Return where the checkpoint's tensors belong in the model of a task."""
     return resolve_names(NameMapping(plan.family, plan.config, task), plan.tensors, str(plan.checkpoint.model_folder))
 
 
-def float_model(plan: Plan, task: str, places: Mapping[str, TensorTarget]) -> Model:
-    """The checkpoint's model with float32 weights."""
-    has_pooler = any(place.path and place.path.startswith("pooler.") for place in places.values())
+def float_model(plan: Plan, task: str, targets: Mapping[str, TensorTarget]) -> Model:
+    """Load the checkpoint's model with float32 weights.
+
+    Args:
+        plan: The planned conversion.
+        task: The task of the model's head.
+        targets: Where the checkpoint's tensors belong in it.
+    """
+    has_pooler = any(target.path and target.path.startswith("pooler.") for target in targets.values())
     model = build_model(plan.family, plan.config, task, pooler=has_pooler)
     arrays = {
         name: array.astype(mx.float32) if plan.tensors[name].info.is_float else array
         for file in plan.files
         for name, array in file.arrays()
-        if name in places and places[name].path
+        if name in targets and targets[name].path
     }
-    assign_weights(model, places, arrays, {})
+    assign_weights(model, targets, arrays, {})
     mx.eval(model.parameters())
     return model
 
 
-def _tokens(plan: Plan, folder: Path) -> tuple[list[Tokens], int]:
-    """The calibration texts' tokens, and the padding id."""
+def _tokenize(plan: Plan, folder: Path) -> tuple[list[Tokens], int]:
+    """Return the tokens of the calibration texts, and the padding id."""
     assert plan.recipe is not None
     if not has_tokenizer(plan.checkpoint.model_folder):
         raise QuantizationError(
@@ -142,7 +170,7 @@ def _tokens(plan: Plan, folder: Path) -> tuple[list[Tokens], int]:
         )
     write_tokenizer(plan.checkpoint, plan.family, folder)
     tokenizer = Tokenizer.from_folder(folder, tokenizer_config(folder))
-    limit = min(_LONGEST, plan.config.max_length, tokenizer.model_max_length or _LONGEST)
+    limit = min(_MAX_TOKENS, plan.config.max_length, tokenizer.model_max_length or _MAX_TOKENS)
     if plan.recipe.method == "data_free":
         return tokenizer.encode(random_texts(tokenizer, plan.recipe.seed), limit), tokenizer.pad_token_id
     tokens = tokenizer.encode(list(plan.recipe.texts), limit)
@@ -152,32 +180,43 @@ def _tokens(plan: Plan, folder: Path) -> tuple[list[Tokens], int]:
 
 
 def augment_tokens(tokens: Sequence[Tokens], tokenizer: Tokenizer, seed: int) -> list[Tokens]:
-    """Variations of few texts: some tokens are replaced, half of them by tokens of the texts, half by any word."""
+    """Return variations of a few texts, with some of their tokens replaced.
+
+    Args:
+        tokens: The texts' tokens.
+        tokenizer: The tokenizer; its special tokens are neither replaced nor inserted.
+        seed: Seed of the choice of tokens.
+
+    Returns:
+        Several variations of each text. Half of the new tokens are from the texts, half from the whole vocabulary.
+    """
     random = np.random.default_rng(seed)
     special = list(tokenizer.backend.get_added_tokens_decoder())
-    known = np.setdiff1d(np.array(sorted(tokenizer.backend.get_vocab().values()), np.int32), special)
-    seen = np.concatenate([one.ids for one in tokens])
+    vocabulary = np.setdiff1d(np.array(sorted(tokenizer.backend.get_vocab().values()), np.int32), special)
+    seen = np.concatenate([text.ids for text in tokens])
     seen = seen[~np.isin(seen, special)]
     found = []
     for _ in range(_VARIATIONS):
-        for one in tokens:
-            random_init = np.where(
-                random.random(len(one)) < 0.5, random.choice(seen, len(one)), random.choice(known, len(one))
+        for text in tokens:
+            sampled = np.where(
+                random.random(len(text)) < 0.5, random.choice(seen, len(text)), random.choice(vocabulary, len(text))
             )
-            is_replaced = (random.random(len(one)) < _REPLACED) & ~np.isin(one.ids, special)
-            found.append(replace(one, ids=np.where(is_replaced, random_init, one.ids).astype(np.int32)))
+            is_replaced = (random.random(len(text)) < _REPLACED) & ~np.isin(text.ids, special)
+            found.append(replace(text, ids=np.where(is_replaced, sampled, text.ids).astype(np.int32)))
     return found
 
 
 def random_texts(tokenizer: Tokenizer, seed: int) -> list[str]:
-    """Texts of random length, of words drawn from the whole vocabulary."""
+    """Return texts of random length, of words sampled from the whole vocabulary."""
     random = np.random.default_rng(seed)
+    # Without the marks of word pieces (WordPiece's ##) and of word starts (SentencePiece's, byte-level BPE's).
     words = [word.removeprefix("##").strip("\u2581\u0120") for word in sorted(tokenizer.backend.get_vocab())]
     lengths = random.integers(_RANDOM_WORDS[0], _RANDOM_WORDS[1] + 1, _RANDOM_TEXTS)
     return [" ".join(words[index] for index in random.integers(0, len(words), length)) for length in lengths]
 
 
-def _answer(checkpoint: Checkpoint, task: str) -> Callable[[EncoderOutput, TokenBatch], mx.array]:
+def _output_selector(checkpoint: Checkpoint, task: str) -> Callable[[EncoderOutput, TokenBatch], mx.array]:
+    """Return the function that picks what users read: the head's logits, or pooled sentence embeddings."""
     if task != BASE_TASK:
         return lambda encoded, batch: next(iter(encoded.outputs.values()))
     entries = checkpoint.modules or ()
@@ -186,17 +225,17 @@ def _answer(checkpoint: Checkpoint, task: str) -> Callable[[EncoderOutput, Token
     return lambda encoded, batch: pool(encoded.hidden, batch, modes)
 
 
-def _parts(
-    plan: Plan, places: Mapping[str, TensorTarget], path: str, leaf: str, array: mx.array
+def _split(
+    plan: Plan, targets: Mapping[str, TensorTarget], path: str, leaf: str, array: mx.array
 ) -> dict[str, mx.array]:
-    """The rows of one of our parameters, by the checkpoint tensors that are joined in it."""
-    joined: dict[int, str] = {
-        place.slice_index: name for name, place in places.items() if (place.path, place.leaf) == (path, leaf)
+    """Split a model parameter into the rows of the checkpoint tensors that are fused in it."""
+    slices: dict[int, str] = {
+        target.slice_index: name for name, target in targets.items() if (target.path, target.leaf) == (path, leaf)
     }
     found, start = {}, 0
-    for part in sorted(joined):
-        end = start + plan.tensors[joined[part]].info.shape[0]
-        found[joined[part]] = array[start:end]
+    for index in sorted(slices):
+        end = start + plan.tensors[slices[index]].info.shape[0]
+        found[slices[index]] = array[start:end]
         start = end
     return found
 
@@ -207,14 +246,14 @@ def _digest(plan: Plan, recipe: MLXQuantizationConfig) -> str:
 
 
 @contextmanager
-def _bar(plan: Plan, method: str, show_progress: bool) -> Iterator[Callable[[str], None]]:
-    places = tensor_targets(plan, task_of(plan))
-    packed = {place.path for name, place in places.items() if plan.tensors[name].recipe and place.leaf == "weight"}
-    total = count_steps(len(packed), method)
+def _progress_bar(plan: Plan, method: str, show_progress: bool) -> Iterator[Callable[[str], None]]:
+    targets = tensor_targets(plan, calibration_task(plan))
+    modules = {target.path for name, target in targets.items() if plan.tensors[name].recipe and target.leaf == "weight"}
+    total = count_steps(len(modules), method)
     with tqdm(total=total, desc="Calibrating", unit="step", disable=None if show_progress else True) as bar:
 
-        def tick(what: str) -> None:
-            bar.set_postfix_str(what, refresh=False)
+        def on_step(label: str) -> None:
+            bar.set_postfix_str(label, refresh=False)
             bar.update()
 
-        yield tick
+        yield on_step

@@ -1,7 +1,7 @@
-"""ESM's tokenizer, which transformers has in Python alone, in the form of tokenizer.json.
+"""ESM's tokenizer, which transformers has in Python only, converted to the form of tokenizer.json.
 
-Reference: transformers/models/esm/tokenization_esm.py: a token for each letter of the vocabulary, and what stands
-between letters and spaces is one token.
+Reference: transformers/models/esm/tokenization_esm.py. Each letter of the vocabulary is a token, and so is everything
+else between spaces and letters.
 """
 
 import importlib
@@ -12,7 +12,7 @@ PYTHON_CLASS = "EsmTokenizer"
 
 
 def as_fast(slow: Any) -> Any:
-    """transformers' EsmTokenizer -> its generic tokenizer over the tokenizers library, with the same answers."""
+    """Return a PreTrainedTokenizerFast that tokenizes as transformers' EsmTokenizer does."""
     tokenizers, transformers = (importlib.import_module(name) for name in ("tokenizers", "transformers"))
     vocabulary, first, last = slow.get_vocab(), slow.cls_token, slow.eos_token
     letters = re.escape("".join(word for word in vocabulary if len(word) == 1))

@@ -1,7 +1,7 @@
-"""A packed folder in the form of transformers' own "metal" quantiser, which plain transformers loads.
+"""A converted folder written in the form of transformers' own "metal" quantizer, which plain transformers loads.
 
-Reference: transformers/integrations/metal_quantization.py. The packing is MLX's; `biases` are called `qbiases`, tables
-of embeddings stay in float, and modules that are not packed are listed.
+Reference: transformers/integrations/metal_quantization.py. The packing is MLX's; `biases` are called `qbiases`,
+embedding tables are float, and modules that are not packed are listed in config.json.
 """
 
 import shutil
@@ -26,50 +26,66 @@ from mlx_hf_bridge.weights.name_mapping import NameMapping
 from mlx_hf_bridge.weights.quantized import read_packing
 
 _BITS = (2, 4, 8)
-# What is said of the weights elsewhere than in config.json would be wrong of the new ones.
+# Files that describe the source folder's weights, and would be wrong about the exported ones.
 _NOT_COPIED = (SINGLE_FILE, CONFIG_FILE, METADATA_FILE, "verification.json")
 
 
 def export_metal(folder: str | Path, output_dir: str | Path) -> Path:
-    """Write a folder packed in affine 2, 4 or 8 bits as one that transformers.AutoModel loads -> the new folder.
+    """Export a quantized folder for transformers.AutoModel, on torch.
 
-    Off Apple's GPUs transformers unpacks it: pass device_map={"": "cpu"}, which needs accelerate. Raises
-    QuantizationError for other packings, RepositoryError for a folder that holds anything.
+    Off Apple's GPUs transformers dequantizes it on load: pass device_map={"": "cpu"}, which needs accelerate.
+
+    Args:
+        folder: A folder converted with affine 2, 4 or 8 bits, the same for all modules.
+        output_dir: The folder to write; missing or empty.
+
+    Returns:
+        The new folder.
+
+    Raises:
+        RepositoryError: If `output_dir` is a file or not empty, or `folder` is not found.
+        QuantizationError: If the folder is packed in another way.
+
+    Example:
+        >>> export_metal("minilm-mlx-q4", "minilm-metal-q4")
+        >>> transformers.AutoModel.from_pretrained("minilm-metal-q4", device_map={"": "cpu"})
     """
     source, target = Path(folder).expanduser(), Path(output_dir).expanduser()
     if target.is_file() or is_occupied(target):
-        raise RepositoryError(f"{target} is not an empty folder. Give another one to export into.")
+        raise RepositoryError(f"{target} is not an empty folder. Give another one to export to.")
     checkpoint = read_checkpoint(locate(source, HubOptions()))
-    packing = _checked(read_packing(checkpoint.config), source)
+    packing = _check_packing(read_packing(checkpoint.config), source)
 
-    def make(new: Path) -> None:
-        arrays, kept = run(lambda: _renamed(source, checkpoint.config, packing))
+    def create(new: Path) -> None:
+        arrays, in_float = run(lambda: _convert_tensors(source, checkpoint.config, packing))
         mx.save_safetensors(str(new / SINGLE_FILE), arrays, metadata={"format": "pt"})
         shutil.copytree(source, new, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*_NOT_COPIED, ".*"))
         config = {key: value for key, value in checkpoint.config.items() if key != "quantization"}
         method = {"quant_method": "metal", "bits": packing["bits"], "group_size": packing["group_size"]}
         config["dtype"] = "float32"
-        write_json(new / CONFIG_FILE, {**config, "quantization_config": {**method, "modules_to_not_convert": kept}})
+        write_json(new / CONFIG_FILE, {**config, "quantization_config": {**method, "modules_to_not_convert": in_float}})
 
-    write_atomically(target, make)
+    write_atomically(target, create)
     return target
 
 
-def _checked(packing: Mapping[str, Any], source: Path) -> Mapping[str, Any]:
-    own = [name for name, value in packing.items() if isinstance(value, dict)]
-    if packing.get("mode", "affine") != "affine" or packing.get("bits") not in _BITS or own:
+def _check_packing(packing: Mapping[str, Any], source: Path) -> Mapping[str, Any]:
+    overrides = [name for name, value in packing.items() if isinstance(value, dict)]
+    if packing.get("mode", "affine") != "affine" or packing.get("bits") not in _BITS or overrides:
         what = f"{packing.get('bits', 32)} bits, mode {packing.get('mode', 'affine')}" + (
-            f", {len(own)} modules of their own width" if own else ""
+            f", {len(overrides)} modules with other bits" if overrides else ""
         )
         raise QuantizationError(
-            f"{source} is packed in {what}, and the metal form has affine 2, 4 or 8 bits, the same for all modules. "
+            f"{source} is packed in {what}, and the metal format has affine 2, 4 or 8 bits, the same for all modules. "
             "Convert the checkpoint with such a recipe."
         )
     return packing
 
 
-def _renamed(source: Path, config: dict[str, Any], packing: Mapping[str, Any]) -> tuple[dict[str, mx.array], list[str]]:
-    """The tensors under the quantiser's names, and the modules of matrices that are in float."""
+def _convert_tensors(
+    source: Path, config: dict[str, Any], packing: Mapping[str, Any]
+) -> tuple[dict[str, mx.array], list[str]]:
+    """Return the tensors under the quantizer's names, and the modules whose matrices are in float."""
     family = family_for(config)
     names = NameMapping(family, family.config.from_json(config), BASE_TASK)
     loaded = mx.load(str(source / SINGLE_FILE))
@@ -77,19 +93,24 @@ def _renamed(source: Path, config: dict[str, Any], packing: Mapping[str, Any]) -
     found: dict[str, mx.array] = {}
     for name, array in loaded.items():
         module, _, leaf = name.rpartition(".")
-        place = names.resolve(name)
-        is_table = place is not None and place.path == WORD_TABLE
+        target = names.resolve(name)
+        is_table = target is not None and target.path == WORD_TABLE
         if is_table and f"{module}.scales" in loaded:
             if leaf == "weight":
-                lines = loaded[f"{module}.scales"], loaded[f"{module}.biases"]
-                found[name] = mx.dequantize(array, *lines, group_size=packing["group_size"], bits=packing["bits"])
+                scales, biases = loaded[f"{module}.scales"], loaded[f"{module}.biases"]
+                found[name] = mx.dequantize(
+                    array, scales, biases, group_size=packing["group_size"], bits=packing["bits"]
+                )
         else:
             found[f"{module}.qbiases" if leaf == "biases" else name] = array
-    kept = [
+    in_float = [
         name.removesuffix(".weight")
         for name, array in found.items()
         if name.endswith(".weight") and array.ndim == 2 and f"{name.removesuffix('.weight')}.scales" not in found
     ]
-    # transformers' module has float32 scales, unpacks to their dtype, and leaves other tensors in the file's.
+    # transformers' module has float32 scales and dequantizes to their dtype, but keeps other tensors in the file's
+    # dtype; so everything is float32.
     is_float = {name: mx.issubdtype(array.dtype, mx.floating) for name, array in found.items()}
-    return {name: array.astype(mx.float32) if is_float[name] else array for name, array in found.items()}, sorted(kept)
+    return {name: array.astype(mx.float32) if is_float[name] else array for name, array in found.items()}, sorted(
+        in_float
+    )

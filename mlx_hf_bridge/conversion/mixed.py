@@ -1,4 +1,4 @@
-"""A plan whose bits and groups are yet to be chosen: sensitivities are measured, and the widths are solved for."""
+"""Bits and groups chosen for each module of a plan to meet a size, from measured sensitivities."""
 
 import logging
 import math
@@ -12,7 +12,7 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from mlx_hf_bridge.checkpoints.safetensors_file import MB
-from mlx_hf_bridge.conversion.calibrated import create_calibration_job, task_of, tensor_targets
+from mlx_hf_bridge.conversion.calibrated import calibration_task, create_calibration_job, tensor_targets
 from mlx_hf_bridge.conversion.plan import Plan, TensorPlan
 from mlx_hf_bridge.errors import SizeTargetError
 from mlx_hf_bridge.quantization.methods import RUNS_MODEL
@@ -24,39 +24,48 @@ from mlx_hf_bridge.quantization.widths import FLOAT_BITS, GROUP_SIZES, BitWidth
 
 logger = logging.getLogger(__name__)
 
-# A safetensors header has the name, dtype, shape and offsets of each tensor.
+# Bytes of a tensor's entry in a safetensors header besides its name: dtype, shape and offsets as JSON. A guess that is
+# too small would let the file exceed its target.
 _HEADER_BYTES = 90
 
 
 def resolve_bits(plan: Plan, show_progress: bool = True) -> Plan:
-    """The plan with a width for every module, where its recipe has a target; else the plan itself.
+    """Choose bits and group size for every module of a plan whose recipe has a size target.
 
-    Raises SizeTargetError that names the smallest size, for a target that no choice meets.
+    Args:
+        plan: The planned conversion; returned as it is if its recipe has no target or its bits are resolved.
+        show_progress: Whether to show a progress bar.
+
+    Returns:
+        The plan with the chosen bits.
+
+    Raises:
+        SizeTargetError: If no choice meets the target; the message names the smallest possible size.
     """
     recipe = plan.recipe
     if recipe is None or not recipe.has_target or plan.bits_resolved:
         return plan
-    members = _members(plan)
+    by_module = _tensors_by_module(plan)
     widths = [
         BitWidth(bits, size) for bits in recipe.bits_choices if bits != FLOAT_BITS for size in GROUP_SIZES["affine"]
     ]
     with (
         tempfile.TemporaryDirectory() as scratch,
-        tqdm(total=len(members), desc="Measuring", unit="module", disable=None if show_progress else True) as bar,
+        tqdm(total=len(by_module), desc="Measuring", unit="module", disable=None if show_progress else True) as bar,
     ):
-        job = create_calibration_job(plan, Path(scratch), ResumeStore(None), lambda what: _advance(bar))
+        job = create_calibration_job(plan, Path(scratch), ResumeStore(None), lambda label: _advance(bar))
         errors = predict_errors(job, widths, recipe.method in RUNS_MODEL)
     choices = {
         path: [Choice(width, _bytes(tensors, width), error) for width, error in errors[path].items()]
         + ([Choice(None, _bytes(tensors, None), 0.0)] if FLOAT_BITS in recipe.bits_choices else [])
-        for path, tensors in members.items()
+        for path, tensors in by_module.items()
     }
-    chosen = choose_widths(choices, _budget(plan, members, choices))
+    chosen = choose_widths(choices, _budget(plan, by_module, choices))
     for path, choice in chosen.items():
         logger.info("%s: %s", path, choice.width or "float")
-    names = {tensor.name: chosen[path].width for path, tensors in members.items() for tensor in tensors}
+    names = {tensor.name: chosen[path].width for path, tensors in by_module.items() for tensor in tensors}
     tensors = {
-        name: replace(tensor, recipe=_with(tensor, names[tensor.name])) if tensor.name in names else tensor
+        name: replace(tensor, recipe=_with_width(tensor, names[tensor.name])) if tensor.name in names else tensor
         for name, tensor in plan.tensors.items()
     }
     return replace(plan, tensors=tensors, bits_resolved=True)
@@ -67,42 +76,42 @@ def _advance(bar: Any) -> None:
 
 
 def module_widths(plan: Plan) -> dict[str, dict[str, int] | None]:
-    """The widths of a settled plan by checkpoint module, as `modules` of a recipe takes them; None for float."""
+    """Return the resolved widths by checkpoint module, in the form of a recipe's `modules`; None for float."""
     found: dict[str, dict[str, int] | None] = {}
-    for name, place in tensor_targets(plan, task_of(plan)).items():
+    for name, target in tensor_targets(plan, calibration_task(plan)).items():
         tensor = plan.tensors[name]
         if tensor.recipe:
-            found[place.module] = {"bits": tensor.recipe.bits, "group_size": tensor.recipe.group_size}
-        elif place.leaf == "weight" and len(tensor.info.shape) > 1:
-            found[place.module] = None
+            found[target.module] = {"bits": tensor.recipe.bits, "group_size": tensor.recipe.group_size}
+        elif target.leaf == "weight" and len(tensor.info.shape) > 1:
+            found[target.module] = None
     return dict(sorted(found.items()))
 
 
-def _with(tensor: TensorPlan, width: BitWidth | None) -> MLXQuantizationConfig | None:
+def _with_width(tensor: TensorPlan, width: BitWidth | None) -> MLXQuantizationConfig | None:
     if width is None or tensor.recipe is None:
         return None
     return replace(tensor.recipe, bits=width.bits, group_size=width.group_size)
 
 
-def _members(plan: Plan) -> dict[str, list[TensorPlan]]:
-    """Our module paths -> the tensors that are packed together in one."""
+def _tensors_by_module(plan: Plan) -> dict[str, list[TensorPlan]]:
+    """Return the model's module paths with the tensors that are fused and quantized in each."""
     found: dict[str, list[TensorPlan]] = defaultdict(list)
-    for name, place in tensor_targets(plan, task_of(plan)).items():
-        if place.path and place.leaf == "weight" and plan.tensors[name].recipe:
-            found[place.path].append(plan.tensors[name])
+    for name, target in tensor_targets(plan, calibration_task(plan)).items():
+        if target.path and target.leaf == "weight" and plan.tensors[name].recipe:
+            found[target.path].append(plan.tensors[name])
     return found
 
 
 def _bytes(tensors: list[TensorPlan], width: BitWidth | None) -> int:
-    return sum(replace(tensor, recipe=_with(tensor, width)).bytes for tensor in tensors)
+    return sum(replace(tensor, recipe=_with_width(tensor, width)).bytes for tensor in tensors)
 
 
-def _budget(plan: Plan, members: Mapping[str, list[TensorPlan]], choices: Mapping[str, list[Choice]]) -> int:
-    """The bytes that packed modules may take; SizeTargetError where they cannot be so few."""
+def _budget(plan: Plan, by_module: Mapping[str, list[TensorPlan]], choices: Mapping[str, list[Choice]]) -> int:
+    """Return the bytes that quantized modules may take together; SizeTargetError if no choice is so small."""
     recipe = plan.recipe
     assert recipe is not None
     least = min_bytes(choices)
-    weights = sum(math.prod(tensor.info.shape) for tensors in members.values() for tensor in tensors)
+    weights = sum(math.prod(tensor.info.shape) for tensors in by_module.values() for tensor in tensors)
     if recipe.bits_per_weight is not None:
         budget = int(recipe.bits_per_weight * weights / 8)
         if budget < least:
@@ -113,10 +122,10 @@ def _budget(plan: Plan, members: Mapping[str, list[TensorPlan]], choices: Mappin
             )
         return budget
     assert recipe.target_size_mb is not None
-    packed = {tensor.name for tensors in members.values() for tensor in tensors}
-    rest = sum(tensor.bytes for tensor in plan.tensors.values() if tensor.name not in packed)
+    quantized = {tensor.name for tensors in by_module.values() for tensor in tensors}
+    rest = sum(tensor.bytes for tensor in plan.tensors.values() if tensor.name not in quantized)
     header = sum(
-        (_HEADER_BYTES + len(tensor.name)) * (3 if tensor.name in packed else 1) for tensor in plan.tensors.values()
+        (_HEADER_BYTES + len(tensor.name)) * (3 if tensor.name in quantized else 1) for tensor in plan.tensors.values()
     )
     budget = int(recipe.target_size_mb * MB) - rest - header
     if budget < least:

@@ -1,4 +1,4 @@
-"""What a folder to convert into already holds: nothing, the very result that is asked for, or something else."""
+"""What an output folder already contains: nothing, the very result that is asked for, or something else."""
 
 import json
 from pathlib import Path
@@ -15,25 +15,36 @@ from mlx_hf_bridge.quantization.recipes import MLXQuantizationConfig
 
 
 def check_replaceable(folder: Path, source: Source) -> None:
-    """RepositoryError for a file, and for a folder around the source or the working directory."""
+    """Raise RepositoryError for a file, and for a folder that contains the source or the working directory."""
     if folder.exists() and not folder.is_dir():
         raise RepositoryError(f"{folder} is a file, expected a folder to convert into. Give another path.")
     for what, inner in (("the source itself", source.folder), ("the working directory", Path())):
         if inner.resolve().is_relative_to(folder.resolve()):
             raise RepositoryError(
-                f"{folder} holds {what}, {inner.resolve()}, which the result would replace. Give another folder."
+                f"{folder} contains {what}, {inner.resolve()}, which the result would replace. Give another folder."
             )
 
 
 def is_occupied(folder: Path) -> bool:
-    """Whether there is anything in the folder."""
+    """Whether the folder exists and is not empty."""
     return folder.is_dir() and any(folder.iterdir())
 
 
 def same_result(
     folder: Path, source: Source, task: str, recipe: MLXQuantizationConfig | None, dtype: mx.Dtype
 ) -> dict[str, Any]:
-    """The metadata of a whole result of the same facts; RepositoryError says what else the folder holds."""
+    """Return the metadata of a complete folder that was converted from the same source in the same way.
+
+    Args:
+        folder: The output folder.
+        source: The source that is to be converted.
+        task: The task that is asked for.
+        recipe: The recipe that is asked for.
+        dtype: The dtype that is asked for.
+
+    Raises:
+        RepositoryError: If the folder contains anything else; the message says what.
+    """
     wanted = {
         "format": FORMAT,
         "source": source.name,
@@ -51,7 +62,7 @@ def same_result(
     elif differences := _differences(metadata, wanted):
         why = f"holds another conversion: {'; '.join(differences)}"
     elif not is_complete(folder):
-        why = f"is not whole: files that its {METADATA_FILE} lists are missing or of other sizes"
+        why = f"is incomplete: files that its {METADATA_FILE} lists are missing or of other sizes"
     else:
         return metadata
     raise RepositoryError(f"{folder} {why}. Pass --no-skip (overwrite=True) to replace it, or give another folder.")
@@ -66,17 +77,19 @@ def _metadata(folder: Path) -> dict[str, Any] | None:
 
 
 def _differences(metadata: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
-    there, asked = _readable(metadata), _readable(wanted)
+    there, asked = _comparable(metadata), _comparable(wanted)
     found = [
-        f"its {key} is {there.get(key)!r}, asked is {asked[key]!r}" for key in asked if there.get(key) != asked[key]
+        f"its {key} is {there.get(key)!r}, and {asked[key]!r} was asked for"
+        for key in asked
+        if there.get(key) != asked[key]
     ]
     if found or metadata.get("identity") == wanted["identity"]:
         return found
     return ["the files of its source have changed since"]
 
 
-def _readable(facts: dict[str, Any]) -> dict[str, Any]:
-    """The facts without `identity`; a local source by its resolved path, however it was spelled."""
+def _comparable(facts: dict[str, Any]) -> dict[str, Any]:
+    """Return metadata without `identity`; a local source by its resolved path, however it was spelled."""
     identity = facts.get("identity")
     path = identity.get("path") if isinstance(identity, dict) else None
     return {**{key: value for key, value in facts.items() if key != "identity"}, "source": path or facts.get("source")}

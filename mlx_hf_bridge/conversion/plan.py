@@ -1,4 +1,4 @@
-"""A conversion decided from headers alone: what becomes of every tensor, and the bytes that it will take."""
+"""A conversion planned from file headers alone: what becomes of every tensor, and the bytes that it will take."""
 
 import math
 from collections.abc import Mapping
@@ -23,13 +23,20 @@ from mlx_hf_bridge.weights.name_mapping import KEEP_FILE_DTYPE, NameMapping, Ten
 from mlx_hf_bridge.weights.quantized import read_packing
 from mlx_hf_bridge.weights.validation import STRICT, Tolerance, check_fit
 
-# What a quantised recipe stores beside its packed weights, unless `dtype` says otherwise.
+# The dtype of scales, biases and unquantized tensors of a quantized folder, unless `dtype` says otherwise.
 QUANTIZED_DTYPE = mx.float16
 
 
 @dataclass(frozen=True)
 class TensorPlan:
-    """What becomes of one tensor: its new name and dtype, and the recipe that packs it, if one does."""
+    """What becomes of one tensor.
+
+    Attributes:
+        name: Its name in the converted folder.
+        info: Its dtype and shape in the checkpoint.
+        dtype: What it, or its scales and biases, are stored in.
+        recipe: The recipe that quantizes it; None for a tensor that stays in float.
+    """
 
     name: str
     info: TensorInfo
@@ -38,18 +45,35 @@ class TensorPlan:
 
     @property
     def bytes(self) -> int:
-        """Bytes on disk, header apart."""
+        """Bytes on disk, scales and biases included, without the header."""
         count = math.prod(self.info.shape)
         if self.recipe is None:
             return byte_size(self.info) if not self.info.is_float else count * self.dtype.size
         groups = count // self.recipe.group_size
+        # A scale and a bias for each group in affine mode; one byte (E8M0 or E4M3) in the fp modes.
         group_bytes = 2 * self.dtype.size if self.recipe.mode == "affine" else 1
         return count * self.recipe.bits // 8 + groups * group_bytes
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A conversion, decided but not done. dropped: tensors that a changed config has no place for."""
+    """A conversion that is decided but not done.
+
+    Attributes:
+        checkpoint: The source.
+        family: The model type's family.
+        config: The model's config.
+        task: The task whose head the folder has.
+        recipe: The recipe, None for float weights.
+        dtype: Dtype of unquantized tensors, scales and biases.
+        files: The source's weight files.
+        tensors: The checkpoint's tensor names -> what becomes of them.
+        kept_in_float: New names of weights that the recipe would quantize and does not, since the group size does not
+            divide their inputs or the recipe excludes them.
+        dropped: Tensors that the model of a changed config has no parameter for.
+        extra_files: File name -> JSON content, written next to the weights.
+        bits_resolved: Whether a recipe with a size target has had its bits chosen.
+    """
 
     checkpoint: Checkpoint
     family: Family
@@ -66,7 +90,7 @@ class Plan:
 
     @property
     def source_bytes(self) -> int:
-        """The size of the source's weight files; of files on the Hub, headers apart."""
+        """Bytes of the source's weight files; of files that are still on the Hub, without headers."""
         return sum(
             file.path.stat().st_size if file.path.is_file() else sum(map(byte_size, file.tensor_infos.values()))
             for file in self.files
@@ -74,7 +98,7 @@ class Plan:
 
     @property
     def weight_bytes(self) -> int:
-        """The predicted size of model.safetensors, but for its header of some hundred bytes a tensor."""
+        """Predicted bytes of model.safetensors, without its header of some hundred bytes a tensor."""
         return sum(tensor.bytes for tensor in self.tensors.values())
 
 
@@ -86,9 +110,23 @@ def plan_conversion(
     fetch: bool = True,
     tolerance: Tolerance = STRICT,
 ) -> Plan:
-    """Decide every tensor's fate from headers; any fault of the checkpoint is an error before a byte is written.
+    """Decide what becomes of every tensor; any fault of the checkpoint is an error before a byte is written.
 
-    fetch=False reads the headers of a Hub repo from afar; such a plan can be looked at but not written.
+    Args:
+        checkpoint: The source; an adapter in it is merged.
+        task: The task whose head the folder is to have.
+        recipe: The recipe, None for float weights.
+        dtype: Dtype of unquantized tensors, scales and biases; None keeps the source's, or is float16 with a recipe.
+        fetch: False reads only headers from the Hub; such a plan can be inspected and not written.
+        tolerance: How the tensors may differ from the model.
+
+    Returns:
+        The plan.
+
+    Raises:
+        QuantizationError: If the checkpoint is already converted, or the recipe gives fused modules different bits.
+        WeightsError: If the tensors do not fit the model.
+        UnsupportedModelError: If the family has no head for the task.
     """
     family = family_for(checkpoint.config)
     config = family.config.from_json(checkpoint.config)
@@ -103,54 +141,60 @@ def plan_conversion(
         files = merge_adapter(files, checkpoint.adapter, names)
     tensor_infos = {name: info for file in files for name, info in file.tensor_infos.items()}
     targets = resolve_names(names, tensor_infos, where)
-    has_pooler = any(place.path and place.path.startswith("pooler.") for place in targets.values())
+    has_pooler = any(target.path and target.path.startswith("pooler.") for target in targets.values())
     model = build_model(family, config, task, pooler=has_pooler)
     fit = check_fit(names, targets, tensor_infos, model, where, tolerance)
-    targets = {name: place for name, place in targets.items() if name not in fit.unexpected}
+    targets = {name: target for name, target in targets.items() if name not in fit.unexpected}
     candidates = {path for path, module in model.named_modules() if is_packable(path, module)} if recipe else set()
-    weights = {name: place for name, place in targets.items() if place.path in candidates and place.leaf == "weight"}
-    packed = _packed({name: place for name, place in weights.items() if name not in fit.unread}, tensor_infos, recipe)
-    prefix = "" if all(place.is_base for place in targets.values()) else f"{family.prefix}."
-    rest = dtype or (QUANTIZED_DTYPE if recipe else config_dtype(checkpoint.config))
+    weights = {
+        name: target for name, target in targets.items() if target.path in candidates and target.leaf == "weight"
+    }
+    readable = {name: target for name, target in weights.items() if name not in fit.unread}
+    recipes = _recipes_by_tensor(readable, tensor_infos, recipe)
+    prefix = "" if all(target.is_base for target in targets.values()) else f"{family.prefix}."
+    float_dtype = dtype or (QUANTIZED_DTYPE if recipe else config_dtype(checkpoint.config))
     tensors = {
         name: TensorPlan(
-            (prefix if place.is_base else "") + place.name,
+            (prefix if target.is_base else "") + target.name,
             tensor_infos[name],
-            _own_dtype(tensor_infos[name]) if place.leaf in KEEP_FILE_DTYPE or rest is None else rest,
-            packed.get(name),
+            _file_dtype(tensor_infos[name]) if target.leaf in KEEP_FILE_DTYPE or float_dtype is None else float_dtype,
+            recipes.get(name),
         )
-        for name, place in targets.items()
+        for name, target in targets.items()
     }
-    left = tuple(tensors[name].name for name in weights if name not in packed)
-    checked = rest or most_common([tensor.dtype for tensor in tensors.values() if tensor.info.is_float])
-    return Plan(checkpoint, family, config, task, recipe, checked, tuple(files), tensors, left, fit.unexpected)
+    kept_in_float = tuple(tensors[name].name for name in weights if name not in recipes)
+    known = float_dtype or most_common([tensor.dtype for tensor in tensors.values() if tensor.info.is_float])
+    return Plan(checkpoint, family, config, task, recipe, known, tuple(files), tensors, kept_in_float, fit.unexpected)
 
 
-def _packed(
+def _recipes_by_tensor(
     weights: Mapping[str, TensorTarget], tensor_infos: Mapping[str, TensorInfo], recipe: MLXQuantizationConfig | None
 ) -> dict[str, MLXQuantizationConfig]:
-    """The weights that are packed, each with its recipe; of a joined module all parts or none, in one way."""
+    """Return the recipe of each weight that is quantized; slices of a fused module are quantized all alike or not."""
     if recipe is None:
         return {}
-    own = {name: recipe.for_module(place.module) for name, place in weights.items()}
-    able = {name: one for name, one in own.items() if one and tensor_infos[name].shape[-1] % one.group_size == 0}
-    halved = {place.path for name, place in weights.items() if name not in able}
-    whole = {name: one for name, one in able.items() if weights[name].path not in halved}
+    by_name = {name: recipe.for_module(target.module) for name, target in weights.items()}
+    possible = {
+        name: found for name, found in by_name.items() if found and tensor_infos[name].shape[-1] % found.group_size == 0
+    }
+    incomplete = {target.path for name, target in weights.items() if name not in possible}
+    complete = {name: found for name, found in possible.items() if weights[name].path not in incomplete}
     widths: dict[str | None, tuple[int, int]] = {}
-    for name, one in whole.items():
-        width = (one.bits, one.group_size)
+    for name, found in complete.items():
+        width = (found.bits, found.group_size)
         if widths.setdefault(weights[name].path, width) != width:
             raise QuantizationError(
                 f"modules gives {weights[name].module} {width[0]} bits in groups of {width[1]}, and modules that are "
-                f"joined with it {widths[weights[name].path]}. Give queries, keys and values the same."
+                f"fused with it {widths[weights[name].path]}. Give queries, keys and values the same."
             )
-    return whole
+    return complete
 
 
-def _own_dtype(info: TensorInfo) -> mx.Dtype:
-    """As in the file; MLX has no float64 on a GPU, and whole numbers are copied whatever this says."""
+def _file_dtype(info: TensorInfo) -> mx.Dtype:
+    """Return the dtype of the file, float32 for float64, which MLX lacks on a GPU; integers are never cast."""
     return mx.float32 if info.mlx_dtype is None or info.mlx_dtype == mx.float64 else info.mlx_dtype
 
 
 def most_common(dtypes: list[mx.Dtype]) -> mx.Dtype:
+    """Return the most frequent of float32, float16 and bfloat16."""
     return max((mx.float32, mx.float16, mx.bfloat16), key=dtypes.count)

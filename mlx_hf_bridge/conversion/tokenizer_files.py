@@ -1,7 +1,7 @@
-"""The tokenizer that transformers would use, written as tokenizer.json, whatever files the checkpoint has.
+"""The tokenizer that transformers would use, written as tokenizer.json, whatever vocabulary files the checkpoint has.
 
-Transformers 5 rebuilds many tokenizers from their vocabulary instead of reading tokenizer.json as it stands, so the
-file that is written is the rebuilt one. AutoTokenizer itself is not used: where torch is installed it imports torch.
+Transformers 5 rebuilds many tokenizers from their vocabulary and ignores the rest of tokenizer.json, so the rebuilt one
+is written. AutoTokenizer itself is not used: where torch is installed it imports torch.
 """
 
 import importlib
@@ -19,27 +19,27 @@ from mlx_hf_bridge.errors import RepositoryError, UnsupportedModelError
 TOKENIZER_FILE = "tokenizer.json"
 TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
 _VOCABULARIES = (TOKENIZER_FILE, "vocab.txt", "vocab.json", "sentencepiece.bpe.model", "spiece.model", "spm.model")
-# What save_pretrained notes of how the tokenizer was loaded.
+# Keys that save_pretrained adds about how the tokenizer was loaded.
 _NOT_SETTINGS = ("is_local", "local_files_only")
 _GENERIC = ("TokenizersBackend", "PreTrainedTokenizer", "PreTrainedTokenizerFast", "PythonBackend")
 
 
 def tokenizer_config(folder: Path) -> dict[str, Any]:
-    """tokenizer_config.json's content, {} where there is none."""
+    """Return the content of tokenizer_config.json, {} if there is none."""
     path = folder / TOKENIZER_CONFIG_FILE
     return read_json(path) if path.is_file() else {}
 
 
 def has_tokenizer(folder: Path) -> bool:
-    """Whether the folder holds a vocabulary in any known form."""
+    """Whether the folder has vocabulary files of any known form."""
     return any((folder / name).is_file() for name in _VOCABULARIES)
 
 
 def tokenizer_class_name(checkpoint: Checkpoint, family: Family) -> str:
-    """The class that AutoTokenizer takes (transformers/models/auto/tokenization_auto.py, from_pretrained).
+    """Return the name of the class that AutoTokenizer would choose.
 
-    The file's own class where it names a specialised one; the generic class where it names a generic one of a
-    specialised family; else the family's.
+    It is the class that tokenizer_config.json or config.json names, the generic fast class where they name a generic
+    one, and the family's where they name none (transformers/models/auto/tokenization_auto.py, from_pretrained).
     """
     declared = tokenizer_config(checkpoint.model_folder).get("tokenizer_class") or checkpoint.config.get(
         "tokenizer_class"
@@ -51,7 +51,19 @@ def tokenizer_class_name(checkpoint: Checkpoint, family: Family) -> str:
 
 
 def build_tokenizer(checkpoint: Checkpoint, family: Family) -> Any:
-    """transformers' tokenizer object of the checkpoint; RepositoryError when its files are not there."""
+    """Load the checkpoint's tokenizer with transformers.
+
+    Args:
+        checkpoint: The checkpoint.
+        family: Its family, whose tokenizer class is the default.
+
+    Returns:
+        transformers' fast tokenizer object.
+
+    Raises:
+        RepositoryError: If vocabulary files are missing or cannot be read.
+        UnsupportedModelError: If the tokenizer exists in Python only.
+    """
     if not has_tokenizer(checkpoint.model_folder):
         raise RepositoryError(
             f"{checkpoint.model_folder} has no tokenizer: none of {', '.join(_VOCABULARIES)}. Copy the files of the "
@@ -59,9 +71,9 @@ def build_tokenizer(checkpoint: Checkpoint, family: Family) -> Any:
         )
     transformers = import_transformers()
     name = tokenizer_class_name(checkpoint, family)
-    found = getattr(transformers, name, None) or transformers.PreTrainedTokenizerFast
+    tokenizer_class = getattr(transformers, name, None) or transformers.PreTrainedTokenizerFast
     try:
-        tokenizer = found.from_pretrained(str(checkpoint.model_folder), local_files_only=True)
+        tokenizer = tokenizer_class.from_pretrained(str(checkpoint.model_folder), local_files_only=True)
     except Exception as error:  # KeyError, TypeError, and the bare class from tokenizers, all for broken files
         raise RepositoryError(
             f"{checkpoint.model_folder} has no tokenizer that {name} can read ({error}). Copy tokenizer.json, "
@@ -78,7 +90,7 @@ def build_tokenizer(checkpoint: Checkpoint, family: Family) -> Any:
 
 
 def import_transformers() -> Any:
-    """The package, without its notice that torch is not installed: its tokenizers are all that is used of it."""
+    """Import transformers without its warning that torch is not installed; only its tokenizers are needed here."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -88,12 +100,12 @@ def import_transformers() -> Any:
 
 
 def write_tokenizer(checkpoint: Checkpoint, family: Family, folder: Path) -> None:
-    """tokenizer.json and tokenizer_config.json into `folder`; nothing for a checkpoint without any vocabulary."""
+    """Write tokenizer.json and tokenizer_config.json; nothing for a checkpoint without vocabulary files."""
     if not has_tokenizer(checkpoint.model_folder):
         return
     tokenizer = build_tokenizer(checkpoint, family)
     tokenizer.save_pretrained(str(folder))
-    # The class knows its inputs and does not save them; a reader without the class needs them.
+    # The class knows its inputs and does not save them; programs that read the folder without the class need them.
     saved = {key: value for key, value in tokenizer_config(folder).items() if key not in _NOT_SETTINGS}
     write_json(folder / TOKENIZER_CONFIG_FILE, {**saved, "model_input_names": list(tokenizer.model_input_names)})
     special = checkpoint.model_folder / "special_tokens_map.json"

@@ -1,6 +1,6 @@
-"""A checkpoint without a family becomes a folder with a graph, and such a folder a ready module.
+"""Conversion of checkpoints without a native model: transformers' module is traced to a graph; such folders are loaded.
 
-torch is imported here and nowhere else on the way, only to convert.
+torch is imported here only, and only to convert.
 """
 
 import importlib
@@ -31,34 +31,42 @@ TRACE = ("auto", "never", "always")
 
 
 def is_traced(checkpoint: Checkpoint) -> bool:
-    """Whether a folder holds a graph."""
+    """Whether a converted folder has a traced graph."""
     return (checkpoint.folder / GRAPH_FILE).is_file()
 
 
 def wants_tracing(checkpoint: Checkpoint, trace: str) -> bool:
-    """Whether a checkpoint is to be traced; ConfigError for a `trace` that is none, or against what the folder is."""
+    """Return whether a checkpoint is to be traced, or was.
+
+    Args:
+        checkpoint: The checkpoint or converted folder.
+        trace: "auto" traces model types that are not native, "never" none, "always" all.
+
+    Raises:
+        ConfigError: If `trace` is none of these, or contradicts what a converted folder is.
+        UnsupportedModelError: If the model type is known not to be traceable.
+    """
     if trace not in TRACE:
         raise ConfigError(f"trace={trace!r}, expected {', '.join(map(repr, TRACE))}.")
     if checkpoint.is_converted:
         if trace == "never" and is_traced(checkpoint):
             raise ConfigError(
-                f"{checkpoint.source.name} holds a traced graph, and trace='never' was asked. Leave it out."
+                f"{checkpoint.source.name} has a traced graph, and trace='never' was asked for. Leave it out."
             )
         if trace == "always" and not is_traced(checkpoint):
             raise ConfigError(
-                f"{checkpoint.source.name} is already converted, without a graph, and trace='always' was asked. Give "
-                "the "
-                "original checkpoint."
+                f"{checkpoint.source.name} is already converted, without a graph, and trace='always' was asked for. "
+                "Give the original checkpoint."
             )
         return is_traced(checkpoint)
     model_type = checkpoint.config.get("model_type")
     if model_type in UNTRACEABLE and trace != "never":
         raise UnsupportedModelError(
-            f"config.json has model_type={model_type!r}, which is neither computed here nor traced: "
+            f"config.json has model_type={model_type!r}, which is neither native nor traceable: "
             f"{UNTRACEABLE[model_type]}. Use transformers on torch for this one."
         )
     if checkpoint.config.get(LORA_KEY):
-        return False  # refused with its reason, since the repo's own code would change the vectors
+        return False  # refused later with its reason: the repo's own code would change the embeddings
     return trace == "always" or (trace == "auto" and not is_native(checkpoint.config) and _is_known(model_type))
 
 
@@ -69,30 +77,43 @@ def _is_known(model_type: Any) -> bool:
 
 
 class ModuleTensors:
-    """A module's tensors as a weight file; each is let go of as it is handed out."""
+    """A torch module's tensors as a weight file; each is freed once it has been read."""
 
     def __init__(self, path: Path, tensors: Mapping[str, mx.array]) -> None:
         self.path = path
         self._tensors = dict(tensors)
-        self.tensor_infos = {name: TensorInfo(_SPELLED[array.dtype], array.shape) for name, array in tensors.items()}
+        self.tensor_infos = {name: TensorInfo(_DTYPES[array.dtype], array.shape) for name, array in tensors.items()}
 
     def arrays(self) -> Iterator[tuple[str, mx.array]]:
+        """Yield the name and array of every tensor, once."""
         for name in sorted(self._tensors):
             yield name, self._tensors.pop(name)
 
 
-_SPELLED = {mx.float32: "F32", mx.float16: "F16", mx.bfloat16: "BF16", mx.int64: "I64", mx.int32: "I32"}
-_SPELLED |= {mx.bool_: "BOOL", mx.uint8: "U8", mx.int8: "I8", mx.int16: "I16"}
+_DTYPES = {mx.float32: "F32", mx.float16: "F16", mx.bfloat16: "BF16", mx.int64: "I64", mx.int32: "I32"}
+_DTYPES |= {mx.bool_: "BOOL", mx.uint8: "U8", mx.int8: "I8", mx.int16: "I16"}
 
 
 def plan_traced(
     checkpoint: Checkpoint, task: str, recipe: MLXQuantizationConfig | None, dtype: mx.Dtype | None
 ) -> Plan:
-    """Trace the checkpoint's module -> the conversion with its graph.
+    """Trace the checkpoint's module and plan the conversion with its graph.
 
-    BackendError without torch, UnsupportedModelError where the module has no graph.
+    Args:
+        checkpoint: The source.
+        task: The task of transformers' class to trace.
+        recipe: The recipe, None for float weights; only plain ones ("minmax", the same bits for all modules).
+        dtype: Dtype of unquantized tensors, scales and biases; None for the default.
+
+    Returns:
+        The plan.
+
+    Raises:
+        BackendError: If torch is not installed.
+        QuantizationError: If the recipe is calibrated or differs by module.
+        UnsupportedModelError: If the module cannot be traced, or has no hidden states.
     """
-    _refuse_calibrated(recipe)
+    _check_plain_recipe(recipe)
     model_type = checkpoint.config.get("model_type")
     conversion, modules = _tracer(str(model_type))
     open_weight_files(checkpoint)
@@ -101,53 +122,54 @@ def plan_traced(
         found = conversion.trace_module(module, task, excluded_outputs=("pooler_output",) if lost_pooler else ())
         if task == BASE_TASK and "last_hidden_state" not in found.graph.outputs:
             raise UnsupportedModelError(
-                f"{found.graph.facts.model_class} answers with {', '.join(found.graph.outputs)} and no hidden states. "
+                f"{found.graph.facts.model_class} returns {', '.join(found.graph.outputs)} and no hidden states. "
                 "Convert the encoder inside it, or use transformers on torch."
             )
     except UnsupportedModelError as error:
         if model_type not in UNSUPPORTED:
             raise
         raise UnsupportedModelError(
-            f"config.json has model_type={model_type!r}, which has no file of its own here "
+            f"config.json has model_type={model_type!r}, which has no native model here "
             f"({UNSUPPORTED[model_type]}), and cannot be traced: {error}"
         ) from error
-    own = _own_dtype(checkpoint)
-    rest = dtype or (QUANTIZED_DTYPE if recipe else own)
+    float_dtype = dtype or (QUANTIZED_DTYPE if recipe else _file_dtype(checkpoint))
     file = ModuleTensors(checkpoint.model_folder, found.tensors)
-    able = {
+    quantized = {
         name
         for name in found.packable
         if recipe and found.tensors[name].shape[-1] % recipe.group_size == 0 and not recipe.skips(_module_of(name))
     }
-    able -= {name for group in _joined(found.graph) if not able.issuperset(group) for name in group}
+    quantized -= {name for group in _fused(found.graph) if not quantized.issuperset(group) for name in group}
     tensors = {
         name: TensorPlan(
             name,
             info,
-            rest if name in found.parameters else info.mlx_dtype or mx.float32,
-            recipe if name in able else None,
+            float_dtype if name in found.parameters else info.mlx_dtype or mx.float32,
+            recipe if name in quantized else None,
         )
         for name, info in file.tensor_infos.items()
     }
-    left = tuple(sorted(found.packable - able)) if recipe else ()
+    kept_in_float = tuple(sorted(found.packable - quantized)) if recipe else ()
     graph = found.graph
-    config, beside = TracedConfig.of(graph, checkpoint.config), {GRAPH_FILE: to_json(graph)}
-    return Plan(checkpoint, family_of(graph), config, task, recipe, rest, (file,), tensors, left, (), beside)
+    config, extra_files = TracedConfig.of(graph, checkpoint.config), {GRAPH_FILE: to_json(graph)}
+    family = family_of(graph)
+    return Plan(checkpoint, family, config, task, recipe, float_dtype, (file,), tensors, kept_in_float, (), extra_files)
 
 
-def _joined(graph: Graph) -> list[set[str]]:
-    """The weights of each product that joins several."""
+def _fused(graph: Graph) -> list[set[str]]:
+    """Return the weights of each fused linear layer."""
     return [{weight.args[0] for weight in node.args[1]} for node in graph.nodes if node.op == "bridge.linears"]
 
 
-def _refuse_calibrated(recipe: MLXQuantizationConfig | None) -> None:
+def _check_plain_recipe(recipe: MLXQuantizationConfig | None) -> None:
     if recipe is None:
         return
     plain = MLXQuantizationConfig(recipe.bits, recipe.group_size, recipe.mode, recipe.modules_to_not_convert)
     if recipe != plain:
         raise QuantizationError(
-            f"quantization_config={recipe!r} is calibrated or differs by module, and a traced model is packed with one "
-            "width by mx.quantize. Give bits, group_size, mode and modules_to_not_convert alone."
+            f"quantization_config={recipe!r} is calibrated or differs by module, and a traced model is quantized by "
+            "mx.quantize with the same bits for all modules. Give bits, group_size, mode and "
+            "modules_to_not_convert only."
         )
 
 
@@ -155,8 +177,8 @@ def _module_of(name: str) -> str:
     return name.rpartition(".")[0]
 
 
-def _own_dtype(checkpoint: Checkpoint) -> mx.Dtype:
-    """The dtype of the source's float tensors: the commonest."""
+def _file_dtype(checkpoint: Checkpoint) -> mx.Dtype:
+    """Return the most common dtype of the source's float tensors."""
     tensor_infos = [
         info for file in open_weight_files(checkpoint) for info in file.tensor_infos.values() if info.is_float
     ]
@@ -171,20 +193,18 @@ def _tracer(model_type: str) -> tuple[Any, Any]:
         )
     except ImportError as error:
         raise BackendError(
-            f"model_type {model_type!r} has no file of its own here, so that transformers' module is traced once, "
-            "which "
-            f"needs torch, and torch cannot be imported ({error}). pip install torch to convert it; the converted "
-            "folder "
+            f"model_type {model_type!r} has no native model here, so transformers' module is traced once, which needs "
+            f"torch, and torch cannot be imported ({error}). pip install torch to convert it; the converted folder "
             "(save_pretrained, or mlx-hf-bridge convert) runs without."
         ) from error
 
 
 def read_graph(folder: Path) -> Graph:
-    """graph.json, checked; UnsupportedModelError for one that no conversion writes."""
+    """Read and check graph.json; raise UnsupportedModelError for one that no conversion writes."""
     size = (folder / GRAPH_FILE).stat().st_size
     if size > MAX_BYTES:
         raise UnsupportedModelError(
-            f"{folder / GRAPH_FILE} has {size} bytes, and {MAX_BYTES} at most are read. Convert the model again."
+            f"{folder / GRAPH_FILE} has {size} bytes, expected {MAX_BYTES} at most. Convert the model again."
         )
     try:
         return from_json(read_json(folder / GRAPH_FILE))
@@ -193,7 +213,17 @@ def read_graph(folder: Path) -> Graph:
 
 
 def read_model(checkpoint: Checkpoint, graph: Graph, dtype: mx.Dtype, pooler: bool) -> TracedModel:
-    """The module of a folder with a graph, weights read and evaluated; dtype: of the activations."""
+    """Load the model of a folder with a graph, its weights evaluated.
+
+    Args:
+        checkpoint: The converted folder.
+        graph: Its graph.
+        dtype: Dtype of the activations.
+        pooler: Whether to compute pooler_output.
+
+    Raises:
+        WeightsError: If the folder lacks a tensor that the graph reads.
+    """
     arrays = {name: array for file in open_weight_files(checkpoint) for name, array in file.arrays()}
     if missing := [name for name in graph.weights() if name not in arrays]:
         raise WeightsError(
@@ -201,22 +231,22 @@ def read_model(checkpoint: Checkpoint, graph: Graph, dtype: mx.Dtype, pooler: bo
             "Convert it again."
         )
     table = {
-        node.args[0]: _held(node, arrays, recipe_from_packing(read_packing(checkpoint.config)), dtype)
-        for node in _holders(graph)
+        node.args[0]: _load_tensor(node, arrays, recipe_from_packing(read_packing(checkpoint.config)), dtype)
+        for node in _tensor_nodes(graph)
     }
     model = TracedModel(fuse_linear_layers(graph, table), table, dtype, pooler)
     mx.eval(model.parameters())
     return model
 
 
-def _holders(graph: Graph) -> list[Node]:
+def _tensor_nodes(graph: Graph) -> list[Node]:
     return [node for node in graph.nodes if node.op in TENSOR_OPS]
 
 
-def _held(
+def _load_tensor(
     node: Node, arrays: Mapping[str, mx.array], recipe: MLXQuantizationConfig | None, dtype: mx.Dtype
 ) -> mx.array | QuantizedEmbedding:
-    """A tensor as the graph computes with it: a parameter in `dtype`, a constant in its own, packed rows as a table."""
+    """Return a tensor as the graph reads it: parameters in `dtype`, constants in theirs, quantized ones as a table."""
     name = node.args[0]
     array, scales = arrays[name], arrays.get(f"{_module_of(name)}.scales")
     if recipe is not None and scales is not None and name.endswith(".weight"):
@@ -230,6 +260,6 @@ def _held(
 
 
 def stored_dtype(checkpoint: Checkpoint) -> mx.Dtype:
-    """The dtype of the parameters that are not packed, as config.json says."""
+    """Return the dtype of the unquantized parameters, as config.json names it."""
     named = {"float16": mx.float16, "bfloat16": mx.bfloat16}
     return named.get(str(checkpoint.config.get("dtype")), mx.float32)

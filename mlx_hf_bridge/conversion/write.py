@@ -1,4 +1,4 @@
-"""A planned conversion is written: HF's names, MLX's packing, tokenizer and module folders."""
+"""A planned conversion written to disk: HF's tensor names, MLX's packing, tokenizer, module folders and metadata."""
 
 import logging
 from collections.abc import Iterator
@@ -27,22 +27,23 @@ from mlx_hf_bridge.weights.quantized import packing_config
 
 logger = logging.getLogger(__name__)
 
+# Raised when converted folders of before can no longer be read; the cache then does not find them.
 FORMAT = 1
 _LIBRARIES = ("mlx-hf-bridge", "mlx", "transformers", "tokenizers", "numpy")
 
 
 def write_conversion(plan: Plan, folder: Path, show_progress: bool = True) -> dict[str, Any]:
-    """Write the planned folder into an empty one -> its metadata."""
+    """Write a planned conversion into an empty folder and return its metadata (conversion_metadata.json)."""
     plan = resolve_bits(plan, show_progress)
-    _report(plan)
-    decided = calibrated_tensors(plan, folder, show_progress) if _is_calibrated(plan) else {}
-    arrays = dict(_converted(plan, decided, show_progress))
+    _log_exclusions(plan)
+    calibrated = calibrated_tensors(plan, folder, show_progress) if _is_calibrated(plan) else {}
+    arrays = dict(_convert(plan, calibrated, show_progress))
     mx.save_safetensors(str(folder / SINGLE_FILE), arrays, metadata={"format": "mlx"})
     del arrays
     for name, content in plan.extra_files.items():
         write_json(folder / name, content, indent=None)
     write_config(
-        plan.checkpoint, folder, plan.dtype, packing_config(plan.recipe, _packed_modules(plan)), _architecture(plan)
+        plan.checkpoint, folder, plan.dtype, packing_config(plan.recipe, _quantized_modules(plan)), _architecture(plan)
     )
     own = modules_checkpoint(plan.checkpoint)
     write_tokenizer(own if has_tokenizer(own.model_folder) else plan.checkpoint, plan.family, folder)
@@ -52,10 +53,10 @@ def write_conversion(plan: Plan, folder: Path, show_progress: bool = True) -> di
     return metadata
 
 
-def _report(plan: Plan) -> None:
+def _log_exclusions(plan: Plan) -> None:
     if plan.kept_in_float:
         logger.warning(
-            "%d weights stay in %s, since the group size does not divide their width or the recipe leaves them out: %s",
+            "%d weights stay in %s, since the group size does not divide their width or the recipe excludes them: %s",
             len(plan.kept_in_float),
             dtype_name(plan.dtype),
             summarize(list(plan.kept_in_float)),
@@ -67,17 +68,17 @@ def _report(plan: Plan) -> None:
 
 
 def _is_calibrated(plan: Plan) -> bool:
-    return plan.recipe is not None and plan.recipe.method in RUNS_MODEL and bool(_packed_modules(plan))
+    return plan.recipe is not None and plan.recipe.method in RUNS_MODEL and bool(_quantized_modules(plan))
 
 
-def _converted(plan: Plan, decided: Tensors, show_progress: bool) -> Iterator[tuple[str, mx.array]]:
+def _convert(plan: Plan, calibrated: Tensors, show_progress: bool) -> Iterator[tuple[str, mx.array]]:
     total = len(plan.tensors)
     bar = tqdm(total=total, desc="Converting", unit="tensor", disable=None if show_progress else True)
     with bar:
         for file in plan.files:
             for name, array in file.arrays():
                 if name in plan.tensors:
-                    yield from decided.pop(name, None) or _convert_one(plan.tensors[name], array)
+                    yield from calibrated.pop(name, None) or _convert_one(plan.tensors[name], array)
                     bar.update()
 
 
@@ -87,18 +88,20 @@ def _convert_one(tensor: TensorPlan, array: mx.array) -> list[tuple[str, mx.arra
     elif tensor.recipe is None:
         result = [(tensor.name, _cast(tensor, array))]
     else:
-        result = _packed(tensor, tensor.recipe, array)
+        result = _quantize(tensor, tensor.recipe, array)
     mx.eval([value for _, value in result])
     return result
 
 
-def _packed(tensor: TensorPlan, recipe: MLXQuantizationConfig, array: mx.array) -> list[tuple[str, mx.array]]:
+def _quantize(tensor: TensorPlan, recipe: MLXQuantizationConfig, array: mx.array) -> list[tuple[str, mx.array]]:
     if not bool(mx.isfinite(array).all()):
-        raise WeightsError(f"{tensor.name} holds inf or nan, which cannot be packed. Download the file again.")
+        raise WeightsError(f"{tensor.name} contains inf or nan, which cannot be quantized. Download the file again.")
     module = tensor.name.rpartition(".")[0]
     if recipe.method != "minmax":
-        codes = quantize_least_squares(np.array(array.astype(mx.float32)), recipe.bits, recipe.group_size, tensor.dtype)
-        return [(f"{module}.{leaf}", value) for leaf, value in codes.pack(tensor.dtype).items()]
+        quantized = quantize_least_squares(
+            np.array(array.astype(mx.float32)), recipe.bits, recipe.group_size, tensor.dtype
+        )
+        return [(f"{module}.{leaf}", value) for leaf, value in quantized.pack(tensor.dtype).items()]
     packed, *others = mx.quantize(
         array.astype(mx.float32), group_size=recipe.group_size, bits=recipe.bits, mode=recipe.mode
     )
@@ -113,12 +116,12 @@ def _cast(tensor: TensorPlan, array: mx.array) -> mx.array:
     if tensor.dtype == mx.float16 and not bool(mx.isfinite(cast).all()):
         raise WeightsError(
             f"{tensor.name} has values beyond float16's 65504, or that are not finite. Pass dtype='bfloat16' or "
-            "dtype='float32'; if the file itself holds inf or nan, download it again."
+            "dtype='float32'; if the file itself contains inf or nan, download it again."
         )
     return cast
 
 
-def _packed_modules(plan: Plan) -> dict[str, MLXQuantizationConfig]:
+def _quantized_modules(plan: Plan) -> dict[str, MLXQuantizationConfig]:
     packed = {tensor.name.rpartition(".")[0]: tensor.recipe for tensor in plan.tensors.values() if tensor.recipe}
     return dict(sorted(packed.items()))
 

@@ -1,4 +1,4 @@
-"""Adapters of the torch-free classes to tools that check for classes of their own; one file a tool, named after it.
+"""Adapters for tools that require classes of their own; one module for each tool, named after it.
 
-Where sentence-transformers is installed the tools need none of this: they take its classes with backend="mlx".
+They are needed only without sentence-transformers: if it is installed, these tools take its classes with backend="mlx".
 """

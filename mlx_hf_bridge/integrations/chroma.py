@@ -1,4 +1,4 @@
-"""Chroma: an EmbeddingFunction (chromadb), stored with a collection by the model's name."""
+"""Use MLX embeddings in Chroma: an EmbeddingFunction that is stored with a collection by the model's name."""
 
 from typing import Any, Self
 
@@ -11,9 +11,17 @@ from mlx_hf_bridge.sentence_transformers import MLXSentenceTransformer
 
 @register_embedding_function
 class MLXEmbeddingFunction(EmbeddingFunction[Documents]):
-    """Documents and queries, each with the model's own prompt.
+    """A Chroma embedding function that computes with MLX, with the model's own prompts for documents and queries.
 
-    model_name_or_path: a folder or Hub id, which the collection keeps; options: MLXSentenceTransformer's, as JSON.
+    Args:
+        model_name_or_path: A Hub id or folder; stored with the collection.
+        options: Other arguments of MLXSentenceTransformer; stored with the collection, so they must be valid JSON.
+
+    Example:
+        >>> import chromadb
+        >>> from mlx_hf_bridge.integrations.chroma import MLXEmbeddingFunction
+        >>> function = MLXEmbeddingFunction("sentence-transformers/all-MiniLM-L6-v2")
+        >>> collection = chromadb.EphemeralClient().get_or_create_collection("texts", embedding_function=function)
     """
 
     def __init__(self, model_name_or_path: str, **options: Any) -> None:
@@ -21,23 +29,52 @@ class MLXEmbeddingFunction(EmbeddingFunction[Documents]):
         self.model = MLXSentenceTransformer(model_name_or_path, **options)
 
     def __call__(self, input: Documents) -> Embeddings:
-        """Documents -> a float32 vector each."""
+        """Compute the embeddings of documents.
+
+        Args:
+            input: N documents.
+
+        Returns:
+            A list of N float32 vectors.
+        """
         return list(np.asarray(self.model.encode_document(list(input)), np.float32))
 
     def embed_query(self, input: Documents) -> Embeddings:
-        """Queries -> a float32 vector each."""
+        """Compute the embeddings of queries.
+
+        Args:
+            input: N queries.
+
+        Returns:
+            A list of N float32 vectors.
+        """
         return list(np.asarray(self.model.encode_query(list(input)), np.float32))
 
     @staticmethod
     def name() -> str:
-        """By which Chroma finds this class again."""
+        """Return the name by which Chroma finds this class when it opens a stored collection.
+
+        Returns:
+            "mlx_hf_bridge".
+        """
         return "mlx_hf_bridge"
 
     def get_config(self) -> dict[str, Any]:
-        """What a collection keeps."""
+        """Return what a collection stores to rebuild this function.
+
+        Returns:
+            The arguments of __init__.
+        """
         return dict(self._config)
 
     @classmethod
     def build_from_config(cls, config: dict[str, Any]) -> Self:
-        """The function of what a collection has kept."""
+        """Rebuild the function from what a collection has stored.
+
+        Args:
+            config: What get_config returned.
+
+        Returns:
+            An equal embedding function.
+        """
         return cls(**config)

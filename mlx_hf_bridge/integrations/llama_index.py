@@ -1,4 +1,4 @@
-"""LlamaIndex: a BaseEmbedding (llama_index.core)."""
+"""Use MLX embeddings in LlamaIndex: a llama_index.core BaseEmbedding."""
 
 from typing import Any
 
@@ -9,7 +9,18 @@ from mlx_hf_bridge.sentence_transformers import MLXSentenceTransformer
 
 
 class MLXEmbedding(BaseEmbedding):
-    """Texts and queries, each with the model's own prompt. Other arguments are BaseEmbedding's."""
+    """A LlamaIndex embedding that is computed by MLX, with the model's own prompts for texts and queries.
+
+    Args:
+        model: The embedding model.
+        base: Arguments of BaseEmbedding, such as embed_batch_size.
+
+    Example:
+        >>> from mlx_hf_bridge import MLXSentenceTransformer
+        >>> from mlx_hf_bridge.integrations.llama_index import MLXEmbedding
+        >>> embedding = MLXEmbedding(MLXSentenceTransformer("sentence-transformers/all-MiniLM-L6-v2"))
+        >>> vector = embedding.get_query_embedding("When can I buy bread?")
+    """
 
     _model: MLXSentenceTransformer = PrivateAttr()
 

@@ -1,1 +1,1 @@
-"""Scripts that make the figures of README and docs; each runs as `python -m benchmarks.<name>`."""
+"""Scripts that measure the figures of README.md and docs/; each runs as `python -m benchmarks.<name>`."""

@@ -1,7 +1,7 @@
-"""Measure this machine: python -m benchmarks [--quick] [--only mixed,latency] [--texts 2000] [--file ag-news.csv]
+"""Benchmark this machine: python -m benchmarks [--quick] [--only mixed,latency] [--texts 2000] [--file ag-news.csv]
 
-Needs pip install -e '.[bench]'. Everything is timed in turn with its reference, so ratios hold where seconds do not;
-close other programs all the same. Writes results.json, results.md and throughput.svg.
+Needs pip install -e '.[bench]'. Every system is timed alternately with its reference, so that ratios stay valid when
+other programs slow the machine down; close them all the same. Writes results.json, results.md and ratios.svg.
 """
 
 import argparse
@@ -11,52 +11,53 @@ import time
 from pathlib import Path
 
 from benchmarks import texts
-from benchmarks.machine import achieved_share, described
+from benchmarks.machine import achieved_share, machine_info
 from benchmarks.models import minilm_folder
 from benchmarks.report import as_markdown, write
-from benchmarks.rivals import OURS, encoders
-from benchmarks.tasks import TASKS, Asked, Result
+from benchmarks.rivals import BRIDGE, encoders
+from benchmarks.tasks import TASKS, Result, Settings
 
 
 def main() -> None:
     given = _arguments()
     logging.disable(logging.WARNING)
-    machine = described()
+    machine = machine_info()
     _, missing = encoders(given.model)
     results: list[Result] = []
     with tempfile.TemporaryDirectory() as scratch:
-        asked = Asked(given.model, given.rounds, given.texts, given.file, Path(scratch))
+        settings = Settings(given.model, given.rounds, given.texts, given.file, Path(scratch))
         for name in given.only:
             start = time.perf_counter()
-            for one in TASKS[name](asked):
+            for one in TASKS[name](settings):
                 results.append(one)
                 ratio = "" if one.ratio is None else f"  ratio {one.ratio:.2f}"
                 print(f"{one.task:45s} {one.system:35s} {one.value:10,.4g} {one.unit}{ratio}", flush=True)
             print(f"-- {name}: {time.perf_counter() - start:.0f} s", flush=True)
     mixed = next(
-        (one for one in results if one.task == f"encode {given.texts} titles and articles" and one.system == OURS), None
+        (one for one in results if one.task == f"encode {given.texts} titles and articles" and one.system == BRIDGE),
+        None,
     )
     if mixed is not None:
         corpus = texts.mixed(given.texts, given.file)
         results.append(achieved_share(given.model, corpus, mixed, machine["speeds"]["float32"]))
     write(given.output, results, machine, missing)
     print(as_markdown(results, machine, missing))
-    print(f"written to {given.output}")
+    print(f"results are in {given.output}")
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=str(minilm_folder()), help="default: the packaged MiniLM")
-    parser.add_argument("--texts", type=int, default=2000, help="how many; default: 2000")
-    parser.add_argument("--file", help="a CSV of class, title, article, such as AG News; default: made-up texts")
-    parser.add_argument("--rounds", type=int, default=5, help="of each pair; default: 5")
+    parser.add_argument("--texts", type=int, default=2000, help="how many texts; default: 2000")
+    parser.add_argument("--file", help="a CSV of class, title, article, such as AG News; default: random texts")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds of each comparison; default: 5")
     parser.add_argument("--quick", action="store_true", help="200 texts, 3 rounds")
     parser.add_argument("--only", default=",".join(TASKS), help=f"tasks, comma-separated; default: {','.join(TASKS)}")
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results"), help="default: %(default)s")
     given = parser.parse_args()
     given.only = given.only.split(",")
     if unknown := [name for name in given.only if name not in TASKS]:
-        parser.error(f"--only has {', '.join(unknown)}; known are {', '.join(TASKS)}")
+        parser.error(f"--only has {', '.join(unknown)}; expected some of {', '.join(TASKS)}")
     if given.quick:
         given.texts, given.rounds = min(given.texts, 200), min(given.rounds, 3)
     return given

@@ -1,4 +1,6 @@
-"""MLX's transcendental functions against the same by sums and products, which CPUs use: time ratio and difference.
+"""Compare MLX's transcendental functions with this project's CPU versions of additions and multiplications.
+
+Prints how many times as long MLX's take, and the largest difference.
 
 python -m benchmarks.activations
 """
@@ -33,22 +35,24 @@ def seconds(work: Callable[[], mx.array]) -> float:
     return time.perf_counter() - start
 
 
-def line(name: str, theirs: Callable[[], mx.array], ours: Callable[[], mx.array], worst: float) -> None:
-    ratios = [seconds(theirs) / seconds(ours) for _ in range(ROUNDS)]
+def line(
+    name: str, mlx_function: Callable[[], mx.array], bridge_function: Callable[[], mx.array], worst: float
+) -> None:
+    ratios = [seconds(mlx_function) / seconds(bridge_function) for _ in range(ROUNDS)]
     print(f"{name:12s} takes MLX {statistics.median(ratios):5.2f} times as long; largest difference {worst:.1e}")
 
 
 def main() -> None:
     x, wide = mx.random.normal((512, 1536)) * 2, mx.linspace(-12, 12, 1_000_001)
     mx.eval(x, wide)
-    for name, (theirs, ours) in PAIRS.items():
-        worst = mx.abs(theirs(wide) - ours(wide)).max().item()
-        line(name, partial(theirs, x), partial(ours, x), float(str(worst)))
+    for name, (mlx_function, bridge_function) in PAIRS.items():
+        worst = mx.abs(mlx_function(wide) - bridge_function(wide)).max().item()
+        line(name, partial(mlx_function, x), partial(bridge_function, x), float(str(worst)))
     parts = [mx.random.normal((8, 12, 64, 32)) for _ in range(3)]
     mx.eval(parts)
-    theirs_attend = partial(mx.fast.scaled_dot_product_attention, *parts, scale=0.2)
-    ours_attend = partial(cpu_attention, *parts, 0.2, None, None)
-    line("attention", theirs_attend, ours_attend, float(str(mx.abs(theirs_attend() - ours_attend()).max().item())))
+    mlx_attend = partial(mx.fast.scaled_dot_product_attention, *parts, scale=0.2)
+    bridge_attend = partial(cpu_attention, *parts, 0.2, None, None)
+    line("attention", mlx_attend, bridge_attend, float(str(mx.abs(mlx_attend() - bridge_attend()).max().item())))
 
 
 if __name__ == "__main__":

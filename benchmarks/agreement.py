@@ -1,4 +1,4 @@
-"""How close our float32 vectors are to sentence-transformers' on mixed texts, in any order and batch size.
+"""Compare float32 embeddings with sentence-transformers' on mixed texts, in several orders and batch sizes.
 
 python -m benchmarks.agreement [--texts 1000] [--seed 0]
 """
@@ -69,7 +69,7 @@ EXTRAS = (
 
 
 def mixed_texts(count: int, seed: int) -> list[str]:
-    """Texts of 1 to 600 words, some with emoji, CJK and other scripts, some empty."""
+    """Return texts of 1 to 600 words, some with emoji, CJK and other scripts, some empty."""
     chosen = random.Random(seed)
     texts = []
     for _ in range(count):
@@ -87,15 +87,15 @@ def main() -> None:
     arguments.add_argument("--seed", type=int, default=0)
     given = arguments.parse_args()
     texts = mixed_texts(given.texts, given.seed)
-    ours = MLXSentenceTransformer(given.model)
+    model = MLXSentenceTransformer(given.model)
     from sentence_transformers import SentenceTransformer
 
-    wanted = SentenceTransformer(given.model, device="cpu").encode(texts)
+    expected = SentenceTransformer(given.model, device="cpu").encode(texts)
     shuffled = random.Random(given.seed).sample(range(len(texts)), len(texts))
     for batch_size, order in ((32, range(len(texts))), (7, shuffled), (500, shuffled[::-1])):
         start = time.perf_counter()
-        vectors = ours.encode([texts[index] for index in order], batch_size=batch_size)
-        worst = float(np.abs(vectors - wanted[list(order)]).max())
+        vectors = model.encode([texts[index] for index in order], batch_size=batch_size)
+        worst = float(np.abs(vectors - expected[list(order)]).max())
         seconds = time.perf_counter() - start
         print(f"batch_size {batch_size:4d}: largest difference {worst:.2e} over {len(texts)} texts ({seconds:.0f} s)")
 

@@ -1,4 +1,4 @@
-"""Checkpoints that are not on PyPI: MiniLM with a head of random weights, and BERT-base's shape of random weights."""
+"""Build checkpoints that PyPI does not have: MiniLM with a random head, and a BERT-base with random weights."""
 
 import shutil
 from pathlib import Path
@@ -12,7 +12,7 @@ _NOT_MODULES = shutil.ignore_patterns("modules.json", "1_Pooling", "2_Normalize"
 
 
 def _with_head(source: str, folder: Path, labels: list[str]) -> str:
-    """`source` as a sequence classifier; its head is random, so that only its time means something."""
+    """Save `source` as a sequence classifier; its head is random, so that only its speed means something."""
     if not (folder / "config.json").is_file():
         shutil.copytree(source, folder, ignore=_NOT_MODULES)
         torch.manual_seed(0)
@@ -25,15 +25,17 @@ def _with_head(source: str, folder: Path, labels: list[str]) -> str:
 
 
 def cross_encoder(source: str, scratch: Path) -> str:
+    """Save a cross-encoder with one score."""
     return _with_head(source, scratch / "cross-encoder", ["score"])
 
 
 def classifier(source: str, scratch: Path) -> str:
+    """Save an NLI classifier."""
     return _with_head(source, scratch / "classifier", ["contradiction", "neutral", "entailment"])
 
 
 def bert_base(scratch: Path) -> str:
-    """With MiniLM's tokenizer and pooling."""
+    """Save a BERT-base with random weights and MiniLM's tokenizer and pooling."""
     folder = scratch / "bert-base"
     if not (folder / "config.json").is_file():
         shutil.copytree(minilm_folder(), folder, ignore=shutil.ignore_patterns("*.safetensors", "*.bin", "onnx"))

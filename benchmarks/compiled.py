@@ -1,4 +1,4 @@
-"""What mx.compile of the whole model would bring for a single text: first call, then both ways in turn.
+"""Measure what mx.compile of the whole model would gain for a single text: first call, then alternating calls.
 
 python -m benchmarks.compiled [--rounds 200]
 """
@@ -33,14 +33,14 @@ def main() -> None:
         return hidden
 
     compiled = mx.compile(forward)
-    print(f"first compiled call: {seconds(lambda: compiled(ids)):.2f} s; first plain one: ", end="")
+    print(f"first compiled call: {seconds(lambda: compiled(ids)):.2f} s; first uncompiled one: ", end="")
     print(f"{seconds(lambda: forward(ids)):.3f} s")
     plain, fast = [], []
     for _ in range(given.rounds):
         plain.append(seconds(lambda: forward(ids)))
         fast.append(seconds(lambda: compiled(ids)))
     p50, p50_fast = statistics.median(plain) * 1e3, statistics.median(fast) * 1e3
-    print(f"ten tokens, medians of {given.rounds}: {p50:.2f} ms plain, {p50_fast:.2f} ms compiled")
+    print(f"ten tokens, medians of {given.rounds}: {p50:.2f} ms uncompiled, {p50_fast:.2f} ms compiled")
 
 
 if __name__ == "__main__":

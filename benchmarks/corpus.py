@@ -1,8 +1,8 @@
-"""A corpus from a generator into a .npy file: killed in the middle and continued, and how much memory it takes.
+"""Encode a generator into a .npy file, kill the process halfway, resume it, and measure memory.
 
 python -m benchmarks.corpus [--texts 200000] [--few 20000]
 
-A one-layer random model and short texts, so that what is measured is the way to the file. Peaks are of whole processes.
+A one-layer random model and short texts, so that writing the file is what is measured. Peaks are of whole processes.
 """
 
 import argparse
@@ -52,7 +52,7 @@ print(peak // 1024 if sys.platform == "linux" else peak // 2**20)
 
 
 def make_model(folder: Path) -> None:
-    """One layer, 64 wide, with a vocabulary of the words."""
+    """Save a model with one layer of width 64 and a vocabulary of WORDS."""
     vocabulary = folder / "vocab.txt"
     vocabulary.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *dict.fromkeys(WORDS)]) + "\n")
     transformers.BertTokenizer(str(vocabulary), model_max_length=32).save_pretrained(folder)
@@ -72,8 +72,8 @@ def start(model: Path, path: Path, count: int, stop: int = -1) -> "subprocess.Po
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
-def finished(process: "subprocess.Popen[str]") -> int:
-    """The peak memory in MB."""
+def wait_for_peak(process: "subprocess.Popen[str]") -> int:
+    """Wait for the process and return its peak memory in MB."""
     output, _ = process.communicate()
     if process.returncode:
         raise SystemExit(process.returncode)
@@ -94,25 +94,26 @@ def main() -> None:
         model = Path(name) / "model"
         model.mkdir()
         make_model(model)
-        finished(start(model, Path(name) / "first.npy", 1))  # converts the model
-        few = finished(start(model, Path(name) / "few.npy", given.few))
+        wait_for_peak(start(model, Path(name) / "first.npy", 1))  # converts the model
+        few = wait_for_peak(start(model, Path(name) / "few.npy", given.few))
         begin = time.perf_counter()
-        whole = finished(start(model, Path(name) / "whole.npy", given.texts))
+        whole = wait_for_peak(start(model, Path(name) / "whole.npy", given.texts))
         seconds = time.perf_counter() - begin
-        broken = start(model, Path(name) / "broken.npy", given.texts, given.texts // 2)
-        assert broken.stdout is not None
-        broken.stdout.readline()
-        broken.send_signal(signal.SIGKILL)
-        broken.wait()
-        left = sorted(path.name for path in Path(name).glob("broken*"))
-        rest = finished(start(model, Path(name) / "broken.npy", given.texts))
-        same = digest(Path(name) / "broken.npy") == digest(Path(name) / "whole.npy")
+        process = start(model, Path(name) / "killed.npy", given.texts, given.texts // 2)
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        left = sorted(path.name for path in Path(name).glob("killed*"))
+        rest = wait_for_peak(start(model, Path(name) / "killed.npy", given.texts))
+        same = digest(Path(name) / "killed.npy") == digest(Path(name) / "whole.npy")
         print(f"{given.texts} texts uninterrupted: {seconds:.0f} s, peak {whole} MB; {given.few} texts: peak {few} MB")
-        print(f"growth of the peak: {100 * (whole / few - 1):+.1f} %")
+        print(f"increase of the peak: {100 * (whole / few - 1):+.1f} %")
         print(
-            f"killed (exit code {broken.returncode}) at text {given.texts // 2}, left {left}; continued: peak {rest} MB"
+            f"killed (exit code {process.returncode}) at text {given.texts // 2}, files left: {left}; "
+            f"resumed: peak {rest} MB"
         )
-        print(f"byte for byte the file of the uninterrupted run: {same}")
+        print(f"identical to the file of the uninterrupted run: {same}")
     raise SystemExit(0 if same and whole < 1.1 * few else 1)
 
 

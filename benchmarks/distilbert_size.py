@@ -1,4 +1,4 @@
-"""Predicted and real size of typeform/distilbert-base-uncased-mnli's shape (random weights) at 8 and 4 bits.
+"""Compare predicted and actual size of a model shaped like typeform/distilbert-base-uncased-mnli, at 8 and 4 bits.
 
 python -m benchmarks.distilbert_size
 """
@@ -32,9 +32,10 @@ def main() -> None:
             checkpoint = read_checkpoint(locate(folder, HubOptions()))
             plan = plan_conversion(checkpoint, SEQUENCE_CLASSIFICATION, recipe_from(recipe), None)
             model = MLXAutoModelForSequenceClassification.from_pretrained(folder, quantization_config=recipe)
-            real = (model.folder / "model.safetensors").stat().st_size / MIB
+            actual = (model.folder / "model.safetensors").stat().st_size / MIB
             print(
-                f"{recipe}: predicted {plan.weight_bytes / MIB:.2f} MiB, real {real:.2f} MiB, {real / source:.3f} of it"
+                f"{recipe}: predicted {plan.weight_bytes / MIB:.2f} MiB, actual {actual:.2f} MiB, "
+                f"{actual / source:.3f} of float32"
             )
 
 

@@ -1,9 +1,9 @@
-"""The cosine of every native family's token vectors under every plain recipe to those of its float weights.
+"""Measure how close the hidden states of every native model type stay to float under every uncalibrated recipe.
 
 python -m benchmarks.family_recipes [--recipes q8,q4] [--families bert,t5]
-Weights are random (matrices at one by the root of their inputs, norms and biases as a new model has them), the width is
-128 and there are three layers: this shows that each recipe loads and runs, and how families differ, not what a trained
-model loses. For that see benchmarks/fidelity.py.
+Weights are random (matrices with a standard deviation of 1 / sqrt(inputs), norms and biases as in a new model), the
+width is 128 and there are three layers: this shows that each recipe loads and runs, and how model types differ, not
+what a trained model loses. For that see benchmarks/fidelity.py.
 """
 
 import argparse
@@ -24,12 +24,12 @@ from checkpoints import FAMILIES, Row, make_model, ragged_inputs
 from mlx_hf_bridge import MLXAutoModel
 from mlx_hf_bridge.quantization.recipes import RECIPES
 
-# Recipes that read no texts, and no weights but those they pack.
+# Recipes without calibration: min-max rounding, the same bits in every module.
 PLAIN = [name for name, recipe in RECIPES.items() if recipe.method == "minmax" and not recipe.has_target]
 
 
 def random_model(row: Row) -> Any:
-    """A model of widths that every group size divides."""
+    """Return a random model with widths that every group size divides."""
     sizes = {"embedding_size": 128, **row.wide} if hasattr(row.config, "embedding_size") else dict(row.wide)
     model = make_model(replace(row, config=type(row.config)(**{**row.config.to_dict(), **sizes})))
     torch.manual_seed(0)
@@ -43,7 +43,7 @@ def random_model(row: Row) -> Any:
 
 
 def cosine(one: np.ndarray, other: np.ndarray) -> float:
-    """The mean over tokens: one, other (T, D)."""
+    """Return the mean cosine of the rows of two (T, D) arrays."""
     products = (one * other).sum(axis=1)
     return float((products / np.linalg.norm(one, axis=1) / np.linalg.norm(other, axis=1)).mean())
 

@@ -1,4 +1,4 @@
-"""What a recipe costs: cosine to float32, STS-B Spearman, and bytes on disk.
+"""Measure what each recipe costs: cosine to float32, Spearman's correlation on STS-B, and bytes on disk.
 
 python -m benchmarks.fidelity --sts stsb-en-dev.csv [--recipes q8,q4]
 The file has the columns sentence, sentence, score (0 to 5), as the STS benchmark is published.

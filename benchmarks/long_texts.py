@@ -1,8 +1,8 @@
-"""Time and memory of long texts: ModernBERT and Longformer of base width, against the same layers seeing everything.
+"""Measure time and memory of long texts: ModernBERT and Longformer of base width, local and full attention.
 
 python -m benchmarks.long_texts [--lengths 512 1024 2048 4096 8192] [--rounds 1] [--models modernbert longformer]
-Three layers, random weights, one text. Memory is the most that MLX held beyond the weights; seconds are those of the
-processor, which other programs do not lengthen, on a GPU of the clock.
+Three layers, random weights, one text. Memory is MLX's peak without the weights. Seconds are CPU time, which other
+programs do not lengthen; on a GPU wall time.
 """
 
 import argparse
@@ -10,7 +10,7 @@ import statistics
 import time
 from typing import Any
 
-from mlx_hf_bridge.runtime.device import BACKEND  # a BLAS before mlx.core
+from mlx_hf_bridge.runtime.device import BACKEND  # loads a BLAS before mlx.core
 
 # isort: split
 import mlx.core as mx
@@ -31,11 +31,11 @@ SHARED = {
 }
 MODERN = {"intermediate_size": 1152, "hidden_activation": "gelu", "local_attention": 128, "pad_token_id": 1}
 ROBERTA = {"intermediate_size": 3072, "hidden_act": "gelu", "pad_token_id": 1}
-# What is compared: as published (one layer of ModernBERT's three sees everything), its windows alone, and no windows.
+# As published (one of three ModernBERT layers has full attention), local attention only, full attention only.
 MODELS: dict[str, dict[str, dict[str, Any]]] = {
     "modernbert": {
         "as published": {"model_type": "modernbert", **MODERN},
-        "windows alone": {"model_type": "modernbert", **MODERN, "layer_types": ["sliding_attention"] * 3},
+        "local attention": {"model_type": "modernbert", **MODERN, "layer_types": ["sliding_attention"] * 3},
         "full attention": {"model_type": "modernbert", **MODERN, "layer_types": ["full_attention"] * 3},
     },
     "longformer": {
@@ -56,7 +56,7 @@ def random_model(config: dict[str, Any]) -> Model:
 
 
 def cost(model: Model, length: int, rounds: int) -> tuple[float, float]:
-    """Seconds (median) and the most MiB held beyond the weights; Longformer's first token is global."""
+    """Return the median seconds and the peak MiB without the weights; Longformer's first token attends globally."""
     ids = mx.random.randint(5, 1000, (1, length))
     given = {"global_attention_mask": (mx.arange(length) == 0).astype(mx.int32)[None]}
     mx.eval(ids, given)
@@ -75,7 +75,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=list(MODELS))
     given = parser.parse_args()
-    print("| model | attention | tokens | seconds | a doubling | MiB | a doubling |")
+    print("| model | attention | tokens | seconds | per doubling | MiB | per doubling |")
     print("| --- |" + " --- |" * 6)
     for name in given.models:
         for way, config in MODELS[name].items():

@@ -1,4 +1,4 @@
-"""What was measured on, and how much of its products' speed encoding reaches."""
+"""Describe the machine, and compute how much of its matmul speed encoding reaches."""
 
 import json
 from dataclasses import asdict
@@ -10,21 +10,21 @@ from mlx_hf_bridge import MLXSentenceTransformer
 from mlx_hf_bridge.cli.diagnosis import diagnose
 
 
-def described() -> dict[str, Any]:
-    """`mlx-hf-bridge doctor` as data."""
+def machine_info() -> dict[str, Any]:
+    """Return what `mlx-hf-bridge doctor` reports."""
     return asdict(diagnose())
 
 
-def flops_a_token(folder: str, length: float) -> float:
-    """Of a BERT-like encoder: two a weight, and 4 x length x width in attention, a layer."""
+def flops_per_token(folder: str, length: float) -> float:
+    """Return the operations per token of a BERT-like encoder: 2 per weight, and 4 * length * width for attention."""
     config = json.loads((Path(folder) / "config.json").read_text())
-    width, inner, layers = config["hidden_size"], config["intermediate_size"], config["num_hidden_layers"]
-    return float(layers * (2 * (4 * width * width + 2 * width * inner) + 4 * length * width))
+    width, part_of, layers = config["hidden_size"], config["intermediate_size"], config["num_hidden_layers"]
+    return float(layers * (2 * (4 * width * width + 2 * width * part_of) + 4 * length * width))
 
 
 def achieved_share(folder: str, corpus: list[str], result: Result, speed: float) -> Result:
-    """How much of the products' `speed` (GFLOP/s) encoding reached, counting its products alone."""
+    """Return what share of the matmul `speed` (GFLOP/s) encoding reached, counting only matmuls."""
     lengths = [len(one) for one in MLXSentenceTransformer(folder).tokenizer.encode(corpus, 256)]
-    flops = sum(length * flops_a_token(folder, length) for length in lengths) / len(lengths)
+    flops = sum(length * flops_per_token(folder, length) for length in lengths) / len(lengths)
     share = 100 * flops * result.value / 1e9 / speed
-    return Result(f"{result.task}: part of the products' {speed:.0f} GFLOP/s", result.system, share, "%")
+    return Result(f"{result.task}: share of the matmul speed of {speed:.0f} GFLOP/s", result.system, share, "%")

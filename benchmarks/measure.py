@@ -1,4 +1,4 @@
-"""Two or more things timed in turn (A B A B ...), so that what else the machine does falls on all alike."""
+"""Time two or more functions alternately (A B A B ...), so that other load on the machine affects all equally."""
 
 import statistics
 import time
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of each run, and those of the reference in the same rounds."""
+    """The seconds of each round, and those of the reference in the same rounds."""
 
     name: str
     seconds: tuple[float, ...]
@@ -20,8 +20,8 @@ class Timing:
 
     @property
     def ratios(self) -> list[float]:
-        """How many times as fast as the reference, round by round."""
-        return [theirs / ours for ours, theirs in zip(self.seconds, self.reference, strict=True)]
+        """Return the speed relative to the reference, round by round."""
+        return [reference / seconds for seconds, reference in zip(self.seconds, self.reference, strict=True)]
 
     @property
     def ratio(self) -> float:
@@ -32,20 +32,20 @@ class Timing:
         return min(self.ratios), max(self.ratios)
 
 
-def in_turn(works: Mapping[str, Callable[[], object]], rounds: int, reference: str) -> list[Timing]:
-    """Each work once a round, after one run of each that is not counted."""
-    for work in works.values():
-        work()
-    seconds: dict[str, list[float]] = {name: [] for name in works}
+def interleave(calls: Mapping[str, Callable[[], object]], rounds: int, reference: str) -> list[Timing]:
+    """Call each function once per round, after one warm-up call of each."""
+    for call in calls.values():
+        call()
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(rounds):
-        for name, work in works.items():
+        for name, call in calls.items():
             start = time.perf_counter()
-            work()
+            call()
             seconds[name].append(time.perf_counter() - start)
     return [Timing(name, tuple(taken), tuple(seconds[reference])) for name, taken in seconds.items()]
 
 
 def percentile(values: list[float], percent: float) -> float:
-    """By the nearest rank."""
+    """Return a percentile by the nearest rank."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))]

@@ -1,8 +1,8 @@
-"""A model's folder for ONNX Runtime: exported by torch and rounded to int8 once, then run on all cores.
+"""Run a model with ONNX Runtime: exported by torch and quantized to int8 once, then computed on all cores.
 
-The way of sentence-transformers' backend="onnx" without optimum, which asks for transformers 4: the same graph,
-onnxruntime's own fusions, and the settings of its "avx512_vnni" (weights symmetric int8 a channel, inputs uint8 as they
-come: onnxruntime.ai/docs/performance/model-optimizations/quantization.html).
+Like sentence-transformers' backend="onnx" without optimum, which needs transformers 4: the same graph, onnxruntime's
+own fusions, and the settings of its "avx512_vnni" (weights symmetric int8 per channel, inputs dynamic uint8:
+onnxruntime.ai/docs/performance/model-optimizations/quantization.html).
 """
 
 import functools
@@ -25,12 +25,12 @@ _HIDDEN = "last_hidden_state"
 
 
 def load(folder: str, is_int8: bool) -> Callable[[list[str]], np.ndarray]:
-    """Texts to vectors by ONNX Runtime; exports first where that was not done yet."""
+    """Return a function that encodes texts with ONNX Runtime; exports the model first if needed."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    path = _rounded(_exported(folder)) if is_int8 else _exported(folder)
+    path = _quantized_model(_exported_model(folder)) if is_int8 else _exported_model(folder)
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     names = [one.name for one in session.get_inputs()]
 
@@ -41,7 +41,7 @@ def load(folder: str, is_int8: bool) -> Callable[[list[str]], np.ndarray]:
     return encoder(folder, embed)
 
 
-def _exported(folder: str) -> Path:
+def _exported_model(folder: str) -> Path:
     path = _scratch() / f"{hashlib.sha256(folder.encode()).hexdigest()[:16]}.onnx"
     if not path.is_file():
         _export(folder, path)
@@ -49,12 +49,12 @@ def _exported(folder: str) -> Path:
 
 
 def _export(folder: str, path: Path) -> None:
-    """Any batch and any length; LayerNorm and gelu fused as far as onnxruntime knows the graph."""
+    """Export with dynamic batch and length; LayerNorm and gelu are fused where onnxruntime recognizes them."""
     import torch
     import transformers
     from onnxruntime.transformers import optimizer
 
-    # Eager attention is the plainest graph: sdpa's export guards against rows of NaN in each layer.
+    # Eager attention gives the simplest graph: sdpa's export guards against rows of NaN in each layer.
     model = transformers.AutoModel.from_pretrained(folder, attn_implementation="eager").eval()
     model.config.return_dict = False
     inputs = transformers.AutoTokenizer.from_pretrained(folder)(["a", "b c d"], padding=True, return_tensors="pt")
@@ -77,12 +77,14 @@ def _export(folder: str, path: Path) -> None:
     raw.unlink()
 
 
-def _rounded(path: Path) -> Path:
+def _quantized_model(path: Path) -> Path:
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     target = path.with_suffix(".int8.onnx")
     if not target.is_file():
-        logging.disable(logging.WARNING)  # that it was not "pre-processed": shapes are known, fusions are done
+        logging.disable(
+            logging.WARNING
+        )  # hides a warning about missing "pre-processing": shapes are known and fusions are done
         quantize_dynamic(path, target, per_channel=True, reduce_range=False, weight_type=QuantType.QInt8)
     return target
 
@@ -95,5 +97,5 @@ def _scratch() -> Path:
 
 @functools.cache
 def _own_scratch() -> tempfile.TemporaryDirectory[str]:
-    """Removed when this process ends."""
+    """Return a temporary directory that is removed when this process ends."""
     return tempfile.TemporaryDirectory(prefix="onnx-")

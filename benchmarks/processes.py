@@ -1,4 +1,4 @@
-"""Fresh processes measured from outside: wall time and peak memory."""
+"""Measure wall time and peak memory of fresh processes from outside."""
 
 import json
 import os
@@ -18,14 +18,14 @@ _PEAK = (
 
 @dataclass(frozen=True)
 class Run:
-    """Seconds from start to exit, and MiB at the highest."""
+    """Seconds from start to exit, and peak MiB."""
 
     seconds: float
     peak_mib: float
 
 
 def run_code(code: str, *arguments: str) -> Run:
-    """One run of `code` in a fresh Python."""
+    """Run `code` once in a fresh Python."""
     start = time.perf_counter()
     done = subprocess.run(
         [sys.executable, "-c", code + _PEAK, *arguments],
@@ -39,7 +39,7 @@ def run_code(code: str, *arguments: str) -> Run:
 
 
 def alternating(codes: dict[str, str], runs: int, *arguments: str) -> dict[str, list[Run]]:
-    """A B A B ...: each code `runs` times in turn, after one run that is not counted."""
+    """Run each code `runs` times, alternating (A B A B ...), after one warm-up run."""
     for code in codes.values():
         run_code(code, *arguments)
     found: dict[str, list[Run]] = {name: [] for name in codes}

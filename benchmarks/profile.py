@@ -1,4 +1,4 @@
-"""Where the time of encoding goes: each part of MiniLM's layers by itself, on one stream, as a table and a picture.
+"""Show where the time of encoding goes: each part of MiniLM's layers timed alone on one stream, as table and picture.
 
 python -m benchmarks.profile [--output docs/images/profile.svg]
 """
@@ -20,12 +20,12 @@ from mlx_hf_bridge.runtime import device
 
 ROUNDS = 40
 WIDTH, HEADS, INNER, LAYERS = 384, 12, 1536, 6
-COLOURS = {
-    "products": "#3b6fb6",
+COLORS = {
+    "matmuls": "#3b6fb6",
     "attention": "#7fa6d9",
     "gelu": "#e0a458",
     "norms": "#b9bec7",
-    "sums and copies": "#dfe3e8",
+    "additions and copies": "#dfe3e8",
 }
 
 
@@ -40,39 +40,39 @@ def best(work: Callable[[], object]) -> float:
 
 
 def parts(texts: int, length: int) -> dict[str, float]:
-    """Microseconds a token of each part of all layers; the whole layer's last, under "layer"."""
+    """Return the microseconds per token of each part, summed over all layers."""
     layer = PostNormLayer(Attention(WIDTH, HEADS), FeedForward(WIDTH, INNER, gelu), WIDTH, 1e-12)
     x, inner = mx.random.normal((texts, length, WIDTH)), mx.random.normal((texts, length, INNER))
     queries, keys, values = (mx.random.normal((texts, HEADS, length, WIDTH // HEADS)) for _ in range(3))
     mx.eval(layer.parameters(), x, inner, queries, keys, values)
-    products = [
+    matmuls = [
         lambda: layer.attention.qkv(x),
         lambda: layer.attention.out(x),
         lambda: layer.feed_forward.up(x),
         lambda: layer.feed_forward.down(inner),
     ]
     seconds = {
-        "products": sum(map(best, products)),
+        "matmuls": sum(map(best, matmuls)),
         "attention": best(lambda: attend(queries, keys, values, 0.2, None, None)),
         "gelu": best(lambda: gelu(inner)),
         "norms": 2 * best(lambda: layer.attention_norm(x)),
-        "sums and copies": 2 * best(lambda: x + x) + 4 * best(lambda: mx.contiguous(merge_heads(queries))),
+        "additions and copies": 2 * best(lambda: x + x) + 4 * best(lambda: mx.contiguous(merge_heads(queries))),
     }
     return {name: taken * LAYERS / (texts * length) * 1e6 for name, taken in seconds.items()}
 
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--output", type=Path, help="an .svg to draw")
+    arguments.add_argument("--output", type=Path, help="the .svg file to draw")
     given = arguments.parse_args()
     found = {}
     with device.one_thread_per_stream():
         for texts, length in ((51, 10), (16, 32), (8, 64), (2, 256)):
             found[f"{length} tokens"] = parts(texts, length)
-    print("microseconds a token on one stream, batches of 512 slots")
-    print(f"{'':16s}" + "".join(f"{name:>12s}" for name in found))
-    for part in COLOURS:
-        print(f"{part:16s}" + "".join(f"{taken[part]:12.1f}" for taken in found.values()))
+    print("microseconds per token on one stream, batches of 512 tokens")
+    print(f"{'':20s}" + "".join(f"{name:>12s}" for name in found))
+    for part in COLORS:
+        print(f"{part:20s}" + "".join(f"{taken[part]:12.1f}" for taken in found.values()))
     if given.output:
         draw(given.output, found)
 
@@ -84,15 +84,15 @@ def draw(path: Path, found: dict[str, dict[str, float]]) -> None:
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(8, 2.6))
-    for place, taken in enumerate(found.values()):
+    for position, taken in enumerate(found.values()):
         left = 0.0
-        for part, colour in COLOURS.items():
-            axes.barh(place, taken[part], left=left, color=colour, height=0.6, label=part if place == 0 else None)
+        for part, color in COLORS.items():
+            axes.barh(position, taken[part], left=left, color=color, height=0.6, label=part if position == 0 else None)
             left += taken[part]
     axes.set_yticks(range(len(found)), list(found))
     axes.invert_yaxis()
-    axes.set_xlabel("microseconds a token, all-MiniLM-L6-v2, one stream")
-    axes.legend(ncols=len(COLOURS), frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    axes.set_xlabel("microseconds per token, all-MiniLM-L6-v2, one stream")
+    axes.legend(ncols=len(COLORS), frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     figure.tight_layout()

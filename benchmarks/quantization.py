@@ -1,9 +1,9 @@
-"""Every recipe's size and fidelity: a table and a picture for docs/quantization.md.
+"""Measure every recipe's size and accuracy, and write the table and picture of docs/quantization.md.
 
 python -m benchmarks.quantization --sts stsb-dev.csv [--news news.csv] [--calibration stsb-train.csv] [--recipes a,b]
 The STS files have the columns text, text, score, as the STS benchmark is published; --news has the label, title and
-text of AG News. With --calibration, calibrated recipes alone are measured, by texts of that file ("q4-best, own
-texts").
+text of AG News. With --calibration, only calibrated recipes are measured, calibrated with texts of that file ("q4-best,
+own texts").
 Figures go to docs/quantization.json, recipe by recipe, and from there into the table and docs/quantization.svg;
 --draw draws without measuring.
 """
@@ -25,17 +25,17 @@ from mlx_hf_bridge.quantization.recipes import RECIPES, MLXQuantizationConfig
 
 DOCS = Path(__file__).parent.parent / "docs"
 FIGURES, PICTURE = DOCS / "quantization.json", DOCS / "quantization.svg"
-PAGE, MARKS = DOCS / "quantization.md", ("<!-- table -->", "<!-- end of table -->")
-OWN = ", own texts"
+PAGE, MARKERS = DOCS / "quantization.md", ("<!-- table -->", "<!-- end of table -->")
+OWN_TEXTS = ", own texts"
 CALIBRATION_TEXTS = 2500
 NEWS_TEXTS = 500
-# The worst of more texts is lower; so few are what other measurements have taken.
+# The worst of more texts is lower; other published measurements take this many.
 FIRST_PAIRS = 256
 COLORS = {"plain": "#7b8794", "data-free": "#e0962f", "calibrated": "#2f6fde", "mixed": "#0b7a4b"}
 
 
 def kind(name: str) -> str:
-    recipe = RECIPES[name.removesuffix(OWN)]
+    recipe = RECIPES[name.removesuffix(OWN_TEXTS)]
     if recipe.has_target:
         return "mixed"
     return {"minmax": "plain", "gptq": "calibrated", "distill": "calibrated"}.get(recipe.method, "data-free")
@@ -45,8 +45,8 @@ def unit(vectors: np.ndarray) -> np.ndarray:
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
-class Measured:
-    """The texts, and the float model's vectors of them."""
+class Measurement:
+    """The evaluation texts with their embeddings by the float model; call it with a recipe to measure that."""
 
     def __init__(self, model: str, sts: str, every: int, news: str | None) -> None:
         first, second, scores = (column[::every] for column in read_pairs(sts))
@@ -114,7 +114,7 @@ def draw(figures: dict[str, Any]) -> None:
         points = sorted(
             (one["ratio"], 1 - one["mean"], name)
             for name, one in figures.items()
-            if kind(name) == group and not name.endswith(OWN)
+            if kind(name) == group and not name.endswith(OWN_TEXTS)
         )
         if not points:
             continue
@@ -134,7 +134,7 @@ def draw(figures: dict[str, Any]) -> None:
     axes.minorticks_off()
     axes.set_xlabel("model.safetensors, share of the float32 file")
     axes.set_ylabel("mean cosine to float32, STS-B dev")
-    axes.set_title("all-MiniLM-L6-v2: size against fidelity", loc="left", fontsize=12)
+    axes.set_title("all-MiniLM-L6-v2: size and accuracy", loc="left", fontsize=12)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(color="#edf0f3")
     axes.set_axisbelow(True)
@@ -142,7 +142,7 @@ def draw(figures: dict[str, Any]) -> None:
     figure.savefig(PICTURE, metadata={"Date": None})
 
 
-def own_texts(path: str) -> tuple[str, ...]:
+def calibration_sample(path: str) -> tuple[str, ...]:
     first, second, _ = read_pairs(path)
     texts = list(dict.fromkeys([*first, *second]))
     return tuple(texts[index] for index in np.random.default_rng(0).permutation(len(texts))[:CALIBRATION_TEXTS])
@@ -159,18 +159,18 @@ def main() -> None:
     given = arguments.parse_args()
     figures = json.loads(FIGURES.read_text(encoding="utf-8")) if FIGURES.is_file() else {}
     if not given.draw:
-        measured = Measured(given.model, given.sts, given.every, given.news)
+        measured = Measurement(given.model, given.sts, given.every, given.news)
         wanted = {name: RECIPES[name] for name in given.recipes.split(",")}
         if given.calibration:
-            texts = own_texts(given.calibration)
+            texts = calibration_sample(given.calibration)
             calibrated = {name: one for name, one in wanted.items() if one.method in READS_TEXTS}
-            wanted = {name + OWN: replace(one, calibration_texts=texts) for name, one in calibrated.items()}
+            wanted = {name + OWN_TEXTS: replace(one, calibration_texts=texts) for name, one in calibrated.items()}
         for name, recipe in wanted.items():
             figures[name] = measured(recipe)
             print(name, figures[name], flush=True)
             FIGURES.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     print(table(figures))
-    page, (start, end) = PAGE.read_text(encoding="utf-8"), MARKS
+    page, (start, end) = PAGE.read_text(encoding="utf-8"), MARKERS
     before, after = page.partition(start)[0], page.partition(end)[2]
     PAGE.write_text(f"{before}{start}\n{table(figures)}\n{end}{after}", encoding="utf-8")
     draw(figures)

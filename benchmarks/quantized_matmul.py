@@ -1,7 +1,7 @@
-"""From how many rows on unpacking a layer beats MLX's packed product on this machine's CPU.
+"""Find the number of rows from which dequantizing a layer is faster than MLX's quantized_matmul on this CPU.
 
 python -m benchmarks.quantized_matmul [--bits 8]
-Times the two in turn on one 384 x 1536 layer; device.py holds the row count that follows.
+Times both alternately on one 384 x 1536 layer; runtime/device.py has the resulting number of rows.
 """
 
 import argparse
@@ -29,15 +29,15 @@ def main() -> None:
     bits = arguments.parse_args().bits
     weight, scales, biases = mx.quantize(mx.random.normal((1536, 384)), bits=bits)
     mx.eval(weight, scales, biases)
-    print("rows  packed/unpacked (medians of", ROUNDS, "pairs)")
+    print("rows  quantized/dequantized (medians of", ROUNDS, "pairs)")
     for rows in (1, 2, 3, 4, 6, 8, 16, 64, 256):
         x = mx.random.normal((rows, 384))
         mx.eval(x)
         ratios = []
         for _ in range(ROUNDS):
-            packed = seconds(lambda x=x: mx.quantized_matmul(x, weight, scales, biases, bits=bits))
-            unpacked = seconds(lambda x=x: x @ mx.dequantize(weight, scales, biases, bits=bits).T)
-            ratios.append(packed / unpacked)
+            quantized = seconds(lambda x=x: mx.quantized_matmul(x, weight, scales, biases, bits=bits))
+            dequantized = seconds(lambda x=x: x @ mx.dequantize(weight, scales, biases, bits=bits).T)
+            ratios.append(quantized / dequantized)
         print(f"{rows:4d}  {statistics.median(ratios):6.2f}")
 
 

@@ -1,6 +1,6 @@
-"""Every way to encode texts that is installed: ours, and the others, each checked to give the same vectors.
+"""Load every installed library that can encode texts, and check that each gives the same embeddings.
 
-MLX is one library for a process, so the rivals on MLX multiply with the BLAS that mlx_hf_bridge has found for it.
+A process has one MLX, so the other MLX libraries also use the BLAS that mlx_hf_bridge has loaded for it.
 """
 
 import importlib.util
@@ -18,13 +18,13 @@ from mlx_hf_bridge import MLXSentenceTransformer
 
 Encode = Callable[[list[str]], Any]
 REFERENCE = "sentence-transformers, torch CPU"
-OURS = "mlx_hf_bridge float32"
-# Vectors that differ by more are of another model, or wrong: they are not timed.
+BRIDGE = "mlx_hf_bridge float32"
+# Embeddings with a lower cosine to the reference are wrong or of another model: they are not timed.
 _COSINES = {
-    OURS: 0.99999,
+    BRIDGE: 0.99999,
     "mlx_hf_bridge 8 bits": 0.999,
     "mlx_hf_bridge 4 bits": 0.93,
-    "ONNX Runtime int8": 0.97,  # its inputs are rounded too
+    "ONNX Runtime int8": 0.97,  # its activations are quantized too
 }
 _COSINE = 0.99
 _TEXTS = ["A first text.", "Something else, which is a good deal longer than the first one was."]
@@ -32,14 +32,14 @@ _TEXTS = ["A first text.", "Something else, which is a good deal longer than the
 
 @dataclass(frozen=True)
 class Rival:
-    """needs: modules that must be installed; load: a model's folder -> how it encodes."""
+    """A library. needs: modules that must be installed. load: takes a model's folder, returns its encode function."""
 
     name: str
     needs: tuple[str, ...]
     load: Callable[[str], Encode]
 
 
-def _ours(recipe: str | None, folder: str) -> Encode:
+def _bridge(recipe: str | None, folder: str) -> Encode:
     return MLXSentenceTransformer(folder, quantization_config=recipe).encode
 
 
@@ -50,14 +50,14 @@ def _sentence_transformers(folder: str, **options: Any) -> Encode:
 
 
 def _mlx_embeddings(folder: str) -> Encode:
-    """In batches too: its `generate` would pad all texts to the longest."""
+    """Load with mlx-embeddings, and batch here: its `generate` would pad all texts to the longest."""
     import mlx_embeddings
 
     return _pooled(folder, mlx_embeddings.load(folder)[0])
 
 
 def _mlx_transformers(folder: str) -> Encode:
-    """The class that config.json names; `from_pretrained` is of an instance there."""
+    """Load with mlx-transformers the class in config.json; its `from_pretrained` is an instance method."""
     import mlx.core as mx
     import transformers
     from mlx_transformers import models
@@ -74,7 +74,7 @@ def _mlx_transformers(folder: str) -> Encode:
 
 
 def _mlx_vlm(folder: str) -> Encode:
-    """As its server loads embedding models."""
+    """Load with mlx-vlm as its server loads embedding models."""
     from mlx_vlm.embedding_loader import load_embedding_model
     from mlx_vlm.models.pooling import read_pooling_config
 
@@ -84,7 +84,7 @@ def _mlx_vlm(folder: str) -> Encode:
 
 
 def _pooled(folder: str, model: Any) -> Encode:
-    """Of a model that gives vectors of length 1."""
+    """Return the encode function of a model that pools and normalizes by itself."""
     import mlx.core as mx
 
     def embed(inputs: sorted_batches.Inputs) -> np.ndarray:
@@ -102,12 +102,12 @@ def _has_mps() -> bool:
 
 
 def _rivals() -> list[Rival]:
-    theirs = ("sentence_transformers",)
+    needs = ("sentence_transformers",)
     found = [
-        Rival(OURS, (), partial(_ours, None)),
-        Rival("mlx_hf_bridge 8 bits", (), partial(_ours, "q8")),
-        Rival("mlx_hf_bridge 4 bits", (), partial(_ours, "q4")),
-        Rival(REFERENCE, theirs, partial(_sentence_transformers, device="cpu")),
+        Rival(BRIDGE, (), partial(_bridge, None)),
+        Rival("mlx_hf_bridge 8 bits", (), partial(_bridge, "q8")),
+        Rival("mlx_hf_bridge 4 bits", (), partial(_bridge, "q4")),
+        Rival(REFERENCE, needs, partial(_sentence_transformers, device="cpu")),
         Rival("ONNX Runtime float32", onnx_files.NEEDS, partial(onnx_files.load, is_int8=False)),
         Rival("ONNX Runtime int8", onnx_files.NEEDS, partial(onnx_files.load, is_int8=True)),
         Rival("mlx-embeddings", ("mlx_embeddings",), _mlx_embeddings),
@@ -115,15 +115,15 @@ def _rivals() -> list[Rival]:
         Rival("mlx-vlm", ("mlx_vlm",), _mlx_vlm),
     ]
     if _has_mps():
-        found.append(Rival("sentence-transformers, torch MPS", theirs, partial(_sentence_transformers, device="mps")))
+        found.append(Rival("sentence-transformers, torch MPS", needs, partial(_sentence_transformers, device="mps")))
     return found
 
 
 def encoders(folder: str, names: list[str] | None = None) -> tuple[dict[str, Encode], dict[str, str]]:
-    """How each rival encodes, and why the others were left out."""
+    """Return the encode function of each usable library, and for the others why they are left out."""
     found: dict[str, Encode] = {}
     missing: dict[str, str] = {}
-    wanted: np.ndarray | None = None
+    expected: np.ndarray | None = None
     for rival in sorted(_rivals(), key=lambda rival: rival.name != REFERENCE):
         if names is not None and rival.name not in names:
             continue
@@ -134,13 +134,13 @@ def encoders(folder: str, names: list[str] | None = None) -> tuple[dict[str, Enc
         try:
             encode = rival.load(folder)
             vectors = np.asarray(encode(_TEXTS), np.float32)
-        except Exception as error:  # whatever another library raises is a reason to go on without it
+        except Exception as error:  # any error of another library is a reason to leave it out
             missing[rival.name] = f"{type(error).__name__}: {error}"[:200]
             continue
-        wanted = vectors if wanted is None else wanted  # of the reference, which comes first where it is asked for
-        cosine = float(_cosines(vectors, wanted).min())
+        expected = vectors if expected is None else expected  # those of the reference, which comes first
+        cosine = float(_cosines(vectors, expected).min())
         if cosine < _COSINES.get(rival.name, _COSINE):
-            missing[rival.name] = f"gives other vectors (cosine {cosine:.3f})"
+            missing[rival.name] = f"gives different embeddings (cosine {cosine:.3f})"
         else:
             found[rival.name] = encode
     return found, missing

@@ -1,8 +1,9 @@
-"""From which rows on a product is as fast with its weights as they lie as with a second copy of them in blocks.
+"""Find up to how many rows a matmul is faster with a second copy of the weights in packed tiles.
 
 python -m benchmarks.small_batch_matmul
-MiniLM's four products, each over more weights than the caches hold, the two ways in turn: times of the usual product
-by those of layers/few_rows.py; above 1, blocks are faster. device.py holds the row count that follows.
+MiniLM's four linear layers, each with more weights than the caches hold, both ways alternately. Prints the time of the
+usual matmul relative to layers/small_batch.py; above 1, packed tiles are faster. runtime/device.py has the resulting
+number of rows.
 """
 
 import statistics
@@ -30,7 +31,7 @@ def seconds(work: Callable[[], Sequence[mx.array]]) -> float:
 
 def main() -> None:
     if not SMALL_BATCH_ROWS:
-        print("This machine's BLAS has no kernels for small products: blocks are not used.")
+        print("This machine's BLAS has no kernels for small matmuls: packed tiles are not used.")
         return
     print(
         f"up to {SMALL_BATCH_ROWS} rows are used\nrows  "

@@ -1,4 +1,4 @@
-"""Texts to vectors for a rival that has a forward pass alone: sorted by length, in batches of 32."""
+"""Encode texts with a bare forward pass: tokenized, sorted by length, in batches of 32."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 
 BATCH = 32
-_LENGTH = 512  # BERT's, where sentence_bert_config.json says nothing
+_LENGTH = 512  # BERT's, used without sentence_bert_config.json
 Inputs = Mapping[str, np.ndarray]
 
 
 def encoder(folder: str, embed: Callable[[Inputs], np.ndarray]) -> Callable[[list[str]], np.ndarray]:
-    """embed: ids, mask and segments (B, L) -> vectors (B, D). What comes back takes texts."""
+    """Return a function of texts, given `embed`: ids, mask and token type ids (B, L) to embeddings (B, D)."""
     import transformers
 
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
@@ -33,8 +33,8 @@ def encoder(folder: str, embed: Callable[[Inputs], np.ndarray]) -> Callable[[lis
 
 
 def mean(hidden: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """hidden (B, L, D), mask (B, L) 1 = token -> (B, D) of length 1."""
-    # As a product of (1, L) and (L, D), which reads the hidden states once.
+    """Return the normalized mean (B, D) of hidden states (B, L, D) where the mask (B, L) is 1."""
+    # As a matmul of (1, L) and (L, D), which reads the hidden states once.
     summed: np.ndarray = np.matmul(mask[:, None].astype(hidden.dtype), hidden)[:, 0]
     return summed / np.linalg.norm(summed, axis=1, keepdims=True)
 

@@ -1,4 +1,4 @@
-"""What zero-change mode adds to `import transformers`: CPU seconds of fresh processes, the two in turn."""
+"""Measure what zero-change mode adds to `import transformers`: CPU seconds of fresh processes, alternating."""
 
 import argparse
 import resource
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def spent(*arguments: str) -> float:
-    """CPU seconds of one Python process."""
+    """Return the CPU seconds of one Python process."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run([sys.executable, *arguments], check=True, stderr=subprocess.DEVNULL)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)

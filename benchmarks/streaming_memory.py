@@ -1,4 +1,4 @@
-"""Whether time a token and memory stay as they are while texts go on: a stream of short ones through one small layer.
+"""Check that memory and time per text stay constant over a long stream of short texts, with a one-layer model.
 
 python -m benchmarks.streaming_memory [--texts 1000000]
 """
@@ -23,7 +23,7 @@ MIB = 2**20
 
 
 def small_model(folder: Path) -> Path:
-    """MiniLM's tokenizer and pooling over one random layer."""
+    """Save a model of one random layer with MiniLM's tokenizer and pooling."""
     shutil.copytree(minilm_folder(), folder, ignore=shutil.ignore_patterns("*.safetensors", "*.bin", "onnx"))
     torch.manual_seed(0)
     config = transformers.BertConfig(
@@ -36,13 +36,13 @@ def small_model(folder: Path) -> Path:
 
 
 def stream(count: int) -> Iterator[str]:
-    """Texts of 1 to 60 words, no two alike."""
+    """Yield texts of 1 to 60 words, all different."""
     kinds = mixed(5000, seed=4)
     return (f"{number} {kinds[number % len(kinds)]}" for number in range(count))
 
 
 def resident() -> float:
-    """MiB of this process in memory now (Linux)."""
+    """Return the resident memory of this process in MiB (Linux)."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("VmRSS"):
             return int(line.split()[1]) / 1024
@@ -64,7 +64,7 @@ def main() -> None:
             highest = max(highest, resident())
             if done >= marks[0]:
                 taken = (time.process_time() - start) / done * 1e6
-                print(f"{done:9,d} texts: {taken:6.1f} us of the processor a text, {highest:.0f} MiB at most")
+                print(f"{done:9,d} texts: {taken:6.1f} us of CPU time per text, at most {highest:.0f} MiB")
                 marks.pop(0)
                 if not marks:
                     break

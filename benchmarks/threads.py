@@ -1,4 +1,4 @@
-"""Processes in which four threads encode: equal vectors and exit code 0, every time.
+"""Check that encoding from four threads always gives equal embeddings and exit code 0.
 
 python -m benchmarks.threads [--processes 20] [--encodes 40]
 """

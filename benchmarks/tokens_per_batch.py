@@ -1,4 +1,4 @@
-"""How many token slots a batch should hold on this machine: the time of 4,096 over that of fewer, in turn.
+"""Find how many padded tokens a batch should hold on this machine: the time of small batches relative to 4,096 tokens.
 
 python -m benchmarks.tokens_per_batch [--texts 200] [--rounds 5]
 """
@@ -28,9 +28,9 @@ def main() -> None:
             model.encode(texts, batch_size=max(1, round(size / TOKENS_PER_TEXT)))
             seconds[size].append(time.perf_counter() - start)
     for size in SIZES:
-        ratios = [mine / largest for mine, largest in zip(seconds[size], seconds[SIZES[-1]], strict=True)]
+        ratios = [small / largest for small, largest in zip(seconds[size], seconds[SIZES[-1]], strict=True)]
         print(
-            f"{size:5d} slots: {statistics.median(ratios):.2f} of the time of {SIZES[-1]} (medians of {given.rounds})"
+            f"{size:5d} tokens: {statistics.median(ratios):.2f} of the time of {SIZES[-1]} (medians of {given.rounds})"
         )
 
 

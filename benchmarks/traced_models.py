@@ -1,9 +1,9 @@
-"""Every variant of traced_variants.py traced, written as JSON, read back and compared with transformers on torch.
+"""Trace every variant of traced_variants.py, write and read it as JSON, and compare it with transformers on torch.
 
     python -m benchmarks.traced_models [variant ...]
 
-Tiny modules, all weights redrawn. The difference is the largest on valid tokens as a share of the largest value, over
-two shapes that are not the trace's, both padded, against eager attention. A variant passes at 1e-4.
+Tiny modules with random weights. The difference is the largest on valid tokens relative to the largest value, over two
+padded shapes other than the traced one, compared with eager attention. A variant passes at 1e-4.
 """
 
 import sys
@@ -23,7 +23,7 @@ SHAPES = ((2, 33), (4, 20))
 
 @dataclass(frozen=True)
 class Outcome:
-    """One row of the table; difference None = not traced, for the reason given."""
+    """One row of the table; difference is None if the variant was not traced, for the given reason."""
 
     variant: Variant
     nodes: int = 0
@@ -37,26 +37,26 @@ class Outcome:
 
 
 def encoder(module: Any) -> Any:
-    """Of an encoder with a decoder the encoder."""
+    """Return the encoder of an encoder-decoder model, other models as they are."""
     return module.get_encoder() if getattr(module.config, "is_encoder_decoder", False) else module
 
 
-def outcome_of(variant: Variant) -> Outcome:
-    """Trace one variant, and compare."""
+def run_variant(variant: Variant) -> Outcome:
+    """Trace one variant and compare it with torch."""
     if variant.reason and variant.unchecked:
         return Outcome(variant, reason=variant.reason)
     start = time.perf_counter()
     module = perceiver() if variant.name == "perceiver:text" else encoder(variant.module())
     try:
         found = trace_module(module, extra_inputs=variant.extra)
-        worst = compared(found, module, variant)
+        worst = compare(found, module, variant)
     except BridgeError as error:
         return Outcome(variant, reason=variant.reason or str(error))
     return Outcome(variant, len(found.graph.nodes), worst, time.perf_counter() - start)
 
 
-def compared(found: TracedModule, module: Any, variant: Variant) -> float:
-    """The largest difference over SHAPES of the graph that JSON gives back."""
+def compare(found: TracedModule, module: Any, variant: Variant) -> float:
+    """Return the largest difference over SHAPES, of the graph after a round trip through JSON."""
     model = build_model(found.graph, found.tensors)
     return max(
         largest_difference(model, module, trial_inputs(found.graph, module, *shape, variant.extra)) for shape in SHAPES
@@ -64,12 +64,12 @@ def compared(found: TracedModule, module: Any, variant: Variant) -> float:
 
 
 def main() -> None:
-    asked = sys.argv[1:]
-    chosen = [variant for variant in VARIANTS if not asked or variant.name in asked]
+    settings = sys.argv[1:]
+    chosen = [variant for variant in VARIANTS if not settings or variant.name in settings]
     print("| variant | difference | nodes | seconds | |\n| --- | --- | --- | --- | --- |")
     outcomes = []
     for variant in chosen:
-        found = outcome_of(variant)
+        found = run_variant(variant)
         outcomes.append(found)
         share = "-" if found.difference is None else f"{found.difference:.0e}"
         verdict = "passes" if found.passed else f"refused: {found.reason}" if found.reason else "FAILS"

@@ -1,4 +1,4 @@
-"""The 108 variants of transformers' text encoders that benchmarks/traced_models.py traces: one tiny module each."""
+"""The 108 variants of transformers' text encoders that benchmarks/traced_models.py traces, one tiny module each."""
 
 import importlib
 from collections.abc import Callable
@@ -40,10 +40,10 @@ Inputs = dict[str, torch.Tensor]
 
 @dataclass(frozen=True)
 class Variant:
-    """One row of the table: a config, the class that computes it, and the inputs that it takes beside ids and mask.
+    """One row of the table: a config, its model class, and its inputs in addition to ids and mask.
 
-    `reason` is why transformers' module has no graph, or one for a single length; "" = it must pass.
-    unchecked: its answer on a CPU says nothing, so that it is not tried.
+    reason: why transformers' module cannot be traced, or only for one length; "" means that it must pass.
+    unchecked: True if its output on a CPU is meaningless, so that it is not tried.
     """
 
     name: str
@@ -54,7 +54,7 @@ class Variant:
     unchecked: bool = False
 
     def module(self, seed: int = 0) -> Any:
-        """The module, every weight redrawn at STD but for frozen sinusoids."""
+        """Return the module with random weights of standard deviation STD, except frozen sinusoids."""
         config = self.config()
         file = importlib.import_module(type(config).__module__.replace("configuration", "modeling"))
         torch.manual_seed(seed)
@@ -66,13 +66,13 @@ class Variant:
         return module
 
 
-def of(config: str, shared: dict[str, Any] = SHARED, **changed: Any) -> Callable[[], Any]:
-    """A config of transformers, when it is asked for: {**shared, **changed}."""
+def config_of(config: str, shared: dict[str, Any] = SHARED, **changed: Any) -> Callable[[], Any]:
+    """Return a function that builds a config of transformers from {**shared, **changed}."""
     return lambda: getattr(transformers, config)(**{**shared, **changed})
 
 
-def inner(config: str, part: str, **changed: Any) -> Callable[[], Any]:
-    """The config of one part of a larger model."""
+def part_of(config: str, part: str, **changed: Any) -> Callable[[], Any]:
+    """Return a function that builds the config of one part of a larger model."""
     return lambda: getattr(importlib.import_module(getattr(transformers, config).__module__), part)(**changed)
 
 
@@ -107,28 +107,30 @@ _ONE_LENGTH = "its graph holds for one length only: transformers' code branches 
 _BRANCHES = "its forward branches on values (.item(), nonzero), which no graph records"
 
 VARIANTS = [
-    Variant("albert", of("AlbertConfig", embedding_size=16), "AlbertModel"),
-    Variant("bert", of("BertConfig"), "BertModel"),
-    Variant("big_bird:full", of("BigBirdConfig", attention_type="original_full"), "BigBirdModel"),
+    Variant("albert", config_of("AlbertConfig", embedding_size=16), "AlbertModel"),
+    Variant("bert", config_of("BertConfig"), "BertModel"),
+    Variant("big_bird:full", config_of("BigBirdConfig", attention_type="original_full"), "BigBirdModel"),
     Variant(
         "big_bird:block_sparse",
-        of("BigBirdConfig", attention_type="block_sparse", block_size=2, num_random_blocks=1),
+        config_of("BigBirdConfig", attention_type="block_sparse", block_size=2, num_random_blocks=1),
         "BigBirdModel",
         reason=_ONE_LENGTH,
     ),
-    Variant("camembert", of("CamembertConfig"), "CamembertModel"),
-    Variant("canine", of("CanineConfig", num_hash_buckets=60, downsampling_rate=2), "CanineModel", reason=_ONE_LENGTH),
-    Variant("convbert", of("ConvBertConfig", embedding_size=16, conv_kernel_size=3), "ConvBertModel"),
-    Variant("data2vec-text", of("Data2VecTextConfig"), "Data2VecTextModel"),
-    Variant("deberta", of("DebertaConfig", _DEBERTA, position_biased_input=False), "DebertaModel"),
+    Variant("camembert", config_of("CamembertConfig"), "CamembertModel"),
+    Variant(
+        "canine", config_of("CanineConfig", num_hash_buckets=60, downsampling_rate=2), "CanineModel", reason=_ONE_LENGTH
+    ),
+    Variant("convbert", config_of("ConvBertConfig", embedding_size=16, conv_kernel_size=3), "ConvBertModel"),
+    Variant("data2vec-text", config_of("Data2VecTextConfig"), "Data2VecTextModel"),
+    Variant("deberta", config_of("DebertaConfig", _DEBERTA, position_biased_input=False), "DebertaModel"),
     Variant(
         "deberta-v2:v2",
-        of("DebertaV2Config", _DEBERTA, conv_kernel_size=3, conv_act="gelu", max_relative_positions=16),
+        config_of("DebertaV2Config", _DEBERTA, conv_kernel_size=3, conv_act="gelu", max_relative_positions=16),
         "DebertaV2Model",
     ),
     Variant(
         "deberta-v2:v3",
-        of(
+        config_of(
             "DebertaV2Config",
             _DEBERTA,
             position_buckets=8,
@@ -141,72 +143,81 @@ VARIANTS = [
     ),
     Variant(
         "distilbert",
-        of("DistilBertConfig", {}, vocab_size=120, dim=32, n_layers=2, n_heads=4, hidden_dim=48),
+        config_of("DistilBertConfig", {}, vocab_size=120, dim=32, n_layers=2, n_heads=4, hidden_dim=48),
         "DistilBertModel",
     ),
-    Variant("electra", of("ElectraConfig", embedding_size=16), "ElectraModel"),
-    Variant("ernie", of("ErnieConfig", use_task_id=True), "ErnieModel"),
-    Variant("esm:absolute", of("EsmConfig", pad_token_id=1, mask_token_id=3), "EsmModel"),
+    Variant("electra", config_of("ElectraConfig", embedding_size=16), "ElectraModel"),
+    Variant("ernie", config_of("ErnieConfig", use_task_id=True), "ErnieModel"),
+    Variant("esm:absolute", config_of("EsmConfig", pad_token_id=1, mask_token_id=3), "EsmModel"),
     Variant(
         "esm:rotary(esm2)",
-        of("EsmConfig", pad_token_id=1, mask_token_id=3, position_embedding_type="rotary", token_dropout=True),
+        config_of("EsmConfig", pad_token_id=1, mask_token_id=3, position_embedding_type="rotary", token_dropout=True),
         "EsmModel",
     ),
-    Variant("esmc", of("EsmcConfig", pad_token_id=1), "EsmcModel"),
-    Variant("eurobert", of("EuroBertConfig", ROPED), "EuroBertModel"),
-    Variant("flaubert", of("FlaubertConfig", _XLM), "FlaubertModel"),
+    Variant("esmc", config_of("EsmcConfig", pad_token_id=1), "EsmcModel"),
+    Variant("eurobert", config_of("EuroBertConfig", ROPED), "EuroBertModel"),
+    Variant("flaubert", config_of("FlaubertConfig", _XLM), "FlaubertModel"),
     Variant(
         "flaubert:prenorm",
-        of("FlaubertConfig", _XLM, pre_norm=True),
+        config_of("FlaubertConfig", _XLM, pre_norm=True),
         "FlaubertModel",
         reason="transformers' own forward fails (EncoderDecoderCache is not subscriptable)",
     ),
-    Variant("fnet", of("FNetConfig"), "FNetModel"),
-    Variant("funnel", of("FunnelConfig", _FUNNEL), "FunnelModel", reason=_ONE_LENGTH),
-    Variant("funnel:base", of("FunnelConfig", _FUNNEL), "FunnelBaseModel", reason=_ONE_LENGTH),
-    Variant("gte", of("GteConfig"), "GteModel"),
-    Variant("ibert", of("IBertConfig"), "IBertModel"),
+    Variant("fnet", config_of("FNetConfig"), "FNetModel"),
+    Variant("funnel", config_of("FunnelConfig", _FUNNEL), "FunnelModel", reason=_ONE_LENGTH),
+    Variant("funnel:base", config_of("FunnelConfig", _FUNNEL), "FunnelBaseModel", reason=_ONE_LENGTH),
+    Variant("gte", config_of("GteConfig"), "GteModel"),
+    Variant("ibert", config_of("IBertConfig"), "IBertModel"),
     Variant(
-        "ibert:quant", of("IBertConfig", quant_mode=True), "IBertModel", reason="it computes in numpy inside forward"
+        "ibert:quant",
+        config_of("IBertConfig", quant_mode=True),
+        "IBertModel",
+        reason="it computes in numpy inside forward",
     ),
-    Variant("jina_embeddings_v3", of("JinaEmbeddingsV3Config"), "JinaEmbeddingsV3Model"),
-    Variant("longformer", of("LongformerConfig", _LONG), "LongformerModel", reason=_BRANCHES),
+    Variant("jina_embeddings_v3", config_of("JinaEmbeddingsV3Config"), "JinaEmbeddingsV3Model"),
+    Variant("longformer", config_of("LongformerConfig", _LONG), "LongformerModel", reason=_BRANCHES),
     Variant(
         "longformer:noglobal",
-        of("LongformerConfig", _LONG, attention_window=4),
+        config_of("LongformerConfig", _LONG, attention_window=4),
         "LongformerModel",
         reason=_BRANCHES,
     ),
-    Variant("luke:text", of("LukeConfig", entity_vocab_size=9, entity_emb_size=8), "LukeModel"),
-    Variant("luke:entities", of("LukeConfig", entity_vocab_size=9, entity_emb_size=8), "LukeModel", entities),
-    Variant("megatron-bert", of("MegatronBertConfig"), "MegatronBertModel"),
-    Variant("mobilebert", of("MobileBertConfig", embedding_size=16, intra_bottleneck_size=16), "MobileBertModel"),
+    Variant("luke:text", config_of("LukeConfig", entity_vocab_size=9, entity_emb_size=8), "LukeModel"),
+    Variant("luke:entities", config_of("LukeConfig", entity_vocab_size=9, entity_emb_size=8), "LukeModel", entities),
+    Variant("megatron-bert", config_of("MegatronBertConfig"), "MegatronBertModel"),
+    Variant(
+        "mobilebert", config_of("MobileBertConfig", embedding_size=16, intra_bottleneck_size=16), "MobileBertModel"
+    ),
     Variant(
         "mobilebert:ln",
-        of("MobileBertConfig", embedding_size=16, intra_bottleneck_size=16, normalization_type="layer_norm"),
+        config_of("MobileBertConfig", embedding_size=16, intra_bottleneck_size=16, normalization_type="layer_norm"),
         "MobileBertModel",
     ),
-    Variant("modernbert", of("ModernBertConfig", _MODERN), "ModernBertModel"),
-    Variant("mpnet", of("MPNetConfig"), "MPNetModel"),
+    Variant("modernbert", config_of("ModernBertConfig", _MODERN), "ModernBertModel"),
+    Variant("mpnet", config_of("MPNetConfig"), "MPNetModel"),
     Variant(
-        "mra", of("MraConfig", block_per_row=2), "MraModel", reason="zeros without its CUDA kernel", unchecked=True
+        "mra",
+        config_of("MraConfig", block_per_row=2),
+        "MraModel",
+        reason="zeros without its CUDA kernel",
+        unchecked=True,
     ),
-    Variant("nomic_bert", of("NomicBertConfig"), "NomicBertModel"),
+    Variant("nomic_bert", config_of("NomicBertConfig"), "NomicBertModel"),
     Variant(
         "nystromformer:approx,nomask",
-        of("NystromformerConfig", num_landmarks=4, segment_means_seq_len=12),
+        config_of("NystromformerConfig", num_landmarks=4, segment_means_seq_len=12),
         "NystromformerModel",
         reason="transformers' own landmark branch fails once there is a mask",
     ),
-    Variant("nystromformer", of("NystromformerConfig"), "NystromformerModel"),
+    Variant("nystromformer", config_of("NystromformerConfig"), "NystromformerModel"),
     Variant(
         "openai_privacy_filter",
-        of("OpenAIPrivacyFilterConfig", ROPED, num_local_experts=4, num_experts_per_tok=2, sliding_window=8),
+        config_of("OpenAIPrivacyFilterConfig", ROPED, num_local_experts=4, num_experts_per_tok=2, sliding_window=8),
         "OpenAIPrivacyFilterModel",
     ),
     Variant(
         "perceiver:text",
-        of(
+        config_of(
             "PerceiverConfig",
             {},
             vocab_size=120,
@@ -223,22 +234,22 @@ VARIANTS = [
     ),
     Variant(
         "reformer:local",
-        of("ReformerConfig", _REFORMER, attn_layers=["local", "local"]),
+        config_of("ReformerConfig", _REFORMER, attn_layers=["local", "local"]),
         "ReformerModel",
         reason=_ONE_LENGTH,
     ),
     Variant(
         "reformer:lsh",
-        of("ReformerConfig", _REFORMER, attn_layers=["lsh", "local"]),
+        config_of("ReformerConfig", _REFORMER, attn_layers=["lsh", "local"]),
         "ReformerModel",
         reason=_BRANCHES,
     ),
-    Variant("rembert", of("RemBertConfig", input_embedding_size=16, output_embedding_size=16), "RemBertModel"),
-    Variant("roberta", of("RobertaConfig"), "RobertaModel"),
-    Variant("roberta-prelayernorm", of("RobertaPreLayerNormConfig"), "RobertaPreLayerNormModel"),
+    Variant("rembert", config_of("RemBertConfig", input_embedding_size=16, output_embedding_size=16), "RemBertModel"),
+    Variant("roberta", config_of("RobertaConfig"), "RobertaModel"),
+    Variant("roberta-prelayernorm", config_of("RobertaPreLayerNormConfig"), "RobertaPreLayerNormModel"),
     Variant(
         "roc_bert",
-        of(
+        config_of(
             "RoCBertConfig",
             shape_embed_dim=8,
             pronunciation_embed_dim=8,
@@ -247,51 +258,60 @@ VARIANTS = [
         ),
         "RoCBertModel",
     ),
-    Variant("roformer", of("RoFormerConfig", embedding_size=16), "RoFormerModel"),
-    Variant("splinter", of("SplinterConfig"), "SplinterModel"),
-    Variant("squeezebert", of("SqueezeBertConfig", embedding_size=32), "SqueezeBertModel"),
-    Variant("tapas", of("TapasConfig"), "TapasModel"),
-    Variant("ultrabert", of("UltrabertConfig", ROPED), "UltrabertModel"),
-    Variant("xlm", of("XLMConfig", _XLM), "XLMModel"),
-    Variant("xlm-roberta", of("XLMRobertaConfig"), "XLMRobertaModel"),
-    Variant("xlm-roberta-xl", of("XLMRobertaXLConfig"), "XLMRobertaXLModel"),
-    Variant("xlnet", of("XLNetConfig", {}, vocab_size=120, d_model=32, n_layer=2, n_head=4, d_inner=48), "XLNetModel"),
-    Variant("xmod", of("XmodConfig", languages=["en_XX", "de_DE"], default_language="de_DE"), "XmodModel"),
-    Variant("yoso", of("YosoConfig", use_expectation=True), "YosoModel"),
-    Variant("yoso:lsh", of("YosoConfig", use_expectation=False), "YosoModel", reason="its hashing needs a CUDA kernel"),
-    Variant("bert-generation", of("BertGenerationConfig"), "BertGenerationEncoder"),
-    Variant("dpr:question", of("DPRConfig"), "DPRQuestionEncoder"),
-    Variant("embedding_gemma2_text", of("EmbeddingGemma2TextConfig", _GEMMA), "EmbeddingGemma2TextModel"),
+    Variant("roformer", config_of("RoFormerConfig", embedding_size=16), "RoFormerModel"),
+    Variant("splinter", config_of("SplinterConfig"), "SplinterModel"),
+    Variant("squeezebert", config_of("SqueezeBertConfig", embedding_size=32), "SqueezeBertModel"),
+    Variant("tapas", config_of("TapasConfig"), "TapasModel"),
+    Variant("ultrabert", config_of("UltrabertConfig", ROPED), "UltrabertModel"),
+    Variant("xlm", config_of("XLMConfig", _XLM), "XLMModel"),
+    Variant("xlm-roberta", config_of("XLMRobertaConfig"), "XLMRobertaModel"),
+    Variant("xlm-roberta-xl", config_of("XLMRobertaXLConfig"), "XLMRobertaXLModel"),
+    Variant(
+        "xlnet", config_of("XLNetConfig", {}, vocab_size=120, d_model=32, n_layer=2, n_head=4, d_inner=48), "XLNetModel"
+    ),
+    Variant("xmod", config_of("XmodConfig", languages=["en_XX", "de_DE"], default_language="de_DE"), "XmodModel"),
+    Variant("yoso", config_of("YosoConfig", use_expectation=True), "YosoModel"),
+    Variant(
+        "yoso:lsh",
+        config_of("YosoConfig", use_expectation=False),
+        "YosoModel",
+        reason="its hashing needs a CUDA kernel",
+    ),
+    Variant("bert-generation", config_of("BertGenerationConfig"), "BertGenerationEncoder"),
+    Variant("dpr:question", config_of("DPRConfig"), "DPRQuestionEncoder"),
+    Variant("embedding_gemma2_text", config_of("EmbeddingGemma2TextConfig", _GEMMA), "EmbeddingGemma2TextModel"),
     Variant(
         "gemma3_text:bidirectional",
-        of("Gemma3TextConfig", _GEMMA, use_bidirectional_attention=True),
+        config_of("Gemma3TextConfig", _GEMMA, use_bidirectional_attention=True),
         "Gemma3TextModel",
     ),
-    Variant("bros", of("BrosConfig", hidden_size=64), "BrosModel", lambda b, n: {"bbox": torch.rand(b, n, 4)}),
-    Variant("layoutlm", of("LayoutLMConfig", max_2d_position_embeddings=64), "LayoutLMModel", boxes),
+    Variant("bros", config_of("BrosConfig", hidden_size=64), "BrosModel", lambda b, n: {"bbox": torch.rand(b, n, 4)}),
+    Variant("layoutlm", config_of("LayoutLMConfig", max_2d_position_embeddings=64), "LayoutLMModel", boxes),
     Variant(
         "layoutlmv3:text",
-        of("LayoutLMv3Config", max_2d_position_embeddings=64, coordinate_size=6, shape_size=4, visual_embed=False),
+        config_of(
+            "LayoutLMv3Config", max_2d_position_embeddings=64, coordinate_size=6, shape_size=4, visual_embed=False
+        ),
         "LayoutLMv3Model",
         boxes,
     ),
-    Variant("lilt", of("LiltConfig", hidden_size=48, max_2d_position_embeddings=64), "LiltModel", boxes),
-    Variant("markuplm", of("MarkupLMConfig"), "MarkupLMModel"),
-    Variant("udop:encoder", of("UdopConfig", T5, max_2d_position_embeddings=64), "UdopEncoderModel", unit_boxes),
-    Variant("t5:encoder", of("T5Config", T5), "T5EncoderModel"),
-    Variant("t5v1.1:encoder", of("T5Config", T5, feed_forward_proj="gated-gelu"), "T5EncoderModel"),
-    Variant("mt5:encoder", of("MT5Config", T5), "MT5EncoderModel"),
-    Variant("umt5:encoder", of("UMT5Config", T5), "UMT5EncoderModel"),
-    Variant("longt5:local", of("LongT5Config", T5, local_radius=4), "LongT5EncoderModel"),
+    Variant("lilt", config_of("LiltConfig", hidden_size=48, max_2d_position_embeddings=64), "LiltModel", boxes),
+    Variant("markuplm", config_of("MarkupLMConfig"), "MarkupLMModel"),
+    Variant("udop:encoder", config_of("UdopConfig", T5, max_2d_position_embeddings=64), "UdopEncoderModel", unit_boxes),
+    Variant("t5:encoder", config_of("T5Config", T5), "T5EncoderModel"),
+    Variant("t5v1.1:encoder", config_of("T5Config", T5, feed_forward_proj="gated-gelu"), "T5EncoderModel"),
+    Variant("mt5:encoder", config_of("MT5Config", T5), "MT5EncoderModel"),
+    Variant("umt5:encoder", config_of("UMT5Config", T5), "UMT5EncoderModel"),
+    Variant("longt5:local", config_of("LongT5Config", T5, local_radius=4), "LongT5EncoderModel"),
     Variant(
         "longt5:tglobal",
-        of("LongT5Config", T5, local_radius=4, encoder_attention_type="transient-global", global_block_size=4),
+        config_of("LongT5Config", T5, local_radius=4, encoder_attention_type="transient-global", global_block_size=4),
         "LongT5EncoderModel",
         reason=_ONE_LENGTH,
     ),
     Variant(
         "switch_transformers:encoder",
-        of("SwitchTransformersConfig", T5, num_experts=4),
+        config_of("SwitchTransformersConfig", T5, num_experts=4),
         "SwitchTransformersEncoderModel",
         reason="it casts a module inside forward, which torch.export refuses",
     ),
@@ -306,23 +326,23 @@ VARIANTS = [
     ),
     Variant(
         "t5gemma2:text_encoder",
-        inner("T5Gemma2Config", "T5Gemma2TextConfig", **_GEMMA, dropout_rate=0.0),
+        part_of("T5Gemma2Config", "T5Gemma2TextConfig", **_GEMMA, dropout_rate=0.0),
         "T5Gemma2TextEncoder",
     ),
-    Variant("bart:encoder", of("BartConfig", BART), "BartModel"),
-    Variant("mbart:encoder", of("MBartConfig", BART), "MBartModel"),
-    Variant("m2m_100:encoder", of("M2M100Config", BART), "M2M100Model"),
-    Variant("pegasus:encoder", of("PegasusConfig", BART), "PegasusModel"),
-    Variant("marian:encoder", of("MarianConfig", BART), "MarianModel"),
+    Variant("bart:encoder", config_of("BartConfig", BART), "BartModel"),
+    Variant("mbart:encoder", config_of("MBartConfig", BART), "MBartModel"),
+    Variant("m2m_100:encoder", config_of("M2M100Config", BART), "M2M100Model"),
+    Variant("pegasus:encoder", config_of("PegasusConfig", BART), "PegasusModel"),
+    Variant("marian:encoder", config_of("MarianConfig", BART), "MarianModel"),
     Variant(
         "led:encoder",
-        of("LEDConfig", BART, attention_window=8, max_encoder_position_embeddings=128),
+        config_of("LEDConfig", BART, attention_window=8, max_encoder_position_embeddings=128),
         "LEDModel",
         reason=_BRANCHES,
     ),
     Variant(
         "prophetnet:encoder",
-        of(
+        config_of(
             "ProphetNetConfig",
             {**SPECIAL},
             vocab_size=120,
@@ -337,38 +357,42 @@ VARIANTS = [
         ),
         "ProphetNetModel",
     ),
-    Variant("clip_text_model", of("CLIPTextConfig", TOWER), "CLIPTextModel"),
-    Variant("clip:text_proj", of("CLIPTextConfig", TOWER), "CLIPTextModelWithProjection"),
-    Variant("chinese_clip:text", of("ChineseCLIPTextConfig"), "ChineseCLIPTextModel"),
-    Variant("align:text", of("AlignTextConfig"), "AlignTextModel"),
-    Variant("altclip:text", inner("AltCLIPConfig", "AltCLIPTextConfig", **SHARED, project_dim=24), "AltCLIPTextModel"),
-    Variant("aimv2:text", inner("Aimv2Config", "Aimv2TextConfig", **TOWER), "Aimv2TextModel"),
-    Variant("blip:text", inner("BlipConfig", "BlipTextConfig", **SHARED, encoder_hidden_size=32), "BlipTextModel"),
-    Variant("bridgetower:text", inner("BridgeTowerConfig", "BridgeTowerTextConfig", **SHARED), "BridgeTowerTextModel"),
-    Variant("clap:text", inner("ClapConfig", "ClapTextConfig", **SHARED), "ClapTextModel"),
-    Variant("clipseg:text", inner("CLIPSegConfig", "CLIPSegTextConfig", **TOWER), "CLIPSegTextModel"),
-    Variant("flava:text", inner("FlavaConfig", "FlavaTextConfig", **SHARED), "FlavaTextModel"),
-    Variant("groupvit:text", inner("GroupViTConfig", "GroupViTTextConfig", **TOWER), "GroupViTTextModel"),
-    Variant("metaclip_2:text", inner("MetaClip2Config", "MetaClip2TextConfig", **TOWER), "MetaClip2TextModel"),
-    Variant("owlvit:text", inner("OwlViTConfig", "OwlViTTextConfig", **TOWER), "OwlViTTextModel"),
-    Variant("owlv2:text", inner("Owlv2Config", "Owlv2TextConfig", **TOWER), "Owlv2TextModel"),
-    Variant("siglip:text", inner("SiglipConfig", "SiglipTextConfig", **SHARED), "SiglipTextModel"),
-    Variant("siglip2:text", inner("Siglip2Config", "Siglip2TextConfig", **SHARED), "Siglip2TextModel"),
-    Variant("tipsv2_text_model", of("Tipsv2TextConfig"), "Tipsv2TextModel"),
+    Variant("clip_text_model", config_of("CLIPTextConfig", TOWER), "CLIPTextModel"),
+    Variant("clip:text_proj", config_of("CLIPTextConfig", TOWER), "CLIPTextModelWithProjection"),
+    Variant("chinese_clip:text", config_of("ChineseCLIPTextConfig"), "ChineseCLIPTextModel"),
+    Variant("align:text", config_of("AlignTextConfig"), "AlignTextModel"),
+    Variant(
+        "altclip:text", part_of("AltCLIPConfig", "AltCLIPTextConfig", **SHARED, project_dim=24), "AltCLIPTextModel"
+    ),
+    Variant("aimv2:text", part_of("Aimv2Config", "Aimv2TextConfig", **TOWER), "Aimv2TextModel"),
+    Variant("blip:text", part_of("BlipConfig", "BlipTextConfig", **SHARED, encoder_hidden_size=32), "BlipTextModel"),
+    Variant(
+        "bridgetower:text", part_of("BridgeTowerConfig", "BridgeTowerTextConfig", **SHARED), "BridgeTowerTextModel"
+    ),
+    Variant("clap:text", part_of("ClapConfig", "ClapTextConfig", **SHARED), "ClapTextModel"),
+    Variant("clipseg:text", part_of("CLIPSegConfig", "CLIPSegTextConfig", **TOWER), "CLIPSegTextModel"),
+    Variant("flava:text", part_of("FlavaConfig", "FlavaTextConfig", **SHARED), "FlavaTextModel"),
+    Variant("groupvit:text", part_of("GroupViTConfig", "GroupViTTextConfig", **TOWER), "GroupViTTextModel"),
+    Variant("metaclip_2:text", part_of("MetaClip2Config", "MetaClip2TextConfig", **TOWER), "MetaClip2TextModel"),
+    Variant("owlvit:text", part_of("OwlViTConfig", "OwlViTTextConfig", **TOWER), "OwlViTTextModel"),
+    Variant("owlv2:text", part_of("Owlv2Config", "Owlv2TextConfig", **TOWER), "Owlv2TextModel"),
+    Variant("siglip:text", part_of("SiglipConfig", "SiglipTextConfig", **SHARED), "SiglipTextModel"),
+    Variant("siglip2:text", part_of("Siglip2Config", "Siglip2TextConfig", **SHARED), "Siglip2TextModel"),
+    Variant("tipsv2_text_model", config_of("Tipsv2TextConfig"), "Tipsv2TextModel"),
     Variant(
         "sam3_lite_text_text_model",
-        of("Sam3LiteTextTextConfig"),
+        config_of("Sam3LiteTextTextConfig"),
         "Sam3LiteTextTextModel",
         reason="upsample_bilinear2d",
     ),
-    Variant("videoprism:text", of("VideoPrismTextConfig"), "VideoPrismTextModel"),
-    Variant("xclip:text", inner("XCLIPConfig", "XCLIPTextConfig", **TOWER), "XCLIPTextModel"),
-    Variant("clvp:encoder", of("ClvpEncoderConfig", TOWER, hidden_size=128), "ClvpEncoder"),
+    Variant("videoprism:text", config_of("VideoPrismTextConfig"), "VideoPrismTextModel"),
+    Variant("xclip:text", part_of("XCLIPConfig", "XCLIPTextConfig", **TOWER), "XCLIPTextModel"),
+    Variant("clvp:encoder", config_of("ClvpEncoderConfig", TOWER, hidden_size=128), "ClvpEncoder"),
 ]
 
 
-class PerceiverOfText(torch.nn.Module):
-    """PerceiverModel with its text preprocessor, under the usual name of its input."""
+class TextPerceiver(torch.nn.Module):
+    """PerceiverModel with its text preprocessor, whose input is named input_ids."""
 
     def __init__(self, config: Any) -> None:
         super().__init__()
@@ -386,11 +410,11 @@ class PerceiverOfText(torch.nn.Module):
 
 
 def perceiver() -> Any:
-    """The Perceiver of the table, every weight redrawn."""
+    """Return the Perceiver of the table with random weights."""
     config = next(variant.config() for variant in VARIANTS if variant.name == "perceiver:text")
     config.model_type = "perceiver"
     torch.manual_seed(0)
-    module = PerceiverOfText(config).eval()
+    module = TextPerceiver(config).eval()
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.normal_(0, STD)

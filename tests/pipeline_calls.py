@@ -234,7 +234,7 @@ ERRORS: dict[str, tuple[str, Call, type[Exception], str]] = {
         "expected a string like",
     ),
     "a third argument": (ZERO_SHOT, lambda pipe: pipe("cat", LABELS, "{}"), ValueError, "expected only the labels"),
-    "labels twice": (ZERO_SHOT, lambda pipe: pipe("a", LABELS, candidate_labels="b"), ValueError, "the labels alone"),
+    "labels twice": (ZERO_SHOT, lambda pipe: pipe("a", LABELS, candidate_labels="b"), ValueError, "only the labels"),
     "text of []": (TEXT, lambda pipe: pipe([]), IndexError, "the list of texts is empty"),
     "text of None": (TEXT, lambda pipe: pipe(None), ValueError, "one text is None"),
     "text of a number": (TEXT, lambda pipe: pipe([5]), ValueError, "one text is 5"),

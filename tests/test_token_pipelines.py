@@ -171,7 +171,7 @@ def test_texts_cut_unasked_are_reported_once_with_their_count(
         pipe(LONG, stride=4, aggregation_strategy="simple")
         pipe([LONG])
     [record] = caplog.records
-    assert record.getMessage().startswith("1 of 5 texts have more tokens than the 44 that there is room for")
+    assert record.getMessage().startswith("1 of 5 texts have more tokens than the limit of 44")
     assert record.getMessage().endswith("Pass stride and an aggregation_strategy to have every part read.")
 
 

@@ -14,7 +14,7 @@ import transformers
 from checkpoints import FAMILIES, make_checkpoint, make_wordpiece, mlx_class, ragged_inputs, row_name
 from subprocesses import run_python
 
-from benchmarks.traced_models import outcome_of
+from benchmarks.traced_models import run_variant
 from benchmarks.traced_variants import VARIANTS
 from mlx_hf_bridge import MLXAutoModel, MLXSentenceTransformer, pipeline
 from mlx_hf_bridge.conversion import traced as loading_traced
@@ -314,5 +314,5 @@ SAMPLE = (
 @pytest.mark.parametrize("name", SAMPLE)
 def test_a_variant_answers_as_transformers_at_other_shapes(name: str) -> None:
     variant = next(variant for variant in VARIANTS if variant.name == name)
-    found = outcome_of(variant)
+    found = run_variant(variant)
     assert found.passed, f"{found.difference} {found.reason}"

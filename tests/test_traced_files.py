@@ -125,7 +125,7 @@ def test_a_shape_outside_the_guards_is_padded_or_refused() -> None:
     held = model(graph(*LOOK_UP, guards=["L % 4 == 0"]))
     assert held(BATCH).hidden.shape == (1, 3, 4)
     with pytest.raises(
-        InputError, match=r"1 texts of 3 tokens do not fit the graph of OwnModel, which holds where L < 3"
+        InputError, match=r"1 texts of 3 tokens do not fit the graph of OwnModel, which is valid for L < 3"
     ):
         model(graph(*LOOK_UP, guards=["L < 3"]))(BATCH)
     shows = graph(*LOOK_UP, guards=["L % 4 == 0"])

@@ -243,8 +243,11 @@ def test_never_and_unknown_words_are_refused(own: tuple[Path, Any]) -> None:
 def test_what_a_graph_cannot_answer_is_one_clear_error(own: tuple[Path, Any]) -> None:
     model = MLXAutoModel.from_pretrained(own[0])
     for asked, message in (
-        ({"output_attentions": True}, "output_attentions is asked, and the traced OwnModel has none"),
-        ({"output_hidden_states": True}, "output_hidden_states is asked, and the traced OwnModel has none"),
+        ({"output_attentions": True}, "output_attentions was passed, and the traced OwnModel has no attentions"),
+        (
+            {"output_hidden_states": True},
+            "output_hidden_states was passed, and the traced OwnModel has no hidden states",
+        ),
         ({"position_ids": [[0, 1, 2]]}, "the traced OwnModel takes neither"),
     ):
         with pytest.raises(InputError, match=message):

@@ -1,4 +1,4 @@
-"""A graph run on MLX: its nodes in order, each an entry of the table of operations.
+"""Run a graph on MLX: its nodes in order, each by a function from the table of operations.
 
 B texts, L tokens.
 """
@@ -18,39 +18,45 @@ Step = Callable[[list[Any]], Any]
 
 
 class Program:
-    """Some of a graph's nodes, ready to be run: inputs by name -> those nodes' values.
+    """The nodes that some outputs of a graph need, ready to run.
 
-    weights: what `weight` nodes stand for: arrays, or packed tables. dtype: of the activations.
+    Called with the inputs by name, it returns the values of the outputs in the order given.
+
+    Args:
+        graph: The graph.
+        outputs: The nodes whose values are returned.
+        weights: Arrays and packed tables by name.
+        dtype: The dtype of the activations.
     """
 
-    def __init__(self, graph: Graph, wanted: list[Node], weights: Mapping[str, Any], dtype: mx.Dtype) -> None:
-        self._needed = required_nodes(graph, wanted)
-        self._places = {id(node): place for place, node in enumerate(self._needed)}
-        self._wanted = [self._places[id(node)] for node in wanted]
+    def __init__(self, graph: Graph, outputs: list[Node], weights: Mapping[str, Any], dtype: mx.Dtype) -> None:
+        self._nodes = required_nodes(graph, outputs)
+        self._index = {id(node): index for index, node in enumerate(self._nodes)}
+        self._output_indices = [self._index[id(node)] for node in outputs]
         self._dtype = dtype
-        self._steps = [self._step(node, weights) for node in self._needed]
-        self._inputs = [(self._places[id(node)], node.args[0]) for node in self._needed if node.op == INPUT]
+        self._steps = [self._step(node, weights) for node in self._nodes]
+        self._inputs = [(self._index[id(node)], node.args[0]) for node in self._nodes if node.op == INPUT]
         self._ends = self._last_reads()
 
     def __call__(self, inputs: Mapping[str, mx.array]) -> list[Any]:
-        values: list[Any] = [None] * len(self._needed)
-        for place, name in self._inputs:
-            values[place] = inputs[name]
-        for place, step in enumerate(self._steps):
+        values: list[Any] = [None] * len(self._nodes)
+        for index, name in self._inputs:
+            values[index] = inputs[name]
+        for index, step in enumerate(self._steps):
             if step is not None:
-                values[place] = self._run(place, step, values)
-            for end in self._ends[place]:
+                values[index] = self._run(index, step, values)
+            for end in self._ends[index]:
                 values[end] = None
-        return [values[place] for place in self._wanted]
+        return [values[index] for index in self._output_indices]
 
-    def _run(self, place: int, step: Step, values: list[Any]) -> Any:
+    def _run(self, index: int, step: Step, values: list[Any]) -> Any:
         try:
             return step(values)
         except BridgeError:
             raise
-        except Exception as error:  # whatever MLX raises for operands that do not fit
+        except Exception as error:  # MLX raises several types for operands that do not fit
             raise UnsupportedModelError(
-                f"node {place} of the graph ({self._needed[place].op}) cannot be computed: {error}. Convert the model "
+                f"node {index} of the graph ({self._nodes[index].op}) cannot be computed: {error}. Convert the model "
                 "again; if that does not help, use transformers on torch for it."
             ) from error
 
@@ -62,44 +68,44 @@ class Program:
             return lambda values: weight
         function = OPERATIONS[node.op]
         if self._dtype != mx.float32:
-            function = _narrowing(function, self._dtype)
+            function = _cast_mixed(function, self._dtype)
         args, options = [self._reader(arg) for arg in node.args], node.options
         readers = {name: self._reader(option) for name, option in options.items()}
         if all(isinstance(arg, Node) for arg in node.args) and not options:
-            places = [self._places[id(arg)] for arg in node.args]
-            return lambda values: function(*[values[place] for place in places])
+            indices = [self._index[id(arg)] for arg in node.args]
+            return lambda values: function(*[values[index] for index in indices])
         return lambda values: function(
             *[read(values) for read in args], **{name: read(values) for name, read in readers.items()}
         )
 
     def _reader(self, arg: Any) -> Step:
         if isinstance(arg, Node):
-            place = self._places[id(arg)]
-            return lambda values: values[place]
+            index = self._index[id(arg)]
+            return lambda values: values[index]
         if isinstance(arg, (list, tuple)):
             if not any(True for _ in input_nodes(Node("", (arg,)))):
                 return lambda values: arg
             readers = [self._reader(item) for item in arg]
             return lambda values: [read(values) for read in readers]
         if isinstance(arg, float) and self._dtype != mx.float32:
-            arg = _within(arg, self._dtype)
+            arg = _clip_to_range(arg, self._dtype)
         return lambda values: arg
 
     def _last_reads(self) -> list[list[int]]:
-        """For each place the values that nothing reads afterwards."""
+        """Return, for each node, the values that nothing reads after it, so that their memory is freed."""
         last: dict[int, int] = {}
-        for place, node in enumerate(self._needed):
+        for index, node in enumerate(self._nodes):
             for read in input_nodes(node):
-                last[self._places[id(read)]] = place
-        ends: list[list[int]] = [[] for _ in self._needed]
-        for value, place in last.items():
-            if value not in self._wanted:
-                ends[place].append(value)
+                last[self._index[id(read)]] = index
+        ends: list[list[int]] = [[] for _ in self._nodes]
+        for value, index in last.items():
+            if value not in self._output_indices:
+                ends[index].append(value)
         return ends
 
 
 def required_nodes(graph: Graph, wanted: list[Node]) -> list[Node]:
-    """The nodes that the wanted ones read, themselves included, in the graph's order."""
+    """Return the nodes that some nodes depend on, themselves included, in the order of the graph."""
     found: set[int] = set()
     waiting = list(wanted)
     while waiting:
@@ -110,27 +116,34 @@ def required_nodes(graph: Graph, wanted: list[Node]) -> list[Node]:
     return [node for node in graph.nodes if id(node) in found]
 
 
-def _narrowing(function: Callable[..., Any], dtype: mx.Dtype) -> Callable[..., Any]:
-    """Float32 beside half precision is made half, so that a mask or an angle does not widen the activations."""
+def _cast_mixed(function: Callable[..., Any], dtype: mx.Dtype) -> Callable[..., Any]:
+    """Wrap an operation so that float32 arguments next to half-precision ones become half precision.
 
-    def narrowed(*args: Any, **options: Any) -> Any:
+    Without this a mask or an angle in float32 would widen the activations.
+    """
+
+    def operation(*args: Any, **options: Any) -> Any:
         if any(isinstance(arg, mx.array) and arg.dtype == dtype for arg in args):
-            args = tuple(_narrow(arg, dtype) for arg in args)
+            args = tuple(_cast(arg, dtype) for arg in args)
             if options.get("dtype") in ("float32", "float64"):
                 options = {name: value for name, value in options.items() if name != "dtype"}
         return function(*args, **options)
 
-    return narrowed
+    return operation
 
 
-def _narrow(arg: Any, dtype: mx.Dtype) -> Any:
+def _cast(arg: Any, dtype: mx.Dtype) -> Any:
+    """Cast a float array to another dtype, clipped to its range; other values pass unchanged."""
     if not is_float(arg) or arg.dtype == dtype:
         return arg
     limit = mx.finfo(dtype).max
     return mx.clip(arg, -limit, limit).astype(dtype)
 
 
-def _within(number: float, dtype: mx.Dtype) -> float:
-    """torch's smallest float32 is -inf in half precision, and rows of it are NaN."""
+def _clip_to_range(number: float, dtype: mx.Dtype) -> float:
+    """Clip a number to the range of a dtype.
+
+    torch's smallest float32 would be -inf in half precision, and a row of -inf becomes NaN in a softmax.
+    """
     limit = float(mx.finfo(dtype).max)
     return number if math.isinf(number) else min(max(number, -limit), limit)

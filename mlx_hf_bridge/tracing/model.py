@@ -1,6 +1,6 @@
-"""A traced module in the place of a family's: a batch of tokens -> its answers.
+"""A traced module as a model: a batch of tokens -> its outputs.
 
-B texts, L tokens, D hidden.
+B texts, L tokens, D hidden size.
 """
 
 from collections import OrderedDict
@@ -22,17 +22,27 @@ from mlx_hf_bridge.tracing.interpreter import Program
 from mlx_hf_bridge.tracing.ops.dtypes import DTYPES
 
 IDS, MASK, TOKEN_TYPE_IDS = "input_ids", "attention_mask", "token_type_ids"
-_STATES = "hidden_states."
-# A length that the guards refuse is tried again with this many slots of padding.
-_MORE_SLOTS = 64
-# mx.compile keeps a trace a shape; lengths go up to a multiple of the first, and the oldest of the second is forgotten.
+_HIDDEN_STATES = "hidden_states."
+# How much padding is tried to reach a length that all guards allow.
+_MAX_EXTRA_PADDING = 64
+# mx.compile traces each shape and keeps it: lengths are padded to a multiple of the first so that there are fewer
+# shapes, and beyond the second number the least recently used one is dropped.
 LENGTH_MULTIPLE, MAX_COMPILED_SHAPES = 16, 32
 
 
 class TracedModel(nn.Module):
-    """A graph with its weights. compiled: one mx.compile a shape, lengths in buckets; None = as the device does best.
+    """A graph with its weights, called as an encoder with its head.
 
-    weights: arrays and packed tables by name. dtype: of the activations.
+    Called with a TokenBatch of shape (B, L), it returns an EncoderOutput with hidden (B, L, D) and the other outputs of
+    the graph by name.
+
+    Args:
+        graph: The graph.
+        weights: Arrays and packed tables by name.
+        dtype: The dtype of the activations.
+        pooler: Whether the output of the pooler is computed, if the graph has one.
+        compiled: Whether each shape is compiled with mx.compile, with lengths padded to a multiple of LENGTH_MULTIPLE;
+            None for what is fastest on the device.
     """
 
     def __init__(
@@ -50,15 +60,15 @@ class TracedModel(nn.Module):
         self._graph = graph
         self._dtype = dtype
         self._guards = [Guard(text) for text in graph.guards]
-        self._places = IndexChecks(graph, weights)
+        self._index_checks = IndexChecks(graph, weights)
         self._programs: dict[tuple[str, ...], Program] = {}
         self._compiled = COMPILES_GRAPHS if compiled is None else compiled
-        self._traces: OrderedDict[Any, Callable[..., list[mx.array]]] = OrderedDict()
+        self._compiled_calls: OrderedDict[Any, Callable[..., list[mx.array]]] = OrderedDict()
 
     @property
     def compiled_shapes(self) -> int:
-        """How many shapes are compiled now; MOST_TRACES at most."""
-        return len(self._traces)
+        """How many shapes are compiled now; MAX_COMPILED_SHAPES at most."""
+        return len(self._compiled_calls)
 
     def __call__(
         self,
@@ -70,74 +80,92 @@ class TracedModel(nn.Module):
     ) -> EncoderOutput:
         if output_attentions:
             raise InputError(
-                f"output_attentions is asked, and the traced {self._graph.facts.model_class} has none: a graph's "
-                "answers "
-                "are fixed when it is made. Leave it out, or use transformers on torch."
+                f"output_attentions was passed, and the traced {self._graph.facts.model_class} has no attentions: the "
+                "outputs of a graph are fixed when it is traced. Leave it out, or use transformers on torch."
             )
-        names = self._wanted(output_hidden_states)
-        answers = dict(zip(names, self.answers(batch, names), strict=True))
-        kept = tuple(answers.pop(name) for name in names if name.startswith(_STATES)) if output_hidden_states else None
-        pooled = answers.pop("pooler_output", None)
-        hidden = answers.pop("last_hidden_state", None)
+        names = self._output_names(output_hidden_states)
+        outputs = dict(zip(names, self.run_outputs(batch, names), strict=True))
+        states = (
+            tuple(outputs.pop(name) for name in names if name.startswith(_HIDDEN_STATES))
+            if output_hidden_states
+            else None
+        )
+        pooled = outputs.pop("pooler_output", None)
+        hidden = outputs.pop("last_hidden_state", None)
         if hidden is None:
-            hidden = kept[-1] if kept else next(iter(answers.values()), pooled)
+            hidden = states[-1] if states else next(iter(outputs.values()), pooled)
         assert hidden is not None
-        return EncoderOutput(hidden, pooled, answers, kept, None)
+        return EncoderOutput(hidden, pooled, outputs, states, None)
 
-    def answers(self, batch: TokenBatch, names: tuple[str, ...]) -> list[mx.array]:
-        """The outputs of these names, padding cut off again."""
+    def run_outputs(self, batch: TokenBatch, names: tuple[str, ...]) -> list[mx.array]:
+        """Compute the outputs of these names, with the padding of the length removed again."""
         if batch.position_ids is not None or batch.inputs_embeds is not None:
             raise InputError(
-                f"position_ids or inputs_embeds is given, and the traced {self._graph.facts.model_class} takes "
-                "neither: "
-                "its graph counts places from the ids. Leave it out, or use transformers on torch."
+                f"position_ids or inputs_embeds was passed, and the traced {self._graph.facts.model_class} takes "
+                "neither: its graph computes positions from the ids. Leave it out, or use transformers on torch."
             )
         texts, tokens = batch.ids.shape
-        sizes = {"B": texts, "L": self._length(texts, tokens)}
+        sizes = {"B": texts, "L": self._padded_length(texts, tokens)}
         inputs = self._inputs(batch, sizes)
-        self._places.check(inputs)
+        self._index_checks.check(inputs)
         results = self._run(names, inputs)
-        return [self._cut(name, result, tokens) for name, result in zip(names, results, strict=True)]
+        return [self._truncate(name, result, tokens) for name, result in zip(names, results, strict=True)]
 
     def check(self, batch: TokenBatch, sizes: Mapping[str, int]) -> None:
-        """InputError or TokenRangeError for a shape, or values, that the graph does not hold for."""
-        if not self.allows(sizes["B"], sizes["L"]):
-            raise InputError(f"{sizes} do not fit the graph of {self._graph.facts.model_class}. Give another length.")
-        self._places.check(self._inputs(batch, sizes))
+        """Check that the graph is valid for a shape and the values of a batch.
 
-    def _wanted(self, states: bool) -> tuple[str, ...]:
+        Args:
+            batch: The batch.
+            sizes: The shape, "B" and "L".
+
+        Raises:
+            InputError: If a guard does not hold for the shape.
+            TokenRangeError: If an index is outside its table.
+        """
+        if not self.allows(sizes["B"], sizes["L"]):
+            raise InputError(f"{sizes} do not fit the graph of {self._graph.facts.model_class}. Pass another length.")
+        self._index_checks.check(self._inputs(batch, sizes))
+
+    def _output_names(self, output_hidden_states: bool) -> tuple[str, ...]:
+        """Return the names of the outputs to compute."""
         outputs = list(self._graph.outputs)
-        if states and not any(name.startswith(_STATES) for name in outputs):
+        if output_hidden_states and not any(name.startswith(_HIDDEN_STATES) for name in outputs):
             raise InputError(
-                f"output_hidden_states is asked, and the traced {self._graph.facts.model_class} has none. Leave it "
-                "out, "
-                "or use transformers on torch."
+                f"output_hidden_states was passed, and the traced {self._graph.facts.model_class} has no hidden "
+                "states. Leave it out, or use transformers on torch."
             )
         dropped = () if "pooler" in self else ("pooler_output",)
-        return tuple(name for name in outputs if (states or not name.startswith(_STATES)) and name not in dropped)
+        return tuple(
+            name
+            for name in outputs
+            if (output_hidden_states or not name.startswith(_HIDDEN_STATES)) and name not in dropped
+        )
 
-    def _length(self, texts: int, tokens: int) -> int:
-        """The least length from `tokens` on, in whole buckets where shapes are compiled, that every guard allows."""
+    def _padded_length(self, texts: int, tokens: int) -> int:
+        """Return the smallest length that is not below `tokens` and that every guard allows.
+
+        Where shapes are compiled, it is a multiple of LENGTH_MULTIPLE.
+        """
         facts = self._graph.facts
         if tokens > facts.max_length:
             raise TokenRangeError(
-                f"the texts have {tokens} tokens, and the traced {facts.model_class} takes {facts.max_length} at most. "
+                f"the texts have {tokens} tokens, and the traced {facts.model_class} takes at most {facts.max_length}. "
                 "Truncate them."
             )
         step = LENGTH_MULTIPLE if self._compiled and not facts.length_dependent else 1
         first = min(-(-tokens // step) * step, facts.max_length)
-        tried = [first] if facts.length_dependent else [*range(first, first + _MORE_SLOTS), tokens]
-        for length in tried:
+        candidates = [first] if facts.length_dependent else [*range(first, first + _MAX_EXTRA_PADDING), tokens]
+        for length in candidates:
             if length <= facts.max_length and self.allows(texts, length):
                 return length
-        broken = next(guard.text for guard in self._guards if not guard.holds({"B": texts, "L": tokens}))
+        violated = next(guard.text for guard in self._guards if not guard.holds({"B": texts, "L": tokens}))
         raise InputError(
-            f"{texts} texts of {tokens} tokens do not fit the graph of {facts.model_class}, which holds where {broken} "
-            "(B texts, L tokens). Give another number of texts, or cut or lengthen them."
+            f"{texts} texts of {tokens} tokens do not fit the graph of {facts.model_class}, which is valid for "
+            f"{violated} (B texts, L tokens). Pass another number of texts, or truncate or pad them."
         )
 
     def allows(self, texts: int, tokens: int) -> bool:
-        """Whether the graph holds for a batch of this shape."""
+        """Return whether the graph is valid for a batch of this shape."""
         sizes = {"B": texts, "L": tokens}
         return all(guard.holds(sizes) for guard in self._guards)
 
@@ -145,46 +173,47 @@ class TracedModel(nn.Module):
         return {name: self._input(name, spec, batch, sizes) for name, spec in self._graph.inputs.items()}
 
     def _input(self, name: str, spec: GraphInput, batch: TokenBatch, sizes: Mapping[str, int]) -> mx.array:
-        """An input in its full shape: the caller's, padded with 0, or 0 where it is left out (a mask 1)."""
+        """Return an input in its full shape: the given one padded with 0, or 0 if it is absent (1 for the mask)."""
         shape = tuple(sizes[axis] if isinstance(axis, str) else axis for axis in spec.axes)
         known = {IDS: batch.ids, MASK: batch.mask, TOKEN_TYPE_IDS: batch.token_type_ids}
         found = known.get(name, batch.extra_inputs.get(name))
         dtype = DTYPES[spec.dtype]
         if found is None and not spec.optional:
             raise InputError(
-                f"{name} is not given, and {self._graph.facts.model_class} answers otherwise with it than without. "
-                f"Pass {name} with the shape {shape}."
+                f"{name} is not given, and the outputs of {self._graph.facts.model_class} depend on it. "
+                f"Pass {name} of shape {shape}."
             )
         if found is None:
             found = mx.ones(batch.ids.shape, dtype) if name == MASK else mx.zeros(shape, dtype)
         if found.ndim != len(shape):
             found = found.reshape(*found.shape[:1], *[1] * (len(shape) - found.ndim), *found.shape[1:])
-        missing = [(0, size - given) for size, given in zip(shape, found.shape, strict=True)]
-        if any(before or after for before, after in missing):
+        padding = [(0, size - present) for size, present in zip(shape, found.shape, strict=True)]
+        if any(before or after for before, after in padding):
             filler = self._graph.facts.pad_token_id or 0 if name == IDS else 0
-            found = mx.pad(found, missing, constant_values=filler)
+            found = mx.pad(found, padding, constant_values=filler)
         return found.astype(dtype)
 
     def _run(self, names: tuple[str, ...], inputs: Mapping[str, mx.array]) -> list[mx.array]:
         program = self._programs.get(names)
         if program is None:
-            wanted = [self._graph.outputs[name] for name in names]
-            program = self._programs[names] = Program(self._graph, wanted, self.table, self._dtype)
+            nodes = [self._graph.outputs[name] for name in names]
+            program = self._programs[names] = Program(self._graph, nodes, self.table, self._dtype)
         if not self._compiled:
             return program(inputs)
         key = (names, *(array.shape for array in inputs.values()))
-        trace = self._traces.pop(key, None) or mx.compile(partial(_called, program, tuple(inputs)))
-        self._traces[key] = trace
-        while len(self._traces) > MAX_COMPILED_SHAPES:
-            self._traces.popitem(last=False)
-        return trace(*inputs.values())
+        call = self._compiled_calls.pop(key, None) or mx.compile(partial(_call, program, tuple(inputs)))
+        self._compiled_calls[key] = call
+        while len(self._compiled_calls) > MAX_COMPILED_SHAPES:
+            self._compiled_calls.popitem(last=False)
+        return call(*inputs.values())
 
-    def _cut(self, name: str, result: mx.array, tokens: int) -> mx.array:
-        for place, axis in enumerate(self._graph.axes[name]):
-            if axis == "L" and result.shape[place] != tokens:
-                result = mx.split(result, [tokens], axis=place)[0]
+    def _truncate(self, name: str, result: mx.array, tokens: int) -> mx.array:
+        """Remove the padding of the length from an output."""
+        for index, axis in enumerate(self._graph.axes[name]):
+            if axis == "L" and result.shape[index] != tokens:
+                result = mx.split(result, [tokens], axis=index)[0]
         return result
 
 
-def _called(program: Program, names: tuple[str, ...], *arrays: mx.array) -> list[mx.array]:
+def _call(program: Program, names: tuple[str, ...], *arrays: mx.array) -> list[mx.array]:
     return program(dict(zip(names, arrays, strict=True)))

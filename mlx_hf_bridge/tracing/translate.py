@@ -1,4 +1,4 @@
-"""An exported program becomes a graph and its tensors. Imports torch."""
+"""Translate an exported program into a graph and its tensors. Imports torch."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from mlx_hf_bridge.errors import UnsupportedModelError
 from mlx_hf_bridge.tracing.export import IGNORED, Inputs, axis_names, operation_name
 from mlx_hf_bridge.tracing.graph import CONSTANT, INPUT, WEIGHT, Node
 
-# Operations that leave some arguments as they are: copies, casts to the dtype that is there, and the like.
+# Operations that return their argument where its shape and dtype are the wanted ones already.
 _COPIES = (
     "clone",
     "alias",
@@ -24,11 +24,23 @@ _COPIES = (
     "view",
 )
 _WRAPPER = "module."
-_NOT_OURS = ("device", "pin_memory", "layout", "memory_format", "non_blocking", "copy", "requires_grad")
+_IGNORED_OPTIONS = ("device", "pin_memory", "layout", "memory_format", "non_blocking", "copy", "requires_grad")
 
 
 class Translation:
-    """nodes, outputs by name, tensors by name; parameters: which tensors are trained, not buffers or constants."""
+    """The result of translating an exported program.
+
+    Args:
+        program: The exported program.
+        inputs: The example inputs, by name, in the order of the program's placeholders.
+
+    Attributes:
+        nodes: The nodes in order.
+        outputs: The nodes of the outputs, by name.
+        axes: The axes of the outputs, by name.
+        tensors: The tensors, by name.
+        parameters: Names of the tensors that are parameters, not buffers or constants.
+    """
 
     def __init__(self, program: ExportedProgram, inputs: Inputs) -> None:
         self.nodes: list[Node] = []
@@ -36,21 +48,21 @@ class Translation:
         self.axes: dict[str, tuple[str | int, ...]] = {}
         self.tensors: dict[str, torch.Tensor] = {}
         self.parameters: set[str] = set()
-        self._made: dict[Any, Node] = {}
-        self._held: dict[str, Node] = {}
+        self._translated: dict[Any, Node] = {}
+        self._stored: dict[str, Node] = {}
         self._names = self._placeholders(program, list(inputs))
-        self._letters = self._letters_of(program, inputs)
+        self._sizes = self._size_names(program, inputs)
         for node in program.graph.nodes:
             self._add(node, program)
 
     def _placeholders(self, program: ExportedProgram, inputs: list[str]) -> dict[str, tuple[str, str]]:
-        """torch's placeholder -> (input or weight, our name); tensors of one memory have one name."""
+        """Return (input or weight, name) for each placeholder of torch; tensors that share memory get one name."""
         found: dict[str, tuple[str, str]] = {}
-        given = iter(inputs)
+        input_names = iter(inputs)
         seen: dict[tuple[Any, ...], str] = {}
         for spec in program.graph_signature.input_specs:
             if spec.kind == InputKind.USER_INPUT:
-                found[spec.arg.name] = (INPUT, next(given))
+                found[spec.arg.name] = (INPUT, next(input_names))
                 continue
             target = str(spec.target)
             tensor = program.state_dict[target] if target in program.state_dict else program.constants[target]
@@ -63,37 +75,37 @@ class Translation:
             found[spec.arg.name] = (WEIGHT, name)
         return found
 
-    def _letters_of(self, program: ExportedProgram, inputs: Inputs) -> dict[str, str]:
-        """torch's symbols of sizes -> B or L."""
-        letters: dict[str, str] = {}
+    def _size_names(self, program: ExportedProgram, inputs: Inputs) -> dict[str, str]:
+        """Return "B" or "L" for each of torch's size symbols."""
+        names: dict[str, str] = {}
         holders = {node.name: node for node in program.graph.nodes if node.op == "placeholder"}
         for holder, (kind, name) in self._names.items():
             if kind == INPUT:
                 for size, axis in zip(holders[holder].meta["val"].shape, axis_names(inputs[name]), strict=True):
                     if isinstance(axis, str):
-                        letters.setdefault(str(size), axis)
-        return letters
+                        names.setdefault(str(size), axis)
+        return names
 
     def _add(self, node: Any, program: ExportedProgram) -> None:
         if node.op == "placeholder":
             kind, name = self._names[node.name]
-            made = self._weight(name) if kind == WEIGHT else self._put(Node(INPUT, (name,)))
-            made.dtype = _dtype(node)
-            self._made[node] = made
+            translated = self._weight(name) if kind == WEIGHT else self._put(Node(INPUT, (name,)))
+            translated.dtype = _dtype(node)
+            self._translated[node] = translated
         elif node.op == "call_function" and operation_name(node.target) not in IGNORED:
-            options = {key: self._argument(value) for key, value in node.kwargs.items() if key not in _NOT_OURS}
+            options = {key: self._argument(value) for key, value in node.kwargs.items() if key not in _IGNORED_OPTIONS}
             args = tuple(self._argument(value) for value in node.args)
-            if _is_same(node) and isinstance(args[0], Node):
-                self._made[node] = args[0]
+            if _is_identity(node) and isinstance(args[0], Node):
+                self._translated[node] = args[0]
             else:
-                self._made[node] = self._put(Node(operation_name(node.target), args, options, _dtype(node)))
+                self._translated[node] = self._put(Node(operation_name(node.target), args, options, _dtype(node)))
         elif node.op == "output":
             self._add_outputs(node, program)
 
     def _weight(self, name: str) -> Node:
-        if name not in self._held:
-            self._held[name] = self._put(Node(WEIGHT if name in self.parameters else CONSTANT, (name,)))
-        return self._held[name]
+        if name not in self._stored:
+            self._stored[name] = self._put(Node(WEIGHT if name in self.parameters else CONSTANT, (name,)))
+        return self._stored[name]
 
     def _put(self, node: Node) -> Node:
         self.nodes.append(node)
@@ -101,7 +113,7 @@ class Translation:
 
     def _argument(self, value: Any) -> Any:
         if isinstance(value, torch.fx.Node):
-            return self._made.get(value)
+            return self._translated.get(value)
         if isinstance(value, torch.dtype):
             return str(value).removeprefix("torch.")
         if isinstance(value, (list, tuple)):
@@ -111,33 +123,33 @@ class Translation:
         if value is None or isinstance(value, (bool, int, float, str)):
             return value
         raise UnsupportedModelError(
-            f"the graph has {value!r} ({type(value).__name__}) for an argument, expected numbers. "
+            f"the graph has {value!r} ({type(value).__name__}) as an argument, expected numbers. "
             "Use transformers on torch for this model."
         )
 
     def _add_outputs(self, node: Any, program: ExportedProgram) -> None:
-        """The answers by name; hidden states are numbered."""
+        """Collect the outputs by name; hidden states are numbered."""
         shape = program.call_spec.out_spec
         template = torch.utils._pytree.tree_unflatten(list(node.args[0]), shape)
         for name, value in template.items():
             many = value if isinstance(value, (list, tuple)) else None
-            for place, item in enumerate(many if many is not None else [value]):
-                key = name if many is None else f"{name}.{place}"
-                self.outputs[key] = self._made[item]
+            for number, item in enumerate(many if many is not None else [value]):
+                key = name if many is None else f"{name}.{number}"
+                self.outputs[key] = self._translated[item]
                 self.axes[key] = tuple(self._axis(size) for size in item.meta["val"].shape)
 
     def _axis(self, size: Any) -> str | int:
-        return size if isinstance(size, int) else self._letters.get(str(size), "?")
+        return size if isinstance(size, int) else self._sizes.get(str(size), "?")
 
 
-def _is_same(node: Any) -> bool:
-    """Whether an operation gives what it was given: of the same shape and dtype."""
+def _is_identity(node: Any) -> bool:
+    """Return whether an operation returns its first argument: a copy of the same shape and dtype."""
     if operation_name(node.target) not in _COPIES:
         return False
-    given, made = node.args[0].meta.get("val"), node.meta.get("val")
-    if not isinstance(given, torch.Tensor) or not isinstance(made, torch.Tensor):
+    before, after = node.args[0].meta.get("val"), node.meta.get("val")
+    if not isinstance(before, torch.Tensor) or not isinstance(after, torch.Tensor):
         return False
-    return given.dtype == made.dtype and [str(size) for size in given.shape] == [str(size) for size in made.shape]
+    return before.dtype == after.dtype and [str(size) for size in before.shape] == [str(size) for size in after.shape]
 
 
 def _dtype(node: Any) -> str:

@@ -1,4 +1,4 @@
-"""Question answering: the passage of a text that answers each question.
+"""Question answering: find the span of a text that answers each question.
 
 python examples/answer_questions.py [model] [file]
 """
@@ -17,7 +17,7 @@ QUESTIONS = ["When does the bakery open?", "Who sells bread at the market?", "Wh
 def main(model_name: str = "deepset/roberta-base-squad2", file: str | None = None) -> None:
     text = Path(file).read_text(encoding="utf-8") if file else TEXT
     answer = pipeline("question-answering", model=model_name)
-    # The model may also say that the text has no answer.
+    # With handle_impossible_answer the result can also be that the text has no answer.
     for question, best in zip(
         QUESTIONS, answer(question=QUESTIONS, context=text, handle_impossible_answer=True), strict=True
     ):

@@ -1,4 +1,4 @@
-"""Convert a DistilBERT classifier to 8 and 4 bits, compare sizes and logits, and keep the smaller folder.
+"""Convert a DistilBERT classifier to 8 and 4 bits, compare sizes and logits, and save the smaller model.
 
 python examples/convert_distilbert.py [model] [folder]
 """
@@ -12,7 +12,7 @@ from mlx_hf_bridge import MLXAutoModelForSequenceClassification
 
 
 def main(model_name: str = "typeform/distilbert-base-uncased-mnli", folder: str = "distilbert-q4") -> None:
-    ids = np.array([[101, 7592, 2088, 102]]) % 100  # small enough for any vocabulary
+    ids = np.array([[101, 7592, 2088, 102]]) % 100  # ids that every vocabulary has
     exact = MLXAutoModelForSequenceClassification.from_pretrained(model_name)
     logits = exact(ids).logits
     print(f"float  {size_of(exact.folder):8.2f} MiB")

@@ -1,4 +1,4 @@
-"""Fill in the blank: the words that fit best where a text has ___.
+"""Fill-mask: predict the words that fit best where a text has ___.
 
 python examples/fill_mask.py [model] [text]
 """

@@ -1,4 +1,4 @@
-"""Named entities: who and what a text speaks of, however long it is.
+"""Named entity recognition: find people, places and organizations in a text of any length.
 
 python examples/ner.py [model] [text]
 """
@@ -11,7 +11,7 @@ TEXT = "Marie Curie was born in Warsaw. She worked in Paris, and won two Nobel p
 
 
 def main(model_name: str = "dslim/bert-base-NER", text: str = TEXT) -> None:
-    # Long texts are read in windows that have 32 tokens in common.
+    # Long texts are read in windows that overlap by 32 tokens.
     find = pipeline("ner", model=model_name, aggregation_strategy="simple", stride=32)
     for entity in find(text):
         found = text[entity["start"] : entity["end"]]

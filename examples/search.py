@@ -1,4 +1,4 @@
-"""Semantic search: the nearest of a few sentences to a question.
+"""Semantic search: find the sentences closest in meaning to a question.
 
 python examples/search.py [model] [question]
 """

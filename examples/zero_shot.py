@@ -1,4 +1,4 @@
-"""Zero-shot classification: label texts with words that the model was never trained on.
+"""Zero-shot classification: classify texts with labels that the model was not trained on.
 
 python examples/zero_shot.py [model]
 """

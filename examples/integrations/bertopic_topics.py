@@ -1,4 +1,4 @@
-"""BERTopic: the topics of texts, by sentence-transformers' own class on MLX.
+"""BERTopic: find topics with sentence-transformers' own class, computed by MLX.
 
 python examples/integrations/bertopic_topics.py [model]
 """
@@ -22,7 +22,7 @@ TEXTS = [
 def main(model_name: str = "sentence-transformers/all-MiniLM-L6-v2") -> None:
     model = SentenceTransformer(model_name, backend="mlx")
     # Without torch: model = mlx_hf_bridge.integrations.bertopic.MLXBackend(MLXSentenceTransformer(model_name))
-    # Few texts: a plain projection and two clusters in the place of UMAP and HDBSCAN.
+    # For so few texts, PCA and two clusters instead of UMAP and HDBSCAN.
     topics = BERTopic(embedding_model=model, umap_model=PCA(2), hdbscan_model=KMeans(2, random_state=0))
     topics.fit_transform(TEXTS)
     print(topics.get_topic_info()[["Topic", "Count", "Name"]].to_string(index=False))

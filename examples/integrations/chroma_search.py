@@ -1,4 +1,4 @@
-"""Chroma: a collection whose vectors MLX computes, without torch.
+"""Chroma: search a collection whose embeddings are computed by MLX, without torch.
 
 python examples/integrations/chroma_search.py [model]
 """

@@ -1,4 +1,4 @@
-"""Haystack: components that MLX computes, without torch.
+"""Haystack: search with components that compute with MLX, without torch.
 
 python examples/integrations/haystack_search.py [model]
 """

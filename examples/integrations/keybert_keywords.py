@@ -1,4 +1,4 @@
-"""KeyBERT: the words that stand for a text, by sentence-transformers' own class on MLX.
+"""KeyBERT: extract keywords with sentence-transformers' own class, computed by MLX.
 
 python examples/integrations/keybert_keywords.py [model]
 """

@@ -1,4 +1,4 @@
-"""LangChain: a vector store whose embeddings MLX computes, without torch.
+"""LangChain: search a vector store whose embeddings are computed by MLX, without torch.
 
 python examples/integrations/langchain_search.py [model]
 """

@@ -1,4 +1,4 @@
-"""LlamaIndex: embeddings that MLX computes, without torch.
+"""LlamaIndex: compare texts by embeddings that are computed by MLX, without torch.
 
 python examples/integrations/llama_index_search.py [model]
 """

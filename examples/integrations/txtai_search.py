@@ -1,4 +1,4 @@
-"""txtai: an index whose vectors MLX computes, without torch in the encoding.
+"""txtai: search an index whose embeddings are computed by MLX, without torch for encoding.
 
 python examples/integrations/txtai_search.py [model]
 """

@@ -38,9 +38,9 @@ def test_buckets_are_those_of_transformers(buckets: int, max_distance: int) -> N
 def test_short_texts_compute_only_the_places_that_they_reach() -> None:
     places = RelativePositionTable(256, 8, buckets=256, max_distance=512)
     relative = places(5)
-    assert relative.vectors.shape == (10, 8)
+    assert relative.embeddings.shape == (10, 8)
     assert np.array(relative.index).tolist()[0] == [5, 4, 3, 2, 1]
-    assert places(600).vectors.shape == (512, 8)
+    assert places(600).embeddings.shape == (512, 8)
     assert int(places(600).index.max()) == 511
 
 

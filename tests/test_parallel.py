@@ -72,10 +72,10 @@ def test_little_work_is_split_among_the_streams(monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize(("bits", "group_size"), [(8, 32), (8, 128), (4, 32), (4, 64)])
-def test_weights_unpacked_by_parts_are_mlxs(bits: int, group_size: int) -> None:
+def test_weights_dequantize_in_passes_are_mlxs(bits: int, group_size: int) -> None:
     weight, scales, biases = mx.quantize(mx.random.normal((48, 256)), group_size=group_size, bits=bits)
     expected = mx.dequantize(weight, scales, biases, group_size=group_size, bits=bits)
-    assert mx.array_equal(linear._unpacked_by_parts(weight, scales, biases, bits), expected)
+    assert mx.array_equal(linear._dequantize_in_passes(weight, scales, biases, bits), expected)
 
 
 def test_weights_are_unpacked_once_in_a_block_and_let_go_after_it(monkeypatch: pytest.MonkeyPatch) -> None:

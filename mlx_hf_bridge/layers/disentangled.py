@@ -1,6 +1,9 @@
-"""Disentangled attention (He et al., arXiv 2006.03654, section 3.1): scores of contents and of relative places.
+"""DeBERTa's disentangled attention: scores of contents plus scores of contents and relative positions.
 
-B texts, L tokens, D hidden, H heads, K = D / H, R rows of the table of relative places that L tokens reach.
+Sources: He et al., "DeBERTa", arXiv 2006.03654, section 3.1; talking heads, Shazeer et al., arXiv 2003.02436.
+
+Axes: B texts, L tokens, D hidden size, H heads, K head width (D / H), R rows of the relative position table that L
+tokens reach.
 """
 
 from collections.abc import Collection
@@ -17,7 +20,15 @@ Heads = tuple[mx.array, mx.array, mx.array]
 
 
 class QueryKeyValueProjection(nn.Module):
-    """x (B, L, D) -> queries, keys, values (B, H, L, K); queries and keys apart from values, for sharing."""
+    """Linear layers for queries, keys and values (DeBERTa v2); queries and keys are fused.
+
+    Takes x (B, L, D) and returns queries, keys and values, (B, H, L, K) each. Values have a layer of their own, because
+    relative positions may share the layer of queries and keys (`share_att_key`).
+
+    Args:
+        hidden_size: D.
+        heads: H.
+    """
 
     def __init__(self, hidden_size: int, heads: int) -> None:
         super().__init__()
@@ -30,13 +41,27 @@ class QueryKeyValueProjection(nn.Module):
         return queries, keys, split_heads(self.value(x), self.heads)
 
     def queries_keys(self, x: mx.array) -> tuple[mx.array, mx.array]:
-        """x (B, L, D) -> (B, H, L, K) each."""
+        """Project to queries and keys only.
+
+        Args:
+            x: (B, L, D), or relative position embeddings (1, R, D).
+
+        Returns:
+            Queries and keys, (B, H, L, K) each.
+        """
         queries, keys = mx.split(self.query_key(x), 2, axis=-1)
         return split_heads(queries, self.heads), split_heads(keys, self.heads)
 
 
 class HeadwiseProjection(nn.Module):
-    """DeBERTa's first form: each head's three parts lie together, and only queries and values have a bias."""
+    """DeBERTa v1's linear layer, with queries, keys and values of each head next to each other; keys have no bias.
+
+    Takes x (B, L, D) and returns queries, keys and values, (B, H, L, K) each.
+
+    Args:
+        hidden_size: D.
+        heads: H.
+    """
 
     def __init__(self, hidden_size: int, heads: int) -> None:
         super().__init__()
@@ -52,7 +77,15 @@ class HeadwiseProjection(nn.Module):
 
 
 class PositionProjection(nn.Module):
-    """vectors of places (1, R, D) -> their queries and keys (1, H, R, K), each where it has a product."""
+    """Linear layers of relative positions.
+
+    Takes relative position embeddings (1, R, D) and returns their queries and keys, (1, H, R, K) or None each.
+
+    Args:
+        heads: H.
+        query: Linear layer of queries, for the "p2c" scores, or None.
+        key: Linear layer of keys, for the "c2p" scores, or None.
+    """
 
     def __init__(self, heads: int, query: Linear | None, key: Linear | None) -> None:
         super().__init__()
@@ -62,40 +95,58 @@ class PositionProjection(nn.Module):
             self.key = key
         self.heads = heads
 
-    def __call__(self, vectors: mx.array) -> tuple[mx.array | None, mx.array | None]:
+    def __call__(self, embeddings: mx.array) -> tuple[mx.array | None, mx.array | None]:
         return (
-            split_heads(self.query(vectors), self.heads) if "query" in self else None,
-            split_heads(self.key(vectors), self.heads) if "key" in self else None,
+            split_heads(self.query(embeddings), self.heads) if "query" in self else None,
+            split_heads(self.key(embeddings), self.heads) if "key" in self else None,
         )
 
 
 class TalkingHeads(nn.Module):
-    """A product over heads of scores, and one of weights (Shazeer et al., arXiv 2003.02436)."""
+    """Linear layers across heads, before and after softmax.
+
+    Takes scores (B, H, L, L) and mask (B, 1, 1, L) with True for visible keys or None. Returns attention weights
+    (B, H, L, L). Source: Shazeer et al., arXiv 2003.02436.
+
+    Args:
+        heads: H.
+    """
 
     def __init__(self, heads: int) -> None:
         super().__init__()
-        # Not our Linear, so that no recipe packs them: H x H numbers.
+        # mlx.nn.Linear and not the Linear of this package, so that no recipe quantizes these H x H numbers.
         self.scores = nn.Linear(heads, heads, bias=False)
         self.weights = nn.Linear(heads, heads, bias=False)
 
     def __call__(self, scores: mx.array, mask: mx.array | None) -> mx.array:
-        """scores (B, H, L, L) -> weights (B, H, L, L)."""
-        scores = _over_heads(self.scores, scores)
+        scores = _across_heads(self.scores, scores)
         if mask is not None:
             scores = mx.where(mask, scores, mx.array(-mx.inf, scores.dtype))
-        return _over_heads(self.weights, mx.softmax(scores, axis=-1, precise=True))
+        return _across_heads(self.weights, mx.softmax(scores, axis=-1, precise=True))
 
 
-def _over_heads(product: nn.Module, x: mx.array) -> mx.array:
-    mixed: mx.array = product(x.transpose(0, 2, 3, 1))
+def _across_heads(linear: nn.Module, x: mx.array) -> mx.array:
+    """Apply a linear layer to the head axis of x (B, H, L, L)."""
+    mixed: mx.array = linear(x.transpose(0, 2, 3, 1))
     return mixed.transpose(0, 3, 1, 2)
 
 
 class DisentangledAttention(nn.Module):
-    """x (B, L, D), mask (B, 1, 1, L), the relative places -> (B, L, D).
+    """DeBERTa's self-attention.
 
-    `sides` names what is added to the scores of contents: "c2p", contents to places, and "p2c", places to contents;
-    `scale_factor` is the number of scores that their scale counts.
+    Takes x (B, L, D), mask (B, 1, 1, L) with True for visible keys or None, and the batch's RelativePositions or None.
+    Returns (B, L, D).
+
+    Args:
+        hidden_size: D.
+        heads: H.
+        projection: Linear layers of queries, keys and values.
+        sides: Scores to add to those of contents, as in config.json's `pos_att_type`: "c2p", content to position, and
+            "p2c", position to content.
+        scale_factor: Number of score terms, by which the scale is divided: scores are divided by
+            sqrt(K x scale_factor).
+        position_projection: Linear layers of relative positions; None to share those of contents (`share_att_key`).
+        talking: Linear layers across heads, or None.
     """
 
     def __init__(
@@ -122,41 +173,50 @@ class DisentangledAttention(nn.Module):
         if "talking" in self:
             return self.with_weights(x, mask, bias)[0]
         queries, keys, values = self.projection(x)
-        added = self._added(queries, keys, bias)
+        added = self._position_scores(queries, keys, bias)
         return self.out(merge_heads(attend(queries, keys, values, self._scale, mask, added)))
 
     def with_weights(
         self, x: mx.array, mask: mx.array | None, bias: RelativePositions | None
     ) -> tuple[mx.array, mx.array]:
-        """The same, with the attention weights (B, H, L, L) spelled out."""
+        """Compute the layer together with its attention weights.
+
+        Args:
+            x: Hidden states, (B, L, D).
+            mask: True for visible keys, (B, 1, 1, L), or None.
+            bias: The batch's relative positions, or None.
+
+        Returns:
+            The output (B, L, D) and the attention weights (B, H, L, L).
+        """
         queries, keys, values = self.projection(x)
-        added = self._added(queries, keys, bias)
+        added = self._position_scores(queries, keys, bias)
         if "talking" in self:
             scores = (queries * self._scale) @ keys.swapaxes(-1, -2)
             weights = self.talking(scores if added is None else scores + added, mask)
-            mixed = weights @ values
+            attended = weights @ values
         else:
-            mixed, weights = attend_with_weights(queries, keys, values, self._scale, mask, added)
-        return self.out(merge_heads(mixed)), weights
+            attended, weights = attend_with_weights(queries, keys, values, self._scale, mask, added)
+        return self.out(merge_heads(attended)), weights
 
-    def _added(self, queries: mx.array, keys: mx.array, relative: RelativePositions | None) -> mx.array | None:
-        """The scores that places have a part in (B, H, L, L)."""
+    def _position_scores(
+        self, queries: mx.array, keys: mx.array, relative: RelativePositions | None
+    ) -> mx.array | None:
+        """Return the scores between contents and relative positions, (B, H, L, L)."""
         if relative is None or not self._sides:
             return None
         index = relative.index[None, None]
-        place_queries, place_keys = self._placed(relative.vectors[None])
+        position_queries, position_keys = self._project_positions(relative.embeddings[None])
         added = []
         if "c2p" in self._sides:
-            scores = (queries * self._scale) @ place_keys.swapaxes(-1, -2)  # (B, H, L, R)
+            scores = (queries * self._scale) @ position_keys.swapaxes(-1, -2)  # (B, H, L, R)
             added.append(mx.take_along_axis(scores, index, axis=-1))
         if "p2c" in self._sides:
-            scores = (place_queries * self._scale) @ keys.swapaxes(-1, -2)  # (B, H, R, L)
+            scores = (position_queries * self._scale) @ keys.swapaxes(-1, -2)  # (B, H, R, L)
             added.append(mx.take_along_axis(scores, index, axis=-2))
         return added[0] if len(added) == 1 else added[0] + added[1]
 
-    def _placed(self, vectors: mx.array) -> Any:
-        return (
-            self.position_projection(vectors)
-            if "position_projection" in self
-            else self.projection.queries_keys(vectors)
-        )
+    def _project_positions(self, embeddings: mx.array) -> Any:
+        if "position_projection" in self:
+            return self.position_projection(embeddings)
+        return self.projection.queries_keys(embeddings)

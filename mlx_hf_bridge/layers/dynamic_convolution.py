@@ -1,6 +1,9 @@
-"""Attention beside a convolution whose kernel each token makes of its neighbours (Jiang et al., arXiv 2008.02496).
+"""ConvBERT's mixed attention: half of the heads attend, the other half convolve with kernels that each token generates.
 
-B texts, L tokens, D hidden, H heads, K width of a head, A = H x K = D / 2, W width of the kernel.
+Source: Jiang et al., "ConvBERT", arXiv 2008.02496.
+
+Axes: B texts, L tokens, D hidden size, H heads of each kind, K head width, A width of each kind (H x K = D / 2), W
+kernel width.
 """
 
 import mlx.core as mx
@@ -11,7 +14,13 @@ from mlx_hf_bridge.layers.linear import Linear
 
 
 class Kernel(nn.Module):
-    """The weights of a convolution, as torch lays them out: (outputs, inputs of a group, W)."""
+    """Weights of a 1D convolution in torch's layout, (outputs, inputs of a group, W); it has no `__call__`.
+
+    Args:
+        outputs: Output channels.
+        inputs: Input channels of a group.
+        width: W.
+    """
 
     def __init__(self, outputs: int, inputs: int, width: int) -> None:
         super().__init__()
@@ -19,7 +28,15 @@ class Kernel(nn.Module):
 
 
 class SeparableConvolution(nn.Module):
-    """x (B, L, D) -> each feature mixed over W tokens, then features into A (B, L, A)."""
+    """A depthwise convolution over W tokens, then a pointwise one from D to A features.
+
+    Takes x (B, L, D) and returns (B, L, A).
+
+    Args:
+        inputs: D.
+        outputs: A.
+        width: W.
+    """
 
     def __init__(self, inputs: int, outputs: int, width: int) -> None:
         super().__init__()
@@ -29,14 +46,20 @@ class SeparableConvolution(nn.Module):
 
     def __call__(self, x: mx.array) -> mx.array:
         features, _, width = self.depthwise.weight.shape
-        mixed = mx.conv1d(x, self.depthwise.weight.swapaxes(1, 2), padding=width // 2, groups=features)
-        return mixed @ self.pointwise.weight[:, :, 0].T + self.bias[:, 0]
+        convolved = mx.conv1d(x, self.depthwise.weight.swapaxes(1, 2), padding=width // 2, groups=features)
+        return convolved @ self.pointwise.weight[:, :, 0].T + self.bias[:, 0]
 
 
 class MixedAttention(nn.Module):
-    """x (B, L, D), mask (B, 1, 1, L) True = visible -> H heads of attention and H of convolution (B, L, D).
+    """Self-attention and dynamic convolution side by side, H heads each.
 
-    The convolution sees padding: a text's answer depends on what stands beside its ends.
+    Takes x (B, L, D), mask (B, 1, 1, L) with True for visible keys or None, and a bias that is added to the scores or
+    None. Returns (B, L, D). The convolution reads padded positions, so outputs near a text's end depend on the padding.
+
+    Args:
+        hidden_size: D.
+        heads: H.
+        width: Kernel width, W.
     """
 
     def __init__(self, hidden_size: int, heads: int, width: int) -> None:
@@ -52,16 +75,25 @@ class MixedAttention(nn.Module):
 
     def __call__(self, x: mx.array, mask: mx.array | None, bias: mx.array | None = None) -> mx.array:
         queries, keys, values = self._parts(x)
-        mixed = attend(*self._split(queries, keys, values), self.scale, mask, bias)
-        return self._joined(x, queries, mixed)
+        attended = attend(*self._split(queries, keys, values), self.scale, mask, bias)
+        return self._combine(x, queries, attended)
 
     def with_weights(
         self, x: mx.array, mask: mx.array | None, bias: mx.array | None = None
     ) -> tuple[mx.array, mx.array]:
-        """The same, with the attention weights (B, H, L, L) spelled out."""
+        """Compute the layer together with the weights of its attention heads.
+
+        Args:
+            x: Hidden states, (B, L, D).
+            mask: True for visible keys, (B, 1, 1, L), or None.
+            bias: Added to the scores, (1, H, L, L), or None.
+
+        Returns:
+            The output (B, L, D) and the attention weights (B, H, L, L).
+        """
         queries, keys, values = self._parts(x)
-        mixed, weights = attend_with_weights(*self._split(queries, keys, values), self.scale, mask, bias)
-        return self._joined(x, queries, mixed), weights
+        attended, weights = attend_with_weights(*self._split(queries, keys, values), self.scale, mask, bias)
+        return self._combine(x, queries, attended), weights
 
     def _parts(self, x: mx.array) -> tuple[mx.array, mx.array, mx.array]:
         queries, keys, values = mx.split(self.qkv(x), 3, axis=-1)  # (B, L, A) each
@@ -71,11 +103,11 @@ class MixedAttention(nn.Module):
         queries, keys, values = (split_heads(part, self.heads) for part in parts)  # (B, H, L, K) each
         return queries, keys, values
 
-    def _joined(self, x: mx.array, queries: mx.array, mixed: mx.array) -> mx.array:
-        return self.out(mx.concatenate([merge_heads(mixed), self._convolved(x, queries)], axis=-1))
+    def _combine(self, x: mx.array, queries: mx.array, attended: mx.array) -> mx.array:
+        return self.out(mx.concatenate([merge_heads(attended), self._convolve(x, queries)], axis=-1))
 
-    def _convolved(self, x: mx.array, queries: mx.array) -> mx.array:
-        """x (B, L, D), queries (B, L, A) -> neighbours' values, mixed by each token's own kernel (B, L, A)."""
+    def _convolve(self, x: mx.array, queries: mx.array) -> mx.array:
+        """Return neighboring values, weighted by each token's own kernel, (B, L, A), from queries (B, L, A)."""
         batch, length, _ = x.shape
         kernel = self.kernel(self.near_keys(x) * queries).reshape(batch, length, self.heads, -1)
         kernel = mx.softmax(kernel, axis=-1, precise=True)  # (B, L, H, W)

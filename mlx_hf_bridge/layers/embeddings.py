@@ -1,6 +1,9 @@
-"""The sum of word, position and segment vectors that a BERT-like encoder starts from.
+"""The embedding layers that encoders start from: tokens, positions, token types and model-specific tables.
 
-B texts, L tokens, E embedding width.
+Sources: BERT (Devlin et al., arXiv 1810.04805), RoBERTa's positions (Liu et al., 1907.11692), DeBERTa (He et al.,
+2006.03654) and XLM (Lample and Conneau, 1901.07291).
+
+Axes: B texts, L tokens, E embedding width, D hidden size.
 """
 
 from collections.abc import Mapping
@@ -13,32 +16,18 @@ from mlx_hf_bridge.layers.norm import LayerNorm
 from mlx_hf_bridge.layers.token_batch import TokenBatch
 
 
-class TokenEmbeddings(nn.Module):
-    """batch -> its words' vectors times `scale`, or the caller's own (B, L, E); layers bring the places in.
-
-    scales_vectors: the caller's own are multiplied too.
-    """
-
-    def __init__(self, vocabulary: int, width: int, scale: float = 1.0, scale_inputs_embeds: bool = False) -> None:
-        super().__init__()
-        self.word = Embedding(vocabulary, width)
-        self.scale = scale
-        self.scale_inputs_embeds = scale_inputs_embeds
-
-    def __call__(self, batch: TokenBatch) -> mx.array:
-        if self.scale_inputs_embeds:
-            return batch.embed(self.word) * self.scale
-        return batch.embed(self._scaled)
-
-    def _scaled(self, ids: mx.array) -> mx.array:
-        words = self.word(ids)
-        return words if self.scale == 1.0 else words * self.scale
-
-
 class ExtraEmbedding(nn.Module):
-    """batch -> the rows (B, L, E) of a table of the family's own, for the ids given as `input_name`.
+    """An embedding table for an input that only some models have, such as ERNIE's `task_type_ids`.
 
-    Without such ids `default_count` the first row (E,), or with `default_count` 0 nothing.
+    Takes a TokenBatch. Returns rows (B, L, E) for the ids of `input_name`; if the batch has none, `default_count` times
+    the first row, (E,), or None if that count is 0.
+
+    Args:
+        rows: Number of rows of the table.
+        width: Embedding width, E.
+        input_name: Name in TokenBatch.extra_inputs; None if the input is not supported.
+        default_count: How often the first row is added for a missing input. LayoutLM looks several coordinates up in
+            one table, so that a missing `bbox` of zeros adds its row more than once.
     """
 
     def __init__(self, rows: int, width: int, input_name: str | None = None, default_count: int = 1) -> None:
@@ -48,18 +37,27 @@ class ExtraEmbedding(nn.Module):
         self.default_count = default_count
 
     def __call__(self, batch: TokenBatch) -> mx.array | None:
-        given = None if self.input_name is None else batch.extra_inputs.get(self.input_name)
-        if given is not None:
-            return self.weight[given]
+        ids = None if self.input_name is None else batch.extra_inputs.get(self.input_name)
+        if ids is not None:
+            return self.weight[ids]
         return self.weight[0] * self.default_count if self.default_count else None
 
 
 class Embeddings(nn.Module):
-    """batch -> normalised sum (B, L, E); `token_types` 0 means the family has no segment table.
+    """BERT's embeddings: the sum of token, position and token type embeddings, then layer norm.
 
-    pad_token_id None: places count every slot from 0; else they count real tokens, from that id + 1 on.
-    layer_norm_eps None: the sum is not normalised. word_scale: what word vectors are multiplied by.
-    own: by name, tables of what only this family knows of a token.
+    Takes a TokenBatch and returns (B, L, E).
+
+    Args:
+        vocabulary: Rows of the token table.
+        width: Embedding width, E.
+        positions: Rows of the position table.
+        token_types: Rows of the token type table; 0 for no such table.
+        layer_norm_eps: Epsilon of the layer norm; None for no layer norm.
+        pad_token_id: None to count positions from 0, padding included (BERT); an id to count only real tokens, from
+            that id + 1 on (RoBERTa).
+        token_scale: Factor of the token embeddings.
+        extra: Model-specific tables by name, which are added to the sum.
     """
 
     def __init__(
@@ -87,11 +85,10 @@ class Embeddings(nn.Module):
     def __call__(self, batch: TokenBatch) -> mx.array:
         padding = self.pad_token_id
         positions = batch.positions() if padding is None else batch.positions_after(padding)
-        words = batch.embed(self.word)  # (B, L, E)
-        summed = (words if self.token_scale == 1.0 else words * self.token_scale) + self.position(positions)
+        tokens = batch.embed(self.word)  # (B, L, E)
+        summed = (tokens if self.token_scale == 1.0 else tokens * self.token_scale) + self.position(positions)
         if "token_type" in self:
-            segments = mx.zeros((1, 1), mx.int32) if batch.token_type_ids is None else batch.token_type_ids
-            summed = summed + self.token_type(segments)
+            summed = summed + self.token_type(_token_type_ids(batch))
         for table in self.extra.values():
             rows = table(batch)
             summed = summed if rows is None else summed + rows
@@ -99,7 +96,18 @@ class Embeddings(nn.Module):
 
 
 class MaskedEmbeddings(nn.Module):
-    """batch -> normalised sum (B, L, D), 0 where padding is; `positions` and `token_types` 0 mean no such table."""
+    """DeBERTa's embeddings: a normalized sum that is 0 at padded positions.
+
+    Takes a TokenBatch and returns (B, L, D).
+
+    Args:
+        vocabulary: Rows of the token table.
+        width: Embedding width, E.
+        hidden_size: D; if it is not E, a linear layer without bias projects the sum to it.
+        positions: Rows of the position table; 0 for no such table.
+        token_types: Rows of the token type table; 0 for no such table.
+        eps: Epsilon of the layer norm.
+    """
 
     def __init__(
         self, vocabulary: int, width: int, hidden_size: int, positions: int, token_types: int, eps: float
@@ -119,14 +127,50 @@ class MaskedEmbeddings(nn.Module):
         if "position" in self:
             summed = summed + self.position(batch.positions())
         if "token_type" in self:
-            segments = mx.zeros((1, 1), mx.int32) if batch.token_type_ids is None else batch.token_type_ids
-            summed = summed + self.token_type(segments)
+            summed = summed + self.token_type(_token_type_ids(batch))
         normed: mx.array = self.norm(self.projection(summed) if "projection" in self else summed)  # (B, L, D)
         return normed if batch.mask is None else normed * batch.token_mask(normed.dtype)
 
 
+class TokenEmbeddings(nn.Module):
+    """Token embeddings only, for encoders whose attention layers bring the positions in (rotary, relative).
+
+    Takes a TokenBatch and returns (B, L, E).
+
+    Args:
+        vocabulary: Rows of the token table.
+        width: Embedding width, E.
+        scale: Factor of the embeddings (Gemma: the square root of E).
+        scale_inputs_embeds: Whether `inputs_embeds` are multiplied by it too.
+    """
+
+    def __init__(self, vocabulary: int, width: int, scale: float = 1.0, scale_inputs_embeds: bool = False) -> None:
+        super().__init__()
+        self.word = Embedding(vocabulary, width)
+        self.scale = scale
+        self.scale_inputs_embeds = scale_inputs_embeds
+
+    def __call__(self, batch: TokenBatch) -> mx.array:
+        if self.scale_inputs_embeds:
+            return batch.embed(self.word) * self.scale
+        return batch.embed(self._scaled)
+
+    def _scaled(self, ids: mx.array) -> mx.array:
+        tokens = self.word(ids)
+        return tokens if self.scale == 1.0 else tokens * self.scale
+
+
 class NormalizedEmbeddings(nn.Module):
-    """batch -> norm of words and segments (B, L, E); `token_types` 0 means there is no segment table."""
+    """Token and token type embeddings, then a norm, for rotary encoders.
+
+    Takes a TokenBatch and returns (B, L, E).
+
+    Args:
+        vocabulary: Rows of the token table.
+        width: Embedding width, E.
+        norm: Norm of the sum.
+        token_types: Rows of the token type table; 0 for no such table.
+    """
 
     def __init__(self, vocabulary: int, width: int, norm: nn.Module, token_types: int = 0) -> None:
         super().__init__()
@@ -138,14 +182,21 @@ class NormalizedEmbeddings(nn.Module):
     def __call__(self, batch: TokenBatch) -> mx.array:
         summed = batch.embed(self.word)  # (B, L, E)
         if "token_type" in self:
-            segments = mx.zeros((1, 1), mx.int32) if batch.token_type_ids is None else batch.token_type_ids
-            summed = summed + self.token_type(segments)
+            summed = summed + self.token_type(_token_type_ids(batch))
         normed: mx.array = self.norm(summed)
         return normed
 
 
 class TokenPositionEmbeddings(nn.Module):
-    """batch -> words plus places (B, L, E)."""
+    """The sum of token and position embeddings, without a norm (CLIP's text model).
+
+    Takes a TokenBatch and returns (B, L, E).
+
+    Args:
+        vocabulary: Rows of the token table.
+        width: Embedding width, E.
+        positions: Rows of the position table.
+    """
 
     def __init__(self, vocabulary: int, width: int, positions: int) -> None:
         super().__init__()
@@ -157,9 +208,16 @@ class TokenPositionEmbeddings(nn.Module):
 
 
 class XLMEmbeddings(nn.Module):
-    """batch -> normalised sum (B, L, E) of words, places and, where segments are given, the words of their ids.
+    """XLM's embeddings: tokens, positions and languages, then a norm; token type ids are looked up among the tokens.
 
-    languages: a table of what the caller says of each token's language.
+    Takes a TokenBatch and returns (B, L, E).
+
+    Args:
+        vocabulary: Rows of the token table.
+        width: Embedding width, E.
+        positions: Rows of the position table.
+        norm: Norm of the sum.
+        languages: Table of each token's language (`langs`); None for no such table.
     """
 
     def __init__(
@@ -180,3 +238,8 @@ class XLMEmbeddings(nn.Module):
             summed = summed + self.word(batch.token_type_ids)
         normed: mx.array = self.norm(summed)
         return normed
+
+
+def _token_type_ids(batch: TokenBatch) -> mx.array:
+    """Return the token type ids, (B, L), or one 0 that is broadcast, (1, 1)."""
+    return mx.zeros((1, 1), mx.int32) if batch.token_type_ids is None else batch.token_type_ids

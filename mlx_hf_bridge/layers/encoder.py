@@ -1,6 +1,8 @@
-"""A stack of attention and feed-forward layers, normalised after each sum, and what it returns.
+"""The encoder stack: embeddings, layers and an optional final norm, and a recorder of what callers ask for besides.
 
-B texts, L tokens, D hidden, H heads.
+Source: Devlin et al., arXiv 1810.04805, for the post-norm layer; its parts are those of arXiv 1706.03762.
+
+Axes: B texts, L tokens, D hidden size, E embedding width, H heads, G tokens with global attention.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,9 +20,14 @@ from mlx_hf_bridge.layers.token_batch import TokenBatch
 
 @dataclass
 class OutputRecorder:
-    """What a forward pass is asked to keep on its way: states (B, L, D) and weights (B, H, L, L), first layer first.
+    """Collects hidden states and attention weights during a forward pass, as transformers returns them.
 
-    global_weights (B, H, L, G): those of tokens that see everything, beside local ones (Longformer).
+    Args:
+        output_hidden_states: Whether to keep hidden states.
+        output_attentions: Whether layers compute attention weights and keep them.
+        hidden_states: Kept so far, (B, L, D) each: the embeddings, then every layer's output.
+        attentions: Kept so far, (B, H, L, L) each, first layer first.
+        global_attentions: Kept so far, (B, H, L, G) each: weights of tokens with global attention (Longformer).
     """
 
     output_hidden_states: bool = False
@@ -30,32 +37,69 @@ class OutputRecorder:
     global_attentions: list[mx.array] = field(default_factory=list)
 
     def record_hidden_state(self, hidden: mx.array) -> None:
+        """Keep a hidden state if hidden states are asked for.
+
+        Args:
+            hidden: (B, L, D).
+        """
         if self.output_hidden_states:
             self.hidden_states.append(hidden)
 
     def record_attention(self, attention: mx.array, global_attention: mx.array | None = None) -> None:
+        """Keep a layer's attention weights; layers call it only if `output_attentions` is set.
+
+        Args:
+            attention: (B, H, L, L).
+            global_attention: Weights of tokens with global attention, (B, H, L, G), or None.
+        """
         self.attentions.append(attention)
         if global_attention is not None:
             self.global_attentions.append(global_attention)
 
     def replace_last_hidden_state(self, hidden: mx.array) -> None:
-        """The last state, put in the place of the one before a final norm."""
+        """Replace the last layer's hidden state by the output of the final norm, if hidden states are asked for.
+
+        Args:
+            hidden: (B, L, D).
+        """
         if self.output_hidden_states:
             self.hidden_states[-1] = hidden
 
 
 class SelfAttention(Protocol):
-    """What a layer asks of its attention; `bias` is what the encoder's position term makes for that kind."""
+    """The interface of an attention module inside a layer.
+
+    Takes x (B, L, D), mask (B, 1, 1 or L, L) or None, and the bias or context that the encoder computes for this kind
+    of attention. Returns (B, L, D).
+    """
 
     def __call__(self, x: mx.array, mask: mx.array | None, bias: Any, /) -> mx.array: ...
 
     def with_weights(self, x: mx.array, mask: mx.array | None, bias: Any, /) -> tuple[mx.array, ...]:
-        """The same, with the weights, and those of global tokens where there are any."""
+        """Compute the module together with its attention weights.
+
+        Args:
+            x: Hidden states, (B, L, D).
+            mask: True for visible keys, (B, 1, 1 or L, L), or None.
+            bias: What the encoder computes for this kind of attention.
+
+        Returns:
+            The output (B, L, D), the weights (B, H, L, L), and those of global tokens (B, H, L, G) if there are any.
+        """
         ...
 
 
 class PostNormLayer(nn.Module):
-    """x (B, L, D) -> norm(y + feed_forward(y)) with y = norm(x + attention(x))."""
+    """A BERT layer, normalized after each sum: norm(y + feed_forward(y)) with y = norm(x + attention(x)).
+
+    Takes x (B, L, D), mask (B, 1, 1 or L, L) or None, the attention's bias, and the recorder. Returns (B, L, D).
+
+    Args:
+        attention: The attention module.
+        feed_forward: The feed-forward block, (B, L, D) -> (B, L, D).
+        hidden_size: D.
+        eps: Epsilon of both layer norms.
+    """
 
     def __init__(self, attention: SelfAttention, feed_forward: nn.Module, hidden_size: int, eps: float) -> None:
         super().__init__()
@@ -70,22 +114,37 @@ class PostNormLayer(nn.Module):
             recorder.record_attention(*weights)
         else:
             attended = self.attention(x, mask, bias)
-        return self._fed(x + attended)
+        return self._feed_forward(x + attended)
 
     def first_token(self, x: mx.array, mask: mx.array | None, bias: Any) -> mx.array:
-        """The same for the first slot of each text alone -> (B, 1, D)."""
+        """Compute the output at position 0 only; plain attention then saves the work of all other queries.
+
+        Args:
+            x: Hidden states, (B, L, D).
+            mask: True for visible keys, (B, 1, 1 or L, L), or None.
+            bias: The attention's bias.
+
+        Returns:
+            The output of shape (B, 1, D).
+        """
         if not isinstance(self.attention, Attention):
             return self(x, mask, bias, OutputRecorder())[:, :1]
-        return self._fed(x[:, :1] + self.attention.first_token(x, mask, bias))
+        return self._feed_forward(x[:, :1] + self.attention.first_token(x, mask, bias))
 
-    def _fed(self, summed: mx.array) -> mx.array:
+    def _feed_forward(self, summed: mx.array) -> mx.array:
         x = self.attention_norm(summed)
         normed: mx.array = self.feed_forward_norm(x + self.feed_forward(x))
         return normed
 
 
 class LayerGroup(nn.Module):
-    """Layers that one step runs through in turn."""
+    """Several layers that the encoder runs as one step (ALBERT's groups).
+
+    Takes what a layer takes and returns (B, L, D).
+
+    Args:
+        layers: The layers, run in this order.
+    """
 
     def __init__(self, layers: Sequence[nn.Module]) -> None:
         super().__init__()
@@ -100,15 +159,24 @@ class LayerGroup(nn.Module):
 
 
 class Encoder(nn.Module):
-    """batch -> hidden (B, L, D).
+    """An encoder: embeddings, then layers, then an optional final norm.
 
-    `projection` widens embeddings of another width; `layer_order` names the layer of each step where layers are shared;
-    `position_bias` makes a (1, H, L, L) term for the scores of every layer from L; `final_norm` follows the last layer,
-    and the last state is taken after it or, as in CLIP, before (`norm_last_hidden_state` False);
-    `attention_mask` makes of the batch what may be attended to: every token, or TokenBatch.causal_mask;
-    `after_first_layer` makes the second layer's input of the embeddings and what the first layer gives;
-    in the place of the term for the scores, every layer is handed what `rotary` makes of the batch, by which queries
-    and keys are turned, or what `layer_context` makes of it, such as the tokens that see everything.
+    Takes a TokenBatch, the recorder, and `first_token`: True if only position 0 of each text is read, so that the last
+    layer computes no other. Returns hidden states (B, L, D), or (B, 1, D) for `first_token`.
+
+    Args:
+        embeddings: TokenBatch -> (B, L, E).
+        layers: The layers; each takes hidden states, the attention mask, the bias or context, and the recorder.
+        projection: Linear layer from E to D, if embeddings have another width.
+        position_bias: Maps the length L to what every layer's attention gets as bias, such as (1, H, L, L).
+        layer_order: Index of the layer of each step, if layers are shared between steps (ALBERT); None to run each
+            layer once.
+        final_norm: Norm after the last layer.
+        norm_last_hidden_state: Whether the last recorded hidden state is taken after the final norm; in CLIP before.
+        attention_mask: Maps the batch to its attention mask: TokenBatch.key_mask or TokenBatch.causal_mask.
+        after_first_layer: Maps the embeddings and the first layer's output to the second layer's input (DeBERTa v2).
+        rotary: Maps the batch to rotations of queries and keys, which layers get instead of a bias.
+        layer_context: Maps the batch to what layers get instead of a bias, such as the global attention mask.
     """
 
     def __init__(
@@ -138,27 +206,22 @@ class Encoder(nn.Module):
             self.after_first_layer = after_first_layer
         if rotary is not None:
             self.rotary = rotary
-        self._norms_last_state = norm_last_hidden_state
-        self._sees = attention_mask
-        self._marked = layer_context
-        self._order = tuple(range(len(self.layers)) if layer_order is None else layer_order)
+        self._norm_last_hidden_state = norm_last_hidden_state
+        self._attention_mask = attention_mask
+        self._layer_context = layer_context
+        self._layer_order = tuple(range(len(self.layers)) if layer_order is None else layer_order)
 
     def __call__(self, batch: TokenBatch, recorder: OutputRecorder, first_token: bool = False) -> mx.array:
-        """first_token: only the first slot of each text is read -> (B, 1, D)."""
         hidden: mx.array = self.embeddings(batch)  # (B, L, E)
         if "projection" in self:
             hidden = self.projection(hidden)  # (B, L, D)
-        mask = self._sees(batch)
-        bias = self.position_bias(hidden.shape[1]) if "position_bias" in self else None
-        if "rotary" in self:
-            bias = self.rotary(batch)
-        if self._marked is not None:
-            bias = self._marked(batch)
+        mask = self._attention_mask(batch)
+        bias = self._bias(batch, hidden.shape[1])
         recorder.record_hidden_state(hidden)
         embedded = hidden
-        for count, step in enumerate(self._order, 1):
-            layer = self.layers[step]
-            if first_token and count == len(self._order) > 1 and isinstance(layer, PostNormLayer):
+        for count, index in enumerate(self._layer_order, 1):
+            layer = self.layers[index]
+            if first_token and count == len(self._layer_order) > 1 and isinstance(layer, PostNormLayer):
                 hidden = layer.first_token(hidden, mask, bias)
             else:
                 hidden = layer(hidden, mask, bias, recorder)
@@ -168,6 +231,14 @@ class Encoder(nn.Module):
             recorder.record_hidden_state(hidden)
         if "final_norm" in self:
             hidden = self.final_norm(hidden)
-            if self._norms_last_state:
+            if self._norm_last_hidden_state:
                 recorder.replace_last_hidden_state(hidden)
         return hidden[:, :1] if first_token else hidden
+
+    def _bias(self, batch: TokenBatch, length: int) -> Any:
+        """Return what the layers' attention gets as bias or context."""
+        if self._layer_context is not None:
+            return self._layer_context(batch)
+        if "rotary" in self:
+            return self.rotary(batch)
+        return self.position_bias(length) if "position_bias" in self else None

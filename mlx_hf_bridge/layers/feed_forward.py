@@ -1,6 +1,9 @@
-"""The two-product block after attention, and the activations it may be handed.
+"""Activations by their names in transformers, and the feed-forward blocks that follow attention.
 
-B texts, L tokens, D hidden, F intermediate.
+Sources: the block of Vaswani et al. (arXiv 1706.03762, section 3.3); gated blocks, Shazeer (arXiv 2002.05202); GELU,
+Hendrycks and Gimpel (arXiv 1606.08415).
+
+Axes: B texts, L tokens, D hidden size, F intermediate size, I inputs, O outputs, G groups.
 """
 
 import math
@@ -18,8 +21,10 @@ Activation = Callable[[mx.array], mx.array]
 
 _sigmoid: Activation = sigmoid if TRANSCENDENTALS_ARE_SLOW else mx.sigmoid
 
-# (1 - Phi(x))^(1/32) for 0 <= x <= 5.6, Phi the normal distribution's, lowest power first. A root is nearly straight,
-# so that few powers serve: x (1 - Phi(x)) is within 1.2e-7, in float32 arithmetic within 4.5e-7.
+# Coefficients of (1 - Phi(x))^(1/32) for 0 <= x <= 5.6, lowest power first; Phi is the normal distribution function.
+# 1 - Phi falls by eight orders of magnitude on that interval, while its 32nd root is nearly a straight line, so that
+# six coefficients are enough: x (1 - Phi(x)) is within 1.2e-7 of the true value, and within 4.5e-7 when computed in
+# float32. tests/test_fast_math.py compares the result with torch over the whole range.
 _TAIL_ROOT = (
     0.9785721898078918,
     -0.02440195344388485,
@@ -28,19 +33,31 @@ _TAIL_ROOT = (
     0.00024974666303023696,
     -1.3068583939457312e-05,
 )
+# Squaring five times raises to the 32nd power.
 _TAIL_SQUARINGS = 5
+# From here on x (1 - Phi(x)) is below 6e-8 and counts as that constant.
 _TAIL_END = 5.6
 
 
 def cpu_gelu(x: mx.array) -> mx.array:
-    """x Phi(x) by sums and products alone, in float32: relu(x) less what is symmetric, |x| (1 - Phi(|x|))."""
+    """Return the exact GELU, computed from additions and multiplications, for CPUs where MLX's `erf` is slow.
+
+    GELU(x) = x Phi(x) = relu(x) - |x| (1 - Phi(|x|)); the last term is symmetric in x and fitted by a polynomial.
+
+    Args:
+        x: Float array of any shape; the computation is in float32.
+
+    Returns:
+        Array of the shape and dtype of x.
+    """
     wide = x.astype(mx.float32)
     size = mx.minimum(mx.abs(wide), _TAIL_END)
     tail = size * _TAIL_ROOT[-1] + _TAIL_ROOT[-2]
     for coefficient in reversed(_TAIL_ROOT[:-2]):
         tail = tail * size + coefficient
     for _ in range(_TAIL_SQUARINGS):
-        tail = mx.square(tail)  # reads the array once
+        # mx.square reads its array once, tail * tail would read it twice: gelu takes 0.84 of the processor time.
+        tail = mx.square(tail)
     return (mx.maximum(wide, 0) - size * tail).astype(x.dtype)
 
 
@@ -50,47 +67,104 @@ def _gelu(x: mx.array) -> mx.array:
 
 
 def gelu(x: mx.array) -> mx.array:
-    """The exact form, with erf (Hendrycks and Gimpel, arXiv 1606.08415); HF's "gelu"."""
+    """Return the exact GELU, x Phi(x); "gelu" in transformers.
+
+    Source: Hendrycks and Gimpel, arXiv 1606.08415.
+
+    Args:
+        x: Float array of any shape.
+
+    Returns:
+        Array of the shape and dtype of x.
+    """
     return cpu_gelu(x) if TRANSCENDENTALS_ARE_SLOW else _gelu(x)
 
 
 @fused
 def gelu_tanh(x: mx.array) -> mx.array:
-    """The tanh form of the same paper; HF's "gelu_new", "gelu_pytorch_tanh" and, rounded otherwise, "gelu_fast"."""
+    """Return the tanh approximation of GELU; "gelu_new" and "gelu_pytorch_tanh" in transformers.
+
+    "gelu_fast" is the same function and differs only in rounding. The tanh is written as a sigmoid:
+    (1 + tanh(y)) / 2 = sigmoid(2 y).
+
+    Args:
+        x: Float array of any shape.
+
+    Returns:
+        Array of the shape and dtype of x.
+    """
+    # 0.044715: Hendrycks and Gimpel, arXiv 1606.08415, section 2.
     return x * _sigmoid(2 * math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x))
 
 
 @fused
 def quick_gelu(x: mx.array) -> mx.array:
-    """x * sigmoid(1.702 x)."""
+    """Return x sigmoid(1.702 x), CLIP's approximation of GELU.
+
+    Args:
+        x: Float array of any shape.
+
+    Returns:
+        Array of the shape and dtype of x.
+    """
     return x * _sigmoid(1.702 * x)
 
 
 @fused
 def silu(x: mx.array) -> mx.array:
-    """x * sigmoid(x)."""
+    """Return x sigmoid(x), also known as swish.
+
+    Args:
+        x: Float array of any shape.
+
+    Returns:
+        Array of the shape and dtype of x.
+    """
     return x * _sigmoid(x)
 
 
 @fused
 def relu(x: mx.array) -> mx.array:
-    """x, or 0 where x is below."""
+    """Return max(x, 0).
+
+    Args:
+        x: Float array of any shape.
+
+    Returns:
+        Array of the shape and dtype of x.
+    """
     return mx.maximum(x, 0)
 
 
 @fused
 def relu6(x: mx.array) -> mx.array:
-    """relu, at most 6."""
+    """Return x clipped to 0 to 6.
+
+    Args:
+        x: Float array of any shape.
+
+    Returns:
+        Array of the shape and dtype of x.
+    """
     return mx.clip(x, 0, 6)
 
 
 @fused
 def mish(x: mx.array) -> mx.array:
-    """x tanh(log(1 + e^x))."""
+    """Return x tanh(log(1 + e^x)).
+
+    Source: Misra, arXiv 1908.08681.
+
+    Args:
+        x: Float array of any shape.
+
+    Returns:
+        Array of the shape and dtype of x.
+    """
     return x * mx.tanh(mx.logaddexp(x, 0))
 
 
-# HF's names (transformers/activations.py, ACT2FN).
+# Keys are the names in ACT2FN of transformers/activations.py.
 ACTIVATIONS: dict[str, Activation] = {
     "gelu": gelu,
     "gelu_python": gelu,
@@ -110,7 +184,17 @@ ACTIVATIONS: dict[str, Activation] = {
 
 
 def activation_for(name: str) -> Activation:
-    """The function of HF's name; ConfigError for one that is not known here."""
+    """Return the activation function of a name that config.json uses.
+
+    Args:
+        name: Name in transformers' ACT2FN, such as "gelu".
+
+    Returns:
+        A function from an array to an array of the same shape and dtype.
+
+    Raises:
+        ConfigError: If the name is not known here.
+    """
     try:
         return ACTIVATIONS[name]
     except (KeyError, TypeError):
@@ -121,7 +205,16 @@ def activation_for(name: str) -> Activation:
 
 
 class FeedForward(nn.Module):
-    """x (B, L, D) -> up to (B, L, F), activation, down to (B, L, D)."""
+    """A feed-forward block: linear layer, activation, linear layer.
+
+    Takes x (B, L, D) and returns (B, L, D).
+
+    Args:
+        hidden_size: D.
+        intermediate_size: Width between the two layers, F.
+        activation: Function between the two layers.
+        bias: Whether the linear layers have a bias.
+    """
 
     def __init__(self, hidden_size: int, intermediate_size: int, activation: Activation, bias: bool = True) -> None:
         super().__init__()
@@ -134,9 +227,17 @@ class FeedForward(nn.Module):
 
 
 class GatedFeedForward(nn.Module):
-    """x (B, L, D) -> activation of the gate times the rest (B, L, F) -> down (B, L, D).
+    """A gated feed-forward block (GLU): down(activation(gate(x)) * up(x)), with gate and up in one linear layer.
 
-    gate_last: the gate's rows are the second half of `gate_up` (GTE); down_bias: None = as `bias`.
+    Takes x (B, L, D) and returns (B, L, D). Source: Shazeer, arXiv 2002.05202.
+
+    Args:
+        hidden_size: D.
+        intermediate_size: Width of the gate, F.
+        activation: Activation of the gate.
+        bias: Whether the fused gate and up layer has a bias.
+        down_bias: Whether the down layer has a bias; None for the value of `bias`.
+        gate_last: Whether the gate is the second half of the fused layer (GTE) instead of the first.
     """
 
     def __init__(
@@ -155,14 +256,22 @@ class GatedFeedForward(nn.Module):
         self.gate_last = gate_last
 
     def __call__(self, x: mx.array) -> mx.array:
-        gate, rest = mx.split(self.gate_up(x), 2, axis=-1)  # (B, L, F) each
+        gate, up = mx.split(self.gate_up(x), 2, axis=-1)  # (B, L, F) each
         if self.gate_last:
-            gate, rest = rest, gate
-        return self.down(self.activation(gate) * rest)
+            gate, up = up, gate
+        return self.down(self.activation(gate) * up)
 
 
 class GroupedLinear(nn.Module):
-    """x (..., I) -> (..., O); weight (G, I / G, O / G)."""
+    """A linear layer in groups: group g of the outputs reads only group g of the inputs.
+
+    Takes x (..., I) and returns (..., O). The weight has the shape (G, I / G, O / G).
+
+    Args:
+        inputs: Input width, I.
+        outputs: Output width, O.
+        groups: Number of groups, G.
+    """
 
     def __init__(self, inputs: int, outputs: int, groups: int) -> None:
         super().__init__()
@@ -176,7 +285,16 @@ class GroupedLinear(nn.Module):
 
 
 class GroupedFeedForward(nn.Module):
-    """x (B, L, D) -> up to (B, L, F), activation, down to (B, L, D), both in groups."""
+    """A feed-forward block whose linear layers work in groups (ConvBERT).
+
+    Takes x (B, L, D) and returns (B, L, D). Source: Jiang et al., arXiv 2008.02496.
+
+    Args:
+        hidden_size: D.
+        intermediate_size: Width between the two layers, F.
+        activation: Function between the two layers.
+        groups: Number of groups, G.
+    """
 
     def __init__(self, hidden_size: int, intermediate_size: int, activation: Activation, groups: int) -> None:
         super().__init__()

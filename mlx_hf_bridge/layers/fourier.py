@@ -1,6 +1,6 @@
-"""A layer that mixes tokens by a Fourier transform in the place of attention (Lee-Thorp et al., arXiv 2105.03824).
+"""FNet's layer, which mixes tokens by a Fourier transform instead of attention (Lee-Thorp et al., arXiv 2105.03824).
 
-B texts, L tokens, D hidden.
+Axes: B texts, L tokens, D hidden size.
 """
 
 from typing import Any
@@ -13,9 +13,15 @@ from mlx_hf_bridge.layers.norm import LayerNorm
 
 
 class FourierLayer(nn.Module):
-    """x (B, L, D) -> norm(y + feed_forward(y)) with y = norm(x + transform(x)); it has no weights of attention.
+    """An FNet layer: norm(y + feed_forward(y)) with y = norm(x + real(fft2(x))).
 
-    The transform sees padding: a text's answer depends on the length that it is padded to.
+    Takes x (B, L, D), a mask and a bias that are not used, and the recorder, which gets no attention weights. Returns
+    (B, L, D). The transform includes padded positions, so outputs depend on the length that a text is padded to.
+
+    Args:
+        feed_forward: Feed-forward block, (B, L, D) -> (B, L, D).
+        hidden_size: D.
+        eps: Epsilon of both layer norms.
     """
 
     def __init__(self, feed_forward: nn.Module, hidden_size: int, eps: float) -> None:
@@ -25,7 +31,8 @@ class FourierLayer(nn.Module):
         self.feed_forward_norm = LayerNorm(hidden_size, eps=eps)
 
     def __call__(self, x: mx.array, mask: mx.array | None, bias: Any, recorder: OutputRecorder) -> mx.array:
-        wide = x.astype(mx.float32)  # sums of L x D terms, which float16 cannot hold
+        # float32, because the transform sums L x D terms, which overflows float16.
+        wide = x.astype(mx.float32)
         mixed = self.mixing_norm(wide + mx.real(mx.fft.fft2(wide, axes=(1, 2))))
         x = mixed.astype(x.dtype)
         normed: mx.array = self.feed_forward_norm(x + self.feed_forward(x))

@@ -1,6 +1,9 @@
-"""Attention to near tokens, but for some that see every token and are seen by every one (Longformer, arXiv 2004.05150).
+"""Longformer's attention: sliding windows, and some tokens with global attention in both directions.
 
-B texts, L tokens, D hidden, H heads, K = D / H, G the most global tokens of a text, W near tokens on a side.
+Source: Beltagy et al., arXiv 2004.05150, section 3.1.
+
+Axes: B texts, L tokens, D hidden size, H heads, K head width (D / H), G the most global tokens of a text, W window on
+one side.
 """
 
 from dataclasses import dataclass
@@ -19,33 +22,65 @@ GLOBAL_ATTENTION_MASK = "global_attention_mask"
 
 @dataclass(frozen=True)
 class GlobalTokens:
-    """Which tokens are global (B, L) bool, their slots (B, G), and which of those are there (B, G); real (B, L)."""
+    """Which tokens of a batch have global attention.
+
+    Args:
+        tokens: True for global tokens, (B, L), bool.
+        positions: Positions of each text's global tokens, (B, G).
+        valid: Which of those exist, (B, G), bool: texts may have fewer than G.
+    """
 
     tokens: mx.array
-    slots: mx.array
-    there: mx.array
-    real: mx.array
+    positions: mx.array
+    valid: mx.array
 
     def take(self, x: mx.array) -> mx.array:
-        """x (B, H, L, K) -> the global tokens' (B, H, G, K)."""
-        return mx.take_along_axis(x, self.slots[:, None, :, None], axis=2)
+        """Return the rows of the global tokens.
 
-    def put(self, x: mx.array, theirs: mx.array) -> mx.array:
-        """x (B, H, L, K) with the global tokens' (B, H, G, K) in their places."""
+        Args:
+            x: (B, H, L, K).
+
+        Returns:
+            Array of shape (B, H, G, K).
+        """
+        return mx.take_along_axis(x, self.positions[:, None, :, None], axis=2)
+
+    def put(self, x: mx.array, rows: mx.array) -> mx.array:
+        """Replace the rows of the global tokens.
+
+        Args:
+            x: (B, H, L, K).
+            rows: Rows of the global tokens, (B, H, G, K).
+
+        Returns:
+            Array of shape (B, H, L, K).
+        """
         rank = mx.maximum(mx.cumsum(self.tokens.astype(mx.int32), axis=1) - 1, 0)[:, None, :, None]
-        return mx.where(self.tokens[:, None, :, None], mx.take_along_axis(theirs, rank, axis=2), x)
+        return mx.where(self.tokens[:, None, :, None], mx.take_along_axis(rows, rank, axis=2), x)
 
 
 @dataclass(frozen=True)
 class GlobalMask:
-    """Real tokens (B, L), None = all; the global ones, None = none."""
+    """What Longformer's layers need to know of a batch.
+
+    Args:
+        real: True for real tokens, (B, L), bool; None if all are real.
+        global_tokens: The tokens with global attention; None if there are none.
+    """
 
     real: mx.array | None
     global_tokens: GlobalTokens | None
 
 
 def make_global_mask(batch: TokenBatch) -> GlobalMask:
-    """What the layers are told of a batch; padding is never global."""
+    """Read the batch's `global_attention_mask`; padding never has global attention.
+
+    Args:
+        batch: The batch. Its mask is evaluated, since shapes depend on the number of global tokens.
+
+    Returns:
+        The mask for the layers.
+    """
     given = batch.extra_inputs.get(GLOBAL_ATTENTION_MASK)
     if given is None:
         return GlobalMask(batch.mask, None)
@@ -55,14 +90,22 @@ def make_global_mask(batch: TokenBatch) -> GlobalMask:
     if most == 0:
         return GlobalMask(batch.mask, None)
     length = tokens.shape[1]
-    slots = mx.sort(mx.where(tokens, mx.arange(length)[None], length), axis=1)[:, :most]
-    return GlobalMask(batch.mask, GlobalTokens(tokens, mx.minimum(slots, length - 1), slots < length, real))
+    # Sorting moves the positions of global tokens to the front and `length`, which stands for the others, to the end.
+    positions = mx.sort(mx.where(tokens, mx.arange(length)[None], length), axis=1)[:, :most]
+    return GlobalMask(batch.mask, GlobalTokens(tokens, mx.minimum(positions, length - 1), positions < length))
 
 
 class LocalGlobalAttention(nn.Module):
-    """x (B, L, D), mask (B, 1, 1, L) True = visible, the batch's marks -> (B, L, D); padding attends to nothing.
+    """Longformer's self-attention.
 
-    Global tokens have products of their own for what they see; others see them through the usual ones.
+    Takes x (B, L, D), mask (B, 1, 1, L) with True for real tokens or None, and the batch's GlobalMask. Returns
+    (B, L, D); outputs of padded positions are those of zeros. Global tokens attend through linear layers of their own;
+    other tokens see them through the usual ones.
+
+    Args:
+        hidden_size: D.
+        heads: Number of heads, H.
+        window: Visible tokens on each side, W: half of config.json's `attention_window`.
     """
 
     def __init__(self, hidden_size: int, heads: int, window: int) -> None:
@@ -73,66 +116,72 @@ class LocalGlobalAttention(nn.Module):
         self.global_kv = Linear(hidden_size, 2 * hidden_size)
         self.out = Linear(hidden_size, hidden_size)
 
-    def __call__(self, x: mx.array, mask: mx.array | None, marks: GlobalMask) -> mx.array:
+    def __call__(self, x: mx.array, mask: mx.array | None, context: GlobalMask) -> mx.array:
         queries, keys, values = self._heads(self.qkv(x), 3)
-        near, shared = self._near(mask, marks), self._shared(keys, values, marks)
-        mixed = attend_locally(queries, keys, values, self.scale, near, self.window, shared)
-        if (found := marks.global_tokens) is not None:
-            mixed = found.put(mixed, attend(*self._globals(x, found), self.scale, mask, None))
-        return self.out(merge_heads(_of_real(mixed, marks)))
+        near, shared = self._near_mask(mask, context), self._shared(keys, values, context)
+        attended = attend_locally(queries, keys, values, self.scale, near, self.window, shared)
+        if (found := context.global_tokens) is not None:
+            attended = found.put(attended, attend(*self._global_heads(x, found), self.scale, mask, None))
+        return self.out(merge_heads(_zero_padding(attended, context)))
 
-    def with_weights(self, x: mx.array, mask: mx.array | None, marks: GlobalMask) -> tuple[mx.array, ...]:
-        """The same in L x L, with the weights as transformers has them.
+    def with_weights(self, x: mx.array, mask: mx.array | None, context: GlobalMask) -> tuple[mx.array, ...]:
+        """Compute the layer with full L x L scores, and return attention weights in the form of transformers.
 
-        Of each token those of the G global ones and of the W before it, itself and the W behind it (B, H, L, G + 2 W
-        + 1), 0 for padding and for global tokens; and where there are global tokens theirs of every token (B, H, L, G),
-        0 where a text has fewer.
+        Args:
+            x: Hidden states, (B, L, D).
+            mask: True for real tokens, (B, 1, 1, L), or None.
+            context: The batch's global mask.
+
+        Returns:
+            The output (B, L, D); each token's weights (B, H, L, G + 2 W + 1) for the global tokens, the W tokens before
+            it, itself and the W after it, 0 for padding and for global tokens; and, if there are global tokens, their
+            weights for every token (B, H, L, G), 0 where a text has fewer than G.
         """
-        length, found = x.shape[1], marks.global_tokens
+        length, found = x.shape[1], context.global_tokens
         queries, keys, values = self._heads(self.qkv(x), 3)
-        seen = local_mask(length, self.window, self._near(mask, marks))
-        keys, values, seen = prepend_shared(keys, values, seen, self._shared(keys, values, marks))
-        mixed, weights = attend_with_weights(queries, keys, values, self.scale, seen, None)
+        visible = local_mask(length, self.window, self._near_mask(mask, context))
+        keys, values, visible = prepend_shared(keys, values, visible, self._shared(keys, values, context))
+        attended, weights = attend_with_weights(queries, keys, values, self.scale, visible, None)
         count = weights.shape[-1] - length
         weights = mx.concatenate([weights[..., :count], self._diagonals(weights[..., count:])], axis=-1)
         if found is None:
-            return self.out(merge_heads(_of_real(mixed, marks))), _of_real(weights, marks)
-        theirs, global_weights = attend_with_weights(*self._globals(x, found), self.scale, mask, None)
-        weights = mx.where(found.tokens[:, None, :, None], 0, _of_real(weights, marks))
-        mixed = _of_real(found.put(mixed, theirs), marks)
-        global_weights = mx.where(found.there[:, None, :, None], global_weights, 0)
-        return self.out(merge_heads(mixed)), weights, global_weights.swapaxes(-1, -2)
+            return self.out(merge_heads(_zero_padding(attended, context))), _zero_padding(weights, context)
+        global_rows, global_weights = attend_with_weights(*self._global_heads(x, found), self.scale, mask, None)
+        weights = mx.where(found.tokens[:, None, :, None], 0, _zero_padding(weights, context))
+        attended = _zero_padding(found.put(attended, global_rows), context)
+        global_weights = mx.where(found.valid[:, None, :, None], global_weights, 0)
+        return self.out(merge_heads(attended)), weights, global_weights.swapaxes(-1, -2)
 
-    def _heads(self, products: mx.array, parts: int) -> list[mx.array]:
-        return [split_heads(part, self.heads) for part in mx.split(products, parts, axis=-1)]
+    def _heads(self, x: mx.array, parts: int) -> list[mx.array]:
+        return [split_heads(part, self.heads) for part in mx.split(x, parts, axis=-1)]
 
-    def _near(self, mask: mx.array | None, marks: GlobalMask) -> mx.array | None:
-        """The mask of near tokens: global ones are seen as shared."""
-        if marks.global_tokens is None:
+    def _near_mask(self, mask: mx.array | None, context: GlobalMask) -> mx.array | None:
+        """Return the mask of the window without global tokens, which are among the shared keys."""
+        if context.global_tokens is None:
             return mask
-        others = mx.logical_not(marks.global_tokens.tokens)[:, None, None]
+        others = mx.logical_not(context.global_tokens.tokens)[:, None, None]
         return others if mask is None else mx.logical_and(mask, others)
 
-    def _shared(self, keys: mx.array, values: mx.array, marks: GlobalMask) -> SharedKeys | None:
-        found = marks.global_tokens
+    def _shared(self, keys: mx.array, values: mx.array, context: GlobalMask) -> SharedKeys | None:
+        found = context.global_tokens
         if found is None:
             return None
-        return SharedKeys(found.take(keys), found.take(values), found.there[:, None, None])
+        return SharedKeys(found.take(keys), found.take(values), found.valid[:, None, None])
 
-    def _globals(self, x: mx.array, found: GlobalTokens) -> tuple[mx.array, mx.array, mx.array]:
-        """Queries of the global tokens (B, H, G, K), and keys and values of all (B, H, L, K)."""
-        chosen = mx.take_along_axis(x, found.slots[:, :, None], axis=1)
+    def _global_heads(self, x: mx.array, found: GlobalTokens) -> tuple[mx.array, mx.array, mx.array]:
+        """Return queries of the global tokens (B, H, G, K), and keys and values of all tokens (B, H, L, K)."""
+        chosen = mx.take_along_axis(x, found.positions[:, :, None], axis=1)
         keys, values = self._heads(self.global_kv(x), 2)
         return split_heads(self.global_query(chosen), self.heads), keys, values
 
     def _diagonals(self, weights: mx.array) -> mx.array:
-        """weights (B, H, L, L) -> those of near tokens (B, H, L, 2 W + 1), 0 beyond the row."""
+        """Return the weights (B, H, L, L) of each token's window, (B, H, L, 2 W + 1), 0 beyond the text's ends."""
         window, length = self.window, weights.shape[-1]
         padded = mx.pad(weights, [(0, 0), (0, 0), (0, 0), (window, window)])
         near = mx.arange(length)[:, None] + mx.arange(2 * window + 1)[None]
         return mx.take_along_axis(padded, mx.broadcast_to(near, (*weights.shape[:3], 2 * window + 1)), axis=-1)
 
 
-def _of_real(x: mx.array, marks: GlobalMask) -> mx.array:
-    """x (B, H, L, ...) -> the same, 0 for padding."""
-    return x if marks.real is None else mx.where(marks.real[:, None, :, None], x, 0)
+def _zero_padding(x: mx.array, context: GlobalMask) -> mx.array:
+    """Return x (B, H, L, ...) with 0 at padded positions."""
+    return x if context.real is None else mx.where(context.real[:, None, :, None], x, 0)

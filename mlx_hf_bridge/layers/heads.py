@@ -1,7 +1,11 @@
-"""What stands on an encoder: poolers, and heads that give named answers.
+"""Poolers, and task heads that turn hidden states into named outputs.
 
-B texts, L tokens, D hidden, C classes, E embedding width, V words.
-A head: hidden (B, L, D), pooled (B, D) or None, the batch, the word table -> answers by transformers' names.
+Sources: the poolers and heads of BERT, RoBERTa, ELECTRA, XLM and CLIP in transformers.
+
+Axes: B texts, L tokens, D hidden size, C classes, E embedding width, V vocabulary size, P width of a projection.
+
+A pooler takes hidden states (B, L, D) and the TokenBatch. A head takes hidden states (B, L, D), the pooler's output
+(B, D) or None, the TokenBatch, and the token embedding table; it returns outputs by their names in transformers.
 """
 
 import mlx.core as mx
@@ -15,9 +19,18 @@ from mlx_hf_bridge.layers.token_batch import TokenBatch
 HeadOutputs = dict[str, mx.array]
 TokenTable = Embedding | QuantizedEmbedding
 
+# Before pull request 24773 of transformers, CLIP's config.json said eos_token_id 2, whatever the tokenizer's id was.
+_LEGACY_EOS = 2
+
 
 class Pooler(nn.Module):
-    """hidden (B, L, D) -> tanh of a product of the first token (B, D)."""
+    """BERT's pooler: the tanh of a linear layer of position 0.
+
+    Takes hidden states (B, L, D) and the batch. Returns (B, D).
+
+    Args:
+        hidden_size: D.
+    """
 
     def __init__(self, hidden_size: int) -> None:
         super().__init__()
@@ -27,8 +40,66 @@ class Pooler(nn.Module):
         return mx.tanh(self.dense(batch.first_tokens(hidden)))
 
 
+class EOSPooler(nn.Module):
+    """CLIP's pooler: the hidden state of the first end-of-text token, or of position 0 if a text has none.
+
+    Takes hidden states (B, L, D) and the batch. Returns (B, D).
+
+    Args:
+        eos_token_id: Id of the end-of-text token. Old files have the wrong id 2; the token with the highest id of the
+            text is taken for them, as in transformers.
+    """
+
+    def __init__(self, eos_token_id: int) -> None:
+        super().__init__()
+        self.eos_token_id = eos_token_id
+
+    def __call__(self, hidden: mx.array, batch: TokenBatch) -> mx.array:
+        is_end = batch.ids if self.eos_token_id == _LEGACY_EOS else (batch.ids == self.eos_token_id).astype(mx.int32)
+        return batch.take(hidden, mx.argmax(is_end, axis=1))
+
+
+class LastPositionPooler(nn.Module):
+    """SigLIP's pooler: a linear layer of the last position, even if it is padding.
+
+    Takes hidden states (B, L, D) and the batch. Returns (B, P).
+
+    Args:
+        hidden_size: D.
+        width: Width of the projection, P.
+    """
+
+    def __init__(self, hidden_size: int, width: int) -> None:
+        super().__init__()
+        self.out = Linear(hidden_size, width)
+
+    def __call__(self, hidden: mx.array, batch: TokenBatch) -> mx.array:
+        return self.out(take_last_position(hidden, batch))
+
+
+def take_last_position(hidden: mx.array, batch: TokenBatch) -> mx.array:
+    """Return the hidden state at the last position, even if it is padding.
+
+    Args:
+        hidden: Hidden states, (B, L, D).
+        batch: The batch; not used.
+
+    Returns:
+        Array of shape (B, D).
+    """
+    return hidden[:, -1]
+
+
 class PooledClassifier(nn.Module):
-    """A product of the pooler's output -> one answer (B, C)."""
+    """A linear layer on the pooler's output, for sequence classification and similar tasks.
+
+    Returns one output of shape (B, C).
+
+    Args:
+        hidden_size: D.
+        classes: C.
+        output_name: Name of the output.
+    """
 
     def __init__(self, hidden_size: int, classes: int, output_name: str = "logits") -> None:
         super().__init__()
@@ -36,12 +107,20 @@ class PooledClassifier(nn.Module):
         self.output_name = output_name
 
     def __call__(self, hidden: mx.array, pooled: mx.array | None, batch: TokenBatch, table: TokenTable) -> HeadOutputs:
-        assert pooled is not None  # build() gives a head that reads the pooler one
+        assert pooled is not None  # build_model() adds a pooler to every head that reads one
         return {self.output_name: self.out(pooled)}
 
 
 class FirstTokenClassifier(nn.Module):
-    """A product of the first token, activation, another product -> logits (B, C)."""
+    """RoBERTa's classifier on position 0: linear layer, activation, linear layer.
+
+    Returns "logits" of shape (B, C).
+
+    Args:
+        hidden_size: D.
+        classes: C.
+        activation: Function between the two layers.
+    """
 
     def __init__(self, hidden_size: int, classes: int, activation: Activation) -> None:
         super().__init__()
@@ -54,14 +133,29 @@ class FirstTokenClassifier(nn.Module):
 
 
 def reads_first_token(head: nn.Module, pooler: nn.Module | None) -> bool:
-    """Whether a head's answers, and the pooler's that it reads, follow from the first slot of each text alone."""
+    """Return whether a head needs only position 0 of each text, so that the last layer may skip the others.
+
+    Args:
+        head: The head.
+        pooler: The pooler that the head reads, or None.
+
+    Returns:
+        True if outputs of the head, and of the pooler that it reads, depend on position 0 only.
+    """
     if isinstance(head, PooledClassifier):
         return isinstance(pooler, Pooler)
     return isinstance(head, FirstTokenClassifier)
 
 
 class TokenClassifier(nn.Module):
-    """A product of every token -> logits (B, L, C)."""
+    """A linear layer on every token, for token classification.
+
+    Returns "logits" of shape (B, L, C).
+
+    Args:
+        hidden_size: D.
+        classes: C.
+    """
 
     def __init__(self, hidden_size: int, classes: int) -> None:
         super().__init__()
@@ -72,7 +166,13 @@ class TokenClassifier(nn.Module):
 
 
 class SpanClassifier(nn.Module):
-    """A product of every token -> start_logits and end_logits (B, L)."""
+    """A linear layer on every token, for extractive question answering.
+
+    Returns "start_logits" and "end_logits", both of shape (B, L).
+
+    Args:
+        hidden_size: D.
+    """
 
     def __init__(self, hidden_size: int) -> None:
         super().__init__()
@@ -84,7 +184,14 @@ class SpanClassifier(nn.Module):
 
 
 class TokenDiscriminator(nn.Module):
-    """ELECTRA's: a product of every token, activation, a product to one number -> logits (B, L)."""
+    """ELECTRA's discriminator, which detects replaced tokens: linear layer, activation, linear layer to one number.
+
+    Returns "logits" of shape (B, L).
+
+    Args:
+        hidden_size: D.
+        activation: Function between the two layers.
+    """
 
     def __init__(self, hidden_size: int, activation: Activation) -> None:
         super().__init__()
@@ -97,9 +204,19 @@ class TokenDiscriminator(nn.Module):
 
 
 class MaskedLMHead(nn.Module):
-    """A product to the embeddings' width, activation, norm, and the score of every word -> one answer (B, L, V).
+    """BERT's masked-LM head: linear layer to the embedding width, activation, norm, and the scores of all tokens.
 
-    Tied, words are scored by the word table and a bias; else by a table of the head's own.
+    Returns one output of shape (B, L, V).
+
+    Args:
+        hidden_size: D.
+        width: Embedding width, E.
+        vocabulary: V.
+        activation: Function after the linear layer.
+        eps: Epsilon of the layer norm.
+        tied: Whether scores are dot products with the token embedding table, plus a bias; otherwise the head has a
+            decoder.
+        output_name: Name of the output.
     """
 
     def __init__(
@@ -129,7 +246,14 @@ class MaskedLMHead(nn.Module):
 
 
 class PreTrainingHeads(nn.Module):
-    """Two heads of one encoder, as in pre-training; their answers together."""
+    """BERT's pre-training heads: a masked-LM head and a sentence head.
+
+    Returns the outputs of both.
+
+    Args:
+        words: The masked-LM head.
+        sentence: The classifier of the pooled output.
+    """
 
     def __init__(self, words: nn.Module, sentence: nn.Module) -> None:
         super().__init__()
@@ -140,46 +264,16 @@ class PreTrainingHeads(nn.Module):
         return {**self.words(hidden, pooled, batch, table), **self.sentence(hidden, pooled, batch, table)}
 
 
-# Before transformers' PR 24773 CLIP's config.json said 2, whatever the tokenizer's was.
-_WRONG_END = 2
-
-
-class EOSPooler(nn.Module):
-    """hidden (B, L, D) -> the first end-of-text token's (B, D), or the first slot's of a row without one.
-
-    With the old files' id of 2, the end is the highest id of a row.
-    """
-
-    def __init__(self, eos_token_id: int) -> None:
-        super().__init__()
-        self.eos_token_id = eos_token_id
-
-    def __call__(self, hidden: mx.array, batch: TokenBatch) -> mx.array:
-        is_end = batch.ids if self.eos_token_id == _WRONG_END else (batch.ids == self.eos_token_id).astype(mx.int32)
-        return batch.take(hidden, mx.argmax(is_end, axis=1))
-
-
-class LastPositionPooler(nn.Module):
-    """hidden (B, L, D) -> a product of the last slot, padding or not (B, P)."""
-
-    def __init__(self, hidden_size: int, width: int) -> None:
-        super().__init__()
-        self.out = Linear(hidden_size, width)
-
-    def __call__(self, hidden: mx.array, batch: TokenBatch) -> mx.array:
-        return self.out(take_last_position(hidden, batch))
-
-
-def take_last_position(hidden: mx.array, batch: TokenBatch) -> mx.array:
-    """hidden (B, L, D) -> the last slot's (B, D), padding or not."""
-    return hidden[:, -1]
-
-
 class LastTokenClassifier(nn.Module):
-    """The last token that is not padding, times a product -> logits (B, C).
+    """A linear layer on the last token that is not padding (Qwen's and Gemma's sequence classifiers).
 
-    Padding is told by its id, as transformers does, or, where there is none, by the mask; vectors in the place of ids
-    count as tokens.
+    Returns "logits" of shape (B, C).
+
+    Args:
+        hidden_size: D.
+        classes: C.
+        pad_token_id: Id by which padding is recognized, as in transformers; None to use the attention mask.
+        bias: Whether the linear layer has a bias.
     """
 
     def __init__(self, hidden_size: int, classes: int, pad_token_id: int | None, bias: bool = False) -> None:
@@ -190,13 +284,23 @@ class LastTokenClassifier(nn.Module):
     def __call__(self, hidden: mx.array, pooled: mx.array | None, batch: TokenBatch, table: TokenTable) -> HeadOutputs:
         is_token = batch.token_mask(mx.int32)[:, :, 0]
         if self.pad_token_id is not None:
+            # For inputs_embeds the ids are placeholders other than padding, so every position counts as a token.
             is_token = (batch.ids != self.pad_token_id).astype(mx.int32)
         last = mx.argmax(is_token * mx.arange(is_token.shape[1], dtype=mx.int32), axis=1)
         return {"logits": self.out(batch.take(hidden, last))}
 
 
 class SummaryClassifier(nn.Module):
-    """hidden (B, L, D) -> activation of a product of the first token (B, C), scored once more where it is a choice."""
+    """XLM's classifier (SequenceSummary): activation of a linear layer of position 0.
+
+    Returns "logits" of shape (B, C), or (B, 1) for multiple choice.
+
+    Args:
+        hidden_size: D.
+        classes: C.
+        activation: Function after the linear layer.
+        is_choice: Whether a second linear layer turns the classes into one score, for multiple choice.
+    """
 
     def __init__(self, hidden_size: int, classes: int, activation: Activation, is_choice: bool = False) -> None:
         super().__init__()

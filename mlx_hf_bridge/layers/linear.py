@@ -1,6 +1,7 @@
-"""Products and look-ups whose weights are float or packed in MLX's low-bit storage.
+"""Linear layers and embedding tables, with float weights or quantized in MLX's low-bit format.
 
-I inputs, O outputs, V rows of a table, D its width.
+Axes: I inputs, O outputs, V rows of a table (vocabulary), D embedding width, W 32-bit words of a packed row,
+N quantization groups of a row.
 """
 
 from collections.abc import Iterator
@@ -12,116 +13,173 @@ import mlx.nn as nn
 
 from mlx_hf_bridge.layers.single_batch import in_single_batch_mode
 from mlx_hf_bridge.layers.small_batch import PackedTiles
-from mlx_hf_bridge.runtime.device import KEEPS_DEQUANTIZED, SMALL_BATCH_ROWS, dequantizes_in_passes, dequantizes_weights
+from mlx_hf_bridge.runtime.device import (
+    KEEPS_DEQUANTIZED,
+    SMALL_BATCH_ROWS,
+    dequantizes_in_passes,
+    dequantizes_weights,
+)
 
-
-def _pack(weight: mx.array, group_size: int, bits: int, mode: str) -> tuple[mx.array, mx.array, mx.array | None]:
-    packed, scales, *biases = mx.quantize(weight, group_size=group_size, bits=bits, mode=mode)
-    return packed, scales, biases[0] if biases else None
-
-
-_unpacked_once: ContextVar[dict[tuple[int, mx.Dtype], mx.array] | None] = ContextVar("_unpacked_once", default=None)
+_dequantized_once: ContextVar[dict[tuple[int, mx.Dtype], mx.array] | None] = ContextVar(
+    "_dequantized_once", default=None
+)
 
 
 @contextmanager
 def dequantizing_once() -> Iterator[None]:
-    """Within the block every packed weight is unpacked once, for all products that are built there."""
-    token = _unpacked_once.set({})
+    """Share dequantized weights inside the `with` block: each weight is dequantized once for all matmuls built there.
+
+    Batches that run in parallel use it, so that every stream does not dequantize the same layer again.
+
+    Yields:
+        Nothing.
+    """
+    token = _dequantized_once.set({})
     try:
         yield
     finally:
-        _unpacked_once.reset(token)
-
-
-def _unpacked_by_parts(weight: mx.array, scales: mx.array, biases: mx.array, bits: int) -> mx.array:
-    """weight (..., W) uint32, scales and biases (..., N) -> float32 (..., I), in passes over whole arrays."""
-    codes = weight.view(mx.uint8)
-    if bits == 4:
-        codes = mx.stack([mx.bitwise_and(codes, 15), mx.right_shift(codes, 4)], axis=-1)
-    groups = codes.reshape(*scales.shape, -1).astype(mx.float32)
-    values = groups * scales[..., None] + biases[..., None]
-    return values.reshape(*weight.shape[:-1], -1)
+        _dequantized_once.reset(token)
 
 
 class QuantizedModule(nn.Module):
-    """Weights in MLX's low-bit storage: `weight` uint32, `scales`, and in affine mode `biases`."""
+    """Weights in MLX's low-bit format: `weight` (uint32), `scales`, and in affine mode `biases`.
+
+    The base of QuantizedLinear and QuantizedEmbedding, which define `__call__`.
+
+    Args:
+        weight: Float weights, (O, I) or (V, D); groups run along the last axis.
+        group_size: Weights that share a scale.
+        bits: Bits of a weight.
+        mode: A mode of mx.quantize: "affine", "mxfp4", "mxfp8" or "nvfp4".
+    """
 
     def __init__(self, weight: mx.array, group_size: int, bits: int, mode: str) -> None:
         super().__init__()
         self.group_size, self.bits, self.mode = group_size, bits, mode
         self._kept: dict[tuple[int, mx.Dtype], mx.array] = {}
-        self.weight, self.scales, packed_biases = _pack(weight, group_size, bits, mode)
-        if packed_biases is not None:
-            self.biases = packed_biases
+        self.weight, self.scales, biases = _quantize(weight, group_size, bits, mode)
+        if biases is not None:
+            self.biases = biases
 
     def scales_as(self, dtype: mx.Dtype) -> tuple[mx.array, mx.array | None]:
-        """Affine scales and biases in the activations' dtype; those of the fp modes are codes and stay as they are."""
+        """Return scales and biases in the activations' dtype.
+
+        Args:
+            dtype: Dtype of the activations.
+
+        Returns:
+            Scales and biases. Those of fp modes are integer codes: they keep their dtype, and biases are None.
+        """
         if self.mode != "affine":
             return self.scales, None
         return self.scales.astype(dtype), self.biases.astype(dtype)
 
     def dequantize(self, dtype: mx.Dtype, rows: mx.array | None = None) -> mx.array:
-        """The float weights, or those rows of them."""
-        if rows is not None:
-            return self._unpacked(dtype, rows)
-        unpacked = self._kept if KEEPS_DEQUANTIZED else _unpacked_once.get()
-        if unpacked is None:
-            return self._unpacked(dtype, None)
-        key = id(self), dtype
-        if key not in unpacked:
-            unpacked[key] = self._unpacked(dtype, None)
-            if KEEPS_DEQUANTIZED:
-                mx.eval(unpacked[key])
-        return unpacked[key]
+        """Return the weights as floats.
 
-    def _unpacked(self, dtype: mx.Dtype, rows: mx.array | None) -> mx.array:
-        weight, (scales, biases) = self.weight, self.scales_as(dtype)
+        Args:
+            dtype: Dtype of the result.
+            rows: Indices of the rows to return, any shape (...); None for all rows.
+
+        Returns:
+            Weights of shape (O, I), or (..., I) for `rows`.
+        """
         if rows is not None:
-            weight, scales, biases = weight[rows], scales[rows], None if biases is None else biases[rows]
-        if biases is not None and dtype == mx.float32 and dequantizes_in_passes(self.bits):
-            return _unpacked_by_parts(weight, scales, biases, self.bits)
-        return mx.dequantize(
-            weight, scales, biases, group_size=self.group_size, bits=self.bits, mode=self.mode, dtype=dtype
-        )
+            return self._dequantize(dtype, rows)
+        dequantized = self._kept if KEEPS_DEQUANTIZED else _dequantized_once.get()
+        if dequantized is None:
+            return self._dequantize(dtype, None)
+        key = id(self), dtype
+        if key not in dequantized:
+            dequantized[key] = self._dequantize(dtype, None)
+            if KEEPS_DEQUANTIZED:
+                # It outlives the graph that it was first built for.
+                mx.eval(dequantized[key])
+        return dequantized[key]
 
     def matmul(self, x: mx.array, bias: mx.array | None = None) -> mx.array:
-        """x (..., I) -> x @ weights.T + bias (..., O), by whichever way is faster for that many rows."""
+        """Return x @ weights.T + bias, dequantizing the weights first where that is faster for so many rows.
+
+        Args:
+            x: (..., I).
+            bias: (O,), or None.
+
+        Returns:
+            Array of shape (..., O).
+        """
         if dequantizes_weights(x.size // x.shape[-1]):
             weight = self.dequantize(x.dtype).T
             return x @ weight if bias is None else mx.addmm(bias, x, weight)
         scales, biases = self.scales_as(x.dtype)
-        product = mx.quantized_matmul(
+        result = mx.quantized_matmul(
             x, self.weight, scales, biases, transpose=True, group_size=self.group_size, bits=self.bits, mode=self.mode
         )
-        return product if bias is None else product + bias
+        return result if bias is None else result + bias
+
+    def _dequantize(self, dtype: mx.Dtype, rows: mx.array | None) -> mx.array:
+        weight, (scales, biases) = self.weight, self.scales_as(dtype)
+        if rows is not None:
+            weight, scales, biases = weight[rows], scales[rows], None if biases is None else biases[rows]
+        if biases is not None and dtype == mx.float32 and dequantizes_in_passes(self.bits):
+            return _dequantize_in_passes(weight, scales, biases, self.bits)
+        return mx.dequantize(
+            weight, scales, biases, group_size=self.group_size, bits=self.bits, mode=self.mode, dtype=dtype
+        )
 
 
 class Linear(nn.Module):
-    """x (..., I) -> x @ weight.T + bias (..., O); weight (O, I)."""
+    """A linear layer: x @ weight.T + bias.
+
+    Takes x (..., I) and returns (..., O). The weight has the shape (O, I), as in torch.
+
+    Args:
+        inputs: Input width, I.
+        outputs: Output width, O.
+        bias: Whether there is a bias.
+    """
 
     def __init__(self, inputs: int, outputs: int, bias: bool = True) -> None:
         super().__init__()
         self.weight = mx.zeros((outputs, inputs))
         if bias:
             self.bias = mx.zeros((outputs,))
-        self._blocks = PackedTiles() if SMALL_BATCH_ROWS else None
+        self._tiles = PackedTiles() if SMALL_BATCH_ROWS else None
 
     def __call__(self, x: mx.array) -> mx.array:
-        if self._blocks is not None and in_single_batch_mode():
-            product = self._blocks.matmul(x, self.weight)
-            if product is not None:
-                return product + self.bias if "bias" in self else product
+        if self._tiles is not None and in_single_batch_mode():
+            result = self._tiles.matmul(x, self.weight)
+            if result is not None:
+                return result + self.bias if "bias" in self else result
         if "bias" in self:
             return mx.addmm(self.bias, x, self.weight.T)
         return x @ self.weight.T
 
     def to_quantized(self, group_size: int, bits: int, mode: str = "affine") -> "QuantizedLinear":
-        """The same product with packed weights."""
+        """Return this layer with quantized weights; mlx.nn.quantize calls it.
+
+        Args:
+            group_size: Weights that share a scale.
+            bits: Bits of a weight.
+            mode: A mode of mx.quantize.
+
+        Returns:
+            A QuantizedLinear with this layer's bias.
+        """
         return QuantizedLinear(self.weight, self.get("bias"), group_size, bits, mode)
 
 
 class QuantizedLinear(QuantizedModule):
-    """x (..., I) -> (..., O) with packed weights."""
+    """A linear layer with quantized weights.
+
+    Takes x (..., I) and returns (..., O).
+
+    Args:
+        weight: Float weights to quantize, (O, I).
+        bias: (O,), or None.
+        group_size: Weights that share a scale.
+        bits: Bits of a weight.
+        mode: A mode of mx.quantize.
+    """
 
     def __init__(self, weight: mx.array, bias: mx.array | None, group_size: int, bits: int, mode: str) -> None:
         super().__init__(weight, group_size, bits, mode)
@@ -133,7 +191,14 @@ class QuantizedLinear(QuantizedModule):
 
 
 class Embedding(nn.Module):
-    """ids (...) -> rows (..., D) of weight (V, D)."""
+    """An embedding table.
+
+    Takes ids (...) and returns rows (..., D) of the weight (V, D).
+
+    Args:
+        rows: Number of rows, V.
+        width: Embedding width, D.
+    """
 
     def __init__(self, rows: int, width: int) -> None:
         super().__init__()
@@ -143,16 +208,41 @@ class Embedding(nn.Module):
         return self.weight[ids]
 
     def scores(self, x: mx.array) -> mx.array:
-        """x (..., D) -> its product with every row (..., V)."""
+        """Return the dot product with every row, for heads that are tied to the table.
+
+        Args:
+            x: (..., D).
+
+        Returns:
+            Array of shape (..., V).
+        """
         return x @ self.weight.T
 
     def to_quantized(self, group_size: int, bits: int, mode: str = "affine") -> "QuantizedEmbedding":
-        """The same look-up with a packed table."""
+        """Return this table with quantized rows; mlx.nn.quantize calls it.
+
+        Args:
+            group_size: Weights that share a scale.
+            bits: Bits of a weight.
+            mode: A mode of mx.quantize.
+
+        Returns:
+            A QuantizedEmbedding.
+        """
         return QuantizedEmbedding(self.weight, group_size, bits, mode)
 
 
 class QuantizedEmbedding(QuantizedModule):
-    """ids (...) -> rows (..., D); only the rows that are asked for are unpacked."""
+    """An embedding table with quantized rows; only the rows that are looked up are dequantized.
+
+    Takes ids (...) and returns rows (..., D) in the dtype of the attribute `dtype`.
+
+    Args:
+        weight: Float table to quantize, (V, D).
+        group_size: Weights that share a scale.
+        bits: Bits of a weight.
+        mode: A mode of mx.quantize.
+    """
 
     def __init__(self, weight: mx.array, group_size: int, bits: int, mode: str) -> None:
         super().__init__(weight, group_size, bits, mode)
@@ -162,5 +252,30 @@ class QuantizedEmbedding(QuantizedModule):
         return self.dequantize(self.dtype, ids)
 
     def scores(self, x: mx.array) -> mx.array:
-        """x (..., D) -> its product with every row (..., V)."""
+        """Return the dot product with every row, for heads that are tied to the table.
+
+        Args:
+            x: (..., D).
+
+        Returns:
+            Array of shape (..., V).
+        """
         return self.matmul(x)
+
+
+def _quantize(weight: mx.array, group_size: int, bits: int, mode: str) -> tuple[mx.array, mx.array, mx.array | None]:
+    weight, scales, *biases = mx.quantize(weight, group_size=group_size, bits=bits, mode=mode)
+    return weight, scales, biases[0] if biases else None
+
+
+def _dequantize_in_passes(weight: mx.array, scales: mx.array, biases: mx.array, bits: int) -> mx.array:
+    """Return weights (..., W), uint32, with scales and biases (..., N) as float32 (..., I).
+
+    Each step passes over a whole array, which is faster on CPUs than the loop in mx.dequantize.
+    """
+    values = weight.view(mx.uint8)
+    if bits == 4:
+        # The lower four bits of a byte hold the earlier weight.
+        values = mx.stack([mx.bitwise_and(values, 15), mx.right_shift(values, 4)], axis=-1)
+    groups = values.reshape(*scales.shape, -1).astype(mx.float32)
+    return (groups * scales[..., None] + biases[..., None]).reshape(*weight.shape[:-1], -1)

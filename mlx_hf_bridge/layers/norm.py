@@ -1,6 +1,6 @@
-"""Layer normalisation (Ba et al., arXiv 1607.06450) and that by the root mean square (Zhang and Sennrich, 1910.07467).
+"""Layer norm (Ba et al., arXiv 1607.06450) and RMS norm (Zhang and Sennrich, arXiv 1910.07467).
 
-B texts, L tokens, D width.
+Axes: B texts, L tokens, D width of the last axis.
 """
 
 import mlx.core as mx
@@ -11,7 +11,15 @@ from mlx_hf_bridge.runtime.device import SUMS_ARE_SLOW
 
 
 class LayerNorm(nn.Module):
-    """x (..., D) -> (x - mean(x)) / root of its variance and eps * weight + bias, mean and root in float32."""
+    """Layer norm: (x - mean) / sqrt(variance + eps) * weight + bias, with mean and variance in float32.
+
+    Takes x (..., D) and returns (..., D).
+
+    Args:
+        width: D.
+        eps: Added to the variance.
+        bias: Whether there is a bias.
+    """
 
     def __init__(self, width: int, eps: float = 1e-5, bias: bool = True) -> None:
         super().__init__()
@@ -19,21 +27,31 @@ class LayerNorm(nn.Module):
         if bias:
             self.bias = mx.zeros((width,))
         self.eps = eps
-        # From numpy, so that they are no lazy arrays of the thread that loads.
+        # Made from numpy arrays, which are evaluated: a lazy array belongs to the thread that created it.
         self._mean = mx.array(np.full((width, 1), 1 / width, np.float32))
         self._eps = mx.array(np.full((1,), eps, np.float32))
 
     def __call__(self, x: mx.array) -> mx.array:
         if not SUMS_ARE_SLOW or x.dtype != mx.float32:
             return mx.fast.layer_norm(x, self.weight, self.get("bias"), self.eps)
-        rows = x.reshape(-1, x.shape[-1])  # products of matrices take fewer of MLX's operations
-        centred = rows - rows @ self._mean
-        scaled = centred / mx.sqrt(mx.addmm(self._eps, mx.square(centred), self._mean)) * self.weight
+        # Mean and variance as matmuls with a column of 1 / D, which BLAS computes faster than MLX computes sums of
+        # rows on a CPU. The mean is subtracted before squaring: E[x^2] - E[x]^2 would cancel far from zero.
+        rows = x.reshape(-1, x.shape[-1])
+        centered = rows - rows @ self._mean
+        scaled = centered / mx.sqrt(mx.addmm(self._eps, mx.square(centered), self._mean)) * self.weight
         return (scaled + self.bias if "bias" in self else scaled).reshape(x.shape)
 
 
 class RMSNorm(nn.Module):
-    """x (..., D) -> x / rms(x) * (weight + offset), the root in float32; `offset` is 1 in Gemma, 0 elsewhere."""
+    """RMS norm: x / rms(x) * (weight + offset), with the root mean square in float32.
+
+    Takes x (..., D) and returns (..., D).
+
+    Args:
+        width: D.
+        eps: Added to the mean square.
+        offset: Added to the weight: 1 in Gemma, whose weights are stored around 0, otherwise 0.
+    """
 
     def __init__(self, width: int, eps: float, offset: float = 0.0) -> None:
         super().__init__()

@@ -1,6 +1,8 @@
-"""SqueezeBERT's blocks (Iandola et al., arXiv 2006.11316): products in groups, which are convolutions one token wide.
+"""SqueezeBERT's blocks, whose linear layers work in groups and are stored as convolutions one token wide.
 
-B texts, L tokens, D hidden, F intermediate, H heads, I inputs, O outputs, G groups.
+Source: Iandola et al., "SqueezeBERT", arXiv 2006.11316.
+
+Axes: B texts, L tokens, D hidden size, F intermediate size, H heads, I inputs, O outputs, G groups.
 """
 
 import mlx.core as mx
@@ -11,7 +13,15 @@ from mlx_hf_bridge.layers.feed_forward import Activation
 
 
 class PointwiseConvolution(nn.Module):
-    """x (B, L, I) -> (B, L, O): group g of the outputs reads group g of the inputs; weight (O, I / G, 1)."""
+    """A grouped convolution one token wide: group g of the outputs reads only group g of the inputs.
+
+    Takes x (B, L, I) and returns (B, L, O). The weight has torch's shape (O, I / G, 1).
+
+    Args:
+        inputs: I.
+        outputs: O.
+        groups: G.
+    """
 
     def __init__(self, inputs: int, outputs: int, groups: int) -> None:
         super().__init__()
@@ -23,12 +33,24 @@ class PointwiseConvolution(nn.Module):
         texts, length, _ = x.shape
         weight = self.weight.reshape(self.groups, -1, self.weight.shape[1])  # (G, O / G, I / G)
         parts = x.reshape(texts * length, self.groups, -1).swapaxes(0, 1)  # (G, B x L, I / G)
-        product = parts @ weight.swapaxes(1, 2)  # (G, B x L, O / G)
-        return product.swapaxes(0, 1).reshape(texts, length, -1) + self.bias
+        outputs = parts @ weight.swapaxes(1, 2)  # (G, B x L, O / G)
+        return outputs.swapaxes(0, 1).reshape(texts, length, -1) + self.bias
 
 
 class PointwiseAttention(nn.Module):
-    """x (B, L, D), mask (B, 1, 1, L) True = visible -> (B, L, D)."""
+    """Self-attention whose projections are pointwise convolutions.
+
+    Takes x (B, L, D), mask (B, 1, 1, L) with True for visible keys or None, and a bias that is added to the scores or
+    None. Returns (B, L, D).
+
+    Args:
+        query: Projection to queries, (B, L, D) -> (B, L, D).
+        key: Projection to keys.
+        value: Projection to values.
+        out: Projection of the attention output.
+        heads: H.
+        scale: Factor of the scores.
+    """
 
     def __init__(
         self, query: nn.Module, key: nn.Module, value: nn.Module, out: nn.Module, heads: int, scale: float
@@ -38,13 +60,22 @@ class PointwiseAttention(nn.Module):
         self.heads, self.scale = heads, scale
 
     def __call__(self, x: mx.array, mask: mx.array | None, bias: mx.array | None = None) -> mx.array:
-        mixed: mx.array = self.out(merge_heads(attend(*self._heads(x), self.scale, mask, bias)))
-        return mixed
+        attended: mx.array = self.out(merge_heads(attend(*self._heads(x), self.scale, mask, bias)))
+        return attended
 
     def with_weights(
         self, x: mx.array, mask: mx.array | None, bias: mx.array | None = None
     ) -> tuple[mx.array, mx.array]:
-        """The same, with what transformers gives as attentions: scores (B, H, L, L) that are not yet weights."""
+        """Compute the layer together with its scores, which transformers returns as SqueezeBERT's attentions.
+
+        Args:
+            x: Hidden states, (B, L, D).
+            mask: True for visible keys, (B, 1, 1, L), or None.
+            bias: Added to the scores, or None.
+
+        Returns:
+            The output (B, L, D) and the scores before softmax, (B, H, L, L).
+        """
         queries, keys, _ = self._heads(x)
         scores = (queries * self.scale) @ keys.swapaxes(-1, -2)
         if mask is not None:
@@ -57,7 +88,15 @@ class PointwiseAttention(nn.Module):
 
 
 class PointwiseFeedForward(nn.Module):
-    """x (B, L, D) -> up to (B, L, F), activation, down to (B, L, D)."""
+    """A feed-forward block of two pointwise convolutions.
+
+    Takes x (B, L, D) and returns (B, L, D).
+
+    Args:
+        up: Projection to F features.
+        down: Projection back to D features.
+        activation: Function between the two.
+    """
 
     def __init__(self, up: nn.Module, down: nn.Module, activation: Activation) -> None:
         super().__init__()

@@ -1,6 +1,8 @@
-"""A layer that normalises before attention and feed-forward, and adds what they give to what it got.
+"""Layers that normalize before attention and feed-forward instead of after the sum.
 
-B texts, L tokens, D hidden, H heads.
+Sources: pre-norm layers, Xiong et al., arXiv 2002.04745; norms on both sides, Gemma 2, arXiv 2408.00118.
+
+Axes: B texts, L tokens, D hidden size, H heads.
 """
 
 from collections.abc import Callable
@@ -11,11 +13,20 @@ import mlx.nn as nn
 
 from mlx_hf_bridge.layers.encoder import OutputRecorder, SelfAttention
 
+_LARGEST_FLOAT16 = 65504.0
+
 
 class PreNormLayer(nn.Module):
-    """x (B, L, D) -> y + feed_forward(norm(y)) with y = x + attention(norm(x)).
+    """A pre-norm layer: y + feed_forward(norm(y)) with y = x + attention(norm(x)).
 
-    `position_bias` makes a (1, H, L, L) term of the layer's own from L, in place of the stack's (umT5).
+    Takes x (B, L, D), mask (B, 1, 1 or L, L) or None, the attention's bias, and the recorder. Returns (B, L, D).
+
+    Args:
+        attention: The attention module (SelfAttention).
+        attention_norm: Norm before attention.
+        feed_forward: The feed-forward block, (B, L, D) -> (B, L, D).
+        feed_forward_norm: Norm before the feed-forward block.
+        position_bias: Maps L to a bias (1, H, L, L) that only this layer adds, instead of the encoder's (umT5).
     """
 
     def __init__(
@@ -47,16 +58,16 @@ class PreNormLayer(nn.Module):
         return clamp_float16(x + self.feed_forward(self.feed_forward_norm(x)))
 
 
-def clamp_float16(x: mx.array) -> mx.array:
-    """Sums beyond float16's largest number are that number, as transformers' T5 has it; other dtypes hold them."""
-    return mx.clip(x, -_LARGEST, _LARGEST) if x.dtype == mx.float16 else x
-
-
-_LARGEST = 65504.0
-
-
 class DoubleNormLayer(nn.Module):
-    """x (B, L, D) -> y + norm(feed_forward(norm(y))) with y = x + norm(attention(norm(x))); `norm` makes each norm."""
+    """A Gemma layer: y + norm(feed_forward(norm(y))) with y = x + norm(attention(norm(x))), four different norms.
+
+    Takes x (B, L, D), mask (B, 1, 1 or L, L) or None, the attention's bias, and the recorder. Returns (B, L, D).
+
+    Args:
+        attention: The attention module.
+        feed_forward: The feed-forward block, (B, L, D) -> (B, L, D).
+        norm: Creates one norm; it is called four times.
+    """
 
     def __init__(self, attention: SelfAttention, feed_forward: nn.Module, norm: Callable[[], nn.Module]) -> None:
         super().__init__()
@@ -74,3 +85,17 @@ class DoubleNormLayer(nn.Module):
             attended = self.attention(normed, mask, bias)
         x = clamp_float16(x + self.post_attention_norm(attended))
         return clamp_float16(x + self.post_feed_forward_norm(self.feed_forward(self.feed_forward_norm(x))))
+
+
+def clamp_float16(x: mx.array) -> mx.array:
+    """Clip float16 sums to float16's range, as T5 in transformers does; other dtypes are wide enough.
+
+    Without a norm after the sum, hidden states grow from layer to layer, and float16 would turn them into infinities.
+
+    Args:
+        x: Array of any shape and dtype.
+
+    Returns:
+        Array of the shape and dtype of x.
+    """
+    return mx.clip(x, -_LARGEST_FLOAT16, _LARGEST_FLOAT16) if x.dtype == mx.float16 else x

@@ -1,6 +1,8 @@
-"""Rotary positions (Su et al., arXiv 2104.09864): queries and keys are turned by angles that grow with their places.
+"""Rotary position embeddings: queries and keys are rotated by angles that grow with their positions.
 
-B texts, L tokens, D hidden, H heads, K width of a head, P pairs of its coordinates (K / 2).
+Source: Su et al., "RoFormer", arXiv 2104.09864.
+
+Axes: B texts, L tokens, H heads, K head width, P pairs of coordinates that are rotated together (K / 2).
 """
 
 from dataclasses import dataclass
@@ -15,9 +17,15 @@ from mlx_hf_bridge.layers.token_batch import TokenBatch
 
 @dataclass(frozen=True)
 class Rotation:
-    """x (B, H, L, K) -> the same, turned: by counted places with `periods` (P,), or by `cos` and `sin` (B, 1, L, P).
+    """A rotation of queries or keys, by consecutive positions or by given cosines and sines.
 
-    The pairs are coordinates P apart; `interleaved`, neighbours.
+    Takes x (B, H, L, K) and returns it rotated, in the same shape and dtype.
+
+    Args:
+        periods: Period of each pair, (P,): rotate by positions 0, 1, 2, ...; None if `cos` and `sin` are given.
+        cos: Cosines of the angles, (1 or B, 1, L, P).
+        sin: Sines of the angles, (1 or B, 1, L, P).
+        interleaved: Whether a pair is two neighboring coordinates (2p, 2p + 1) instead of (p, p + P).
     """
 
     periods: mx.array | None = None
@@ -31,13 +39,22 @@ class Rotation:
                 x, x.shape[-1], traditional=self.interleaved, base=None, scale=1.0, offset=0, freqs=self.periods
             )
         one, two = (x[..., 0::2], x[..., 1::2]) if self.interleaved else mx.split(x, 2, axis=-1)
-        turned = [one * self.cos - two * self.sin, one * self.sin + two * self.cos]
-        joined = mx.stack(turned, axis=-1).reshape(x.shape) if self.interleaved else mx.concatenate(turned, axis=-1)
-        return joined.astype(x.dtype)
+        rotated = [one * self.cos - two * self.sin, one * self.sin + two * self.cos]
+        whole = mx.stack(rotated, axis=-1).reshape(x.shape) if self.interleaved else mx.concatenate(rotated, axis=-1)
+        return whole.astype(x.dtype)
 
 
 def rotation_for(batch: TokenBatch, periods: mx.array) -> Rotation:
-    """The turn of the batch's own places, or of counted ones; angles in float32, as transformers has them."""
+    """Return the rotation for a batch's positions.
+
+    Args:
+        batch: The batch; its `position_ids` are used if there are any.
+        periods: Period of each pair, (P,), float32.
+
+    Returns:
+        The rotation. Angles are computed in float32, as in transformers: half precision cannot tell large positions
+        apart.
+    """
     if batch.position_ids is None:
         return Rotation(periods)
     angles = batch.position_ids[:, None, :, None].astype(mx.float32) / periods  # (B, 1, L, P)
@@ -45,7 +62,14 @@ def rotation_for(batch: TokenBatch, periods: mx.array) -> Rotation:
 
 
 class Rotary(nn.Module):
-    """batch -> a turn for each theta, the slowest pair's period being about 2 pi theta tokens."""
+    """Rotary positions with one rotation for each base, as ModernBERT and Gemma use two (local and global layers).
+
+    Takes a TokenBatch and returns one Rotation per theta.
+
+    Args:
+        head_dim: K.
+        thetas: Bases (`rope_theta`); the slowest pair turns once in about 2 pi theta tokens.
+    """
 
     def __init__(self, head_dim: int, *thetas: float) -> None:
         super().__init__()
@@ -57,7 +81,13 @@ class Rotary(nn.Module):
 
 
 class CheckpointRotary(nn.Module):
-    """batch -> the turn of frequencies (P,) that the checkpoint holds."""
+    """Rotary positions whose frequencies are a tensor of the checkpoint (`inv_freq`).
+
+    Takes a TokenBatch and returns one Rotation.
+
+    Args:
+        head_dim: K.
+    """
 
     def __init__(self, head_dim: int) -> None:
         super().__init__()
@@ -68,16 +98,20 @@ class CheckpointRotary(nn.Module):
 
 
 class RotaryTable(nn.Module):
-    """batch -> the turn of sines and cosines (places, K) that the checkpoint holds, sines first; pairs are neighbours.
+    """Rotary positions whose sines and cosines are a table of the checkpoint (RoFormer), in interleaved pairs.
 
-    Places are always counted (RoFormer's class takes none).
+    Takes a TokenBatch and returns one Rotation. Positions are always counted, since RoFormer takes no `position_ids`.
+
+    Args:
+        positions: Rows of the table.
+        head_dim: Width of the table, K: P sines, then P cosines.
     """
 
-    def __init__(self, places: int, head_dim: int) -> None:
+    def __init__(self, positions: int, head_dim: int) -> None:
         super().__init__()
-        self.table = Embedding(places, head_dim)
+        self.table = Embedding(positions, head_dim)
 
     def __call__(self, batch: TokenBatch) -> list[Rotation]:
-        counted = mx.arange(batch.ids.shape[1], dtype=mx.int32)
-        sin, cos = mx.split(self.table(counted)[None, None], 2, axis=-1)  # (1, 1, L, P)
+        positions = mx.arange(batch.ids.shape[1], dtype=mx.int32)
+        sin, cos = mx.split(self.table(positions)[None, None], 2, axis=-1)  # (1, 1, L, P)
         return [Rotation(cos=cos, sin=sin, interleaved=True)]

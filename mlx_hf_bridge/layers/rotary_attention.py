@@ -1,6 +1,9 @@
-"""Self-attention whose queries and keys are turned by their places, over all tokens or near ones.
+"""Self-attention with rotary positions, over all tokens or within a window.
 
-B texts, L tokens, D hidden, H heads, K width of a head, G heads of keys and values.
+Sources: rotary positions, Su et al., arXiv 2104.09864; grouped-query attention, Ainslie et al., arXiv 2305.13245;
+query and key norms and soft-capped scores, Gemma 2 and 3, arXiv 2408.00118 and 2503.19786.
+
+Axes: B texts, L tokens, D hidden size, H query heads, G heads of keys and values, K head width.
 """
 
 from collections.abc import Sequence
@@ -15,12 +18,25 @@ from mlx_hf_bridge.layers.rotary import Rotation
 
 
 class RotaryAttention(nn.Module):
-    """x (B, L, D), mask (B, 1, 1, L) True = visible, the batch's turns -> (B, L, D).
+    """Multi-head self-attention with rotary positions.
 
-    key_heads: G, for keys and values that several queries share, with products of their own; None joins the three.
-    window: how far a token sees, None = everywhere. turn: which of the turns is this layer's. scale: of the scores,
-    None = one by the root of K. cap: of the scores, by tanh; such layers spell their weights out.
-    query_norm, key_norm: of each head's (..., K), before they are turned.
+    Takes x (B, L, D), mask (B, 1, 1 or L, L) with True for visible keys or None, and the batch's rotations. Returns
+    (B, L, D).
+
+    Args:
+        hidden_size: D.
+        heads: Query heads, H.
+        head_dim: Head width K; None for D / H.
+        key_heads: Heads of keys and values, G, if several query heads share one (grouped-query attention); the layer
+            then has separate linear layers for queries and for keys and values. None for one fused layer and G = H.
+        bias: Whether the linear layers have a bias.
+        window: Tokens on each side that a token attends to; None for all.
+        rotation_index: Which of the batch's rotations this layer uses.
+        rotates_values: Whether values are rotated too (RoFormer's `rotary_value`).
+        scale: Factor of the scores; None for 1 / sqrt(K).
+        query_norm: Norm of each head's queries (..., K) before the rotation, or None.
+        key_norm: Norm of each head's keys (..., K) before the rotation, or None.
+        cap: Soft cap of the scores by tanh, which needs the attention weights in memory; None for no cap.
     """
 
     def __init__(
@@ -41,7 +57,8 @@ class RotaryAttention(nn.Module):
         super().__init__()
         width = head_dim or hidden_size // heads
         self.heads, self.key_heads, self.scale = heads, key_heads or heads, scale or width**-0.5
-        self.window, self.rotation_index, self.rotates_values, self.cap = window, rotation_index, rotates_values, cap
+        self.window, self.rotation_index, self.rotates_values = window, rotation_index, rotates_values
+        self.cap = cap
         if key_heads is None:
             self.qkv = Linear(hidden_size, 3 * heads * width, bias)
         else:
@@ -53,36 +70,47 @@ class RotaryAttention(nn.Module):
         if key_norm is not None:
             self.key_norm = key_norm
 
-    def __call__(self, x: mx.array, mask: mx.array | None, turns: Sequence[Rotation]) -> mx.array:
+    def __call__(self, x: mx.array, mask: mx.array | None, rotations: Sequence[Rotation]) -> mx.array:
         if self.cap is not None:
-            return self.with_weights(x, mask, turns)[0]
-        queries, keys, values = self._turned(x, turns)
+            return self.with_weights(x, mask, rotations)[0]
+        queries, keys, values = self._rotated_heads(x, rotations)
         if self.window is None:
-            mixed = attend(queries, keys, values, self.scale, mask, None)
+            attended = attend(queries, keys, values, self.scale, mask, None)
         else:
-            mixed = attend_locally(queries, keys, values, self.scale, mask, self.window)
-        return self.out(merge_heads(mixed))
+            attended = attend_locally(queries, keys, values, self.scale, mask, self.window)
+        return self.out(merge_heads(attended))
 
-    def with_weights(self, x: mx.array, mask: mx.array | None, turns: Sequence[Rotation]) -> tuple[mx.array, mx.array]:
-        """The same, with the attention weights (B, H, L, L) spelled out."""
-        queries, keys, values = self._turned(x, turns)
+    def with_weights(
+        self, x: mx.array, mask: mx.array | None, rotations: Sequence[Rotation]
+    ) -> tuple[mx.array, mx.array]:
+        """Compute the layer together with its attention weights.
+
+        Args:
+            x: Hidden states, (B, L, D).
+            mask: True for visible keys, (B, 1, 1 or L, L), or None.
+            rotations: The batch's rotations.
+
+        Returns:
+            The output (B, L, D) and the attention weights (B, H, L, L), 0 outside the window.
+        """
+        queries, keys, values = self._rotated_heads(x, rotations)
         shared = self.heads // self.key_heads
         if shared > 1:
             keys, values = mx.repeat(keys, shared, axis=1), mx.repeat(values, shared, axis=1)
         if self.window is not None:
             mask = local_mask(x.shape[1], self.window, mask)
-        mixed, weights = attend_with_weights(queries, keys, values, self.scale, mask, None, self.cap)
-        return self.out(merge_heads(mixed)), weights
+        attended, weights = attend_with_weights(queries, keys, values, self.scale, mask, None, self.cap)
+        return self.out(merge_heads(attended)), weights
 
-    def _turned(self, x: mx.array, turns: Sequence[Rotation]) -> tuple[mx.array, mx.array, mx.array]:
-        rotation_index = turns[self.rotation_index]
+    def _rotated_heads(self, x: mx.array, rotations: Sequence[Rotation]) -> tuple[mx.array, mx.array, mx.array]:
+        rotate = rotations[self.rotation_index]
         queries, keys, values = self._heads(x)
         queries = self.query_norm(queries) if "query_norm" in self else queries
         keys = self.key_norm(keys) if "key_norm" in self else keys
-        return rotation_index(queries), rotation_index(keys), rotation_index(values) if self.rotates_values else values
+        return rotate(queries), rotate(keys), rotate(values) if self.rotates_values else values
 
     def _heads(self, x: mx.array) -> list[mx.array]:
-        """x (B, L, D) -> queries (B, H, L, K), keys and values (B, G, L, K)."""
+        """Return queries (B, H, L, K), keys and values (B, G, L, K)."""
         if "qkv" in self:
             return [split_heads(part, self.heads) for part in mx.split(self.qkv(x), 3, axis=-1)]
         keys, values = mx.split(self.kv(x), 2, axis=-1)

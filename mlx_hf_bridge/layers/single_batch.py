@@ -1,7 +1,8 @@
-"""A batch that is computed alone, as for one who waits for the answer to one query.
+"""Single-batch mode: what makes one short request faster on a CPU.
 
-MLX computes nothing until it is asked to. On a CPU, describing a short text's forward pass takes about as long as some
-of its layers, so that asking after each layer saves the wait.
+MLX is lazy: it computes nothing until an array is needed. On a CPU, building the graph of a short text's forward pass
+in Python takes about as long as computing some of its layers. Starting to evaluate after each layer lets MLX compute
+while Python builds the rest.
 """
 
 from collections.abc import Iterator
@@ -12,25 +13,41 @@ import mlx.core as mx
 
 from mlx_hf_bridge.runtime.device import EVALUATES_EARLY
 
-_alone: ContextVar[bool] = ContextVar("_alone", default=False)
+_single_batch: ContextVar[bool] = ContextVar("_single_batch", default=False)
 
 
 @contextmanager
 def single_batch_mode() -> Iterator[None]:
-    """Within the block one batch is served, and nothing is calibrated, trained or computed beside it."""
-    token = _alone.set(True)
+    """Declare that one batch is served inside the `with` block, and that nothing else runs at the same time.
+
+    Linear layers may then use their packed tiles (layers/small_batch.py), and layers are evaluated one by one.
+    Calibration and training stay outside of it: tiles appear after some calls and round differently, so results would
+    depend on what ran before.
+
+    Yields:
+        Nothing.
+    """
+    token = _single_batch.set(True)
     try:
         yield
     finally:
-        _alone.reset(token)
+        _single_batch.reset(token)
 
 
 def in_single_batch_mode() -> bool:
-    """Whether this is within such a block."""
-    return _alone.get()
+    """Return whether the code runs inside a `single_batch_mode()` block.
+
+    Returns:
+        True inside of it.
+    """
+    return _single_batch.get()
 
 
 def start_evaluation(array: mx.array) -> None:
-    """Let MLX start on an array that will be needed, without waiting for it, where that is faster."""
-    if EVALUATES_EARLY and _alone.get():
+    """Start to evaluate an array that will be needed, without waiting for it, where that is faster.
+
+    Args:
+        array: Any lazy array.
+    """
+    if EVALUATES_EARLY and _single_batch.get():
         mx.async_eval(array)

@@ -1,47 +1,58 @@
-"""Products of few rows, such as one short query, on CPUs whose BLAS multiplies small matrices as they lie in memory.
+"""Fast matmuls with few rows, such as one short query, from weights packed into tiles.
 
-For each product BLAS first copies the weights into an order that suits its kernels. For thousands of rows that is
-nothing, for ten it is most of the work. Weights in blocks of some outputs each make small products, which OpenBLAS
-computes without the copy where the processor has AVX-512 (measured by benchmarks/small_batch_matmul.py).
+Before a matmul, BLAS copies the weights into an order that suits its kernels. With thousands of rows that is nothing;
+with ten rows it is most of the work. Tiles of 32 outputs each make small matmuls, which OpenBLAS computes without the
+copy on processors with AVX-512 (benchmarks/small_batch_matmul.py).
 
-R rows, I inputs, O outputs, N blocks, W outputs a block.
+Axes: R rows, I inputs, O outputs, N tiles, W outputs of a tile.
 """
 
 import mlx.core as mx
 
 from mlx_hf_bridge.runtime.device import SMALL_BATCH_ROWS
 
+# Outputs of a tile, W. Layers whose width is no multiple of it keep the usual matmul.
 WIDTH = 32
-# OpenBLAS takes a product of more multiplications than that to be a large one (interface/gemm.c,
+# OpenBLAS treats a matmul with more multiplications than that as a large one and copies the weights (interface/gemm.c,
 # kernel/x86_64/sgemm_small_kernel_permit_skylakex.c).
-_MOST_MULTIPLICATIONS = 10**6
-# The blocks are a second copy of the weights, so they are made for those who keep asking.
+_MAX_MULTIPLICATIONS = 10**6
+# Tiles are a second copy of the weights in memory, so they are made at the fifth call: a process that encodes many
+# texts at once, or a single text, never pays for them.
 _CALLS_BEFORE = 4
 
 
 class PackedTiles:
-    """Of one product's weights, made when they are asked for once more; they follow weights that are replaced."""
+    """The weights of one linear layer packed into tiles: created at the fifth call, again if the weights change."""
 
     def __init__(self) -> None:
         self._weight: mx.array | None = None
         self._calls = 0
-        self._blocks: mx.array | None = None  # (N, I, W)
+        self._tiles: mx.array | None = None  # (N, I, W)
 
     def matmul(self, x: mx.array, weight: mx.array) -> mx.array | None:
-        """x (..., I) -> x @ weight.T (..., O); None where the usual product serves better."""
+        """Return x @ weight.T, computed from tiles.
+
+        Args:
+            x: (..., I).
+            weight: (O, I).
+
+        Returns:
+            Array of shape (..., O), or None where the usual matmul should be used: too many rows, a dtype other than
+            float32, a width that is no multiple of 32, or a call before the fifth.
+        """
         outputs, inputs = weight.shape
         rows = x.size // inputs
-        if not 0 < rows <= SMALL_BATCH_ROWS or outputs % WIDTH or rows * WIDTH * inputs > _MOST_MULTIPLICATIONS:
+        if not 0 < rows <= SMALL_BATCH_ROWS or outputs % WIDTH or rows * WIDTH * inputs > _MAX_MULTIPLICATIONS:
             return None
         if weight.dtype != mx.float32 or x.dtype != mx.float32:
             return None
         if weight is not self._weight:
-            self._weight, self._calls, self._blocks = weight, 0, None
+            self._weight, self._calls, self._tiles = weight, 0, None
         self._calls += 1
         if self._calls <= _CALLS_BEFORE:
             return None
-        if self._blocks is None:
-            self._blocks = mx.contiguous(weight.reshape(-1, WIDTH, inputs).swapaxes(1, 2))
-            mx.eval(self._blocks)
-        product = x.reshape(1, rows, inputs) @ self._blocks  # (N, R, W)
-        return product.swapaxes(0, 1).reshape(*x.shape[:-1], outputs)
+        if self._tiles is None:
+            self._tiles = mx.contiguous(weight.reshape(-1, WIDTH, inputs).swapaxes(1, 2))
+            mx.eval(self._tiles)
+        result = x.reshape(1, rows, inputs) @ self._tiles  # (N, R, W)
+        return result.swapaxes(0, 1).reshape(*x.shape[:-1], outputs)

@@ -1,6 +1,9 @@
-"""Heads in parts: hidden states are pooled and transformed, then answered from by a head of layers/heads.py.
+"""Heads in parts: hidden states are pooled and transformed, then passed to a head of layers/heads.py.
 
-B texts, L tokens, D hidden, C classes, V words.
+Sources: the heads of ModernBERT, ESM, EuroBERT and DeBERTa in transformers; Splinter's question-aware span selection
+(Ram et al., arXiv 2101.00438, section 4).
+
+Axes: B texts, L tokens, D hidden size, C classes, V vocabulary size.
 """
 
 from collections.abc import Callable
@@ -18,26 +21,59 @@ Pool = Callable[[mx.array, TokenBatch], mx.array]
 
 
 def take_first_position(hidden: mx.array, batch: TokenBatch) -> mx.array:
-    """hidden (B, L, D) -> the first slot's (B, D), padding or not."""
+    """Return the hidden state at position 0, even if it is padding.
+
+    Args:
+        hidden: Hidden states, (B, L, D).
+        batch: The batch.
+
+    Returns:
+        Array of shape (B, D).
+    """
     return batch.first_tokens(hidden)
 
 
 def take_first_unmasked(hidden: mx.array, batch: TokenBatch) -> mx.array:
-    """hidden (B, L, D) -> the first token's that is not padding (B, D)."""
+    """Return the hidden state of the first token that is not padding.
+
+    Args:
+        hidden: Hidden states, (B, L, D).
+        batch: The batch, whose mask is read.
+
+    Returns:
+        Array of shape (B, D).
+    """
     if batch.mask is None:
         return batch.first_tokens(hidden)
     return batch.take(hidden, mx.argmax(batch.mask.astype(mx.int32), axis=1))
 
 
 def mean_pool(hidden: mx.array, batch: TokenBatch) -> mx.array:
-    """hidden (B, L, D) -> the mean over tokens (B, D), summed in float32; 0 for a row of padding."""
+    """Return the mean over real tokens, summed in float32; 0 for a row of padding.
+
+    Args:
+        hidden: Hidden states, (B, L, D).
+        batch: The batch, whose mask is read.
+
+    Returns:
+        Array of shape (B, D) and the dtype of `hidden`.
+    """
     mask = batch.token_mask(mx.float32)
     mean = (hidden * mask).sum(axis=1) / mx.maximum(mask.sum(axis=1), 1)
     return mean.astype(hidden.dtype)
 
 
 class Transform(nn.Module):
-    """x (..., D) -> a product, activation and, where there is one, a norm (..., D)."""
+    """A linear layer, an activation and an optional norm.
+
+    Takes x (..., D) and returns (..., D).
+
+    Args:
+        hidden_size: D.
+        activation: Function after the linear layer.
+        norm: Norm after the activation, or None.
+        bias: Whether the linear layer has a bias.
+    """
 
     def __init__(
         self, hidden_size: int, activation: Activation, norm: nn.Module | None = None, bias: bool = True
@@ -54,7 +90,16 @@ class Transform(nn.Module):
 
 
 class TransformedHead(nn.Module):
-    """A head that is handed hidden states pooled and transformed; `pool_outputs` pools what it says of each token."""
+    """A head whose hidden states are pooled and transformed first.
+
+    Returns what `head` returns.
+
+    Args:
+        transform: Applied to the (pooled) hidden states, (..., D) -> (..., D).
+        head: The head that follows.
+        pool: Pools hidden states (B, L, D) to (B, D) before the transform; None to keep all tokens.
+        pool_outputs: Pools the head's outputs of every token, (B, L, C) to (B, C); None to keep them.
+    """
 
     def __init__(
         self, transform: Activation, head: nn.Module, pool: Pool | None = None, pool_outputs: Pool | None = None
@@ -67,16 +112,23 @@ class TransformedHead(nn.Module):
 
     def __call__(self, hidden: mx.array, pooled: mx.array | None, batch: TokenBatch, table: TokenTable) -> HeadOutputs:
         x = hidden if self.pool is None else self.pool(hidden, batch)
-        answers: HeadOutputs = self.head(self.transform(x), pooled, batch, table)
+        outputs: HeadOutputs = self.head(self.transform(x), pooled, batch, table)
         if self.pool_outputs is None:
-            return answers
-        return {name: self.pool_outputs(answer, batch) for name, answer in answers.items()}
+            return outputs
+        return {name: self.pool_outputs(output, batch) for name, output in outputs.items()}
 
 
 class LMHead(nn.Module):
-    """hidden (B, L, D) -> the score of every word (B, L, V), by the word table or, not tied, a table of the head's own.
+    """The scores of all tokens, by the token embedding table or by a decoder.
 
-    The bias, where there is one, is the head's when tied or `separate_bias` the head's own table, else that table's.
+    Returns "logits" of shape (B, L, V).
+
+    Args:
+        width: Width of hidden states and embeddings, D.
+        vocabulary: V.
+        tied: Whether scores are dot products with the token embedding table; otherwise the head has a decoder.
+        bias: Whether scores have a bias.
+        separate_bias: Whether the bias belongs to the head even if there is a decoder (ESM).
     """
 
     def __init__(self, width: int, vocabulary: int, tied: bool, bias: bool = True, separate_bias: bool = False) -> None:
@@ -92,7 +144,13 @@ class LMHead(nn.Module):
 
 
 class QuestionAwareBoundary(nn.Module):
-    """question (B, D), hidden (B, L, D) -> how well each token begins, or ends, its answer (B, L)."""
+    """The scores of every token as the start, or as the end, of a question's answer.
+
+    Takes the question's representation (B, D) and hidden states (B, L, D). Returns (B, L).
+
+    Args:
+        hidden_size: D.
+    """
 
     def __init__(self, hidden_size: int) -> None:
         super().__init__()
@@ -105,9 +163,14 @@ class QuestionAwareBoundary(nn.Module):
 
 
 class QuestionAwareSpans(nn.Module):
-    """The first [QUESTION] token's spans -> start_logits and end_logits (B, L); a text without one uses its first slot.
+    """Splinter's span head: the first [QUESTION] token scores where its answer starts and ends.
 
-    Padding has the dtype's lowest number, as in transformers.
+    Returns "start_logits" and "end_logits", both of shape (B, L); padded positions have the dtype's lowest number, as
+    in transformers. A text without a [QUESTION] token uses position 0.
+
+    Args:
+        hidden_size: D.
+        question_token_id: Id of the [QUESTION] token.
     """
 
     def __init__(self, hidden_size: int, question_token_id: int) -> None:
@@ -117,14 +180,14 @@ class QuestionAwareSpans(nn.Module):
         self.question_token_id = question_token_id
 
     def __call__(self, hidden: mx.array, pooled: mx.array | None, batch: TokenBatch, table: TokenTable) -> HeadOutputs:
-        question = batch.take(hidden, self._slots(batch))  # (B, D)
-        answers = {"start_logits": self.start(question, hidden), "end_logits": self.end(question, hidden)}
+        question = batch.take(hidden, self._question_positions(batch))  # (B, D)
+        outputs = {"start_logits": self.start(question, hidden), "end_logits": self.end(question, hidden)}
         if batch.mask is None:
-            return answers
+            return outputs
         lowest = mx.array(mx.finfo(hidden.dtype).min, hidden.dtype)
-        return {name: mx.where(batch.mask, scores, lowest) for name, scores in answers.items()}
+        return {name: mx.where(batch.mask, scores, lowest) for name, scores in outputs.items()}
 
-    def _slots(self, batch: TokenBatch) -> mx.array:
+    def _question_positions(self, batch: TokenBatch) -> mx.array:
         if batch.inputs_embeds is not None:
             return mx.zeros(batch.ids.shape[0], mx.int32)
         return mx.argmax((batch.ids == self.question_token_id).astype(mx.int32), axis=1)

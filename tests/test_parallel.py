@@ -72,17 +72,17 @@ def test_little_work_is_split_among_the_streams(monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize(("bits", "group_size"), [(8, 32), (8, 128), (4, 32), (4, 64)])
-def test_weights_dequantize_in_passes_are_mlxs(bits: int, group_size: int) -> None:
+def test_weights_dequantized_in_passes_are_mlxs(bits: int, group_size: int) -> None:
     weight, scales, biases = mx.quantize(mx.random.normal((48, 256)), group_size=group_size, bits=bits)
     expected = mx.dequantize(weight, scales, biases, group_size=group_size, bits=bits)
     assert mx.array_equal(linear._dequantize_in_passes(weight, scales, biases, bits), expected)
 
 
-def test_weights_are_unpacked_once_in_a_block_and_let_go_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_are_dequantized_once_in_a_block_and_let_go_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
     packed = Linear(64, 32).to_quantized(32, 8)
     counted: list[int] = []
     monkeypatch.setattr(
-        QuantizedLinear, "_unpacked", lambda self, dtype, rows: counted.append(1) or mx.zeros((32, 64), dtype)
+        QuantizedLinear, "_dequantize", lambda self, dtype, rows: counted.append(1) or mx.zeros((32, 64), dtype)
     )
     with dequantizing_once():
         for _ in range(3):

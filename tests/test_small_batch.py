@@ -75,12 +75,12 @@ def test_what_is_not_served_alone_is_the_same_however_often_it_is_asked_for() ->
     first = np.array(layer(x))
     for _ in range(10):
         layer(x)
-    assert layer._blocks._blocks is None
+    assert layer._tiles._tiles is None
     for _ in range(10):
         with single_batch.single_batch_mode():
             layer(x)
         np.testing.assert_array_equal(np.array(layer(x)), first)
-    assert layer._blocks._blocks is not None
+    assert layer._tiles._tiles is not None
 
 
 def test_gradients_of_weights_are_those_of_the_usual_way() -> None:

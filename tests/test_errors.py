@@ -468,7 +468,7 @@ CALLS: dict[str, tuple[dict[str, Any], type, type, str]] = {
         {"input_ids": np.array([["a"]])},
         errors.ArgumentTypeError,
         TypeError,
-        r"expected whole numbers",
+        r"expected integers",
     ),
     "ids that are text": (
         {"input_ids": "the cat"},
@@ -527,7 +527,7 @@ def test_a_bad_call_is_one_clear_error(call: str, kind: str, bert: Any) -> None:
     if any(value.dtype.kind == "U" for value in convertible.values()) or len(convertible) != len(arguments):
         convertible, made = {}, np.asarray
     if kind == "mlx" and call == "ids that are fractions":
-        message = r"input_ids .* float32, expected whole numbers"
+        message = r"input_ids .* float32, expected integers"
     with pytest.raises(own, match=message) as caught:
         bert(**{**arguments, **{name: made(value) for name, value in convertible.items()}})
     assert isinstance(caught.value, torch_model)

@@ -63,5 +63,5 @@ def test_an_argument_of_another_family_is_a_type_error(tmp_path: Path) -> None:
         mlx_model([[5, 6]], langs=[[0, 0]])
     make_model(next(row for row in FAMILIES if row.model_type == "longformer")).save_pretrained(tmp_path / "other")
     mlx_model = MLXAutoModel.from_pretrained(tmp_path / "other")
-    with pytest.raises(TypeError, match=r"got langs, .* of its own it takes global_attention_mask\. Leave it out"):
+    with pytest.raises(TypeError, match=r"got langs, .* it also takes global_attention_mask\. Omit it"):
         mlx_model([[5, 6]], langs=[[0, 0]])

@@ -580,7 +580,7 @@ def test_code_of_the_repos_own_is_never_run(copy: Path, caplog: pytest.LogCaptur
     edit_config(copy, auto_map={"AutoModel": "modeling_evil.Evil"})
     (copy / "modeling_evil.py").write_text("raise SystemExit('ran')")
     assert MLXAutoModel.from_pretrained(copy, trust_remote_code=True).config.model_type == "bert"
-    assert "has code of its own, which is not run" in caplog.text
+    assert "has custom modeling code, which is not run" in caplog.text
     edit_config(copy, model_type="evil")
     with pytest.raises(ValueError, match=r"model_type='evil'.*auto_map.*code of its own, which is never run"):
         MLXAutoModel.from_pretrained(copy, trust_remote_code=True)

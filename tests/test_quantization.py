@@ -597,7 +597,7 @@ def test_float_weights_have_no_packing_in_config_json(tmp_path: Path) -> None:
     config = json.loads((mlx_model.folder / "config.json").read_text())
     assert not {"quantization", "quantization_config"} & set(config)
     assert mlx_model.quantization_config is None
-    assert "not quantised" in repr(mlx_model)
+    assert "not quantized" in repr(mlx_model)
     assert "4 bits, groups of 64, affine" in repr(MLXAutoModel.from_pretrained(tmp_path, quantization_config="q4"))
 
 

@@ -81,7 +81,7 @@ def test_clips_projection_is_carried_along(tmp_path: Path) -> None:
 def test_vectors_are_refused_where_transformers_takes_none(row: Row, tmp_path: Path) -> None:
     save_model(tmp_path, row)
     vectors = np.zeros((2, 5, 24), np.float32)
-    with pytest.raises(InputError, match=rf"got inputs_embeds, and {row.classes}Model takes ids alone"):
+    with pytest.raises(InputError, match=rf"got inputs_embeds, and {row.classes}Model takes only token ids"):
         MLXAutoModel.from_pretrained(tmp_path)(inputs_embeds=vectors)
 
 

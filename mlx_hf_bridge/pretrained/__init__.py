@@ -1,1 +1,1 @@
-"""The `MLXAutoModel` surface: transformers-style loading, calling, configuring, saving and publishing of models."""
+"""The `MLXAutoModel` API: loading, calling, configuring, saving and publishing models as transformers does."""

@@ -1,4 +1,4 @@
-"""Arrays of MLX, numpy and torch: taken in any kind, answered in the same."""
+"""Convert between MLX, numpy and torch arrays: inputs of any type, outputs of the same type."""
 
 from typing import Any
 
@@ -10,7 +10,17 @@ from mlx_hf_bridge.runtime.executor import run
 
 
 def array_type(array: Any) -> str:
-    """ "mlx", "torch" or "numpy"; nested lists count as MLX. ArgumentTypeError for anything else."""
+    """Return which library an array belongs to.
+
+    Args:
+        array: An MLX, numpy or torch array, or nested lists of numbers.
+
+    Returns:
+        "mlx", "numpy" or "torch"; nested lists count as "mlx".
+
+    Raises:
+        ArgumentTypeError: If it is anything else.
+    """
     if isinstance(array, (mx.array, list, tuple)):
         return "mlx"
     if isinstance(array, np.ndarray):
@@ -21,27 +31,54 @@ def array_type(array: Any) -> str:
 
 
 def to_numpy(array: Any) -> np.ndarray:
-    """Any kind -> numpy, without a copy where that can be."""
+    """Convert an array of any type to numpy, without a copy where possible.
+
+    Args:
+        array: An MLX, numpy or torch array, or nested lists of numbers.
+
+    Returns:
+        The numpy array.
+    """
     if array_type(array) == "torch":
         return np.asarray(array.detach().cpu().numpy())
     return np.array(array) if isinstance(array, mx.array) else np.asarray(array)
 
 
 def to_integers(name: str, given: Any) -> np.ndarray:
-    """An argument of ids, segments or places -> numpy; InputError for ragged lists, ArgumentTypeError for others."""
+    """Convert an argument of integers (ids, token type ids, positions) to numpy.
+
+    Args:
+        name: The argument's name, for error messages.
+        given: An array of any type, or nested lists.
+
+    Returns:
+        A numpy array of an integer or boolean dtype.
+
+    Raises:
+        InputError: If nested lists have rows of different lengths.
+        ArgumentTypeError: If the numbers are not integers.
+    """
     try:
         array = to_numpy(given)
     except ValueError as error:
         raise InputError(f"{name} has rows of different lengths. Pad them to one, and pass attention_mask.") from error
     if array.size and array.dtype.kind not in "iub":
         raise ArgumentTypeError(
-            f"{name} has the dtype {array.dtype}, expected whole numbers. Pass them as a tokenizer gives them."
+            f"{name} has the dtype {array.dtype}, expected integers. Pass them as a tokenizer returns them."
         )
     return array
 
 
 def match_array_type(result: mx.array, like: Any) -> Any:
-    """An evaluated MLX array in the kind (and, for torch, on the device) of `like`."""
+    """Convert an evaluated MLX array to the array type of the input.
+
+    Args:
+        result: The array, evaluated.
+        like: The input whose type decides; for a torch tensor its device too.
+
+    Returns:
+        An mx.array, numpy array or torch tensor. numpy has no bfloat16, so that becomes float32 there.
+    """
     kind = array_type(like)
     if kind == "mlx":
         return result
@@ -51,10 +88,11 @@ def match_array_type(result: mx.array, like: Any) -> Any:
 
 
 def _to_torch(result: mx.array, device: Any) -> Any:
-    """Without a copy on the CPU, whose memory MLX shares; numpy has no bfloat16, so its bits go as whole numbers."""
+    """Convert without a copy on the CPU, whose memory MLX shares."""
     import torch
 
     if result.dtype != mx.bfloat16:
         return torch.from_numpy(np.array(result, copy=False)).to(device)
+    # numpy has no bfloat16: the bits travel as uint16, and torch reads them as bfloat16 again.
     bits = run(lambda: result.view(mx.uint16))
     return torch.from_numpy(np.array(bits, copy=False)).view(torch.bfloat16).to(device)

@@ -1,4 +1,4 @@
-"""A model's config as transformers' config objects are used: attributes, labels that follow their number, JSON.
+"""A model's config with the interface of transformers' config objects: attributes, labels and JSON.
 
 Reference: transformers/configuration_utils.py (PreTrainedConfig).
 """
@@ -12,7 +12,7 @@ from mlx_hf_bridge.architecture.config import EncoderConfig
 from mlx_hf_bridge.checkpoints.checkpoint import CONFIG_FILE
 from mlx_hf_bridge.errors import InputError
 
-# What transformers' config objects have where config.json leaves it out.
+# Defaults of transformers' config objects, for keys that config.json omits.
 _DEFAULTS: dict[str, Any] = {
     "output_attentions": False,
     "output_hidden_states": False,
@@ -30,10 +30,15 @@ _DEFAULTS: dict[str, Any] = {
 
 
 class ModelConfig:
-    """config.json as attributes, under HF's general names too (`hidden_size` of a DistilBERT); may be changed.
+    """The content of config.json as attributes, also under HF's general names (`hidden_size` of a DistilBERT).
 
-    What is set counts where it is read at every call (output_attentions, return_dict, labels) and is saved; the layers
-    that stand do not change.
+    Values may be set. Those read at every call (output_attentions, return_dict, labels) take effect, and all are saved;
+    the layers that were built do not change.
+
+    Args:
+        raw: The content of config.json.
+        checked: The config that the model was built from.
+        name_or_path: The name that the model was loaded by.
     """
 
     def __init__(self, raw: Mapping[str, Any], checked: EncoderConfig, name_or_path: str = "") -> None:
@@ -43,9 +48,9 @@ class ModelConfig:
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
             raise AttributeError(name)
-        for place in (self._set, _public(self._checked, name), self._raw, _DEFAULTS):
-            if name in place:
-                return place[name]
+        for source in (self._set, _public(self._checked, name), self._raw, _DEFAULTS):
+            if name in source:
+                return source[name]
         raise AttributeError(f"config.json has no {name!r}")
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -57,60 +62,95 @@ class ModelConfig:
 
     @property
     def num_labels(self) -> int:
-        """How many labels there are; setting another number names them LABEL_0 onwards."""
+        """The number of labels; setting another number names them LABEL_0, LABEL_1 and so on."""
         return len(self.id2label)
 
     @property
     def name_or_path(self) -> str:
-        """What the model was loaded by."""
+        """The Hub id or folder that the model was loaded from."""
         return str(self._name)
 
     @property
     def use_return_dict(self) -> bool:
-        """return_dict, by its older name."""
+        """The value of return_dict, by its older name."""
         return bool(self.return_dict)
 
     def _renumber(self, count: int) -> None:
         if type(count) is not int or count < 1:
-            raise InputError(f"num_labels={count!r}, expected a whole number of 1 or more.")
+            raise InputError(f"num_labels={count!r}, expected an integer of 1 or more.")
         if count != self.num_labels:
             self.id2label = {number: f"LABEL_{number}" for number in range(count)}
             self.label2id = {label: number for number, label in self.id2label.items()}
 
     def get_text_config(self, decoder: bool = False) -> "ModelConfig":
-        """The config itself: an encoder of text has no parts."""
+        """Return the config itself: a text encoder has no sub-configs.
+
+        Args:
+            decoder: Not used.
+
+        Returns:
+            This config.
+        """
         return self
 
     def update(self, config_dict: Mapping[str, Any]) -> None:
-        """Set every key of a dict."""
+        """Set every key of a dict as an attribute.
+
+        Args:
+            config_dict: Keys and values.
+        """
         for name, value in config_dict.items():
             setattr(self, name, value)
 
     def to_dict(self) -> dict[str, Any]:
-        """config.json's content, label numbers as whole numbers."""
+        """Return the content of config.json as a dict.
+
+        Returns:
+            A copy; the keys of id2label are integers.
+        """
         return dict(self._raw)
 
     def to_diff_dict(self) -> dict[str, Any]:
-        """The same: config.json itself holds what differs from the defaults."""
+        """Return the content of config.json, which holds only what differs from the defaults.
+
+        Returns:
+            A copy of the content.
+        """
         return self.to_dict()
 
     def to_json_string(self, use_diff: bool = True) -> str:
-        """config.json as text."""
+        """Return config.json as text.
+
+        Args:
+            use_diff: Not used.
+
+        Returns:
+            JSON with sorted keys, indented by two spaces.
+        """
         return json.dumps(self.to_dict(), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
     def to_json_file(self, json_file_path: str | Path, use_diff: bool = True) -> None:
-        """Write config.json."""
+        """Write config.json.
+
+        Args:
+            json_file_path: The file to write.
+            use_diff: Not used.
+        """
         Path(json_file_path).write_text(self.to_json_string(), encoding="utf-8")
 
     def save_pretrained(self, save_directory: str | Path) -> None:
-        """Write config.json into a folder, made where it is not there."""
+        """Write config.json into a folder, which is created if needed.
+
+        Args:
+            save_directory: The folder.
+        """
         Path(save_directory).mkdir(parents=True, exist_ok=True)
         self.to_json_file(Path(save_directory) / CONFIG_FILE)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, ModelConfig) and self._raw == other._raw
 
-    __hash__ = None  # type: ignore[assignment]  # as of anything that may be changed
+    __hash__ = None  # type: ignore[assignment]  # the config is mutable
 
     def __repr__(self) -> str:
         return f"ModelConfig {self.to_json_string()}"

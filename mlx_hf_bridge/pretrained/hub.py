@@ -1,4 +1,4 @@
-"""A saved folder on the Hub, with a model card that says what it was made from, how, and how to use it.
+"""Upload a saved folder to the Hub, with a model card that says what it was converted from, how, and how to use it.
 
 Reference: huggingface.co/docs/hub/model-cards, huggingface_hub/repocard_data.py.
 """
@@ -26,7 +26,7 @@ from mlx_hf_bridge.checkpoints.safetensors_file import MB
 from mlx_hf_bridge.errors import RepositoryError
 
 PUSH_ARGUMENTS = ("commit_message", "commit_description", "private", "token", "revision", "create_pr")
-# Names of tasks here that are also the Hub's.
+# Tasks whose names are also pipeline tags of the Hub.
 _PIPELINE_TAGS = (
     BASE_TASK,
     MASKED_LM,
@@ -45,10 +45,18 @@ def build_model_card(
     fidelity: Mapping[str, float] | None = None,
     class_name: str | None = None,
 ) -> "huggingface_hub.ModelCard":
-    """The card of a saved folder: metadata for the Hub's search, then origin, packing, use, and fidelity if measured.
+    """Build the model card of a saved folder: metadata for the Hub's search, origin, quantization, usage and metrics.
 
-    fidelity: figures against the original; without it those that the folder's metadata holds, or its verification.
-    class_name: what loads it; without it, the folder and the task say.
+    Args:
+        folder: The saved folder.
+        repo_id: The repo that it goes to, for the title and the usage example.
+        task: The model's task, one of transformers' pipeline names.
+        tags: Further tags.
+        fidelity: Metrics against the original model, by name. None uses those in the folder's metadata or verification.
+        class_name: The class that loads it; None derives it from the folder and the task.
+
+    Returns:
+        The card.
     """
     config = read_json(folder / CONFIG_FILE)
     made = read_json(folder / METADATA_FILE) if (folder / METADATA_FILE).is_file() else {}
@@ -80,7 +88,7 @@ def build_model_card(
 
 
 _SENTENCE_TAGS = ("sentence-transformers",)
-# Classes that are made by calling them: the Hub's task, and a call that shows their use.
+# Classes whose constructor loads the model: the Hub's pipeline tag, and an example call.
 _SENTENCE_CLASSES = {
     "MLXSentenceTransformer": ("sentence-similarity", 'vectors = model.encode(["a text"])'),
     "MLXCrossEncoder": ("text-ranking", 'scores = model.predict([("a question", "a text")])'),
@@ -102,17 +110,17 @@ def _pipeline_tag(task: str, loader: str) -> str | None:
 
 
 def _origin(base: Any, made: Mapping[str, Any], packing: Mapping[str, Any] | None) -> str:
-    source = f"[{base}](https://huggingface.co/{base})" if isinstance(base, str) else "a checkpoint on disk"
+    source = f"[{base}](https://huggingface.co/{base})" if isinstance(base, str) else "a local checkpoint"
     commit = f" (commit {made['revision'][:12]})" if made.get("revision") else ""
     adapter = f", with the adapter {made['adapter']} merged into it" if made.get("adapter") else ""
-    how = _packing_text(packing) if packing else f"in {made.get('dtype', 'its own dtype')}, not quantised"
+    how = _packing_text(packing) if packing else f"in {made.get('dtype', 'its original dtype')}, not quantized"
     size = f" The weights take {made['weight_bytes'] / MB:.1f} MB." if made.get("weight_bytes") else ""
     return f"{source}{commit}{adapter}, for [MLX](https://github.com/ml-explore/mlx), {how}.{size}\n"
 
 
 def _packing_text(packing: Mapping[str, Any]) -> str:
     mode = packing.get("mode", "affine")
-    return f"quantised to {packing['bits']} bits in groups of {packing['group_size']} ({mode})"
+    return f"quantized to {packing['bits']} bits in groups of {packing['group_size']} ({mode})"
 
 
 def _use(repo_id: str, loader: str) -> str:
@@ -123,7 +131,7 @@ def _use(repo_id: str, loader: str) -> str:
 
 
 def _verified(folder: Path) -> Mapping[str, Any]:
-    """The figures that `mlx-hf-bridge verify --store` keeps in a folder."""
+    """Return the metrics that `mlx-hf-bridge verify --store` wrote into a folder, or {}."""
     path = folder / VERIFICATION_FILE
     figures = read_json(path).get("figures") if path.is_file() else None
     return figures if isinstance(figures, dict) else {}
@@ -184,7 +192,17 @@ def push(
 
 @contextmanager
 def reporting_hub_errors(repo_id: str) -> Iterator[None]:
-    """Raise RepositoryError, with advice, where huggingface_hub refuses an upload or the Hub is not reached."""
+    """Turn errors of huggingface_hub during an upload into a RepositoryError with advice.
+
+    Args:
+        repo_id: The repo that is written to, for the message.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        RepositoryError: If the Hub refuses the upload or cannot be reached.
+    """
     try:
         yield
     except (
@@ -194,6 +212,6 @@ def reporting_hub_errors(repo_id: str) -> Iterator[None]:
         ConnectionError,
     ) as error:
         raise RepositoryError(
-            f"{repo_id!r} could not be written on the Hub ({error}). Log in (hf auth login) or pass token=, and check "
+            f"{repo_id!r} could not be written to the Hub ({error}). Log in (hf auth login) or pass token=, and check "
             "the id, the connection and HF_HUB_OFFLINE."
         ) from error

@@ -1,6 +1,6 @@
-"""What a caller gives a model, checked and made into a batch.
+"""Check a caller's arguments to a model, and make a batch of them.
 
-B texts, L tokens, N choices, D width of the word table.
+B texts, L tokens, N choices, D hidden size.
 """
 
 from collections.abc import Mapping
@@ -19,75 +19,114 @@ from mlx_hf_bridge.pretrained.arrays import to_integers, to_numpy
 
 
 class ModelInputs:
-    """The arguments of one call as numpy, choices of multiple choice laid out as texts.
+    """The arguments of one call as numpy arrays; the choices of multiple choice are flattened to (B * N, L).
 
-    `like` is what the answer's kind follows. InputError for what is missing, or of another shape than the ids.
+    `reference` is the argument whose array type the output has.
+
+    Args:
+        loaded: The model that is called.
+        input_ids: Token ids (B, L), for multiple choice (B, N, L), or None.
+        attention_mask: 1 for tokens and 0 for padding, in the shape of the ids, or None.
+        token_type_ids: Token type ids in the shape of the ids, or None; ignored if the model has none.
+        position_ids: Positions in the shape of the ids, or None.
+        inputs_embeds: Vectors (B, L, D) instead of input_ids, or None.
+        extra_inputs: Arguments that only this model's class has, by name.
+
+    Raises:
+        InputError: If an argument is missing, or its shape does not match that of the ids.
+        ArgumentTypeError: If an argument is unknown, or its type is not accepted.
     """
 
     def __init__(
         self,
         loaded: LoadedModel,
-        ids: Any,
-        mask: Any,
-        segments: Any,
-        places: Any,
-        vectors: Any,
-        given: Mapping[str, Any],
+        input_ids: Any,
+        attention_mask: Any,
+        token_type_ids: Any,
+        position_ids: Any,
+        inputs_embeds: Any,
+        extra_inputs: Mapping[str, Any],
     ) -> None:
-        if (ids is None) == (vectors is None):
+        if (input_ids is None) == (inputs_embeds is None):
             raise InputError(
-                f"got {'both' if ids is not None else 'neither'} of input_ids and inputs_embeds, expected one of them. "
-                "Pass token ids (B, L), as a tokenizer gives them."
+                f"got {'both' if input_ids is not None else 'neither'} of input_ids and inputs_embeds, "
+                "expected one of them. Pass token ids (B, L), as a tokenizer returns them."
             )
-        if vectors is not None and not loaded.family.accepts_inputs_embeds:
+        if inputs_embeds is not None and not loaded.family.accepts_inputs_embeds:
             raise InputError(
-                f"got inputs_embeds, and {loaded.family.hf_class_name(loaded.task)} takes ids alone. Pass input_ids."
+                f"got inputs_embeds, and {loaded.family.hf_class_name(loaded.task)} takes only token ids. "
+                "Pass input_ids."
             )
         self.loaded = loaded
-        self.like = vectors if ids is None else ids
-        self._vectors = None if vectors is None else self._floats(vectors)
-        self._ids = to_integers("input_ids", ids) if self._vectors is None else self._filler(self._vectors)
+        self.reference = inputs_embeds if input_ids is None else input_ids
+        self._inputs_embeds = None if inputs_embeds is None else self._floats(inputs_embeds)
+        if self._inputs_embeds is None:
+            self._ids = to_integers("input_ids", input_ids)
+        else:
+            self._ids = self._placeholder_ids(self._inputs_embeds)
         self.choices = self._flatten()
-        self._mask = self._beside("attention_mask", mask)
-        # Ignored as in transformers: AutoTokenizer gives DistilBERT's pairs segments that the model has no table for.
-        self._segments = self._beside("token_type_ids", segments) if loaded.family.uses_token_type_ids else None
-        self._places = self._beside("position_ids", places)
-        self._given = self._own(given)
+        self._mask = self._like_ids("attention_mask", attention_mask)
+        # Ignored as in transformers: AutoTokenizer returns token_type_ids for DistilBERT, which has no table for them.
+        self._token_type_ids = (
+            self._like_ids("token_type_ids", token_type_ids) if loaded.family.uses_token_type_ids else None
+        )
+        self._position_ids = self._like_ids("position_ids", position_ids)
+        self._extra_inputs = self._check_extra_inputs(extra_inputs)
 
     def batch(self) -> TokenBatch:
-        """TokenRangeError for ids, segments or positions outside the model's tables."""
+        """Make the batch, with every id checked against the embedding tables.
+
+        Returns:
+            The batch, (B, L) or (B * N, L).
+
+        Raises:
+            TokenRangeError: If an id, token type id or position is outside its embedding table.
+        """
         return make_batch(
-            self.loaded.config, self._ids, self._mask, self._segments, self._places, self._vectors, self._given
+            self.loaded.config,
+            self._ids,
+            self._mask,
+            self._token_type_ids,
+            self._position_ids,
+            self._inputs_embeds,
+            self._extra_inputs,
         )
 
-    def unflattened(self, encoded: EncoderOutput) -> EncoderOutput:
-        """Logits of choices (B x N, 1) -> (B, N); others as they are."""
+    def unflatten_choices(self, encoded: EncoderOutput) -> EncoderOutput:
+        """Reshape the logits of multiple choice from (B * N, 1) to (B, N).
+
+        Args:
+            encoded: The output of the model.
+
+        Returns:
+            The output with reshaped logits; for other tasks `encoded` itself.
+        """
         if self.choices is None:
             return encoded
-        answers = {name: array.reshape(-1, self.choices) for name, array in encoded.outputs.items()}
+        outputs = {name: array.reshape(-1, self.choices) for name, array in encoded.outputs.items()}
         return EncoderOutput(
             encoded.hidden,
             encoded.pooled,
-            answers,
+            outputs,
             encoded.hidden_states,
             encoded.attentions,
             encoded.global_attentions,
         )
 
     def _flatten(self) -> int | None:
-        """(B, N, L) -> (B x N, L), and N; None for other tasks."""
+        """Reshape (B, N, L) to (B * N, L) and return N; None for other tasks."""
         if self.loaded.task != MULTIPLE_CHOICE:
             return None
         if self._ids.ndim != 3:
-            raise InputError(f"the input has {self._ids.ndim} axes, expected 3: texts, choices, tokens.")
+            raise InputError(f"the input has {self._ids.ndim} axes, expected 3: texts, choices and tokens.")
         choices = int(self._ids.shape[1])
         self._ids = self._ids.reshape(-1, self._ids.shape[-1])
-        if self._vectors is not None:
-            self._vectors = self._vectors.reshape(-1, *self._vectors.shape[-2:])
+        if self._inputs_embeds is not None:
+            self._inputs_embeds = self._inputs_embeds.reshape(-1, *self._inputs_embeds.shape[-2:])
         return choices
 
-    def _beside(self, name: str, given: Any) -> np.ndarray | None:
-        """An argument in the shape of the ids ((1, L) is spread over the texts)."""
+    def _like_ids(self, name: str, given: Any) -> np.ndarray | None:
+        """Convert an argument to the shape of the ids; (1, L) is broadcast over the texts."""
         if given is None:
             return None
         config = self.loaded.config
@@ -100,18 +139,17 @@ class ModelInputs:
             raise InputError(f"{name} has the shape {array.shape}, expected that of input_ids, {shape}.")
         return np.broadcast_to(array, shape)
 
-    def _own(self, given: Mapping[str, Any]) -> dict[str, np.ndarray]:
-        """The family's own arguments; those that this config.json has no table for may only be 0."""
+    def _check_extra_inputs(self, given: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """Check arguments that only this class has; one that this config.json has no table for may only be 0."""
         name, known = self.loaded.family.hf_class_name(self.loaded.task), self.loaded.config.extra_input_sizes
         if unknown := sorted(set(given) - set(known)):
-            own = f"of its own it takes {', '.join(known)}" if known else "it has no arguments of its own"
-            raise ArgumentTypeError(f"{name} got {', '.join(unknown)}, which it does not take; {own}. Leave it out.")
-        arrays = {argument: self._beside(argument, values) for argument, values in given.items()}
+            own = f"it also takes {', '.join(known)}" if known else "it has no further arguments"
+            raise ArgumentTypeError(f"{name} got {', '.join(unknown)}, which it does not take; {own}. Omit it.")
+        arrays = {argument: self._like_ids(argument, values) for argument, values in given.items()}
         for argument, array in arrays.items():
             if array is not None and not known[argument] and array.any():
                 raise InputError(
-                    f"{argument} has values other than 0, and this {name} has no table for them (config.json). "
-                    "Leave it out."
+                    f"{argument} has values other than 0, and this {name} has no table for them (config.json). Omit it."
                 )
         return {argument: array for argument, array in arrays.items() if array is not None and known[argument]}
 
@@ -123,6 +161,6 @@ class ModelInputs:
             )
         return mx.array(array.astype(np.float32))
 
-    def _filler(self, vectors: mx.array) -> np.ndarray:
-        """Ids in the place of vectors: none is padding, so that places are counted as transformers counts them."""
+    def _placeholder_ids(self, vectors: mx.array) -> np.ndarray:
+        """Return ids (B, L) for inputs_embeds, none of them padding: transformers numbers their positions so."""
         return np.full(vectors.shape[:-1], 0 if self.loaded.config.pad_token_id else 1, np.int32)

@@ -1,6 +1,7 @@
-"""A loaded model that is called as its transformers counterpart is.
+"""A loaded model that is called like its transformers counterpart.
 
-Reference: transformers/modeling_utils.py, transformers/modeling_outputs.py. B texts, L tokens, N choices.
+Reference: transformers/modeling_utils.py, transformers/modeling_outputs.py. B texts, L tokens, N choices, D hidden
+    size.
 """
 
 import sys
@@ -62,7 +63,13 @@ _OUTPUTS: dict[str, type[ModelOutput]] = {
 
 
 class MLXPreTrainedModel(TorchModuleAPI):
-    """A model that answers as its transformers counterpart does. Made by from_pretrained of an MLXAutoModel class."""
+    """A model for inference with the call, outputs and methods of its transformers counterpart.
+
+    Returned by from_pretrained of the MLXAutoModel classes; the class has the name of the transformers class.
+
+    Args:
+        loaded: The loaded model.
+    """
 
     def __init__(self, loaded: LoadedModel) -> None:
         super().__init__(loaded)
@@ -71,17 +78,17 @@ class MLXPreTrainedModel(TorchModuleAPI):
 
     @property
     def dtype(self) -> mx.Dtype:
-        """The dtype in which unpacked weights are stored."""
+        """The dtype in which weights that are not quantized are stored."""
         return self._loaded.dtype
 
     @property
     def quantization_config(self) -> MLXQuantizationConfig | None:
-        """The recipe that packed the weights; None for float ones."""
+        """The recipe that the weights are quantized with; None if they are not."""
         return self._loaded.recipe
 
     @property
     def is_traced(self) -> bool:
-        """Whether a graph of transformers' module runs, and not a file of models/."""
+        """Whether the model runs as a traced graph of transformers' module, instead of an implementation in models/."""
         return isinstance(self._loaded.model, TracedModel)
 
     @property
@@ -100,28 +107,50 @@ class MLXPreTrainedModel(TorchModuleAPI):
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
         return_dict: bool | None = None,
-        **given: Any,
+        **extra_inputs: Any,
     ) -> Any:
-        """Token ids, or vectors in their place -> outputs in the kind of the input (mx, numpy or torch).
+        """Compute the model's outputs for a batch.
 
-        input_ids, attention_mask (1 = token, 0 = padding), token_type_ids, position_ids: all (B, L), for multiple
-        choice (B, N, L), as are arguments that only this model's class has, by their names there (`langs`,
-        `global_attention_mask`); inputs_embeds has one axis more, the width of the word table. Returns the output that
-        transformers' class returns, or its tuple with return_dict=False. Raises TokenRangeError for ids or positions
-        outside the model's tables, InputError for shapes that do not fit, ArgumentTypeError for other arguments.
+        Arrays may be of MLX, numpy or torch, or nested lists; for multiple choice (B, L) is (B, N, L).
+
+        Args:
+            input_ids: Token ids (B, L), as a tokenizer returns them.
+            attention_mask: (B, L), 1 for tokens and 0 for padding. None means that all are tokens.
+            token_type_ids: (B, L), which of two texts each token belongs to. None means 0; ignored by models that have
+                no token types.
+            position_ids: (B, L), positions of the tokens. None numbers them as the model's class does.
+            inputs_embeds: Vectors (B, L, D) instead of input_ids.
+            output_hidden_states: Whether to return the hidden states of every layer. None is the config's value.
+            output_attentions: Whether to return the attention weights of every layer. None is the config's value.
+            return_dict: Whether to return an output object (True) or a tuple. None is the config's value.
+            **extra_inputs: Arguments that only this model's class has, by their names in transformers (`langs`,
+                `global_attention_mask`).
+
+        Returns:
+            The output of the transformers class (BaseModelOutputWithPooling, MaskedLMOutput, ...), with arrays of the
+            type of the input and, for torch, on its device; or a tuple of its values.
+
+        Raises:
+            TokenRangeError: If an id, token type id or position is outside its embedding table.
+            InputError: If input_ids and inputs_embeds are both given or both missing, or shapes do not match.
+            ArgumentTypeError: If an argument is unknown, or its type is not accepted.
         """
-        call = ModelInputs(self._loaded, input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, given)
-        states = self._asked(output_hidden_states, "output_hidden_states")
-        weights = self._asked(output_attentions, "output_attentions")
-        answer_alone = self._loaded.task != BASE_TASK
+        inputs = ModelInputs(
+            self._loaded, input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, extra_inputs
+        )
+        hidden_states = self._option(output_hidden_states, "output_hidden_states")
+        attentions = self._option(output_attentions, "output_attentions")
+        outputs_only = self._loaded.task != BASE_TASK
 
-        def encoding() -> EncoderOutput:
+        def encode() -> EncoderOutput:
             with single_batch_mode():
-                return call.unflattened(self._loaded.model(call.batch(), states, weights, answer_alone))
+                return inputs.unflatten_choices(
+                    self._loaded.model(inputs.batch(), hidden_states, attentions, outputs_only)
+                )
 
-        encoded = run(encoding)
-        output = self._output(encoded, call.like)
-        if array_type(call.like) == "torch":
+        encoded = run(encode)
+        output = self._output(encoded, inputs.reference)
+        if array_type(inputs.reference) == "torch":
             output = to_transformers_output(output)
         as_dict = self.config.to_dict().get("return_dict", True) if return_dict is None else return_dict
         return output if as_dict else output.to_tuple()
@@ -133,30 +162,46 @@ class MLXPreTrainedModel(TorchModuleAPI):
         token_type_ids: Any = None,
         position_ids: Any = None,
         inputs_embeds: Any = None,
-        **asked: Any,
+        **kwargs: Any,
     ) -> Any:
-        """The call under torch's name, which transformers' pipelines look at."""
-        return self(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, **asked)
+        """Call the model; transformers' pipelines look for this method.
+
+        Args:
+            input_ids: See `__call__`.
+            attention_mask: See `__call__`.
+            token_type_ids: See `__call__`.
+            position_ids: See `__call__`.
+            inputs_embeds: See `__call__`.
+            **kwargs: The other arguments of `__call__`.
+
+        Returns:
+            The model's output.
+        """
+        return self(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, **kwargs)
 
     @property
     def device(self) -> Any:
-        """The CPU, whose memory MLX shares: a torch.device where torch is loaded, else its name."""
+        """The CPU, whose memory MLX shares: a torch.device if torch is imported, otherwise its name."""
         torch = sys.modules.get("torch")
         return torch.device("cpu") if torch else "cpu"
 
     @property
     def base_model_prefix(self) -> str:
-        """The first word of the family's base tensors, as transformers' classes have it."""
+        """The name of the encoder within a model with a head, as in transformers' classes ("bert")."""
         return self._loaded.family.prefix
 
     @property
     def input_modalities(self) -> str:
-        """What transformers' pipelines say of a model when they are shown."""
+        """What the model reads, "text"; shown by transformers' pipelines."""
         return "text"
 
     @staticmethod
     def can_generate() -> bool:
-        """Encoders do not."""
+        """Return whether the model generates text.
+
+        Returns:
+            False: encoders do not.
+        """
         return False
 
     def save_pretrained(
@@ -171,11 +216,35 @@ class MLXPreTrainedModel(TorchModuleAPI):
         safe_serialization: bool = True,
         **kwargs: Any,
     ) -> None:
-        """Write the folder: it loads back here, in MLX tools, and unquantised in transformers.
+        """Write the model to a folder.
 
-        The arguments are transformers'; push_to_hub=True uploads it too, to `repo_id` or the folder's name. Raises
-        RepositoryError for a path that is a file, ArgumentTypeError for what is not written (.bin files, tensors of
-        the caller's), UnservedUseError for a model with a head drawn at random.
+        The folder loads here, in MLX tools and, if it is not quantized, in transformers.
+
+        Args:
+            save_directory: The folder; created if needed.
+            is_main_process: Nothing is written if False, as in transformers.
+            state_dict: Must be None: the model's own tensors are saved.
+            push_to_hub: Whether to upload the model too, to `repo_id` or the folder's name.
+            max_shard_size: The largest size of one weight file, in bytes or as text ("5GB").
+            variant: A word to put into the weight files' names ("fp16": model.fp16.safetensors).
+            token: Access token for push_to_hub.
+            safe_serialization: Must be True: only safetensors files are written.
+            **kwargs: Options of push_to_hub (`repo_id`, `commit_message`, `private`, ...). transformers'
+                `save_peft_format` and `save_original_format` change nothing.
+
+        Raises:
+            ArgumentTypeError: If `state_dict` or safe_serialization=False is given, or an argument is unknown.
+            InputError: If `max_shard_size` is not a size.
+            RepositoryError: If the path is a file, or the folder that the model was loaded from and its weights would
+                change.
+            UnservedUseError: If the model has randomly initialized weights (ignore_mismatched_sizes=True).
+
+        Example:
+            ```python
+            model = MLXAutoModel.from_pretrained("intfloat/e5-small-v2", quantization_config="q8")
+            model.save_pretrained("e5-small-v2-q8")
+            MLXAutoModel.from_pretrained("e5-small-v2-q8")
+            ```
         """
         check_options(kwargs, (*PUSH_ARGUMENTS, "repo_id", "tags", "save_peft_format", "save_original_format"))
         if state_dict is not None or not safe_serialization:
@@ -200,10 +269,30 @@ class MLXPreTrainedModel(TorchModuleAPI):
         fidelity: Mapping[str, float] | None = None,
         **options: Any,
     ) -> Any:
-        """Upload the model with its tokenizer and a model card to a repo of the Hub -> huggingface_hub's CommitInfo.
+        """Upload the model with its tokenizer and a model card to a repo on the Hub.
 
-        fidelity: figures measured against the original, for the card. options: commit_message, commit_description,
-        private, token, revision, create_pr. Raises RepositoryError when the Hub refuses or is not reached.
+        Args:
+            repo_id: The repo, "name" or "organization/name"; created if needed.
+            max_shard_size: The largest size of one weight file, in bytes or as text ("5GB").
+            variant: A word to put into the weight files' names.
+            tags: Further tags for the model card.
+            fidelity: Metrics against the original model, by name, for the model card. None uses those of the
+                conversion or of `mlx-hf-bridge verify --store`, if there are any.
+            **options: `commit_message`, `commit_description`, `private`, `token`, `revision` and `create_pr`.
+
+        Returns:
+            huggingface_hub's CommitInfo.
+
+        Raises:
+            RepositoryError: If the Hub refuses the upload or cannot be reached.
+            ArgumentTypeError: If an option is unknown.
+            UnservedUseError: If the model has randomly initialized weights (ignore_mismatched_sizes=True).
+
+        Example:
+            ```python
+            model = MLXAutoModel.from_pretrained("intfloat/e5-small-v2", quantization_config="q8")
+            model.push_to_hub("me/e5-small-v2-mlx-q8", private=True)
+            ```
         """
         check_options(options, PUSH_ARGUMENTS)
 
@@ -215,57 +304,64 @@ class MLXPreTrainedModel(TorchModuleAPI):
             return push(write, repo_id, **options)
 
     def _save(self, target: Path, max_shard_size: int | str, variant: str | None) -> None:
-        self._refuse_drawn("save_pretrained()")
+        self._refuse_random_weights("save_pretrained()")
         config, dtype, folder = self.config.to_dict(), self._loaded.dtype, self.folder
         run(lambda: save_folder(folder, target, config, dtype, variant, max_shard_size))
 
-    def _refuse_drawn(self, use: str) -> None:
+    def _refuse_random_weights(self, use: str) -> None:
         report, is_head = self._loaded.report, self._loaded.task != BASE_TASK
         if report.mismatched_keys or (is_head and report.missing_keys):
             raise UnservedUseError(
-                f"{use} was called on a model with weights drawn at random (ignore_mismatched_sizes=True), which are "
-                "nowhere on disk. Load a checkpoint that has them."
+                f"{use} was called on a model with randomly initialized weights (ignore_mismatched_sizes=True), which "
+                "are not on disk. Load a checkpoint that has them."
             )
 
     def __repr__(self) -> str:
         recipe = self._loaded.recipe
-        packing = f"{recipe.bits} bits, groups of {recipe.group_size}, {recipe.mode}" if recipe else "not quantised"
+        packing = f"{recipe.bits} bits, groups of {recipe.group_size}, {recipe.mode}" if recipe else "not quantized"
         name = self._loaded.family.hf_class_name(self._loaded.task)
         return f"{name} on MLX ({self.name_or_path!r}, {packing}, {self.dtype})"
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copies and other processes read the converted folder again, under this config."""
-        self._refuse_drawn("a copy")
+        self._refuse_random_weights("a copy")
         pooler, config = "pooler" in self._loaded.model, None if self.is_traced else self.config.to_dict()
         return _read_again, (str(self.folder), self._loaded.task, pooler, config, str(self._loaded.dtype))
 
-    def _asked(self, argument: bool | None, key: str) -> bool:
+    def _option(self, argument: bool | None, key: str) -> bool:
         return bool(self.config.to_dict().get(key, False)) if argument is None else bool(argument)
 
     def _output(self, encoded: EncoderOutput, like: Any) -> ModelOutput:
-        def answer(array: mx.array | None) -> Any:
+        def convert(array: mx.array | None) -> Any:
             return None if array is None else match_array_type(array, like)
 
         traced = {
-            "hidden_states": encoded.hidden_states and tuple(answer(array) for array in encoded.hidden_states),
-            "attentions": encoded.attentions and tuple(answer(array) for array in encoded.attentions),
+            "hidden_states": encoded.hidden_states and tuple(convert(array) for array in encoded.hidden_states),
+            "attentions": encoded.attentions and tuple(convert(array) for array in encoded.attentions),
             **(
-                {"global_attentions": tuple(answer(array) for array in encoded.global_attentions)}
+                {"global_attentions": tuple(convert(array) for array in encoded.global_attentions)}
                 if encoded.global_attentions
                 else {}
             ),
         }
         if self._loaded.task != BASE_TASK:
-            answers = {name: answer(array) for name, array in encoded.outputs.items()}
-            return _OUTPUTS[self._loaded.task](**answers, **traced)
-        hidden = answer(encoded.hidden)
+            logits = {name: convert(array) for name, array in encoded.outputs.items()}
+            return _OUTPUTS[self._loaded.task](**logits, **traced)
+        hidden = convert(encoded.hidden)
         if self._loaded.family.pooler is None:
             return BaseModelOutput(last_hidden_state=hidden, **traced)
-        return BaseModelOutputWithPooling(last_hidden_state=hidden, pooler_output=answer(encoded.pooled), **traced)
+        return BaseModelOutputWithPooling(last_hidden_state=hidden, pooler_output=convert(encoded.pooled), **traced)
 
 
 def create_model(loaded: LoadedModel) -> MLXPreTrainedModel:
-    """The model under the name of its transformers class, by which transformers' pipelines know their tasks."""
+    """Wrap a loaded model in a class with the name of its transformers class, which transformers' pipelines look at.
+
+    Args:
+        loaded: The loaded model.
+
+    Returns:
+        The model.
+    """
     return _class_named(loaded.family.hf_class_name(loaded.task))(loaded)
 
 

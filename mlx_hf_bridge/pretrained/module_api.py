@@ -1,4 +1,4 @@
-"""What callers do with a torch module beside calling it: move, round and count it; what only torch serves is refused.
+"""The part of torch.nn.Module's API that makes sense for inference: move, cast and count; the rest raises an error.
 
 Reference: torch/nn/modules/module.py, transformers/modeling_utils.py (num_parameters, get_memory_footprint).
 """
@@ -16,48 +16,100 @@ from mlx_hf_bridge.tracing.model import TracedModel
 
 
 class TorchModuleAPI:
-    """A loaded model, moved, rounded and counted as torch modules are."""
+    """The methods of torch.nn.Module and PreTrainedModel that programs call on a model before they run it.
+
+    Args:
+        loaded: The loaded model.
+    """
 
     def __init__(self, loaded: LoadedModel) -> None:
         self._loaded = loaded
 
     @property
     def loaded(self) -> LoadedModel:
-        """The module with its family, config and folder."""
+        """The loaded MLX module with its family, config and converted folder."""
         return self._loaded
 
     def to(self, *args: Any, **kwargs: Any) -> Self:
-        """The model on the device that it is on, MLX's own; a dtype among the arguments rounds the weights to it."""
+        """Cast the weights if a dtype is among the arguments; a device is accepted and changes nothing.
+
+        MLX runs on its own device, whose memory the CPU shares.
+
+        Args:
+            *args: A device, a dtype (of mx, torch or numpy), or both, as for torch.nn.Module.to.
+            **kwargs: `device`, `dtype` and torch's other arguments by name.
+
+        Returns:
+            The model itself.
+
+        Raises:
+            ConfigError: If the dtype is not float32, float16 or bfloat16.
+            UnservedUseError: If a dtype is given and the model is a traced graph.
+        """
         for given in (*args, *kwargs.values()):
             if type(given).__name__ in ("dtype", "Dtype"):
                 self._cast(given)
         return self
 
     def cpu(self) -> Self:
-        """The model where it is."""
+        """Return the model unchanged: MLX's memory is shared with the CPU.
+
+        Returns:
+            The model itself.
+        """
         return self
 
     def cuda(self, device: Any = None) -> Self:
-        """The model where it is."""
+        """Return the model unchanged: it stays on MLX's own device.
+
+        Args:
+            device: Not used.
+
+        Returns:
+            The model itself.
+        """
         return self
 
     def half(self) -> Self:
-        """The weights rounded to float16, in place; packed ones stay packed."""
+        """Cast the weights to float16, in place; quantized weights stay quantized.
+
+        On a CPU the weights are rounded to float16, and the computation stays in float32.
+
+        Returns:
+            The model itself.
+
+        Raises:
+            UnservedUseError: If the model is a traced graph.
+        """
         return self._cast(mx.float16)
 
     def bfloat16(self) -> Self:
-        """The weights rounded to bfloat16, in place; packed ones stay packed."""
+        """Cast the weights to bfloat16, in place; quantized weights stay quantized.
+
+        Returns:
+            The model itself.
+
+        Raises:
+            UnservedUseError: If the model is a traced graph.
+        """
         return self._cast(mx.bfloat16)
 
     def float(self) -> Self:
-        """The weights in float32, in place; packed ones stay packed."""
+        """Cast the weights to float32, in place; quantized weights stay quantized.
+
+        Returns:
+            The model itself.
+
+        Raises:
+            UnservedUseError: If the model is a traced graph.
+        """
         return self._cast(mx.float32)
 
     def _cast(self, given: Any) -> Self:
         dtype, model = require_float_dtype(given), self._loaded.model
         if isinstance(model, TracedModel):
             raise UnservedUseError(
-                f"{dtype} was asked of {type(self).__name__}, a traced graph, which keeps the dtype it was made in. "
+                f"got {dtype} for {type(self).__name__}, a traced graph, whose dtype is fixed at conversion. "
                 "Pass dtype to from_pretrained."
             )
         run(lambda: cast_weights(model, dtype, self._loaded.config.exceeds_float16))
@@ -65,42 +117,87 @@ class TorchModuleAPI:
         return self
 
     def eval(self) -> Self:
-        """The model as it is: it only infers."""
+        """Return the model unchanged: it is always in evaluation mode.
+
+        Returns:
+            The model itself.
+        """
         return self
 
     def train(self, mode: bool = True) -> Self:
-        """train(False) is eval(); UnservedUseError otherwise."""
+        """Accept `train(False)`, which is `eval()`; training needs torch.
+
+        Args:
+            mode: Must be False.
+
+        Returns:
+            The model itself.
+
+        Raises:
+            UnservedUseError: If `mode` is True.
+        """
         return self._refuse("train()") if mode else self
 
     def parameters(self, recurse: bool = True) -> NoReturn:
-        """UnservedUseError: there are no torch parameters."""
+        """Raise UnservedUseError: the weights are MLX arrays, not torch parameters.
+
+        Args:
+            recurse: Not used.
+        """
         self._refuse("parameters()")
 
     def named_parameters(self, prefix: str = "", recurse: bool = True) -> NoReturn:
-        """UnservedUseError: there are no torch parameters."""
+        """Raise UnservedUseError: the weights are MLX arrays, not torch parameters.
+
+        Args:
+            prefix: Not used.
+            recurse: Not used.
+        """
         self._refuse("named_parameters()")
 
     def state_dict(self) -> NoReturn:
-        """UnservedUseError: there are no torch tensors."""
+        """Raise UnservedUseError: the weights are MLX arrays, not torch tensors."""
         self._refuse("state_dict()")
 
     def requires_grad_(self, requires_grad: bool = True) -> Self:
-        """requires_grad_(False) changes nothing; UnservedUseError otherwise."""
+        """Accept `requires_grad_(False)`, which changes nothing; gradients need torch.
+
+        Args:
+            requires_grad: Must be False.
+
+        Returns:
+            The model itself.
+
+        Raises:
+            UnservedUseError: If `requires_grad` is True.
+        """
         return self._refuse("requires_grad_()") if requires_grad else self
 
     def _refuse(self, use: str) -> NoReturn:
         raise UnservedUseError(
-            f"{use} was called on {type(self).__name__} on MLX, which only infers. For its place and size use device, "
-            "dtype and num_parameters(); for its arrays loaded.model; to train, transformers on torch."
+            f"{use} was called on {type(self).__name__} on MLX, which is for inference only. For its device and size "
+            "use device, dtype and num_parameters(); for its arrays, loaded.model; for training, transformers on torch."
         )
 
     def num_parameters(self, only_trainable: bool = False, exclude_embeddings: bool = False) -> int:
-        """How many numbers the model has learnt, packed ones counted as what they stand for.
+        """Return the number of parameters; quantized weights count as the numbers that they stand for.
 
-        None is trainable here, and all would be in transformers, so that only_trainable changes nothing.
+        Args:
+            only_trainable: Changes nothing, as in a transformers model of which no parameter is frozen.
+            exclude_embeddings: Whether to leave out the embedding tables.
+
+        Returns:
+            The number of parameters.
         """
         return count_parameters(self._loaded.model, not exclude_embeddings)
 
     def get_memory_footprint(self, return_buffers: bool = True) -> int:
-        """Bytes of the weights as they lie in memory."""
+        """Return the size of the weights in memory, in bytes.
+
+        Args:
+            return_buffers: Not used; buffers are counted.
+
+        Returns:
+            The size in bytes.
+        """
         return memory_footprint(self._loaded.model)

@@ -1,4 +1,4 @@
-"""What a model answers: fields, keys, indices and tuple form as transformers' ModelOutput, without torch.
+"""Output classes with the fields, keys, indices and tuple form of transformers' ModelOutput, without torch.
 
 Reference: transformers/utils/generic.py (ModelOutput), transformers/modeling_outputs.py.
 """
@@ -9,7 +9,14 @@ from mlx_hf_bridge.errors import ArgumentTypeError
 
 
 class ModelOutput(dict[str, Any]):
-    """A dict of the fields that are there, also reached as attributes and by index; absent fields are None."""
+    """A dict of the fields that are present, also available as attributes and by index; absent fields are None.
+
+    Args:
+        **values: The fields by name; those that are None are absent.
+
+    Raises:
+        ArgumentTypeError: If the class has no such field.
+    """
 
     fields: ClassVar[tuple[str, ...]] = ()
 
@@ -30,12 +37,24 @@ class ModelOutput(dict[str, Any]):
         return super().__getitem__(key) if isinstance(key, str) else self.to_tuple()[key]
 
     def to_tuple(self) -> tuple[Any, ...]:
-        """The values that are there, in the fields' order."""
+        """Return the values that are present, in the order of the fields.
+
+        Returns:
+            A tuple of arrays, or of tuples of arrays (hidden_states, attentions).
+        """
         return tuple(self.values())
 
 
 def to_transformers_output(output: ModelOutput) -> Any:
-    """The same answer in transformers' own class, for callers on torch; ours where transformers has none."""
+    """Convert an output to the transformers class of that name, for callers on torch.
+
+    Args:
+        output: An output whose arrays are torch tensors.
+
+    Returns:
+        transformers' output with the same fields (Longformer's class if it has global_attentions), or `output` itself
+        if transformers has no such class.
+    """
     from transformers import modeling_outputs
 
     found = getattr(modeling_outputs, type(output).__name__, None)
@@ -47,57 +66,65 @@ def to_transformers_output(output: ModelOutput) -> Any:
 
 
 class BaseModelOutput(ModelOutput):
-    """last_hidden_state (B, L, D); hidden_states, one (B, L, D) a layer and one before; attentions (B, H, L, L)."""
+    """Output of an encoder without a pooler.
+
+    last_hidden_state is (B, L, D); hidden_states a tuple of (B, L, D), one for the embeddings and one for each layer;
+    attentions a tuple of (B, H, L, L), one for each layer.
+    """
 
     fields = ("last_hidden_state", "hidden_states", "attentions")
 
 
 class BaseModelOutputWithPooling(ModelOutput):
-    """The same with pooler_output (B, D) in second place."""
+    """Output of an encoder with a pooler.
+
+    last_hidden_state is (B, L, D), pooler_output (B, D); hidden_states and attentions are as in BaseModelOutput;
+    global_attentions are Longformer's.
+    """
 
     fields = ("last_hidden_state", "pooler_output", "hidden_states", "attentions", "global_attentions")
 
 
 class MaskedLMOutput(ModelOutput):
-    """logits (B, L, vocab_size) before softmax."""
+    """Output for masked language modeling: logits (B, L, vocab_size) before softmax."""
 
     fields = ("loss", "logits", "hidden_states", "attentions", "global_attentions")
 
 
 class SequenceClassifierOutput(ModelOutput):
-    """logits (B, num_labels) before softmax."""
+    """Output for sequence classification: logits (B, num_labels) before softmax."""
 
     fields = ("loss", "logits", "hidden_states", "attentions", "global_attentions")
 
 
 class TokenClassifierOutput(ModelOutput):
-    """logits (B, L, num_labels) before softmax."""
+    """Output for token classification: logits (B, L, num_labels) before softmax."""
 
     fields = ("loss", "logits", "hidden_states", "attentions", "global_attentions")
 
 
 class QuestionAnsweringModelOutput(ModelOutput):
-    """start_logits and end_logits (B, L) before softmax."""
+    """Output for extractive question answering: start_logits and end_logits (B, L) before softmax."""
 
     fields = ("loss", "start_logits", "end_logits", "hidden_states", "attentions", "global_attentions")
 
 
 class MultipleChoiceModelOutput(ModelOutput):
-    """logits (B, choices) before softmax."""
+    """Output for multiple choice: logits (B, N), one for each choice, before softmax."""
 
     fields = ("loss", "logits", "hidden_states", "attentions", "global_attentions")
 
 
 class NextSentencePredictorOutput(ModelOutput):
-    """logits (B, 2): the second text follows the first, or is a random one."""
+    """Output for next sentence prediction: logits (B, 2); index 0 says that the second text follows the first."""
 
     fields = ("loss", "logits", "hidden_states", "attentions")
 
 
 class PreTrainingOutput(ModelOutput):
-    """What the family was trained on.
+    """Output for the model's own pretraining tasks.
 
-    prediction_logits (B, L, vocab_size) with seq_relationship_logits or sop_logits (B, 2); ELECTRA's logits (B, L).
+    prediction_logits (B, L, vocab_size) with seq_relationship_logits or sop_logits (B, 2); for ELECTRA logits (B, L).
     """
 
     fields = (

@@ -1,4 +1,4 @@
-"""A loaded model's parameters: how many, how large, and cast to another dtype."""
+"""Count, measure and cast a loaded model's parameters."""
 
 from typing import Any
 
@@ -18,9 +18,14 @@ _FLOATS = (mx.float32, mx.float16, mx.bfloat16)
 
 
 def count_parameters(model: nn.Module, with_embeddings: bool = True) -> int:
-    """How many numbers the model has learnt, packed ones counted as what they stand for.
+    """Return the number of parameters; quantized weights count as the numbers that they stand for.
 
-    Without embeddings, tables that are looked up in are left out, as in transformers.
+    Args:
+        model: The module.
+        with_embeddings: Whether to count embedding tables, which transformers' `exclude_embeddings` leaves out.
+
+    Returns:
+        The number of parameters; buffers such as rotary frequencies are not counted.
     """
     total = sum(array.size for name, array in _flat(model) if name.rpartition(".")[2] not in KEEP_FILE_DTYPE)
     for _, module in model.named_modules():
@@ -32,7 +37,7 @@ def count_parameters(model: nn.Module, with_embeddings: bool = True) -> int:
 
 
 def _unpacked_size(module: nn.Module) -> int:
-    """How many weights a module has, or its packed ones stand for."""
+    """Return how many numbers a module's weight holds, before quantization."""
     if isinstance(module, QuantizedModule):
         return int(module.weight.nbytes) * 8 // module.bits
     return int(module.weight.size)
@@ -44,21 +49,42 @@ def _flat(model: nn.Module) -> list[tuple[str, mx.array]]:
 
 
 def memory_footprint(model: nn.Module) -> int:
-    """Bytes of the model's arrays as they lie in memory."""
+    """Return the size of the module's arrays in memory.
+
+    Args:
+        model: The module.
+
+    Returns:
+        The size in bytes.
+    """
     return sum(array.nbytes for _, array in _flat(model))
 
 
 def require_float_dtype(given: Any) -> mx.Dtype:
-    """A float dtype that weights are stored in; ConfigError for another, ArgumentTypeError for none."""
+    """Convert a dtype of any library to MLX's, if weights can be stored in it.
+
+    Args:
+        given: A dtype of mx, torch or numpy, or its name.
+
+    Returns:
+        mx.float32, mx.float16 or mx.bfloat16.
+
+    Raises:
+        ArgumentTypeError: If it is None or "auto".
+        ConfigError: If it is another dtype.
+    """
     if (dtype := parse_dtype(given)) is None:
         raise ArgumentTypeError(f"got the dtype {given!r}, expected float32, float16 or bfloat16.")
     return dtype
 
 
 def cast_weights(model: Model, dtype: mx.Dtype, in_float32: bool) -> None:
-    """Round the unpacked weights to `dtype`, in place, and compute in what the machine computes it in.
+    """Round the weights that are not quantized to a dtype, in place.
 
-    in_float32: of a model that outgrows float16.
+    Args:
+        model: The model to change.
+        dtype: The dtype to round to. What is computed in follows from it and the device: float32 on a CPU.
+        in_float32: Whether activations of this model overflow float16, so that they are computed in float32.
     """
     computed = activation_dtype(dtype)
     computed = mx.float32 if computed == mx.float16 and in_float32 else computed

@@ -1,4 +1,4 @@
-"""A loaded model written as a folder: the converted one, with the config, dtype, name and shards that are asked for."""
+"""Write a loaded model to a folder, with the config, dtype, file names and shard size that are asked for."""
 
 import re
 import shutil
@@ -17,17 +17,27 @@ from mlx_hf_bridge.weights.name_mapping import KEEP_FILE_DTYPE
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B", re.IGNORECASE)
 _UNITS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
 _FLOATS = (mx.float32, mx.float16, mx.bfloat16)
-DEFAULT_SHARD = "50GB"  # transformers' own
+DEFAULT_SHARD = "50GB"  # the default of transformers' save_pretrained
 
 
 def parse_size(size: int | str) -> int:
-    """ "5MB" -> 5,000,000, "5MiB" -> 5,242,880; InputError for anything else."""
+    """Convert a size such as "5MB" (5,000,000) or "5MiB" (5,242,880) to bytes.
+
+    Args:
+        size: A number of bytes, or text with a unit from B to TB or TiB.
+
+    Returns:
+        The number of bytes, at least 1.
+
+    Raises:
+        InputError: If it is neither.
+    """
     match = _SIZE.fullmatch(size.strip()) if isinstance(size, str) else None
     found = size if type(size) is int else 0
     if match:
         found = int(float(match[1]) * (1024 if match[3] else 1000) ** _UNITS[match[2].upper()])
     if found < 1:
-        raise InputError(f"max_shard_size={size!r}, expected bytes as a whole number, or text like '5GB'.")
+        raise InputError(f"max_shard_size={size!r}, expected a number of bytes as an integer, or text like '5GB'.")
     return found
 
 
@@ -39,24 +49,34 @@ def save_folder(
     variant: str | None = None,
     max_shard_size: int | str = DEFAULT_SHARD,
 ) -> None:
-    """Write the converted folder at `target` with this config, float tensors in `dtype`, in files of at most a size.
+    """Write the converted folder to another one, with this config and its float tensors in `dtype`.
 
-    RepositoryError for a path that is a file.
+    Args:
+        folder: The converted folder that the model was loaded from.
+        target: The folder to write to; created if needed. Weights of an earlier save are replaced.
+        config: The content of the new config.json.
+        dtype: The dtype of float tensors that are not quantized.
+        variant: The word to put into the weight files' names ("fp16": model.fp16.safetensors), or None.
+        max_shard_size: The largest size of one weight file, in bytes or as text ("5GB").
+
+    Raises:
+        RepositoryError: If `target` is a file, or the model's own folder and the weights would change.
+        InputError: If `max_shard_size` is not a size.
     """
     if target.is_file():
         raise RepositoryError(f"{target} is a file, expected a folder to save into. Give another path.")
     limit, weights = parse_size(max_shard_size), _weight_files(folder)
     stored = read_json(folder / CONFIG_FILE)
     size = sum(path.stat().st_size for path in weights)
-    as_it_is = stored.get("dtype") == dtype_name(dtype) and size <= limit and variant is None and len(weights) == 1
+    unchanged = stored.get("dtype") == dtype_name(dtype) and size <= limit and variant is None and len(weights) == 1
     if target.resolve() != folder.resolve():
-        skipped = shutil.ignore_patterns("*.safetensors*" if not as_it_is else "", METADATA_FILE)
+        skipped = shutil.ignore_patterns("*.safetensors*" if not unchanged else "", METADATA_FILE)
         shutil.copytree(folder, target, dirs_exist_ok=True, copy_function=shutil.copyfile, ignore=skipped)
-    elif not as_it_is:
+    elif not unchanged:
         raise RepositoryError(
-            f"{target} is where the model lies, in another dtype or other files than asked. Give another path."
+            f"{target} is the folder that the model was loaded from, and its weights would change. Give another path."
         )
-    written = {SINGLE_FILE} if as_it_is else _write_weights(weights, target, dtype, variant, limit)
+    written = {SINGLE_FILE} if unchanged else _write_weights(weights, target, dtype, variant, limit)
     _remove_others(target, written, variant)
     write_json(target / CONFIG_FILE, {**config, "dtype": dtype_name(dtype)})
     _write_metadata(folder, target, dtype)
@@ -68,7 +88,7 @@ def _weight_files(folder: Path) -> list[Path]:
 
 
 def _write_weights(files: list[Path], target: Path, dtype: mx.Dtype, variant: str | None, limit: int) -> set[str]:
-    """The tensors in one file, or in shards with their index -> the names written."""
+    """Write the tensors to one file, or to shards with their index, and return the names of the files."""
     arrays: dict[str, mx.array] = {}
     for file in files:
         arrays |= _cast(mx.load(str(file)), dtype)
@@ -99,7 +119,7 @@ def _cast(loaded: Any, dtype: mx.Dtype) -> dict[str, mx.array]:
 
 
 def _remove_others(target: Path, written: set[str], variant: str | None) -> None:
-    """Weights of an earlier save of this variant, which a reader might take for the new ones."""
+    """Delete weights of an earlier save of this variant, which a reader might load instead of the new ones."""
     infix = f"\\.{re.escape(variant)}" if variant else ""
     earlier = re.compile(rf"model{infix}(-\d{{5}}-of-\d{{5}})?\.safetensors|model\.safetensors\.index{infix}\.json")
     for path in target.glob("model*"):
@@ -108,7 +128,7 @@ def _remove_others(target: Path, written: set[str], variant: str | None) -> None
 
 
 def _write_metadata(folder: Path, target: Path, dtype: mx.Dtype) -> None:
-    """conversion_metadata.json with the sizes of the files as they are now."""
+    """Write conversion_metadata.json with the current sizes of the files."""
     if not (folder / METADATA_FILE).is_file():
         return
     metadata = read_json(folder / METADATA_FILE)
@@ -122,6 +142,14 @@ def _write_metadata(folder: Path, target: Path, dtype: mx.Dtype) -> None:
 
 
 def check_options(options: dict[str, Any], known: tuple[str, ...]) -> None:
-    """ArgumentTypeError for arguments of save_pretrained that neither it nor push_to_hub takes."""
+    """Check that save_pretrained got no other arguments than those it knows.
+
+    Args:
+        options: The arguments given by name.
+        known: The names that are known.
+
+    Raises:
+        ArgumentTypeError: If an argument is not known.
+    """
     if unknown := sorted(set(options) - set(known)):
-        raise ArgumentTypeError(f"save_pretrained() got {', '.join(unknown)}, which it does not take. Leave it out.")
+        raise ArgumentTypeError(f"save_pretrained() got {', '.join(unknown)}, which it does not take. Omit it.")

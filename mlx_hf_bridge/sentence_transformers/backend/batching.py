@@ -36,7 +36,7 @@ class BatchSplittingModel(MLXPreTrainedModel):
     """
 
     def __call__(self, *args: Any, **given: Any) -> Any:
-        records = any(self._asked(given.get(name), name) for name in _RECORDED_OUTPUTS)
+        records = any(self._option(given.get(name), name) for name in _RECORDED_OUTPUTS)
         arrays = {name: value for name, value in given.items() if name not in (*_RECORDED_OUTPUTS, "return_dict")}
         if args or records or not _can_split(arrays) or self.loaded.family.length_dependent:
             return super().__call__(*args, **given)

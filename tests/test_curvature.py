@@ -18,7 +18,7 @@ from mlx_hf_bridge.inference.tokenizer import Tokenizer, Tokens
 from mlx_hf_bridge.layers.token_batch import TokenBatch
 from mlx_hf_bridge.quantization import curvature
 from mlx_hf_bridge.quantization.calibration_job import CalibrationJob
-from mlx_hf_bridge.quantization.policy import WORD_TABLE
+from mlx_hf_bridge.quantization.policy import TOKEN_EMBEDDING
 from mlx_hf_bridge.quantization.resume_store import ResumeStore
 from mlx_hf_bridge.quantization.two_sided_rounding import round_weights
 from mlx_hf_bridge.quantization.widths import BitWidth
@@ -33,7 +33,7 @@ THEIRS = ["encoder.layer.0.attention.output.dense", "encoder.layer.1.intermediat
 def job_on(folder: Path) -> CalibrationJob:
     model = MLXAutoModel.from_pretrained(folder).loaded.model
     batch = TokenBatch(mx.array(IDS))
-    widths = {path: BitWidth(4, 64) for path in [*PATHS, WORD_TABLE]}
+    widths = {path: BitWidth(4, 64) for path in [*PATHS, TOKEN_EMBEDDING]}
 
     def first(encoded: Any, batch: TokenBatch) -> mx.array:
         return encoded.hidden[:, 0]
@@ -56,7 +56,7 @@ def sums_over_answers(folder: Path) -> dict[str, np.ndarray]:
         rows = gradients[-1].flatten(0, 1)
         for total, gradient in zip(sums, [*gradients[:-1], rows.T], strict=True):
             total += gradient @ gradient.T
-    return dict(zip([*PATHS, WORD_TABLE], (total.numpy() for total in sums), strict=True))
+    return dict(zip([*PATHS, TOKEN_EMBEDDING], (total.numpy() for total in sums), strict=True))
 
 
 @pytest.mark.slow

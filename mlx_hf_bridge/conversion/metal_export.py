@@ -20,7 +20,7 @@ from mlx_hf_bridge.conversion.cache import write_atomically
 from mlx_hf_bridge.conversion.output_folder import is_occupied
 from mlx_hf_bridge.errors import QuantizationError, RepositoryError
 from mlx_hf_bridge.models import family_for
-from mlx_hf_bridge.quantization.policy import WORD_TABLE
+from mlx_hf_bridge.quantization.policy import TOKEN_EMBEDDING
 from mlx_hf_bridge.runtime.executor import run
 from mlx_hf_bridge.weights.name_mapping import NameMapping
 from mlx_hf_bridge.weights.quantized import read_packing
@@ -94,7 +94,7 @@ def _convert_tensors(
     for name, array in loaded.items():
         module, _, leaf = name.rpartition(".")
         target = names.resolve(name)
-        is_table = target is not None and target.path == WORD_TABLE
+        is_table = target is not None and target.path == TOKEN_EMBEDDING
         if is_table and f"{module}.scales" in loaded:
             if leaf == "weight":
                 scales, biases = loaded[f"{module}.scales"], loaded[f"{module}.biases"]

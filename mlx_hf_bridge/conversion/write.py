@@ -27,7 +27,7 @@ from mlx_hf_bridge.weights.quantized import packing_config
 
 logger = logging.getLogger(__name__)
 
-# Raised when converted folders of before can no longer be read; the cache then does not find them.
+# Version of the folder format. A new one makes the cache ignore folders of older versions.
 FORMAT = 1
 _LIBRARIES = ("mlx-hf-bridge", "mlx", "transformers", "tokenizers", "numpy")
 
@@ -45,9 +45,9 @@ def write_conversion(plan: Plan, folder: Path, show_progress: bool = True) -> di
     write_config(
         plan.checkpoint, folder, plan.dtype, packing_config(plan.recipe, _quantized_modules(plan)), _architecture(plan)
     )
-    own = modules_checkpoint(plan.checkpoint)
-    write_tokenizer(own if has_tokenizer(own.model_folder) else plan.checkpoint, plan.family, folder)
-    copy_modules(own, folder)
+    modules = modules_checkpoint(plan.checkpoint)
+    write_tokenizer(modules if has_tokenizer(modules.model_folder) else plan.checkpoint, plan.family, folder)
+    copy_modules(modules, folder)
     metadata = _metadata(plan, folder)
     write_json(folder / METADATA_FILE, metadata)
     return metadata
@@ -62,8 +62,8 @@ def _log_exclusions(plan: Plan) -> None:
             summarize(list(plan.kept_in_float)),
         )
     modules = [tensor.name.rpartition(".")[0] for tensor in plan.tensors.values()]
-    asked = plan.recipe.modules_to_not_convert if plan.recipe else ()
-    if unknown := [name for name in asked if not any(names_module(name, module) for module in modules)]:
+    excluded = plan.recipe.modules_to_not_convert if plan.recipe else ()
+    if unknown := [name for name in excluded if not any(names_module(name, module) for module in modules)]:
         logger.warning("modules_to_not_convert names %s, which the checkpoint does not have", unknown)
 
 
@@ -132,7 +132,7 @@ def _architecture(plan: Plan) -> str:
 
 def _metadata(plan: Plan, folder: Path) -> dict[str, Any]:
     source = plan.checkpoint.source
-    modules = {
+    bits = {
         tensor.name: tensor.recipe.bits if tensor.recipe else dtype_name(tensor.dtype)
         for tensor in plan.tensors.values()
         if tensor.name.endswith(".weight")
@@ -149,7 +149,7 @@ def _metadata(plan: Plan, folder: Path) -> dict[str, Any]:
         "libraries": {name: installed_version(name) or "unknown" for name in _LIBRARIES},
         "source_bytes": plan.source_bytes,
         "weight_bytes": (folder / SINGLE_FILE).stat().st_size,
-        "bits": dict(sorted(modules.items())),
+        "bits": dict(sorted(bits.items())),
         "left_in_float": list(plan.kept_in_float),
         "left_out": list(plan.dropped),
         "adapter": plan.checkpoint.adapter.source.name if plan.checkpoint.adapter else None,

@@ -18,7 +18,7 @@ import numpy as np
 from mlx_hf_bridge.layers.linear import Embedding, Linear
 from mlx_hf_bridge.layers.token_batch import TokenBatch
 from mlx_hf_bridge.quantization.calibration_job import CalibrationJob, select_linears, select_modules
-from mlx_hf_bridge.quantization.policy import WORD_TABLE
+from mlx_hf_bridge.quantization.policy import TOKEN_EMBEDDING
 from mlx_hf_bridge.quantization.quantized_weights import Floats
 from mlx_hf_bridge.runtime.device import one_thread_per_stream, streams
 
@@ -91,7 +91,11 @@ def _sample_in_parallel(
 def _gradient_sample(job: CalibrationJob, batch: TokenBatch, key: mx.array) -> dict[str, mx.array]:
     """Return M M' of every module for one random projection of one batch's outputs."""
     linears = select_linears(job.float_model, job.widths)
-    table = select_modules(job.float_model, [WORD_TABLE]).get(WORD_TABLE) if WORD_TABLE in job.widths else None
+    table = (
+        select_modules(job.float_model, [TOKEN_EMBEDDING]).get(TOKEN_EMBEDDING)
+        if TOKEN_EMBEDDING in job.widths
+        else None
+    )
     keys = mx.random.split(key)
 
     def project(weights: dict[str, mx.array], offset: mx.array) -> mx.array:
@@ -109,7 +113,7 @@ def _gradient_sample(job: CalibrationJob, batch: TokenBatch, key: mx.array) -> d
     found = {path: gradient @ gradient.T for path, gradient in by_weights.items()}
     if table is not None:
         rows = by_offset.reshape(-1, width)
-        found[WORD_TABLE] = rows.T @ rows
+        found[TOKEN_EMBEDDING] = rows.T @ rows
     return found
 
 

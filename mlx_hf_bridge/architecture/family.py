@@ -137,9 +137,9 @@ class Family:
         unused_modules: Function of the config that returns names of encoder modules to keep unused. See the table.
         ignored_suffixes: Ends of tensor names to drop. See the table.
         ignored_prefixes: First components of tensor names to drop. See the table.
-        uses_segments: Whether the bare encoder accepts token_type_ids.
-        takes_vectors: Whether the bare encoder accepts inputs_embeds.
-        padding_shows: Whether padding changes the outputs of the real tokens, so that only texts of one length can
+        uses_token_type_ids: Whether the bare encoder accepts token_type_ids.
+        accepts_inputs_embeds: Whether the bare encoder accepts inputs_embeds.
+        length_dependent: Whether padding changes the outputs of the real tokens, so that only texts of one length can
             share a batch (FNet mixes all positions).
     """
 

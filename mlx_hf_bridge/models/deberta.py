@@ -70,7 +70,7 @@ class DebertaConfig(EncoderConfig):
 
     @property
     def max_distance(self) -> int:
-        """Longest relative distance that is told apart."""
+        """Longest relative distance that has its own embedding."""
         return self.max_relative_positions if self.max_relative_positions > 0 else self.max_position_embeddings
 
     def last_position(self, ids: np.ndarray) -> int:

@@ -1,8 +1,8 @@
 """MobileBERT (Sun et al., arXiv 2004.02984); reference: transformers/models/mobilebert/modeling_mobilebert.py.
 
 Differs from BERT: layers work at a narrower width than the hidden states (bottleneck) and have several feed-forward
-blocks; token embeddings are joined with their neighbors'; norms may be only a scale and a bias. Hidden states of the
-released weights reach 1e7, beyond float16.
+blocks; token embeddings are concatenated with their neighbors'; norms may be only a scale and a bias. Hidden states of
+the released weights reach 1e7, beyond float16.
 """
 
 from dataclasses import dataclass, replace
@@ -102,7 +102,7 @@ def norm(config: MobileBertConfig, width: int, eps: float | None = None) -> nn.M
 
 def embeddings(config: MobileBertConfig) -> TrigramEmbeddings:
     """Return the embeddings."""
-    # trigram_input: a token's embedding is joined with those of the tokens before and after it.
+    # trigram_input: each embedding is concatenated with those of the tokens before and after it.
     size, width = config.hidden_size, config.embedding_size * (3 if config.trigram_input else 1)
     return TrigramEmbeddings(
         Embedding(config.vocab_size, config.embedding_size),
@@ -174,9 +174,9 @@ NAMES = {
 def unused_modules(config: MobileBertConfig) -> tuple[str, ...]:
     """Return the modules that every checkpoint has and this config does not read."""
     projection = () if config.projects_embeddings else ("embeddings.embedding_transformation",)
-    scored = tuple(f"{_LAYER}.bottleneck.attention.{part}" for part in ("dense", "LayerNorm"))
+    query_key = tuple(f"{_LAYER}.bottleneck.attention.{part}" for part in ("dense", "LayerNorm"))
     pooler = () if config.classifier_activation else ("pooler.dense",)
-    return (*projection, *(scored if config.use_bottleneck_attention else ()), *pooler)
+    return (*projection, *(query_key if config.use_bottleneck_attention else ()), *pooler)
 
 
 def _masked_lm(output: str) -> Head:

@@ -653,6 +653,13 @@ FAMILIES = [
         3,
         left_out=("position_ids", "token_type_ids"),
     ),
+    Row(
+        "flava_text_model",
+        "FlavaText",
+        transformers.FlavaTextConfig(**WITH_SEGMENTS, hidden_act="relu"),
+        segments=3,
+        accepts_inputs_embeds=False,
+    ),
     Row("align_text_model", "AlignText", transformers.AlignTextConfig(**WITH_SEGMENTS, hidden_act="relu"), segments=3),
     Row(
         "t5gemma",

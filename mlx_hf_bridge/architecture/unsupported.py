@@ -36,7 +36,6 @@ UNSUPPORTED: dict[str, str] = {
     "encoder-decoder": "it combines two models; convert the encoder separately",
     "esmc": "a protein model without a tokenizer for text",
     "flava": _IMAGE_PARTNER,
-    "flava_text_model": _TOWER,
     "fsmt": _SEQ2SEQ,
     "funnel": "it pools tokens between blocks, so that hidden states are shorter than the text",
     "groupvit": _IMAGE_PARTNER,

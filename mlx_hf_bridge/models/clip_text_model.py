@@ -32,12 +32,14 @@ class CLIPTextConfig(EncoderConfig):
         return False
 
 
-def encoder(config: EncoderConfig, sees: Callable[[TokenBatch], mx.array | None] = TokenBatch.causal_mask) -> Encoder:
+def encoder(
+    config: EncoderConfig, attention_mask: Callable[[TokenBatch], mx.array | None] = TokenBatch.causal_mask
+) -> Encoder:
     """Return the encoder.
 
     Args:
         config: The model's config.
-        sees: Function of the batch that returns the attention mask; causal by default.
+        attention_mask: Function of the batch that returns the attention mask; causal by default.
 
     Returns:
         The encoder, whose last norm applies to the output but not to the recorded hidden states.
@@ -47,7 +49,7 @@ def encoder(config: EncoderConfig, sees: Callable[[TokenBatch], mx.array | None]
         bert.pre_norm_layers(config),
         final_norm=bert.layer_norm(config),
         norm_last_hidden_state=False,
-        attention_mask=sees,
+        attention_mask=attention_mask,
     )
 
 

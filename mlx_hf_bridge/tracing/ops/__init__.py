@@ -1,4 +1,4 @@
-"""The table of operations: torch's names (ATen, overload behind the dot) -> what they are on MLX."""
+"""The table of operations: torch's names (ATen, with the overload after the dot) -> functions of MLX."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""Arrays that are made of sizes and numbers alone."""
+"""Operations that create arrays from sizes and numbers."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -8,20 +8,28 @@ import mlx.core as mx
 from mlx_hf_bridge.errors import UnsupportedModelError
 from mlx_hf_bridge.tracing.ops.dtypes import mlx_dtype
 
+# 64 GB in float32, more than any model needs; it bounds what a graph from a stranger can allocate.
 MAX_ELEMENTS = 2**34
 
 
 def check_size(count: int) -> None:
-    """UnsupportedModelError for more elements than a model has use for."""
+    """Check that an array has no more elements than any model needs.
+
+    Args:
+        count: The number of elements.
+
+    Raises:
+        UnsupportedModelError: If there are more than MAX_ELEMENTS.
+    """
     if count > MAX_ELEMENTS:
         raise UnsupportedModelError(
-            f"the graph makes an array of {count:.3e} elements, expected 2^34 at most. Give fewer or shorter texts; "
-            "where they are few, the folder's graph.json is broken: convert the model again."
+            f"the graph makes an array of {count:.3e} elements, expected 2^34 at most. Pass fewer or shorter texts; "
+            "if they are few, the folder's graph.json is broken: convert the model again."
         )
 
 
-def _natural(value: Any) -> mx.Dtype:
-    """The dtype that torch gives a number."""
+def _natural_dtype(value: Any) -> mx.Dtype:
+    """Return the dtype that torch gives a number or array."""
     if isinstance(value, mx.array):
         return value.dtype
     if isinstance(value, bool):
@@ -34,7 +42,7 @@ def _full(shape: Sequence[int], value: Any, dtype: str | None = None) -> mx.arra
     for size in shape:
         count *= size
     check_size(count)
-    return mx.full(tuple(shape), value, mlx_dtype(dtype, _natural(value)))
+    return mx.full(tuple(shape), value, mlx_dtype(dtype, _natural_dtype(value)))
 
 
 def _arange(*bounds: Any, dtype: str | None = None) -> mx.array:

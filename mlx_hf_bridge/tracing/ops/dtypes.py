@@ -1,10 +1,10 @@
-"""torch's dtypes by name, as a graph spells them, and MLX's."""
+"""torch's dtypes by name, as a graph spells them, and those of MLX."""
 
 from typing import Any
 
 import mlx.core as mx
 
-# MLX computes in float64 on CPUs alone; a constant of that dtype is a Python number that torch widened.
+# MLX computes in float64 on CPUs only; a constant of that dtype is a Python number that torch widened.
 DTYPES: dict[str, mx.Dtype] = {
     "float64": mx.float32,
     "float32": mx.float32,
@@ -19,19 +19,21 @@ DTYPES: dict[str, mx.Dtype] = {
 }
 
 
-def mlx_dtype(name: str | None, otherwise: mx.Dtype) -> mx.Dtype:
-    return otherwise if name is None else DTYPES[name]
+def mlx_dtype(name: str | None, default: mx.Dtype) -> mx.Dtype:
+    """Return the MLX dtype of a torch name, or a default for None."""
+    return default if name is None else DTYPES[name]
 
 
 def is_float(x: Any) -> bool:
+    """Return whether a value is an MLX array of floating-point numbers."""
     return isinstance(x, mx.array) and bool(mx.issubdtype(x.dtype, mx.floating))
 
 
 def promote_to_int(x: mx.array) -> mx.array:
-    """Truth values as numbers, which is how torch sums them."""
+    """Convert booleans and integers to int64, the dtype in which torch sums them; floats pass unchanged."""
     return x if is_float(x) else x.astype(mx.int64)
 
 
 def promote_to_float(x: mx.array) -> mx.array:
-    """Whole numbers as floats, which is what torch's functions of real numbers give."""
+    """Convert integers to float32, as torch's functions of real numbers do; floats pass unchanged."""
     return x if is_float(x) else x.astype(mx.float32)

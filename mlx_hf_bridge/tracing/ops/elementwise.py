@@ -74,7 +74,7 @@ def _masked_fill(x: mx.array, mask: mx.array, value: Any) -> mx.array:
 
 
 def _power(x: Any, exponent: Any) -> mx.array:
-    """Small whole powers by products, which are exact where MLX's power is of logarithms."""
+    """Compute squares and cubes by multiplication, which is exact where MLX's power goes through logarithms."""
     if isinstance(x, mx.array) and exponent in (2, 2.0):
         return x * x
     if isinstance(x, mx.array) and exponent in (3, 3.0):

@@ -1,4 +1,4 @@
-"""Operations that read or write at places that are computed."""
+"""Operations that read or write at computed indices."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,26 +11,26 @@ from mlx_hf_bridge.tracing.ops.creation import check_size
 
 
 def _embedding(table: Any, ids: mx.array, *unused: Any, **also_unused: Any) -> mx.array:
-    """ids (...) -> rows (..., D) of a table (V, D), float or packed."""
+    """Look up ids (...) in a table (V, D), float or packed -> (..., D)."""
     rows: mx.array = table(ids) if isinstance(table, QuantizedEmbedding) else table[ids]
     return rows
 
 
-def _index(x: mx.array, places: Sequence[Any]) -> mx.array:
-    if any(place is not None and place.dtype == mx.bool_ for place in places):
+def _index(x: mx.array, indices: Sequence[Any]) -> mx.array:
+    if any(index is not None and index.dtype == mx.bool_ for index in indices):
         raise UnsupportedModelError(
             "the graph picks elements by a mask, so that a shape depends on values, which MLX cannot have. "
             "Use transformers on torch for this model."
         )
-    picked = x[tuple(slice(None) if place is None else place for place in places)]
+    picked = x[tuple(slice(None) if index is None else index for index in indices)]
     check_size(picked.size)
     return picked
 
 
-def _index_put(x: mx.array, places: Sequence[Any], value: mx.array, accumulate: bool = False) -> mx.array:
-    """Values written at places, or one value where a mask is true."""
-    mask = places[0]
-    if len(places) == 1 and mask is not None and mask.dtype == mx.bool_:
+def _index_put(x: mx.array, indices: Sequence[Any], value: mx.array, accumulate: bool = False) -> mx.array:
+    """Write values at indices, or one value where a mask is True."""
+    mask = indices[0]
+    if len(indices) == 1 and mask is not None and mask.dtype == mx.bool_:
         if value.shape != x.shape and value.size != 1 and (value.ndim != 1 or mask.ndim + 1 != x.ndim):
             raise UnsupportedModelError(
                 f"the graph writes values of shape {value.shape} where a mask is true, expected one value or one row."
@@ -38,7 +38,7 @@ def _index_put(x: mx.array, places: Sequence[Any], value: mx.array, accumulate: 
             )
         spread = mask.reshape(*mask.shape, *[1] * (x.ndim - mask.ndim))
         return mx.where(spread, value.astype(x.dtype), x)
-    index = tuple(slice(None) if place is None else place for place in places)
+    index = tuple(slice(None) if index is None else index for index in indices)
     if accumulate:
         return x.at[index].add(value)
     changed = mx.array(x)
@@ -46,40 +46,40 @@ def _index_put(x: mx.array, places: Sequence[Any], value: mx.array, accumulate: 
     return changed
 
 
-def _gather(x: mx.array, axis: int, places: mx.array, **unused: Any) -> mx.array:
-    """torch allows fewer places than x has on the other axes."""
+def _gather(x: mx.array, axis: int, indices: mx.array, **unused: Any) -> mx.array:
+    """Gather along an axis; torch allows fewer indices than x has elements on the other axes."""
     other = axis % x.ndim
     kept = tuple(
-        slice(None) if place == other or size == wanted else slice(0, wanted)
-        for place, (size, wanted) in enumerate(zip(x.shape, places.shape, strict=True))
+        slice(None) if index == other or size == wanted else slice(0, wanted)
+        for index, (size, wanted) in enumerate(zip(x.shape, indices.shape, strict=True))
     )
-    return mx.take_along_axis(x[kept], places, axis=axis)
+    return mx.take_along_axis(x[kept], indices, axis=axis)
 
 
-def _scatter(x: mx.array, axis: int, places: mx.array, value: Any, **unused: Any) -> mx.array:
-    source = mx.full(places.shape, value, x.dtype) if isinstance(value, (int, float)) else value.astype(x.dtype)
-    return mx.put_along_axis(x, places, source, axis=axis)
+def _scatter(x: mx.array, axis: int, indices: mx.array, value: Any, **unused: Any) -> mx.array:
+    source = mx.full(indices.shape, value, x.dtype) if isinstance(value, (int, float)) else value.astype(x.dtype)
+    return mx.put_along_axis(x, indices, source, axis=axis)
 
 
-def _scatter_add(x: mx.array, axis: int, places: mx.array, value: mx.array) -> mx.array:
-    return x.at[_grid(x, axis, places)].add(value.astype(x.dtype))
+def _scatter_add(x: mx.array, axis: int, indices: mx.array, value: mx.array) -> mx.array:
+    return x.at[_grid(x, axis, indices)].add(value.astype(x.dtype))
 
 
 _COMBINED: dict[str, Callable[[Any, mx.array], mx.array]] = {
-    "amin": lambda place, value: place.minimum(value),
-    "amax": lambda place, value: place.maximum(value),
-    "sum": lambda place, value: place.add(value),
-    "prod": lambda place, value: place.multiply(value),
+    "amin": lambda at, value: at.minimum(value),
+    "amax": lambda at, value: at.maximum(value),
+    "sum": lambda at, value: at.add(value),
+    "prod": lambda at, value: at.multiply(value),
 }
 _NEUTRAL = {"amin": float("inf"), "amax": float("-inf"), "sum": 0.0, "prod": 1.0, "mean": 0.0}
 
 
 def _scatter_reduce(
-    x: mx.array, axis: int, places: mx.array, value: mx.array, way: str, include_self: bool = True
+    x: mx.array, axis: int, indices: mx.array, value: mx.array, way: str, include_self: bool = True
 ) -> mx.array:
-    """Values combined at their places; without include_self, what was there counts only where nothing came."""
-    index = _grid(x, axis, places)
-    arrived = mx.zeros(x.shape, mx.int32).at[index].add(mx.ones(places.shape, mx.int32))
+    """Combine values at their indices; without include_self, the old value counts only where no new one came."""
+    index = _grid(x, axis, indices)
+    arrived = mx.zeros(x.shape, mx.int32).at[index].add(mx.ones(indices.shape, mx.int32))
     floats = value.astype(mx.float32)
     start = x.astype(mx.float32) if include_self else mx.full(x.shape, _NEUTRAL[way], mx.float32)
     if way == "mean":
@@ -90,20 +90,20 @@ def _scatter_reduce(
     return mx.where(arrived > 0, combined, x).astype(x.dtype)
 
 
-def _grid(x: mx.array, axis: int, places: mx.array) -> tuple[mx.array, ...]:
-    """The index of every element that places along an axis name."""
-    index = []
-    for place, size in enumerate(places.shape):
-        shape = [1] * places.ndim
-        shape[place] = size
-        index.append(mx.broadcast_to(mx.arange(size).reshape(shape), places.shape))
-    index[axis % x.ndim] = places
-    return tuple(index)
+def _grid(x: mx.array, axis: int, indices: mx.array) -> tuple[mx.array, ...]:
+    """Return the full index of each element that `indices` names along an axis."""
+    grid = []
+    for number, size in enumerate(indices.shape):
+        shape = [1] * indices.ndim
+        shape[number] = size
+        grid.append(mx.broadcast_to(mx.arange(size).reshape(shape), indices.shape))
+    grid[axis % x.ndim] = indices
+    return tuple(grid)
 
 
-def _one_hot(places: mx.array, classes: int = -1) -> mx.array:
-    check_size(places.size * max(classes, 1))
-    return (places[..., None] == mx.arange(classes)).astype(mx.int64)
+def _one_hot(indices: mx.array, classes: int = -1) -> mx.array:
+    check_size(indices.size * max(classes, 1))
+    return (indices[..., None] == mx.arange(classes)).astype(mx.int64)
 
 
 def _bucketize(x: mx.array, bounds: mx.array, out_int32: bool = False, right: bool = False) -> mx.array:
@@ -115,9 +115,9 @@ INDEXING: dict[str, Callable[..., Any]] = {
     "embedding": _embedding,
     "index.Tensor": _index,
     "index_put": _index_put,
-    "index_select": lambda x, axis, places: mx.take(x, places, axis=axis),
+    "index_select": lambda x, axis, indices: mx.take(x, indices, axis=axis),
     "gather": _gather,
-    "take_along_dim": lambda x, places, axis=None: mx.take_along_axis(x, places, axis=axis),
+    "take_along_dim": lambda x, indices, axis=None: mx.take_along_axis(x, indices, axis=axis),
     "scatter.src": _scatter,
     "scatter.value": _scatter,
     "scatter_add": _scatter_add,

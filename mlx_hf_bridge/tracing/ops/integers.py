@@ -1,4 +1,4 @@
-"""Sizes and what is computed of them: Python's whole numbers, kept within bounds."""
+"""Arithmetic on sizes: Python integers, kept within bounds."""
 
 import operator
 from collections.abc import Callable
@@ -8,14 +8,15 @@ import mlx.core as mx
 
 from mlx_hf_bridge.errors import UnsupportedModelError
 
-_MOST = 2**62
-_LARGEST_POWER = 64
+# Python's integers grow without bound; sizes stay within int64.
+_MAX_SIZE = 2**62
+_MAX_EXPONENT = 64
 
 
 def _bounded(function: Callable[..., Any]) -> Callable[..., Any]:
     def operation(*numbers: Any) -> Any:
         result = function(*numbers)
-        if not isinstance(result, (mx.array, tuple, list)) and abs(result) > _MOST:
+        if not isinstance(result, (mx.array, tuple, list)) and abs(result) > _MAX_SIZE:
             raise UnsupportedModelError(
                 f"the graph computes a size of {result:.3e}, expected at most 2^62. Convert the model again."
             )
@@ -25,14 +26,15 @@ def _bounded(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _power(x: Any, exponent: Any) -> Any:
-    if abs(exponent) > _LARGEST_POWER:
+    if abs(exponent) > _MAX_EXPONENT:
         raise UnsupportedModelError(
-            f"the graph raises a size to the power {exponent}, expected {_LARGEST_POWER} at most. Convert again."
+            f"the graph raises a size to the power {exponent}, expected {_MAX_EXPONENT} at most. "
+            "Convert the model again."
         )
     return float(x**exponent) if isinstance(exponent, float) or exponent < 0 else x**exponent
 
 
-def _part(values: Any, index: int) -> Any:
+def _getitem(values: Any, index: int) -> Any:
     return values[index]
 
 
@@ -60,7 +62,7 @@ _NAMED: dict[str, Callable[..., Any]] = {
 }
 SCALARS: dict[str, Callable[..., Any]] = {f"sym.{name}": _bounded(function) for name, function in _NAMED.items()}
 SCALARS |= {
-    "sym.getitem": _part,
+    "sym.getitem": _getitem,
     "sym_size.int": lambda x, axis: x.shape[axis],
     "item": lambda x: x.item(),
     "scalar_tensor": lambda value, dtype=None: mx.array(value),

@@ -1,6 +1,6 @@
-"""Products, norms, attention and what else a layer is made of.
+"""Linear layers, matmuls, norms, attention, convolutions and other parts of layers.
 
-B texts, H heads, L queries, S keys, K width of a head, I inputs, O outputs, C channels.
+B texts, H heads, L queries, S keys, K head size, I inputs, O outputs, C channels.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,7 +15,16 @@ from mlx_hf_bridge.tracing.ops.dtypes import promote_to_float
 
 
 def linear(x: mx.array, weight: Any, bias: mx.array | None = None) -> mx.array:
-    """x (..., I) -> x @ weight.T + bias (..., O); weight (O, I), float or packed."""
+    """Apply a linear layer.
+
+    Args:
+        x: (..., I).
+        weight: (O, I), float or packed.
+        bias: (O,), or None.
+
+    Returns:
+        x @ weight.T + bias, of shape (..., O).
+    """
     if isinstance(weight, QuantizedModule):
         product = weight.matmul(x)
         return product if bias is None else product + bias
@@ -48,11 +57,12 @@ def _layer_norm(
 
 
 def _rms_norm(x: mx.array, shape: Sequence[int], weight: Any = None, eps: float | None = None) -> mx.array:
+    # torch's default is the machine epsilon, about 1.2e-7 for float32.
     return mx.fast.rms_norm(x, weight, 1.2e-7 if eps is None else eps)
 
 
 def _group_norm(x: mx.array, groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5, *unused: Any) -> Any:
-    """x (B, C, ...), normed over each group of channels."""
+    """Normalize x (B, C, ...) over each group of channels."""
     grouped = x.reshape(x.shape[0], groups, -1)
     normed = mx.fast.layer_norm(grouped, None, None, eps).reshape(x.shape)
     spread = (1, -1, *[1] * (x.ndim - 2))
@@ -70,9 +80,22 @@ def attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> mx.array:
-    """q (B, H, L, K), k, v (B, H, S, K) -> (B, H, L, K); mask: bool, True = may see, or added to the scores.
+    """Compute scaled dot-product attention.
 
-    A query that sees nothing answers with anything but NaN: it is padding, and a NaN would spread through values.
+    A query whose keys are all masked is padding; its output is any number but NaN, which would spread through values.
+
+    Args:
+        q: Queries (B, H, L, K).
+        k: Keys (B, H, S, K).
+        v: Values (B, H, S, K).
+        mask: Bool, True for keys to attend to, or float, added to the scores; None for all keys.
+        dropout: Ignored.
+        is_causal: Whether a query attends only to earlier keys and its own.
+        scale: The factor of the scores; None for K ** -0.5.
+        enable_gqa: Ignored.
+
+    Returns:
+        (B, H, L, K).
     """
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     shape = q.shape
@@ -85,7 +108,7 @@ def attention(
 
 
 def _four_axes(x: Any) -> Any:
-    """(..., L, K) -> (B, H, L, K)."""
+    """Insert or merge leading axes: (..., L, K) -> (B, H, L, K)."""
     if x is None or x.ndim == 4:
         return x
     return x[(None,) * (4 - x.ndim)] if x.ndim == 2 else x[:, None] if x.ndim == 3 else x.flatten(0, -4)
@@ -100,32 +123,32 @@ def _conv(
     dilation: Any = 1,
     groups: int = 1,
 ) -> mx.array:
-    """torch's channels come second, MLX's last: x (B, C, ...), weight (O, C / groups, ...)."""
+    """Convolve x (B, C, ...) with weight (O, C / groups, ...): channels are second in torch, last in MLX."""
     convolve: Any = {3: mx.conv1d, 4: mx.conv2d}[x.ndim]
-    stride, padding, dilation = (_numbers(given, x.ndim - 2) for given in (stride, padding, dilation))
-    answer = convolve(mx.moveaxis(x, 1, -1), mx.moveaxis(weight, 1, -1), stride, padding, dilation, groups)
-    return mx.moveaxis(answer if bias is None else answer + bias, -1, 1)
+    stride, padding, dilation = (_per_axis(given, x.ndim - 2) for given in (stride, padding, dilation))
+    result = convolve(mx.moveaxis(x, 1, -1), mx.moveaxis(weight, 1, -1), stride, padding, dilation, groups)
+    return mx.moveaxis(result if bias is None else result + bias, -1, 1)
 
 
-def _numbers(given: Any, count: int) -> Any:
-    """One number for one axis, a pair for two."""
+def _per_axis(given: Any, count: int) -> Any:
+    """Return the numbers of a convolution's axes: one number for one axis, a pair for two."""
     numbers = [given] if isinstance(given, int) else list(given)
     numbers = numbers * count if len(numbers) == 1 else numbers
     return numbers[0] if count == 1 else tuple(numbers)
 
 
 def _windows(x: mx.array, size: int, stride: int, axis: int) -> mx.array:
-    """Overlapping pieces along an axis -> (..., pieces, size), the axis gone."""
+    """Return overlapping windows along an axis, (..., windows, size); that axis is removed."""
     count = (x.shape[axis] - size) // stride + 1
-    places = mx.arange(count)[:, None] * stride + mx.arange(size)
+    indices = mx.arange(count)[:, None] * stride + mx.arange(size)
     moved = mx.moveaxis(x, axis, -1)
-    return moved[..., places]
+    return moved[..., indices]
 
 
 def _pool1d(reduce: Callable[..., mx.array]) -> Callable[..., mx.array]:
     def operation(x: mx.array, size: Any, stride: Any = (), padding: Any = 0, *unused: Any) -> mx.array:
-        size = _numbers(size, 1)
-        step = size if stride == () or stride == [] else _numbers(stride, 1)
+        size = _per_axis(size, 1)
+        step = size if stride == () or stride == [] else _per_axis(stride, 1)
         return reduce(_windows(x, size, step, -1), axis=-1)
 
     return operation
@@ -134,18 +157,18 @@ def _pool1d(reduce: Callable[..., mx.array]) -> Callable[..., mx.array]:
 def _im2col(
     x: mx.array, kernel: Sequence[int], dilation: Sequence[int], padding: Sequence[int], stride: Sequence[int]
 ) -> mx.array:
-    """torch's unfold of x (B, C, L, 1) by a kernel of width 1 -> (B, C x kernel, pieces)."""
+    """Unfold x (B, C, L, 1) by a kernel of width 1, as torch does -> (B, C x kernel, windows)."""
     x = mx.pad(x, [(0, 0), (0, 0), (padding[0],) * 2, (padding[1],) * 2])[..., 0]
-    pieces = _windows(x, kernel[0], stride[0], -1)  # (B, C, pieces, kernel)
-    return mx.swapaxes(pieces, -1, -2).reshape(x.shape[0], -1, pieces.shape[2])
+    windows = _windows(x, kernel[0], stride[0], -1)  # (B, C, windows, kernel)
+    return mx.swapaxes(windows, -1, -2).reshape(x.shape[0], -1, windows.shape[2])
 
 
 def _fourier(x: mx.array, sizes: Any = None, axes: Any = None, norm: str | None = None) -> mx.array:
     return mx.fft.fftn(x, axes=tuple(axes))
 
 
-def _parts(x: mx.array) -> mx.array:
-    """A complex array -> its real and imaginary parts as a last axis."""
+def _view_as_real(x: mx.array) -> mx.array:
+    """Return the real and imaginary parts of a complex array as a last axis."""
     return mx.stack([mx.real(x), mx.imag(x)], axis=-1)
 
 
@@ -178,7 +201,7 @@ NEURAL: dict[str, Callable[..., Any]] = {
     "avg_pool1d": _pool1d(mx.mean),
     "im2col": _im2col,
     "fft_fftn": _fourier,
-    "view_as_real": _parts,
+    "view_as_real": _view_as_real,
     "real": mx.real,
     "imag": mx.imag,
 }

@@ -1,4 +1,4 @@
-"""Operations that make one value of many."""
+"""Operations that reduce many values to one."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,7 +11,7 @@ Axes = int | Sequence[int] | None
 
 
 def _axes(axes: Axes) -> Any:
-    """torch's empty list stands for all axes."""
+    """Return the axes for MLX; torch's empty list stands for all axes."""
     return axes if axes is None or isinstance(axes, int) else (tuple(axes) or None)
 
 
@@ -35,16 +35,16 @@ def _plain(function: Callable[..., mx.array]) -> Callable[..., mx.array]:
     return operation
 
 
-def _place(function: Callable[..., mx.array]) -> Callable[..., mx.array]:
+def _arg(function: Callable[..., mx.array]) -> Callable[..., mx.array]:
     def operation(x: mx.array, axis: int | None = None, keepdim: bool = False) -> mx.array:
         return function(x, axis=axis, keepdims=keepdim).astype(mx.int64)
 
     return operation
 
 
-def _with_place(best: Callable[..., mx.array], place: Callable[..., mx.array]) -> Callable[..., Any]:
+def _with_index(best: Callable[..., mx.array], argument: Callable[..., mx.array]) -> Callable[..., Any]:
     def operation(x: mx.array, axis: int, keepdim: bool = False) -> tuple[mx.array, mx.array]:
-        return best(x, axis=axis, keepdims=keepdim), place(x, axis=axis, keepdims=keepdim).astype(mx.int64)
+        return best(x, axis=axis, keepdims=keepdim), argument(x, axis=axis, keepdims=keepdim).astype(mx.int64)
 
     return operation
 
@@ -70,9 +70,9 @@ def _sorted(x: mx.array, axis: int = -1, descending: bool = False) -> tuple[mx.a
 def _largest(
     x: mx.array, count: int, axis: int = -1, largest: bool = True, sort: bool = True
 ) -> tuple[mx.array, mx.array]:
-    values, places = _sorted(x, axis, largest)
+    values, indices = _sorted(x, axis, largest)
     first = mx.arange(count)
-    return mx.take(values, first, axis=axis), mx.take(places, first, axis=axis)
+    return mx.take(values, first, axis=axis), mx.take(indices, first, axis=axis)
 
 
 REDUCTIONS: dict[str, Callable[..., Any]] = {
@@ -89,10 +89,10 @@ REDUCTIONS: dict[str, Callable[..., Any]] = {
     "amin": _plain(mx.min),
     "max": mx.max,
     "min": mx.min,
-    "max.dim": _with_place(mx.max, mx.argmax),
-    "min.dim": _with_place(mx.min, mx.argmin),
-    "argmax": _place(mx.argmax),
-    "argmin": _place(mx.argmin),
+    "max.dim": _with_index(mx.max, mx.argmax),
+    "min.dim": _with_index(mx.min, mx.argmin),
+    "argmax": _arg(mx.argmax),
+    "argmin": _arg(mx.argmin),
     "any": lambda x: mx.any(x),
     "any.dim": _plain(mx.any),
     "any.dims": _plain(mx.any),

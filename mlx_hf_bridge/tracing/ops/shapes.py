@@ -1,4 +1,4 @@
-"""Operations that move elements and compute nothing."""
+"""Operations that rearrange elements and compute nothing."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,31 +14,31 @@ def _reshape(x: mx.array, shape: Sequence[int]) -> mx.array:
 
 
 def _expand(x: mx.array, sizes: Sequence[int], **unused: Any) -> mx.array:
-    """-1 keeps an axis; new ones come first."""
+    """Broadcast to sizes, of which -1 keeps an axis; new axes come first."""
     old = (1,) * (len(sizes) - x.ndim) + tuple(x.shape)
     return mx.broadcast_to(x, tuple(kept if size == -1 else size for size, kept in zip(sizes, old, strict=True)))
 
 
 def _slice(x: mx.array, axis: int = 0, start: Any = None, stop: Any = None, step: int = 1) -> mx.array:
-    """torch writes 2^63 - 1 for the end."""
+    """Slice an axis; torch writes 2^63 - 1 for the end."""
     index: list[Any] = [slice(None)] * x.ndim
     index[axis] = slice(start, None if stop is None or stop >= x.shape[axis] else stop, step)
     return x[tuple(index)]
 
 
-def _select(x: mx.array, axis: int, place: Any) -> mx.array:
-    """One place of an axis, which goes away."""
-    if not isinstance(place, int):
-        return mx.take(x, place, axis=axis)
+def _select(x: mx.array, axis: int, at: Any) -> mx.array:
+    """Return one index of an axis, which is removed."""
+    if not isinstance(at, int):
+        return mx.take(x, at, axis=axis)
     index: list[Any] = [slice(None)] * x.ndim
-    index[axis] = place
+    index[axis] = at
     return x[tuple(index)]
 
 
 def _split(x: mx.array, size: Any, axis: int = 0) -> list[mx.array]:
-    """Parts of one size, the last one smaller, or of the sizes in a list."""
+    """Split into parts of one size, the last one smaller, or into the sizes of a list."""
     sizes = size if isinstance(size, (list, tuple)) else [size] * -(-x.shape[axis] // size)
-    ends = [sum(sizes[: place + 1]) for place in range(len(sizes) - 1)]
+    ends = [sum(sizes[: index + 1]) for index in range(len(sizes) - 1)]
     return list(mx.split(x, ends, axis=axis)) if ends else [x]
 
 
@@ -50,18 +50,18 @@ _MODES: dict[str, Any] = {"constant": "constant", "replicate": "edge", "reflect"
 
 
 def _pad(x: mx.array, widths: Sequence[int], mode: str = "constant", value: float | None = None) -> mx.array:
-    """torch's widths: (before, after) of the last axis first; negative ones cut."""
-    pairs = [(widths[place], widths[place + 1]) for place in range(0, len(widths), 2)][::-1]
+    """Pad by torch's widths: (before, after) of the last axis first; negative ones truncate."""
+    pairs = [(widths[index], widths[index + 1]) for index in range(0, len(widths), 2)][::-1]
     pairs = [(0, 0)] * (x.ndim - len(pairs)) + pairs
     for axis, (before, after) in enumerate(pairs):
         if before < 0 or after < 0:
             x = _slice(x, axis, max(0, -before), x.shape[axis] + min(0, after))
-    grown = [(max(0, before), max(0, after)) for before, after in pairs]
-    return mx.pad(x, grown, mode=_MODES[mode], constant_values=0 if value is None else value)
+    padding = [(max(0, before), max(0, after)) for before, after in pairs]
+    return mx.pad(x, padding, mode=_MODES[mode], constant_values=0 if value is None else value)
 
 
 def _squeeze(x: mx.array, axes: Any = None) -> mx.array:
-    """Axes of size 1 go away, others stay."""
+    """Remove axes of size 1; others stay."""
     asked = range(x.ndim) if axes is None else [axes] if isinstance(axes, int) else axes
     return mx.squeeze(x, [axis for axis in asked if x.shape[axis] == 1])
 
@@ -74,8 +74,8 @@ def _repeat_each(x: mx.array, times: int, axis: int | None = None, **unused: Any
     return mx.repeat(x, times, axis=axis)
 
 
-def _joined(arrays: Sequence[mx.array], axis: int = 0) -> mx.array:
-    """torch passes over empty vectors."""
+def _concatenate(arrays: Sequence[mx.array], axis: int = 0) -> mx.array:
+    """Concatenate arrays; as in torch, empty vectors are skipped."""
     whole = [array for array in arrays if array.shape != (0,)]
     return mx.concatenate(whole, axis=axis)
 
@@ -90,9 +90,9 @@ def _slice_scatter(
     return changed
 
 
-def _select_scatter(x: mx.array, part: mx.array, axis: int, place: int) -> mx.array:
+def _select_scatter(x: mx.array, part: mx.array, axis: int, at: int) -> mx.array:
     index: list[Any] = [slice(None)] * x.ndim
-    index[axis] = place
+    index[axis] = at
     changed = mx.array(x)
     changed[tuple(index)] = part.astype(x.dtype)
     return changed
@@ -112,12 +112,12 @@ def _view_as(x: mx.array, dtype: str) -> mx.array:
     return x.view(DTYPES[dtype])
 
 
-def _same(x: mx.array, *unused: Any, **also_unused: Any) -> mx.array:
+def _identity(x: mx.array, *unused: Any, **also_unused: Any) -> mx.array:
     return x
 
 
 def _bounded(function: Callable[..., mx.array]) -> Callable[..., mx.array]:
-    """What may answer with more elements than it was given, checked before anything is computed."""
+    """Wrap an operation whose result may be larger than its arguments, to check the size before it is computed."""
 
     def operation(*args: Any, **options: Any) -> mx.array:
         result = function(*args, **options)
@@ -128,7 +128,7 @@ def _bounded(function: Callable[..., mx.array]) -> Callable[..., mx.array]:
 
 
 SHAPES: dict[str, Callable[..., Any]] = {
-    **dict.fromkeys(("clone", "alias", "detach", "contiguous", "lift_fresh_copy", "dropout"), _same),
+    **dict.fromkeys(("clone", "alias", "detach", "contiguous", "lift_fresh_copy", "dropout"), _identity),
     **dict.fromkeys(("view", "reshape", "_unsafe_view"), _reshape),
     "view.dtype": _view_as,
     "flatten.using_ints": lambda x, start=0, end=-1: mx.flatten(x, start, end),
@@ -155,9 +155,9 @@ SHAPES: dict[str, Callable[..., Any]] = {
     "split.sizes": _split,
     "split_with_sizes": _split,
     "chunk": _chunk,
-    "unbind.int": lambda x, axis=0: [_select(x, axis, place) for place in range(x.shape[axis])],
-    "cat": _joined,
-    "concat": _joined,
+    "unbind.int": lambda x, axis=0: [_select(x, axis, at) for at in range(x.shape[axis])],
+    "cat": _concatenate,
+    "concat": _concatenate,
     "stack": lambda arrays, axis=0: mx.stack(list(arrays), axis=axis),
     "pad": _bounded(_pad),
     "constant_pad_nd": _bounded(lambda x, widths, value=0: _pad(x, widths, value=value)),

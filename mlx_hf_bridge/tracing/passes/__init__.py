@@ -1,7 +1,7 @@
-"""Passes over a graph: fewer nodes, and MLX's own kernels where torch spells out what they compute.
+"""Passes over a graph: fewer nodes, and MLX's own kernels in place of what torch spells out.
 
-Each pass is a function of the nodes in order and their outputs; it changes nodes in place, and what nothing reads any
-more is left out at the end. The answers stay the same: conversion compares them with torch's afterwards.
+Each pass is a function of a graph and its tensors; it changes nodes in place, and nodes that nothing reads any more are
+removed after it. The outputs stay the same, which conversion checks against torch afterwards.
 """
 
 from collections.abc import Mapping
@@ -22,9 +22,17 @@ from mlx_hf_bridge.tracing.passes.rows import compute_all_rows
 
 
 def optimize(graph: Graph, tensors: Mapping[str, mx.array]) -> tuple[Graph, dict[str, mx.array]]:
-    """The same answers in fewer operations; constants that the passes make are among the tensors."""
+    """Run all passes over a graph.
+
+    Args:
+        graph: The graph of an exported program; its nodes change in place.
+        tensors: The tensors by name.
+
+    Returns:
+        The graph, and the tensors with the constants that passes added.
+    """
     known = dict(tensors)
-    graph = _pruned(fold_constants(graph, known))
+    graph = _prune(fold_constants(graph, known))
     for change in (
         simplify_masks,
         merge_common_subexpressions,
@@ -35,12 +43,12 @@ def optimize(graph: Graph, tensors: Mapping[str, mx.array]) -> tuple[Graph, dict
         unmask_empty_rows,
         merge_common_subexpressions,
     ):
-        graph = _pruned(change(graph, known))
-    graph = _pruned(fold_constants(graph, known))
-    return _pruned(group_linear_layers(graph, known)), known
+        graph = _prune(change(graph, known))
+    graph = _prune(fold_constants(graph, known))
+    return _prune(group_linear_layers(graph, known)), known
 
 
-def _pruned(graph: Graph) -> Graph:
-    """Without the nodes that no output reads; inputs stay, since callers give them."""
+def _prune(graph: Graph) -> Graph:
+    """Remove the nodes that no output needs; inputs stay, since callers pass them."""
     read = {id(node) for node in required_nodes(graph, list(graph.outputs.values()))}
     return replace(graph, nodes=tuple(node for node in graph.nodes if id(node) in read or node.op == "input"))

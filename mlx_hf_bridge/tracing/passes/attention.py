@@ -1,4 +1,4 @@
-"""Attention spelled out becomes one operation: softmax(q @ k.T * scale + terms) @ v.
+"""Fuse spelled-out attention into one operation: softmax(q @ k.T * scale + terms) @ v.
 
 B texts, H heads, L tokens.
 """
@@ -11,12 +11,13 @@ import mlx.core as mx
 from mlx_hf_bridge.tracing.graph import Graph, Node
 from mlx_hf_bridge.tracing.passes.rewriting import both_orders, find_readers, is_call, redirect_reads
 
+# Fill values at or below this mask a score. As a term it is finite, since a row of -inf becomes NaN.
 _LOWEST = -1e30
 
 
 @dataclass
 class _Scores:
-    """q, k, the scale, and what is added: existing nodes, and new ones in order."""
+    """The parts of attention scores: q, k, the scale, and the terms added, with new nodes in order."""
 
     q: Node
     k: Node
@@ -26,7 +27,7 @@ class _Scores:
 
 
 def fuse_attention(graph: Graph, tensors: dict[str, mx.array]) -> Graph:
-    """Spelled-out attention -> "bridge.attention" (q, k, v, mask, dropout, causal, scale)."""
+    """Replace spelled-out attention by "bridge.attention" (q, k, v, mask, dropout, causal, scale)."""
     read_from = find_readers(graph)
     before: dict[int, list[Node]] = {}
     for node in graph.nodes:
@@ -35,20 +36,20 @@ def fuse_attention(graph: Graph, tensors: dict[str, mx.array]) -> Graph:
         weights = node.args[0]
         if len(read_from[id(weights)]) > 1 or (found := _scores(weights.args[0], read_from)) is None:
             continue
-        mask = _sum(found)
+        mask = _add_terms(found)
         before[id(node)] = [*found.fresh]
         node.replace("bridge.attention", found.q, found.k, node.args[1], mask, 0.0, False, found.scale)
     return redirect_reads(graph, {}, before)
 
 
 def _scores(value: Any, read_from: dict[int, list[Node]]) -> _Scores | None:
-    """What the scores are made of, from the outside in."""
+    """Return the parts of attention scores, matched from the outermost operation inward; None if they do not match."""
     if not isinstance(value, Node) or len(read_from[id(value)]) > 1:
         return None
     if is_call(value, "matmul"):
         keys = value.args[1]
-        is_turned = is_call(keys, "transpose") and {keys.args[1] % 4, keys.args[2] % 4} == {2, 3}
-        return _Scores(value.args[0], keys.args[0]) if is_turned else None
+        is_transposed = is_call(keys, "transpose") and {keys.args[1] % 4, keys.args[2] % 4} == {2, 3}
+        return _Scores(value.args[0], keys.args[0]) if is_transposed else None
     if is_call(value, "mul", "div") and isinstance(value.args[1], (int, float)):
         inner = _scores(value.args[0], read_from)
         if inner is None or inner.terms:
@@ -61,12 +62,12 @@ def _scores(value: Any, read_from: dict[int, list[Node]]) -> _Scores | None:
                 inner.terms.append(term)
                 return inner
     if value.op in ("masked_fill.Scalar", "where.ScalarOther"):
-        return _filled(value, read_from)
+        return _filled_scores(value, read_from)
     return None
 
 
-def _filled(value: Node, read_from: dict[int, list[Node]]) -> _Scores | None:
-    """Scores with the lowest number where a mask says so."""
+def _filled_scores(value: Node, read_from: dict[int, list[Node]]) -> _Scores | None:
+    """Return the parts of scores that are filled with a very low number where a mask says so."""
     is_fill = value.op == "masked_fill.Scalar"
     scores, mask, lowest = (value.args[0], value.args[1], value.args[2]) if is_fill else (
         value.args[1], value.args[0], value.args[2]
@@ -81,8 +82,8 @@ def _filled(value: Node, read_from: dict[int, list[Node]]) -> _Scores | None:
     return inner
 
 
-def _sum(found: _Scores) -> Node | None:
-    """The terms added up, each sum a new node."""
+def _add_terms(found: _Scores) -> Node | None:
+    """Return the sum of all terms, where each addition is a new node."""
     if not found.terms:
         return None
     total = found.terms[0]

@@ -1,4 +1,4 @@
-"""Common subexpressions: what is computed twice of the same is computed once."""
+"""Common subexpression elimination: what is computed twice is computed once."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from mlx_hf_bridge.tracing.passes.rewriting import redirect_reads
 
 
 def merge_common_subexpressions(graph: Graph, tensors: dict[str, mx.array]) -> Graph:
-    """One node for all of the same operation and arguments."""
+    """Replace nodes with the same operation and arguments by the first of them."""
     instead: dict[int, Node] = {}
     known: dict[Any, Node] = {}
     for node in graph.nodes:

@@ -1,4 +1,4 @@
-"""Constants: what follows from buffers and numbers alone is computed once, at conversion."""
+"""Constant folding: what depends on buffers and numbers only is computed once, at conversion."""
 
 import mlx.core as mx
 
@@ -6,12 +6,13 @@ from mlx_hf_bridge.tracing.graph import CONSTANT, INPUT, TENSOR_OPS, Graph, Node
 from mlx_hf_bridge.tracing.interpreter import Program
 from mlx_hf_bridge.tracing.passes.rewriting import find_readers
 
-_MOST_ELEMENTS = 2**20
+# Constants are stored with the weights: larger ones (over 4 MB in float32) are computed on every call instead.
+_MAX_ELEMENTS = 2**20
 _FOLDED = "folded"
 
 
 def fold_constants(graph: Graph, tensors: dict[str, mx.array]) -> Graph:
-    """Nodes of constants become constants, where they are small."""
+    """Replace nodes that depend on constants only by constants, if they are small."""
     fixed: set[int] = set()
     for node in graph.nodes:
         if node.op == CONSTANT or (
@@ -19,12 +20,12 @@ def fold_constants(graph: Graph, tensors: dict[str, mx.array]) -> Graph:
         ):
             fixed.add(id(node))
     read_from = find_readers(graph)
-    wanted = [node for node in graph.nodes if id(node) in fixed and _leaves(node, fixed, read_from)]
+    wanted = [node for node in graph.nodes if id(node) in fixed and _is_folded(node, fixed, read_from)]
     if not wanted:
         return graph
     values = Program(graph, wanted, tensors, mx.float32)({})
     for node, value in zip(wanted, values, strict=True):
-        if isinstance(value, mx.array) and value.size <= _MOST_ELEMENTS:
+        if isinstance(value, mx.array) and value.size <= _MAX_ELEMENTS:
             name = f"{_FOLDED}.{sum(key.startswith(_FOLDED) for key in tensors)}"
             mx.eval(value)
             tensors[name] = value
@@ -32,6 +33,6 @@ def fold_constants(graph: Graph, tensors: dict[str, mx.array]) -> Graph:
     return graph
 
 
-def _leaves(node: Node, fixed: set[int], read_from: dict[int, list[Node]]) -> bool:
-    """Whether something that is not fixed reads a node that is computed of constants."""
+def _is_folded(node: Node, fixed: set[int], read_from: dict[int, list[Node]]) -> bool:
+    """Return whether a node computed from constants is read by one that is not."""
     return node.op != CONSTANT and any(id(reader) not in fixed for reader in read_from.get(id(node), []))

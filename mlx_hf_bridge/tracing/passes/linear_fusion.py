@@ -1,4 +1,4 @@
-"""Products of one input become one: queries, keys and values, or a gate with what it gates."""
+"""Group linear layers that read the same input: queries, keys and values, or a gate with what it gates."""
 
 from collections import defaultdict
 
@@ -9,38 +9,41 @@ from mlx_hf_bridge.tracing.passes.rewriting import find_readers, is_call, redire
 
 
 def group_linear_layers(graph: Graph, tensors: dict[str, mx.array]) -> Graph:
-    """linear(x, ...) of one x -> parts of one "bridge.linears" (x, weights, biases or None)."""
+    """Replace linear layers that read one x by slices of one "bridge.linears" (x, weights, biases or None).
+
+    Their weights are concatenated when the model is loaded (fused_linear.py).
+    """
     read_from = find_readers(graph)
     groups: dict[tuple[int, bool], list[Node]] = defaultdict(list)
     for node in graph.nodes:
-        if node.op == "linear" and _is_own(node, read_from, tensors):
+        if node.op == "linear" and _has_own_parameters(node, read_from, tensors):
             groups[id(node.args[0]), len(node.args) > 2 and node.args[2] is not None].append(node)
     before: dict[int, list[Node]] = {}
     for (_, has_bias), group in groups.items():
         if len(group) < 2:
             continue
-        weights, biases = ([node.args[place] for node in group] if place < 2 or has_bias else None for place in (1, 2))
-        joined = Node("bridge.linears", (group[0].args[0], weights, biases))
-        before[id(group[0])] = [joined]
-        for place, node in enumerate(group):
-            node.replace("sym.getitem", joined, place)
+        weights, biases = ([node.args[index] for node in group] if index < 2 or has_bias else None for index in (1, 2))
+        fused = Node("bridge.linears", (group[0].args[0], weights, biases))
+        before[id(group[0])] = [fused]
+        for index, node in enumerate(group):
+            node.replace("sym.getitem", fused, index)
     return redirect_reads(_weights_first(graph), {}, before)
 
 
-def _is_own(node: Node, read_from: dict[int, list[Node]], tensors: dict[str, mx.array]) -> bool:
-    """Whether weight and bias are parameters that only this product reads."""
-    held = [arg for arg in node.args[1:3] if arg is not None]
+def _has_own_parameters(node: Node, read_from: dict[int, list[Node]], tensors: dict[str, mx.array]) -> bool:
+    """Return whether weight and bias are parameters that only this layer reads."""
+    parameters = [arg for arg in node.args[1:3] if arg is not None]
     return all(
         isinstance(arg, Node)
         and is_call(arg, WEIGHT)
         and len(read_from[id(arg)]) == 1
         and tensors[arg.args[0]].ndim < 3
-        for arg in held
-    ) and not any("pooler" in arg.args[0].split(".") for arg in held)
+        for arg in parameters
+    ) and not any("pooler" in arg.args[0].split(".") for arg in parameters)
 
 
 def _weights_first(graph: Graph) -> Graph:
-    """Every weight in front, so that a joined product stands behind all of its own."""
-    held = [node for node in graph.nodes if node.op == WEIGHT]
+    """Return the graph with all weights in front, so that a group comes after all of its own."""
+    weights = [node for node in graph.nodes if node.op == WEIGHT]
     others = [node for node in graph.nodes if node.op != WEIGHT]
-    return Graph(graph.facts, (*held, *others), graph.inputs, graph.outputs, graph.axes, graph.guards)
+    return Graph(graph.facts, (*weights, *others), graph.inputs, graph.outputs, graph.axes, graph.guards)

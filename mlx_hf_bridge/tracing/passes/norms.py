@@ -1,4 +1,4 @@
-"""RMSNorm spelled out becomes one kernel: x * rsqrt(mean(x^2) + eps), and the weight after it."""
+"""Fuse spelled-out RMSNorm into one kernel: x * rsqrt(mean(x^2) + eps), and the weight after it."""
 
 from typing import Any
 
@@ -9,9 +9,9 @@ from mlx_hf_bridge.tracing.passes.rewriting import both_orders, find_readers, is
 
 
 def fuse_rms_norms(graph: Graph, tensors: dict[str, mx.array]) -> Graph:
-    """Spelled-out norms -> "bridge.rms_norm" (x, weight or None, eps, what is added to the weight)."""
+    """Replace spelled-out norms by "bridge.rms_norm" (x, weight or None, eps, what is added to the weight)."""
     for node in graph.nodes:
-        if is_call(node, "mul") and (found := _normed(node)) is not None:
+        if is_call(node, "mul") and (found := _match_norm(node)) is not None:
             x, eps = found
             node.replace("bridge.rms_norm", x, None, eps)
     read_from = find_readers(graph)
@@ -19,16 +19,16 @@ def fuse_rms_norms(graph: Graph, tensors: dict[str, mx.array]) -> Graph:
         if not is_call(node, "mul"):
             continue
         for normed, weight in both_orders(node):
-            held = _weight(weight, tensors)
-            alone = is_call(normed, "bridge.rms_norm") and len(read_from[id(normed)]) == 1
-            if alone and held is not None and normed.args[1] is None:
-                node.replace("bridge.rms_norm", normed.args[0], held[0], normed.args[2], held[1])
+            parameter = _match_weight(weight, tensors)
+            only_reader = is_call(normed, "bridge.rms_norm") and len(read_from[id(normed)]) == 1
+            if only_reader and parameter is not None and normed.args[1] is None:
+                node.replace("bridge.rms_norm", normed.args[0], parameter[0], normed.args[2], parameter[1])
                 break
     return graph
 
 
-def _normed(node: Node) -> tuple[Node, float] | None:
-    """(x, eps) of x * rsqrt(mean(x^2, last) + eps)."""
+def _match_norm(node: Node) -> tuple[Node, float] | None:
+    """Return (x, eps) of x * rsqrt(mean(x^2, last axis) + eps), or None."""
     for x, root in both_orders(node):
         if not is_call(root, "rsqrt") or not is_call(root.args[0], "add"):
             continue
@@ -47,11 +47,11 @@ def _normed(node: Node) -> tuple[Node, float] | None:
     return None
 
 
-def _weight(value: Any, tensors: dict[str, mx.array]) -> tuple[Node, float] | None:
-    """(a vector, what is added to it) of a norm's weight."""
-    plus = 0.0
+def _match_weight(value: Any, tensors: dict[str, mx.array]) -> tuple[Node, float] | None:
+    """Return (weight, what is added to it) of a norm, or None."""
+    offset = 0.0
     if is_call(value, "add") and isinstance(value.args[1], (int, float)):
-        value, plus = value.args[0], float(value.args[1])
+        value, offset = value.args[0], float(value.args[1])
     if isinstance(value, Node) and value.op == WEIGHT and tensors[value.args[0]].ndim == 1:
-        return value, plus
+        return value, offset
     return None

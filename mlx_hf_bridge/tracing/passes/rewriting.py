@@ -1,4 +1,4 @@
-"""What passes share: who reads a node, and nodes put in the place of others."""
+"""What passes share: finding the readers of nodes, and replacing nodes by others."""
 
 from collections import defaultdict
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from mlx_hf_bridge.tracing.graph import Graph, Node, input_nodes, map_nodes
 
 
 def find_readers(graph: Graph) -> dict[int, list[Node]]:
-    """A node's id -> the nodes that read it; an output is read by a node of its own."""
+    """Return the nodes that read each node, by its id; an output counts as a reader."""
     found: dict[int, list[Node]] = defaultdict(list)
     for node in graph.nodes:
         for read in input_nodes(node):
@@ -20,8 +20,16 @@ def find_readers(graph: Graph) -> dict[int, list[Node]]:
 
 
 def redirect_reads(graph: Graph, instead: Mapping[int, Node], before: Mapping[int, list[Node]] | None = None) -> Graph:
-    """Every node that reads one of `instead` (by id) reads the other; `before`: new nodes in front of a node (by "
-    "id)."""
+    """Make every node that reads a replaced node read its replacement.
+
+    Args:
+        graph: The graph.
+        instead: Replacements by the id of the replaced node.
+        before: New nodes to insert before a node, by its id.
+
+    Returns:
+        The graph with the new nodes.
+    """
 
     def final(node: Node) -> Node:
         while id(node) in instead:
@@ -44,11 +52,11 @@ def _change(node: Node, final: Any) -> None:
 
 
 def is_call(value: Any, *names: str) -> bool:
-    """Whether an argument is a node of one of these operations (overloads left off: "mul" is "mul.Tensor" too)."""
+    """Return whether an argument is a node of one of these operations; "mul" matches "mul.Tensor" too."""
     return isinstance(value, Node) and (value.op in names or value.op.partition(".")[0] in names)
 
 
 def both_orders(node: Node) -> list[tuple[Any, Any]]:
-    """The two orders of the first two arguments."""
+    """Return the two orders of a node's first two arguments."""
     first, second = node.args[0], node.args[1]
     return [(first, second), (second, first)]

@@ -1,7 +1,7 @@
-"""Rotary positions spelled out become one kernel: x * cos + rotated(x) * sin at counted places.
+"""Fuse spelled-out rotary position embeddings into one kernel: x * cos + rotated(x) * sin at positions 0, 1, ...
 
-Whether cosines and sines are those of counted places is seen from their values, not from how they were made.
-L tokens, P pairs, K = 2 P.
+Whether cosines and sines belong to such positions is decided by their values, not by how they were computed. L tokens,
+P pairs, K = 2 P.
 """
 
 import math
@@ -16,34 +16,35 @@ from mlx_hf_bridge.tracing.graph import CONSTANT, INPUT, Graph, Node
 from mlx_hf_bridge.tracing.interpreter import Program, required_nodes
 from mlx_hf_bridge.tracing.passes.rewriting import both_orders, is_call
 
+# The shape at which cosines and sines are computed and compared with those of positions 0, 1, ...
 _TEXTS, _TOKENS = 2, 13
-_CLOSE = 1e-5
+_TOLERANCE = 1e-5
 
 
 def fuse_rotary(graph: Graph, tensors: dict[str, mx.array]) -> Graph:
-    """Spelled-out turns -> "bridge.rope" (x, periods)."""
-    made: dict[tuple[int, int], Node | None] = {}
+    """Replace spelled-out rotations by "bridge.rope" (x, periods)."""
+    known_periods: dict[tuple[int, int], Node | None] = {}
     fresh: list[Node] = []
     for node in graph.nodes:
-        if not is_call(node, "add") or (found := _turned(node)) is None:
+        if not is_call(node, "add") or (found := _match_rotation(node)) is None:
             continue
         x, cos, sin = found
         key = (id(cos), id(sin))
-        if key not in made:
+        if key not in known_periods:
             periods = _periods(graph, cos, sin, tensors)
-            made[key] = None
+            known_periods[key] = None
             if periods is not None:
                 name = f"periods.{sum(known.startswith('periods.') for known in tensors)}"
                 tensors[name] = periods
-                made[key] = Node(CONSTANT, (name,), {}, "float32")
-                fresh.append(made[key])  # type: ignore[arg-type]
-        if (periods_of := made[key]) is not None:
+                known_periods[key] = Node(CONSTANT, (name,), {}, "float32")
+                fresh.append(known_periods[key])  # type: ignore[arg-type]
+        if (periods_of := known_periods[key]) is not None:
             node.replace("bridge.rope", x, periods_of)
     return replace(graph, nodes=(*fresh, *graph.nodes))
 
 
-def _turned(node: Node) -> tuple[Node, Node, Node] | None:
-    """(x, cos, sin) of x * cos + cat([-x2, x1]) * sin."""
+def _match_rotation(node: Node) -> tuple[Node, Node, Node] | None:
+    """Return (x, cos, sin) of x * cos + cat([-x2, x1]) * sin, or None."""
     for straight, crossed in both_orders(node):
         if not (is_call(straight, "mul") and is_call(crossed, "mul")):
             continue
@@ -56,7 +57,7 @@ def _turned(node: Node) -> tuple[Node, Node, Node] | None:
 
 
 def _is_rotated(value: Any, x: Node) -> bool:
-    """cat([-x[..., P:], x[..., :P]], -1)."""
+    """Return whether a value is cat([-x[..., P:], x[..., :P]], -1)."""
     if not is_call(value, "cat") or len(value.args[0]) != 2 or value.args[1:2] not in ((-1,), (3,)):
         return False
     minus, first = value.args[0]
@@ -75,9 +76,12 @@ def _is_rotated(value: Any, x: Node) -> bool:
 
 
 def _periods(graph: Graph, cos: Node, sin: Node, tensors: dict[str, mx.array]) -> mx.array | None:
-    """The periods (P,) of cosines and sines (..., L, K) of counted places; None for any others."""
+    """Return the periods (P,) of cosines and sines (..., L, K) at positions 0, 1, ...; None for any others."""
     inputs = {name: _zeros(spec.axes) for name, spec in graph.inputs.items()}
-    if any(node.op == INPUT and not _only_sized(graph, node, (cos, sin)) for node in required_nodes(graph, [cos, sin])):
+    if any(
+        node.op == INPUT and not _reads_only_sizes(graph, node, (cos, sin))
+        for node in required_nodes(graph, [cos, sin])
+    ):
         return None
     try:
         found = Program(graph, [cos, sin], tensors, mx.float32)(inputs)
@@ -93,7 +97,7 @@ def _periods(graph: Graph, cos: Node, sin: Node, tensors: dict[str, mx.array]) -
     half = cosines.shape[-1] // 2
     steps = np.arctan2(sines[1, :half], cosines[1, :half])
     angles = np.arange(_TOKENS)[:, None] * np.concatenate([steps, steps])
-    same = np.abs(np.cos(angles) - cosines).max() < _CLOSE and np.abs(np.sin(angles) - sines).max() < _CLOSE
+    same = np.abs(np.cos(angles) - cosines).max() < _TOLERANCE and np.abs(np.sin(angles) - sines).max() < _TOLERANCE
     return mx.array((1 / steps).astype(np.float32)) if same and (steps > 0).all() and steps.max() < math.pi else None
 
 
@@ -102,7 +106,7 @@ def _zeros(axes: tuple[str | int, ...]) -> mx.array:
     return mx.zeros([sizes[axis] if isinstance(axis, str) else axis for axis in axes], mx.int64)
 
 
-def _only_sized(graph: Graph, given: Node, wanted: tuple[Node, ...]) -> bool:
-    """Whether the wanted nodes read of an input its sizes alone."""
+def _reads_only_sizes(graph: Graph, given: Node, wanted: tuple[Node, ...]) -> bool:
+    """Return whether some nodes read only the sizes of an input."""
     reading = [node for node in required_nodes(graph, list(wanted)) if any(arg is given for arg in node.args)]
     return all(node.op == "sym_size.int" for node in reading)

@@ -1,6 +1,6 @@
-"""Rows picked by a mask, changed and put back: computed for all rows, and taken where the mask is true.
+"""Compute all rows where a mask picks some, changes them and puts them back, and then keep those where it is True.
 
-A picked array's size depends on values, which no MLX array can have; what is done to a row does not.
+The size of picked rows depends on values, which the shape of an MLX array cannot; what is computed for a row does not.
 """
 
 import mlx.core as mx
@@ -8,7 +8,7 @@ import mlx.core as mx
 from mlx_hf_bridge.tracing.graph import Graph, Node
 from mlx_hf_bridge.tracing.passes.rewriting import find_readers, is_call
 
-# Operations that treat each row by itself.
+# Operations that compute each row by itself.
 _BY_ROW = (
     "linear",
     "layer_norm",
@@ -27,22 +27,23 @@ _BY_ROW = (
 
 
 def compute_all_rows(graph: Graph, tensors: dict[str, mx.array]) -> Graph:
-    """index(x, [mask]) whose only end is index_put(..., [mask], ...) -> all rows."""
+    """Replace index(x, [mask]), if it ends in index_put(..., [mask], ...), by all rows."""
     read_from = find_readers(graph)
     for node in graph.nodes:
         if node.op == "index.Tensor" and len(node.args[1]) == 1 and is_boolean(node.args[1][0]):
             mask = node.args[1][0]
-            if _ends_in_place(node, mask, read_from):
+            if _ends_in_put(node, mask, read_from):
                 node.replace("bridge.all_rows", node.args[0], mask)
     return graph
 
 
 def is_boolean(value: Node | None) -> bool:
+    """Return whether a value is a boolean node."""
     return isinstance(value, Node) and value.dtype == "bool"
 
 
-def _ends_in_place(node: Node, mask: Node, read_from: dict[int, list[Node]]) -> bool:
-    """Whether all that follows is by row, until the rows are put back where the mask is true."""
+def _ends_in_put(node: Node, mask: Node, read_from: dict[int, list[Node]]) -> bool:
+    """Return whether all that follows works row by row, until the rows are put back where the mask is True."""
     found = read_from.get(id(node), [])
     return bool(found) and all(_is_put(one, node, mask) or _goes_on(one, mask, read_from) for one in found)
 
@@ -52,4 +53,4 @@ def _is_put(node: Node, value: Node, mask: Node) -> bool:
 
 
 def _goes_on(node: Node, mask: Node, read_from: dict[int, list[Node]]) -> bool:
-    return is_call(node, *_BY_ROW) and _ends_in_place(node, mask, read_from)
+    return is_call(node, *_BY_ROW) and _ends_in_put(node, mask, read_from)

@@ -166,7 +166,7 @@ def test_anything_else_in_the_folder_is_named_and_only_replaced_when_asked(
 
 def test_a_folder_around_the_source_is_never_replaced(bert: Path) -> None:
     for folder in (bert, bert.parent):
-        with pytest.raises(RepositoryError, match="holds the source itself"):
+        with pytest.raises(RepositoryError, match="contains the source itself"):
             convert(bert, folder, overwrite=True)
     (bert.parent / "file").write_text("x", encoding="utf-8")
     with pytest.raises(RepositoryError, match="is a file, expected a folder"):

@@ -1,100 +1,100 @@
-"""One tree of errors; each is also a child of the type that transformers raises for the same fault."""
+"""The errors of this package: one tree, each also a subclass of what transformers raises for the same fault."""
 
 
 class BridgeError(Exception):
-    """Base of every error that this package raises on purpose."""
+    """Base class of every error that this package raises deliberately."""
 
 
 class BackendError(BridgeError, ImportError):
-    """MLX, or a package that one feature needs, cannot be imported."""
+    """Raised when MLX, or a package that an optional feature needs, cannot be imported."""
 
 
 class RepositoryError(BridgeError, OSError):
-    """A repo or folder cannot be found or read, or lacks a file that is needed."""
+    """Raised when a repo or folder cannot be found, read or written, or lacks a file that is needed."""
 
 
 class CheckpointError(BridgeError, OSError):
-    """A weight file is broken, truncated or in a format that is not read."""
+    """Raised when a weight file is broken, truncated, or in a format that cannot be read."""
 
 
 class ConfigError(BridgeError, ValueError):
-    """A configuration file has a missing, contradicting or unsupported value."""
+    """Raised when a configuration file or option has a missing, contradictory or unsupported value."""
 
 
 class MissingConfigError(RepositoryError, ConfigError):
-    """A folder without config.json, which transformers calls an unrecognised model."""
+    """Raised when a folder has no config.json, which transformers calls an unrecognized model."""
 
 
 class UnknownDtypeError(ConfigError, AttributeError):
-    """A dtype's name that no library knows."""
+    """Raised when a dtype's name is not known to any library."""
 
 
 class UnsupportedModelError(BridgeError, ValueError):
-    """The model type, head or module has no implementation here."""
+    """Raised when a model type, head or module is not implemented here."""
 
 
 class WeightsError(BridgeError, RuntimeError):
-    """Tensors are missing, unexpected or of another shape than the config says."""
+    """Raised when tensors are missing, unexpected, or of another shape than the config says."""
 
 
 class QuantizationError(BridgeError, ValueError):
-    """A quantisation recipe is impossible or contradicts what is there."""
+    """Raised when a quantization recipe is not possible, or contradicts how the weights are already stored."""
 
 
 class SizeTargetError(QuantizationError):
-    """A `target_size_mb` cannot be met by the recipe given."""
+    """Raised when a `target_size_mb` cannot be met with the given recipe."""
 
 
 class InputError(BridgeError, ValueError):
-    """Texts or arguments of a call that cannot be served."""
+    """Raised when the texts, arrays or arguments of a call are not valid."""
 
 
 class ArgumentTypeError(BridgeError, TypeError):
-    """An argument that is unknown or of a type that is not taken."""
+    """Raised when an argument is unknown, or has a type that is not accepted."""
 
 
 class EmptyInputError(InputError, IndexError):
-    """An empty list where at least one text is needed."""
+    """Raised when a list is empty where at least one text is needed."""
 
 
 class TemplateError(InputError, AttributeError):
-    """A hypothesis_template that has no place for the label."""
+    """Raised when a hypothesis_template has no placeholder for the label."""
 
 
 class MaskError(InputError):
-    """A text without a mask token, or a tokenizer that has none, where a word is to be filled in."""
+    """Raised when a text to be filled in has no mask token, or the tokenizer has none."""
 
 
 class TopKError(InputError, RuntimeError):
-    """A top_k of more answers than there are."""
+    """Raised when top_k is greater than the number of results."""
 
 
 class UnknownNameError(BridgeError, KeyError):
-    """A task or option that is not one of the known names."""
+    """Raised when a task or option is not one of the known names."""
 
     def __str__(self) -> str:
-        # KeyError's own would quote the message.
+        # KeyError's __str__ would put the message in quotes.
         return " ".join(str(part) for part in self.args)
 
 
 class TokenRangeError(InputError, IndexError):
-    """Ids, segments or positions outside their embedding tables (MLX itself would read foreign memory)."""
+    """Raised when token ids, token type ids or positions are outside their embedding tables (MLX does not check)."""
 
 
 class OverlongTextError(InputError):
-    """A text has more tokens than the model has positions, and `overlong="error"` was asked."""
+    """Raised when a text has more tokens than the model takes and `overlong="error"` is set."""
 
 
 class ForkedProcessError(BridgeError, RuntimeError):
-    """MLX was used before this process was forked; it would hang."""
+    """Raised in a forked process whose parent used MLX before the fork, where MLX would hang."""
 
 
 class UnservedUseError(BridgeError, NotImplementedError):
-    """A use of a model that only torch can serve: training, gradients, hooks, submodules, parameters."""
+    """Raised when a model on MLX is used as only torch allows: training, gradients, hooks, submodules, parameters."""
 
 
 class FallBackError(BridgeError, RuntimeError):
-    """A model would go to torch in zero-change mode, and that was forbidden."""
+    """Raised when a model would fall back to torch in zero-change mode, and `strict` forbids that."""
 
 
 __all__ = [

@@ -239,7 +239,7 @@ def test_an_adapters_own_pooling_and_tokenizer_count(base: Path, tmp_path: Path)
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    "kind": ({"peft_type": "IA3"}, r"peft_type='IA3'; LORA alone is merged"),
+    "kind": ({"peft_type": "IA3"}, r"peft_type='IA3'; only LORA is merged"),
     "beginning": ({"init_lora_weights": "pissa_niter_4"}, r"init_lora_weights='pissa_niter_4', which changes the base"),
     "tokens": ({"trainable_token_indices": [1]}, r"trainable_token_indices=\[1\], which is not merged here"),
     "replication": ({"layer_replication": [[0, 2]]}, r"layer_replication="),

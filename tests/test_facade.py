@@ -210,9 +210,9 @@ USES: dict[str, tuple[Callable[[Any], Any], str]] = {
     "state_dict": (lambda model: model.state_dict(), "state_dict() was called"),
     "container's state_dict": (lambda model: nn.Sequential(model).state_dict(), "state_dict() was called"),
     "modules": (lambda model: list(model.modules()), "modules() was called"),
-    "named_modules": (lambda model: list(model.named_modules()), "its submodules were asked for"),
+    "named_modules": (lambda model: list(model.named_modules()), "its submodules were requested"),
     "hook": (lambda model: model.register_forward_hook(hook), "register_forward_hook() was called"),
-    "submodule": (lambda model: model.embeddings, "its attribute 'embeddings' was asked for"),
+    "submodule": (lambda model: model.embeddings, "its attribute 'embeddings' was requested"),
     "input embeddings": (lambda model: model.get_input_embeddings(), "get_input_embeddings() was called"),
     "resizing": (lambda model: model.resize_token_embeddings(105), "resize_token_embeddings() was called"),
     "replacing": (lambda model: setattr(model, "pooler", nn.Identity()), "its attribute 'pooler' was set"),
@@ -222,11 +222,11 @@ USES: dict[str, tuple[Callable[[Any], Any], str]] = {
     ),
     "a mask for every pair": (
         lambda model: model(IDS, torch.ones(2, 1, 4, 4).bool()),
-        "MLX refused the call (attention_mask has the shape (2, 1, 4, 4)",
+        "MLX does not support the call (attention_mask has the shape (2, 1, 4, 4)",
     ),
     "a gradient of the inputs": (
         lambda model: model(inputs_embeds=torch.zeros(1, 2, 24, requires_grad=True)),
-        "inputs_embeds asks for a gradient",
+        "inputs_embeds requires a gradient",
     ),
 }
 
@@ -258,7 +258,7 @@ def test_what_only_torch_serves_goes_to_torch_once_and_for_good(use: str, tmp_pa
 def test_without_torch_behind_it_is_an_error_that_says_what_to_do(use: str, tmp_path: Path) -> None:
     bridged, torch_model, _ = pair(tmp_path, torch_behind=False)
     act, _ = USES[use]
-    with pytest.raises(UnservedUseError, match=r"computed by MLX for inference alone, and .* Load the model with"):
+    with pytest.raises(UnservedUseError, match=r"computed by MLX, for inference only, and .* Load the model with"):
         act(bridged)
     with torch.no_grad():
         assert_same(bridged(IDS, MASK), torch_model(IDS, MASK))
@@ -270,7 +270,7 @@ def test_a_forked_child_goes_to_torch(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(executor, "_home", -1)
     with torch.no_grad():
         assert_same(bridged(IDS, MASK), torch_model(IDS, MASK))
-    assert behind.reasons[0].startswith("MLX refused the call (MLX was used before this process was forked")
+    assert behind.reasons[0].startswith("MLX does not support the call (MLX was used before this process was forked")
 
 
 def test_a_container_takes_and_gives_weights(tmp_path: Path) -> None:
@@ -299,7 +299,7 @@ def test_a_gradient_that_is_asked_for_later_is_torch_s(tmp_path: Path) -> None:
     assert behind.reasons == []
     for answer in answers:
         answer[:, 1].sum().backward()
-    assert behind.reasons == ["a gradient was asked for"]
+    assert behind.reasons == ["a gradient was requested"]
     gradients = [model.bert.embeddings.word_embeddings.weight.grad for model in (bridged, torch_model)]
     torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-5)
 

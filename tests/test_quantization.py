@@ -404,7 +404,7 @@ def test_a_packed_folder_asked_for_another_recipe_is_an_error(asked: Any, tmp_pa
     ):
         MLXAutoModel.from_pretrained(mlx_model.folder, quantization_config=asked)
     with pytest.raises(
-        ConfigError, match=r"is already converted to float16, and .*bfloat16 was asked\. Leave dtype out"
+        ConfigError, match=r"is already converted to float16, and .*bfloat16 was requested\. Omit dtype"
     ):
         MLXAutoModel.from_pretrained(mlx_model.folder, dtype="bfloat16")
     MLXAutoModel.from_pretrained(mlx_model.folder, dtype="float16", quantization_config="q4")

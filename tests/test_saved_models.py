@@ -148,7 +148,7 @@ def test_a_cast_rounds_the_weights_as_loading_in_that_dtype_does(name: str, clas
 
 
 def test_a_dtype_that_is_none_is_refused(mlx_model: Any) -> None:
-    with pytest.raises(ValueError, match=r"dtype=torch\.int8 is not stored here"):
+    with pytest.raises(ValueError, match=r"dtype=torch\.int8 is not supported"):
         mlx_model.to(torch.int8)
 
 

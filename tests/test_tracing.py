@@ -236,7 +236,7 @@ def test_never_and_unknown_words_are_refused(own: tuple[Path, Any]) -> None:
         MLXAutoModel.from_pretrained(own[0], trace="never")
     with pytest.raises(ConfigError, match="trace='sometimes', expected 'auto', 'never', 'always'"):
         MLXAutoModel.from_pretrained(own[0], trace="sometimes")
-    with pytest.raises(ArgumentTypeError, match="is traced as it is, and got another config"):
+    with pytest.raises(ArgumentTypeError, match="is a traced model, which takes no other config"):
         MLXAutoModel.from_pretrained(own[0], hidden_size=12)
 
 

@@ -120,7 +120,7 @@ def test_fine_tuning_goes_to_torch_and_ends_with_the_same_loss(
     last = [text.splitlines()[-2:] for text in (printed, plain)]
     assert last[0][0].startswith("loss")
     assert last[0] == last[1]
-    assert f"BertForSequenceClassification of '{checkpoint}' goes to torch: modules() was called" in complaint
+    assert f"BertForSequenceClassification of '{checkpoint}' falls back to torch: modules() was called" in complaint
     assert re.search(r"^torch +2 +\d+\.\d{3}  BertForSequenceClassification .*\n +because modules\(\)", complaint, re.M)
 
 
@@ -191,7 +191,7 @@ def test_arguments_that_mlx_does_not_serve_go_to_torch(
         actual = AutoModel.from_pretrained(checkpoint, **options)
     [record] = zero_change.report().records
     assert record.reason == reason
-    assert f"BertModel of '{checkpoint}' goes to torch: {reason}" in caplog.text
+    assert f"BertModel of '{checkpoint}' falls back to torch: {reason}" in caplog.text
     mlx_hf_bridge.uninstall()
     wanted = AutoModel.from_pretrained(checkpoint, **options)
     if name == "info":
@@ -353,7 +353,7 @@ def test_strict_makes_a_fall_back_an_error_and_leaves_the_model_on_mlx(checkpoin
     try:
         model = BertModel.from_pretrained(checkpoint)
         with pytest.raises(
-            FallBackError, match=r"BertModel of '.*' would go to torch: parameters\(\) was called\. Run"
+            FallBackError, match=r"BertModel of '.*' would fall back to torch: parameters\(\) was called\. Run"
         ):
             model.parameters()
         assert_on_mlx(model)

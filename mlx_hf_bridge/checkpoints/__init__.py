@@ -1,1 +1,1 @@
-"""Reading what others wrote: locating repos, weight files, configs, adapters and model cards."""
+"""Reading checkpoints: locating repos, weight files, configs, adapters and model cards."""

@@ -1,4 +1,4 @@
-"""A LoRA adapter's files and what its config says of the sum; anything but plain LoRA and DoRA is refused.
+"""Read a LoRA adapter's config and weights; anything but plain LoRA and DoRA is refused.
 
 Reference: peft/tuners/lora/config.py, peft/tuners/lora/layer.py (update_layer), peft/utils/other.py (get_pattern_key).
 """
@@ -19,18 +19,27 @@ from mlx_hf_bridge.errors import ConfigError, RepositoryError, UnsupportedModelE
 
 ADAPTER_FILE = "adapter_config.json"
 _WEIGHTS: dict[str, Any] = {"adapter_model.safetensors": SafetensorsFile, "adapter_model.bin": TorchFile}
-# Options that change the sum, or the base's weights, in ways that are not computed here.
+# Options that change the update, or the base model's weights, in ways that are not implemented here.
 _REFUSED = (
     *("layer_replication", "target_parameters", "trainable_token_indices", "alora_invocation_tokens", "arrow_config"),
     *("use_qalora", "use_bdlora", "velora_config", "kasa_config", "monteclora_config", "megatron_config"),
 )
-# Ways to begin training that change the base's weights too, so that the adapter alone does not say the result.
-_REFUSED_BEGINNINGS = ("pissa", "corda", "olora", "loftq", "lora_ga")
+# Initializations that change the base model's weights too, so the adapter does not hold the whole change.
+_REFUSED_INITIALIZATIONS = ("pissa", "corda", "olora", "loftq", "lora_ga")
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """A LoRA adapter. base: the model that it was trained on, as its config names it."""
+    """A LoRA adapter.
+
+    Attributes:
+        source: Where its files are.
+        base: The model that it was trained on, as adapter_config.json names it.
+        base_revision: The revision of that model, or None.
+        alpha: lora_alpha, the scale of the update times the rank.
+        alphas: alpha_pattern, exceptions by regular expressions of module names.
+        use_rslora: Whether the scale is alpha / sqrt(rank) (rank-stabilized LoRA) instead of alpha / rank.
+    """
 
     source: Source
     base: str
@@ -40,50 +49,61 @@ class Adapter:
     use_rslora: bool
 
     def scale(self, module: str, rank: int) -> float:
-        """What a module's sum is multiplied with."""
+        """Return the factor of a module's low-rank update."""
         alpha = next((value for key, value in self.alphas.items() if re.match(rf"(.*\.)?({key})$", module)), self.alpha)
         return alpha / (math.sqrt(rank) if self.use_rslora else rank)
 
 
 def is_adapter(folder: Path) -> bool:
+    """Return whether a folder holds a PEFT adapter."""
     return (folder / ADAPTER_FILE).is_file()
 
 
 def read_adapter(source: Source, config: Any) -> Adapter:
-    """The content of adapter_config.json, checked.
+    """Check and return the content of adapter_config.json.
 
-    UnsupportedModelError names what is not merged here, ConfigError what is amiss.
+    Args:
+        source: Where the adapter is.
+        config: The content of its adapter_config.json.
+
+    Returns:
+        The adapter.
+
+    Raises:
+        UnsupportedModelError: If it is not a LoRA or DoRA adapter, or uses an option that is not merged here.
+        ConfigError: If a value is missing or has a wrong type.
     """
     path = source.folder / ADAPTER_FILE
     if not isinstance(config, dict):
-        raise ConfigError(f"{path} is not a JSON object. Take the adapter's original file.")
+        raise ConfigError(f"{path} is not a JSON object. Use the adapter's original file.")
     _refuse_others(path, config)
     base, alpha, alphas = config.get("base_model_name_or_path"), config.get("lora_alpha"), config.get("alpha_pattern")
     numbers = [alpha, *(alphas or {}).values()] if isinstance(alphas, dict | None) else [None]
     if not isinstance(base, str) or not all(type(number) in (int, float) for number in numbers):
         raise ConfigError(
             f"{path} has base_model_name_or_path={base!r}, lora_alpha={alpha!r} and alpha_pattern={alphas!r}, expected "
-            "a name, a number and a dict of numbers. Take the adapter's original file."
+            "a name, a number and a dict of numbers. Use the adapter's original file."
         )
     rank_stabilised = bool(config.get("use_rslora"))
     return Adapter(source, base, config.get("revision"), float(alpha or 0), alphas or {}, rank_stabilised)
 
 
 def _refuse_others(path: Path, config: Mapping[str, Any]) -> None:
-    advice = "Merge it with peft (merge_and_unload, save_pretrained) and give the result."
+    advice = "Merge it with peft (merge_and_unload, save_pretrained) and load the result."
     if config.get("peft_type") != "LORA":
-        raise UnsupportedModelError(f"{path} has peft_type={config.get('peft_type')!r}; LORA alone is merged. {advice}")
+        raise UnsupportedModelError(f"{path} has peft_type={config.get('peft_type')!r}; only LORA is merged. {advice}")
     for name in _REFUSED:
         if config.get(name):
             raise UnsupportedModelError(f"{path} has {name}={config[name]!r}, which is not merged here. {advice}")
-    if str(beginning := config.get("init_lora_weights")).lower().startswith(_REFUSED_BEGINNINGS):
+    if str(initialization := config.get("init_lora_weights")).lower().startswith(_REFUSED_INITIALIZATIONS):
         raise UnsupportedModelError(
-            f"{path} has init_lora_weights={beginning!r}, which changes the base's weights before training. {advice}"
+            f"{path} has init_lora_weights={initialization!r}, which changes the base's weights before training. "
+            f"{advice}"
         )
 
 
 def load_adapter_tensors(adapter: Adapter) -> tuple[Path, dict[str, mx.array]]:
-    """The adapter's weight file, fetched, and its tensors by name; RepositoryError when there is none."""
+    """Download the adapter's weight file and return its path and tensors by name; RepositoryError if there is none."""
     folder = adapter.source.folder
     for name, opened in _WEIGHTS.items():
         adapter.source.fetch([name])
@@ -92,5 +112,5 @@ def load_adapter_tensors(adapter: Adapter) -> tuple[Path, dict[str, mx.array]]:
             return file.path, dict(file.arrays())
     raise RepositoryError(
         f"{folder} has {ADAPTER_FILE} and none of {', '.join(_WEIGHTS)}. Copy the adapter's weights there, or delete "
-        f"{ADAPTER_FILE} if the model beside it is to be loaded alone."
+        f"{ADAPTER_FILE} to load the model in that folder without it."
     )

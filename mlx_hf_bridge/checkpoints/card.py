@@ -1,4 +1,4 @@
-"""What of a repo's model card holds for what is made from it."""
+"""Read the metadata of a repo's model card that carries over to a converted model."""
 
 import logging
 from pathlib import Path
@@ -9,20 +9,20 @@ import huggingface_hub
 logger = logging.getLogger(__name__)
 
 CARD_FILE = "README.md"
-_CARRIED = ("language", "license", "license_name", "license_link", "datasets", "pipeline_tag", "base_model")
+_KEPT_KEYS = ("language", "license", "license_name", "license_link", "datasets", "pipeline_tag", "base_model")
 
 
 def read_card_metadata(folder: Path) -> dict[str, Any]:
-    """The card's metadata that a conversion keeps; {} without a card, or with one that is not YAML."""
+    """Return the card's metadata that a conversion keeps; {} without a card, or if it is not valid YAML."""
     path = folder / CARD_FILE
     try:
         found = huggingface_hub.metadata_load(path) if path.is_file() else None
     except Exception as error:  # PyYAML's errors share no base with ValueError
-        logger.warning("the metadata of %s cannot be read (%s), and are left out", path, error)
+        logger.warning("the metadata of %s cannot be read (%s) and is omitted", path, error)
         return {}
-    return {key: value for key, value in (found or {}).items() if key in _CARRIED and _is_plain(value)}
+    return {key: value for key, value in (found or {}).items() if key in _KEPT_KEYS and _is_plain(value)}
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether a value is text or a list of texts, as the Hub knows them."""
+    """Return whether a value is a string or a list of strings, which is what the Hub accepts."""
     return isinstance(value, str) or (isinstance(value, list) and all(isinstance(item, str) for item in value))

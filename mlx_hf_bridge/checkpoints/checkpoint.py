@@ -1,4 +1,4 @@
-"""What a folder of files holds: the model's config, its weight files, and sentence-transformers' modules."""
+"""A checkpoint's folder: the model's config, its weight files, and the modules of sentence-transformers."""
 
 import json
 from dataclasses import dataclass, replace
@@ -24,13 +24,19 @@ VERIFICATION_FILE = "verification.json"
 _TORCH_FILE = "pytorch_model.bin"
 _TORCH_INDEX = "pytorch_model.bin.index.json"
 NPZ_FILE = "weights.npz"
-# sentence-transformers' names of the module that holds the model itself; the second is an older one for masked LMs.
+# Names in modules.json of the module that holds the transformers model; the second is an older one for masked LMs.
 TRANSFORMER_KINDS = ("Transformer", "MLMTransformer")
 
 
 @dataclass(frozen=True)
 class ModuleEntry:
-    """One line of modules.json: its folder, and its class by last name ("Pooling") and as it is written."""
+    """One entry of modules.json.
+
+    Attributes:
+        path: The module's folder within the repo; "" for the root.
+        kind: The last part of its class name ("Pooling").
+        type: Its class name as written in the file.
+    """
 
     path: str
     kind: str
@@ -39,7 +45,16 @@ class ModuleEntry:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model's files as they lie. `folder` is the repo, `model_folder` where config.json and the weights are."""
+    """A model's files on disk.
+
+    Attributes:
+        source: Where the repo was located.
+        folder: The repo's folder.
+        model_folder: The folder with config.json and the weights, `folder` or one within it.
+        config: The content of config.json.
+        modules: The entries of modules.json; None for a repo without one.
+        adapter: A LoRA adapter to merge; None for none.
+    """
 
     source: Source
     folder: Path
@@ -50,22 +65,22 @@ class Checkpoint:
 
     @property
     def is_converted(self) -> bool:
-        """Whether the weights are in MLX's packed form, or the folder was written by this package."""
+        """Whether the weights are in MLX's quantized format, or the folder was written by this package."""
         return (self.folder / METADATA_FILE).is_file() or "quantization" in self.config
 
 
 def read_json(path: Path) -> Any:
-    """A JSON file's content; RepositoryError without it, ConfigError when it is not JSON."""
+    """Return a JSON file's content; RepositoryError if it is missing, ConfigError if it is not JSON."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise RepositoryError(f"{path.parent} has no {path.name}. Give the folder or repo of a model.") from error
     except (ValueError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not JSON ({error}). Take the file of the original checkpoint.") from error
+        raise ConfigError(f"{path} is not JSON ({error}). Use the file of the original checkpoint.") from error
 
 
 def read_modules(folder: Path) -> tuple[ModuleEntry, ...] | None:
-    """modules.json's entries in order, or None for a plain repo; ConfigError for a path out of the folder."""
+    """Return the entries of modules.json in order, None without it; ConfigError if it is not valid."""
     path = folder / MODULES_FILE
     if not path.is_file():
         return None
@@ -80,7 +95,7 @@ def read_modules(folder: Path) -> tuple[ModuleEntry, ...] | None:
         )
     except (TypeError, KeyError, AttributeError) as error:
         raise ConfigError(
-            f"{path} is not a list of modules with idx, path and type ({error!r}). Take the original file."
+            f"{path} is not a list of modules with idx, path and type ({error!r}). Use the original file."
         ) from error
 
 
@@ -88,16 +103,28 @@ def _inside(modules_file: Path, module_path: str) -> str:
     path = PurePosixPath(module_path)
     if path.is_absolute() or ".." in path.parts:
         raise ConfigError(
-            f"{modules_file} has the path {module_path!r}, which leaves the folder. Give one that lies within it."
+            f"{modules_file} has the path {module_path!r}, which is outside the folder. Give a path within it."
         )
     return "" if str(path) == "." else str(path)
 
 
 def read_checkpoint(source: Source, needs_config: bool = True, adapter: Source | None = None) -> Checkpoint:
-    """The folder's config and modules; errors name the file that is missing or broken.
+    """Read the config and modules of a folder.
 
-    needs_config=False takes a folder without config.json, whose config is then {}. A folder that is an adapter is read
-    as its base with the adapter; `adapter` is the place of one that lies elsewhere.
+    A folder that is an adapter is read as its base model with the adapter.
+
+    Args:
+        source: Where the folder is.
+        needs_config: Whether config.json must be there; without it the config is {}.
+        adapter: Where an adapter is that is in another folder, or None.
+
+    Returns:
+        The checkpoint.
+
+    Raises:
+        RepositoryError: If a file is missing.
+        ConfigError: If a file is not valid.
+        UnsupportedModelError: If an adapter's base model is an adapter too.
     """
     folder = source.folder
     modules = read_modules(folder)
@@ -120,17 +147,18 @@ def _adapter_in(source: Source) -> Adapter:
 
 
 def _with_adapter(base: Checkpoint, adapter: Adapter) -> Checkpoint:
-    """Another checkpoint than the base: identified by both, and to be converted even where the base is."""
+    """Return the base model with the adapter; the cache key has both, so it is converted even if the base was."""
     if base.adapter is not None:
         raise UnsupportedModelError(
-            f"{adapter.source.name} is an adapter to {base.source.name}, which is one too. Merge the first with peft."
+            f"{adapter.source.name} is an adapter for {base.source.name}, which is an adapter too. "
+            "Merge the latter with peft."
         )
     identity = {"base": base.source.identity, "adapter": adapter.source.identity}
     return replace(base, source=replace(base.source, identity=identity), adapter=adapter)
 
 
 def modules_checkpoint(checkpoint: Checkpoint) -> Checkpoint:
-    """The checkpoint whose module folders and tokenizer the repo brings: an adapter's own, else its base's."""
+    """Return the checkpoint that has the tokenizer and modules: an adapter's own files, or else the model's."""
     if checkpoint.adapter is None:
         return checkpoint
     source = checkpoint.adapter.source
@@ -145,15 +173,26 @@ def _read_config(path: Path, needed: bool) -> dict[str, Any]:
         return {}
     config = read_json(path)
     if not isinstance(config, dict):
-        raise ConfigError(f"{path} is not a JSON object. Take the original file.")
+        raise ConfigError(f"{path} is not a JSON object. Use the original file.")
     return config
 
 
 def open_weight_files(checkpoint: Checkpoint) -> list[WeightFile]:
-    """The model's weight files, headers read, in transformers' order of preference.
+    """Open the model's weight files and read their headers, in transformers' order of preference.
 
-    The file that config.json names as transformers_weights; else model.safetensors, its shards, pytorch_model.bin, its
-    shards, each of the variant asked for. RepositoryError when there is none.
+    That is the file named by config.json's transformers_weights, or else model.safetensors, its shards,
+    pytorch_model.bin and its shards, each of the requested variant.
+
+    Args:
+        checkpoint: The model; files that are still on the Hub are downloaded.
+
+    Returns:
+        The open files.
+
+    Raises:
+        RepositoryError: If there is no weight file.
+        CheckpointError: If a shard is missing, or a file is broken.
+        ConfigError: If transformers_weights is not the name of a safetensors file.
     """
     candidates = _candidates(checkpoint)
     for name in candidates:
@@ -174,7 +213,10 @@ def open_weight_files(checkpoint: Checkpoint) -> list[WeightFile]:
 
 
 def _candidates(checkpoint: Checkpoint) -> list[str]:
-    """The names that weights may have, best first (transformers/modeling_utils.py, _get_resolved_checkpoint_files)."""
+    """Return the names that weight files may have, best first.
+
+    Reference: transformers/modeling_utils.py, _get_resolved_checkpoint_files.
+    """
     options = checkpoint.source.options
     if named := checkpoint.config.get("transformers_weights"):
         if (
@@ -184,7 +226,7 @@ def _candidates(checkpoint: Checkpoint) -> list[str]:
         ):
             raise ConfigError(
                 f"config.json has transformers_weights={named!r}, expected the name of a .safetensors file, or of the "
-                "index of its shards, beside it. Take the file of the original checkpoint."
+                "index of its shards, in the same folder. Use the file of the original checkpoint."
             )
         return [named]
     safe, torch = [SINGLE_FILE, INDEX_FILE], [_TORCH_FILE, _TORCH_INDEX]
@@ -193,7 +235,7 @@ def _candidates(checkpoint: Checkpoint) -> list[str]:
 
 
 def add_variant(name: str, variant: str | None) -> str:
-    """ "model.safetensors", "fp16" -> "model.fp16.safetensors"."""
+    """Return a weight file's name with the variant in it: "model.safetensors", "fp16" -> "model.fp16.safetensors"."""
     stem, _, kind = name.rpartition(".")
     return f"{stem}.{variant}.{kind}" if variant else name
 
@@ -207,7 +249,7 @@ def _remedy(checkpoint: Checkpoint, tried: list[str]) -> str:
     folder, chosen = checkpoint.model_folder, checkpoint.source.options.weight_selection
     others = [name for name in (SINGLE_FILE, INDEX_FILE, _TORCH_FILE, _TORCH_INDEX) if name not in tried]
     if there := [name for name in others if (folder / name).is_file()]:
-        return f"It has {', '.join(there)}: leave out {' and '.join(chosen) or 'transformers_weights'} to load that."
+        return f"It has {', '.join(there)}: omit {' and '.join(chosen) or 'transformers_weights'} to load that."
     if (folder / NPZ_FILE).is_file():
         return f"Its {NPZ_FILE} is another tool's float32 output; convert the original checkpoint."
     return "Give a folder or repo with weights."

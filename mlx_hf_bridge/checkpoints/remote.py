@@ -1,4 +1,4 @@
-"""Headers of weight files on the Hub, read by range requests, so that a plan needs no download."""
+"""Read the headers of weight files on the Hub by range requests, so that planning a conversion needs no download."""
 
 import logging
 from collections.abc import Iterator
@@ -22,14 +22,20 @@ class RemoteFile:
         self.tensor_infos = tensor_infos
 
     def arrays(self) -> Iterator[tuple[str, mx.array]]:
-        """There are none: RepositoryError."""
+        """Raise RepositoryError: the data was not downloaded."""
         raise RepositoryError(f"{self.path.name} was not downloaded, only its header was read. Convert to fetch it.")
 
 
 def read_headers(checkpoint: Checkpoint) -> list[WeightFile]:
-    """The weight files' headers, from the Hub where they are not on this machine.
+    """Open the model's weight files, from the Hub if they are not on this machine.
 
-    A repo without safetensors at its root is downloaded: the headers of other files cannot be read from afar.
+    Files of a repo without safetensors at its root are downloaded: their headers cannot be read remotely.
+
+    Args:
+        checkpoint: The model.
+
+    Returns:
+        The files, their headers read.
     """
     source = checkpoint.source
     is_at_root = checkpoint.model_folder == checkpoint.folder and not source.options.subfolder
@@ -46,7 +52,7 @@ def read_headers(checkpoint: Checkpoint) -> list[WeightFile]:
         huggingface_hub.errors.OfflineModeIsEnabled,
         OSError,
     ) as error:
-        logger.info("the headers of %s cannot be read on the Hub (%s); its weights are fetched", source.name, error)
+        logger.info("the headers of %s cannot be read on the Hub (%s); downloading its weights", source.name, error)
         return open_weight_files(checkpoint)
     return [
         RemoteFile(

@@ -1,4 +1,4 @@
-"""The files of a converted folder beside its weights: config.json, and sentence-transformers' module folders."""
+"""Write the files of a converted folder other than weights: config.json and sentence-transformers' modules."""
 
 import json
 import shutil
@@ -11,7 +11,7 @@ import mlx.core as mx
 from mlx_hf_bridge.checkpoints.checkpoint import CONFIG_FILE, MODULES_FILE, TRANSFORMER_KINDS, Checkpoint, read_json
 from mlx_hf_bridge.checkpoints.safetensors_file import dtype_name
 
-# sentence-transformers' files of a Transformer module, read from wherever that module lies.
+# Files of sentence-transformers' Transformer module, read from that module's folder.
 TRANSFORMER_FILES = (
     "sentence_bert_config.json",
     "sentence_roberta_config.json",
@@ -24,13 +24,14 @@ TRANSFORMER_FILES = (
 _ROOT_FILES = ("config_sentence_transformers.json",)
 # Keys of config.json that describe MLX's packing, in mlx-lm's form; transformers reads the second as its own quantizer.
 PACKING_KEYS = ("quantization", "quantization_config")
-# What config.json says of how weights are stored, which a conversion decides.
+# Keys of config.json about how weights are stored, which a conversion decides.
 STORAGE_KEYS = ("dtype", "torch_dtype", *PACKING_KEYS, "transformers_weights")
-# Written by transformers, meaningless in a converted folder.
+# Keys written by transformers that do not apply to a converted folder.
 _DROPPED_KEYS = ("_name_or_path", "transformers_version", *STORAGE_KEYS)
 
 
 def write_json(path: Path, content: Any, indent: int | None = 2) -> None:
+    """Write content as indented JSON in UTF-8, with a newline at the end."""
     path.write_text(json.dumps(content, indent=indent, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
@@ -41,7 +42,15 @@ def write_config(
     packing: Mapping[str, Any],
     architecture: str,
 ) -> None:
-    """config.json as the source has it, with the dtype, and the packing in mlx-lm's form under both of its keys."""
+    """Write config.json as the source has it, with the new dtype and quantization.
+
+    Args:
+        checkpoint: The source.
+        folder: The converted folder.
+        dtype: The dtype of the float tensors.
+        packing: MLX's quantization parameters, written under both keys that mlx-lm uses; {} for none.
+        architecture: The transformers class, for a config.json without `architectures`.
+    """
     config = {key: value for key, value in checkpoint.config.items() if key not in _DROPPED_KEYS}
     config.setdefault("architectures", [architecture])
     config["dtype"] = dtype_name(dtype)
@@ -51,7 +60,12 @@ def write_config(
 
 
 def copy_modules(checkpoint: Checkpoint, folder: Path) -> None:
-    """sentence-transformers' files, the Transformer itself moved to the folder's root."""
+    """Copy the files of sentence-transformers; the Transformer module moves to the folder's root.
+
+    Args:
+        checkpoint: The source.
+        folder: The converted folder.
+    """
     for name in TRANSFORMER_FILES:
         if (checkpoint.model_folder / name).is_file():
             shutil.copyfile(checkpoint.model_folder / name, folder / name)

@@ -1,6 +1,6 @@
-"""Weight files as named tensors: headers first, data one tensor at a time.
+"""Read weight files as named tensors: headers first, data one tensor at a time.
 
-The safetensors layout is checked here before MLX reads it: a truncated file must be an error, not foreign memory
+The safetensors header is checked here before MLX reads the data: MLX would read past the end of a truncated file
 (format: github.com/huggingface/safetensors, "8 bytes length, JSON header, data").
 """
 
@@ -28,40 +28,47 @@ _MLX_DTYPES |= {"F64": mx.float64, "I64": mx.int64, "I32": mx.int32}
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """What a header says of a tensor; dtype in safetensors' spelling ("F32")."""
+    """What a file's header says about a tensor.
+
+    Attributes:
+        dtype: The dtype as safetensors spells it ("F32").
+        shape: The shape.
+    """
 
     dtype: str
     shape: tuple[int, ...]
 
     @property
     def mlx_dtype(self) -> mx.Dtype | None:
-        """MLX's dtype, or None where MLX has none."""
+        """The dtype of MLX, or None if MLX has none."""
         return _MLX_DTYPES.get(self.dtype)
 
     @property
     def is_float(self) -> bool:
+        """Whether the dtype is one of float32, float16, bfloat16 and float64."""
         return self.dtype in ("F32", "F16", "BF16", "F64")
 
 
 class WeightFile(Protocol):
-    """A file of named tensors."""
+    """A file of named tensors, with the headers in `tensor_infos`."""
 
     path: Path
     tensor_infos: dict[str, TensorInfo]
 
     def arrays(self) -> Iterator[tuple[str, mx.array]]:
-        """Each tensor in turn, not yet read; nothing holds on to one that was handed out."""
+        """Yield each tensor by name, lazily; no reference is kept, so that memory holds one at a time."""
         ...
 
 
 class SafetensorsFile:
-    """One .safetensors file; CheckpointError when header and size disagree."""
+    """One .safetensors file; CheckpointError if its header and its size disagree."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.tensor_infos = _read_header(path)
 
     def arrays(self) -> Iterator[tuple[str, mx.array]]:
+        """Yield each tensor by name, lazily; no reference is kept, so that memory holds one at a time."""
         loaded = mx.load(str(self.path))
         assert isinstance(loaded, dict)
         for name in sorted(loaded):
@@ -91,33 +98,34 @@ def _read_header(path: Path) -> dict[str, TensorInfo]:
 
 
 def _tensor_info(path: Path, name: str, entry: Any, data_start: int, size: int) -> TensorInfo:
-    """One entry of the header, its data within the file of `size` bytes."""
+    """Return one entry of the header, checked to lie within the file of `size` bytes."""
     info, (start, end) = TensorInfo(entry["dtype"], tuple(entry["shape"])), entry["data_offsets"]
     if info.dtype not in _ITEM_SIZES:
         raise _broken(path, f"has {name} with the unknown dtype {info.dtype!r}")
     if min(start, *info.shape, 0) < 0 or end - start != byte_size(info):
-        raise ValueError(f"{name} of shape {info.shape} lies at bytes {start} to {end}")
+        raise ValueError(f"{name} of shape {info.shape} has bytes {start} to {end}")
     if data_start + end > size:
         raise _broken(path, f"is truncated: {name} ends at byte {data_start + end} of {size}")
     return info
 
 
 def tensor_info(array: mx.array) -> TensorInfo:
-    """What a header would say of an array."""
+    """Return the dtype and shape of an array, as a header would state them."""
     return TensorInfo(next(name for name, dtype in _MLX_DTYPES.items() if dtype == array.dtype), tuple(array.shape))
 
 
 def dtype_name(dtype: mx.Dtype) -> str:
-    """ "float16", as config.json spells it."""
+    """Return a dtype's name as config.json spells it ("float16")."""
     return str(dtype).removeprefix("mlx.core.")
 
 
 def byte_size(info: TensorInfo) -> int:
+    """Return the size of a tensor's data in bytes."""
     return math.prod(info.shape) * _ITEM_SIZES[info.dtype]
 
 
 def shards(index: Path) -> list[Path]:
-    """The files that an index names; CheckpointError for one that is not there."""
+    """Return the paths of the files that an index names; CheckpointError if the index is not valid."""
     try:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
         return [index.parent / Path(name).name for name in names]

@@ -1,4 +1,4 @@
-"""A Hub id or a local folder becomes a folder of files, with an identity that changes when the files do."""
+"""Locate a Hub id or local folder, with an identity that changes when its files change."""
 
 import re
 from collections.abc import Sequence
@@ -6,33 +6,40 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import huggingface_hub  # its parts as attributes: they are imported on use, and a folder needs none
+import huggingface_hub  # submodules as attributes: huggingface_hub imports them on use, and a local folder needs none
 from huggingface_hub import constants
 from tqdm.auto import tqdm
 
 from mlx_hf_bridge.errors import ArgumentTypeError, RepositoryError
 
-# Everything a model needs besides weights; exports for other runtimes are left on the Hub.
+# Everything a model needs besides weights; exports for other runtimes are not downloaded.
 SMALL_FILES = ("*.json", "*.txt", "*.model", "README.md")
 _LOCAL_KINDS = (".json", ".txt", ".model", ".safetensors", ".bin")
 OTHER_RUNTIMES = ("onnx/*", "openvino/*", "coreml/*", "tf_model*", "flax_model*", "rust_model*")
-# The organisation that bare names belong to, as sentence-transformers resolves them.
+# The organization of bare names, as sentence-transformers resolves them.
 SENTENCE_TRANSFORMERS = "sentence-transformers"
 _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
-_LOCAL_FILES = tuple(f"{place}{kind}" for place in ("*", "*/*") for kind in _LOCAL_KINDS)
+_LOCAL_FILES = tuple(f"{prefix}{kind}" for prefix in ("*", "*/*") for kind in _LOCAL_KINDS)
 
 if TYPE_CHECKING:
-    _Bar = tqdm[Any]  # generic for type checkers alone
+    _Bar = tqdm[Any]  # generic only for type checkers
 else:
     _Bar = tqdm
 
 
 @dataclass(frozen=True)
 class HubOptions:
-    """Where files are taken from, and which: the arguments of transformers' from_pretrained.
+    """Which files to use: arguments of transformers' from_pretrained.
 
-    variant: the word in the weight files' names ("fp16": model.fp16.safetensors). use_safetensors: True = no .bin,
-    False = .bin alone, None = safetensors where they are there.
+    Attributes:
+        revision: Branch, tag or commit; None is the main branch.
+        token: Access token; None or True uses the one that `hf auth login` stored.
+        cache_dir: Folder of the download cache; None is huggingface_hub's.
+        local_files_only: Whether to use only what was downloaded before.
+        force_download: Whether to download again.
+        subfolder: The model's folder within the repo.
+        variant: The word in the weight files' names ("fp16": model.fp16.safetensors).
+        use_safetensors: True refuses .bin files, False uses only them, None prefers safetensors.
     """
 
     revision: str | None = None
@@ -46,7 +53,7 @@ class HubOptions:
 
     @property
     def weight_selection(self) -> dict[str, Any]:
-        """What chooses among a repo's weight files, where anything does."""
+        """The options that choose among a repo's weight files, where they are given."""
         chosen = {"variant": self.variant, "use_safetensors": self.use_safetensors}
         return {key: value for key, value in chosen.items() if value is not None}
 
@@ -55,8 +62,12 @@ class HubOptions:
 class Source:
     """Where a model's files are.
 
-    `identity` is what the converted cache is keyed by: the commit of a Hub repo; the path, sizes and mtimes of a
-    local folder.
+    Attributes:
+        name: The Hub id or folder as given.
+        folder: The folder on this machine.
+        revision: The commit of a Hub repo; None for a local folder.
+        identity: The key of the conversion cache: a Hub repo's commit, or the path, sizes and mtimes of a local folder.
+        options: The options that it was located with.
     """
 
     name: str
@@ -66,7 +77,7 @@ class Source:
     options: HubOptions = field(default_factory=HubOptions)
 
     def fetch(self, patterns: Sequence[str]) -> None:
-        """Bring further files of a Hub repo into its folder; a local folder has what it has."""
+        """Download further files of a Hub repo into its folder; does nothing for a local folder."""
         if self.revision is not None:
             _download(self.name, self.revision, self.options, [_under(self.options.subfolder, p) for p in patterns])
 
@@ -80,7 +91,19 @@ class _TerminalBar(_Bar):
 
 
 def locate(name: str | Path, options: HubOptions) -> Source:
-    """A local folder, else a Hub repo with its small files downloaded -> Source; RepositoryError says what is amiss."""
+    """Locate a local folder, or else a Hub repo, whose small files are downloaded.
+
+    Args:
+        name: A folder, or a Hub id; a bare name may belong to the sentence-transformers organization.
+        options: Which files to use.
+
+    Returns:
+        Where the files are.
+
+    Raises:
+        RepositoryError: If it is neither a folder nor a repo that can be read.
+        ArgumentTypeError: If the name is not text or a path.
+    """
     if not isinstance(name, (str, Path)):
         raise ArgumentTypeError(f"got a {type(name).__name__} for a model, expected a folder or a Hub id as text.")
     path = Path(name).expanduser()
@@ -88,7 +111,7 @@ def locate(name: str | Path, options: HubOptions) -> Source:
         return _local(str(name), path.resolve() / options.subfolder, options)
     if path.is_file() or not _HUB_ID.fullmatch(str(name)):
         raise RepositoryError(
-            f'{str(name)!r} is neither a folder on this machine nor a Hub id ("name" or "organisation/name"). '
+            f'{str(name)!r} is neither a folder on this machine nor a Hub id ("name" or "organization/name"). '
             "Check the path, or give the id of a repo."
         )
     if "/" in str(name):
@@ -97,7 +120,7 @@ def locate(name: str | Path, options: HubOptions) -> Source:
 
 
 def _short(name: str, options: HubOptions) -> Source:
-    """A bare name: an old Hub id without organisation ("bert-base-uncased"), else one of sentence-transformers."""
+    """Locate a bare name: an old Hub id ("bert-base-uncased"), or else a repo of sentence-transformers."""
     try:
         return _hub(name, options)
     except RepositoryError as error:
@@ -159,7 +182,7 @@ def _download(repo_id: str, revision: str | None, options: HubOptions, patterns:
     except (huggingface_hub.errors.LocalEntryNotFoundError, huggingface_hub.errors.OfflineModeIsEnabled) as error:
         raise RepositoryError(
             f"{repo_id!r} (revision {revision or 'main'!r}) is not in the Hub's cache on this machine, and the Hub "
-            "was not asked or not reached. Connect, unset HF_HUB_OFFLINE and local_files_only, or give a folder."
+            "was not contacted or not reached. Connect, unset HF_HUB_OFFLINE and local_files_only, or give a folder."
         ) from error
     except huggingface_hub.errors.HFValidationError as error:
         raise RepositoryError(f"{repo_id!r} is not a valid Hub id ({error}). Check the spelling.") from error

@@ -1,7 +1,7 @@
-"""PyTorch's .bin checkpoints without torch: a zip of raw storages and a pickle that may only describe tensors.
+"""Read PyTorch's .bin checkpoints without torch: a zip of raw storages and a pickle that may only describe tensors.
 
-Layout: torch/serialization.py (`_save`): `<name>/data.pkl` and `<name>/data/<key>`. The unpickler admits
-OrderedDict, torch's tensor rebuilding and storage type names, and nothing else, so no code can run.
+Layout: torch/serialization.py (`_save`): `<name>/data.pkl` and `<name>/data/<key>`. The unpickler allows OrderedDict,
+torch's tensor rebuilding and storage type names, and nothing else, so no code can run.
 """
 
 import math
@@ -29,7 +29,7 @@ _STORAGES = {
     "ByteStorage": ("U8", np.uint8),
     "BoolStorage": ("BOOL", np.bool_),
 }
-# What unpickling foreign bytes may raise (docs.python.org/3/library/pickle.html#pickle.UnpicklingError), and zipfile.
+# What unpickling untrusted bytes may raise (docs.python.org/3/library/pickle.html#pickle.UnpicklingError), and zipfile.
 _UNREADABLE = (
     pickle.UnpicklingError,
     zipfile.BadZipFile,
@@ -61,8 +61,8 @@ class _Tensor:
 
 def _rebuild_tensor(storage: Any, offset: int, shape: Any, stride: Any, *_: Any) -> _Tensor:
     numbers = (offset, *shape, *stride)
-    whole = all(isinstance(number, int) and number >= 0 for number in numbers)
-    if not whole or len(shape) != len(stride) or not isinstance(storage, _Storage):
+    valid = all(isinstance(number, int) and number >= 0 for number in numbers)
+    if not valid or len(shape) != len(stride) or not isinstance(storage, _Storage):
         raise pickle.UnpicklingError(f"a tensor has offset {offset}, shape {shape} and strides {stride}")
     return _Tensor(storage, offset, tuple(shape), tuple(stride))
 
@@ -71,7 +71,7 @@ def _rebuild_parameter(tensor: _Tensor, *_: Any) -> _Tensor:
     return tensor
 
 
-_ADMITTED = {
+_ALLOWED = {
     ("collections", "OrderedDict"): OrderedDict,
     ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
     ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
@@ -81,9 +81,9 @@ _ADMITTED = {
 
 class _TensorUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _ADMITTED:
+        if (module, name) not in _ALLOWED:
             raise pickle.UnpicklingError(f"the pickle asks for {module}.{name}, which describes no tensor")
-        return _ADMITTED[module, name]
+        return _ALLOWED[module, name]
 
     def persistent_load(self, reference: Any) -> _Storage:
         _, kind, key, *_ = reference
@@ -99,7 +99,7 @@ def _named_tensors(found: Any) -> dict[str, _Tensor]:
 
 
 class TorchFile:
-    """One .bin file in torch's zip layout; CheckpointError for anything else."""
+    """One .bin file in torch's zip format; CheckpointError for anything else."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -118,6 +118,7 @@ class TorchFile:
         }
 
     def arrays(self) -> Iterator[tuple[str, mx.array]]:
+        """Yield each tensor by name; no reference is kept, so that memory holds one at a time."""
         with zipfile.ZipFile(self.path) as archive:
             for name in sorted(self._tensors):
                 yield name, self._read(archive, name)

@@ -1,21 +1,20 @@
-"""An MLX model behind the transformers class that its callers expect.
+"""Wrap an MLX model as an instance of the transformers class that its callers expect.
 
-    served = facade(MLXAutoModel.from_pretrained(name, quantization_config="q8"))
-    isinstance(served, transformers.BertModel)  # and served(input_ids) is computed by MLX
+    model = facade(MLXAutoModel.from_pretrained(name, quantization_config="q8"))
+    isinstance(model, transformers.BertModel)  # True, and model(input_ids) is computed by MLX
 
-The result is an instance of a subclass of the family's own transformers class, with that class's name, module, repr,
-signature of `forward` and output classes, for programs that were written for torch: transformers' pipelines,
-sentence-transformers' modules, torch containers.
+The facade is an instance of a subclass of the transformers class, with that class's name, module, repr, signature of
+`forward` and output classes, for programs that were written for torch: transformers' pipelines, sentence-transformers'
+modules, torch containers.
 
 - It holds no weights. Its one parameter has no elements (its `numel()` is the model's) and carries `dtype`; `_apply`,
-  `.half()` and `.to(dtype)` change the dtype of its answers, never what MLX computes with. `device` is always the CPU,
-  whose memory MLX shares, and moving is accepted; answers come on the device of the caller's ids, without a copy where
-  that is the CPU.
+  `.half()` and `.to(dtype)` change the dtype of the outputs, never what MLX computes with. `device` is always the CPU,
+  whose memory MLX shares; moving is accepted. Outputs are on the device of the caller's ids, without a copy on the CPU.
 - `.eval()`, `.compile()`, `.requires_grad_()`, `num_parameters()`, copies (which share the MLX model), pickles and
   spawned workers (which read the converted folder again) work, and `save_pretrained` writes the weights.
 - Anything else (training mode, gradients, hooks, submodules, parameters, state_dict, arguments of `forward` that MLX
-  does not serve) calls `fall_back(reason)`, which returns the torch model; from then on the object *is* that model, its
-  class included. Without `fall_back` it is an UnservedUseError that says so.
+  does not support) calls `fall_back(reason)`, which returns the torch model; from then on the object *is* that model,
+  including its class. Without `fall_back` it raises UnservedUseError.
 
 Importing this package imports torch and transformers.
 """
@@ -45,18 +44,35 @@ def facade(
     fall_back: Callable[[str], PreTrainedModel] | None = None,
     on_call: Callable[[float], None] | None = None,
 ) -> PreTrainedModel:
-    """A loaded MLX model -> an instance of its transformers class, in evaluation mode.
+    """Wrap a loaded MLX model as an instance of its transformers class, in evaluation mode.
 
-    config: what `.config` is to be, as it is given; None = read from the converted folder. hf_class: None = the
-    family's class for the task. dtype: of the answers; None = the dtype that the weights are stored in.
-    fall_back: reason -> the same model on torch, called at most once; must pickle if the facade is to. called: told
-    the seconds of every call.
+    Args:
+        model: A model from MLXAutoModel...from_pretrained.
+        config: The object to use as `.config`; None reads the converted folder's config.json.
+        hf_class: The transformers class; None is the class of the model's family and task.
+        dtype: The dtype of the outputs; None is the dtype that the weights are stored in.
+        fall_back: Called at most once, with the reason as text, to load the same model on torch. It must be picklable
+            if the facade is to be pickled. None means that such uses raise UnservedUseError.
+        on_call: Called after every forward pass with its duration in seconds.
+
+    Returns:
+        The facade, an instance of `hf_class`.
+
+    Example:
+        ```python
+        import torch
+        from mlx_hf_bridge import MLXAutoModel
+        from mlx_hf_bridge.facade import facade
+
+        model = facade(MLXAutoModel.from_pretrained("google-bert/bert-base-uncased"))
+        model(input_ids=torch.tensor([[101, 7592, 102]])).last_hidden_state  # a torch tensor (1, 3, 768)
+        ```
     """
     loaded = model.loaded
     hf_class = hf_class or getattr(transformers, loaded.family.hf_class_name(loaded.task))
     bridge = Bridge(model, dtype or torch_dtype(model.dtype), fall_back, on_call)
-    served: PreTrainedModel = build_facade(hf_class, bridge, config or _stored_config(model, hf_class))
-    return served
+    wrapped: PreTrainedModel = build_facade(hf_class, bridge, config or _stored_config(model, hf_class))
+    return wrapped
 
 
 def _stored_config(model: MLXPreTrainedModel, hf_class: type[Any]) -> PretrainedConfig:

@@ -1,4 +1,4 @@
-"""A facade is made: the subclass of a transformers class, and an instance of it that holds no weights."""
+"""Build facades: the subclass of a transformers class, and an instance of it without weights."""
 
 import copy
 import inspect
@@ -14,8 +14,8 @@ from mlx_hf_bridge.facade.fallback import BRIDGE, Bridge, assign_probe, fall_bac
 from mlx_hf_bridge.facade.forward import forward_for
 from mlx_hf_bridge.facade.model import Facade
 
-# Methods that are right as they are: they read the class and the config alone, or go through what Facade answers.
-_UNTOUCHED = {
+# Methods that work unchanged: they only read the class and the config, or call methods that Facade overrides.
+_INHERITED = {
     "add_model_tags",
     "bfloat16",
     "double",
@@ -33,7 +33,16 @@ _UNTOUCHED = {
 
 
 def build_facade(hf_class: Any, bridge: Bridge, config: PretrainedConfig) -> Any:
-    """A facade in evaluation mode, with the attributes that the transformers class sets and without its weights."""
+    """Build a facade in evaluation mode, with the attributes that the transformers class sets but without its weights.
+
+    Args:
+        hf_class: The transformers class.
+        bridge: The MLX model behind the facade, and how to fall back to torch.
+        config: The object to use as `.config`.
+
+    Returns:
+        The facade, an instance of a subclass of `hf_class`.
+    """
     bridge.shape = _shape(hf_class, config, "pooler" in bridge.model.loaded.model)
     model = object.__new__(_class_for(hf_class))
     nn.Module.__init__(model)
@@ -45,7 +54,7 @@ def build_facade(hf_class: Any, bridge: Bridge, config: PretrainedConfig) -> Any
 
 
 def _shape(hf_class: type[PreTrainedModel], config: PretrainedConfig, pooler: bool) -> PreTrainedModel:
-    """The torch model without memory; drawing weights on the meta device touches no random state."""
+    """Build the torch model on the meta device, which takes no memory and does not advance the random state."""
     takes_pooler = "add_pooling_layer" in inspect.signature(hf_class.__init__).parameters
     with torch.device("meta"):
         return hf_class(config, add_pooling_layer=pooler) if takes_pooler else hf_class(config)
@@ -53,28 +62,28 @@ def _shape(hf_class: type[PreTrainedModel], config: PretrainedConfig, pooler: bo
 
 @cache
 def _class_for(hf_class: Any) -> type[Any]:
-    """The subclass under the name of its parent, which is how pipelines and libraries know a model's task."""
+    """Return the subclass under the name of its parent, by which pipelines and libraries know a model's task."""
     names = (name for name in dir(hf_class) if not name.startswith("_"))
     methods = {name: inspect.getattr_static(hf_class, name) for name in names}
     guarded = {
-        name: _guarded(name, method)
+        name: _guard(name, method)
         for name, method in methods.items()
-        if inspect.isfunction(method) and name not in _UNTOUCHED and name not in Facade.__dict__
+        if inspect.isfunction(method) and name not in _INHERITED and name not in Facade.__dict__
     }
     own = {
         "__module__": hf_class.__module__,
         "__qualname__": hf_class.__qualname__,
         "__doc__": hf_class.__doc__,
-        "__reduce_ex__": _reduced,
-        "__deepcopy__": _copied,
-        "_load_from_state_dict": _guarded("_load_from_state_dict", nn.Module._load_from_state_dict, "load_state_dict"),
+        "__reduce_ex__": _reduce,
+        "__deepcopy__": _copy,
+        "_load_from_state_dict": _guard("_load_from_state_dict", nn.Module._load_from_state_dict, "load_state_dict"),
         "forward": forward_for(hf_class),
     }
     return type(hf_class.__name__, (Facade, hf_class), guarded | own)
 
 
-def _guarded(name: str, method: Callable[..., Any], public: str | None = None) -> Callable[..., Any]:
-    """A method that only torch has; `public` is what a caller knows it by."""
+def _guard(name: str, method: Callable[..., Any], public: str | None = None) -> Callable[..., Any]:
+    """Wrap a method that needs torch so that it falls back first; `public` is the name that callers know it by."""
 
     @wraps(method)
     def guarded(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
@@ -89,8 +98,8 @@ def _hf_class(model: Facade) -> type[PreTrainedModel]:
     return bases[1]
 
 
-def _copied(model: Facade, memo: dict[int, Any]) -> Facade:
-    """A copy that shares the MLX model, which nothing changes."""
+def _copy(model: Facade, memo: dict[int, Any]) -> Facade:
+    """Copy a facade; the copy shares the MLX model, which is never modified."""
     bridge = model.__dict__[BRIDGE]
     config = copy.deepcopy(model.config, memo)
     copied: Facade = build_facade(
@@ -101,14 +110,14 @@ def _copied(model: Facade, memo: dict[int, Any]) -> Facade:
     return copied
 
 
-def _reduced(model: Facade, protocol: Any) -> tuple[Any, ...]:
-    """Pickles and other processes read the converted folder again."""
+def _reduce(model: Facade, protocol: Any) -> tuple[Any, ...]:
+    """Pickle a facade by reference: unpickling reads the converted folder again."""
     bridge = model.__dict__[BRIDGE]
     parts = (bridge.model, bridge.dtype, bridge.fall_back, bridge.on_call)
-    return _remade, (_hf_class(model), parts, model.config, _own_state(model))
+    return _rebuild, (_hf_class(model), parts, model.config, _own_state(model))
 
 
-def _remade(
+def _rebuild(
     hf_class: type[PreTrainedModel], parts: tuple[Any, ...], config: PretrainedConfig, state: dict[str, Any]
 ) -> Facade:
     model: Facade = build_facade(hf_class, Bridge(*parts), config)
@@ -117,7 +126,7 @@ def _remade(
 
 
 def _own_state(model: Facade) -> dict[str, Any]:
-    """What a caller may have changed since the facade was made."""
+    """Return what a caller may have changed since the facade was built."""
     return {
         "attributes": {name: value for name, value in own_attributes(model).items() if name != "config"},
         "training": model.training,

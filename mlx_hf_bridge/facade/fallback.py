@@ -1,4 +1,4 @@
-"""The way from MLX to torch: a facade becomes the torch model that stands behind it."""
+"""Fall back from MLX to torch: a facade becomes the torch model that it stands for."""
 
 import threading
 import weakref
@@ -15,19 +15,24 @@ from mlx_hf_bridge.errors import UnservedUseError
 from mlx_hf_bridge.pretrained.model import MLXPreTrainedModel
 
 BRIDGE = "_mlx_bridge"
-# The one parameter by which containers know the dtype and the device.
+# The name of the one parameter, from which containers read the dtype and the device.
 PROBE = "mlx_dtype"
-_turn = threading.RLock()
+_lock = threading.RLock()
 _owners: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
-# What every torch module has of its own.
-_OF_MODULES = set(nn.Module().__dict__)
+# Attributes that every torch module has.
+_MODULE_ATTRIBUTES = set(nn.Module().__dict__)
 
 
 @dataclass
 class Bridge:
-    """What a facade holds in the place of weights.
+    """What a facade holds instead of weights.
 
-    dtype: of the answers when it was made. shape: the torch model without memory, on the meta device.
+    Attributes:
+        model: The MLX model.
+        dtype: The dtype of the outputs when the facade was built.
+        fall_back: Loads the torch model, given the reason; None if there is no torch model.
+        on_call: Called with the seconds of every forward pass, or None.
+        shape: The torch model on the meta device, without memory.
     """
 
     model: MLXPreTrainedModel
@@ -38,10 +43,14 @@ class Bridge:
 
 
 class Probe(nn.Parameter):
-    """A facade's one parameter: it has no elements, and counts as many as the torch model's have together."""
+    """The one parameter of a facade: it has no elements, and its numel() is that of the whole torch model."""
 
     def numel(self) -> int:
-        """What a container's count of its parameters adds up."""
+        """Return the model's number of parameters, which containers add up.
+
+        Returns:
+            The number of elements.
+        """
         owner = facade_of(self)
         bridge = None if owner is None else get_bridge(owner)
         return super().numel() if bridge is None or bridge.shape is None else bridge.shape.num_parameters()
@@ -50,50 +59,82 @@ class Probe(nn.Parameter):
 
 
 def get_bridge(module: nn.Module) -> Bridge | None:
-    """What stands behind a facade; None for any other module, and for what was a facade."""
+    """Return the bridge of a facade.
+
+    Args:
+        module: Any torch module.
+
+    Returns:
+        The bridge; None if the module is not a facade, or has fallen back to torch.
+    """
     bridge: Bridge | None = module.__dict__.get(BRIDGE)
     return bridge
 
 
 def get_probe(module: nn.Module) -> nn.Parameter:
-    """A facade's one parameter."""
+    """Return a facade's one parameter.
+
+    Args:
+        module: A facade.
+
+    Returns:
+        The parameter.
+    """
     probe = module._parameters[PROBE]
     assert probe is not None
     return probe
 
 
 def assign_probe(module: nn.Module, dtype: torch.dtype, requires_grad: bool) -> None:
-    """Give a facade the parameter that carries its dtype."""
+    """Give a facade the parameter that carries its dtype.
+
+    Args:
+        module: A facade.
+        dtype: The dtype of its outputs.
+        requires_grad: Whether its outputs require gradients.
+    """
     probe = Probe(torch.empty(0, dtype=dtype), requires_grad)
     _owners[probe] = weakref.ref(module)
     module._parameters[PROBE] = probe
 
 
 def facade_of(parameter: nn.Parameter) -> nn.Module | None:
-    """The facade that a parameter is of; None for weights."""
+    """Return the facade that a parameter belongs to.
+
+    Args:
+        parameter: Any torch parameter.
+
+    Returns:
+        The facade; None for ordinary parameters.
+    """
     owner = _owners.get(parameter)
     return owner() if owner else None
 
 
 def fall_back_to_torch(module: nn.Module, reason: str) -> None:
-    """Make a facade the torch model, class and all; nothing happens to other modules.
+    """Turn a facade into its torch model, including its class; nothing happens to other modules.
 
-    reason: what was asked, as the middle of a sentence. UnservedUseError where there is no torch model to become.
+    Args:
+        module: Any torch module.
+        reason: What was requested, as the middle of a sentence ("train() was called").
+
+    Raises:
+        UnservedUseError: If the facade has no torch model to become.
     """
-    with _turn:
+    with _lock:
         bridge = get_bridge(module)
         if bridge is None:
             return
         if bridge.fall_back is None:
             raise UnservedUseError(
-                f"{type(module).__name__} is computed by MLX for inference alone, and {reason}. Load the model with "
+                f"{type(module).__name__} is computed by MLX, for inference only, and {reason}. Load the model with "
                 "transformers on torch for that."
             )
         real = bridge.fall_back(reason)
-        _hand_over(module, bridge, real)
+        _become(module, bridge, real)
 
 
-def _hand_over(module: nn.Module, bridge: Bridge, real: Any) -> None:
+def _become(module: nn.Module, bridge: Bridge, real: Any) -> None:
     probe = get_probe(module)
     if probe.dtype != bridge.dtype:
         real.to(probe.dtype)
@@ -107,16 +148,23 @@ def _hand_over(module: nn.Module, bridge: Bridge, real: Any) -> None:
 
 
 def own_attributes(module: nn.Module) -> dict[str, Any]:
-    """What a caller has set on a facade since it was made."""
+    """Return the attributes that a caller has set on a facade since it was built.
+
+    Args:
+        module: A facade.
+
+    Returns:
+        Attribute name to value.
+    """
     bridge = get_bridge(module)
     initial = bridge.shape.__dict__ if bridge and bridge.shape else {}
-    known = {*_OF_MODULES, BRIDGE}
+    known = {*_MODULE_ATTRIBUTES, BRIDGE}
     found = {name: value for name, value in module.__dict__.items() if name not in known}
     return {name: value for name, value in found.items() if name not in initial or value is not initial[name]}
 
 
 def _share_config(real: PreTrainedModel, config: Any) -> None:
-    """The config that the caller holds, and may have changed, in every submodule that read the loaded one."""
+    """Give every submodule that holds the loaded config the caller's config, which may have been changed."""
     loaded = real.config
     for module in real.modules():
         if module.__dict__.get("config") is loaded:

@@ -1,4 +1,4 @@
-"""Answers of MLX that stand in torch's graph: a gradient that is asked for later is computed by the torch model."""
+"""MLX outputs as part of torch's graph: a gradient that is requested later is computed by the torch model."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -7,27 +7,45 @@ import torch
 
 
 class DeferredGradient(torch.autograd.Function):
-    """Tensors that need a gradient although nothing was recorded; backward calls the torch model on the same inputs."""
+    """Outputs that require a gradient although no operations were recorded; backward runs the torch model."""
 
     @staticmethod
     def forward(
         ctx: Any,
         probe: torch.Tensor,
         compute: Callable[[], tuple[torch.Tensor, ...]],
-        again: Callable[[], Sequence[torch.Tensor]],
+        compute_on_torch: Callable[[], Sequence[torch.Tensor]],
     ) -> tuple[torch.Tensor, ...]:
-        """probe: a leaf that needs a gradient. compute, again: the answers of MLX and of torch, in the same order."""
-        ctx.again = again
+        """Compute the outputs on MLX.
+
+        Args:
+            ctx: torch's context.
+            probe: A leaf tensor that requires a gradient, so that the outputs do too.
+            compute: Computes the outputs on MLX.
+            compute_on_torch: Computes the same outputs, in that order, with the torch model.
+
+        Returns:
+            The outputs of MLX.
+        """
+        ctx.compute_on_torch = compute_on_torch
         ctx.set_materialize_grads(False)
         return compute()
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor | None) -> tuple[None, None, None]:
-        """The gradients go into the torch model's own parameters."""
+        """Run the torch model on the same inputs, and propagate the gradients to its parameters.
+
+        Args:
+            ctx: torch's context.
+            *gradients: The gradient of each output, or None.
+
+        Returns:
+            None for each argument of `forward`.
+        """
         with torch.enable_grad():
-            answers = ctx.again()
+            outputs = ctx.compute_on_torch()
         pairs = [
-            (answer, gradient) for answer, gradient in zip(answers, gradients, strict=True) if gradient is not None
+            (output, gradient) for output, gradient in zip(outputs, gradients, strict=True) if gradient is not None
         ]
-        torch.autograd.backward([answer for answer, _ in pairs], [gradient for _, gradient in pairs])
+        torch.autograd.backward([output for output, _ in pairs], [gradient for _, gradient in pairs])
         return None, None, None

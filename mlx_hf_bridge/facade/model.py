@@ -1,4 +1,4 @@
-"""What a facade answers itself; the rest of its transformers class is guarded in making.py."""
+"""The methods that a facade implements itself; those that need torch are wrapped in construction.py."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -14,17 +14,24 @@ from mlx_hf_bridge.pretrained.model import MLXPreTrainedModel
 
 
 def torch_dtype(dtype: mx.Dtype) -> torch.dtype:
-    """mx.float16 -> torch.float16."""
+    """Convert a dtype of MLX to torch's.
+
+    Args:
+        dtype: The dtype, such as mx.float16.
+
+    Returns:
+        The dtype of that name.
+    """
     named: torch.dtype = getattr(torch, str(dtype).rpartition(".")[2])
     return named
 
 
 class Facade(nn.Module):
-    """The part of a facade's class that stands before its transformers class."""
+    """The base class that comes before the transformers class in every facade's class."""
 
     @property
     def mlx_model(self) -> MLXPreTrainedModel:
-        """The MLX model that computes the answers."""
+        """The MLX model that computes the outputs."""
         model: MLXPreTrainedModel = self.__dict__[BRIDGE].model
         return model
 
@@ -35,20 +42,39 @@ class Facade(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The dtype of the answers."""
+        """The dtype of the outputs."""
         return get_probe(self).dtype
 
     def to(self, *args: Any, **kwargs: Any) -> Self:
-        """A dtype changes that of the answers; a device is accepted and changes nothing."""
+        """Change the dtype of the outputs if a dtype is given; a device is accepted and changes nothing.
+
+        Args:
+            *args: A device, a dtype, or both, as for torch.nn.Module.to.
+            **kwargs: torch's arguments by name.
+
+        Returns:
+            The model itself.
+        """
         dtype = torch._C._nn._parse_to(*args, **kwargs)[1]
         return self if dtype is None else self._apply(lambda tensor: tensor.to(dtype))
 
     def cpu(self) -> Self:
-        """The model as it is, as for every device."""
+        """Return the model unchanged: MLX's memory is shared with the CPU.
+
+        Returns:
+            The model itself.
+        """
         return self
 
     def cuda(self, device: Any = None) -> Self:
-        """The model as it is, as for every device."""
+        """Return the model unchanged: it stays on MLX's own device.
+
+        Args:
+            device: Not used.
+
+        Returns:
+            The model itself.
+        """
         return self
 
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
@@ -58,7 +84,16 @@ class Facade(nn.Module):
         return self
 
     def train(self, mode: bool = True) -> Self:
-        """Training belongs to torch; without a torch model to become, forward refuses to run in training mode."""
+        """Fall back to torch for training, or set evaluation mode.
+
+        Without a torch model to become, training mode is set, and forward refuses to run in it.
+
+        Args:
+            mode: Whether to train.
+
+        Returns:
+            The model itself.
+        """
         bridge = get_bridge(self)
         if mode and bridge and bridge.fall_back:
             fall_back_to_torch(self, "train() was called")
@@ -67,25 +102,60 @@ class Facade(nn.Module):
         return self
 
     def requires_grad_(self, requires_grad: bool = True) -> Self:
-        """Whether answers ask for a gradient where gradients are enabled."""
+        """Set whether outputs require a gradient where gradients are enabled.
+
+        Args:
+            requires_grad: Whether they do.
+
+        Returns:
+            The model itself.
+        """
         get_probe(self).requires_grad_(requires_grad)
         return self
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """There are none yet."""
+        """Do nothing: a facade holds no gradients.
+
+        Args:
+            set_to_none: Not used.
+        """
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
-        """MLX's kernels are compiled already."""
+        """Do nothing: MLX compiles its own kernels.
+
+        Args:
+            *args: Not used.
+            **kwargs: Not used.
+        """
 
     def num_parameters(self, *args: Any, **kwargs: Any) -> int:
-        """The torch model's, read from its shape."""
+        """Return the number of parameters of the torch model.
+
+        Args:
+            *args: Arguments of PreTrainedModel.num_parameters.
+            **kwargs: Its arguments by name.
+
+        Returns:
+            The number of parameters.
+        """
         number: int = self.__dict__[BRIDGE].shape.num_parameters(*args, **kwargs)
         return number
 
     def named_modules(self, memo: Any = None, prefix: str = "", remove_duplicate: bool = True) -> Any:
-        """A container that asks its parts sees one module; who asks this one wants submodules, which torch has."""
+        """Yield the facade itself to a container that lists its modules; fall back to torch for a direct call.
+
+        A direct call asks for submodules, which only the torch model has.
+
+        Args:
+            memo: The modules that a container has seen; None for a direct call.
+            prefix: The facade's name within the container.
+            remove_duplicate: As in torch.nn.Module.
+
+        Returns:
+            An iterator over names and modules.
+        """
         if memo is None:
-            fall_back_to_torch(self, "its submodules were asked for")
+            fall_back_to_torch(self, "its submodules were requested")
             return self.named_modules(memo, prefix, remove_duplicate)
         if self in memo:
             return iter(())
@@ -93,7 +163,17 @@ class Facade(nn.Module):
         return iter([(prefix, self)])
 
     def save_pretrained(self, save_directory: str | Path, **options: Any) -> None:
-        """A checkpoint of what was loaded: config.json and the weights, packed ones in MLX's storage."""
+        """Save config.json and the weights that were loaded; quantized weights in MLX's format.
+
+        Falls back to torch for options that need it.
+
+        Args:
+            save_directory: The folder; created if needed.
+            **options: Arguments of PreTrainedModel.save_pretrained.
+
+        Raises:
+            RepositoryError: If the path is a file.
+        """
         if save(self, Path(save_directory), options):
             return
         fall_back_to_torch(
@@ -107,7 +187,7 @@ class Facade(nn.Module):
         bridge = get_bridge(self)
         if bridge is None or bridge.shape is None or not hasattr(bridge.shape, name):
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        fall_back_to_torch(self, f"its attribute {name!r} was asked for")
+        fall_back_to_torch(self, f"its attribute {name!r} was requested")
         return getattr(self, name)
 
     def __setattr__(self, name: str, value: Any) -> None:

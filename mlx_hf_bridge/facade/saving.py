@@ -1,4 +1,4 @@
-"""A facade is saved: the weights that it was loaded with, never the empty module that torch sees."""
+"""Save a facade: the weights that it was loaded with, not the empty module that torch sees."""
 
 import json
 import shutil
@@ -10,20 +10,31 @@ from mlx_hf_bridge.checkpoints.repo_files import PACKING_KEYS, write_json
 from mlx_hf_bridge.errors import RepositoryError
 from mlx_hf_bridge.facade.fallback import BRIDGE
 
-# Options of transformers' save_pretrained that change nothing here: safetensors is what is written.
-_WITHOUT_EFFECT = {"safe_serialization": (True, None), "is_main_process": (True,), "push_to_hub": (False,)}
+# Options of transformers' save_pretrained, with the values that change nothing here.
+_NO_EFFECT = {"safe_serialization": (True, None), "is_main_process": (True,), "push_to_hub": (False,)}
 
 
 def save(model: Any, folder: Path, options: dict[str, Any]) -> bool:
-    """Write config.json and the weights as the converted folder has them; False = torch is needed for what is asked.
+    """Write config.json and the weights as they are in the converted folder, unless torch is needed for that.
 
-    Float weights load in transformers; packed ones here and in MLX tools. A facade that can become the torch model
-    saves that one's weights where its own are packed. RepositoryError for a path that is a file.
+    Float weights load in transformers; quantized weights load here and in MLX tools. A facade of a quantized model that
+    can fall back to torch saves the torch model's float weights instead.
+
+    Args:
+        model: The facade.
+        folder: The folder; created if needed.
+        options: Arguments of PreTrainedModel.save_pretrained.
+
+    Returns:
+        Whether it was written; False means that torch is needed.
+
+    Raises:
+        RepositoryError: If the path is a file.
     """
     bridge = model.__dict__[BRIDGE]
-    unserved = [name for name, value in options.items() if value not in _WITHOUT_EFFECT.get(name, ())]
+    unsupported = [name for name, value in options.items() if value not in _NO_EFFECT.get(name, ())]
     packed = bridge.model.quantization_config is not None
-    if unserved or model.dtype != bridge.dtype or (packed and bridge.fall_back):
+    if unsupported or model.dtype != bridge.dtype or (packed and bridge.fall_back):
         return False
     if folder.is_file():
         raise RepositoryError(f"{folder} is a file, expected a folder to save into. Give another path.")

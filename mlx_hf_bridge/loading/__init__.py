@@ -1,1 +1,1 @@
-"""A repo id becomes a ready module; load.py reads as the flow."""
+"""From a repo id to a module that is ready to run; load.py has the steps in order."""

@@ -1,6 +1,6 @@
-"""A repo id or folder becomes a ready module: files, config, tensors, module, packed, from a converted folder.
+"""Load a repo or folder as a module that is ready to run: files, config, conversion, module and weights.
 
-Reads as the flow; every step is in its own file.
+`load` has the sequence of steps; each step is in its own file.
 """
 
 import logging
@@ -48,7 +48,20 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model that is ready to run, and the converted folder that it was read from."""
+    """A model that is ready to run, with what is known about it.
+
+    Attributes:
+        model: The MLX module.
+        family: The implementation of its model_type.
+        config: The config that the module was built from.
+        raw_config: The content of config.json, with overrides.
+        folder: The converted folder that the weights were read from.
+        task: The task of its head, or "feature-extraction" for the encoder without a head.
+        dtype: The dtype in which weights that are not quantized are stored.
+        recipe: The quantization; None if there is none.
+        source: Where the original files are.
+        report: Names of tensors that are missing, unexpected or mismatched.
+    """
 
     model: Model | TracedModel
     family: Family
@@ -66,9 +79,12 @@ class LoadedModel:
 class Changes:
     """What a caller wants otherwise than the checkpoint's files say.
 
-    config: an object, dict or path in the place of config.json. adapter: the place of one that is to be merged.
-    overrides: keys put over the config. anew: draw at random what is missing of a head, or of another shape than the
-    config says.
+    Attributes:
+        config: A config object, dict or path that replaces config.json; None keeps it.
+        adapter: Path and Hub options of a LoRA adapter to merge; None for none.
+        overrides: Keys that override those of the config.
+        ignore_mismatched_sizes: Whether to initialize at random what is missing of a head, or has another shape than
+            the config says.
     """
 
     config: ConfigLike = None
@@ -92,10 +108,33 @@ def load(
     changes: Changes = NO_CHANGES,
     trace: str = "auto",
 ) -> LoadedModel:
-    """The whole flow; `task` is one of the family's heads, or "feature-extraction" for the bare encoder.
+    """Load a model, converting its checkpoint into the local cache if that was not done yet.
 
-    trace: "auto" makes a graph of transformers' module where the model_type has no file here, "never" none, "always"
-    one of any.
+    Args:
+        name: A Hub id, a folder, or a Source that was located before.
+        task: One of the family's heads ("fill-mask", "text-classification", ...), or "feature-extraction" for the
+            encoder without a head.
+        quantization_config: A recipe's name ("q8", "q4", ...), a dict or an MLXQuantizationConfig; None keeps the
+            weights as they are.
+        dtype: The dtype to store weights in: a name, or a dtype of mx, torch or numpy; "auto" is the checkpoint's own.
+        options: Which files of the Hub to use; None is the main branch with defaults.
+        pooler: Whether to load the pooler, if the checkpoint has one.
+        show_progress: Whether to show a progress bar during conversion.
+        changes: What to change of the checkpoint's config or weights.
+        trace: "auto" traces transformers' module if the model_type is not implemented here, "never" refuses such a
+            model, "always" traces any.
+
+    Returns:
+        The model, its weights evaluated.
+
+    Raises:
+        RepositoryError: If a repo, folder or file is not found.
+        CheckpointError: If a weight file is broken or truncated.
+        ConfigError: If config.json, `changes` or `dtype` has an unsupported value.
+        WeightsError: If tensors are missing, unexpected or of another shape than the config says.
+        UnsupportedModelError: If the model_type or its head is not implemented.
+        QuantizationError: If the recipe is unknown, or contradicts how the weights are already quantized.
+        ArgumentTypeError: If a traced model is to be changed, or a value has a wrong type.
     """
     recipe, stored = recipe_from(quantization_config), parse_dtype(dtype)
     source = name if isinstance(name, Source) else locate(name, options or HubOptions())
@@ -106,7 +145,7 @@ def load(
     config = _changed_config(checkpoint, changes)
     tolerance = Tolerance(changes.ignore_mismatched_sizes, allow_unexpected=config is not checkpoint.config)
     if checkpoint.adapter is None and (checkpoint.is_converted or read_packing(checkpoint.config)):
-        _check_asked(checkpoint, recipe, stored)
+        _check_converted(checkpoint, recipe, stored)
     else:
         checkpoint = _converted(_reconfigured(checkpoint, config), task, recipe, stored, tolerance, show_progress)
     return run(lambda: load_converted(checkpoint, config, task, pooler, tolerance, source))
@@ -121,15 +160,15 @@ def _load_traced(
     changes: Changes,
     show_progress: bool,
 ) -> LoadedModel:
-    """The flow of a checkpoint without a family: traced where it is not yet."""
+    """Load a model that runs as a traced graph, tracing it if its converted folder does not exist yet."""
     if changes != NO_CHANGES or checkpoint.adapter is not None:
         raise ArgumentTypeError(
-            f"{checkpoint.source.name} is traced as it is, and got another config, keys of it or an adapter. Leave "
-            "them out, or save the changed model with transformers and give that folder."
+            f"{checkpoint.source.name} is a traced model, which takes no other config, config keys or adapter. Omit "
+            "them, or save the changed model with transformers and load that folder."
         )
     source = checkpoint.source
     if checkpoint.is_converted:
-        _check_asked(checkpoint, recipe, dtype)
+        _check_converted(checkpoint, recipe, dtype)
     else:
 
         def convert(folder: Path) -> None:
@@ -142,7 +181,7 @@ def _load_traced(
 
 
 def _changed_config(checkpoint: Checkpoint, changes: Changes) -> dict[str, Any]:
-    """The checkpoint's own config, the same object, where nothing changes it."""
+    """Return the config with the changes; the checkpoint's own object if there are none."""
     if changes.config is None and not changes.overrides:
         return checkpoint.config
     raw = checkpoint.config if changes.config is None else load_config(changes.config)
@@ -150,7 +189,7 @@ def _changed_config(checkpoint: Checkpoint, changes: Changes) -> dict[str, Any]:
 
 
 def _reconfigured(checkpoint: Checkpoint, config: dict[str, Any]) -> Checkpoint:
-    """The checkpoint as another one, where the config that is asked for makes other weights of it."""
+    """Give the checkpoint another identity in the cache if the requested config changes its weights."""
     if config is checkpoint.config or not (found := weight_differences(family_for(config), checkpoint.config, config)):
         return checkpoint
     source = replace(checkpoint.source, identity={**checkpoint.source.identity, "config": found})
@@ -175,10 +214,22 @@ def _converted(
 
 
 def load_converted(
-    checkpoint: Checkpoint, asked: dict[str, Any], task: str, pooler: bool, tolerance: Tolerance, source: Source
+    checkpoint: Checkpoint, requested: dict[str, Any], task: str, pooler: bool, tolerance: Tolerance, source: Source
 ) -> LoadedModel:
-    """A folder in the one format, under the config that is asked for -> the module, weights read and evaluated."""
-    raw = _as_stored(asked, checkpoint.config)
+    """Build the module of a converted folder and read its weights.
+
+    Args:
+        checkpoint: The converted folder.
+        asked: The requested config, with overrides.
+        task: The task of the head, or "feature-extraction".
+        pooler: Whether to load the pooler, if there is one.
+        tolerance: Which mismatches of names and shapes are allowed.
+        source: Where the original files are.
+
+    Returns:
+        The model, its weights evaluated.
+    """
+    raw = _as_stored(requested, checkpoint.config)
     family = family_for(raw)
     config = family.config.from_json(raw)
     packing = read_packing(checkpoint.config)
@@ -187,11 +238,11 @@ def load_converted(
     tensor_infos = {name: info for file in files for name, info in file.tensor_infos.items()}
     targets = resolve_names(names, tensor_infos, where)
     stored = _stored_dtype(tensor_infos, targets)
-    has_pooler = any(place.path and place.path.startswith("pooler.") for place in targets.values())
+    has_pooler = any(target.path and target.path.startswith("pooler.") for target in targets.values())
     model = build_model(family, config, task, pooler=pooler and has_pooler)
     quantize_modules(model, names, targets, packing)
     fit = check_fit(names, targets, tensor_infos, model, where, tolerance)
-    read = {name: place for name, place in targets.items() if place.path and name not in fit.unread}
+    read = {name: target for name, target in targets.items() if target.path and name not in fit.unread}
     computed = activation_dtype(stored)
     if computed == mx.float16 and config.exceeds_float16:
         computed = mx.float32
@@ -210,12 +261,25 @@ def load_converted(
 
 
 def load_traced(checkpoint: Checkpoint, task: str, pooler: bool, source: Source) -> LoadedModel:
-    """A folder with a graph -> the module; UnsupportedModelError for a graph of another task."""
+    """Build the module of a converted folder that holds a traced graph.
+
+    Args:
+        checkpoint: The converted folder.
+        task: The requested task.
+        pooler: Whether to return the pooler's output, if there is one.
+        source: Where the original files are.
+
+    Returns:
+        The model, its weights evaluated.
+
+    Raises:
+        UnsupportedModelError: If the graph was traced for another task.
+    """
     graph = read_graph(checkpoint.folder)
     if graph.facts.task != task:
         raise UnsupportedModelError(
             f"{source.name} holds the graph of {graph.facts.model_class}, for {graph.facts.task!r}, and {task!r} was "
-            "asked; a graph answers one task. Convert the original checkpoint for this one."
+            "requested; a graph is for one task. Convert the original checkpoint for this task."
         )
     stored, folder = stored_dtype(checkpoint), checkpoint.folder
     model = read_model(checkpoint, graph, activation_dtype(stored), pooler)
@@ -224,55 +288,63 @@ def load_traced(checkpoint: Checkpoint, task: str, pooler: bool, source: Source)
     return LoadedModel(model, family, config, checkpoint.config, folder, task, stored, recipe, source, LoadReport())
 
 
-def _as_stored(asked: dict[str, Any], stored: Mapping[str, Any]) -> dict[str, Any]:
-    """The config that is asked for, with what the folder says of its dtype and packing."""
-    kept = {key: value for key, value in asked.items() if key not in STORAGE_KEYS}
+def _as_stored(requested: dict[str, Any], stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the requested config, with the dtype and quantization of the folder."""
+    kept = {key: value for key, value in requested.items() if key not in STORAGE_KEYS}
     return kept | {key: value for key, value in stored.items() if key in STORAGE_KEYS}
 
 
 def _unused(targets: Mapping[str, TensorTarget], model: Model) -> list[str]:
-    """Tensors of other heads, and of a pooler that this model does without."""
+    """Return the names of tensors of other heads, and of a pooler that is not loaded."""
     without = "pooler" not in model
     return [
         name
-        for name, place in targets.items()
-        if (place.path is None and not place.is_base) or (without and place.path and place.path.startswith("pooler."))
+        for name, target in targets.items()
+        if (target.path is None and not target.is_base)
+        or (without and target.path and target.path.startswith("pooler."))
     ]
 
 
 def _left_out(checkpoint: Checkpoint) -> list[str]:
-    """What the conversion left out, since the config had no place for it."""
+    """Return the names of tensors that the conversion dropped, since the model has no parameter for them."""
     metadata = checkpoint.folder / METADATA_FILE
     return list(read_json(metadata).get("left_out", [])) if metadata.is_file() else []
 
 
 def _arrays(files: list[WeightFile], read: dict[str, TensorTarget], dtype: mx.Dtype) -> dict[str, mx.array]:
-    """The tensors that the model computes with, float ones in `dtype`."""
-    return {name: _widened(array, read[name], dtype) for file in files for name, array in file.arrays() if name in read}
+    """Read the tensors that the model uses, float ones in `dtype`."""
+    return {
+        name: _to_compute_dtype(array, read[name], dtype)
+        for file in files
+        for name, array in file.arrays()
+        if name in read
+    }
 
 
 def _stored_dtype(tensor_infos: dict[str, TensorInfo], targets: dict[str, TensorTarget]) -> mx.Dtype:
-    """The dtype of the tensors that are not packed: the commonest."""
+    """Return the most common dtype of the tensors that are not quantized."""
     dtypes = [
-        tensor_infos[name].mlx_dtype for name, place in targets.items() if tensor_infos[name].is_float and place.is_base
+        tensor_infos[name].mlx_dtype
+        for name, target in targets.items()
+        if tensor_infos[name].is_float and target.is_base
     ]
     return max((mx.float32, mx.float16, mx.bfloat16), key=dtypes.count)
 
 
-def _widened(array: mx.array, place: TensorTarget, dtype: mx.Dtype) -> mx.array:
-    """Float weights in the dtype that is computed in; packed codes and their scales as they are."""
-    keep = place.leaf in ("scales", "biases", *KEEP_FILE_DTYPE) or not mx.issubdtype(array.dtype, mx.floating)
+def _to_compute_dtype(array: mx.array, target: TensorTarget, dtype: mx.Dtype) -> mx.array:
+    """Cast float weights to the dtype of the computation; quantized values and their scales stay as they are."""
+    keep = target.leaf in ("scales", "biases", *KEEP_FILE_DTYPE) or not mx.issubdtype(array.dtype, mx.floating)
     return array if keep else array.astype(dtype)
 
 
-def _check_asked(checkpoint: Checkpoint, recipe: MLXQuantizationConfig | None, dtype: mx.Dtype | None) -> None:
-    """A converted folder has what it has; asking for anything else is an error."""
+def _check_converted(checkpoint: Checkpoint, recipe: MLXQuantizationConfig | None, dtype: mx.Dtype | None) -> None:
+    """Check that a folder converted before has the requested recipe and dtype."""
     if recipe is not None:
         metadata = checkpoint.folder / METADATA_FILE
         noted = read_json(metadata).get("recipe") if metadata.is_file() else None
         check_same_recipe(read_packing(checkpoint.config), noted, recipe, checkpoint.source.name)
     if dtype is not None and checkpoint.config.get("dtype") not in (None, dtype_name(dtype)):
         raise ConfigError(
-            f"{checkpoint.source.name} is already converted to {checkpoint.config['dtype']}, and {dtype} was asked. "
-            "Leave dtype out, or convert the original checkpoint."
+            f"{checkpoint.source.name} is already converted to {checkpoint.config['dtype']}, and {dtype} was "
+            "requested. Omit dtype, or convert the original checkpoint."
         )

@@ -1,3 +1,3 @@
-"""Deprecated place of `export_metal`, which moved to `mlx_hf_bridge.conversion.metal_export`."""
+"""Deprecated module for `export_metal`, which moved to `mlx_hf_bridge.conversion.metal_export`."""
 
 from mlx_hf_bridge.conversion.metal_export import export_metal as export_metal

@@ -1,4 +1,4 @@
-"""What a caller says of the config, put over the file's as transformers' config classes do.
+"""Override keys of a model's config, as transformers' config classes do.
 
 Reference: transformers/configuration_utils.py (from_dict, num_labels).
 """
@@ -13,28 +13,28 @@ from mlx_hf_bridge.architecture.family import Family
 from mlx_hf_bridge.checkpoints.checkpoint import CONFIG_FILE, read_json
 from mlx_hf_bridge.errors import ArgumentTypeError, ConfigError
 
-# PreTrainedConfig's own keys, which a config.json leaves out where they have their defaults.
+# Keys of PreTrainedConfig itself, which a config.json omits if they have their defaults.
 _GENERAL = (
     *("output_attentions", "output_hidden_states", "return_dict", "problem_type", "id2label", "label2id", "num_labels"),
     *("architectures", "name_or_path", "tie_word_embeddings", "use_cache", "chunk_size_feed_forward", "is_decoder"),
     *("add_cross_attention", "is_encoder_decoder", "bos_token_id", "eos_token_id", "sep_token_id", "pad_token_id"),
     *("finetuning_task", "task_specific_params", "tokenizer_class"),
 )
-# Read in training alone; families name them differently, and files of older versions lack some.
+# Read only in training; families name them differently, and files of older versions lack some.
 _TRAINING = (
     *("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout", "classifier_dropout_prob"),
     *("dropout", "attention_dropout", "hidden_dropout", "activation_dropout", "embedding_dropout", "mlp_dropout"),
     *("seq_classif_dropout", "qa_dropout", "dropout_rate", "summary_last_dropout", "layerdrop", "encoder_layerdrop"),
     *("initializer_range", "initializer_factor", "initializer_cutoff_factor", "gradient_checkpointing"),
 )
-# Labels name answers: they choose no weights but the width of a head, which is checked when it is read.
+# Labels change no weights but the width of a head, which is checked when its weights are read.
 _LABELS = ("id2label", "label2id", "problem_type")
 
 ConfigLike = Mapping[str, Any] | str | Path | Any
 
 
 def load_config(given: ConfigLike) -> dict[str, Any]:
-    """A config object of either library, a dict, a config.json or its folder -> its content."""
+    """Return the content of a config, given as an object of either library, a dict, a config.json or its folder."""
     if isinstance(given, (str, Path)):
         path = Path(given).expanduser()
         return _object(read_json(path / CONFIG_FILE if path.is_dir() else path), str(given))
@@ -49,24 +49,34 @@ def load_config(given: ConfigLike) -> dict[str, Any]:
 
 def _object(content: Any, where: str) -> dict[str, Any]:
     if not isinstance(content, dict):
-        raise ConfigError(f"{where} is not a JSON object. Take the config.json of the original checkpoint.")
+        raise ConfigError(f"{where} is not a JSON object. Use the config.json of the original checkpoint.")
     return content
 
 
 def _is_config_key(name: str, raw: Mapping[str, Any], family: Family) -> bool:
-    """Whether transformers' config class has an attribute of this name, so that from_pretrained sets it."""
+    """Return whether transformers' config class has an attribute of this name, which from_pretrained would set."""
     return name in raw or name in _GENERAL or name in _TRAINING or name in _spellings(family.config)
 
 
 def override_config(raw: Mapping[str, Any], overrides: Mapping[str, Any], family: Family) -> dict[str, Any]:
-    """The config with `overrides` put over it; another number of labels names them anew, as transformers does.
+    """Return the config with `overrides` applied; another num_labels renames the labels, as in transformers.
 
-    ArgumentTypeError for a key that the model's config does not have.
+    Args:
+        raw: The content of config.json.
+        overrides: Keys and values, under HF's general names or those of the file.
+        family: The implementation of the model_type.
+
+    Returns:
+        A new dict.
+
+    Raises:
+        ArgumentTypeError: If the model's config has no such key.
+        ConfigError: If num_labels and id2label contradict each other.
     """
     if unknown := sorted(name for name in overrides if not _is_config_key(name, raw, family)):
         raise ArgumentTypeError(
-            f"from_pretrained() got {', '.join(unknown)}, which it does not take, and which is no key of a "
-            f"{family.model_type!r} config either. Leave it out; for quantised weights pass quantization_config."
+            f"from_pretrained() got {', '.join(unknown)}, which is neither an argument nor a key of a "
+            f"{family.model_type!r} config. Omit it; for quantized weights pass quantization_config."
         )
     spelled, changed = _spellings(family.config), dict(raw)
     if (count := overrides.get("num_labels")) is not None and count != _count(raw.get("id2label")):
@@ -80,28 +90,36 @@ def override_config(raw: Mapping[str, Any], overrides: Mapping[str, Any], family
 
 
 def _count(labels: Any) -> int:
-    """How many labels an id2label has; without one there are two, as in transformers."""
+    """Return the number of labels of an id2label; 2 without one, as in transformers."""
     return len(labels) if isinstance(labels, Mapping) else 2
 
 
 def _numbered_labels(count: Any) -> dict[str, Any]:
     if type(count) is not int or count < 1:
-        raise ConfigError(f"num_labels={count!r}, expected a whole number of 1 or more.")
+        raise ConfigError(f"num_labels={count!r}, expected an integer of 1 or more.")
     names = {number: f"LABEL_{number}" for number in range(count)}
     return {"id2label": names, "label2id": {name: number for number, name in names.items()}}
 
 
-def weight_differences(family: Family, file: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, str]:
-    """Field -> value asked, of what changes the weights that a conversion keeps; labels are applied at every load.
+def weight_differences(family: Family, file: Mapping[str, Any], requested: Mapping[str, Any]) -> dict[str, str]:
+    """Return the config fields that change the converted weights, with the requested values.
 
-    Empty when nothing differs, so that the conversion of the file's own config serves. Every field, where the file's
-    config is not there or cannot be used.
+    Labels do not count: they are applied at every load.
+
+    Args:
+        family: The implementation of the model_type.
+        file: The checkpoint's own config.
+        asked: The requested config.
+
+    Returns:
+        Field name to value. Empty if the conversion with the file's own config can be used; every field if the file's
+        config is missing or invalid.
     """
-    wanted = family.config.from_json(asked)
+    wanted = family.config.from_json(requested)
     own = _usable(family, file)
     names = [spec.name for spec in fields(wanted) if spec.name not in _LABELS]
     found = {name: repr(getattr(wanted, name)) for name in names if own is None or _differs(wanted, own, name)}
-    if (dtype := _dtype(asked)) != _dtype(file):
+    if (dtype := _dtype(requested)) != _dtype(file):
         found["dtype"] = repr(dtype)
     return found
 
@@ -123,5 +141,5 @@ def _dtype(raw: Mapping[str, Any]) -> str | None:
 
 
 def _spellings(config: type[EncoderConfig]) -> dict[str, str]:
-    """HF's general names of a family's keys -> those of its file ("hidden_size" -> "dim")."""
+    """Return HF's general names of config keys, with the names in the file ("hidden_size": "dim")."""
     return {spec.name: config.attribute_map.get(spec.name, spec.name) for spec in fields(config) if spec.init}

@@ -1,4 +1,4 @@
-"""What of a checkpoint the model did not take, and what it had to do without: transformers' load report.
+"""The load report: which tensors of a checkpoint were missing, unexpected or mismatched.
 
 Reference: transformers/utils/loading_report.py.
 """
@@ -14,22 +14,28 @@ logger = logging.getLogger(__name__)
 
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.|$)")
 _NOTES = {
-    "UNEXPECTED": "the checkpoint has it and this model does not compute with it; fine for another task's head.",
-    "MISSING": "the checkpoint lacks it. Without a pooler's, pooler_output is absent; A HEAD'S IS DRAWN AT RANDOM.",
-    "MISMATCH": "it has another shape than the config says, so it was drawn AT RANDOM: the answers are chance.",
+    "UNEXPECTED": "the checkpoint has it and this model does not use it; fine for the head of another task.",
+    "MISSING": "the checkpoint lacks it. A pooler's: no pooler_output. A HEAD'S: INITIALIZED AT RANDOM.",
+    "MISMATCH": "its shape differs from the config's, so it was initialized AT RANDOM: results are meaningless.",
 }
 
 
 @dataclass(frozen=True)
 class LoadReport:
-    """Names as the checkpoint has them. mismatched_keys: (name, shape in the file, shape in the model)."""
+    """Names of tensors, as the checkpoint spells them.
+
+    Attributes:
+        missing_keys: Tensors that the model needs and the checkpoint lacks.
+        unexpected_keys: Tensors of the checkpoint that the model does not use.
+        mismatched_keys: (name, shape in the file, shape in the model).
+    """
 
     missing_keys: frozenset[str] = frozenset()
     unexpected_keys: frozenset[str] = frozenset()
     mismatched_keys: frozenset[tuple[str, tuple[int, ...], tuple[int, ...]]] = frozenset()
 
     def to_dict(self) -> dict[str, Any]:
-        """What output_loading_info=True gives: three sets and a list."""
+        """Return the report as output_loading_info=True gives it: three sets and a list."""
         return {
             "missing_keys": set(self.missing_keys),
             "unexpected_keys": set(self.unexpected_keys),
@@ -38,7 +44,7 @@ class LoadReport:
         }
 
     def log(self, class_name: str, source: str) -> None:
-        """One warning with a table, as transformers logs it; nothing when every tensor found its place."""
+        """Log one warning with a table, in transformers' form; nothing if every tensor was used and none is missing."""
         rows = [(key, "UNEXPECTED", "") for key in _folded(self.unexpected_keys)]
         rows += [(key, "MISSING", "") for key in _folded(self.missing_keys)]
         rows += [
@@ -53,7 +59,7 @@ class LoadReport:
 
 
 def _folded(names: Iterable[str]) -> list[str]:
-    """Names that differ in one place's numbers alone, as one: "layer.{1, 2}.output"."""
+    """Group names that differ only in layer numbers: "layer.{1, 2}.output"."""
     numbers: dict[str, list[tuple[str, ...]]] = defaultdict(list)
     for name in sorted(names):
         numbers[_NUMBER.sub("*", name)].append(tuple(_NUMBER.findall(name)))

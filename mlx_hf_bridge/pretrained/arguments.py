@@ -1,4 +1,4 @@
-"""Every argument of transformers' from_pretrained, and what becomes of it here.
+"""Every argument of transformers' from_pretrained, and what it does here.
 
 Reference: transformers/modeling_utils.py (PreTrainedModel.from_pretrained), models/auto/auto_factory.py.
 """
@@ -16,7 +16,7 @@ from mlx_hf_bridge.quantization.recipes import QuantizationLike
 
 logger = logging.getLogger(__name__)
 
-# Change nothing of what is computed: MLX has one memory, one attention and one loader. Name -> why.
+# Accepted, and without effect on the result: MLX has one memory, one attention and one loader. Name -> reason.
 NO_EFFECT: dict[str, str] = {
     "low_cpu_mem_usage": "tensors are read one at a time",
     "max_memory": "one memory holds the model",
@@ -28,25 +28,25 @@ NO_EFFECT: dict[str, str] = {
     "tqdm_class": "downloads show tqdm bars",
     "trust_remote_code": "a repo's own code is never run",
     "code_revision": "a repo's own code is never run",
-    "adapter_name": "the adapter is merged, so it needs no name",
+    "adapter_name": "the adapter is merged into the weights, so it needs no name",
     "generation_config": "encoders do not generate",
     "use_kernels": "MLX has its own kernels",
     "kernel_config": "MLX has its own kernels",
     "allow_all_kernels": "MLX has its own kernels",
     "experts_implementation": "no encoder here has experts",
-    "fusion_config": "what can be fused is",
+    "fusion_config": "layers are always fused where they can be",
     "mirror": "transformers ignores it too",
     "from_tf": "transformers ignores it too",
     "from_flax": "transformers ignores it too",
     "_fast_init": "transformers ignores it too",
     "_commit_hash": "transformers ignores it too",
-    "_from_auto": "transformers' own note",
-    "_from_pipeline": "transformers' own note",
+    "_from_auto": "set by transformers itself",
+    "_from_pipeline": "set by transformers itself",
 }
-# Would change the result, or ask for what there is not. Name -> what to do instead.
+# Refused, since they would change the result or need what MLX does not have. Name -> what to do instead.
 REFUSED: dict[str, str] = {
-    "gguf_file": "Give the checkpoint that the GGUF file was made from, and quantization_config for packed weights.",
-    "state_dict": "Save the tensors as model.safetensors beside a config.json, and give that folder.",
+    "gguf_file": "Load the original checkpoint, and pass quantization_config for quantized weights.",
+    "state_dict": "Save the tensors as model.safetensors next to a config.json, and give that folder.",
     "key_mapping": "Rename the tensors in the file, and give its folder.",
     "load_in_8bit": "Pass quantization_config='q8'.",
     "load_in_4bit": "Pass quantization_config='q4'.",
@@ -55,18 +55,19 @@ REFUSED: dict[str, str] = {
     "device_mesh": "The model runs on one device.",
     "distributed_config": "The model runs on one device.",
 }
+# Names that MLX's own attention stands for; others that transformers knows give one warning.
 _ATTENTIONS = ("eager", "sdpa")
 _OTHER_ATTENTIONS = ("flash_attention_2", "flash_attention_3", "flash_attention_4", "flex_attention")
 _MLX_DEVICES = ("auto", "cpu", "mps", "balanced", "balanced_low_0", "sequential")
 _ADAPTER_HUB_KEYS = ("revision", "token", "subfolder", "cache_dir", "force_download", "local_files_only")
-# Where transformers' AutoModel puts the adapter's place when it has found one.
+# The key under which transformers' AutoModel passes on the path of an adapter that it has found.
 _ADAPTER_PATH = "_adapter_model_path"
-_told: set[str] = set()
+_warned: set[str] = set()
 
 
 @dataclass(frozen=True)
 class ParsedArguments:
-    """The arguments of one from_pretrained, sorted."""
+    """The arguments of one call of from_pretrained, sorted by what they decide."""
 
     options: HubOptions
     quantization_config: QuantizationLike
@@ -79,18 +80,32 @@ class ParsedArguments:
 def parse_arguments(
     class_name: str, task: str, positional: tuple[Any, ...], given: Mapping[str, Any]
 ) -> ParsedArguments:
-    """Arguments of from_pretrained behind the model's name -> Request; those that are left are keys of its config.
+    """Sort the arguments of from_pretrained that follow the model's name; those that are left are keys of its config.
 
-    Raises ArgumentTypeError, ConfigError or QuantizationError for what is not served.
+    Args:
+        class_name: The class whose from_pretrained was called, for messages.
+        task: The task of that class.
+        positional: The arguments given by position.
+        given: The arguments given by name.
+
+    Returns:
+        The sorted arguments.
+
+    Raises:
+        ArgumentTypeError: If an argument is not supported, or not accepted by position.
+        ConfigError: If attn_implementation is not a known name.
+        QuantizationError: If quantization_config needs another backend, or is given twice.
     """
     rest = {name: value for name, value in given.items() if name not in NO_EFFECT}
     for name in sorted(REFUSED.keys() & rest.keys()):
         if rest.pop(name) not in (None, False):
-            raise ArgumentTypeError(f"{class_name}.from_pretrained() got {name}, which is not served. {REFUSED[name]}")
+            raise ArgumentTypeError(
+                f"{class_name}.from_pretrained() got {name}, which is not supported. {REFUSED[name]}"
+            )
     _check_attention(rest.pop("attn_implementation", None))
     _note_device(rest.pop("device_map", None))
     if rest.pop("proxies", None):
-        _tell_once("proxies are not passed on: huggingface_hub reads HTTP_PROXY and HTTPS_PROXY. Set those.")
+        _warn_once("proxies are not passed on: huggingface_hub reads HTTP_PROXY and HTTPS_PROXY. Set those.")
     options = _hub_options(rest)
     adapter = _adapter(rest.pop("adapter_kwargs", None) or {}, options)
     recipe, dtype = _recipe(rest), _dtype(rest)
@@ -117,7 +132,7 @@ def _hub_options(rest: dict[str, Any]) -> HubOptions:
 
 
 def _adapter(given: Mapping[str, Any], options: HubOptions) -> tuple[str, HubOptions] | None:
-    """adapter_kwargs -> where transformers' AutoModel has found an adapter for the model, if it did."""
+    """Return the path and Hub options of the adapter that transformers' AutoModel has found for the model, if any."""
     unknown = sorted(set(given) - {*_ADAPTER_HUB_KEYS, _ADAPTER_PATH})
     if unknown:
         raise ArgumentTypeError(f"adapter_kwargs has {', '.join(unknown)}; known are {', '.join(_ADAPTER_HUB_KEYS)}.")
@@ -128,7 +143,7 @@ def _adapter(given: Mapping[str, Any], options: HubOptions) -> tuple[str, HubOpt
 
 
 def _recipe(rest: dict[str, Any]) -> QuantizationLike:
-    """quantization_config, or its fields as arguments of their own; transformers' MetalConfig packs as MLX does."""
+    """Return quantization_config, also from its fields by name; transformers' MetalConfig has MLX's own format."""
     given = rest.pop("quantization_config", None)
     fields: dict[str, Any] = {name: rest.pop(name) for name in ("bits", "group_size") if name in rest}
     if given is None:
@@ -150,45 +165,43 @@ def _recipe(rest: dict[str, Any]) -> QuantizationLike:
 def _dtype(rest: dict[str, Any]) -> Any:
     dtype, old = rest.pop("dtype", None), rest.pop("torch_dtype", None)
     if old is not None:
-        _tell_once("torch_dtype is deprecated, as in transformers. Pass dtype.")
+        _warn_once("torch_dtype is deprecated, as in transformers. Pass dtype instead.")
     return dtype if dtype is not None else (old if old is not None else "auto")
 
 
 def _pooler(class_name: str, task: str, positional: tuple[Any, ...], rest: dict[str, Any]) -> bool:
-    """add_pooling_layer, by name or in the place that bare encoders of transformers have for it."""
+    """Return add_pooling_layer, given by name or as the first argument of a transformers encoder's constructor."""
     takes = task == BASE_TASK
     if len(positional) > int(takes) or any(not isinstance(value, bool) for value in positional):
         raise ArgumentTypeError(
             f"{class_name}.from_pretrained() got {positional!r} by position, expected "
-            f"{'at most add_pooling_layer' if takes else 'nothing'} behind the model's name. Pass arguments by name."
+            f"{'at most add_pooling_layer' if takes else 'nothing'} after the model's name. Pass arguments by name."
         )
     if not takes and "add_pooling_layer" in rest:
         raise ArgumentTypeError(
-            f"{class_name}.from_pretrained() got add_pooling_layer, which a head decides for itself. Leave it out."
+            f"{class_name}.from_pretrained() got add_pooling_layer, which a head decides for itself. Omit it."
         )
     return bool(positional[0]) if positional else bool(rest.pop("add_pooling_layer", True))
 
 
 def _check_attention(given: Any) -> None:
-    """MLX has one attention, whose results are those of all; a name that transformers does not know is an error."""
+    """Warn once about an attention that MLX does not have; a name that transformers does not know is an error."""
     for name in given.values() if isinstance(given, Mapping) else (given,):
         plain = str(name).removeprefix("paged|")
         if name is None or plain in _ATTENTIONS:
             continue
         if plain not in _OTHER_ATTENTIONS and "/" not in plain:
-            raise ConfigError(
-                f"attn_implementation={name!r} is not known; use {', '.join(_ATTENTIONS)}, or leave it out."
-            )
-        _tell_once(f"attn_implementation={name!r} is not used: MLX computes attention itself, with the same result.")
+            raise ConfigError(f"attn_implementation={name!r} is not known; use {', '.join(_ATTENTIONS)}, or omit it.")
+        _warn_once(f"attn_implementation={name!r} is not used: MLX computes attention itself, with the same result.")
 
 
 def _note_device(given: Any) -> None:
     names = [str(name) for name in (given.values() if isinstance(given, Mapping) else [given])]
     if given is not None and (others := [name for name in names if name not in _MLX_DEVICES]):
-        _tell_once(f"device_map={others[0]!r} is not used: MLX runs on this machine's own device.")
+        _warn_once(f"device_map={others[0]!r} is not used: MLX runs on this machine's own device.")
 
 
-def _tell_once(message: str) -> None:
-    if message not in _told:
-        _told.add(message)
+def _warn_once(message: str) -> None:
+    if message not in _warned:
+        _warned.add(message)
         logger.warning(message)

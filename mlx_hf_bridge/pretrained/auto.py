@@ -138,7 +138,7 @@ class MLXAutoModel:
 
     @classmethod
     def from_config(cls, config: Any, **kwargs: Any) -> NoReturn:
-        """Raise UnservedUseError: a model made from a config alone has random weights.
+        """Raise UnservedUseError: a model built from only a config has random weights.
 
         Args:
             config: Not used.

@@ -59,15 +59,15 @@ def build_model_card(
         The card.
     """
     config = read_json(folder / CONFIG_FILE)
-    made = read_json(folder / METADATA_FILE) if (folder / METADATA_FILE).is_file() else {}
+    metadata = read_json(folder / METADATA_FILE) if (folder / METADATA_FILE).is_file() else {}
     is_sentences = (folder / MODULES_FILE).is_file()
     loader = class_name or _loader(task, is_sentences)
     card = {
-        **made.get("card", {}),
+        **metadata.get("card", {}),
         **{key: value for key, value in read_card_metadata(folder).items() if key != "base_model"},
     }
     own_base = card.pop("base_model", None)
-    base = made["source"] if made.get("revision") else own_base
+    base = metadata["source"] if metadata.get("revision") else own_base
     packing = config.get("quantization")
     data = huggingface_hub.ModelCardData(
         base_model=base,
@@ -80,9 +80,9 @@ def build_model_card(
     parts = (
         f"---\n{data.to_yaml()}\n---\n",
         f"# {repo_id}\n",
-        _origin(base, made, packing),
+        _origin(base, metadata, packing),
         _use(repo_id, loader),
-        _fidelity(fidelity or made.get("fidelity") or _verified(folder)),
+        _fidelity(fidelity or metadata.get("fidelity") or _verified(folder)),
     )
     return huggingface_hub.ModelCard("\n".join(part for part in parts if part))
 
@@ -109,12 +109,12 @@ def _pipeline_tag(task: str, loader: str) -> str | None:
     return task if task in _PIPELINE_TAGS else None
 
 
-def _origin(base: Any, made: Mapping[str, Any], packing: Mapping[str, Any] | None) -> str:
+def _origin(base: Any, metadata: Mapping[str, Any], packing: Mapping[str, Any] | None) -> str:
     source = f"[{base}](https://huggingface.co/{base})" if isinstance(base, str) else "a local checkpoint"
-    commit = f" (commit {made['revision'][:12]})" if made.get("revision") else ""
-    adapter = f", with the adapter {made['adapter']} merged into it" if made.get("adapter") else ""
-    how = _packing_text(packing) if packing else f"in {made.get('dtype', 'its original dtype')}, not quantized"
-    size = f" The weights take {made['weight_bytes'] / MB:.1f} MB." if made.get("weight_bytes") else ""
+    commit = f" (commit {metadata['revision'][:12]})" if metadata.get("revision") else ""
+    adapter = f", with the adapter {metadata['adapter']} merged into it" if metadata.get("adapter") else ""
+    how = _packing_text(packing) if packing else f"in {metadata.get('dtype', 'its original dtype')}, not quantized"
+    size = f" The weights take {metadata['weight_bytes'] / MB:.1f} MB." if metadata.get("weight_bytes") else ""
     return f"{source}{commit}{adapter}, for [MLX](https://github.com/ml-explore/mlx), {how}.{size}\n"
 
 
@@ -124,10 +124,10 @@ def _packing_text(packing: Mapping[str, Any]) -> str:
 
 
 def _use(repo_id: str, loader: str) -> str:
-    made = f'model = {loader}.from_pretrained("{repo_id}")'
+    example = f'model = {loader}.from_pretrained("{repo_id}")'
     if loader in _SENTENCE_CLASSES:
-        made = f'model = {loader}("{repo_id}")\n{_SENTENCE_CLASSES[loader][1]}'
-    return f"## Use\n\n```python\nfrom mlx_hf_bridge import {loader}\n\n{made}\n```\n"
+        example = f'model = {loader}("{repo_id}")\n{_SENTENCE_CLASSES[loader][1]}'
+    return f"## Use\n\n```python\nfrom mlx_hf_bridge import {loader}\n\n{example}\n```\n"
 
 
 def _verified(folder: Path) -> Mapping[str, Any]:

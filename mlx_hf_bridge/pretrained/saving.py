@@ -1,4 +1,4 @@
-"""Write a loaded model to a folder, with the config, dtype, file names and shard size that are asked for."""
+"""Write a loaded model to a folder, with the config, dtype, file names and shard size of the caller."""
 
 import re
 import shutil

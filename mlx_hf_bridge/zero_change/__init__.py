@@ -1,8 +1,8 @@
-"""Zero-change mode: programs that use transformers and sentence-transformers, untouched, on MLX.
+"""Zero-change mode: unmodified programs that use transformers and sentence-transformers, run on MLX.
 
-While it is installed, `from_pretrained` of every transformers class that MLX computes returns a facade (facade/), so
-that AutoModel, pipelines and sentence-transformers' classes do too. What MLX cannot serve goes to torch, once a model.
-docs/zero-change.md says what that is.
+While it is installed, `from_pretrained` of every transformers class that MLX supports returns a facade (facade/), so
+that AutoModel, pipelines and sentence-transformers' classes do too. A model that MLX does not support falls back to
+torch. docs/zero-change.md has the rules.
 """
 
 from collections.abc import Callable
@@ -21,12 +21,30 @@ _undo: list[Callable[[], None]] = []
 
 
 def install(quantization_config: Any = None, *, strict: bool = False, watch_torch: bool = False) -> None:
-    """Run the models of transformers and sentence-transformers on MLX from here on.
+    """Run the encoder models of transformers and sentence-transformers on MLX from here on.
 
-    quantization_config: a recipe's name, a dict or an MLXQuantizationConfig; None = MLX_HF_BRIDGE_QUANTIZATION, and
-    without that the weights as they are. strict: what would go to torch is a FallBackError. watch_torch: the report
-    counts the calls of torch models too, by a wrapper around `forward`. Installing again changes these.
-    QuantizationError for a recipe that there is not.
+    Installing again replaces the settings. Models that were loaded before stay what they are.
+
+    Args:
+        quantization_config: A recipe's name ("q8", "q4", ...), a dict or an MLXQuantizationConfig. None uses the
+            environment variable MLX_HF_BRIDGE_QUANTIZATION; without that the weights are not quantized.
+        strict: Whether to raise FallBackError where a model would fall back to torch.
+        watch_torch: Whether the report also counts the calls of torch models, by a wrapper around `forward`.
+
+    Raises:
+        QuantizationError: If the recipe is unknown.
+
+    Example:
+        ```python
+        import mlx_hf_bridge
+
+        mlx_hf_bridge.install(quantization_config="q8")
+
+        from sentence_transformers import SentenceTransformer
+
+        SentenceTransformer("sentence-transformers/all-MiniLM-L6-v2").encode("a text")  # computed by MLX
+        mlx_hf_bridge.uninstall()
+        ```
     """
     global _report
     recipe = quantization_config if quantization_config is not None else quantization_choice()
@@ -56,21 +74,41 @@ def install(quantization_config: Any = None, *, strict: bool = False, watch_torc
 
 
 def uninstall() -> None:
-    """Leave transformers and torch as they were; models that were loaded stay what they are."""
+    """Restore transformers and torch; models that were loaded stay what they are.
+
+    Example:
+        ```python
+        mlx_hf_bridge.install()
+        ...
+        mlx_hf_bridge.uninstall()
+        ```
+    """
     while _undo:
         _undo.pop()()
 
 
 def report() -> Report:
-    """What ran where since `install`; its text is what `--report` prints."""
+    """Return what ran on MLX and on torch since `install`; as text it is what `--report` prints.
+
+    Returns:
+        The report, which is updated with every call.
+    """
     return _report
 
 
 def load_ipython_extension(ipython: Any) -> None:
-    """`%load_ext mlx_hf_bridge`."""
+    """Install zero-change mode for `%load_ext mlx_hf_bridge`.
+
+    Args:
+        ipython: The IPython shell, not used.
+    """
     install()
 
 
 def unload_ipython_extension(ipython: Any) -> None:
-    """`%unload_ext mlx_hf_bridge`."""
+    """Uninstall zero-change mode for `%unload_ext mlx_hf_bridge`.
+
+    Args:
+        ipython: The IPython shell, not used.
+    """
     uninstall()

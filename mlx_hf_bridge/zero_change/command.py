@@ -1,4 +1,4 @@
-"""`python -m mlx_hf_bridge [options] script.py arguments...`, or `-m module arguments...` in the script's place."""
+"""The command line `python -m mlx_hf_bridge [options] script.py ...`, or `-m module ...` instead of the script."""
 
 import atexit
 import sys
@@ -12,16 +12,16 @@ USAGE = """usage: python -m mlx_hf_bridge [options] script.py [arguments ...]
 
 Run a program that uses transformers or sentence-transformers with its encoder models on MLX.
 
-  --quantization RECIPE  store weights by a recipe: q8, q4, ... (default: MLX_HF_BRIDGE_QUANTIZATION)
-  --report               print at the end what ran on MLX, what went to torch, and why
-  --strict               make it an error where a model would go to torch
+  --quantization RECIPE  quantize the weights: q8, q4, ... (default: MLX_HF_BRIDGE_QUANTIZATION)
+  --report               print at the end which models ran on MLX, which fell back to torch, and why
+  --strict               raise an error where a model would fall back to torch
 """
 OPTIONS = ("--quantization", "--report", "--strict", "-m")
 _WRONG_USAGE = 2
 
 
 def main(arguments: list[str]) -> int:
-    """Options, then a program with its own arguments -> 0, or what the program raises; 2 for wrong usage."""
+    """Parse the options, run the program, and return the exit code: 0, or 2 for wrong usage."""
     rest, recipe, flags = list(arguments), None, set()
     while rest and rest[0].startswith("-") and rest[0] != "-m":
         option, given, value = rest.pop(0).partition("=")
@@ -30,13 +30,13 @@ def main(arguments: list[str]) -> int:
         elif option in ("--report", "--strict") and not given:
             flags.add(option)
         else:
-            return _wrong(f"unknown option {option!r}" if option not in OPTIONS else f"{option} is incomplete")
+            return _usage_error(f"unknown option {option!r}" if option not in OPTIONS else f"{option} is incomplete")
     if not rest or rest == ["-m"]:
-        return _wrong("no program was given")
+        return _usage_error("no program was given")
     try:
         install(recipe, strict="--strict" in flags, watch_torch="--report" in flags)
     except BridgeError as error:
-        return _wrong(str(error))
+        return _usage_error(str(error))
     if "--report" in flags:
         atexit.register(lambda: sys.stderr.write(f"{report()}\n"))
     if rest[0] == "-m":
@@ -46,6 +46,6 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _wrong(message: str) -> int:
+def _usage_error(message: str) -> int:
     sys.stderr.write(f"{USAGE}\nerror: {message}\n")
     return _WRONG_USAGE

@@ -1,4 +1,4 @@
-"""Which calls of from_pretrained MLX serves, and what they ask for.
+"""Check which calls of from_pretrained MLX supports, and parse their arguments.
 
 Reference: transformers/modeling_utils.py, PreTrainedModel.from_pretrained.
 """
@@ -18,8 +18,8 @@ from mlx_hf_bridge.loading.load import LoadedModel
 from mlx_hf_bridge.models import family_for
 
 _HUB = ("revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder")
-# Arguments that change nothing of what is computed: how weights are read, where they lie, who asks.
-_WITHOUT_EFFECT = (
+# Arguments without effect on the result.
+_NO_EFFECT = (
     "_commit_hash",
     "_from_auto",
     "_from_pipeline",
@@ -29,8 +29,8 @@ _WITHOUT_EFFECT = (
     "trust_remote_code",
     "weights_only",
 )
-# Arguments of from_pretrained itself that only torch serves, where they have another value than these.
-_UNSERVED: dict[str, tuple[Any, ...]] = {
+# Arguments of from_pretrained that need torch, unless they have one of these values.
+_TORCH_ONLY: dict[str, tuple[Any, ...]] = {
     "adapter_name": ("default",),
     "device_mesh": (),
     "distributed_config": (),
@@ -54,8 +54,8 @@ _UNSERVED: dict[str, tuple[Any, ...]] = {
     "use_safetensors": (True,),
     "variant": (),
 }
-# Keys of the config that the caller reads or that count in training alone; the facade has the caller's config.
-_OF_THE_CALLER = {
+# Config keys that only the caller reads, or that matter only in training; the facade has the caller's config.
+_CALLER_KEYS = {
     "_name_or_path",
     "architectures",
     "dtype",
@@ -76,7 +76,15 @@ _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 @dataclass(frozen=True)
 class LoadRequest:
-    """What a call of from_pretrained asks of MLX. dtype: None = the checkpoint's own."""
+    """The arguments of a call of from_pretrained that MLX supports.
+
+    Attributes:
+        task: The task of the transformers class.
+        config: The config that transformers would use.
+        hub: Which files to use.
+        dtype: The dtype that was asked for; None is the checkpoint's own.
+        pooler: Whether to load the pooler.
+    """
 
     task: str
     config: PreTrainedConfig
@@ -85,25 +93,36 @@ class LoadRequest:
     pooler: bool
 
     def output_dtype(self, loaded: LoadedModel) -> torch.dtype:
-        """The dtype that the torch model would have; the config says it too, as in transformers."""
+        """Return the dtype that the torch model would have, and set it in the config as transformers does."""
         stored = torch.float32 if loaded.recipe else torch_dtype(loaded.dtype)
         chosen: Any = self.dtype or self.config.dtype or stored
         chosen = getattr(torch, chosen) if isinstance(chosen, str) else chosen
         self.config.dtype = chosen
-        answered: torch.dtype = chosen
-        return answered
+        result: torch.dtype = chosen
+        return result
 
 
 def check_eligibility(hf_class: Any, name: Any, model_args: tuple[Any, ...], options: dict[str, Any]) -> LoadRequest:
-    """A call of from_pretrained -> what it asks of MLX; UnservedUseError says what only torch has.
+    """Parse a call of from_pretrained, or raise an error if MLX does not support it.
 
-    UnsupportedModelError for model types that there are not.
+    Args:
+        hf_class: The transformers class that it was called on.
+        name: The Hub id or folder.
+        model_args: Further arguments by position.
+        options: Arguments by name.
+
+    Returns:
+        The request.
+
+    Raises:
+        UnservedUseError: If the call needs torch; the message is the reason, as the middle of a sentence.
+        UnsupportedModelError: If the model_type is not implemented.
     """
     task = _task(hf_class)
     if model_args or name is None:
         _refuse("it was given arguments of its constructor" if model_args else "it has no checkpoint")
-    rest = {key: value for key, value in options.items() if key not in _WITHOUT_EFFECT}
-    _refuse_unserved(rest)
+    rest = {key: value for key, value in options.items() if key not in _NO_EFFECT}
+    _refuse_torch_only(rest)
     hub = {key: rest.pop(key) for key in _HUB if key in rest}
     dtype = _dtype(rest.pop("dtype", None), rest.pop("torch_dtype", None))
     config, rest = _config(hf_class, name, hub, rest)
@@ -117,13 +136,13 @@ def check_eligibility(hf_class: Any, name: Any, model_args: tuple[Any, ...], opt
 
 
 def check_family(hf_class: Any, loaded: LoadedModel) -> None:
-    """A checkpoint of another family than the class, which torch computes by the class and we by the checkpoint."""
+    """Raise UnservedUseError if the checkpoint is of another class: torch follows the class, MLX the checkpoint."""
     if (found := loaded.family.hf_class_name(loaded.task)) != hf_class.__name__:
         _refuse(f"its checkpoint is of {found}")
 
 
 def _task(hf_class: Any) -> str:
-    """The task of a transformers class that MLX computes."""
+    """Return the task of a transformers class that MLX implements."""
     config_class = hf_class.config_class
     if not hf_class.__module__.startswith("transformers.models.") or config_class is None:
         _refuse(f"{hf_class.__name__} is not a class of transformers")
@@ -134,11 +153,11 @@ def _task(hf_class: Any) -> str:
     return tasks[hf_class.__name__]
 
 
-def _refuse_unserved(rest: dict[str, Any]) -> None:
-    """Take out what from_pretrained itself reads, and refuse what MLX cannot do."""
-    for key, served_values in _UNSERVED.items():
+def _refuse_torch_only(rest: dict[str, Any]) -> None:
+    """Remove the arguments of from_pretrained itself, and refuse those that MLX does not support."""
+    for key, harmless in _TORCH_ONLY.items():
         value = rest.pop(key, None)
-        if value is not None and value not in served_values:
+        if value is not None and value not in harmless:
             _refuse(f"it was given {key}")
     if (rest.pop("adapter_kwargs", None) or {}).get("_adapter_model_path"):
         _refuse("it has a PEFT adapter")
@@ -147,7 +166,7 @@ def _refuse_unserved(rest: dict[str, Any]) -> None:
 
 
 def _config(hf_class: Any, name: Any, hub: dict[str, Any], rest: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """The config that transformers would use, and the arguments that are left for the constructor."""
+    """Return the config that transformers would use, and the arguments that are left for the constructor."""
     config = rest.pop("config", None)
     if not isinstance(config, PreTrainedConfig):
         where = name if config is None else config
@@ -161,13 +180,13 @@ def _config(hf_class: Any, name: Any, hub: dict[str, Any], rest: dict[str, Any])
 
 
 def _refuse_changed(config: Any, stored: Any, task: str) -> None:
-    """A config that says otherwise than the checkpoint's, where that changes what is computed."""
+    """Refuse a config that differs from the checkpoint's where that changes the result."""
     if type(config) is not type(stored):
         _refuse(f"its config is a {type(config).__name__}")
     if config._attn_implementation not in _ATTENTION:
         _refuse(f"it was given attn_implementation={config._attn_implementation!r}")
     given, kept = config.to_dict(), stored.to_dict()
-    keys = {key for key in {*given, *kept} if given.get(key) != kept.get(key)} - _OF_THE_CALLER
+    keys = {key for key in {*given, *kept} if given.get(key) != kept.get(key)} - _CALLER_KEYS
     if task != BASE_TASK and config.num_labels != stored.num_labels:
         keys.add("num_labels")
     if keys := {key for key in keys if not key.startswith("_")}:
@@ -175,15 +194,15 @@ def _refuse_changed(config: Any, stored: Any, task: str) -> None:
 
 
 def _dtype(*given: Any) -> torch.dtype | None:
-    """The first that is given, dtype before torch_dtype; None = the checkpoint's own."""
+    """Return dtype, or else torch_dtype; None means the checkpoint's own."""
     chosen = next((dtype for dtype in given if dtype is not None), None)
     if chosen is None or chosen == "auto":
         return None
     dtype = getattr(torch, chosen, None) if isinstance(chosen, str) else chosen
     if dtype not in _DTYPES:
         _refuse(f"it was given dtype={chosen!r}")
-    served_dtype: torch.dtype = dtype
-    return served_dtype
+    result: torch.dtype = dtype
+    return result
 
 
 def _refuse(reason: str) -> NoReturn:

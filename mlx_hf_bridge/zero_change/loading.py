@@ -1,4 +1,4 @@
-"""`from_pretrained` of transformers' classes, answered by MLX where it can, by torch where it cannot.
+"""`from_pretrained` of transformers' classes, on MLX where it is supported and on torch elsewhere.
 
 Reference: transformers/modeling_utils.py, PreTrainedModel.from_pretrained.
 """
@@ -23,13 +23,13 @@ from mlx_hf_bridge.zero_change.eligibility import check_eligibility, check_famil
 from mlx_hf_bridge.zero_change.patches import Patches
 from mlx_hf_bridge.zero_change.report import Record, Report
 
-# Whether a torch model is being loaded, with what it loads on the way.
+# Whether a torch model is being loaded; models that it loads in turn are left to torch too.
 _on_torch: ContextVar[bool] = ContextVar("on_torch", default=False)
 
 
 @dataclass(frozen=True)
 class Mode:
-    """How zero-change mode was installed."""
+    """The settings that zero-change mode was installed with."""
 
     recipe: MLXQuantizationConfig | None
     strict: bool
@@ -39,28 +39,30 @@ class Mode:
 
 @dataclass
 class TorchFallback:
-    """The torch model that a facade falls back on: the same call of from_pretrained."""
+    """Loads the torch model that a facade falls back to, by the same call of from_pretrained.
+
+    Calling it with a reason returns what transformers returns; FallBackError if falling back is forbidden.
+    """
 
     hf_class: Any
     arguments: tuple[Any, ...]
     options: dict[str, Any]
     record: Record
     strict: bool
-    watched: bool
+    watch: bool
 
     def __call__(self, reason: str) -> Any:
-        """FallBackError where falling back was forbidden; else what transformers returns or raises."""
         self.record.fall_back(reason, self.strict)
-        with _torch_alone():
+        with _loading_on_torch():
             loaded = self.hf_class.from_pretrained(*self.arguments, **self.options)
         model = loaded[0] if isinstance(loaded, tuple) else loaded  # output_loading_info
-        if self.watched:
+        if self.watch:
             model.forward = TimedForward(model, self.hf_class, self.record)
         return loaded
 
 
 class TimedForward:
-    """The forward of a torch model, with its calls and seconds counted; sentence-transformers calls no hooks."""
+    """The forward of a torch model, timed; a forward hook would miss calls by sentence-transformers."""
 
     def __init__(self, model: PreTrainedModel, hf_class: Any, record: Record) -> None:
         functools.update_wrapper(self, hf_class.forward.__get__(model))
@@ -69,9 +71,9 @@ class TimedForward:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         model, hf_class, record = self.state
         start = time.perf_counter()
-        answer = hf_class.forward(model, *args, **kwargs)
-        record.on_torch(time.perf_counter() - start)
-        return answer
+        output = hf_class.forward(model, *args, **kwargs)
+        record.count_torch_call(time.perf_counter() - start)
+        return output
 
     def __getstate__(self) -> tuple[Any, ...]:
         return self.state
@@ -81,7 +83,7 @@ class TimedForward:
 
 
 @contextmanager
-def _torch_alone() -> Iterator[None]:
+def _loading_on_torch() -> Iterator[None]:
     token = _on_torch.set(True)
     try:
         yield
@@ -90,7 +92,13 @@ def _torch_alone() -> Iterator[None]:
 
 
 def replace_loading(patches: Patches, modeling_utils: ModuleType, mode: Mode) -> None:
-    """Put MLX before PreTrainedModel.from_pretrained, which auto classes, pipelines and concrete classes all call."""
+    """Replace PreTrainedModel.from_pretrained, which auto classes, pipelines and concrete classes all call.
+
+    Args:
+        patches: Records the replacement.
+        modeling_utils: The module transformers.modeling_utils.
+        mode: The settings of zero-change mode.
+    """
     original = PreTrainedModel.__dict__["from_pretrained"].__func__
 
     @functools.wraps(original)
@@ -104,19 +112,19 @@ def replace_loading(patches: Patches, modeling_utils: ModuleType, mode: Mode) ->
 
 def _load(mode: Mode, hf_class: Any, name: Any, model_args: tuple[Any, ...], options: dict[str, Any]) -> Any:
     record = Record(str(name), hf_class.__name__)
-    behind = TorchFallback(hf_class, (name, *model_args), options, record, mode.strict, mode.watch_torch)
+    fallback = TorchFallback(hf_class, (name, *model_args), options, record, mode.strict, mode.watch_torch)
     reason = None
     try:
-        model = _on_mlx(mode, behind)
+        model = _on_mlx(mode, fallback)
     except BridgeError as error:
         reason = str(error)
     mode.report.records.append(record)
-    return model if reason is None else behind(reason)
+    return model if reason is None else fallback(reason)
 
 
-def _on_mlx(mode: Mode, behind: TorchFallback) -> Any:
-    name, *model_args = behind.arguments
-    request = check_eligibility(behind.hf_class, name, tuple(model_args), behind.options)
+def _on_mlx(mode: Mode, fallback: TorchFallback) -> Any:
+    name, *model_args = fallback.arguments
+    request = check_eligibility(fallback.hf_class, name, tuple(model_args), fallback.options)
     loaded = load(
         name,
         request.task,
@@ -126,13 +134,13 @@ def _on_mlx(mode: Mode, behind: TorchFallback) -> Any:
         pooler=request.pooler,
         trace="never",
     )
-    check_family(behind.hf_class, loaded)
+    check_family(fallback.hf_class, loaded)
     model = create_model(loaded)
     return facade(
         model,
         request.config,
-        behind.hf_class,
+        fallback.hf_class,
         dtype=request.output_dtype(loaded),
-        fall_back=behind,
-        on_call=behind.record.on_mlx,
+        fall_back=fallback,
+        on_call=fallback.record.count_mlx_call,
     )

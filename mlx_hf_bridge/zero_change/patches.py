@@ -1,4 +1,4 @@
-"""Replacing attributes of other libraries' classes so that it can be undone."""
+"""Replace attributes of other libraries' classes, and restore them."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -6,17 +6,17 @@ from typing import Any
 
 @dataclass
 class Patches:
-    """Attributes that were replaced, with what they were."""
+    """Attributes that were replaced, with their original values."""
 
-    undone: list[tuple[Any, str, Any]] = field(default_factory=list)
+    originals: list[tuple[Any, str, Any]] = field(default_factory=list)
 
     def replace(self, owner: Any, name: str, value: Any) -> None:
-        """Set an attribute that the owner itself has."""
-        self.undone.append((owner, name, owner.__dict__[name]))
+        """Replace an attribute that is defined on the owner itself."""
+        self.originals.append((owner, name, owner.__dict__[name]))
         setattr(owner, name, value)
 
     def undo(self) -> None:
-        """Set everything back, last first."""
-        while self.undone:
-            owner, name, value = self.undone.pop()
+        """Restore all attributes, the last one first."""
+        while self.originals:
+            owner, name, value = self.originals.pop()
             setattr(owner, name, value)

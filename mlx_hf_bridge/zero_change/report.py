@@ -1,4 +1,4 @@
-"""What ran on MLX, what fell back to torch and why, with calls and seconds of each."""
+"""What ran on MLX and what fell back to torch, with the reason, calls and seconds."""
 
 import logging
 import threading
@@ -9,14 +9,21 @@ from mlx_hf_bridge.errors import FallBackError
 
 logger = logging.getLogger(__name__)
 
-_turn = threading.Lock()
+_lock = threading.Lock()
 
 
 @dataclass
 class Record:
-    """One model that was loaded: its calls and their seconds on either side, and why it left MLX, if it did.
+    """One model that was loaded.
 
-    torch_calls: None = not watched.
+    Attributes:
+        model: The Hub id or folder.
+        hf_class: The transformers class.
+        mlx_calls: Calls of forward on MLX.
+        mlx_seconds: Their time.
+        torch_calls: Calls of forward on torch; None if they are not counted.
+        torch_seconds: Their time.
+        reason: Why the model fell back to torch; None if it did not.
     """
 
     model: str
@@ -27,37 +34,37 @@ class Record:
     torch_seconds: float = 0.0
     reason: str | None = None
 
-    def on_mlx(self, seconds: float) -> None:
-        """Count a call that MLX answered."""
-        with _turn:
+    def count_mlx_call(self, seconds: float) -> None:
+        """Count a call that MLX computed."""
+        with _lock:
             self.mlx_calls += 1
             self.mlx_seconds += seconds
 
-    def on_torch(self, seconds: float) -> None:
-        """Count a call that torch answered."""
-        with _turn:
+    def count_torch_call(self, seconds: float) -> None:
+        """Count a call that torch computed."""
+        with _lock:
             self.torch_calls = (self.torch_calls or 0) + 1
             self.torch_seconds += seconds
 
     def fall_back(self, reason: str, strict: bool) -> None:
-        """Note and log why the model goes to torch; FallBackError where that was forbidden."""
+        """Record and log why the model falls back to torch; FallBackError if `strict`."""
         self.reason = reason
         if strict:
             raise FallBackError(
-                f"{self.hf_class} of {self.model!r} would go to torch: {reason}. Run without strict to allow that, or "
-                "without zero-change mode."
+                f"{self.hf_class} of {self.model!r} would fall back to torch: {reason}. Run without strict to "
+                "allow that, or without zero-change mode."
             )
-        logger.warning("%s of %r goes to torch: %s", self.hf_class, self.model, reason)
+        logger.warning("%s of %r falls back to torch: %s", self.hf_class, self.model, reason)
 
 
 @dataclass
 class Report:
-    """Every model that was loaded since zero-change mode was installed, in that order."""
+    """Every model that was loaded since zero-change mode was installed, in order."""
 
     records: list[Record] = field(default_factory=list)
 
     def __str__(self) -> str:
-        """A line for each model and side that it ran on, and why it left MLX."""
+        """Return a line for each model and library that it ran on, and why it fell back."""
         lines = ["mlx_hf_bridge: what ran where", _line("on", "calls", "seconds", "model")]
         for record in self.records:
             name = f"{record.hf_class} {record.model}"

@@ -1,4 +1,4 @@
-"""A script or module run as plain Python runs it: its arguments, its path, its `__main__`, its tracebacks.
+"""Run a script or module as plain Python does, with its arguments, path, `__main__` and tracebacks.
 
 Reference: Modules/main.c and Lib/runpy.py of CPython.
 """
@@ -14,16 +14,24 @@ from types import ModuleType, TracebackType
 from typing import Any
 
 _CANNOT_OPEN = 2
-# What `python -m` itself calls.
+# The function that `python -m` calls.
 _run_as_main: Callable[..., None] = runpy._run_module_as_main  # type: ignore[attr-defined]
 
 
 def run_script(path: str, arguments: list[str]) -> None:
-    """`python path arguments...`, a folder or zip file with a __main__.py too; raises what the program raises."""
-    where = os.path.join(Path.cwd(), path)  # as Python says it: absolute, and not tidied
+    """Run a script like `python path arguments...`; the path may also be a folder or zip file with a __main__.py.
+
+    Args:
+        path: The script.
+        arguments: Its arguments.
+
+    Raises:
+        SystemExit: With 2 if the script cannot be opened; otherwise the program's own exceptions pass through.
+    """
+    where = os.path.join(Path.cwd(), path)  # as Python sets __file__: absolute, but not normalized
     if Path(path).is_dir() or path.endswith((".zip", ".pyz")):
         _enter(where, path, arguments)
-        _shown_from_inside(lambda main: _run_as_main("__main__", False))
+        _run_in_main(lambda main: _run_as_main("__main__", False))
         return
     try:
         with io.open_code(where) as file:
@@ -38,24 +46,24 @@ def run_script(path: str, arguments: list[str]) -> None:
         main.__dict__.update(__file__=where, __cached__=None, __loader__=loader)
         exec(compile(source, where, "exec", dont_inherit=True), main.__dict__)
 
-    _shown_from_inside(execute)
+    _run_in_main(execute)
 
 
 def run_module(name: str, arguments: list[str]) -> None:
-    """`python -m name arguments...`; raises what the module raises."""
+    """Run a module like `python -m name arguments...`; its exceptions pass through."""
     _enter(str(Path.cwd()), "-m", arguments)
-    _shown_from_inside(lambda main: _run_as_main(name))
+    _run_in_main(lambda main: _run_as_main(name))
 
 
 def _enter(folder: str, name: str, arguments: list[str]) -> None:
     sys.argv = [name, *arguments]
     if not sys.flags.safe_path:
-        # `python -m mlx_hf_bridge` has put the working folder there.
+        # `python -m mlx_hf_bridge` has put the working directory there.
         sys.path[0] = folder
 
 
-def _shown_from_inside(execute: Callable[[ModuleType], None]) -> None:
-    """Run a program in a `__main__` of its own; what ends it is shown without the frames of this file."""
+def _run_in_main(execute: Callable[[ModuleType], None]) -> None:
+    """Run a program in a new `__main__` module; its traceback does not show the frames of this file."""
     main = ModuleType("__main__")
     main.__dict__.update(__builtins__=sys.modules["builtins"], __annotations__={})
     sys.modules["__main__"] = main

@@ -1,4 +1,4 @@
-"""Training, which belongs to torch: models go there before an optimizer is made of what is left of them.
+"""Training needs torch: models fall back before an optimizer is built from their parameters.
 
 A container's `parameters()` yields a facade's one parameter without elements, which would train nothing.
 """
@@ -18,7 +18,12 @@ from mlx_hf_bridge.zero_change.patches import Patches
 
 
 def replace_training(patches: Patches, trainer: ModuleType) -> None:
-    """Trainer.train, also of sentence-transformers' trainers, sends the models in its model to torch."""
+    """Make Trainer.train, also of sentence-transformers' trainers, move the models in its model to torch.
+
+    Args:
+        patches: Records the replacement.
+        trainer: The module transformers.trainer.
+    """
     original = trainer.Trainer.train
 
     @functools.wraps(original)
@@ -31,14 +36,14 @@ def replace_training(patches: Patches, trainer: ModuleType) -> None:
 
 
 def replace_optimizers(patches: Patches) -> None:
-    """An optimizer that is given a facade's parameter gets the torch model's in its place."""
+    """Make optimizers that are given a facade's parameter use the torch model's parameters instead."""
     original = torch.optim.Optimizer.__init__
 
     @functools.wraps(original)
     def __init__(self: Any, params: Any, defaults: dict[str, Any]) -> None:
         given = params if isinstance(params, torch.Tensor) else list(params)
         if isinstance(given, list):
-            given = [own for parameter in given for own in _owned(parameter)]
+            given = [own for parameter in given for own in _resolve(parameter)]
         original(self, given, defaults)
 
     patches.replace(torch.optim.Optimizer, "__init__", __init__)
@@ -48,11 +53,13 @@ def _parts(model: nn.Module) -> list[nn.Module]:
     return [] if get_bridge(model) else list(model.modules())
 
 
-def _owned(given: Any) -> Iterator[Any]:
-    """One entry of an optimizer's `params`: a parameter, a name with one, or a group."""
+def _resolve(given: Any) -> Iterator[Any]:
+    """Yield the parameters for one entry of an optimizer's `params`: a parameter, a name with one, or a group."""
     if isinstance(given, dict):
         if not isinstance(given["params"], (torch.Tensor, list, tuple, set)):
-            given["params"] = list(given["params"])  # as the optimizer does
+            given["params"] = list(
+                given["params"]
+            )  # an iterator can be read once; the optimizer makes a list of it too
         inside = [given["params"]] if isinstance(given["params"], torch.Tensor) else given["params"]
         if any(_facade_of(entry) is not None for entry in inside):
             _refuse_group()
@@ -73,6 +80,6 @@ def _facade_of(given: Any) -> nn.Module | None:
 
 def _refuse_group() -> NoReturn:
     raise UnservedUseError(
-        "an optimizer's groups were made from a model on MLX, which shows no weights to sort into groups. Call "
-        "train() on the model before its parameters are asked for: it goes to torch then."
+        "an optimizer's groups were made from a model on MLX, which has no weights to sort into groups. Call "
+        "train() on the model before reading its parameters: it falls back to torch then."
     )

@@ -13,6 +13,7 @@ from mlx_hf_bridge.layers.feed_forward import activation_for
 NO_POSITIONS = 2**31 - 1
 # transformers' two default labels (PreTrainedConfig.num_labels); save_pretrained leaves them out of config.json.
 _DEFAULT_LABELS = {0: "LABEL_0", 1: "LABEL_1"}
+# Fields for which 0 is a value and not a mistake; all other integers are 1 or more.
 _MAY_BE_ZERO = ("num_hidden_layers", "type_vocab_size", "pad_token_id")
 
 
@@ -98,6 +99,7 @@ class EncoderConfig:
             key = cls.attribute_map.get(spec.name, spec.name)
             if not spec.init:
                 continue
+            # transformers writes null for keys that were never set; that means the default.
             if key in raw and not (raw[key] is None and spec.default is not MISSING):
                 values[spec.name] = raw[key]
             elif spec.default is MISSING and spec.default_factory is MISSING:
@@ -114,6 +116,7 @@ class EncoderConfig:
                 f"config.json has hidden_size={self.hidden_size} and num_attention_heads={self.num_attention_heads}; "
                 "the first must be a multiple of the second. Take the file of the original checkpoint."
             )
+        # Raises for unknown names, now rather than when the model is built.
         activation_for(self.hidden_act)
 
     @property
@@ -233,6 +236,7 @@ def _check_types(cls: type[EncoderConfig], values: Mapping[str, Any]) -> None:
             continue
         value = values[spec.name]
         minimum = cls.minimum_values.get(spec.name, 0 if spec.name in _MAY_BE_ZERO else 1)
+        # type() and not isinstance, because bool is a subclass of int: true is no number of layers.
         wrong_int = spec.type in (int, int | None) and (type(value) is not int or value < minimum)
         wrong_float = spec.type is float and type(value) not in (int, float)
         if wrong_int or wrong_float:
@@ -252,6 +256,7 @@ def _labels(values: dict[str, Any], raw: Mapping[str, Any]) -> dict[str, Any]:
     labels = values.get("id2label", _DEFAULT_LABELS)
     if not isinstance(values.setdefault("label2id", {}), Mapping):
         raise ConfigError(f"config.json has label2id={values['label2id']!r}, expected a mapping of labels to ids.")
+    # save_pretrained leaves out label2id together with the default labels.
     values["label2id"] = values["label2id"] or {label: number for number, label in labels.items()}
     return values
 

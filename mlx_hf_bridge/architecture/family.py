@@ -92,6 +92,7 @@ class Head:
         if self.variant_for is not None:
             return self.variant_for(config).ignored_suffixes(config)
         tied = {f"{module}.bias" for module in self.tied}
+        # A module in both tables (DistilBERT's vocab_projector) has a bias either way, hence the differences.
         untied = {f"{module}.{leaf}" for module in self.untied for leaf in ("weight", "bias")}
         return frozenset(untied - tied if config.tie_word_embeddings else tied - untied)
 
@@ -159,6 +160,7 @@ class Family:
     base_model_has_pooler: bool = True
     other_heads: tuple[str, ...] = ()
     unused_modules: Callable[[Any], tuple[str, ...]] = lambda config: ()
+    # Buffers that old versions of transformers saved.
     ignored_suffixes: tuple[str, ...] = ("embeddings.position_ids", "embeddings.token_type_ids")
     ignored_prefixes: tuple[str, ...] = ()
     uses_token_type_ids: bool = True

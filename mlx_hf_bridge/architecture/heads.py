@@ -82,6 +82,7 @@ def masked_lm_head(
         eps, is_tied = config.layer_norm_eps, config.tie_word_embeddings
         return MaskedLMHead(config.hidden_size, width(config), config.vocab_size, chosen, eps, is_tied, output)
 
+    # An empty path is the head itself, so "cls.predictions.bias" is the head's own parameter `bias`.
     return Head(build=build, names=names, tied={bias: ""}, untied={decoder: "decoder"})
 
 

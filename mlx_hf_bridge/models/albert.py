@@ -56,6 +56,7 @@ def encoder(config: AlbertConfig) -> Encoder:
     return Encoder(
         bert.embeddings(config, config.embedding_size),
         [layer_group(config) for _ in range(config.num_hidden_groups)],
+        # Unlike in ELECTRA, this layer is there even if the widths are equal.
         projection=Linear(config.embedding_size, config.hidden_size),
         layer_order=group_of_layer(config),
     )

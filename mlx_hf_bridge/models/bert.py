@@ -91,7 +91,7 @@ def embeddings(
         pad_token_id: Padding id from which positions are counted as in RoBERTa; None = positions start at 0.
         normed: Whether a norm follows the sum.
         token_scale: Factor of the token embeddings.
-        own: Name -> table of an additional input, e.g. ERNIE's task types.
+        extra: Name -> embedding of an additional input, e.g. ERNIE's task types.
 
     Returns:
         The embeddings.

@@ -48,6 +48,7 @@ def encoder(
         TokenPositionEmbeddings(config.vocab_size, config.hidden_size, config.max_position_embeddings),
         bert.pre_norm_layers(config),
         final_norm=bert.layer_norm(config),
+        # transformers records hidden states before final_layer_norm, which only last_hidden_state passes.
         norm_last_hidden_state=False,
         attention_mask=attention_mask,
     )

@@ -68,6 +68,7 @@ def layer(config: ConvBertConfig) -> PostNormLayer:
 def encoder(config: ConvBertConfig) -> Encoder:
     """Return the encoder, with a projection where the embeddings have another width."""
     width, hidden = config.embedding_size, config.hidden_size
+    # The reference has the projection, and checkpoints its tensors, only where the widths differ.
     projection = None if width == hidden else Linear(width, hidden)
     layers = [layer(config) for _ in range(config.num_hidden_layers)]
     return Encoder(bert.embeddings(config, width), layers, projection=projection)

@@ -105,6 +105,7 @@ def attention(config: DebertaConfig) -> DisentangledAttention:
         heads,
         HeadwiseProjection(size, heads),
         config.sides,
+        # Scores are divided by sqrt(K * terms), content to content included (modeling_deberta.py, scaled_size_sqrt).
         scale_factor=1 + len(config.sides),
         position_projection=position_projection(config, key_bias=False),
         talking=TalkingHeads(heads) if config.talking_head else None,

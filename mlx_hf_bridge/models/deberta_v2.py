@@ -109,6 +109,7 @@ class ConvolvedSum(nn.Module):
 def attention(config: DebertaV2Config) -> DisentangledAttention:
     """Return the attention of one layer."""
     size, heads = config.hidden_size, config.num_attention_heads
+    # Unlike DeBERTa, p2p does not count in the scale (DisentangledSelfAttention.forward of the reference).
     sides = {"c2p", "p2c"} & set(config.sides)
     # With share_att_key the content's linear layers serve positions too.
     positions = None if config.share_att_key else deberta.position_projection(config, key_bias=True)

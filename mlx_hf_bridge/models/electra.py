@@ -39,6 +39,7 @@ class ElectraConfig(EncoderConfig):
 def encoder(config: ElectraConfig) -> Encoder:
     """Return the encoder, with a projection where the embeddings have another width."""
     width, hidden = config.embedding_size, config.hidden_size
+    # The reference has the projection, and checkpoints its tensors, only where the widths differ.
     projection = None if width == hidden else Linear(width, hidden)
     return Encoder(bert.embeddings(config, width), bert.layers(config), projection=projection)
 

@@ -93,6 +93,7 @@ def layer(config: Gemma3Config, attention_type: str) -> DoubleNormLayer:
         config.attention_bias,
         window=config.sliding_window // 2 if attention_type == _LOCAL else None,
         rotation_index=int(attention_type == _LOCAL),
+        # Instead of 1 / sqrt(head_dim); the two differ in some sizes of Gemma.
         scale=config.query_pre_attn_scalar**-0.5,
         query_norm=RMSNorm(head_dim, eps, offset=1.0),
         key_norm=RMSNorm(head_dim, eps, offset=1.0),

@@ -31,7 +31,7 @@ from mlx_hf_bridge.layers.norm import LayerNorm
 from mlx_hf_bridge.models import bert
 
 _NORMS = ("no_norm", "layer_norm")
-# torch's default, which two norms of each layer have in the reference whatever layer_norm_eps says.
+# torch's default: the reference passes no layer_norm_eps to the embeddings' norm and to each layer's last one.
 _TORCH_EPS = 1e-5
 
 

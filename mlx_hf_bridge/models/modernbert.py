@@ -113,6 +113,7 @@ def layer(config: ModernBertConfig, index: int) -> PreNormLayer:
         config.hidden_size,
         config.num_attention_heads,
         bias=config.attention_bias,
+        # local_attention is the whole window (configuration_modernbert.py, sliding_window).
         window=config.local_attention // 2 if is_local else None,
         rotation_index=int(is_local),
     )

@@ -29,6 +29,7 @@ _OLD_KEYS = {
     "rotary_emb_base": "rope_theta",
     "rotary_emb_fraction": "partial_rotary_factor",
 }
+# The authors' name of a gated feed-forward block with silu.
 _OLD_ACTIVATIONS = {"swiglu": "silu"}
 
 

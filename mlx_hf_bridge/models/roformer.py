@@ -59,6 +59,7 @@ def layer(config: RoFormerConfig) -> PostNormLayer:
 def encoder(config: RoFormerConfig) -> Encoder:
     """Return the encoder, with a projection where the embeddings have another width."""
     width, hidden = config.width, config.hidden_size
+    # The reference has the projection, and checkpoints its tensors, only where the widths differ.
     norm = LayerNorm(width, eps=config.layer_norm_eps)
     return Encoder(
         NormalizedEmbeddings(config.vocab_size, width, norm, config.type_vocab_size),

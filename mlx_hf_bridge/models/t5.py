@@ -73,6 +73,7 @@ def position_bias(config: T5Config) -> RelativePositionBias:
 def layer(config: T5Config, own_bias: RelativePositionBias | None = None) -> PreNormLayer:
     """Return one layer; `own_bias` is a relative position bias that only this layer has."""
     width, eps = config.hidden_size, config.layer_norm_eps
+    # T5 folds the division by sqrt(K) into the initialization of the queries, so scores are not scaled.
     attention = Attention(width, config.num_attention_heads, config.head_dim, bias=False, scaled=False)
     block = GatedFeedForward if config.is_gated else FeedForward
     feed_forward = block(width, config.intermediate_size, activation_for(config.hidden_act), bias=False)

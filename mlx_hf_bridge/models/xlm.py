@@ -67,6 +67,7 @@ class XLMConfig(EncoderConfig):
         old_keys = {"vocab_size": "n_words", "pad_token_id": "pad_index"}
         raw = {**{new: raw[old] for new, old in old_keys.items() if old in raw}, **raw}
         width = raw.get("emb_dim")
+        # XLM has no key for the feed-forward width; the reference fixes it (modeling_xlm.py, hidden_dim).
         derived: dict[str, Any] = {"intermediate_size": 4 * width} if type(width) is int else {}
         derived["hidden_act"] = "gelu" if raw.get("gelu_activation", True) else "relu"
         return super().from_json({**raw, **derived, "type_vocab_size": raw.get("vocab_size")})

@@ -74,7 +74,7 @@ class _SubBatches:
 
     @classmethod
     def split(cls, inputs: Mapping[str, np.ndarray]) -> Self | None:
-        """Split a batch; None if it is not padded on the right alone, or fits into one sub-batch."""
+        """Split a batch; None if it is not padded on the right only, or fits into one sub-batch."""
         mask = inputs["attention_mask"].astype(bool)
         lengths = mask.sum(axis=1)
         if mask.ndim != 2 or not np.array_equal(mask, np.arange(mask.shape[1]) < lengths[:, None]) or not lengths.all():
@@ -122,8 +122,8 @@ def _compute(model: Callable[..., EncoderOutput], task: str, call: ModelInputs) 
     encoded = model(call.batch(), outputs_only=task != BASE_TASK)
     if task != BASE_TASK:
         return {name: array.astype(mx.float32) for name, array in encoded.outputs.items()}
-    answers = {"hidden": encoded.hidden, "pooled": encoded.pooled}
-    return {name: array.astype(mx.float32) for name, array in answers.items() if array is not None}
+    outputs = {"hidden": encoded.hidden, "pooled": encoded.pooled}
+    return {name: array.astype(mx.float32) for name, array in outputs.items() if array is not None}
 
 
 def _restore(read: Callable[..., MLXPreTrainedModel], *arguments: Any) -> BatchSplittingModel:

@@ -32,7 +32,7 @@ class Features:
         batch: Token ids, mask and token type ids (B, L). `batch.mask` is the one that pooling and scoring use.
         arrays: What modules have computed, by sentence-transformers' names, such as "token_embeddings" (B, L, D) and
             "sentence_embedding" (B, V).
-        hidden_states: The hidden states of all layers, each (B, L, D); None if the model was not asked for them.
+        hidden_states: The hidden states of all layers, each (B, L, D); None if they were not requested.
         prompt_length: The tokens of the prompt at the start of each text, for poolings that leave the prompt out.
         task: "query", "document" or another task of the model; None if the call named none.
         expansion_mask: Bool (B, L), True for tokens that query expansion appended; None if no query was expanded.
@@ -139,7 +139,7 @@ class Module(ABC):
         """Write config.json and model.safetensors into a folder, as sentence-transformers reads them.
 
         Args:
-            folder: An existing folder of this module alone. Files of the same name are overwritten.
+            folder: An existing folder for this module. Files of the same name are overwritten.
         """
         if config := self.get_config_dict():
             write_json(folder / CONFIG_FILE, config)

@@ -67,13 +67,13 @@ class Pooling(Module):
         return (self.pooling_mode,) if isinstance(self.pooling_mode, str) else self.pooling_mode
 
     def reads_first_token(self, prompt: str) -> bool:
-        """Return whether the embedding depends on the first token alone, so that the last layer may skip the others.
+        """Return whether the embedding depends on the first token only, so that the last layer may skip the others.
 
         Args:
             prompt: The prompt of the call; with `include_prompt=False`, CLS pooling reads past it.
 
         Returns:
-            True for CLS pooling alone.
+            True if CLS pooling is the only mode.
         """
         return self.modes == ("cls",) and (self.include_prompt or not prompt)
 

@@ -110,6 +110,6 @@ def expand_query(tokens: Tokens, length: int, token_id: int) -> ExpandedTokens:
         The tokens, with the number of those that were appended.
     """
     missing = max(0, length - len(tokens))
-    segments = None if tokens.token_type_ids is None else np.pad(tokens.token_type_ids, (0, missing))
+    token_type_ids = None if tokens.token_type_ids is None else np.pad(tokens.token_type_ids, (0, missing))
     ids = np.pad(tokens.ids, (0, missing), constant_values=token_id)
-    return ExpandedTokens(ids, segments, tokens.truncated, missing)
+    return ExpandedTokens(ids, token_type_ids, tokens.truncated, missing)

@@ -150,7 +150,7 @@ class Router(Module):
         """Write router_config.json, and each module into a subfolder; modules shared by routes are written once.
 
         Args:
-            folder: An existing folder of this module alone.
+            folder: An existing folder for this module.
         """
         ids: dict[int, str] = {}
         types, structure = {}, {}

@@ -115,7 +115,7 @@ class StaticEmbedding(InputModule):
         """Write the table and the tokenizer into a folder.
 
         Args:
-            folder: An existing folder of this module alone.
+            folder: An existing folder for this module.
         """
         super().save(folder)
         self.tokenizer.save(folder)
@@ -226,7 +226,7 @@ class SparseStaticEmbedding(InputModule):
         """Write the weights, config.json and the tokenizer into a folder.
 
         Args:
-            folder: An existing folder of this module alone.
+            folder: An existing folder for this module.
         """
         super().save(folder)
         self.tokenizer.save(folder)

@@ -65,7 +65,7 @@ class Transformer(InputModule):
 
     @property
     def auto_model(self) -> MLXPreTrainedModel:
-        """The encoder alone, as `MLXAutoModel` returns it."""
+        """The encoder without pooling, as `MLXAutoModel` returns it."""
         return create_model(self.loaded)
 
     model = auto_model

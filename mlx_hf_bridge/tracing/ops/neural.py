@@ -26,15 +26,15 @@ def linear(x: mx.array, weight: Any, bias: mx.array | None = None) -> mx.array:
         x @ weight.T + bias, of shape (..., O).
     """
     if isinstance(weight, QuantizedModule):
-        product = weight.matmul(x)
-        return product if bias is None else product + bias
+        projected = weight.matmul(x)
+        return projected if bias is None else projected + bias
     return x @ weight.T if bias is None else mx.addmm(bias, x, weight.T)
 
 
 def _matmul(x: mx.array, y: mx.array) -> mx.array:
-    product = mx.matmul(x, y)
-    check_size(product.size)
-    return product
+    result = mx.matmul(x, y)
+    check_size(result.size)
+    return result
 
 
 def _softmax(x: mx.array, axis: int, dtype: str | None = None) -> mx.array:
@@ -173,9 +173,9 @@ def _view_as_real(x: mx.array) -> mx.array:
 
 
 def _einsum(equation: str, arrays: Sequence[mx.array], **unused: Any) -> mx.array:
-    product = mx.einsum(equation, *arrays)
-    check_size(product.size)
-    return product
+    result = mx.einsum(equation, *arrays)
+    check_size(result.size)
+    return result
 
 
 NEURAL: dict[str, Callable[..., Any]] = {

@@ -62,8 +62,8 @@ def _pad(x: mx.array, widths: Sequence[int], mode: str = "constant", value: floa
 
 def _squeeze(x: mx.array, axes: Any = None) -> mx.array:
     """Remove axes of size 1; others stay."""
-    asked = range(x.ndim) if axes is None else [axes] if isinstance(axes, int) else axes
-    return mx.squeeze(x, [axis for axis in asked if x.shape[axis] == 1])
+    candidates = range(x.ndim) if axes is None else [axes] if isinstance(axes, int) else axes
+    return mx.squeeze(x, [axis for axis in candidates if x.shape[axis] == 1])
 
 
 def _repeat(x: mx.array, times: Sequence[int]) -> mx.array:

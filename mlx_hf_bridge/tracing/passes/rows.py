@@ -8,7 +8,7 @@ import mlx.core as mx
 from mlx_hf_bridge.tracing.graph import Graph, Node
 from mlx_hf_bridge.tracing.passes.rewriting import find_readers, is_call
 
-# Operations that compute each row by itself.
+# Operations that compute each row independently of the others.
 _BY_ROW = (
     "linear",
     "layer_norm",

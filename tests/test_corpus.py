@@ -61,7 +61,7 @@ def test_what_is_no_iterable_of_texts_is_refused_before_the_first_chunk(
 
 
 def test_a_precision_that_needs_all_vectors_is_refused(model: MLXSentenceTransformer) -> None:
-    with pytest.raises(InputError, match="'int8' is scaled to the range of all vectors, which a stream does not know"):
+    with pytest.raises(InputError, match="'int8' is scaled to the range of all embeddings, which a stream"):
         model.encode_stream(["a"], precision="int8")
     binary = np.concatenate(list(model.encode_stream(texts(9), precision="ubinary", chunk_size=4)))
     assert np.array_equal(binary, model.encode(list(texts(9)), precision="ubinary"))
@@ -135,7 +135,7 @@ def test_other_settings_do_not_continue_the_work(
 ) -> None:
     path = tmp_path / "vectors.npy"
     broken_off(model, path, 20)
-    with pytest.raises(InputError, match="holds 14 vectors of an earlier run that were made otherwise: ") as error:
+    with pytest.raises(InputError, match="holds 14 embeddings of an earlier run with other settings: ") as error:
         model.encode_to_file(texts(40), path, **{**OPTIONS, **change})
     assert told in str(error.value)
     assert np.load(model.encode_to_file(texts(40), path, **{**OPTIONS, **change}, restart=True)).shape[0] == 40
@@ -147,16 +147,16 @@ def test_another_model_does_not_continue_the_work(
     broken_off(model, tmp_path / "vectors.npy", 20)
     other = tmp_path_factory.mktemp("other")
     make_checkpoint(other, seed=1)
-    with pytest.raises(InputError, match="made otherwise: model was "):
+    with pytest.raises(InputError, match="with other settings: model was "):
         MLXSentenceTransformer(str(other)).encode_to_file(texts(40), tmp_path / "vectors.npy", **OPTIONS)
 
 
 def test_other_texts_do_not_continue_the_work(model: MLXSentenceTransformer, tmp_path: Path) -> None:
     path = tmp_path / "vectors.npy"
     broken_off(model, path, 20)
-    with pytest.raises(InputError, match="of the first 14 texts of an earlier run, and the texts are other ones now"):
+    with pytest.raises(InputError, match="of the first 14 texts of an earlier run, but now the texts are different"):
         model.encode_to_file(["x", *texts(39)], path, **OPTIONS)
-    with pytest.raises(InputError, match="of the first 14 texts of an earlier run, and there are 9 texts now"):
+    with pytest.raises(InputError, match="of the first 14 texts of an earlier run, but now there are 9 texts"):
         model.encode_to_file(texts(9), path, **OPTIONS)
     assert len(np.load(model.encode_to_file(texts(40), path, **OPTIONS))) == 40
 
@@ -184,7 +184,7 @@ def test_vectors_that_were_lost_are_a_clear_error(model: MLXSentenceTransformer,
     broken_off(model, tmp_path / "vectors.npy", 20)
     with (tmp_path / "vectors.npy.partial" / "vectors.npy").open("rb+") as file:
         file.truncate(200)
-    with pytest.raises(RepositoryError, match=r"vectors.npy is shorter than progress.json beside it says. Restart\."):
+    with pytest.raises(RepositoryError, match=r"vectors.npy is shorter than progress.json next to it says. Restart\."):
         model.encode_to_file(texts(40), tmp_path / "vectors.npy", **OPTIONS)
 
 
@@ -288,7 +288,7 @@ def test_parquet_without_pyarrow_is_an_error_before_the_work(
 ) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
-    with pytest.raises(BackendError, match="Parquet files are written by pyarrow, which is not there"):
+    with pytest.raises(BackendError, match="Parquet files are written by pyarrow, which is not installed"):
         model.encode_to_file(texts(3), tmp_path / "vectors.parquet")
     assert not list(tmp_path.iterdir())
 
@@ -304,7 +304,7 @@ def test_the_command_goes_on_where_it_was_broken_off(
     with pytest.raises(InputError, match="item 2 to encode is a int"):
         model.encode_to_file(broken, path, prompt_name=None, batch_size=32)
     assert main([*command, "--normalize"]) == 1
-    assert "normalize_embeddings was False and is True. Ask as it did, or restart." in capsys.readouterr().err
+    assert "normalize_embeddings was False and is True. Use the same settings, or restart." in capsys.readouterr().err
     assert main([*command, "--json"]) == 0
     assert f'"texts": {len(lines)}' in capsys.readouterr().out
     assert np.array_equal(np.load(path), np.concatenate(list(model.encode_stream(lines))))

@@ -165,7 +165,7 @@ def test_all_four_similarities_are_those_of_sentence_transformers(
         ({"batch_size": 0}, "batch_size=0"),
         ({"output_value": "scores"}, "output_value='scores'"),
         ({"precision": "int4"}, "precision='int4'"),
-        ({"precision": "int8", "output_value": None}, "output_value=None gives dicts"),
+        ({"precision": "int8", "output_value": None}, "output_value=None returns dicts"),
         ({"prompt_name": "absent"}, "prompt_name='absent'"),
         ({"chunk_size": 0}, "chunk_size=0"),
         ({"strange": 1}, r"has been called with \['strange'\]"),
@@ -180,7 +180,7 @@ def test_what_cannot_be_served_is_refused(
 ) -> None:
     with pytest.raises((InputError, ValueError), match=message or "reach position"):
         mlx_model.encode(["word " * 600, "x"], **arguments)
-    with pytest.raises(InputError, match="from a single vector"):
+    with pytest.raises(InputError, match="from a single embedding"):
         mlx_model.encode("x", precision="int8")
 
 

@@ -139,7 +139,7 @@ def test_texts_in_dicts_name_their_task(tmp_path: Path) -> None:
     assert_same(tmp_path, torch_model, [{"query": "the cat"}, {"query": "a dog"}])
     assert_same(tmp_path, torch_model, {"document": "the cat"})
     mlx_model = MLXSentenceTransformer(tmp_path / "repo")
-    with pytest.raises(InputError, match=r"\['document', 'query'\], and a call has one"):
+    with pytest.raises(InputError, match=r"\['document', 'query'\], but a call has a single task"):
         mlx_model.encode([{"query": "a"}, {"document": "b"}])
     with pytest.raises(InputError, match="no route for task='strange'"):
         mlx_model.encode("a", task="strange")
@@ -172,7 +172,10 @@ def test_the_pooler_or_an_inner_layer_can_be_what_is_read(tmp_path: Path) -> Non
     [
         ("sentence_transformers.models.CNN", r"the module CNN \(sentence_transformers\.models\.CNN\)"),
         ("sentence_transformers.models.WordEmbeddings", "the module WordEmbeddings"),
-        ("modeling_own.Pooling", "modeling_own.Pooling, a class of the repo's own, whose code is not run"),
+        (
+            "modeling_own.Pooling",
+            "modeling_own.Pooling, a class that is not part of sentence-transformers, whose code is not run",
+        ),
     ],
 )
 def test_a_module_that_is_not_computed_is_named(module: str, message: str, tmp_path: Path) -> None:
@@ -300,4 +303,6 @@ def test_without_torch_everything_runs_but_tensors(tmp_path: Path) -> None:
     make_checkpoint(tmp_path / "encoder")
     make_checkpoint(tmp_path / "classifier", None, "ForSequenceClassification", 1)
     said = run_python(WITHOUT_TORCH, tmp_path / "encoder", tmp_path / "classifier")
-    assert said.startswith("convert_to_tensor=True gives torch tensors, and torch is not installed. pip install torch")
+    assert said.startswith(
+        "convert_to_tensor=True returns torch tensors, but torch is not installed. pip install torch"
+    )

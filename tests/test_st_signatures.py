@@ -1,6 +1,7 @@
 """Our four classes' signatures are those of sentence-transformers', but for what is listed here with its reason."""
 
 import inspect
+import re
 from typing import Any
 
 import pytest
@@ -88,8 +89,38 @@ def test_class_checks_by_name_take_our_classes_for_sentence_transformers(name: s
     assert "sentence_transformers" in str(getattr(mlx_hf_bridge, f"MLX{name}"))
 
 
+@pytest.mark.parametrize("name", CLASSES)
+def test_shared_docstrings_describe_every_argument_of_the_complete_signature(name: str) -> None:
+    cls = getattr(mlx_hf_bridge, f"MLX{name}")
+    methods = [getattr(cls, method, None) for method in ("encode_query", "encode_document", "save_pretrained")]
+    for described in (cls, *filter(None, methods)):
+        names = [parameter for parameter in inspect.signature(described).parameters if parameter != "self"]
+        found = re.findall(r"^    \*{0,2}(\w+): ", described.__doc__.partition("\nArgs:\n")[2], re.MULTILINE)
+        assert [one for one in found if one in names] == names, described
+
+
+def test_arguments_of_a_shared_signature_are_passed_on() -> None:
+    calls: list[Any] = []
+
+    class Recorder(mlx_hf_bridge.MLXSentenceTransformer):
+        def __init__(self) -> None:
+            self.prompts = {"query": "q: ", "passage": "p: "}
+
+        def encode(self, *args: Any, **kwargs: Any) -> None:
+            calls.append((args, kwargs))
+
+    Recorder().encode_query("a", None, None, 8, normalize_embeddings=True)
+    Recorder().encode_document(["a"], prompt="other")
+    Recorder().encode_document(inputs="a")
+    assert calls == [
+        (("a", "query", None, 8), {"task": "query", "normalize_embeddings": True}),
+        ((["a"], None, "other"), {"task": "document"}),
+        (("a", "passage", None), {"task": "document"}),
+    ]
+
+
 def test_there_is_one_backend() -> None:
-    with pytest.raises(InputError, match="backend='onnx', and models are computed by MLX"):
+    with pytest.raises(InputError, match="backend='onnx' is not supported: this class computes with MLX"):
         mlx_hf_bridge.MLXSentenceTransformer("any", backend="onnx")
 
 

@@ -1,6 +1,7 @@
-"""sentence-transformers' models on MLX, without torch and without sentence-transformers.
+"""The models of sentence-transformers computed with MLX; neither torch nor sentence-transformers is needed.
 
-Importing this also adds backend="mlx" to sentence-transformers' own classes, as soon as that package is imported.
+Importing this package also adds backend="mlx" to the classes of sentence-transformers itself, as soon as that package
+is imported.
 """
 
 from mlx_hf_bridge.sentence_transformers.backend.patch import install

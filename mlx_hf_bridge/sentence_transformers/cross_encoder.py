@@ -1,12 +1,12 @@
-"""MLXCrossEncoder: pairs of texts become scores, as in sentence-transformers, computed by MLX.
+"""MLXCrossEncoder: scores of pairs of texts as in sentence-transformers, computed with MLX.
 
-Reference: sentence_transformers/cross_encoder/model.py. N pairs, C labels.
+Reference: sentence_transformers/cross_encoder/model.py.
 """
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Unpack
 
 import mlx.core as mx
 import numpy as np
@@ -14,12 +14,12 @@ import numpy as np
 from mlx_hf_bridge.errors import ConfigError, InputError
 from mlx_hf_bridge.inference.batching import Results
 from mlx_hf_bridge.pretrained.model import MLXPreTrainedModel
-from mlx_hf_bridge.quantization.recipes import QuantizationLike
 from mlx_hf_bridge.runtime.executor import run
 from mlx_hf_bridge.sentence_transformers.base import MLXBaseModel
 from mlx_hf_bridge.sentence_transformers.encoding.engine import encode_texts
-from mlx_hf_bridge.sentence_transformers.encoding.pools import Pool
+from mlx_hf_bridge.sentence_transformers.encoding.pools import Pool, Workers
 from mlx_hf_bridge.sentence_transformers.encoding.results import convert_embeddings, stack_rows, to_numpy
+from mlx_hf_bridge.sentence_transformers.loading.arguments import ConstructorOptions
 from mlx_hf_bridge.sentence_transformers.loading.loader import ModuleLoader
 from mlx_hf_bridge.sentence_transformers.modules.activations import ACTIVATIONS, NamedActivation, parse_activation
 from mlx_hf_bridge.sentence_transformers.modules.base import SCORES, Module
@@ -27,17 +27,45 @@ from mlx_hf_bridge.sentence_transformers.modules.logit_score import LogitScore
 from mlx_hf_bridge.sentence_transformers.modules.transformer import Transformer
 from mlx_hf_bridge.sentence_transformers.modules.transformer_settings import parse_settings, refuse_chat_template
 from mlx_hf_bridge.sentence_transformers.modules.vectors import Dense
+from mlx_hf_bridge.sentence_transformers.signatures import extends_constructor
 
 logger = logging.getLogger(__name__)
 
 Activation = Callable[[Any], Any]
 
-# The words whose scores a plain causal language model is compared by.
+# A causal language model that names no tokens of its own is scored by the logits of these two.
 _TRUE, _FALSE = "yes", "no"
 
 
+@extends_constructor(MLXBaseModel)
 class MLXCrossEncoder(MLXBaseModel):
-    """sentence_transformers.CrossEncoder on MLX, for sequence classifiers, with or without modules.json."""
+    """sentence_transformers.CrossEncoder computed with MLX: a score, or a score for each label, for a pair of texts.
+
+    Loads sequence classifiers, with or without modules.json, and rerankers that are causal language models.
+
+    Args:
+        model_name_or_path: A folder, or a model id on the Hugging Face Hub. An id without an organization is looked
+            up in "cross-encoder" first. Default: None, which needs `modules`.
+        num_labels: The number of labels, which must be that of the checkpoint, since no head is randomly
+            initialized. Default: None, the checkpoint's.
+        max_length: The most tokens of a pair, special tokens included; longer pairs are truncated. Default: None, the
+            saved number, or else what the model has positions for.
+        activation_fn: A function of the logits, on MLX arrays, or a module of torch. Default: None, the saved one, or
+            else a sigmoid for one label and the identity for several.
+        keep_in_fp32_modules: Must be None or empty: only the torch backend of sentence-transformers has it.
+        **kwargs: Arguments that all model classes share, each with a default: modules, device, prompts,
+            default_prompt_name, cache_folder, trust_remote_code, revision, local_files_only, token, model_kwargs,
+            processor_kwargs, config_kwargs, model_card_data, backend, quantization_config, dtype and overlong.
+            MLXBaseModel describes them, and so does help(MLXCrossEncoder).
+
+    Example:
+        >>> from mlx_hf_bridge import MLXCrossEncoder
+        >>> model = MLXCrossEncoder("ms-marco-MiniLM-L6-v2")
+        >>> query = "how do plants eat?"
+        >>> scores = model.predict([(query, "Photosynthesis turns light into sugar."), (query, "Rust is a language.")])
+        >>> scores.shape
+        (2,)
+    """
 
     model_type: ClassVar[str] = "CrossEncoder"
     default_huggingface_organization: ClassVar[str | None] = "cross-encoder"
@@ -47,64 +75,28 @@ class MLXCrossEncoder(MLXBaseModel):
         self,
         model_name_or_path: str | Path | None = None,
         *,
-        modules: Sequence[Module] | None = None,
-        device: str | None = None,
-        prompts: Mapping[str, str] | None = None,
-        default_prompt_name: str | None = None,
-        cache_folder: str | Path | None = None,
-        trust_remote_code: bool = False,
-        revision: str | None = None,
-        local_files_only: bool = False,
-        token: bool | str | None = None,
-        model_kwargs: Mapping[str, Any] | None = None,
-        processor_kwargs: Mapping[str, Any] | None = None,
-        config_kwargs: Mapping[str, Any] | None = None,
-        model_card_data: Any = None,
-        backend: str = "mlx",
         num_labels: int | None = None,
         max_length: int | None = None,
         activation_fn: Activation | None = None,
         keep_in_fp32_modules: Sequence[str] | None = None,
-        quantization_config: QuantizationLike = None,
-        dtype: Any = "auto",
-        overlong: str = "truncate",
+        **kwargs: Unpack[ConstructorOptions],
     ) -> None:
-        """Load a folder, a Hub id, or a name of the organisation cross-encoder; or take modules.
-
-        num_labels: must be what the checkpoint has, since no head is started at random. activation_fn: of MLX arrays,
-        or a torch module; None = the saved one, else a sigmoid for one label and nothing for more. The others are as
-        of MLXSentenceTransformer.
-        """
-        labels = {} if num_labels is None else {"num_labels": num_labels}
-        length = {} if max_length is None else {"model_max_length": max_length}
-        super().__init__(
-            model_name_or_path,
-            modules=modules,
-            prompts=prompts,
-            default_prompt_name=default_prompt_name,
-            cache_folder=cache_folder,
-            revision=revision,
-            local_files_only=local_files_only,
-            token=token,
-            model_kwargs=model_kwargs,
-            processor_kwargs={**(processor_kwargs or {}), **length},
-            config_kwargs={**(config_kwargs or {}), **labels},
-            backend=backend,
-            quantization_config=quantization_config,
-            dtype=dtype,
-            overlong=overlong,
-        )
-        asked = self._arguments.num_labels
-        if asked is not None and asked != self.num_labels:
+        if num_labels is not None:
+            kwargs["config_kwargs"] = {**(kwargs.get("config_kwargs") or {}), "num_labels": num_labels}
+        if max_length is not None:
+            kwargs["processor_kwargs"] = {**(kwargs.get("processor_kwargs") or {}), "model_max_length": max_length}
+        super().__init__(model_name_or_path, **kwargs)
+        requested = self._arguments.num_labels
+        if requested is not None and requested != self.num_labels:
             raise ConfigError(
-                f"num_labels={asked}, and the checkpoint has {self.num_labels}; a head of another size would start at "
-                "random. Leave num_labels out."
+                f"num_labels={requested}, but the checkpoint has {self.num_labels}; another number would need a head "
+                "that is randomly initialized. Leave num_labels out."
             )
         self.activation_fn = self._saved_activation() if activation_fn is None else activation_fn
         self.set_keep_in_fp32_modules(keep_in_fp32_modules or [])
 
     def _default_modules(self, loader: ModuleLoader) -> list[Module]:
-        """A sequence classifier; of a causal language model the lead of "yes" over "no"."""
+        """Return a sequence classifier; for a causal language model, the difference of the logits of "yes" and "no"."""
         source, folder = loader.source, loader.source.folder
         refuse_chat_template(folder, source.name)
         architecture = str((loader.read_config().get("architectures") or [""])[0])
@@ -117,14 +109,14 @@ class MLXCrossEncoder(MLXBaseModel):
         true_id, false_id = (transformer.tokenizer.backend.token_to_id(word) for word in (_TRUE, _FALSE))
         if true_id is None or false_id is None:
             raise ConfigError(
-                f"{source.name} is a language model whose tokenizer lacks the words {_TRUE!r} and {_FALSE!r}, by which "
-                "it would be scored. Save it with a LogitScore module of its own words."
+                f"{source.name} is a causal language model whose tokenizer lacks the tokens {_TRUE!r} and {_FALSE!r}, "
+                "which pairs would be scored by. Save it with a LogitScore module that names its tokens."
             )
         return [transformer, LogitScore(true_id, false_id)]
 
     @property
     def num_labels(self) -> int:
-        """C."""
+        """The number of labels, and of scores for a pair."""
         for module in reversed(self._modules):
             if isinstance(module, Dense) and module.module_output_name == SCORES:
                 return module.out_features
@@ -136,12 +128,12 @@ class MLXCrossEncoder(MLXBaseModel):
 
     @property
     def model(self) -> MLXPreTrainedModel | None:
-        """The classifier, as MLXAutoModelForSequenceClassification gives it."""
+        """The encoder with its head, as MLXAutoModelForSequenceClassification loads it; None without a Transformer."""
         return self.transformers_model
 
     @property
     def max_length(self) -> Any:
-        """max_seq_length, by its older name."""
+        """The most tokens of a pair; an older name of `max_seq_length`."""
         return self.max_seq_length
 
     @max_length.setter
@@ -150,25 +142,47 @@ class MLXCrossEncoder(MLXBaseModel):
 
     @property
     def default_activation_function(self) -> Activation:
-        """activation_fn, by its older name."""
+        """The activation function; an older name of `activation_fn`."""
         return self.activation_fn
 
     def get_default_activation_fn(self) -> Activation:
-        """What config.json says, in its present and its older key, else by the number of labels."""
+        """Return the activation function that config.json names, or else the default for the number of labels.
+
+        Returns:
+            A function of MLX arrays; without a name in config.json a sigmoid for one label, the identity for several.
+        """
         config = self._transformer.loaded.raw_config if self._transformer else {}
         own = config.get("sentence_transformers")
         reference = own.get("activation_fn") if isinstance(own, dict) else None
+        # The key that sentence-transformers wrote before version 4.
         reference = reference or config.get("sbert_ce_default_activation_function")
         return _activation(reference) or NamedActivation("Sigmoid" if self.num_labels == 1 else "Identity")
 
     def set_keep_in_fp32_modules(self, module_names: Sequence[str]) -> None:
-        """An empty list; InputError for any other, as from every backend but torch."""
+        """Accept only an empty list: keeping modules in float32 is a feature of the torch backend.
+
+        Args:
+            module_names: Must be empty.
+
+        Raises:
+            InputError: If any module is named.
+        """
         if module_names:
-            raise InputError(f"keep_in_fp32_modules={list(module_names)} is of the torch backend only. Leave it out.")
+            raise InputError(
+                f"keep_in_fp32_modules={list(module_names)} is not supported; only the torch backend of "
+                "sentence-transformers has it. Leave it out."
+            )
         self.keep_in_fp32_modules: list[str] = []
 
     def is_singular_input(self, inputs: Any) -> bool:
-        """Whether this is one pair rather than several."""
+        """Return whether inputs are a single pair rather than several.
+
+        Args:
+            inputs: What `predict` was given.
+
+        Returns:
+            True for a pair of texts, or an array of one axis; False for a list of pairs.
+        """
         if isinstance(inputs, np.ndarray):
             return inputs.size > 0 and inputs.ndim < 2
         if not isinstance(inputs, (list, tuple)):
@@ -191,10 +205,43 @@ class MLXCrossEncoder(MLXBaseModel):
         chunk_size: int | None = None,
         **kwargs: Any,
     ) -> Any:
-        """A pair of texts -> its score, or its scores (C,); pairs -> (N,) for one label, (N, C) for more, in float32.
+        """Return the scores of pairs of texts.
 
-        activation_fn: in place of the model's. apply_softmax: over the labels, after the activation. The others are as
-        of MLXSentenceTransformer.encode, and so are the errors.
+        Args:
+            inputs: A pair of texts, or a list, a tuple or a numpy array (N, 2) of pairs.
+            prompt_name: The name of the prompt in `prompts` to put before the first text of every pair. Default: None,
+                the model's `default_prompt_name`.
+            prompt: A text to put before the first text of every pair, instead of a named prompt. Default: None.
+            batch_size: Bounds the size of a batch: padding included, it has at most batch_size x 12 tokens on a CPU and
+                batch_size x 128 on a GPU, so that short pairs go in larger batches. Default: 32.
+            show_progress_bar: Whether to show a progress bar. Default: None, which shows one if this package logs at
+                level INFO or DEBUG.
+            activation_fn: A function of the logits, on MLX arrays, or a module of torch. Default: None, the model's
+                `activation_fn`.
+            apply_softmax: Apply a softmax over the labels, after the activation. Default: False.
+            convert_to_numpy: Return one numpy array. Default: True.
+            convert_to_tensor: Return one torch tensor; takes precedence over convert_to_numpy. Default: False.
+            device: A list of devices, of which each gets a worker process for this call; anything else is ignored,
+                since MLX selects its device itself. Default: None.
+            pool: Worker processes of `start_multi_process_pool` to compute in. Default: None.
+            chunk_size: How many pairs a worker process gets at a time. Default: None, chosen by the number of pairs.
+            **kwargs: `processing_kwargs` (a dict of tokenizer options), and what `get_model_kwargs` names.
+
+        Returns:
+            float32 scores in the order of the pairs: (N,) for a model with one label, (N, labels) for several; for a
+            single pair one number, or (labels,). A numpy array, a torch tensor with convert_to_tensor, or a list of MLX
+            arrays with convert_to_numpy=False.
+
+        Raises:
+            InputError: If an input is not a pair of texts, a prompt name or argument is unknown, or a value is not
+                supported.
+            OverlongTextError: If a pair is too long and the model was loaded with overlong="error".
+            BackendError: If convert_to_tensor is given and torch is not installed.
+
+        Example:
+            >>> scores = model.predict([("how do plants eat?", "Photosynthesis turns light into sugar.")])
+            >>> scores.shape, scores.dtype
+            ((1,), dtype('float32'))
         """
         self._check_kwargs("predict", kwargs)
         single = self.is_singular_input(inputs)
@@ -202,18 +249,15 @@ class MLXCrossEncoder(MLXBaseModel):
         pairs = [given] if single else list(given)
         logits = self._compute_rows(
             pairs,
-            device,
-            pool,
-            chunk_size,
-            show_progress_bar,
+            Workers(device, pool, chunk_size, show_progress_bar),
             prompt=self._resolve_prompt(prompt, prompt_name),
             batch_size=batch_size,
             **kwargs,
         )
         activation = self.activation_fn if activation_fn is None else activation_fn
         scores = self._scores(logits, activation, bool(apply_softmax)) if len(logits) else []
-        answer = convert_embeddings(scores, convert_to_numpy and not convert_to_tensor, convert_to_tensor)
-        return answer[0] if single else answer
+        results = convert_embeddings(scores, convert_to_numpy and not convert_to_tensor, convert_to_tensor)
+        return results[0] if single else results
 
     def rank(
         self,
@@ -230,13 +274,38 @@ class MLXCrossEncoder(MLXBaseModel):
         pool: Pool | None = None,
         chunk_size: int | None = None,
     ) -> list[dict[str, Any]]:
-        """Documents for a query, best first -> dicts with corpus_id, score and, where asked, text.
+        """Return documents in the order of their scores for a query.
 
-        InputError for a model with several labels.
+        Args:
+            query: The query.
+            documents: The documents.
+            top_k: How many are returned. Default: None, all.
+            return_documents: Return the texts too. Default: False.
+            prompt_name: The name of the prompt in `prompts` to put before the query. Default: None, the model's
+                `default_prompt_name`.
+            prompt: A text to put before the query, instead of a named prompt. Default: None.
+            batch_size: Bounds the number of tokens in a batch, as in `predict`. Default: 32.
+            show_progress_bar: Whether to show a progress bar. Default: None, as in `predict`.
+            activation_fn: A function of the logits, as in `predict`. Default: None, the model's `activation_fn`.
+            device: A list of devices to start a worker process for each, as in `predict`. Default: None.
+            pool: Worker processes of `start_multi_process_pool` to compute in. Default: None.
+            chunk_size: How many documents a worker process gets at a time. Default: None, chosen by their number.
+
+        Returns:
+            A dict for each document, highest score first: "corpus_id", its index in `documents`; "score", a float; and
+            with return_documents "text".
+
+        Raises:
+            InputError: If the model has several labels, or an argument that `predict` does not take.
+
+        Example:
+            >>> documents = ["Rust is a language.", "Photosynthesis turns light into sugar."]
+            >>> model.rank("how do plants eat?", documents, top_k=1, return_documents=True)
+            [{'corpus_id': 1, 'score': 0.93, 'text': 'Photosynthesis turns light into sugar.'}]
         """
         if self.num_labels != 1:
             raise InputError(
-                f"rank() needs a model with one label, and this one has {self.num_labels}. Use predict() with pairs."
+                f"rank() needs a model with one label, but this one has {self.num_labels}. Use predict() with pairs."
             )
         scores = self.predict(
             [(query, document) for document in documents],
@@ -273,22 +342,31 @@ class MLXCrossEncoder(MLXBaseModel):
         if self.num_labels == 1 and scores.ndim > 1:
             scores = scores[:, 0]
         if softmax and scores.ndim > 1:
-            powers = np.exp(scores - scores.max(axis=1, keepdims=True))
-            scores = powers / powers.sum(axis=1, keepdims=True)
+            # Without its maximum a large logit would overflow exp.
+            exponentials = np.exp(scores - scores.max(axis=1, keepdims=True))
+            scores = exponentials / exponentials.sum(axis=1, keepdims=True)
         return list(scores)
 
     def _saved_activation(self) -> Activation:
         return _activation(self._saved_config.get("activation_fn")) or self.get_default_activation_fn()
 
     def _model_config(self) -> dict[str, Any]:
-        kind = type(self.activation_fn)
-        activation = NamedActivation(kind.__name__) if kind.__name__ in ACTIVATIONS else self.activation_fn
-        reference = getattr(activation, "reference", f"{kind.__module__}.{kind.__name__}")
+        cls = type(self.activation_fn)
+        activation = NamedActivation(cls.__name__) if cls.__name__ in ACTIVATIONS else self.activation_fn
+        reference = getattr(activation, "reference", f"{cls.__module__}.{cls.__name__}")
         return {**super()._model_config(), "activation_fn": reference}
 
 
 def apply_activation(activation: Activation, logits: np.ndarray) -> np.ndarray:
-    """An activation of MLX arrays, or a torch module, of logits (N, C) float32."""
+    """Apply an activation function to logits.
+
+    Args:
+        activation: A function of MLX arrays, or a module of torch.
+        logits: Logits (N, labels), float32.
+
+    Returns:
+        A float32 array of whatever shape the function returns.
+    """
     if any(base.__module__.partition(".")[0] == "torch" for base in type(activation).__mro__):
         import torch
 
@@ -298,10 +376,10 @@ def apply_activation(activation: Activation, logits: np.ndarray) -> np.ndarray:
 
 
 def _activation(reference: Any) -> Activation | None:
-    """torch's dotted name -> the activation; None without one, and with a warning for code of the repo's own."""
+    """Return the activation that a dotted name of torch names; None, with a warning, for a class of the repository."""
     if not reference:
         return None
     if not str(reference).startswith("torch."):
-        logger.warning("the saved activation %r is not torch's, and is not run; the usual one is used", reference)
+        logger.warning("the saved activation %r is not a class of torch and is not run; using the default", reference)
         return None
     return NamedActivation(parse_activation(reference, "the saved model"))

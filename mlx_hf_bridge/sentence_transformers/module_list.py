@@ -1,4 +1,4 @@
-"""A model as the list of its modules, and what can be asked of them: tokenizer, lengths, the encoder, its folder."""
+"""A model as a list of modules, and the properties that follow from them: tokenizer, maximum length, device, folder."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +15,7 @@ from mlx_hf_bridge.sentence_transformers.modules.transformer import Transformer
 
 
 class ModuleList:
-    """Modules in the order in which texts run through them."""
+    """A sequence of modules, in the order in which they run."""
 
     _modules: list[Module]
     _name: str
@@ -31,12 +31,16 @@ class ModuleList:
 
     def __repr__(self) -> str:
         recipe = self.quantization_config
-        packing = f"{recipe.bits} bits, {recipe.mode}" if recipe else "not quantised"
+        packing = f"{recipe.bits} bits, {recipe.mode}" if recipe else "not quantized"
         names = ", ".join(type(module).__name__ for module in self._modules)
         return f"{type(self).__name__}({self._name!r}, {packing}, {names})"
 
     def all_modules(self) -> list[Module]:
-        """Every module, those of a Router's routes too."""
+        """Return every module, including those inside of Routers.
+
+        Returns:
+            The modules; those of a Router follow it, route by route.
+        """
         found: list[Module] = []
         for module in self._modules:
             found.append(module)
@@ -56,7 +60,7 @@ class ModuleList:
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer of the first module that reads texts; see docs/compatibility.md for how it differs."""
+        """The tokenizer of the first module; can be set. docs/compatibility.md says how it differs."""
         return self._input_modules[0].tokenizer
 
     @tokenizer.setter
@@ -64,18 +68,18 @@ class ModuleList:
         if not isinstance(tokenizer, Tokenizer):
             raise ArgumentTypeError(
                 f"tokenizer is a {type(tokenizer).__name__}, expected an mlx_hf_bridge.inference.tokenizer.Tokenizer. "
-                "Make one from tokenizer.json: Tokenizer.from_folder(folder, {})."
+                "Create one from tokenizer.json: Tokenizer.from_folder(folder, {})."
             )
         self._input_modules[0].tokenizer = tokenizer
 
     @property
     def processor(self) -> Tokenizer:
-        """The tokenizer; models of texts have no other processor."""
+        """The tokenizer, which is the only processor that text models have."""
         return self.tokenizer
 
     @property
     def max_seq_length(self) -> Any:
-        """The most tokens of a text that are used; may be set, up to the model's positions."""
+        """The most tokens of a text, special tokens included; can be set, up to what the model has positions for."""
         lengths = [length for module in self._input_modules if (length := getattr(module, "max_seq_length", None))]
         return max(lengths) if lengths else None
 
@@ -86,63 +90,97 @@ class ModuleList:
                 module.max_seq_length = length  # type: ignore[attr-defined]
 
     def get_max_seq_length(self) -> Any:
-        """max_seq_length, by its older name."""
+        """Return the most tokens of a text; an older form of `max_seq_length`.
+
+        Returns:
+            The number of tokens, special tokens included, or None if there is no limit.
+        """
         return self.max_seq_length
 
     @property
     def transformers_model(self) -> MLXPreTrainedModel | None:
-        """The first Transformer's model, as MLXAutoModel gives it; None without one."""
+        """The encoder of the first Transformer, as MLXAutoModel loads it; None without a Transformer."""
         return self._transformer.auto_model if self._transformer else None
 
     @property
     def config(self) -> Any:
-        """config.json of the first Transformer; None without one."""
+        """The configuration (config.json) of the first Transformer; None without a Transformer."""
         return self._transformer.config if self._transformer else None
 
     @property
     def folder(self) -> Path:
-        """The converted folder that the weights were read from."""
+        """The folder of converted files that the weights were loaded from.
+
+        Raises:
+            RepositoryError: If the model has no Transformer.
+        """
         if self._transformer is None:
             raise RepositoryError(f"{self!r} has no Transformer, and so no converted folder.")
         return self._transformer.loaded.folder
 
     @property
     def quantization_config(self) -> MLXQuantizationConfig | None:
-        """The recipe that packed the weights; None for float ones."""
+        """How the weights are quantized; None if they are not."""
         return self._transformer.loaded.recipe if self._transformer else None
 
     @property
     def device(self) -> Any:
-        """The CPU, whose memory MLX shares: a torch.device where torch is loaded, else its name."""
+        """The CPU, whose memory MLX shares: a torch.device if torch is imported, else "cpu"."""
         return self.transformers_model.device if self.transformers_model else "cpu"
 
     @property
     def dtype(self) -> Any:
-        """The dtype in which unpacked weights are stored; None without a Transformer."""
+        """The dtype of the weights that are not quantized; None without a Transformer."""
         return self._transformer.loaded.dtype if self._transformer else None
 
     @property
     def modalities(self) -> list[str]:
-        """Texts alone."""
+        """The modalities of inputs: only "text"."""
         return ["text"]
 
     def supports(self, modality: Any) -> bool:
-        """Whether inputs of a modality are read."""
+        """Return whether the model takes inputs of a modality.
+
+        Args:
+            modality: Such as "text" or "image".
+
+        Returns:
+            True for "text" only.
+        """
         return modality in self.modalities
 
     def get_backend(self) -> str:
-        """What computes."""
+        """Return the name of the backend.
+
+        Returns:
+            Always "mlx".
+        """
         return "mlx"
 
     def to(self, *args: Any, **kwargs: Any) -> Self:
-        """The model as it is: MLX computes on its own device. ArgumentTypeError for a change of dtype."""
+        """Return the model as it is, since MLX selects its device itself.
+
+        Args:
+            *args: A device, which is ignored.
+            **kwargs: A device, which is ignored.
+
+        Returns:
+            This model.
+
+        Raises:
+            ArgumentTypeError: If a dtype is given.
+        """
         dtypes = [given for given in (*args, *kwargs.values()) if type(given).__name__ in ("dtype", "Dtype")]
         if dtypes:
             raise ArgumentTypeError(
-                f"to() got the dtype {dtypes[0]}, and a loaded model keeps its own. Pass dtype when it is loaded."
+                f"to() got the dtype {dtypes[0]}, but a loaded model keeps its own. Pass dtype to the constructor."
             )
         return self
 
     def eval(self) -> Self:
-        """The model as it is: it only infers."""
+        """Return the model as it is, since it is always in evaluation mode.
+
+        Returns:
+            This model.
+        """
         return self

@@ -1,22 +1,21 @@
-"""MLXMultiVectorEncoder: texts become a vector a token, scored by MaxSim, as in sentence-transformers (ColBERT).
+"""MLXMultiVectorEncoder: an embedding for every token, compared by MaxSim (ColBERT), computed with MLX.
 
-Reference: sentence_transformers/multi_vector_encoder/model.py. N texts, D vector width.
+Reference: sentence_transformers/multi_vector_encoder/model.py.
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Unpack
 
 import mlx.core as mx
 
 from mlx_hf_bridge.errors import InputError
 from mlx_hf_bridge.inference.batching import Results
 from mlx_hf_bridge.inference.pooling import normalize
-from mlx_hf_bridge.quantization.recipes import QuantizationLike
-from mlx_hf_bridge.sentence_transformers.base import MLXBaseModel
+from mlx_hf_bridge.sentence_transformers.embedding_model import MLXEmbeddingModel
 from mlx_hf_bridge.sentence_transformers.encoding.engine import encode_texts
-from mlx_hf_bridge.sentence_transformers.encoding.pools import Pool
+from mlx_hf_bridge.sentence_transformers.encoding.pools import Pool, Workers
 from mlx_hf_bridge.sentence_transformers.encoding.results import (
     all_outputs,
     select_unmasked,
@@ -24,6 +23,7 @@ from mlx_hf_bridge.sentence_transformers.encoding.results import (
     to_mlx,
     tokens_and_mask,
 )
+from mlx_hf_bridge.sentence_transformers.loading.arguments import ConstructorOptions
 from mlx_hf_bridge.sentence_transformers.loading.colbert import default_modules, detect_legacy
 from mlx_hf_bridge.sentence_transformers.loading.loader import ModuleLoader
 from mlx_hf_bridge.sentence_transformers.modules.base import Features, Module
@@ -31,65 +31,54 @@ from mlx_hf_bridge.sentence_transformers.modules.multi_vector import MultiVector
 from mlx_hf_bridge.sentence_transformers.modules.token_pooling import BaseTokenPooling
 from mlx_hf_bridge.sentence_transformers.modules.transformer import Transformer
 from mlx_hf_bridge.sentence_transformers.scoring.late_interaction import LATE_SIMILARITIES, maxsim, maxsim_pairwise
-from mlx_hf_bridge.sentence_transformers.scoring.similarity import check_similarity_name
+from mlx_hf_bridge.sentence_transformers.signatures import extends_constructor, shares_docstring
 
 logger = logging.getLogger(__name__)
 
 _TOKENS = "token_embeddings"
 
 
-class MLXMultiVectorEncoder(MLXBaseModel):
-    """sentence_transformers.MultiVectorEncoder on MLX, for its own repos, PyLate's and Stanford's ColBERT."""
+@extends_constructor(MLXEmbeddingModel)
+class MLXMultiVectorEncoder(MLXEmbeddingModel):
+    """sentence_transformers.MultiVectorEncoder computed with MLX: an embedding for every token of a text.
+
+    Loads multi-vector models of sentence-transformers, and ColBERT checkpoints of PyLate and of Stanford.
+
+    Args:
+        model_name_or_path: A folder, or a model id on the Hugging Face Hub. Default: None, which needs `modules`.
+        similarity_fn_name: The function that `similarity` uses: "maxsim", or "meanmaxsim", which divides by the number
+            of query tokens. Default: None, the saved one, or else "maxsim".
+        **kwargs: Arguments that all model classes share, each with a default: modules, device, prompts,
+            default_prompt_name, cache_folder, trust_remote_code, revision, local_files_only, token, model_kwargs,
+            processor_kwargs, config_kwargs, model_card_data, backend, quantization_config, dtype and overlong.
+            MLXBaseModel describes them, and so does help(MLXMultiVectorEncoder).
+
+    Example:
+        >>> from mlx_hf_bridge import MLXMultiVectorEncoder
+        >>> model = MLXMultiVectorEncoder("colbert-ir/colbertv2.0")
+        >>> queries = model.encode_query(["how do plants eat?"])
+        >>> documents = model.encode_document(["Photosynthesis turns light into sugar.", "Rust is a language."])
+        >>> queries[0].shape  # (tokens, D)
+        (32, 128)
+        >>> model.similarity(queries, documents).shape
+        (1, 2)
+    """
 
     model_type: ClassVar[str] = "MultiVectorEncoder"
+    _similarities = LATE_SIMILARITIES
+    _default_similarity = "maxsim"
 
     def __init__(
         self,
         model_name_or_path: str | Path | None = None,
         *,
-        modules: Sequence[Module] | None = None,
-        device: str | None = None,
-        prompts: Mapping[str, str] | None = None,
-        default_prompt_name: str | None = None,
-        cache_folder: str | Path | None = None,
-        trust_remote_code: bool = False,
-        revision: str | None = None,
-        local_files_only: bool = False,
-        token: bool | str | None = None,
-        model_kwargs: Mapping[str, Any] | None = None,
-        processor_kwargs: Mapping[str, Any] | None = None,
-        config_kwargs: Mapping[str, Any] | None = None,
-        model_card_data: Any = None,
-        backend: str = "mlx",
         similarity_fn_name: str | None = None,
-        quantization_config: QuantizationLike = None,
-        dtype: Any = "auto",
-        overlong: str = "truncate",
+        **kwargs: Unpack[ConstructorOptions],
     ) -> None:
-        """Load a folder or a Hub id; or take modules. The arguments are as of MLXSentenceTransformer."""
-        super().__init__(
-            model_name_or_path,
-            modules=modules,
-            prompts=prompts,
-            default_prompt_name=default_prompt_name,
-            cache_folder=cache_folder,
-            revision=revision,
-            local_files_only=local_files_only,
-            token=token,
-            model_kwargs=model_kwargs,
-            processor_kwargs=processor_kwargs,
-            config_kwargs=config_kwargs,
-            backend=backend,
-            quantization_config=quantization_config,
-            dtype=dtype,
-            overlong=overlong,
-        )
-        saved = self._saved_config.get("similarity_fn_name")
-        name = saved if similarity_fn_name is None and saved in LATE_SIMILARITIES else similarity_fn_name
-        self.similarity_fn_name = name
+        super().__init__(model_name_or_path, similarity_fn_name=similarity_fn_name, **kwargs)
         expands = any(isinstance(module, Transformer) and module.query_expansion for module in self._modules)
         if expands and not any(isinstance(module, MultiVectorMask) for module in self._modules):
-            logger.warning("queries are expanded, and without a MultiVectorMask the added tokens are not scored")
+            logger.warning("queries are expanded, but without a MultiVectorMask the added tokens are not scored")
 
     def _load(self, loader: ModuleLoader, saved: dict[str, Any]) -> tuple[list[Module], dict[str, Any]]:
         legacy = detect_legacy(loader.source, saved)
@@ -100,15 +89,6 @@ class MLXMultiVectorEncoder(MLXBaseModel):
 
     def _default_modules(self, loader: ModuleLoader) -> list[Module]:
         return default_modules(loader)
-
-    @property
-    def similarity_fn_name(self) -> str:
-        """The name of the similarity function; "maxsim" unless it was set or saved."""
-        return self._similarity_fn_name or "maxsim"
-
-    @similarity_fn_name.setter
-    def similarity_fn_name(self, name: Any) -> None:
-        self._similarity_fn_name = check_similarity_name(name, LATE_SIMILARITIES)
 
     def encode(
         self,
@@ -127,27 +107,55 @@ class MLXMultiVectorEncoder(MLXBaseModel):
         task: str | None = None,
         **kwargs: Any,
     ) -> Any:
-        """A text -> the vectors (tokens, D) of its tokens that are scored; texts -> a list of these, in their order.
+        """Return an embedding for every token of texts that is scored.
 
-        MLX arrays in float32, or numpy with convert_to_numpy. output_value=None gives a dict of everything for each
-        text. token_pooling: fewer vectors, for the tasks that it is meant for. task: "query" or "document". The others
-        are as of MLXSentenceTransformer.encode, and so are the errors.
+        Args:
+            inputs: A text, a {"text": ...} dict, or a sequence of these: a list, a tuple, a numpy array of texts or a
+                column of a datasets.Dataset.
+            prompt_name: The name of the prompt in `prompts` to put before every text. Default: None, the model's
+                `default_prompt_name`.
+            prompt: A text to put before every text, instead of a named prompt. Default: None.
+            batch_size: Bounds the size of a batch: padding included, it has at most batch_size x 12 tokens on a CPU and
+                batch_size x 128 on a GPU, so that short texts go in larger batches. Default: 32.
+            show_progress_bar: Whether to show a progress bar. Default: None, which shows one if this package logs at
+                level INFO or DEBUG.
+            output_value: "token_embeddings" (default), or None for every output by name.
+            convert_to_numpy: Return numpy arrays instead of MLX arrays. Default: False.
+            device: A list of devices, of which each gets a worker process for this call; anything else is ignored,
+                since MLX selects its device itself. Default: None.
+            normalize_embeddings: Scale every token embedding to length 1. Default: False.
+            pool: Worker processes of `start_multi_process_pool` to compute in. Default: None.
+            chunk_size: How many texts a worker process gets at a time. Default: None, chosen by the number of texts.
+            token_pooling: A module that merges the token embeddings of a text into fewer, for the tasks that it is
+                meant for; documents unless it says otherwise. Default: None.
+            task: "query" or "document", which differ in length, expansion and skipped words. Default: None.
+            **kwargs: `processing_kwargs` (a dict of tokenizer options), and what `get_model_kwargs` names.
+
+        Returns:
+            For several texts a list in their order: MLX arrays (tokens, D) float32, or numpy arrays with
+            convert_to_numpy; with output_value=None dicts of MLX arrays by name. For a single text only its item.
+
+        Raises:
+            InputError: If an input is not a text, an argument is unknown, or a value is not supported.
+            OverlongTextError: If a text is too long and the model was loaded with overlong="error".
+
+        Example:
+            >>> embeddings = model.encode(["The cat sleeps.", "A dog barks."], task="document")
+            >>> [one.shape for one in embeddings]
+            [(7, 128), (7, 128)]
         """
         if output_value not in (_TOKENS, None):
             raise InputError(f"output_value={output_value!r}, expected {_TOKENS!r} or None.")
         if "convert_to_tensor" in kwargs:
             raise InputError(
-                "encode() of several vectors a text has no convert_to_tensor: texts have different numbers of tokens, "
-                "so there is nothing to stack. Leave it out; convert_to_numpy=True gives a list of numpy arrays."
+                "encode() of a multi-vector model has no convert_to_tensor: texts have different numbers of tokens, so "
+                "their embeddings cannot be stacked. Leave it out; convert_to_numpy=True gives a list of numpy arrays."
             )
         self._check_kwargs("encode", kwargs)
         texts, single = self._as_list(inputs)
         rows = self._compute_rows(
             texts,
-            device,
-            pool,
-            chunk_size,
-            show_progress_bar,
+            Workers(device, pool, chunk_size, show_progress_bar),
             prompt=self._resolve_prompt(prompt, prompt_name),
             batch_size=batch_size,
             output_value=output_value,
@@ -156,93 +164,56 @@ class MLXMultiVectorEncoder(MLXBaseModel):
             task=task,
             **kwargs,
         )
-        answer = rows if convert_to_numpy and output_value else to_mlx(rows)
-        return answer[0] if single else answer
+        outputs = rows if convert_to_numpy and output_value else to_mlx(rows)
+        return outputs[0] if single else outputs
 
-    def encode_query(
-        self,
-        inputs: Any,
-        prompt_name: str | None = None,
-        prompt: str | None = None,
-        batch_size: int = 32,
-        show_progress_bar: bool | None = None,
-        output_value: str | None = _TOKENS,
-        convert_to_numpy: bool = False,
-        device: Any = None,
-        normalize_embeddings: bool = False,
-        pool: Pool | None = None,
-        chunk_size: int | None = None,
-        token_pooling: BaseTokenPooling | None = None,
-        **kwargs: Any,
-    ) -> Any:
-        """encode of queries: with their prompt, length and expansion."""
-        if prompt_name is None and prompt is None and "query" in self.prompts:
-            prompt_name = "query"
-        return self.encode(
-            inputs,
-            prompt_name,
-            prompt,
-            batch_size,
-            show_progress_bar,
-            output_value,
-            convert_to_numpy,
-            device,
-            normalize_embeddings,
-            pool,
-            chunk_size,
-            token_pooling,
-            task="query",
-            **kwargs,
-        )
+    @shares_docstring(encode, without=["task"])
+    def encode_query(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the token embeddings of search queries, with the model's prompt, length and expansion for queries.
 
-    def encode_document(
-        self,
-        inputs: Any,
-        prompt_name: str | None = None,
-        prompt: str | None = None,
-        batch_size: int = 32,
-        show_progress_bar: bool | None = None,
-        output_value: str | None = _TOKENS,
-        convert_to_numpy: bool = False,
-        device: Any = None,
-        normalize_embeddings: bool = False,
-        pool: Pool | None = None,
-        chunk_size: int | None = None,
-        token_pooling: BaseTokenPooling | None = None,
-        **kwargs: Any,
-    ) -> Any:
-        """encode of documents: with the first prompt of "document", "passage", "corpus", and without skipped words."""
-        if prompt_name is None and prompt is None:
-            prompt_name = self._document_prompt_name()
-        return self.encode(
-            inputs,
-            prompt_name,
-            prompt,
-            batch_size,
-            show_progress_bar,
-            output_value,
-            convert_to_numpy,
-            device,
-            normalize_embeddings,
-            pool,
-            chunk_size,
-            token_pooling,
-            task="document",
-            **kwargs,
-        )
+        Without prompt and prompt_name the prompt named "query" is used, if the model has one. All arguments and results
+        are those of `encode` with the task "query".
+        """
+        return self._encode_queries(*args, **kwargs)
+
+    @shares_docstring(encode, without=["task"])
+    def encode_document(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the token embeddings of documents, without those of the words that the model skips.
+
+        Without prompt and prompt_name the first of the prompts "document", "passage" and "corpus" that the model has
+        is used. All arguments and results are those of `encode` with the task "document".
+        """
+        return self._encode_documents(*args, **kwargs)
 
     def similarity(self, embeddings1: Any, embeddings2: Any, **kwargs: Any) -> Any:
-        """Queries' and documents' vectors -> scores (M, N) by similarity_fn_name; see late_interaction.maxsim."""
+        """Return the score of every query for every document.
+
+        A score is the sum over the query's tokens of the largest dot product with a token of the document.
+
+        Args:
+            embeddings1: Queries: a list of M arrays (tokens, D), a padded array (M, tokens, D), or one (tokens, D); of
+                MLX, numpy or torch.
+            embeddings2: Documents: a list of N arrays (tokens, D), a padded array (N, tokens, D), or one (tokens, D).
+            **kwargs: Arguments of late_interaction.maxsim: a_mask, b_mask, chunk_elements and length_normalize, which
+                is True by default if `similarity_fn_name` is "meanmaxsim".
+
+        Returns:
+            Scores (M, N) float32: a torch tensor if torch tensors were given, else a numpy array.
+        """
         return maxsim(embeddings1, embeddings2, **self._with_mean(kwargs))
 
     def similarity_pairwise(self, embeddings1: Any, embeddings2: Any, **kwargs: Any) -> Any:
-        """As many queries' as documents' vectors -> the score (N,) of each with the one at its place."""
-        return maxsim_pairwise(embeddings1, embeddings2, **self._with_mean(kwargs))
+        """Return the score of each query for the document at the same position.
 
-    def get_embedding_dimension(self) -> int | None:
-        """D; None where it is not known."""
-        widths = (module.get_embedding_dimension() for module in reversed(self._modules))
-        return next((width for width in widths if width is not None), None)
+        Args:
+            embeddings1: Queries, in one of the forms that `similarity` takes.
+            embeddings2: As many documents.
+            **kwargs: Arguments of late_interaction.maxsim_pairwise, as in `similarity`.
+
+        Returns:
+            Scores (N,) float32: a torch tensor if torch tensors were given, else a numpy array.
+        """
+        return maxsim_pairwise(embeddings1, embeddings2, **self._with_mean(kwargs))
 
     def _with_mean(self, kwargs: dict[str, Any]) -> dict[str, Any]:
         return {"length_normalize": self.similarity_fn_name == "meanmaxsim", **kwargs}
@@ -261,25 +232,20 @@ class MLXMultiVectorEncoder(MLXBaseModel):
     ) -> Results:
         texts, options = self._parse_inputs(inputs, prompt, kwargs)
 
-        def tokens(features: Features) -> tuple[mx.array, mx.array]:
-            vectors, mask = tokens_and_mask(features)
-            return (normalize(vectors) if normalize_embeddings else vectors), mask
+        def embed(features: Features) -> tuple[mx.array, mx.array]:
+            embeddings, mask = tokens_and_mask(features)
+            return (normalize(embeddings) if normalize_embeddings else embeddings), mask
 
-        def all_of(features: Features) -> dict[str, mx.array]:
+        def collect(features: Features) -> dict[str, mx.array]:
             return all_outputs(token_pooling(features) if token_pooling else features)
 
-        postprocess: Any = tokens if output_value else all_of
-        split_rows: Any = select_unmasked if output_value else split_outputs
-        rows = encode_texts(
-            self._modules,
-            texts,
-            options,
-            postprocess=postprocess,
-            split_rows=split_rows,
-            batch_size=batch_size,
-            show_progress=show_progress,
+        compute = partial(
+            encode_texts, self._modules, texts, options, batch_size=batch_size, show_progress=show_progress
         )
-        return token_pooling.pool(list(rows), task=options.task) if token_pooling and output_value else rows
+        if not output_value:
+            return compute(postprocess=collect, split_rows=split_outputs)
+        rows = compute(postprocess=embed, split_rows=select_unmasked)
+        return token_pooling.pool(list(rows), task=options.task) if token_pooling else rows
 
     def _model_config(self) -> dict[str, Any]:
         return {**super()._model_config(), "similarity_fn_name": self._similarity_fn_name}

@@ -1,1 +1,1 @@
-"""From texts to embeddings: inputs, batches, result types, worker pools, streams and corpus files."""
+"""From texts to embeddings: reading inputs, running batches, worker pools, output formats, streaming, and files."""

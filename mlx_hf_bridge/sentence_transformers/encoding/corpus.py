@@ -1,4 +1,4 @@
-"""A corpus that does not fit in memory becomes a .npy or Parquet file of vectors, and goes on after a crash."""
+"""encode_to_file: embeddings of a corpus of any size in a .npy or Parquet file, resumed after an interruption."""
 
 import hashlib
 from collections.abc import Iterable
@@ -22,11 +22,12 @@ from mlx_hf_bridge.version import __version__
 
 _PARQUET = ".parquet"
 _SUFFIXES = (".npy", _PARQUET)
-_ROWS_A_GROUP = 8192
-# Their vectors stand for the model and all of its settings; short, so that none is truncated.
+# Rows in a Parquet row group: 12 MB of 384 float32 dimensions, so that conversion takes little memory.
+_ROWS_PER_GROUP = 8192
+# Their embeddings identify the model and all of its settings; short, so that none is truncated.
 _PROBE = ["", "a", "A probe: Ünïcode, 1234 and UPPER case.", "two of them, to be padded to the longest of the batch"]
-# What says where is computed, not what.
-_NO_SETTINGS = ("pool", "device")
+# Options that say where to compute, and do not change the embeddings.
+_NOT_SETTINGS = ("pool", "device")
 
 
 def encode_to_file(
@@ -45,14 +46,40 @@ def encode_to_file(
     restart: bool = False,
     **kwargs: Any,
 ) -> Path:
-    """Any iterable of texts or pairs -> a file of their vectors, in their order; its path.
+    """Write the embeddings of the texts of an iterable to a file, in their order.
 
-    path: a .npy file (N, V), as np.save writes it and np.load(path, mmap_mode="r") maps it, or a Parquet file with the
-    column "embedding" (needs pyarrow). What is there is replaced when all is done. Until then the work is in
-    PATH.partial/, and the same call continues it after a crash, byte for byte as if there had been none; texts that are
-    done are read, compared and skipped. restart: begin anew. The other arguments are encode_stream's. Raises what
-    encode_stream raises; InputError where an earlier run had other texts, another model or other settings;
-    RepositoryError for a path that cannot be written; BackendError without pyarrow.
+    Until it is complete, the work is in PATH.partial/. After an interruption, the same call with the same texts
+    continues it, and the file is the same byte for byte as without one; finished texts are read and compared, but not
+    encoded again.
+
+    Args:
+        inputs: An iterable of texts or pairs of texts, such as a generator.
+        path: A .npy file, which np.load(path, mmap_mode="r") maps into memory, or a .parquet file with the column
+            "embedding" (needs pyarrow). An existing file is replaced at the end.
+        prompt_name: The name of the prompt to put before every text. Default: None.
+        prompt: A text to put before every text. Default: None.
+        batch_size: Bounds the number of tokens in a batch, as in `encode`. Default: 32.
+        show_progress_bar: Whether to show a progress bar. Default: None, as in `encode`.
+        precision: "float32" (default), "binary" or "ubinary".
+        normalize_embeddings: Scale embeddings to length 1. Default: False.
+        truncate_dim: How many dimensions are kept. Default: None, the model's `truncate_dim`.
+        chunk_size: How many texts are read, encoded and saved at a time. Default: 2048.
+        restart: Discard unfinished work of an earlier run. Default: False.
+        **kwargs: Further arguments of `encode`.
+
+    Returns:
+        The absolute path of the file, which holds embeddings (N, V).
+
+    Raises:
+        InputError: If the path has another suffix, the precision is "int8" or "uint8", or an earlier run had other
+            texts, another model or other settings; also what `encode` raises.
+        RepositoryError: If the file cannot be written there, or another process is writing it.
+        BackendError: If the path ends in .parquet and pyarrow is not installed.
+
+    Example:
+        >>> with open("texts.txt") as lines:
+        ...     path = model.encode_to_file(lines, "embeddings.npy", normalize_embeddings=True)
+        >>> embeddings = np.load(path, mmap_mode="r")
     """
     check_positive_integer("chunk_size", chunk_size)
     check_streamable_precision(precision)
@@ -67,7 +94,7 @@ def encode_to_file(
         **kwargs,
     )
     probe: np.ndarray = self.encode(_PROBE, show_progress_bar=False, **options)
-    settings = {name: value for name, value in options.items() if name not in _NO_SETTINGS}
+    settings = {name: value for name, value in options.items() if name not in _NOT_SETTINGS}
     settings |= {"chunk_size": chunk_size, "max_seq_length": self.max_seq_length}
     settings |= {"version": __version__, "model": hashlib.sha256(probe.tobytes()).hexdigest()[:16]}
     total = len(inputs) if isinstance(inputs, (list, tuple)) else None
@@ -77,7 +104,7 @@ def encode_to_file(
             for chunk in split_into_chunks(texts, chunk_size):
                 file.append(chunk, self.encode(chunk, show_progress_bar=False, **options))
                 bar.update(len(chunk))
-        complete = file.finished()
+        complete = file.finish()
         file.publish(_as_parquet(complete) if target.suffix == _PARQUET else complete)
     return target
 
@@ -87,7 +114,7 @@ def _check_path(path: str | Path) -> Path:
     if target.suffix not in _SUFFIXES:
         raise InputError(f"path={str(path)!r} ends in {target.suffix!r}, expected {' or '.join(_SUFFIXES)}.")
     if target.is_dir() or not target.parent.is_dir():
-        fault = "is a folder" if target.is_dir() else "is in a folder that is not there"
+        fault = "is a folder" if target.is_dir() else "is in a folder that does not exist"
         raise RepositoryError(f"{target} {fault}. Give another path.")
     if target.suffix == _PARQUET:
         _pyarrow()
@@ -98,12 +125,14 @@ def _pyarrow() -> Any:
     try:
         import pyarrow.parquet
     except ImportError as error:
-        raise BackendError("Parquet files are written by pyarrow, which is not there. pip install pyarrow.") from error
+        raise BackendError(
+            "Parquet files are written by pyarrow, which is not installed. pip install pyarrow."
+        ) from error
     return pyarrow
 
 
 def _as_parquet(vectors: Path) -> Path:
-    """The same vectors in a Parquet file beside, written a group of rows at a time."""
+    """Convert a .npy file to a Parquet file next to it, a row group at a time."""
     pa = _pyarrow()
     target = vectors.with_suffix(_PARQUET)
     with vectors.open("rb") as file:
@@ -111,8 +140,8 @@ def _as_parquet(vectors: Path) -> Path:
         (rows, width), _, dtype = np.lib.format.read_array_header_1_0(file)
         schema = pa.schema([("embedding", pa.list_(pa.from_numpy_dtype(dtype), width))])
         with pa.parquet.ParquetWriter(target, schema) as writer:
-            for start in range(0, rows, _ROWS_A_GROUP):
-                count = min(_ROWS_A_GROUP, rows - start) * width
+            for start in range(0, rows, _ROWS_PER_GROUP):
+                count = min(_ROWS_PER_GROUP, rows - start) * width
                 values = pa.array(np.frombuffer(file.read(count * dtype.itemsize), dtype))
                 writer.write(pa.record_batch([pa.FixedSizeListArray.from_arrays(values, width)], schema))
     return target

@@ -1,8 +1,8 @@
-"""Vectors on disk, a chunk at a time, that a crash cannot spoil.
+"""A .npy file of embeddings that grows a chunk at a time and survives a crash.
 
-While the work lasts, PATH.partial/ holds vectors.npy and progress.json, which says how many of the vectors count, of
-which texts, and how they were made. It is replaced after the vectors have reached the disk, so it never claims more
-than there is; what a crash left behind them is cut off. PATH itself appears when it is complete.
+Unfinished work is in PATH.partial/: vectors.npy, and progress.json, which says how many rows are valid, of which texts,
+and with which settings. progress.json is replaced only after the rows have reached the disk, so it never claims more
+than there is; rows beyond it are truncated on resuming. PATH itself appears when it is complete.
 """
 
 import hashlib
@@ -21,15 +21,24 @@ from filelock import FileLock, Timeout
 
 from mlx_hf_bridge.errors import InputError, RepositoryError
 
+# The version of progress.json.
 _FORMAT = 1
-_SKIPPED_AT_A_TIME = 2048
+# Finished texts that are read at a time on resuming; they are only hashed.
+_SKIP_CHUNK = 2048
 
 
 class CorpusFile:
-    """A .npy file (rows, V) in the making; a context that one process can be in at a time.
+    """A .npy file (rows, V) that is being written; a context manager that one process can be in at a time.
 
-    settings: whatever made the vectors, as JSON. row (V,): one of the vectors. restart: forget what an earlier run has
-    left. Raises InputError where that was made otherwise, RepositoryError where it cannot be read or is in use.
+    Args:
+        path: Where the finished file goes.
+        settings: All settings that the embeddings depend on; values that JSON can hold.
+        row: One of the embeddings, (V,), for the width and dtype.
+        restart: Discard what an earlier run left. Default: False.
+
+    Raises:
+        InputError: On entering, if an earlier run had other settings.
+        RepositoryError: On entering, if another process is writing, or what an earlier run left is damaged.
     """
 
     def __init__(self, path: Path, settings: dict[str, Any], row: np.ndarray, restart: bool = False) -> None:
@@ -46,7 +55,9 @@ class CorpusFile:
         try:
             self._lock.acquire()
         except Timeout as error:
-            raise RepositoryError(f"{self.folder} is in use by another process. Wait for it, or end it.") from error
+            raise RepositoryError(
+                f"{self.folder} is in use by another process. Wait until it ends, or stop it."
+            ) from error
         try:
             self._begin()
         except BaseException:
@@ -61,28 +72,44 @@ class CorpusFile:
             shutil.rmtree(self.folder)
 
     def skip(self, texts: Iterator[Any]) -> None:
-        """Read past the texts that are done; InputError where they are other ones."""
+        """Read past the texts whose embeddings are in the file already.
+
+        Args:
+            texts: An iterator of all texts; it is advanced.
+
+        Raises:
+            InputError: If these are not the texts of the earlier run.
+        """
         left = self.rows
-        while part := list(islice(texts, min(left, _SKIPPED_AT_A_TIME))):
+        while part := list(islice(texts, min(left, _SKIP_CHUNK))):
             self._note(part)
             left -= len(part)
         if left or (self.rows and self._texts.hexdigest() != self._done_texts):
-            fault = f"there are {self.rows - left} texts now" if left else "the texts are other ones now"
+            fault = f"now there are {self.rows - left} texts" if left else "now the texts are different"
             raise InputError(
-                f"{self.folder} holds the vectors of the first {self.rows} texts of an earlier run, and {fault}. Give "
-                "the same texts in the same order, or restart."
+                f"{self.folder} holds the embeddings of the first {self.rows} texts of an earlier run, but {fault}. "
+                "Give the same texts in the same order, or restart."
             )
 
     def append(self, texts: Sequence[Any], vectors: np.ndarray) -> None:
-        """Texts and their vectors (n, V); when this returns, they are safe."""
+        """Append the embeddings of some texts; they are on disk when this returns.
+
+        Args:
+            texts: The next texts.
+            vectors: Their embeddings, (n, V).
+        """
         self._file.write(np.ascontiguousarray(vectors).data)
         self._sync(self._file)
         self._note(texts)
         self.rows += len(texts)
         self._save_progress()
 
-    def finished(self) -> Path:
-        """The complete .npy file, still in the folder of the unfinished work."""
+    def finish(self) -> Path:
+        """Complete the .npy file.
+
+        Returns:
+            Its path, still in the folder of unfinished work.
+        """
         self._file.seek(0)
         self._file.write(self._header())
         self._sync(self._file)
@@ -90,7 +117,11 @@ class CorpusFile:
         return self._vectors
 
     def publish(self, complete: Path) -> None:
-        """Move a file of the folder to where the user wants it, and remove the folder."""
+        """Move the finished file to its final path, and remove the folder of unfinished work.
+
+        Args:
+            complete: A file in that folder.
+        """
         os.replace(complete, self.path)
         self._lock.release()
         shutil.rmtree(self.folder)
@@ -105,7 +136,7 @@ class CorpusFile:
 
     def _begin(self) -> None:
         if self._restart or not (self._progress.is_file() and self._vectors.is_file()):
-            self._progress.unlink(missing_ok=True)  # before the vectors that it speaks of
+            self._progress.unlink(missing_ok=True)  # first, so that it never describes rows that are gone
             self._file: IO[bytes] = self._vectors.open("wb+")
             self._file.write(self._header())
             return
@@ -113,13 +144,13 @@ class CorpusFile:
         self.rows, self._done_texts = done["rows"], done["texts"]
         end = len(self._header()) + self.rows * self._row.nbytes
         if self._vectors.stat().st_size < end:
-            raise RepositoryError(f"{self._vectors} is shorter than {self._progress.name} beside it says. Restart.")
+            raise RepositoryError(f"{self._vectors} is shorter than {self._progress.name} next to it says. Restart.")
         self._file = self._vectors.open("rb+")
         self._file.truncate(end)
         self._file.seek(end)
 
     def _header(self) -> bytes:
-        """numpy leaves room in it for a larger count, so that it can be written over."""
+        """Return the header; numpy pads it for a larger row count, so that it can be overwritten in place."""
         file = io.BytesIO()
         content = {"descr": self._row.dtype.str, "fortran_order": False, "shape": (self.rows, len(self._row))}
         np.lib.format.write_array_header_1_0(file, content)
@@ -146,11 +177,11 @@ class CorpusFile:
         if known != _FORMAT:
             raise RepositoryError(f"{self._progress} has the format {known}, expected {_FORMAT}. Restart.")
         now = json.loads(json.dumps(self._settings))
-        if other := sorted(key for key in {*done, *now} if done.get(key) != now.get(key)):
-            then_and_now = "; ".join(f"{key} was {done.get(key)!r} and is {now.get(key)!r}" for key in other)
+        if changed := sorted(key for key in {*done, *now} if done.get(key) != now.get(key)):
+            then_and_now = "; ".join(f"{key} was {done.get(key)!r} and is {now.get(key)!r}" for key in changed)
             raise InputError(
-                f"{self.folder} holds {content['rows']} vectors of an earlier run that were made otherwise: "
-                f"{then_and_now}. Ask as it did, or restart."
+                f"{self.folder} holds {content['rows']} embeddings of an earlier run with other settings: "
+                f"{then_and_now}. Use the same settings, or restart."
             )
         return content
 

@@ -1,4 +1,4 @@
-"""The one way from texts to results, which all four classes take: tokens, batches by length, modules, rows in order."""
+"""Runs texts through a model's modules: tokenization, batches by length, forward passes, results in input order."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -13,7 +13,8 @@ from mlx_hf_bridge.sentence_transformers.modules.input import EncodeOptions, Inp
 from mlx_hf_bridge.sentence_transformers.modules.pooling import Pooling
 from mlx_hf_bridge.sentence_transformers.modules.router import flatten_route
 
-# Enough to sort well by length, few enough to keep their tokens in little memory.
+# Texts that are tokenized and sorted by length together: with more of them batches have less padding, and their tokens
+# take more memory.
 _TEXTS_A_BLOCK = 1024
 
 
@@ -28,17 +29,33 @@ def encode_texts(
     show_progress: bool = False,
     sentence_embedding_only: bool = False,
 ) -> Results:
-    """Each text's part of what the modules make, in the order of the texts; arrays are rows of one array.
+    """Return the result of every text, in the order of the texts.
 
-    finish: the features of a batch -> an array with a row a text (B, ...), or a tuple or dict of arrays.
-    split_rows: that,
-    evaluated -> a part a text. Batches are made by length; each holds at most batch_size x device.TOKENS_PER_TEXT token
-    slots, so short texts go many at a time. vectors_alone: `postprocess` reads no vectors of tokens.
+    Batches are formed by length, and hold at most batch_size x device.SLOTS_A_TEXT tokens, padding included, so short
+    texts go many at a time.
+
+    Args:
+        modules: The modules of the model, in the order in which they run.
+        texts: Texts and pairs of texts.
+        options: The options of the call that modules read, such as prompt and task.
+        postprocess: Maps the features of a batch to an array with a row for each text, (B, ...), or to a tuple or dict
+            of such arrays. It runs lazily, with the modules.
+        split_rows: Maps that, evaluated, to a result for each text. Default: the rows of one array, as float32.
+        batch_size: Bounds the tokens in a batch, as above. Default: 32.
+        show_progress: Whether to show a progress bar. Default: False.
+        sentence_embedding_only: Whether `postprocess` reads no token embeddings, so that the encoder can skip tokens
+            that CLS pooling does not read. Default: False.
+
+    Returns:
+        A list of results; with the default `split_rows` one numpy array with a row for each text.
+
+    Raises:
+        UnsupportedModelError: If the first module does not take texts.
     """
     first, *rest = flatten_route(modules, options.task)
     if not isinstance(first, InputModule):
         raise UnsupportedModelError(
-            f"the first module is a {type(first).__name__}, which reads no texts; expected a Transformer, a "
+            f"the first module is a {type(first).__name__}, which does not take texts; expected a Transformer, a "
             "StaticEmbedding, a SparseStaticEmbedding, or a Router of these."
         )
 
@@ -61,12 +78,12 @@ def encode_texts(
 def _blocks(
     first: InputModule, texts: Sequence[Text], options: EncodeOptions
 ) -> Iterator[tuple[Sequence[int], Sequence[Tokens]]]:
-    """Texts are tokenised only when they are wanted."""
+    """Yield the indices and tokens of some texts at a time, tokenized when they are needed."""
     for start in range(0, len(texts), _TEXTS_A_BLOCK):
         numbers = range(start, min(start + _TEXTS_A_BLOCK, len(texts)))
         try:
             tokens = first.tokens(texts[start : numbers.stop], options)
         except InputError:
-            first.tokens(texts, options)  # the same error, with the text's own number
+            first.tokens(texts, options)  # raises the same error, with the index that the text has in this call
             raise
         yield numbers, tokens

@@ -1,6 +1,6 @@
-"""Worker processes, each with a copy of the model, that share out a call's texts.
+"""Worker processes, each with a copy of the model, that share the texts of a call.
 
-Workers are spawned, never forked: a child forked after MLX was used would hang.
+Workers are spawned, never forked: a child that is forked after MLX was used would hang.
 """
 
 import logging
@@ -9,6 +9,7 @@ import multiprocessing
 import pickle
 import queue
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from tqdm.auto import tqdm
@@ -16,24 +17,44 @@ from tqdm.auto import tqdm
 from mlx_hf_bridge.errors import BridgeError, InputError
 from mlx_hf_bridge.inference.batching import Results
 from mlx_hf_bridge.runtime.device import BACKEND
+from mlx_hf_bridge.sentence_transformers.encoding.inputs import check_optional_count
 
 logger = logging.getLogger(__name__)
 
 Pool = dict[str, Any]
 
-# sentence-transformers' numbers: workers without a GPU, chunks that a worker gets, the most texts of one.
+# sentence-transformers' own numbers: workers without a GPU, chunks for each worker, the most texts in a chunk.
 _CPU_WORKERS = 4
-_CHUNKS_A_WORKER = 10
-_MOST_IN_A_CHUNK = 5000
+_CHUNKS_PER_WORKER = 10
+_MAX_CHUNK_SIZE = 5000
+# How long to wait for a result before checking whether a worker died.
 _POLL_SECONDS = 1.0
 
 
+@dataclass(frozen=True)
+class Workers:
+    """Where a call is computed, in encode's arguments: here, in the processes of a pool, or in one for each device."""
+
+    device: Any = None
+    pool: Pool | None = None
+    chunk_size: int | None = None
+    show_progress_bar: bool | None = None
+
+
 class WorkerError(BridgeError, RuntimeError):
-    """A worker process of a pool ended before its work was done."""
+    """A worker process of a pool died before it returned its results."""
 
 
 def start_pool(compute: Callable[..., Results], devices: Sequence[str] | None) -> Pool:
-    """A process for every device; without a list 4 on a CPU, and 1 on a GPU, which more could only share."""
+    """Start worker processes.
+
+    Args:
+        compute: A picklable function of a list of texts and keyword arguments, which every worker runs.
+        devices: One entry for each worker. None starts 4 on a CPU and 1 on a GPU, which more workers could only share.
+
+    Returns:
+        The queues "input" and "output", and the list "processes".
+    """
     count = len(devices) if devices else (_CPU_WORKERS if BACKEND == "cpu" else 1)
     logger.info("starting %d worker processes", count)
     context = multiprocessing.get_context("spawn")
@@ -46,7 +67,11 @@ def start_pool(compute: Callable[..., Results], devices: Sequence[str] | None) -
 
 
 def stop_pool(pool: Pool) -> None:
-    """End the processes of start_pool and let go of their queues."""
+    """Stop the processes of a pool and close its queues.
+
+    Args:
+        pool: What `start_pool` returned.
+    """
     for process in pool["processes"]:
         process.terminate()
     for process in pool["processes"]:
@@ -57,22 +82,26 @@ def stop_pool(pool: Pool) -> None:
     pool["output"].close()
 
 
-def check_chunk_size(chunk_size: int | None) -> int | None:
-    """A whole number of 1 or more, or None; InputError for anything else."""
-    if chunk_size is not None and (isinstance(chunk_size, bool) or not isinstance(chunk_size, int) or chunk_size < 1):
-        raise InputError(f"chunk_size={chunk_size!r}, expected a whole number of 1 or more, or None.")
-    return chunk_size
-
-
 def encode_in_pool(
     pool: Pool, inputs: Sequence[Any], arguments: Mapping[str, Any], chunk_size: int | None, show_progress: bool
 ) -> list[Any]:
-    """The inputs in chunks to the workers -> their rows in order; raises what a worker raised."""
+    """Compute inputs in a pool.
+
+    Args:
+        pool: What `start_pool` returned.
+        inputs: Texts and pairs of texts.
+        arguments: Keyword arguments for every call in a worker; they must be picklable.
+        chunk_size: How many inputs a worker gets at a time. None: a tenth of a worker's share, at most 5000.
+        show_progress: Whether to show a progress bar of chunks.
+
+    Returns:
+        The result of every input, in the order of the inputs. An error of a worker is raised here.
+    """
     if not inputs:
         return []
     _check_sendable(arguments)
-    usual = math.ceil(len(inputs) / len(pool["processes"]) / _CHUNKS_A_WORKER)
-    size = check_chunk_size(chunk_size) or min(usual, _MOST_IN_A_CHUNK)
+    usual = math.ceil(len(inputs) / len(pool["processes"]) / _CHUNKS_PER_WORKER)
+    size = check_optional_count("chunk_size", chunk_size) or min(usual, _MAX_CHUNK_SIZE)
     starts = range(0, len(inputs), size)
     for number, start in enumerate(starts):
         pool["input"].put((number, list(inputs[start : start + size]), dict(arguments)))
@@ -87,7 +116,7 @@ def encode_in_pool(
 
 
 def _check_sendable(arguments: Mapping[str, Any]) -> None:
-    """InputError for what cannot go to another process; a queue would drop it, and the caller wait for ever."""
+    """Raise InputError for what cannot be pickled; a queue would drop it, and the caller would wait forever."""
     try:
         pickle.dumps(dict(arguments))
     except (pickle.PicklingError, AttributeError, TypeError) as error:
@@ -113,18 +142,18 @@ def _next_result(pool: Pool) -> tuple[int, Any]:
 
 
 def _serve(compute: Callable[..., Results], inputs: Any, outputs: Any) -> None:
-    """A worker's life: chunks in, rows or an error out, until it is ended."""
+    """Run in a worker: take chunks, and return their results or an error, until the process is stopped."""
     while True:
         number, texts, arguments = inputs.get()
         try:
             result: Any = compute(texts, **arguments)
-        except Exception as error:  # handed to the caller, whatever it is
+        except Exception as error:  # the caller raises it
             result = _sendable(error)
         outputs.put((number, result))
 
 
 def _sendable(error: Exception) -> Exception:
-    """The error, or one that says the same where it cannot be sent to another process."""
+    """Return the error, or a WorkerError with its message if it cannot be pickled."""
     try:
         pickle.loads(pickle.dumps(error))
     except Exception:  # pickling runs code of the error's own class, which may raise anything

@@ -1,4 +1,4 @@
-"""Texts from an iterator become vectors, a chunk at a time, in a memory that their number does not change."""
+"""encode_stream: embeddings of the texts of an iterator, a chunk at a time, in bounded memory."""
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping
@@ -14,17 +14,26 @@ from mlx_hf_bridge.sentence_transformers.scoring.nearest import check_positive_i
 logger = logging.getLogger(__name__)
 
 CHUNK_SIZE = 2048
-# These have a range for the whole corpus, which a chunk does not know.
+# Their ranges come from all embeddings, which a stream does not have at once.
 _NEED_RANGES = ("int8", "uint8")
 
 
 class Encoder(Protocol):
-    """What streams: sentence-transformers' encode and max_seq_length."""
+    """The part of MLXSentenceTransformer that streaming needs."""
 
     max_seq_length: Any
 
     def encode(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        """Texts -> vectors."""
+        """Return the embeddings of texts.
+
+        Args:
+            inputs: A list of texts.
+            *args: Further arguments of encode.
+            **kwargs: Further arguments of encode.
+
+        Returns:
+            Embeddings (N, V).
+        """
         ...
 
 
@@ -42,11 +51,34 @@ def encode_stream(
     chunk_size: int = CHUNK_SIZE,
     **kwargs: Any,
 ) -> Iterator[np.ndarray]:
-    """Any iterable of texts or pairs -> arrays (n, V) of the vectors of each `chunk_size` texts, in their order.
+    """Yield the embeddings of the texts of an iterable, a chunk at a time.
 
-    A chunk is read when the one before it has been taken, and batches are made by length within it: a vector is the
-    same wherever a stream of the same chunks was begun. The other arguments are encode's. Raises what encode raises,
-    and InputError for the precisions int8 and uint8, whose ranges are those of all vectors.
+    A chunk is read when the previous one has been taken, so that memory does not grow with the number of texts. Batches
+    are formed within a chunk: embeddings do not depend on where a stream was started, if its chunks are the same.
+
+    Args:
+        inputs: An iterable of texts or pairs of texts, such as a generator.
+        prompt_name: The name of the prompt to put before every text. Default: None.
+        prompt: A text to put before every text. Default: None.
+        batch_size: Bounds the number of tokens in a batch, as in `encode`. Default: 32.
+        show_progress_bar: Whether to show a progress bar. Default: None, as in `encode`.
+        precision: "float32" (default), "binary" or "ubinary".
+        normalize_embeddings: Scale embeddings to length 1. Default: False.
+        truncate_dim: How many dimensions are kept. Default: None, the model's `truncate_dim`.
+        chunk_size: How many texts are read and encoded at a time. Default: 2048.
+        **kwargs: Further arguments of `encode`.
+
+    Returns:
+        An iterator of numpy arrays (n, V), in the order of the texts; all but the last have n = chunk_size.
+
+    Raises:
+        InputError: If inputs is a single text or not iterable, or the precision is "int8" or "uint8", whose ranges
+            come from all embeddings; later also what `encode` raises.
+
+    Example:
+        >>> with open("texts.txt") as lines:
+        ...     for embeddings in model.encode_stream(lines, chunk_size=1000):
+        ...         index.add(embeddings)
     """
     check_positive_integer("chunk_size", chunk_size)
     check_streamable_precision(precision)
@@ -65,30 +97,64 @@ def encode_stream(
 
 
 def progress_bar(show: bool | None, total: int | None, done: int = 0) -> Any:
-    """A bar of texts, silent where there is no terminal; None = as the level of logging has it."""
+    """Return a progress bar that counts texts, and stays silent without a terminal.
+
+    Args:
+        show: Whether to show it; None shows it if this package logs at level INFO or DEBUG.
+        total: The number of texts, or None if it is not known.
+        done: How many are done already. Default: 0.
+
+    Returns:
+        A tqdm bar.
+    """
     if show is None:
         show = logger.getEffectiveLevel() in (logging.INFO, logging.DEBUG)
     return tqdm(total=total, initial=done, desc="Encoding", unit="text", disable=None if show else True)
 
 
 def check_streamable_precision(precision: str) -> None:
-    """InputError for a precision that cannot be given a chunk at a time."""
+    """Raise an error for a precision that needs all embeddings at once.
+
+    Args:
+        precision: The precision argument of encode_stream or encode_to_file.
+
+    Raises:
+        InputError: If it is "int8" or "uint8".
+    """
     if precision in _NEED_RANGES:
         raise InputError(
-            f"precision={precision!r} is scaled to the range of all vectors, which a stream does not know. Stream "
-            "float32 vectors and quantise them with quantize_embeddings and ranges, or ask for binary ones."
+            f"precision={precision!r} is scaled to the range of all embeddings, which a stream does not know. Stream "
+            "float32 embeddings and quantize them with quantize_embeddings and ranges, or use a binary precision."
         )
 
 
 def text_iterator(inputs: Any) -> Iterator[Any]:
-    """The iterator of an iterable; InputError for a single text and for what is none."""
+    """Return an iterator over inputs that may be any iterable but a single text.
+
+    Args:
+        inputs: What encode_stream was given.
+
+    Returns:
+        An iterator of texts.
+
+    Raises:
+        InputError: If it is a single text, or not iterable.
+    """
     if isinstance(inputs, (str, bytes, Mapping)) or not isinstance(inputs, Iterable):
         raise InputError(f"got a {type(inputs).__name__} to stream, expected an iterable of texts. Put one in a list.")
     return iter(inputs)
 
 
 def split_into_chunks(texts: Iterator[Any], size: int) -> Iterator[list[Any]]:
-    """Lists of `size` texts, the last one shorter."""
+    """Yield lists of texts.
+
+    Args:
+        texts: An iterator of texts.
+        size: The number of texts in a list.
+
+    Yields:
+        Lists of `size` texts; the last one may be shorter.
+    """
     while chunk := list(islice(texts, size)):
         yield chunk
 

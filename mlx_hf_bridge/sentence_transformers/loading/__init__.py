@@ -1,1 +1,1 @@
-"""From a repo's files to sentence-transformers modules, and back: settings, arguments, readers and saving."""
+"""Loading and saving of sentence-transformers checkpoints: arguments, saved settings, modules.json, ColBERT."""

@@ -1,4 +1,4 @@
-"""ColBERT checkpoints from before sentence-transformers had them: PyLate's and Stanford's, read as its own modules.
+"""Loads ColBERT checkpoints of PyLate and of Stanford as modules of sentence-transformers' MultiVectorEncoder.
 
 Reference: sentence_transformers/multi_vector_encoder/model.py (_parse_model_config, _load_default_modules).
 """
@@ -25,8 +25,8 @@ from mlx_hf_bridge.sentence_transformers.modules.vectors import Dense, Normalize
 
 _STANFORD = "HF_ColBERT"
 _STANFORD_FILE = "artifact.metadata"
-# PyLate's keys in config_sentence_transformers.json.
-_MARKS = (
+# Keys in config_sentence_transformers.json that only PyLate writes.
+_PYLATE_KEYS = (
     "query_length",
     "document_length",
     "query_expansion",
@@ -37,12 +37,21 @@ _MARKS = (
     "document_prefix",
     "skiplist_words",
 )
-_USUAL_QUERY_LENGTH = 32
+# ColBERT's query length, for files that name none.
+_DEFAULT_QUERY_LENGTH = 32
 
 
 @dataclass(frozen=True)
 class LegacyColBERT:
-    """What an older file says, in today's terms: the Transformer's arguments, the model's settings, the skiplist."""
+    """The settings of an older ColBERT checkpoint, as sentence-transformers has them today.
+
+    Args:
+        transformer: Settings of the Transformer module: lengths and query expansion.
+        settings: Settings of the model, such as prompts.
+        prefixes: Marker tokens before queries and documents.
+        skiplist: Words of documents that are not scored.
+        is_stanford: Whether it is Stanford's format, which has no modules.json.
+    """
 
     transformer: Mapping[str, Any]
     settings: dict[str, Any]
@@ -51,7 +60,14 @@ class LegacyColBERT:
     is_stanford: bool = False
 
     def load_modules(self, loader: ModuleLoader) -> list[Module]:
-        """Transformer, projection, mask and unit length, whichever of them the file lists."""
+        """Load the modules, and add a mask and normalization if the checkpoint lists none.
+
+        Args:
+            loader: Reads the modules of the checkpoint; its defaults for Dense are changed.
+
+        Returns:
+            A Transformer, a projection, a MultiVectorMask and a Normalize.
+        """
         loader.default_dense_input = TOKEN_EMBEDDINGS
         if self.is_stanford:
             transformer = loader.load_transformer(loader.source, loader.source.folder)
@@ -67,13 +83,21 @@ class LegacyColBERT:
 
 
 def detect_legacy(source: Source, saved: Mapping[str, Any]) -> LegacyColBERT | None:
-    """The older form of a repo; None for one of today's."""
+    """Return the settings of an older ColBERT checkpoint.
+
+    Args:
+        source: The folder or repository.
+        saved: The contents of its config_sentence_transformers.json.
+
+    Returns:
+        The settings, or None if it is not an older ColBERT checkpoint.
+    """
     architectures = _config(source.folder).get("architectures") or []
     if not saved.get("model_type") and _STANFORD in architectures:
         return _stanford(source)
     if read_modules(source.folder) is None or saved.get("model_type") not in ("ColBERT", "MultiVectorEncoder"):
         return None
-    if saved["model_type"] == "MultiVectorEncoder" and not any(key in saved for key in _MARKS):
+    if saved["model_type"] == "MultiVectorEncoder" and not any(key in saved for key in _PYLATE_KEYS):
         return None
     return _pylate(saved)
 
@@ -102,7 +126,7 @@ def _pylate_lengths(saved: Mapping[str, Any]) -> dict[str, Any]:
     if saved.get("do_query_expansion") is False:
         return lengths
     attend = saved.get("attend_to_expansion_tokens", saved.get("attend_to_mask_tokens"))
-    length = lengths.pop("query_length", None) or _USUAL_QUERY_LENGTH
+    length = lengths.pop("query_length", None) or _DEFAULT_QUERY_LENGTH
     return {**lengths, "query_expansion": {"strategy": "fixed", "attend": bool(attend), "length": length}}
 
 
@@ -117,7 +141,7 @@ def _stanford(source: Source) -> LegacyColBERT:
     expansion = {
         "strategy": "fixed",
         "attend": bool(metadata.get("attend_to_mask_tokens")),
-        "length": metadata.get("query_maxlen") or _USUAL_QUERY_LENGTH,
+        "length": metadata.get("query_maxlen") or _DEFAULT_QUERY_LENGTH,
     }
     length = metadata.get("doc_maxlen")
     return LegacyColBERT(
@@ -130,16 +154,18 @@ def _stanford(source: Source) -> LegacyColBERT:
 
 
 def _stanford_projection(transformer: Transformer) -> Dense:
-    """Its weight lies among the encoder's, as "linear.weight"."""
+    """Return the projection, whose weight is stored with those of the encoder as "linear.weight"."""
     folder = transformer.loaded.folder
     arrays = run(lambda: dict(SafetensorsFile(folder / SINGLE_FILE).arrays()))
     if "linear.weight" not in arrays:
-        raise ConfigError(f"{folder} is a Stanford ColBERT without linear.weight, its projection. Take the original.")
+        raise ConfigError(
+            f"{folder} is a Stanford ColBERT without linear.weight, its projection. Use the original checkpoint."
+        )
     return Dense(arrays["linear.weight"], activation="Identity", module_input_name=TOKEN_EMBEDDINGS)
 
 
 def _register(transformer: Transformer, prefixes: tuple[str, ...]) -> None:
-    """Markers that were inserted as tokens stay whole: in the vocabulary, but torn apart when read as text."""
+    """Add marker tokens that the tokenizer would split when they are part of a text, although it has them."""
     backend = transformer.tokenizer.backend
     for prefix in prefixes:
         for marker in (prefix, *prefix.split(None, 1)[:1]):
@@ -151,22 +177,32 @@ def _register(transformer: Transformer, prefixes: tuple[str, ...]) -> None:
 
 
 def default_modules(loader: ModuleLoader) -> list[Module]:
-    """Of a SentenceTransformer with a Dense, that Dense on every token; anything else would start at random."""
+    """Return the modules of a SentenceTransformer with a Dense, which is applied to every token instead.
+
+    Args:
+        loader: Reads the modules of the checkpoint.
+
+    Returns:
+        The modules without pooling, with a mask and normalization added.
+
+    Raises:
+        UnsupportedModelError: If the checkpoint has no Dense, so that the projection would be randomly initialized.
+    """
     entries = read_modules(loader.source.folder)
     modules = loader.load_modules(entries) if entries else []
     if not any(isinstance(module, Dense) for module in modules) or not isinstance(modules[0], Transformer):
         raise UnsupportedModelError(
-            f"{loader.source.name} has no MultiVectorEncoder's modules and no Dense to project tokens by; "
-            "sentence-transformers would put one of random weights on it. Give a ColBERT checkpoint."
+            f"{loader.source.name} is not a saved MultiVectorEncoder and has no Dense to project tokens with; "
+            "sentence-transformers would add a randomly initialized one. Give a ColBERT checkpoint."
         )
-    kept = [module for module in modules if not isinstance(module, Pooling) and not _of_vectors(module)]
+    kept = [module for module in modules if not isinstance(module, Pooling) and not _normalizes_sentences(module)]
     for module in kept:
         if isinstance(module, Dense) and module.module_input_name == SENTENCE_EMBEDDING:
             module.module_input_name = module.module_output_name = TOKEN_EMBEDDINGS
     return [*kept, MultiVectorMask(), Normalize(TOKEN_EMBEDDINGS)]
 
 
-def _of_vectors(module: Module) -> bool:
+def _normalizes_sentences(module: Module) -> bool:
     return isinstance(module, Normalize) and module.module_input_name == SENTENCE_EMBEDDING
 
 

@@ -1,4 +1,4 @@
-"""A repo's modules.json becomes modules: a table from type to reader, and what each class does without the file."""
+"""ModuleLoader: loads the modules that modules.json lists, or a Transformer for a checkpoint without it."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -29,7 +29,7 @@ from mlx_hf_bridge.sentence_transformers.modules.transformer import Transformer
 from mlx_hf_bridge.sentence_transformers.modules.transformer_settings import TransformerSettings, read_settings
 from mlx_hf_bridge.sentence_transformers.modules.vectors import Dense, Dropout, LayerNorm, Normalize
 
-# Types by last name: newer and older dotted names of sentence-transformers end alike.
+# By the last part of a type: the dotted names in older and newer checkpoints differ only before it.
 READERS: dict[str, Callable[[Path], Module]] = {
     "Pooling": Pooling.read,
     "Normalize": Normalize.read,
@@ -44,35 +44,50 @@ READERS: dict[str, Callable[[Path], Module]] = {
     "MultiVectorMask": MultiVectorMask.read,
     "HierarchicalTokenPooling": HierarchicalTokenPooling.read,
 }
-_OWN_READERS = (*TRANSFORMER_KINDS, "Router", "Asym", "Dense")
-# PyLate's classes are sentence-transformers' own under other names.
+_LOADED_HERE = (*TRANSFORMER_KINDS, "Router", "Asym", "Dense")
+# PyLate's classes are those of sentence-transformers under other names.
 _PACKAGES = ("sentence_transformers.", "pylate.")
 
 
 @dataclass
 class ModuleLoader:
-    """Reads the modules of one repo.
+    """Loads the modules of one checkpoint.
 
-    defaults: keys of sentence_bert_config.json where the file leaves them out. dense_input: what a Dense reads whose
-    config does not say. home: the folder that module folders are read from.
+    Args:
+        source: The folder or repository.
+        arguments: How modules are loaded.
+        defaults: Values for keys that sentence_bert_config.json lacks.
+        default_dense_input: What a Dense reads whose configuration does not say: the name of a feature.
     """
 
     source: Source
     arguments: LoadArguments
     defaults: Mapping[str, Any] = field(default_factory=dict)
     default_dense_input: str = SENTENCE_EMBEDDING
+    # The folder that module folders are in: the checkpoint's, then the converted one of its Transformer.
     modules_root: Path = field(init=False)
 
     def __post_init__(self) -> None:
         self.modules_root = self.source.folder
 
     def read_config(self) -> dict[str, Any]:
-        """The repo's config.json."""
+        """Return the checkpoint's config.json.
+
+        Returns:
+            Its contents; {} if it is not a JSON object.
+        """
         config = read_json(self.source.folder / CONFIG_FILE)
         return config if isinstance(config, dict) else {}
 
     def load_modules(self, entries: Sequence[ModuleEntry]) -> list[Module]:
-        """modules.json's entries -> modules. UnsupportedModelError names a type that is not computed here."""
+        """Load the modules that modules.json lists.
+
+        Args:
+            entries: The entries of modules.json.
+
+        Returns:
+            The modules, in their order. UnsupportedModelError is raised for a type that is not implemented here.
+        """
         for entry in entries:
             _check_known(entry.kind, entry.type, str(self.source.folder))
         modules: list[Module] = []
@@ -86,7 +101,15 @@ class ModuleLoader:
         return modules
 
     def load_module(self, path: str, kind: str) -> Module:
-        """Any module but a Transformer of modules.json itself, from its folder."""
+        """Load a module that is not a Transformer.
+
+        Args:
+            path: The module's folder in the checkpoint.
+            kind: Its type in modules.json, without the package.
+
+        Returns:
+            The module.
+        """
         folder = self._folder(path)
         if kind in ("Router", "Asym"):
             return Router.read(folder, lambda name, type_: self._routed(f"{path}/{name}".lstrip("/"), type_))
@@ -97,31 +120,41 @@ class ModuleLoader:
     def load_transformer(
         self, source: Source, folder: Path, kind: str = "Transformer", settings: TransformerSettings | None = None
     ) -> Transformer:
-        """The model of a source with its tokenizer; `folder` has its sentence_bert_config.json."""
+        """Load a Transformer: an encoder with its tokenizer.
+
+        Args:
+            source: The folder or repository of the encoder.
+            folder: The folder with its sentence_bert_config.json.
+            kind: Its type in modules.json, without the package. Default: "Transformer".
+            settings: Its settings. Default: None, those of the folder.
+
+        Returns:
+            The module.
+        """
         if settings is None:
             settings = read_settings(folder, kind, self.defaults)
-        given = self.arguments
-        settings = replace(settings, max_seq_length=given.max_length or settings.max_seq_length)
+        arguments = self.arguments
+        settings = replace(settings, max_seq_length=arguments.max_length or settings.max_seq_length)
         loaded = load(
             source,
             settings.head,
-            quantization_config=given.quantization_config,
-            dtype=given.dtype,
+            quantization_config=arguments.quantization_config,
+            dtype=arguments.dtype,
             options=source.options,
             pooler="pooler_output" in settings.output,
-            trace=given.trace,
+            trace=arguments.trace,
         )
-        if given.output_hidden_states is not None:
-            config = {**loaded.raw_config, "output_hidden_states": given.output_hidden_states}
+        if arguments.output_hidden_states is not None:
+            config = {**loaded.raw_config, "output_hidden_states": arguments.output_hidden_states}
             loaded = replace(loaded, raw_config=config)
-        _check_words(loaded, settings)
-        tokenizer = Tokenizer.from_folder(loaded.folder, {**tokenizer_config(loaded.folder), **given.tokenizer})
+        _check_output_embedding(loaded, settings)
+        tokenizer = Tokenizer.from_folder(loaded.folder, {**tokenizer_config(loaded.folder), **arguments.tokenizer})
         if settings.do_lower_case:
             _lowercase_first(tokenizer)
-        return Transformer(loaded, tokenizer, settings, given.overlong)
+        return Transformer(loaded, tokenizer, settings, arguments.overlong)
 
     def _routed(self, path: str, type_: str) -> Module:
-        """A module of a route; a Transformer there is a checkpoint of its own in a subfolder."""
+        """Load a module of a Router; a Transformer there is a complete checkpoint in a subfolder."""
         kind = type_.rpartition(".")[2]
         _check_known(kind, type_, str(self.source.folder / path))
         if kind not in TRANSFORMER_KINDS:
@@ -140,21 +173,21 @@ class ModuleLoader:
 def _check_known(kind: str, type_: str, where: str) -> None:
     if not type_.startswith(_PACKAGES):
         raise UnsupportedModelError(
-            f"{where} has the module {type_}, a class of the repo's own, whose code is not run here. "
-            "Use sentence-transformers on torch for this model."
+            f"{where} has the module {type_}, a class that is not part of sentence-transformers, whose code is not run "
+            "here. Use sentence-transformers with torch for this model."
         )
-    if kind not in READERS and kind not in _OWN_READERS:
+    if kind not in READERS and kind not in _LOADED_HERE:
         raise UnsupportedModelError(
-            f"{where} has the module {kind} ({type_}), which is not computed here; known are "
-            f"{', '.join(sorted((*READERS, *_OWN_READERS)))}. Use sentence-transformers on torch for this model."
+            f"{where} has the module {kind} ({type_}), which is not implemented here; known are "
+            f"{', '.join(sorted((*READERS, *_LOADED_HERE)))}. Use sentence-transformers with torch for this model."
         )
 
 
-def _check_words(loaded: LoadedModel, settings: TransformerSettings) -> None:
+def _check_output_embedding(loaded: LoadedModel, settings: TransformerSettings) -> None:
     if settings.transformer_task == "text-generation" and not loaded.config.tie_word_embeddings:
         raise ConfigError(
-            f"{loaded.source.name} scores words by a table of its own (tie_word_embeddings is false), which is not "
-            "computed here. Use sentence-transformers on torch for this model."
+            f"{loaded.source.name} has its own output embedding (tie_word_embeddings is false), which is not "
+            "implemented here. Use sentence-transformers with torch for this model."
         )
 
 

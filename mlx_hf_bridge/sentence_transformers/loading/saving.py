@@ -1,4 +1,4 @@
-"""Modules and settings written where the user wants them, complete as a sentence-transformers repo."""
+"""Saves a model as a complete sentence-transformers repository, and uploads it to the Hub."""
 
 import shutil
 import tempfile
@@ -21,20 +21,31 @@ from mlx_hf_bridge.version import __version__
 
 
 def save(modules: Sequence[Module], config: Mapping[str, Any], target: Path, readme: Path | None) -> None:
-    """Every module's folder, modules.json and the model's settings; `target` is left as it was when one fails."""
+    """Save modules and settings to a folder.
+
+    Args:
+        modules: The modules, in the order in which they run.
+        config: The contents of config_sentence_transformers.json.
+        target: The folder, created if it does not exist; it stays as it was if saving fails.
+        readme: A README.md to copy, if it exists.
+
+    Raises:
+        RepositoryError: If the target is a file.
+    """
     target = target.expanduser()
     if target.is_file():
         raise RepositoryError(f"{target} is a file, expected a folder to save into. Give another path.")
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as scratch:
-        made = Path(scratch)
-        _write(modules, config, made)
+        folder = Path(scratch)
+        _write(modules, config, folder)
         if readme is not None and readme.is_file():
-            shutil.copyfile(readme, made / "README.md")
-        shutil.copytree(made, target, dirs_exist_ok=True, copy_function=shutil.copyfile)
+            shutil.copyfile(readme, folder / "README.md")
+        shutil.copytree(folder, target, dirs_exist_ok=True, copy_function=shutil.copyfile)
 
 
 def _write(modules: Sequence[Module], config: Mapping[str, Any], folder: Path) -> None:
+    """Write every module to its folder, then modules.json and the settings."""
     entries = []
     for index, module in enumerate(modules):
         in_root = index == 0 and isinstance(module, (InputModule, Router))
@@ -58,9 +69,22 @@ def push(
     create_pr: bool,
     class_name: str,
 ) -> str:
-    """A saved folder to a repo of the Hub, made where it is not there -> the address of the commit.
+    """Upload a model to a repository of the Hub, which is created if it does not exist.
 
-    class_name: what loads it, for the model card that is written for what is saved here.
+    Args:
+        save_into: Saves the model to a folder.
+        repo_id: The repository, "organization/name" or "name".
+        token: An access token of the Hub, or None for the saved one.
+        private: Whether a new repository is private; None for the organization's setting.
+        commit_message: The title of the commit; None for "Add new model."
+        local_model_path: A folder to upload instead of the model, or None.
+        exist_ok: Whether the repository may exist already.
+        revision: The branch to commit to; None for the main branch.
+        create_pr: Open a pull request instead of committing.
+        class_name: The class that loads the model, for the model card.
+
+    Returns:
+        The address of the commit, or of the pull request.
     """
 
     def write(folder: Path, repo: str) -> None:

@@ -1,4 +1,4 @@
-"""What a repo's own files say of prompts and scores; nothing is guessed from its name."""
+"""Saved settings of a model, config_sentence_transformers.json, and the prompts in it."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,21 +11,40 @@ MODEL_FILE = "config_sentence_transformers.json"
 
 
 def read_model_config(folder: Path) -> dict[str, Any]:
-    """config_sentence_transformers.json, {} where there is none."""
+    """Read config_sentence_transformers.json.
+
+    Args:
+        folder: The folder of the checkpoint.
+
+    Returns:
+        Its contents; {} without the file.
+
+    Raises:
+        ConfigError: If it is not a JSON object, or its prompts are not.
+    """
     path = folder / MODEL_FILE
     if not path.is_file():
         return {}
     config = read_json(path)
     if not isinstance(config, dict) or not isinstance(config.get("prompts") or {}, dict):
-        raise ConfigError(f"{path} is not a JSON object with prompts by name. Take the original file.")
+        raise ConfigError(f"{path} is not a JSON object with prompts by name. Use the original file.")
     return config
 
 
 def merge_prompts(
-    usual: Mapping[str, str | None], given: Mapping[str, str] | None, saved: Mapping[str, Any]
+    defaults: Mapping[str, str | None], given: Mapping[str, str] | None, saved: Mapping[str, Any]
 ) -> dict[str, str]:
-    """The caller's prompts, then the saved ones, then ""; an empty text of the caller's stays as it is."""
-    prompts = {**usual, **(given or {})}
+    """Return a model's prompts: the given ones, then the saved ones, then "".
+
+    Args:
+        defaults: The prompts that the class always has; None for those that may be saved.
+        given: The constructor's prompts, which take precedence even if they are empty.
+        saved: The contents of config_sentence_transformers.json.
+
+    Returns:
+        Prompts by name.
+    """
+    prompts = {**defaults, **(given or {})}
     for name, text in (saved.get("prompts") or {}).items():
         if prompts.get(name) is None:
             prompts[name] = text
@@ -33,7 +52,18 @@ def merge_prompts(
 
 
 def check_prompt_name(name: str | None, prompts: Mapping[str, str]) -> str | None:
-    """A default prompt that there is; InputError for another."""
+    """Return the name of the default prompt once it is checked.
+
+    Args:
+        name: A name, or None for no default prompt.
+        prompts: The model's prompts by name.
+
+    Returns:
+        The name.
+
+    Raises:
+        InputError: If there is no such prompt.
+    """
     if name is not None and name not in prompts:
         raise InputError(
             f"default_prompt_name={name!r} is not one of the model's prompts, {sorted(prompts)}. Give one of these."

@@ -31,8 +31,8 @@ def encode_texts(
 ) -> Results:
     """Return the result of every text, in the order of the texts.
 
-    Batches are formed by length, and hold at most batch_size x device.SLOTS_A_TEXT tokens, padding included, so short
-    texts go many at a time.
+    Batches are formed by length, and hold at most batch_size x device.TOKENS_PER_TEXT tokens, padding included, so that
+    many short texts go in one batch.
 
     Args:
         modules: The modules of the model, in the order in which they run.

@@ -143,6 +143,7 @@ class MLXBaseModel(ModuleList, ABC):
         self.prompts = merge_prompts(self._default_prompts, prompts, saved)
         name = saved.get("default_prompt_name") if default_prompt_name is None else default_prompt_name
         self.default_prompt_name = check_prompt_name(name, self.prompts)
+        # Without a module that takes texts there is no tokenizer; such a model can still be built and saved.
         if self._input_modules:
             for module in self.all_modules():
                 module.on_model_ready(self.tokenizer)
@@ -160,6 +161,7 @@ class MLXBaseModel(ModuleList, ABC):
         if entries is None:
             return self._default_modules(loader), saved
         saved_type = saved.get("model_type", "SentenceTransformer")
+        # Modules of another class may still hold an encoder that this class can put its own modules on.
         if saved_type == self.model_type:
             return loader.load_modules(entries), saved
         logger.warning("%s was saved as a %s and is loaded as a %s", loader.source.name, saved_type, self.model_type)

@@ -84,6 +84,7 @@ class MLXMultiVectorEncoder(MLXEmbeddingModel):
         legacy = detect_legacy(loader.source, saved)
         if legacy is None:
             return super()._load(loader, saved)
+        # PyLate keeps lengths and expansion in the model's settings, where a Transformer does not look for them.
         loader.defaults = legacy.transformer
         return legacy.load_modules(loader), legacy.settings
 

@@ -110,6 +110,7 @@ class MLXSentenceTransformer(MLXEmbeddingModel):
         transformer = loader.load_transformer(loader.source, folder, settings=settings)
         config = transformer.loaded.raw_config
         architecture = str((config.get("architectures") or [""])[0])
+        # A causal model's last token is the only one that attends to the whole text.
         mode = "lasttoken" if architecture.endswith("ForCausalLM") and config.get("is_causal", True) else "mean"
         return [transformer, Pooling(transformer.get_embedding_dimension(), mode)]
 

@@ -93,6 +93,7 @@ def encode_to_file(
         truncate_dim=truncate_dim,
         **kwargs,
     )
+    # Resuming with other weights, prompts or tokenizer settings must fail, whatever these are called.
     probe: np.ndarray = self.encode(_PROBE, show_progress_bar=False, **options)
     settings = {name: value for name, value in options.items() if name not in _NOT_SETTINGS}
     settings |= {"chunk_size": chunk_size, "max_seq_length": self.max_seq_length}

@@ -68,6 +68,7 @@ class CorpusFile:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._file.close()
         self._lock.release()
+        # Nothing was finished, so there is nothing to resume.
         if not self.rows and self.folder.is_dir():
             shutil.rmtree(self.folder)
 
@@ -122,7 +123,7 @@ class CorpusFile:
         Args:
             complete: A file in that folder.
         """
-        os.replace(complete, self.path)
+        os.replace(complete, self.path)  # atomic: a reader sees the old file or the complete new one
         self._lock.release()
         shutil.rmtree(self.folder)
 

@@ -60,6 +60,7 @@ def start_pool(compute: Callable[..., Results], devices: Sequence[str] | None) -
     context = multiprocessing.get_context("spawn")
     pool: Pool = {"input": context.Queue(), "output": context.Queue(), "processes": []}
     for _ in range(count):
+        # daemon: a worker ends with the process that started it, even if the pool is never stopped.
         process = context.Process(target=_serve, args=(compute, pool["input"], pool["output"]), daemon=True)
         process.start()
         pool["processes"].append(process)

@@ -86,6 +86,7 @@ def _scalar(vectors: np.ndarray, ranges: np.ndarray, precision: str) -> np.ndarr
     steps = (ends - starts) / _STEPS
     steps = np.where(steps == 0, 1, steps)  # a constant dimension becomes 0 instead of 0 / 0
     quantized: np.ndarray = np.clip(np.floor((vectors - starts) / steps), 0, _STEPS)
+    # 0 to 255 in uint8, moved down by 128 for int8.
     narrow: np.ndarray = quantized.astype(np.uint8) if precision == "uint8" else (quantized - 128).astype(np.int8)
     return narrow
 

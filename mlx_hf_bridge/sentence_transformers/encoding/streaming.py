@@ -162,6 +162,7 @@ def split_into_chunks(texts: Iterator[Any], size: int) -> Iterator[list[Any]]:
 def _encoded(model: Encoder, chunks: Iterator[list[Any]], options: Mapping[str, Any], bar: Any) -> Iterator[np.ndarray]:
     with bar:
         for chunk in chunks:
+            # One bar counts all chunks; encode's own would start again with each.
             vectors: np.ndarray = model.encode(chunk, show_progress_bar=False, **options)
             bar.update(len(chunk))
             yield vectors

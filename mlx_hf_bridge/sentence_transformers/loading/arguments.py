@@ -105,6 +105,7 @@ def parse_load_arguments(
         trace=model.pop("trace", "auto"),
         tokenizer={} if side is None else {"truncation_side": side},
     )
+    # What is left was read by nobody: an option that may change results must not be ignored silently.
     for name, rest, known in (
         ("model_kwargs", model, (*_HUB_OPTIONS, *_MODEL_OPTIONS)),
         ("processor_kwargs", processor, (*_HUB_OPTIONS, *_PROCESSOR_OPTIONS)),

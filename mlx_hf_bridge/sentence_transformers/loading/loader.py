@@ -192,5 +192,6 @@ def _check_output_embedding(loaded: LoadedModel, settings: TransformerSettings) 
 
 
 def _lowercase_first(tokenizer: Tokenizer) -> None:
+    # sentence-transformers lowercases texts before the tokenizer sees them.
     present = tokenizer.backend.normalizer
     tokenizer.backend.normalizer = NormalizerSequence([Lowercase()] + ([present] if present else []))

@@ -202,7 +202,7 @@ def test_two_at_once_are_refused(model: MLXSentenceTransformer, tmp_path: Path) 
     [
         ("vectors.txt", InputError, "ends in '.txt', expected .npy or .parquet"),
         ("vectors", InputError, "ends in '', expected .npy or .parquet"),
-        ("none/vectors.npy", RepositoryError, "is in a folder that is not there. Give another path"),
+        ("none/vectors.npy", RepositoryError, "is in a folder that does not exist. Give another path"),
         ("folder.npy", RepositoryError, "is a folder. Give another path"),
     ],
 )

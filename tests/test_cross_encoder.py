@@ -176,7 +176,7 @@ def test_logit_score_reads_a_causal_language_model(false_id: int | None, tmp_pat
 
 def test_a_head_of_another_size_or_none_is_refused(tmp_path: Path) -> None:
     make_checkpoint(tmp_path / "three", None, "ForSequenceClassification", 3)
-    with pytest.raises(ConfigError, match="num_labels=1, and the checkpoint has 3"):
+    with pytest.raises(ConfigError, match="num_labels=1, but the checkpoint has 3"):
         MLXCrossEncoder(tmp_path / "three", num_labels=1)
     make_checkpoint(tmp_path / "none")
     with pytest.raises(WeightsError):

@@ -23,7 +23,7 @@ SHARED: dict[str, Any] = {
     "max_position_embeddings": 44,
     "layer_norm_eps": 1e-5,
 }
-WITH_SEGMENTS = {**SHARED, "type_vocab_size": 3}
+WITH_TOKEN_TYPES = {**SHARED, "type_vocab_size": 3}
 # Heads wider than D / H, and more buckets than are told apart without the logarithm.
 T5: dict[str, Any] = {
     "vocab_size": 101,
@@ -51,10 +51,10 @@ class Row:
     classes: str
     config: Any
     pad_token_id: int = 0
-    segments: int = 0
+    token_types: int = 0
     base: str = "Model"
-    has_positions: bool = True
-    ignores_segments: bool = False
+    has_position_table: bool = True
+    ignores_token_types: bool = False
     accepts_inputs_embeds: bool = True
     # Whether hidden states outgrow float16, so that they are computed in float32 for float16 weights.
     exceeds_float16: bool = False
@@ -62,18 +62,18 @@ class Row:
     length_dependent: bool = False
     # Whether padding attends to nothing, or to all alike, in transformers: what stands in its slots has no meaning, nor
     # has a head that reads the first slot of texts padded on the left.
-    padding_is_blind: bool = False
+    ignores_padding_outputs: bool = False
     # Of the largest value that is compared; for models without norms, whose values reach 1e4 to 1e7.
     relative: float = 0.0
     # Whether half precision is far off in transformers too: unscaled scores (T5), or values that no norm brings back.
-    half_is_far_off: bool = False
-    in_float: tuple[str, ...] = ()
+    inaccurate_in_half: bool = False
+    never_quantized: tuple[str, ...] = ()
     # Words in the names of tensors that conversion leaves out, since texts alone do not need them.
-    left_out: tuple[str, ...] = ()
+    not_converted: tuple[str, ...] = ()
     # Suffixes of classes that are named unlike other families'.
     named: Mapping[str, str] = field(default_factory=dict)
     # An id that heads or the pooler look for, thrice in every text.
-    separator: int | None = None
+    separator_id: int | None = None
     wide: Mapping[str, Any] = field(default_factory=lambda: {"hidden_size": 128, "intermediate_size": 256})
 
 
@@ -96,9 +96,9 @@ AS_QWEN3: dict[str, Any] = {
 }
 QWEN3_TESTS: dict[str, Any] = {
     "pad_token_id": 4,
-    "has_positions": False,
+    "has_position_table": False,
     "wide": {"hidden_size": 128, "intermediate_size": 256, "head_dim": 32},
-    "in_float": ("score.",),
+    "never_quantized": ("score.",),
 }
 T5GEMMA: dict[str, Any] = {
     **AS_QWEN3,
@@ -113,8 +113,8 @@ T5GEMMA: dict[str, Any] = {
 # How T5 and its kin differ from a usual row.
 AS_T5: dict[str, Any] = {
     "base": "EncoderModel",
-    "has_positions": False,
-    "half_is_far_off": True,
+    "has_position_table": False,
+    "inaccurate_in_half": True,
     "wide": {"d_model": 128, "d_ff": 256, "d_kv": 32},
 }
 # XLM and FlauBERT have other keys, segments that are words, and heads under other names.
@@ -129,15 +129,15 @@ XLM: dict[str, Any] = {
 }
 AS_XLM: dict[str, Any] = {
     "pad_token_id": 1,
-    "segments": 101,
-    "padding_is_blind": True,
-    "in_float": ("lang_embeddings", "sequence_summary"),
+    "token_types": 101,
+    "ignores_padding_outputs": True,
+    "never_quantized": ("lang_embeddings", "sequence_summary"),
     "named": {"ForMaskedLM": "WithLMHeadModel", "ForQuestionAnswering": "ForQuestionAnsweringSimple"},
     "wide": {"emb_dim": 128},
 }
 AS_DEBERTA: dict[str, Any] = {
     "wide": {"hidden_size": 128, "intermediate_size": 256, "pooler_hidden_size": 128},
-    "padding_is_blind": True,
+    "ignores_padding_outputs": True,
 }
 # Rotary families look places up in no table; a few of their special ids must lie in the tiny vocabulary.
 ROTARY: dict[str, Any] = {key: value for key, value in SHARED.items() if key != "layer_norm_eps"}
@@ -148,7 +148,7 @@ MODERN: dict[str, Any] = {**ROTARY, **SPECIAL, "norm_eps": 1e-3}
 # float32 through sums that no norm brings back to size 1; worst seen 8e-6.
 NO_NORM = 5e-5
 MOBILE: dict[str, Any] = {
-    **WITH_SEGMENTS,
+    **WITH_TOKEN_TYPES,
     "embedding_size": 16,
     "intra_bottleneck_size": 12,
     "num_feedforward_networks": 3,
@@ -161,11 +161,11 @@ AS_MOBILE: dict[str, Any] = {
 }
 
 FAMILIES = [
-    Row("bert", "Bert", transformers.BertConfig(**WITH_SEGMENTS, hidden_act="gelu_new"), segments=3),
-    Row("bert", "Bert", transformers.BertConfig(**WITH_SEGMENTS, hidden_act="relu"), segments=3),
-    Row("roberta", "Roberta", transformers.RobertaConfig(**WITH_SEGMENTS, pad_token_id=2), 2, 3),
-    Row("xlm-roberta", "XLMRoberta", transformers.XLMRobertaConfig(**WITH_SEGMENTS, pad_token_id=1), 1, 3),
-    Row("camembert", "Camembert", transformers.CamembertConfig(**WITH_SEGMENTS, pad_token_id=1), 1, 3),
+    Row("bert", "Bert", transformers.BertConfig(**WITH_TOKEN_TYPES, hidden_act="gelu_new"), token_types=3),
+    Row("bert", "Bert", transformers.BertConfig(**WITH_TOKEN_TYPES, hidden_act="relu"), token_types=3),
+    Row("roberta", "Roberta", transformers.RobertaConfig(**WITH_TOKEN_TYPES, pad_token_id=2), 2, 3),
+    Row("xlm-roberta", "XLMRoberta", transformers.XLMRobertaConfig(**WITH_TOKEN_TYPES, pad_token_id=1), 1, 3),
+    Row("camembert", "Camembert", transformers.CamembertConfig(**WITH_TOKEN_TYPES, pad_token_id=1), 1, 3),
     Row(
         "distilbert",
         "DistilBert",
@@ -175,15 +175,15 @@ FAMILIES = [
         wide={"dim": 128, "hidden_dim": 256},
     ),
     Row("mpnet", "MPNet", transformers.MPNetConfig(**SHARED), 1),
-    Row("electra", "Electra", transformers.ElectraConfig(**WITH_SEGMENTS, embedding_size=16), segments=3),
-    Row("electra", "Electra", transformers.ElectraConfig(**WITH_SEGMENTS, embedding_size=24), segments=3),
+    Row("electra", "Electra", transformers.ElectraConfig(**WITH_TOKEN_TYPES, embedding_size=16), token_types=3),
+    Row("electra", "Electra", transformers.ElectraConfig(**WITH_TOKEN_TYPES, embedding_size=24), token_types=3),
     Row(
         "albert",
         "Albert",
         transformers.AlbertConfig(
-            **WITH_SEGMENTS, embedding_size=16, num_hidden_groups=3, inner_group_num=2, hidden_act="gelu_new"
+            **WITH_TOKEN_TYPES, embedding_size=16, num_hidden_groups=3, inner_group_num=2, hidden_act="gelu_new"
         ),
-        segments=3,
+        token_types=3,
     ),
     Row("t5", "T5", transformers.T5Config(**T5, feed_forward_proj="relu"), **AS_T5),
     Row("t5", "T5", transformers.T5Config(**T5, feed_forward_proj="gated-silu"), **AS_T5),
@@ -195,7 +195,7 @@ FAMILIES = [
         transformers.CLIPTextConfig(**SHARED, hidden_act="quick_gelu", eos_token_id=7, pad_token_id=1),
         pad_token_id=1,
         accepts_inputs_embeds=False,
-        separator=7,
+        separator_id=7,
     ),
     Row(
         "clip_text_model",
@@ -209,33 +209,33 @@ FAMILIES = [
         transformers.SiglipTextConfig(**SHARED, projection_size=10, pad_token_id=1),
         pad_token_id=1,
         accepts_inputs_embeds=False,
-        in_float=("head.",),
+        never_quantized=("head.",),
     ),
     Row(
         "siglip2_text_model",
         "Siglip2Text",
         transformers.Siglip2TextConfig(**SHARED),
         accepts_inputs_embeds=False,
-        in_float=("head.",),
+        never_quantized=("head.",),
     ),
     Row(
         "fnet",
         "FNet",
-        transformers.FNetConfig(**{**WITH_SEGMENTS, "num_attention_heads": 1}, hidden_act="gelu", pad_token_id=3),
+        transformers.FNetConfig(**{**WITH_TOKEN_TYPES, "num_attention_heads": 1}, hidden_act="gelu", pad_token_id=3),
         pad_token_id=3,
-        segments=3,
+        token_types=3,
         length_dependent=True,
     ),
     Row(
         "convbert",
         "ConvBert",
         transformers.ConvBertConfig(
-            **WITH_SEGMENTS, embedding_size=16, conv_kernel_size=5, num_groups=2, head_ratio=2, hidden_act="gelu_new"
+            **WITH_TOKEN_TYPES, embedding_size=16, conv_kernel_size=5, num_groups=2, head_ratio=2, hidden_act="gelu_new"
         ),
         pad_token_id=1,
-        segments=3,
+        token_types=3,
         length_dependent=True,
-        in_float=("intermediate.dense", *(f"{layer}.output.dense" for layer in range(3))),
+        never_quantized=("intermediate.dense", *(f"{layer}.output.dense" for layer in range(3))),
     ),
     Row("qwen3", "Qwen3", transformers.Qwen3Config(**AS_QWEN3, attention_bias=True, pad_token_id=4), **QWEN3_TESTS),
     Row(
@@ -260,7 +260,7 @@ FAMILIES = [
         "convbert",
         "ConvBert",
         transformers.ConvBertConfig(
-            **WITH_SEGMENTS,
+            **WITH_TOKEN_TYPES,
             embedding_size=24,
             conv_kernel_size=3,
             head_ratio=9,
@@ -269,7 +269,7 @@ FAMILIES = [
             summary_activation="gelu",
         ),
         pad_token_id=1,
-        segments=3,
+        token_types=3,
         length_dependent=True,
     ),
     Row(
@@ -283,29 +283,29 @@ FAMILIES = [
             position_biased_input=False,
             pooler_hidden_act="tanh",
         ),
-        ignores_segments=True,
-        has_positions=False,
+        ignores_token_types=True,
+        has_position_table=False,
         **AS_DEBERTA,
     ),
     Row(
         "deberta",
         "Deberta",
         transformers.DebertaConfig(
-            **WITH_SEGMENTS,
+            **WITH_TOKEN_TYPES,
             relative_attention=True,
             pos_att_type=["p2c", "p2p"],
             talking_head=True,
             hidden_act="relu",
             legacy=False,
         ),
-        segments=3,
+        token_types=3,
         **AS_DEBERTA,
     ),
     Row(
         "deberta",
         "Deberta",
-        transformers.DebertaConfig(**WITH_SEGMENTS, pos_att_type=["c2p"], embedding_size=16),
-        segments=3,
+        transformers.DebertaConfig(**WITH_TOKEN_TYPES, pos_att_type=["c2p"], embedding_size=16),
+        token_types=3,
         **AS_DEBERTA,
     ),
     Row(
@@ -323,15 +323,15 @@ FAMILIES = [
             pooler_hidden_act="relu",
             legacy=False,
         ),
-        ignores_segments=True,
-        has_positions=False,
+        ignores_token_types=True,
+        has_position_table=False,
         **AS_DEBERTA,
     ),
     Row(
         "deberta-v2",
         "DebertaV2",
         transformers.DebertaV2Config(
-            **WITH_SEGMENTS,
+            **WITH_TOKEN_TYPES,
             relative_attention=True,
             max_relative_positions=7,
             pos_att_type="c2p|p2c",
@@ -340,7 +340,7 @@ FAMILIES = [
             conv_act="gelu",
             embedding_size=16,
         ),
-        segments=3,
+        token_types=3,
         **AS_DEBERTA,
     ),
     Row(
@@ -349,21 +349,21 @@ FAMILIES = [
         transformers.DebertaV2Config(
             **SHARED, relative_attention=True, pos_att_type=["p2c"], position_buckets=4, conv_kernel_size=3
         ),
-        ignores_segments=True,
+        ignores_token_types=True,
         **AS_DEBERTA,
     ),
     Row(
         "deberta-v2",
         "DebertaV2",
         transformers.DebertaV2Config(**SHARED, relative_attention=True, pos_att_type=["c2p"], share_att_key=True),
-        ignores_segments=True,
+        ignores_token_types=True,
         **AS_DEBERTA,
     ),
     Row(
         "deberta-v2",
         "DebertaV2",
         transformers.DebertaV2Config(**SHARED, pos_att_type=["c2p"]),
-        ignores_segments=True,
+        ignores_token_types=True,
         **AS_DEBERTA,
     ),
     Row(
@@ -382,9 +382,9 @@ FAMILIES = [
             decoder_bias=False,
         ),
         3,
-        has_positions=False,
-        padding_is_blind=True,
-        in_float=("head.dense",),
+        has_position_table=False,
+        ignores_padding_outputs=True,
+        never_quantized=("head.dense",),
     ),
     Row(
         "modernbert",
@@ -400,16 +400,16 @@ FAMILIES = [
             classifier_activation="relu",
         ),
         3,
-        has_positions=False,
-        padding_is_blind=True,
-        in_float=("head.dense",),
+        has_position_table=False,
+        ignores_padding_outputs=True,
+        never_quantized=("head.dense",),
     ),
     Row(
         "mobilebert",
         "MobileBert",
         transformers.MobileBertConfig(**MOBILE),
-        segments=3,
-        half_is_far_off=True,
+        token_types=3,
+        inaccurate_in_half=True,
         exceeds_float16=True,
         relative=NO_NORM,
         **AS_MOBILE,
@@ -424,7 +424,7 @@ FAMILIES = [
             key_query_shared_bottleneck=False,
             classifier_activation=False,
         ),
-        segments=3,
+        token_types=3,
         **AS_MOBILE,
     ),
     Row(
@@ -433,44 +433,44 @@ FAMILIES = [
         transformers.MobileBertConfig(
             **{**MOBILE, "trigram_input": False, "normalization_type": "layer_norm", "use_bottleneck": False}
         ),
-        segments=3,
+        token_types=3,
         wide={**NARROW_64, "true_hidden_size": 128},
     ),
     Row(
         "nomic_bert",
         "NomicBert",
-        transformers.NomicBertConfig(**WITH_SEGMENTS, rope_theta=50.0, hidden_act="gelu_new"),
-        segments=3,
-        has_positions=False,
-        in_float=("emb_ln",),
+        transformers.NomicBertConfig(**WITH_TOKEN_TYPES, rope_theta=50.0, hidden_act="gelu_new"),
+        token_types=3,
+        has_position_table=False,
+        never_quantized=("emb_ln",),
         wide=WIDE_HEADS,
     ),
     Row(
         "jina_embeddings_v3",
         "JinaEmbeddingsV3",
-        transformers.JinaEmbeddingsV3Config(**WITH_SEGMENTS, rope_theta=50.0, hidden_act="relu", pad_token_id=2),
+        transformers.JinaEmbeddingsV3Config(**WITH_TOKEN_TYPES, rope_theta=50.0, hidden_act="relu", pad_token_id=2),
         2,
         3,
-        has_positions=False,
-        in_float=("emb_ln",),
+        has_position_table=False,
+        never_quantized=("emb_ln",),
     ),
     Row(
         "gte",
         "Gte",
-        transformers.GteConfig(**WITH_SEGMENTS, rope_theta=50.0),
+        transformers.GteConfig(**WITH_TOKEN_TYPES, rope_theta=50.0),
         1,
         3,
-        has_positions=False,
-        in_float=("attn_ln", "mlp_ln"),
+        has_position_table=False,
+        never_quantized=("attn_ln", "mlp_ln"),
     ),
     Row(
         "gte",
         "Gte",
         transformers.GteConfig(**SHARED, type_vocab_size=0, rope_theta=50.0, hidden_act="relu"),
         1,
-        has_positions=False,
-        ignores_segments=True,
-        in_float=("attn_ln", "mlp_ln"),
+        has_position_table=False,
+        ignores_token_types=True,
+        never_quantized=("attn_ln", "mlp_ln"),
     ),
     Row(
         "eurobert",
@@ -488,8 +488,8 @@ FAMILIES = [
             tie_word_embeddings=True,
         ),
         3,
-        has_positions=False,
-        in_float=("dense.weight",),
+        has_position_table=False,
+        never_quantized=("dense.weight",),
         wide=WIDE_HEADS,
     ),
     Row(
@@ -497,8 +497,8 @@ FAMILIES = [
         "EuroBert",
         transformers.EuroBertConfig(**ROTARY, **SPECIAL, rms_norm_eps=1e-3, rope_theta=50.0, classifier_pooling="mean"),
         3,
-        has_positions=False,
-        in_float=("dense.weight",),
+        has_position_table=False,
+        never_quantized=("dense.weight",),
         wide=WIDE_HEADS,
     ),
     Row(
@@ -506,44 +506,44 @@ FAMILIES = [
         "EuroBert",
         transformers.EuroBertConfig(**ROTARY, **SPECIAL, rope_theta=50.0, classifier_pooling="bos"),
         3,
-        has_positions=False,
-        in_float=("dense.weight",),
+        has_position_table=False,
+        never_quantized=("dense.weight",),
         wide=WIDE_HEADS,
     ),
     Row(
         "roformer",
         "RoFormer",
-        transformers.RoFormerConfig(**WITH_SEGMENTS, embedding_size=16, rotary_value=True, hidden_act="relu"),
-        segments=3,
+        transformers.RoFormerConfig(**WITH_TOKEN_TYPES, embedding_size=16, rotary_value=True, hidden_act="relu"),
+        token_types=3,
     ),
-    Row("roformer", "RoFormer", transformers.RoFormerConfig(**WITH_SEGMENTS), segments=3),
-    Row("data2vec-text", "Data2VecText", transformers.Data2VecTextConfig(**WITH_SEGMENTS, pad_token_id=1), 1, 3),
-    Row("ernie", "Ernie", transformers.ErnieConfig(**WITH_SEGMENTS, hidden_act="relu"), segments=3),
+    Row("roformer", "RoFormer", transformers.RoFormerConfig(**WITH_TOKEN_TYPES), token_types=3),
+    Row("data2vec-text", "Data2VecText", transformers.Data2VecTextConfig(**WITH_TOKEN_TYPES, pad_token_id=1), 1, 3),
+    Row("ernie", "Ernie", transformers.ErnieConfig(**WITH_TOKEN_TYPES, hidden_act="relu"), token_types=3),
     Row(
         "ernie",
         "Ernie",
-        transformers.ErnieConfig(**WITH_SEGMENTS, use_task_id=True, task_type_vocab_size=5),
-        segments=3,
-        in_float=("task_type",),
+        transformers.ErnieConfig(**WITH_TOKEN_TYPES, use_task_id=True, task_type_vocab_size=5),
+        token_types=3,
+        never_quantized=("task_type",),
     ),
     Row(
         "megatron-bert",
         "MegatronBert",
-        transformers.MegatronBertConfig(**WITH_SEGMENTS),
-        segments=3,
-        in_float=(".ln.",),
+        transformers.MegatronBertConfig(**WITH_TOKEN_TYPES),
+        token_types=3,
+        never_quantized=(".ln.",),
     ),
     Row(
         "xlm-roberta-xl",
         "XLMRobertaXL",
-        transformers.XLMRobertaXLConfig(**WITH_SEGMENTS, pad_token_id=2, hidden_act="gelu_new"),
+        transformers.XLMRobertaXLConfig(**WITH_TOKEN_TYPES, pad_token_id=2, hidden_act="gelu_new"),
         2,
         3,
     ),
     Row(
         "roberta-prelayernorm",
         "RobertaPreLayerNorm",
-        transformers.RobertaPreLayerNormConfig(**WITH_SEGMENTS, pad_token_id=1),
+        transformers.RobertaPreLayerNormConfig(**WITH_TOKEN_TYPES, pad_token_id=1),
         1,
         3,
     ),
@@ -551,18 +551,23 @@ FAMILIES = [
         "rembert",
         "RemBert",
         transformers.RemBertConfig(
-            **WITH_SEGMENTS,
+            **WITH_TOKEN_TYPES,
             input_embedding_size=16,
             output_embedding_size=20,
             hidden_act="relu",
             bos_token_id=2,
             eos_token_id=3,
         ),
-        segments=3,
+        token_types=3,
         wide={"hidden_size": 128, "intermediate_size": 256, "input_embedding_size": 128},
     ),
     Row("bert-generation", "BertGeneration", transformers.BertGenerationConfig(**SHARED), base="Encoder"),
-    Row("layoutlm", "LayoutLM", transformers.LayoutLMConfig(**WITH_SEGMENTS, max_2d_position_embeddings=7), segments=3),
+    Row(
+        "layoutlm",
+        "LayoutLM",
+        transformers.LayoutLMConfig(**WITH_TOKEN_TYPES, max_2d_position_embeddings=7),
+        token_types=3,
+    ),
     Row(
         "esm",
         "Esm",
@@ -576,32 +581,38 @@ FAMILIES = [
             emb_layer_norm_before=True,
         ),
         1,
-        has_positions=False,
-        in_float=("contact_head", "inv_freq"),
+        has_position_table=False,
+        never_quantized=("contact_head", "inv_freq"),
     ),
-    Row("esm", "Esm", transformers.EsmConfig(**SHARED, pad_token_id=2, mask_token_id=9), 2, in_float=("contact_head",)),
-    Row("splinter", "Splinter", transformers.SplinterConfig(**WITH_SEGMENTS, question_token_id=50), segments=3),
+    Row(
+        "esm",
+        "Esm",
+        transformers.EsmConfig(**SHARED, pad_token_id=2, mask_token_id=9),
+        2,
+        never_quantized=("contact_head",),
+    ),
+    Row("splinter", "Splinter", transformers.SplinterConfig(**WITH_TOKEN_TYPES, question_token_id=50), token_types=3),
     Row(
         "big_bird",
         "BigBird",
         transformers.BigBirdConfig(
-            **WITH_SEGMENTS, attention_type="original_full", rescale_embeddings=True, hidden_act="relu"
+            **WITH_TOKEN_TYPES, attention_type="original_full", rescale_embeddings=True, hidden_act="relu"
         ),
-        segments=3,
+        token_types=3,
     ),
     Row(
         "luke",
         "Luke",
-        transformers.LukeConfig(**WITH_SEGMENTS, pad_token_id=1, entity_vocab_size=9, entity_emb_size=8),
+        transformers.LukeConfig(**WITH_TOKEN_TYPES, pad_token_id=1, entity_vocab_size=9, entity_emb_size=8),
         1,
         3,
-        left_out=("entity_", "w2e_query", "e2w_query", "e2e_query"),
+        not_converted=("entity_", "w2e_query", "e2w_query", "e2e_query"),
     ),
     Row(
         "squeezebert",
         "SqueezeBert",
         transformers.SqueezeBertConfig(
-            **WITH_SEGMENTS,
+            **WITH_TOKEN_TYPES,
             embedding_size=24,
             q_groups=2,
             k_groups=4,
@@ -611,8 +622,8 @@ FAMILIES = [
             output_groups=8,
             hidden_act="gelu_new",
         ),
-        segments=3,
-        in_float=("attention", "conv1d"),
+        token_types=3,
+        never_quantized=("attention", "conv1d"),
     ),
     Row("xlm", "XLM", transformers.XLMConfig(**XLM, n_langs=4, sinusoidal_embeddings=True), **AS_XLM),
     Row("xlm", "XLM", transformers.XLMConfig(**XLM, gelu_activation=False, summary_activation="tanh"), **AS_XLM),
@@ -620,16 +631,16 @@ FAMILIES = [
     Row(
         "ibert",
         "IBert",
-        transformers.IBertConfig(**WITH_SEGMENTS, pad_token_id=1),
+        transformers.IBertConfig(**WITH_TOKEN_TYPES, pad_token_id=1),
         1,
         3,
-        left_out=("_integer", "scaling_factor", ".x_min", ".x_max", ".shift"),
+        not_converted=("_integer", "scaling_factor", ".x_min", ".x_max", ".shift"),
     ),
     Row(
         "chinese_clip_text_model",
         "ChineseCLIPText",
-        transformers.ChineseCLIPTextConfig(**WITH_SEGMENTS, hidden_act="gelu_new"),
-        segments=3,
+        transformers.ChineseCLIPTextConfig(**WITH_TOKEN_TYPES, hidden_act="gelu_new"),
+        token_types=3,
     ),
     *(
         Row(
@@ -638,7 +649,7 @@ FAMILIES = [
             getattr(transformers, f"{classes}TextConfig")(**SHARED, hidden_act=act, eos_token_id=7, pad_token_id=1),
             pad_token_id=1,
             accepts_inputs_embeds=False,
-            separator=7,
+            separator_id=7,
         )
         for name, classes, act in (
             ("metaclip_2", "MetaClip2", "relu"),
@@ -648,19 +659,24 @@ FAMILIES = [
     Row(
         "clap_text_model",
         "ClapText",
-        transformers.ClapTextConfig(**WITH_SEGMENTS, pad_token_id=2),
+        transformers.ClapTextConfig(**WITH_TOKEN_TYPES, pad_token_id=2),
         2,
         3,
-        left_out=("position_ids", "token_type_ids"),
+        not_converted=("position_ids", "token_type_ids"),
+    ),
+    Row(
+        "align_text_model",
+        "AlignText",
+        transformers.AlignTextConfig(**WITH_TOKEN_TYPES, hidden_act="relu"),
+        token_types=3,
     ),
     Row(
         "flava_text_model",
         "FlavaText",
-        transformers.FlavaTextConfig(**WITH_SEGMENTS, hidden_act="relu"),
-        segments=3,
+        transformers.FlavaTextConfig(**WITH_TOKEN_TYPES, hidden_act="relu"),
+        token_types=3,
         accepts_inputs_embeds=False,
     ),
-    Row("align_text_model", "AlignText", transformers.AlignTextConfig(**WITH_SEGMENTS, hidden_act="relu"), segments=3),
     Row(
         "t5gemma",
         "T5Gemma",
@@ -673,10 +689,10 @@ FAMILIES = [
     Row(
         "longformer",
         "Longformer",
-        transformers.LongformerConfig(**WITH_SEGMENTS, pad_token_id=2, sep_token_id=4, attention_window=[4, 8, 4]),
+        transformers.LongformerConfig(**WITH_TOKEN_TYPES, pad_token_id=2, sep_token_id=4, attention_window=[4, 8, 4]),
         2,
         3,
-        separator=4,
+        separator_id=4,
     ),
 ]
 
@@ -730,10 +746,10 @@ def ragged_inputs(row: Row, lengths: tuple[int, ...] = (17, 9, 4), seed: int = 0
     ids = random.integers(5, row.config.vocab_size, shape)
     mask = (np.arange(shape[1])[None] < np.array(lengths)[:, None]).astype(np.int64)
     inputs = {"input_ids": np.where(mask == 1, ids, row.pad_token_id), "attention_mask": mask}
-    if row.separator is not None:
-        inputs["input_ids"][:, 1:4] = row.separator
-    if row.segments:
-        inputs["token_type_ids"] = random.integers(0, row.segments, shape) * mask
+    if row.separator_id is not None:
+        inputs["input_ids"][:, 1:4] = row.separator_id
+    if row.token_types:
+        inputs["token_type_ids"] = random.integers(0, row.token_types, shape) * mask
     return inputs
 
 

@@ -44,7 +44,7 @@ def bridge_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.M
 
 
 @pytest.fixture(autouse=True)
-def few_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+def short_calibration(monkeypatch: pytest.MonkeyPatch) -> None:
     """Calibrations of tiny random models take fewer looks and texts, which takes a tenth of the time."""
     monkeypatch.setattr(curvature, "GRADIENT_SAMPLES", 8)
     monkeypatch.setattr(calibrated, "_VARIATIONS", 0)

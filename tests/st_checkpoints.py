@@ -29,7 +29,7 @@ def transformer(
     return module
 
 
-def redrawn(module: torch.nn.Module) -> Any:
+def randomized(module: torch.nn.Module) -> Any:
     """The module with all of its weights drawn anew, so that none is at its usual value."""
     torch.manual_seed(0)
     with torch.no_grad():

@@ -33,11 +33,11 @@ def write_adapter(folder: Path, base: Path, tensors: Tensors, **config: Any) -> 
     return folder
 
 
-def drawn(*shape: int, seed: int = 3) -> torch.Tensor:
+def random_tensor(*shape: int, seed: int = 3) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-A, B = drawn(4, 24), drawn(24, 4, seed=4)
+A, B = random_tensor(4, 24), random_tensor(24, 4, seed=4)
 LORA = {f"{VALUE}.lora_A.weight": A, f"{VALUE}.lora_B.weight": B}
 
 
@@ -50,7 +50,7 @@ def summed(name: str, change: Callable[[torch.Tensor], torch.Tensor]) -> Callabl
 
 def as_dora(weight: torch.Tensor) -> torch.Tensor:
     both = weight + 6 / 4 * B @ A
-    return drawn(24, seed=5)[:, None] * both / both.norm(dim=1, keepdim=True)
+    return random_tensor(24, seed=5)[:, None] * both / both.norm(dim=1, keepdim=True)
 
 
 # The adapter's tensors, its config, and what it does to the base's state.
@@ -73,40 +73,46 @@ KINDS: dict[str, tuple[Tensors, dict[str, Any], Callable[[Tensors], None]]] = {
         summed(f"{VALUE}.weight", lambda w: w + 6 / 2 * B[:, :2] @ A[:2]),
     ),
     "weight-decomposed": (
-        {**LORA, f"{VALUE}.lora_magnitude_vector": drawn(24, seed=5)},
+        {**LORA, f"{VALUE}.lora_magnitude_vector": random_tensor(24, seed=5)},
         {"use_dora": True},
         summed(f"{VALUE}.weight", as_dora),
     ),
     "word table": (
-        {f"{WORDS}.lora_embedding_A": drawn(4, 101), f"{WORDS}.lora_embedding_B": B},
+        {f"{WORDS}.lora_embedding_A": random_tensor(4, 101), f"{WORDS}.lora_embedding_B": B},
         {},
-        summed(f"{WORDS}.weight", lambda w: w + 6 / 4 * (B @ drawn(4, 101)).T),
+        summed(f"{WORDS}.weight", lambda w: w + 6 / 4 * (B @ random_tensor(4, 101)).T),
     ),
     "bias of the product": (
-        {**LORA, f"{VALUE}.lora_B.bias": drawn(24, seed=6)},
+        {**LORA, f"{VALUE}.lora_B.bias": random_tensor(24, seed=6)},
         {"lora_bias": True},
         lambda state: state.update(
             {
                 f"{VALUE}.weight": state[f"{VALUE}.weight"] + 6 / 4 * B @ A,
-                f"{VALUE}.bias": state[f"{VALUE}.bias"] + 6 / 4 * drawn(24, seed=6),
+                f"{VALUE}.bias": state[f"{VALUE}.bias"] + 6 / 4 * random_tensor(24, seed=6),
             }
         ),
     ),
     "trained biases": (
-        {**LORA, f"{VALUE}.base_layer.bias": drawn(24, seed=7), "embeddings.LayerNorm.bias": drawn(24, seed=8)},
+        {
+            **LORA,
+            f"{VALUE}.base_layer.bias": random_tensor(24, seed=7),
+            "embeddings.LayerNorm.bias": random_tensor(24, seed=8),
+        },
         {"bias": "all"},
         lambda state: state.update(
             {
                 f"{VALUE}.weight": state[f"{VALUE}.weight"] + 6 / 4 * B @ A,
-                f"{VALUE}.bias": drawn(24, seed=7),
-                "embeddings.LayerNorm.bias": drawn(24, seed=8),
+                f"{VALUE}.bias": random_tensor(24, seed=7),
+                "embeddings.LayerNorm.bias": random_tensor(24, seed=8),
             }
         ),
     ),
     "whole modules": (
-        {"pooler.dense.weight": drawn(24, 24), "pooler.modules_to_save.dense.bias": drawn(24)},
+        {"pooler.dense.weight": random_tensor(24, 24), "pooler.modules_to_save.dense.bias": random_tensor(24)},
         {"modules_to_save": ["pooler"]},
-        lambda state: state.update({"pooler.dense.weight": drawn(24, 24), "pooler.dense.bias": drawn(24)}),
+        lambda state: state.update(
+            {"pooler.dense.weight": random_tensor(24, 24), "pooler.dense.bias": random_tensor(24)}
+        ),
     ),
 }
 
@@ -142,7 +148,7 @@ def test_an_adapter_is_merged_as_torch_sums_it(kind: str, base: Path, tmp_path: 
 
 
 def test_a_classifier_beside_the_sums_is_the_models(base: Path, tmp_path: Path) -> None:
-    head = {"classifier.weight": drawn(3, 24), "classifier.bias": drawn(3)}
+    head = {"classifier.weight": random_tensor(3, 24), "classifier.bias": random_tensor(3)}
     tensors = {f"bert.{name}": tensor for name, tensor in LORA.items()} | head
     write_adapter(tmp_path, base, tensors, modules_to_save=["classifier"], task_type="SEQ_CLS")
     whole = transformers.BertForSequenceClassification.from_pretrained(base).eval()
@@ -196,7 +202,7 @@ def test_the_sum_is_packed_by_a_recipe(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = transformers.BertModel(config).eval()
     model.save_pretrained(wide)
-    first, second = drawn(4, 64), drawn(64, 4, seed=4)
+    first, second = random_tensor(4, 64), random_tensor(64, 4, seed=4)
     adapter = write_adapter(
         tmp_path / "adapter", wide, {f"{VALUE}.lora_A.weight": first, f"{VALUE}.lora_B.weight": second}
     )
@@ -260,7 +266,7 @@ LOST: dict[str, tuple[Tensors, str]] = {
     "a module that is not there": ({"encoder.layer.9.x.lora_A.weight": A}, r"that the base has no parameter for"),
     "half a sum": ({f"{VALUE}.lora_A.weight": A}, rf"no plain LoRA: {VALUE}\.lora_A"),
     "another width": (
-        {f"{VALUE}.lora_A.weight": drawn(4, 9), f"{VALUE}.lora_B.weight": B},
+        {f"{VALUE}.lora_A.weight": random_tensor(4, 9), f"{VALUE}.lora_B.weight": B},
         r"adds \(24, 9\) to .*value\.weight, which has \(24, 24\) in its base",
     ),
     "a tensor of its own": ({**LORA, "gate.weight": A + 1}, r"no parameter for.*gate\.weight"),
@@ -305,11 +311,14 @@ def test_queries_keys_and_values_that_the_file_joins_take_their_own_sums(
     }
     assert len(products) >= 4 * row.config.num_hidden_layers
     for seed, (name, module) in enumerate(products.items()):
-        first, second = drawn(2, module.in_features, seed=seed), drawn(module.out_features, 2, seed=1000 + seed)
+        first, second = (
+            random_tensor(2, module.in_features, seed=seed),
+            random_tensor(module.out_features, 2, seed=1000 + seed),
+        )
         tensors |= {f"{name}.lora_A.weight": first * 0.3, f"{name}.lora_B.weight": second * 0.3}
         changed = module.weight.data + 6 / 2 * 0.09 * second @ first
         if weights_decomposed:
-            tensors[f"{name}.lora_magnitude_vector"] = drawn(module.out_features, seed=2000 + seed)
+            tensors[f"{name}.lora_magnitude_vector"] = random_tensor(module.out_features, seed=2000 + seed)
             sizes = tensors[f"{name}.lora_magnitude_vector"][:, None]
             changed = sizes * changed / changed.norm(dim=1, keepdim=True)
         module.weight.data = changed
@@ -326,6 +335,9 @@ def test_a_sum_of_other_rows_than_a_third_of_a_joined_tensor_is_refused(tmp_path
     row = next(row for row in FAMILIES if row.model_type == "nomic_bert")
     make_checkpoint(tmp_path / "base", row)
     name = "layers.0.self_attn.q_proj"
-    wrong = {f"{name}.lora_A.weight": drawn(4, row.config.hidden_size), f"{name}.lora_B.weight": drawn(10, 4)}
+    wrong = {
+        f"{name}.lora_A.weight": random_tensor(4, row.config.hidden_size),
+        f"{name}.lora_B.weight": random_tensor(10, 4),
+    }
     with pytest.raises(errors.WeightsError, match=r"adds \(10, \d+\) to .*(?i:qkv).*the model that it was trained on"):
         MLXAutoModel.from_pretrained(write_adapter(tmp_path / "adapter", tmp_path / "base", wrong))

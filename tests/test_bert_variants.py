@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from checkpoints import FAMILIES, WITH_SEGMENTS, Row, ragged_inputs, save_model
+from checkpoints import FAMILIES, WITH_TOKEN_TYPES, Row, ragged_inputs, save_model
 from weight_files import edit_config, max_difference, output_array, read_tensors
 
 from mlx_hf_bridge import MLXAutoModel, MLXAutoModelForQuestionAnswering
@@ -18,8 +18,8 @@ BY_TYPE = {row.model_type: row for row in FAMILIES}
 
 
 def test_a_task_table_that_the_config_passes_by_is_carried_and_not_computed(tmp_path: Path) -> None:
-    config = transformers.ErnieConfig(**WITH_SEGMENTS, use_task_id=True)
-    row = Row("ernie", "Ernie", config, segments=3)
+    config = transformers.ErnieConfig(**WITH_TOKEN_TYPES, use_task_id=True)
+    row = Row("ernie", "Ernie", config, token_types=3)
     torch_model = save_model(tmp_path, row)
     edit_config(tmp_path, use_task_id=False)
     torch_model.embeddings.use_task_id = False

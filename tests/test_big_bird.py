@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import transformers
-from checkpoints import WITH_SEGMENTS, Row, save_model
+from checkpoints import WITH_TOKEN_TYPES, Row, save_model
 from weight_files import edit_config, max_difference, output_array
 
 from mlx_hf_bridge import MLXAutoModel
@@ -18,7 +18,7 @@ LONGEST = 28
 ROW = Row(
     "big_bird",
     "BigBird",
-    transformers.BigBirdConfig(**WITH_SEGMENTS, attention_type="block_sparse", block_size=4, num_random_blocks=1),
+    transformers.BigBirdConfig(**WITH_TOKEN_TYPES, attention_type="block_sparse", block_size=4, num_random_blocks=1),
 )
 
 

@@ -14,7 +14,7 @@ from sentence_transformers import CrossEncoder
 from sentence_transformers.base.modules import Dense
 from sentence_transformers.cross_encoder.modules import LogitScore
 from sentence_transformers.sentence_transformer.modules import Pooling
-from st_checkpoints import PAIRS, TOLERANCE, redrawn, transformer
+from st_checkpoints import PAIRS, TOLERANCE, randomized, transformer
 
 from mlx_hf_bridge import MLXCrossEncoder
 from mlx_hf_bridge.errors import ConfigError, InputError, UnsupportedModelError, WeightsError
@@ -151,7 +151,7 @@ def test_a_saved_folder_loads_back_here_and_in_sentence_transformers(labels: int
 
 def test_a_dense_that_makes_scores_is_a_head(tmp_path: Path) -> None:
     first = transformer(tmp_path / "source")
-    dense = redrawn(Dense(24, 2, activation_function=torch.nn.Identity(), module_output_name="scores"))
+    dense = randomized(Dense(24, 2, activation_function=torch.nn.Identity(), module_output_name="scores"))
     torch_model = CrossEncoder(modules=[first, Pooling(24, "cls"), dense], device="cpu")
     torch_model.save_pretrained(str(tmp_path / "repo"))
     mlx_model = MLXCrossEncoder(tmp_path / "repo")

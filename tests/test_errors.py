@@ -525,7 +525,7 @@ CALLS: dict[str, tuple[dict[str, Any], type, type, str]] = {
 @pytest.mark.parametrize("kind", ["numpy", "torch", "mlx"])
 @pytest.mark.parametrize("call", CALLS)
 def test_a_bad_call_is_one_clear_error(call: str, kind: str, bert: Any) -> None:
-    """Known trouble 4: MLX reads foreign memory for ids, segments and positions outside their tables."""
+    """MLX itself reads past the end of a table for ids, token types and positions that are out of range."""
     arguments, own, torch_model, message = CALLS[call]
     made = {"numpy": np.asarray, "torch": torch.tensor, "mlx": mx.array}[kind]
     convertible = {name: value for name, value in arguments.items() if isinstance(value, np.ndarray)}
@@ -538,9 +538,9 @@ def test_a_bad_call_is_one_clear_error(call: str, kind: str, bert: Any) -> None:
     assert isinstance(caught.value, torch_model)
 
 
-@pytest.mark.parametrize("row", [row for row in FAMILIES if row.has_positions], ids=row_name)
+@pytest.mark.parametrize("row", [row for row in FAMILIES if row.has_position_table], ids=row_name)
 def test_the_longest_text_works_as_in_transformers_and_one_more_token_raises(row: Row, tmp_path: Path) -> None:
-    """Known trouble 4: RoBERTa's usable length is max_position_embeddings - pad_token_id - 1."""
+    """RoBERTa takes texts of up to max_position_embeddings - pad_token_id - 1 tokens."""
     torch_model = save_model(tmp_path, row)
     mlx_model = MLXAutoModel.from_pretrained(tmp_path)
     kind = family_for({"model_type": row.model_type}).config
@@ -571,7 +571,7 @@ def test_the_longest_text_works_as_in_transformers_and_one_more_token_raises(row
 
 
 @pytest.mark.parametrize(
-    "row", [row for row in FAMILIES if not row.segments and not row.ignores_segments], ids=row_name
+    "row", [row for row in FAMILIES if not row.token_types and not row.ignores_token_types], ids=row_name
 )
 def test_segments_for_a_family_without_them_are_ignored_as_in_transformers(row: Row, tmp_path: Path) -> None:
     """transformers' AutoTokenizer gives DistilBERT's pairs segments, and its model takes them without a word."""

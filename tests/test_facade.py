@@ -374,7 +374,7 @@ def test_saving_otherwise_is_torch_s(options: dict[str, Any], tmp_path: Path) ->
 def test_a_packed_one_is_saved_in_mlx_s_storage(tmp_path: Path) -> None:
     row = row_of("bert")
     config = type(row.config).from_dict({**row.config.to_dict(), **row.wide})
-    wide = Row(row.model_type, row.classes, config, segments=3)
+    wide = Row(row.model_type, row.classes, config, token_types=3)
     make_checkpoint(tmp_path / "made", wide)
     packed = mlx_class("Model").from_pretrained(tmp_path / "made", quantization_config="q8")
     bridged = facade(packed)

@@ -452,14 +452,14 @@ def test_num_labels_and_id2label_that_contradict_each_other_are_a_value_error(cl
         MLXAutoModelForSequenceClassification.from_pretrained(classifier, num_labels=3, id2label={0: "a"})
 
 
-@pytest.mark.parametrize("given", ["object", "dict", "folder", "file", "ours"])
+@pytest.mark.parametrize("given", ["object", "dict", "folder", "file", "mlx config"])
 def test_config_takes_the_place_of_the_file(given: str, bare: Path, tmp_path: Path, bridge_cache: Path) -> None:
     config = transformers.BertConfig.from_pretrained(bare, hidden_act="relu")
     config.save_pretrained(tmp_path)
     mlx_model = MLXAutoModel.from_pretrained(bare, hidden_act="relu").config
     spelled = {
         "object": config, "dict": config.to_dict(), "folder": tmp_path, "file": str(tmp_path / "config.json"),
-        "ours": mlx_model,
+        "mlx config": mlx_model,
     }[given]  # fmt: skip
     found = MLXAutoModel.from_pretrained(bare, config=spelled)
     assert same(found, transformers.BertModel.from_pretrained(bare, config=config))

@@ -26,7 +26,7 @@ GRID = np.linspace(-8, 8, 4001, dtype=np.float32)
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_each_activation_is_that_of_transformers(name: str) -> None:
-    """Known trouble 3: HF's "gelu" is erf, and MLX's approx="precise" is tanh, 5e-4 apart."""
+    """transformers' "gelu" is the erf form; MLX's approx="precise" is the tanh form, up to 5e-4 apart."""
     expected = ACT2FN[name](torch.tensor(GRID)).numpy()
     np.testing.assert_allclose(np.array(ACTIVATIONS[name](mx.array(GRID))), expected, rtol=0, atol=ABSOLUTE)
 
@@ -34,7 +34,7 @@ def test_each_activation_is_that_of_transformers(name: str) -> None:
 @pytest.mark.parametrize("dtype", [mx.float16, mx.bfloat16])
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_no_activation_promotes_half_precision(name: str, dtype: mx.Dtype) -> None:
-    """Known trouble 2: one float32 operand makes everything after it float32."""
+    """One float32 operand would make everything after it float32."""
     result = ACTIVATIONS[name](mx.array(GRID).astype(dtype))
     assert result.dtype == dtype
     assert mx.isfinite(result).all()
@@ -69,7 +69,7 @@ class Ones(nn.Module):
 
 
 def test_a_module_that_is_false_is_still_used() -> None:
-    """Known trouble 10: nn.Module is a dict, so that bool(nn.Identity()) is False."""
+    """nn.Module is a dict, so bool(nn.Identity()) is False."""
     assert not nn.Identity()
     assert not Counting()
     projection, layer, pooler, head = Counting(), Counting(), Counting(), Answering()
@@ -82,7 +82,7 @@ def test_a_module_that_is_false_is_still_used() -> None:
 
 @pytest.mark.parametrize("dtype", [mx.float32, mx.float16, mx.bfloat16])
 def test_a_row_of_padding_alone_sees_itself(dtype: mx.Dtype) -> None:
-    """Known trouble 2: a query with nothing to see gives NaN."""
+    """A softmax over keys that are all masked is NaN in a plain implementation."""
     attention = Attention(8, 2)
     attention.set_dtype(dtype)
     x = mx.random.normal((2, 3, 8)).astype(dtype)

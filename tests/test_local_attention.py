@@ -32,7 +32,7 @@ def test_blocks_answer_as_the_square(length: int, window: int, masked: bool) -> 
 @pytest.mark.parametrize("dtype", [mx.float16, mx.bfloat16])
 @pytest.mark.parametrize("seen", [[], [0], [30], [0, 30]])
 def test_no_padding_makes_a_local_row_nan(seen: list[int], dtype: mx.Dtype) -> None:
-    """Known trouble 2: a local query far from every token has nothing to see but itself."""
+    """A query whose window holds only padding attends to itself."""
     parts = [mx.random.normal((1, 2, 31, 8)).astype(dtype) for _ in range(3)]
     mask = mx.array([[place in seen for place in range(31)]])[:, None, None]
     for mixed in (attend_locally(*parts, 0.5, mask, 2), attend(*parts, 0.5, local_mask(31, 2, mask), None)):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from checkpoints import FAMILIES, WITH_SEGMENTS, Row, mlx_class, ragged_inputs, save_model
+from checkpoints import FAMILIES, WITH_TOKEN_TYPES, Row, mlx_class, ragged_inputs, save_model
 from weight_files import edit_config, max_difference, output_array
 
 from mlx_hf_bridge import MLXAutoModel, MLXAutoModelForQuestionAnswering
@@ -16,9 +16,9 @@ from mlx_hf_bridge.errors import ConfigError, InputError, TokenRangeError
 ABSOLUTE = 2e-5
 BY_TYPE = {row.model_type: row for row in FAMILIES}
 # Windows of 4 and 8 tokens to each side: 33 and more tokens go in blocks.
-LONG: dict[str, Any] = {**WITH_SEGMENTS, "max_position_embeddings": 100, "pad_token_id": 2, "sep_token_id": 4}
+LONG: dict[str, Any] = {**WITH_TOKEN_TYPES, "max_position_embeddings": 100, "pad_token_id": 2, "sep_token_id": 4}
 LONG_ROW = Row(
-    "longformer", "Longformer", transformers.LongformerConfig(**LONG, attention_window=[8, 16, 8]), 2, 3, separator=4
+    "longformer", "Longformer", transformers.LongformerConfig(**LONG, attention_window=[8, 16, 8]), 2, 3, separator_id=4
 )
 
 

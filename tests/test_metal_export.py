@@ -75,6 +75,6 @@ def test_the_command_says_in_one_line_what_it_cannot_export(tmp_path: Path, caps
     make_checkpoint(tmp_path / "source", SMALL)
     for folder, words in (("source", "is packed in 32 bits"), ("nowhere", "nowhere")):
         assert main(["export-metal", str(tmp_path / folder), str(tmp_path / "metal")]) == 1
-        complaint = capsys.readouterr().err
-        assert complaint.startswith("error: ") and words in complaint and complaint.count("\n") == 1
+        stderr = capsys.readouterr().err
+        assert stderr.startswith("error: ") and words in stderr and stderr.count("\n") == 1
     assert not (tmp_path / "metal").exists()

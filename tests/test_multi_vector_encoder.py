@@ -14,10 +14,10 @@ from checkpoints import make_checkpoint
 from safetensors.torch import load_file, save_file
 from sentence_transformers import MultiVectorEncoder, SentenceTransformer
 from sentence_transformers.base.modules import Dense, Normalize
-from sentence_transformers.multi_vector_encoder import modules as theirs_modules
+from sentence_transformers.multi_vector_encoder import modules as torch_modules
 from sentence_transformers.sentence_transformer.modules import Pooling
-from sentence_transformers.util import similarity as theirs_similarity
-from st_checkpoints import TEXTS, TOLERANCE, redrawn, transformer
+from sentence_transformers.util import similarity as torch_similarity
+from st_checkpoints import TEXTS, TOLERANCE, randomized, transformer
 
 from mlx_hf_bridge import MLXMultiVectorEncoder
 from mlx_hf_bridge.errors import ConfigError, InputError, UnsupportedModelError
@@ -30,7 +30,7 @@ METHODS = ("encode_query", "encode_document", "encode")
 
 
 def projection(width: int = 10) -> Any:
-    return redrawn(Dense(24, width, bias=False, activation_function=None, module_input_name="token_embeddings"))
+    return randomized(Dense(24, width, bias=False, activation_function=None, module_input_name="token_embeddings"))
 
 
 def colbert(folder: Path, *after: Any, mask: Any = None, **options: Any) -> Any:
@@ -39,7 +39,7 @@ def colbert(folder: Path, *after: Any, mask: Any = None, **options: Any) -> Any:
         key: options.pop(key) for key in ("query_expansion", "query_length", "document_length") if key in options
     }
     first = transformer(folder / "source", **of_transformer)
-    mask = theirs_modules.MultiVectorMask() if mask is None else mask
+    mask = torch_modules.MultiVectorMask() if mask is None else mask
     modules = [first, projection(), mask, Normalize("token_embeddings"), *after]
     model = MultiVectorEncoder(modules=modules, device="cpu", **options)
     model.save_pretrained(str(folder / "repo"))
@@ -79,7 +79,7 @@ def test_queries_are_expanded_as_in_sentence_transformers(
 def test_the_mask_decides_what_is_scored(options: dict[str, Any], tmp_path: Path) -> None:
     torch_model = colbert(
         tmp_path,
-        mask=theirs_modules.MultiVectorMask(**options),
+        mask=torch_modules.MultiVectorMask(**options),
         query_expansion={"strategy": "fixed", "length": 9},
         document_length=8,
     )
@@ -129,7 +129,7 @@ def test_tokens_are_clustered_as_in_sentence_transformers(options: dict[str, Any
     vectors, mask = random.normal(size=(3, 11, 6)).astype(np.float32), np.arange(11)[None] < np.array([[11], [4], [1]])
     vectors /= np.linalg.norm(vectors, axis=-1, keepdims=True)
     torch_model, mlx_model = (
-        theirs_modules.HierarchicalTokenPooling(factor, **options),
+        torch_modules.HierarchicalTokenPooling(factor, **options),
         HierarchicalTokenPooling(factor, **options),
     )
     listed = [row[seen] for row, seen in zip(vectors, mask, strict=True)]
@@ -147,7 +147,7 @@ def test_tokens_are_clustered_as_in_sentence_transformers(options: dict[str, Any
 
 
 def test_token_pooling_is_a_module_of_a_model_and_an_argument_of_a_call(tmp_path: Path) -> None:
-    colbert(tmp_path, theirs_modules.HierarchicalTokenPooling(2.0))
+    colbert(tmp_path, torch_modules.HierarchicalTokenPooling(2.0))
     with_pooling = MLXMultiVectorEncoder(tmp_path / "repo")
     plain = MLXMultiVectorEncoder(modules=with_pooling[:-1])
     own = HierarchicalTokenPooling(2.0)
@@ -198,15 +198,15 @@ def test_maxsim_of_padded_arrays_masks_and_empty_documents() -> None:
     for masks in ({}, {"a_mask": query_mask, "b_mask": mask}):
         given = {key: torch.from_numpy(value) for key, value in masks.items()}
         for mlx_model, torch_model in (
-            (maxsim, theirs_similarity.maxsim),
-            (maxsim_pairwise, theirs_similarity.maxsim_pairwise),
+            (maxsim, torch_similarity.maxsim),
+            (maxsim_pairwise, torch_similarity.maxsim_pairwise),
         ):
             for normalize in (False, True):
                 expected = torch_model(queries, documents, **given, length_normalize=normalize)
                 actual = mlx_model(queries, documents, **masks, length_normalize=normalize)
                 np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5)
     listed = [documents[0], documents[1][:0]]
-    np.testing.assert_allclose(maxsim(queries[2], listed), theirs_similarity.maxsim(queries[2], listed), rtol=1e-5)
+    np.testing.assert_allclose(maxsim(queries[2], listed), torch_similarity.maxsim(queries[2], listed), rtol=1e-5)
     with pytest.raises(InputError, match="3 queries and 2 documents"):
         maxsim_pairwise(queries, listed)
 
@@ -214,8 +214,8 @@ def test_maxsim_of_padded_arrays_masks_and_empty_documents() -> None:
 def test_a_saved_folder_loads_back_here_and_in_sentence_transformers(tmp_path: Path) -> None:
     colbert(
         tmp_path,
-        theirs_modules.HierarchicalTokenPooling(),
-        mask=theirs_modules.MultiVectorMask([".", ","]),
+        torch_modules.HierarchicalTokenPooling(),
+        mask=torch_modules.MultiVectorMask([".", ","]),
         query_expansion={"strategy": "fixed", "length": 12},
         document_length=9,
         prompts={"query": "news "},
@@ -260,7 +260,7 @@ def test_stanfords_files_are_read(tmp_path: Path) -> None:
 
 def test_a_sentence_transformer_with_a_dense_becomes_one_and_others_are_refused(tmp_path: Path) -> None:
     first = transformer(tmp_path / "source")
-    dense = redrawn(Dense(24, 10))
+    dense = randomized(Dense(24, 10))
     SentenceTransformer(modules=[first, Pooling(24), dense, Normalize()]).save_pretrained(str(tmp_path / "repo"))
     torch_model = MultiVectorEncoder(str(tmp_path / "repo"), device="cpu")
     assert_same(torch_model, MLXMultiVectorEncoder(tmp_path / "repo"))

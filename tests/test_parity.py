@@ -87,7 +87,7 @@ def test_answers_as_transformers_on_every_valid_token(row: Row, suffix: str, tmp
         for way in ("eager", "sdpa") if torch_model._supports_sdpa else ("eager",):
             torch_model.set_attn_implementation(way)
             expected = reference(torch_model, given, output_hidden_states=True, output_attentions=way == "eager")
-            assert_same(actual, expected, mask, row.padding_is_blind, f"{way}, {name}")
+            assert_same(actual, expected, mask, row.ignores_padding_outputs, f"{way}, {name}")
 
 
 def paddings(row: Row) -> dict[str, dict[str, np.ndarray]]:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from checkpoints import WITH_SEGMENTS, Row, make_wordpiece
+from checkpoints import WITH_TOKEN_TYPES, Row, make_wordpiece
 from pipeline_calls import LABELS, LONG, TEXT, TEXTS, ZERO_SHOT, Call
 from three_pipelines import (
     ABSOLUTE,
@@ -332,8 +332,8 @@ def test_segments_are_given_only_if_the_tokenizer_s_config_says_so(bert: Path) -
 
 
 def test_a_quantised_model_answers_nearly_as_the_float_one(tmp_path: Path) -> None:
-    wide = {**WITH_SEGMENTS, "hidden_size": 64, "intermediate_size": 128}
-    folder = make_labelled(tmp_path, Row("bert", "Bert", transformers.BertConfig(**wide), segments=3), NLI, 3.0)
+    wide = {**WITH_TOKEN_TYPES, "hidden_size": 64, "intermediate_size": 128}
+    folder = make_labelled(tmp_path, Row("bert", "Bert", transformers.BertConfig(**wide), token_types=3), NLI, 3.0)
     packed = pipeline(ZERO_SHOT, folder, quantization_config="q8")
     assert packed.model.quantization_config.bits == 8
     for mlx_value, torch_value in zip(

@@ -34,12 +34,12 @@ BETWEEN_PATHS = 1e-5
 # Hidden states of size 1 to 4 computed in half precision (8 or 11 bits of mantissa) through three layers.
 HALF = {mx.float16: 0.02, mx.bfloat16: 0.15}
 
-# What ours may be off by, relative to transformers in the same dtype, for rows where that itself is far off; worst seen
-# 3.5, with packed weights.
+# Allowed error in half precision, as a multiple of the error of transformers in the same dtype, for rows where that is
+# itself large; worst seen 3.5, with packed weights.
 SHARPER = 4
 
 
-def half_of_theirs_is_off(torch_model: Any, dtype: mx.Dtype, inputs: dict[str, np.ndarray]) -> float:
+def half_precision_error_of_torch(torch_model: Any, dtype: mx.Dtype, inputs: dict[str, np.ndarray]) -> float:
     """How far transformers computing in half precision is from itself in float32."""
     half = copy.deepcopy(torch_model).to(getattr(torch, str(dtype).rpartition(".")[2]))
     return max_difference(*(output_array(model, inputs, "last_hidden_state") for model in (half, torch_model)), inputs)
@@ -97,7 +97,7 @@ def unpacked(folder: Path, **packing: Any) -> dict[str, torch.Tensor]:
 
 
 def reference(row: Row, head: str, mlx_model: Any) -> Any:
-    """transformers' model with the unpacked weights of one of ours."""
+    """transformers' model with the dequantized weights of an MLX model."""
     recipe = mlx_model.quantization_config
     packing = {"group_size": recipe.group_size, "bits": recipe.bits, "mode": recipe.mode}
     # Read as a checkpoint, since files may name tensors otherwise than classes do.
@@ -106,7 +106,7 @@ def reference(row: Row, head: str, mlx_model: Any) -> Any:
         write_tensors(Path(folder), unpacked(mlx_model.folder, **packing))
         read, report = type(torch_model).from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
     assert not report["unexpected_keys"]
-    missing = {name for name in report["missing_keys"] if not any(word in name for word in row.left_out)}
+    missing = {name for name in report["missing_keys"] if not any(word in name for word in row.not_converted)}
     assert missing <= set(torch_model.all_tied_weights_keys)
     return read
 
@@ -163,7 +163,7 @@ def test_every_mode_bits_and_group_packs_on_disk_and_loads(recipe: MLXQuantizati
 
 @pytest.mark.parametrize("row", ROWS, ids=wide_name)
 def test_products_and_the_word_table_are_packed_and_nothing_else(row: Row, tmp_path: Path) -> None:
-    """Known trouble 6: token types, positions, poolers and heads cost nothing in float and hurt when packed."""
+    """Token type and position tables, poolers and heads are small, and packing them costs accuracy."""
     head, _ = plainest_head(row)
     save_model(tmp_path, row, head)
     mlx_model = mlx_class(head).from_pretrained(tmp_path, quantization_config="q4")
@@ -175,14 +175,16 @@ def test_products_and_the_word_table_are_packed_and_nothing_else(row: Row, tmp_p
     )  # fmt: skip
     prefix = mlx_model.loaded.family.prefix
     for name, tensor in read_tensors(tmp_path).items():
-        if any(word in name for word in row.left_out):
+        if any(word in name for word in row.not_converted):
             assert name not in entries
             continue
         name = name.replace(".gamma", ".weight").replace(".beta", ".bias")
         module, _, leaf = name.rpartition(".")
-        in_float = any(word in name.removeprefix(prefix) for word in (*kept, *row.in_float)) or leaf.endswith("bias")
-        assert (module in packed and leaf == "weight") != in_float, name
-        stored = ("F32", 32) if leaf in KEEP_FILE_DTYPE else ("F16", 16) if in_float else ("U32", 4)
+        never_quantized = any(
+            word in name.removeprefix(prefix) for word in (*kept, *row.never_quantized)
+        ) or leaf.endswith("bias")
+        assert (module in packed and leaf == "weight") != never_quantized, name
+        stored = ("F32", 32) if leaf in KEEP_FILE_DTYPE else ("F16", 16) if never_quantized else ("U32", 4)
         assert entries[name]["dtype"] == stored[0], name
         bits = stored[1]
         start, end = entries[name]["data_offsets"]
@@ -220,7 +222,7 @@ def test_a_text_alone_answers_as_in_a_batch_when_packed(recipe: str, tmp_path: P
 
 
 def test_an_indivisible_width_stays_in_float_and_is_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Known trouble 6: a width that the group size does not divide is left in float, not an error."""
+    """A width that the group size does not divide is left in float; it is not an error."""
     config = transformers.ElectraConfig(**{**ROWS[7].config.to_dict(), "embedding_size": 48, "intermediate_size": 100})
     row = replace(ROWS[7], config=config)
     save_model(tmp_path, row)
@@ -413,7 +415,7 @@ def test_a_packed_folder_asked_for_another_recipe_is_an_error(asked: Any, tmp_pa
 FOREIGN = {"group_size": 64, "bits": 4}
 
 
-def make_foreign(folder: Path, prefix: str = "", overrides: dict[str, Any] | None = None) -> Any:
+def make_mlx_checkpoint(folder: Path, prefix: str = "", overrides: dict[str, Any] | None = None) -> Any:
     """A folder as mlx-embeddings writes it (everything with rows is packed, no `mode`) -> transformers' equal of it."""
     torch_model = save_model(folder, BERT)
     tensors: dict[str, mx.array] = {}
@@ -440,7 +442,7 @@ def make_foreign(folder: Path, prefix: str = "", overrides: dict[str, Any] | Non
 
 @pytest.mark.parametrize("prefix", ["", "model.", "bert."])
 def test_a_folder_of_mlx_embeddings_loads_in_place(prefix: str, tmp_path: Path, bridge_cache: Path) -> None:
-    torch_model = make_foreign(tmp_path, prefix)
+    torch_model = make_mlx_checkpoint(tmp_path, prefix)
     mlx_model = MLXAutoModel.from_pretrained(tmp_path)
     assert mlx_model.folder == tmp_path
     assert not (bridge_cache / "converted").exists()
@@ -460,7 +462,7 @@ def test_a_folder_of_mlx_embeddings_loads_in_place(prefix: str, tmp_path: Path, 
 def test_a_packing_of_its_own_for_one_path_is_read(prefix: str, tmp_path: Path) -> None:
     """mlx-lm's mixed recipes: a dict, or false, under a module's path."""
     own = {f"{prefix}encoder.layer.{layer}.output.dense": {"group_size": 32, "bits": 8} for layer in (0, 2)}
-    torch_model = make_foreign(tmp_path, prefix, {**own, "classifier": False})
+    torch_model = make_mlx_checkpoint(tmp_path, prefix, {**own, "classifier": False})
     mlx_model = MLXAutoModel.from_pretrained(tmp_path)
     inputs = ragged_inputs(BERT)
     assert (
@@ -472,14 +474,14 @@ def test_a_packing_of_its_own_for_one_path_is_read(prefix: str, tmp_path: Path) 
 
 
 def test_parts_packed_differently_cannot_be_joined(tmp_path: Path) -> None:
-    make_foreign(tmp_path, "", {"encoder.layer.1.attention.self.key": {"group_size": 32, "bits": 8}})
+    make_mlx_checkpoint(tmp_path, "", {"encoder.layer.1.attention.self.key": {"group_size": 32, "bits": 8}})
     with pytest.raises(QuantizationError, match=r"packs the slices of encoder\.layers\.1\.attention\.qkv differently"):
         MLXAutoModel.from_pretrained(tmp_path)
 
 
 @pytest.mark.parametrize("key", ["quantization", "quantization_config"])
 def test_either_key_of_config_json_tells_of_packing(key: str, tmp_path: Path) -> None:
-    torch_model = make_foreign(tmp_path)
+    torch_model = make_mlx_checkpoint(tmp_path)
     edit_config(tmp_path, **{"quantization": ..., key: FOREIGN})
     mlx_model = MLXAutoModel.from_pretrained(tmp_path)
     inputs = ragged_inputs(BERT)
@@ -493,7 +495,7 @@ def test_either_key_of_config_json_tells_of_packing(key: str, tmp_path: Path) ->
 
 def test_transformers_metal_packing_is_read(tmp_path: Path) -> None:
     """transformers/integrations/metal_quantization.py packs as MLX does, and calls the biases qbiases."""
-    torch_model = make_foreign(tmp_path)
+    torch_model = make_mlx_checkpoint(tmp_path)
     tensors = mx.load(str(tmp_path / "model.safetensors"))
     renamed = {name.replace(".biases", ".qbiases"): array for name, array in tensors.items()}
     mx.save_safetensors(str(tmp_path / "model.safetensors"), renamed)
@@ -551,7 +553,7 @@ def test_half_checkpoints_of_every_family_answer_as_their_float32_reading(
     assert mlx_model.dtype == dtype
     inputs = ragged_inputs(row)
     # Read again: .float() would leave frequencies that are no parameters rounded. Values without norms outgrow the
-    # digits of float32, torch's as well as ours, so that only float64 tells what is right.
+    # digits of float32, torch's as well as MLX's, so that only float64 tells what is right.
     torch_model = type(torch_model).from_pretrained(tmp_path, dtype=torch.float64 if row.relative else torch.float32)
     hidden = [output_array(model, inputs, "last_hidden_state") for model in (mlx_model, torch_model)]
     assert max_difference(*hidden, inputs) < allowed(row, hidden[1])
@@ -563,7 +565,7 @@ def test_half_checkpoints_of_every_family_answer_as_their_float32_reading(
 def test_half_precision_is_neither_promoted_nor_nan(
     row: Row, dtype: mx.Dtype, recipe: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Known trouble 2: -1e9 in float16 and float32 masks. Computed as a GPU would, in the stored dtype."""
+    """Computed in the stored dtype, as on a GPU: -1e9 overflows float16, and a float32 mask promotes the result."""
     monkeypatch.setattr(load_module, "activation_dtype", lambda stored: stored)
     torch_model = save_model(tmp_path, row)
     mlx_model = MLXAutoModel.from_pretrained(tmp_path, dtype=dtype, quantization_config=recipe)
@@ -587,7 +589,7 @@ def test_half_precision_is_neither_promoted_nor_nan(
     if in_float32:
         assert off < allowed(row, hidden[1])
         return
-    bound = SHARPER * half_of_theirs_is_off(torch_model, dtype, inputs) if row.half_is_far_off else 0
+    bound = SHARPER * half_precision_error_of_torch(torch_model, dtype, inputs) if row.inaccurate_in_half else 0
     assert off < max(bound, HALF[dtype])
 
 
@@ -602,7 +604,7 @@ def test_float_weights_have_no_packing_in_config_json(tmp_path: Path) -> None:
 
 
 def test_packed_tensors_without_a_word_in_config_json_are_an_error(tmp_path: Path) -> None:
-    make_foreign(tmp_path)
+    make_mlx_checkpoint(tmp_path)
     edit_config(tmp_path, quantization=...)
     with pytest.raises(WeightsError, match=r"no parameter for: embeddings\.position_embeddings\.biases"):
         MLXAutoModel.from_pretrained(tmp_path)

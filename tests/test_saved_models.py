@@ -219,8 +219,8 @@ def test_arguments_of_save_pretrained_are_honoured_or_refused(mlx_model: Any, tm
 
 
 def test_a_head_drawn_at_random_is_not_saved_or_copied(classifier: Path, tmp_path: Path) -> None:
-    drawn = reloaded(classifier, num_labels=5, ignore_mismatched_sizes=True)
-    for use in (lambda: drawn.save_pretrained(tmp_path / "x"), lambda: pickle.dumps(drawn)):
+    initialized = reloaded(classifier, num_labels=5, ignore_mismatched_sizes=True)
+    for use in (lambda: initialized.save_pretrained(tmp_path / "x"), lambda: pickle.dumps(initialized)):
         with pytest.raises(errors.UnservedUseError, match=r"randomly initialized weights .*, which are not on disk"):
             use()
     assert not (tmp_path / "x").exists()

@@ -48,7 +48,7 @@ def assert_same(folder: Path, torch_model: Any, texts: Any = TEXTS, **arguments:
 
 
 @pytest.mark.parametrize("mode", [*MODES, ("cls", "mean"), ("mean", "max", "lasttoken")], ids=str)
-def test_known_trouble_1_pools_as_the_checkpoint_says(mode: Any, tmp_path: Path) -> None:
+def test_pools_as_the_checkpoint_says(mode: Any, tmp_path: Path) -> None:
     assert_same(tmp_path, make_repo(tmp_path, pooling=mode))
 
 
@@ -118,9 +118,7 @@ def test_encodes_every_family(row: Row, tmp_path: Path) -> None:
     ids=str,
 )
 @pytest.mark.parametrize("normalize", [False, True])
-def test_known_trouble_7_dense_and_normalize_modules_are_computed(
-    options: dict[str, Any], normalize: bool, tmp_path: Path
-) -> None:
+def test_dense_and_normalize_modules_are_computed(options: dict[str, Any], normalize: bool, tmp_path: Path) -> None:
     dense = Dense(24, **{"out_features": 10, **options})
     with torch.no_grad():
         for parameter in dense.parameters():
@@ -216,7 +214,7 @@ LONG = " ".join(["cat dog news"] * 40)
 
 
 @pytest.mark.parametrize("limit", [9, 30, 44, 500])
-def test_known_trouble_4_truncates_to_the_smallest_limit_and_warns_once(
+def test_truncates_to_the_smallest_limit_and_warns_once(
     limit: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     make_repo(tmp_path)

@@ -14,7 +14,7 @@ from sentence_transformers import SparseEncoder
 from sentence_transformers.base.modules import Router
 from sentence_transformers.sentence_transformer.modules import Pooling
 from sentence_transformers.sparse_encoder.modules import SparseAutoEncoder, SparseStaticEmbedding, SpladePooling
-from st_checkpoints import TEXTS, TOLERANCE, redrawn, transformer
+from st_checkpoints import TEXTS, TOLERANCE, randomized, transformer
 from subprocesses import run_python
 
 from mlx_hf_bridge import MLXSparseEncoder
@@ -42,7 +42,7 @@ def splade(folder: Path, row: Row | None = None, **options: Any) -> Any:
 
 
 def csr(folder: Path, normalize: bool = False, **options: Any) -> Any:
-    auto_encoder = redrawn(SparseAutoEncoder(24, 40, k=7, k_aux=9, normalize=normalize))
+    auto_encoder = randomized(SparseAutoEncoder(24, 40, k=7, k_aux=9, normalize=normalize))
     return saved(folder, transformer(folder / "source"), Pooling(24, "mean"), auto_encoder, **options)
 
 

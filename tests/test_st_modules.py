@@ -21,7 +21,7 @@ from sentence_transformers.sentence_transformer.modules import (
     StaticEmbedding,
     WeightedLayerPooling,
 )
-from st_checkpoints import TEXTS, TOLERANCE, redrawn, transformer
+from st_checkpoints import TEXTS, TOLERANCE, randomized, transformer
 from subprocesses import run_python
 
 from mlx_hf_bridge import MLXSentenceTransformer, MLXSparseEncoder
@@ -54,7 +54,7 @@ def static(folder: Path, seed: int = 0, width: int = 24) -> StaticEmbedding:
 
 
 def test_layer_norm_and_dropout(tmp_path: Path) -> None:
-    norm = redrawn(LayerNorm(24))
+    norm = randomized(LayerNorm(24))
     assert_same(tmp_path, saved(tmp_path, transformer(tmp_path / "source"), Pooling(24), Dropout(0.4), norm))
 
 
@@ -70,13 +70,13 @@ def test_weighted_layer_pooling_mixes_the_layers(start: int, tmp_path: Path) -> 
 
 
 def test_dense_and_normalize_work_on_tokens_too(tmp_path: Path) -> None:
-    dense = redrawn(Dense(24, 9, module_input_name="token_embeddings", activation_function=torch.nn.Mish()))
+    dense = randomized(Dense(24, 9, module_input_name="token_embeddings", activation_function=torch.nn.Mish()))
     modules = [dense, Normalize("token_embeddings"), Pooling(9, ("mean", "max"))]
     assert_same(tmp_path, saved(tmp_path, transformer(tmp_path / "source"), *modules))
 
 
 def test_a_module_may_put_its_answer_elsewhere(tmp_path: Path) -> None:
-    dense = redrawn(Dense(24, 24, module_input_name="token_embeddings", module_output_name="projected"))
+    dense = randomized(Dense(24, 24, module_input_name="token_embeddings", module_output_name="projected"))
     torch_model = saved(tmp_path, transformer(tmp_path / "source"), dense, Pooling(24))
     assert_same(tmp_path, torch_model)
     everything = MLXSentenceTransformer(tmp_path / "repo").encode("the cat sat", output_value=None)
@@ -146,7 +146,7 @@ def test_texts_in_dicts_name_their_task(tmp_path: Path) -> None:
 
 
 def test_an_old_asym_behind_pooling_is_read(tmp_path: Path) -> None:
-    routes = {"query": [redrawn(Dense(24, 10))], "document": [redrawn(Dense(24, 10)), Normalize()]}
+    routes = {"query": [randomized(Dense(24, 10))], "document": [randomized(Dense(24, 10)), Normalize()]}
     torch_model = saved(tmp_path, transformer(tmp_path / "source"), Pooling(24), Router(routes))
     path = tmp_path / "repo" / "modules.json"
     content = path.read_text()

@@ -226,7 +226,7 @@ def test_a_declared_class_is_taken_as_auto_tokenizer_takes_it(
 
 
 def test_stored_padding_and_truncation_are_reset(tmp_path: Path) -> None:
-    """Known trouble 5: padding inside tokenizer.json breaks ragged batches."""
+    """Padding that is configured inside tokenizer.json would change ragged batches."""
     make_checkpoint(tmp_path)
     stored = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
     stored.enable_padding(length=40)

@@ -86,9 +86,9 @@ def test_every_name_that_transformers_writes_has_a_place(row: Row, tmp_path: Pat
     raw = json.loads((tmp_path / "config.json").read_text())
     [task] = [task for task, suffix in HF_SUFFIXES.items() if suffix == head]
     names = NameMapping(family_for(raw), family_for(raw).config.from_json(raw), task)
-    left_out = {name for name in read_tensors(tmp_path) if any(word in name for word in row.left_out)}
-    assert all(names.is_ignored(name) for name in left_out)
-    places = {name: names.resolve(name) for name in read_tensors(tmp_path) if name not in left_out}
+    not_converted = {name for name in read_tensors(tmp_path) if any(word in name for word in row.not_converted)}
+    assert all(names.is_ignored(name) for name in not_converted)
+    places = {name: names.resolve(name) for name in read_tensors(tmp_path) if name not in not_converted}
     carried = {name for name, place in places.items() if place and place.path is None and place.is_base}
     assert not [name for name, place in places.items() if place is None or (place.path is None and name not in carried)]
     used = [place for name, place in places.items() if place and name not in carried]
@@ -146,7 +146,7 @@ HEADS_OF_OTHERS = [
 
 @pytest.mark.parametrize(("row", "head"), HEADS_OF_OTHERS, ids=lambda value: getattr(value, "model_type", value))
 def test_heads_of_other_tasks_are_carried_along(row: Row, head: str, tmp_path: Path) -> None:
-    """Known trouble 7: tied masked-LM saves and prefixed checkpoints were refused."""
+    """Masked language models with tied weights, and checkpoints whose names have a prefix, load for any task."""
     torch_model = save_model(tmp_path, row, head, labels=2 if head == "ForQuestionAnswering" else 3)
     assert hidden_differs_by(torch_model.base_model, tmp_path, row) < ABSOLUTE
     mlx_model = MLXAutoModel.from_pretrained(tmp_path)
@@ -392,7 +392,7 @@ def test_bin_bytes_beyond_the_archive_are_a_checkpoint_error(tmp_path: Path) -> 
 def test_joined_queries_keys_and_values_equal_separate_ones(recipe: str | None, tmp_path: Path) -> None:
     """The rows of the joined product, packed or not, are those of the three in the file."""
     config = transformers.BertConfig(**{**BERT.config.to_dict(), "hidden_size": 64, "intermediate_size": 64})
-    make_checkpoint(tmp_path, Row("bert", "Bert", config, segments=3))
+    make_checkpoint(tmp_path, Row("bert", "Bert", config, token_types=3))
     mlx_model = MLXAutoModel.from_pretrained(tmp_path, quantization_config=recipe)
     file = mx.load(str(mlx_model.folder / "model.safetensors"))
     qkv = mlx_model.loaded.model.encoder.layers[1].attention.qkv

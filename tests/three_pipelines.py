@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from checkpoints import FAMILIES, WITH_SEGMENTS, Row, make_model, make_wordpiece, ragged_inputs, save_model
+from checkpoints import FAMILIES, WITH_TOKEN_TYPES, Row, make_model, make_wordpiece, ragged_inputs, save_model
 from pipeline_calls import TEXTS
 
 import mlx_hf_bridge
@@ -22,7 +22,7 @@ ABSOLUTE = 1e-4
 SHARPNESS = 50.0
 NLI = {0: "contradiction", 1: "neutral", 2: "entailment"}
 ENTITIES = dict(enumerate(["O", "B-PER", "I-PER", "B-LOC", "I-LOC", "MISC"]))
-WITH_FIRST_PAD = {**WITH_SEGMENTS, "max_position_embeddings": 122}
+WITH_FIRST_PAD = {**WITH_TOKEN_TYPES, "max_position_embeddings": 122}
 ROWS = {
     "bert": FAMILIES[0],
     "distilbert": next(row for row in FAMILIES if row.model_type == "distilbert"),

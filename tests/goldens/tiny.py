@@ -31,7 +31,7 @@ def make_bert(folder: Path) -> None:
     tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
     names = dict(zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), special, strict=True))
     names["model_input_names"] = ["input_ids", "token_type_ids", "attention_mask"]
-    _save(folder, "bert", "BertForQuestionAnswering", tokenizer, names, segments=2, pad_token_id=0)
+    _save(folder, "bert", "BertForQuestionAnswering", tokenizer, names, token_types=2, pad_token_id=0)
 
 
 def make_roberta(folder: Path) -> None:
@@ -46,7 +46,7 @@ def make_roberta(folder: Path) -> None:
     tokenizer.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), trim_offsets=True)
     names = dict(zip(("cls_token", "pad_token", "sep_token", "unk_token", "mask_token"), special, strict=True))
     names["model_input_names"] = ["input_ids", "attention_mask"]
-    _save(folder, "roberta", "RobertaForQuestionAnswering", tokenizer, names, segments=1, pad_token_id=1)
+    _save(folder, "roberta", "RobertaForQuestionAnswering", tokenizer, names, token_types=1, pad_token_id=1)
 
 
 def _save(
@@ -55,7 +55,7 @@ def _save(
     architecture: str,
     tokenizer: tokenizers.Tokenizer,
     names: dict[str, Any],
-    segments: int,
+    token_types: int,
     pad_token_id: int,
 ) -> None:
     folder.mkdir(parents=True, exist_ok=True)
@@ -72,7 +72,7 @@ def _save(
         "intermediate_size": INNER,
         "hidden_act": "gelu",
         "max_position_embeddings": PLACES,
-        "type_vocab_size": segments,
+        "type_vocab_size": token_types,
         "layer_norm_eps": 1e-5,
         "pad_token_id": pad_token_id,
     }

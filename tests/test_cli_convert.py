@@ -176,7 +176,7 @@ def test_a_folder_around_the_source_is_never_replaced(bert: Path) -> None:
 def test_the_working_directory_is_never_replaced(bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (bert.parent / "work").mkdir()
     monkeypatch.chdir(bert.parent / "work")
-    with pytest.raises(RepositoryError, match="holds the working directory"):
+    with pytest.raises(RepositoryError, match="contains the working directory"):
         convert(bert, ".", overwrite=True)
 
 

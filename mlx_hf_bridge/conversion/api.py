@@ -136,11 +136,7 @@ def convert(
     chosen = task_of(checkpoint.config, task)
     check_replaceable(folder, checkpoint.source)
     if is_occupied(folder) and not overwrite:
-        expected = stored or (QUANTIZED_DTYPE if recipe else _plan(checkpoint, chosen, recipe, stored).dtype)
-        metadata = same_result(folder, checkpoint.source, chosen, recipe, expected)
-        weight_bytes, source_bytes = metadata["weight_bytes"], metadata["source_bytes"]
-        check_target(weight_bytes, target_size_mb, str(folder))
-        return ConversionResult("skipped", folder, chosen, recipe, source_bytes, weight_bytes=weight_bytes)
+        return _existing_result(folder, checkpoint, chosen, recipe, stored, target_size_mb)
     chooses = recipe is not None and recipe.has_target
     plan = _plan(checkpoint, chosen, recipe, stored, fetch=chooses or not dry_run)
     if chooses:
@@ -222,6 +218,22 @@ def check_target(size: int, target_size_mb: float | None, what: str, advice: str
             f"the weights of {what} take {size / MB:.1f} MB (1 MB = 2^20 bytes), more than "
             f"target_size_mb={target_size_mb:g}. {advice or 'Ask for fewer bits, or raise the target.'}"
         )
+
+
+def _existing_result(
+    folder: Path,
+    checkpoint: Checkpoint,
+    task: str,
+    recipe: MLXQuantizationConfig | None,
+    dtype: mx.Dtype | None,
+    target_size_mb: float | None,
+) -> ConversionResult:
+    """Return the result that a folder already has; RepositoryError if it has something else."""
+    expected = dtype or (QUANTIZED_DTYPE if recipe else _plan(checkpoint, task, recipe, dtype).dtype)
+    metadata = same_result(folder, checkpoint.source, task, recipe, expected)
+    weight_bytes, source_bytes = metadata["weight_bytes"], metadata["source_bytes"]
+    check_target(weight_bytes, target_size_mb, str(folder))
+    return ConversionResult("skipped", folder, task, recipe, source_bytes, weight_bytes=weight_bytes)
 
 
 def _plan(

@@ -151,20 +151,32 @@ def plan_conversion(
     }
     readable = {name: target for name, target in weights.items() if name not in fit.unread}
     recipes = _recipes_by_tensor(readable, tensor_infos, recipe)
-    prefix = "" if all(target.is_base for target in targets.values()) else f"{family.prefix}."
     float_dtype = dtype or (QUANTIZED_DTYPE if recipe else config_dtype(checkpoint.config))
-    tensors = {
-        name: TensorPlan(
-            (prefix if target.is_base else "") + target.name,
-            tensor_infos[name],
-            _file_dtype(tensor_infos[name]) if target.leaf in KEEP_FILE_DTYPE or float_dtype is None else float_dtype,
-            recipes.get(name),
-        )
-        for name, target in targets.items()
-    }
+    tensors = _plan_tensors(family, targets, tensor_infos, recipes, float_dtype)
     kept_in_float = tuple(tensors[name].name for name in weights if name not in recipes)
     known = float_dtype or most_common([tensor.dtype for tensor in tensors.values() if tensor.info.is_float])
     return Plan(checkpoint, family, config, task, recipe, known, tuple(files), tensors, kept_in_float, fit.unexpected)
+
+
+def _plan_tensors(
+    family: Family,
+    targets: Mapping[str, TensorTarget],
+    tensor_infos: Mapping[str, TensorInfo],
+    recipes: Mapping[str, MLXQuantizationConfig],
+    float_dtype: mx.Dtype | None,
+) -> dict[str, TensorPlan]:
+    """Return the new name, dtype and recipe of every tensor; None as `float_dtype` keeps the dtypes of the file."""
+    # A base model's file has bare names; in one with a head, transformers prefixes the encoder's.
+    prefix = "" if all(target.is_base for target in targets.values()) else f"{family.prefix}."
+    found = {}
+    for name, target in targets.items():
+        found[name] = TensorPlan(
+            (prefix if target.is_base else "") + target.name,
+            tensor_infos[name],
+            float_dtype if float_dtype and target.leaf not in KEEP_FILE_DTYPE else _file_dtype(tensor_infos[name]),
+            recipes.get(name),
+        )
+    return found
 
 
 def _recipes_by_tensor(

@@ -99,7 +99,7 @@ def test_later_texts_are_tokenised_while_earlier_ones_are_computed(monkeypatch: 
     """And no more of them are held than two blocks."""
     events: list[str] = []
     steps = BatchPipeline(
-        make_batch_of=lambda tokens: events.append("batch") or mx.array([len(one) for one in tokens]),
+        prepare=lambda tokens: events.append("batch") or mx.array([len(one) for one in tokens]),
         compute=lambda lengths: lengths[:, None] * 2.0,
     )
 
@@ -118,7 +118,7 @@ def test_later_texts_are_tokenised_while_earlier_ones_are_computed(monkeypatch: 
 def test_texts_of_equal_tokens_are_computed_once() -> None:
     computed: list[int] = []
     steps = BatchPipeline(
-        make_batch_of=lambda tokens: computed.append(len(tokens)) or mx.array([int(one.ids[0]) for one in tokens]),
+        prepare=lambda tokens: computed.append(len(tokens)) or mx.array([int(one.ids[0]) for one in tokens]),
         compute=lambda ids: ids[:, None],
     )
     tokens = [Tokens(np.array([number], np.int32), None) for number in (5, 7, 5, 5, 9, 7)]
@@ -130,7 +130,7 @@ def test_texts_of_equal_tokens_are_computed_once() -> None:
 def test_parts_of_one_shape_are_rows_of_one_array() -> None:
     """A list of rows and the array that they are stacked to would be all vectors twice in memory."""
     steps = BatchPipeline(
-        make_batch_of=lambda tokens: mx.array([int(one.ids[0]) for one in tokens]),
+        prepare=lambda tokens: mx.array([int(one.ids[0]) for one in tokens]),
         compute=lambda ids: mx.stack([ids, -ids], axis=1),
         same_shape=True,
     )

@@ -1,1 +1,1 @@
-"""Texts or ids become hidden states, vectors or logits."""
+"""Inference: texts are tokenized, batched and run through the model, and token embeddings pooled."""

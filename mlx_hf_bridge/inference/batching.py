@@ -1,6 +1,6 @@
-"""Tokens become batches: sorted by length, filled to a token budget, checked against the model's tables.
+"""Batching: token sequences are sorted by length, grouped up to a token budget, padded and run through the model.
 
-B texts, L tokens.
+Axes: B texts, L tokens, E embedding width.
 """
 
 import logging
@@ -26,13 +26,15 @@ from mlx_hf_bridge.runtime.device import STREAMS, TOKENS_PER_TEXT, release_memor
 
 logger = logging.getLogger(__name__)
 
-# Work of fewer slots is not split among streams: products of few rows are slow.
-_FEWEST_SLOTS = 128
-# What a batch costs beside its slots, in slots: its primitives are started and all weights are read.
+# Calls with fewer padded tokens than this are not split among streams, because matmuls with few rows are slow.
+_MIN_TOKENS = 128
+# What a batch costs besides its tokens, expressed in tokens: starting its primitives and reading all weights.
 _BATCH_COST = 24
-# Rounds from which on freed memory goes back to the system, which a short call would have to ask for again.
-_MUCH_WORK = 16
-# How many sizes are tried for the batches of a call.
+# Rounds of parallel batches from which on freed memory goes back to the system. A short call would have to ask for it
+# again: 4 to 9 percent of a call of 100 texts.
+_ROUNDS_BEFORE_RELEASE = 16
+# How many batch sizes are compared for a call. The one with the shortest sum of rounds needs 1.13 padded tokens per
+# token on the longest path for 100 titles and articles, where the largest size alone needs 1.22.
 _SIZES = 16
 
 
@@ -45,13 +47,48 @@ def make_batch(
     inputs_embeds: mx.array | None = None,
     extra_inputs: Mapping[str, np.ndarray] | None = None,
 ) -> TokenBatch:
-    """ids, mask, segments, places and own arguments, all (B, L), and vectors (B, L, E) in place of ids -> TokenBatch.
+    """Check model inputs against the model's tables and return them as a batch.
 
-    TokenRangeError for anything outside an embedding table, which MLX would read past without a word.
+    MLX does not check indices: an id outside a table would silently read other memory.
+
+    Args:
+        config: The model's config.
+        ids: Token ids, (B, L); placeholders if `inputs_embeds` are given.
+        mask: Attention mask, (B, L), 1 for real tokens; None for the model's default.
+        token_type_ids: Token type ids, (B, L), or None.
+        position_ids: Positions, (B, L), or None.
+        inputs_embeds: Embeddings to use instead of the ids', (B, L, E), or None.
+        extra_inputs: Model-specific inputs by name, (B, L) or (B, L, ...), or None.
+
+    Returns:
+        The batch. A mask that hides nothing is dropped, since layers are faster without one.
+
+    Raises:
+        InputError: If the ids are not a matrix, or are empty.
+        TokenRangeError: If an id, position or token type is outside the model's tables, or the texts are too long.
     """
     if ids.ndim != 2 or 0 in ids.shape:
         raise InputError(f"input_ids has the shape {ids.shape}, expected (texts, tokens), neither of them 0.")
-    _in_table("input_ids", ids, config.vocab_size, "vocab_size")
+    _check_range("input_ids", ids, config.vocab_size, "vocab_size")
+    _check_positions(config, ids, position_ids)
+    if token_type_ids is not None and config.type_vocab_size:
+        _check_range("token_type_ids", token_type_ids, config.type_vocab_size, "type_vocab_size")
+    extra = dict(extra_inputs or {})
+    for name, values in extra.items():
+        _check_range(name, values, config.extra_input_sizes[name], f"{name} of this config.json")
+    mask = config.default_attention_mask(ids) if mask is None else mask
+    full = mask is None or bool(mask.all())
+    return TokenBatch(
+        mx.array(ids.astype(np.int32)),
+        None if full or mask is None else mx.array(mask.astype(bool)),
+        None if token_type_ids is None or not config.type_vocab_size else mx.array(token_type_ids.astype(np.int32)),
+        None if position_ids is None else mx.array(position_ids.astype(np.int32)),
+        inputs_embeds,
+        {name: mx.array(_to_32_bits(values)) for name, values in extra.items()},
+    )
+
+
+def _check_positions(config: EncoderConfig, ids: np.ndarray, position_ids: np.ndarray | None) -> None:
     last = config.last_position(ids) if position_ids is None else int(position_ids.max())
     first = 0 if position_ids is None else int(position_ids.min())
     if last >= config.max_position_embeddings or first < 0:
@@ -65,28 +102,9 @@ def make_batch(
             f"here for {config.max_sequence_length} or fewer. Truncate the texts, or use transformers on torch "
             "for longer ones."
         )
-    if token_type_ids is not None and config.type_vocab_size:
-        _in_table("token_type_ids", token_type_ids, config.type_vocab_size, "type_vocab_size")
-    own = dict(extra_inputs or {})
-    for name, values in own.items():
-        _in_table(name, values, config.extra_input_sizes[name], f"{name} of this config.json")
-    mask = config.default_attention_mask(ids) if mask is None else mask
-    full = mask is None or bool(mask.all())
-    return TokenBatch(
-        mx.array(ids.astype(np.int32)),
-        None if full or mask is None else mx.array(mask.astype(bool)),
-        None if token_type_ids is None or not config.type_vocab_size else mx.array(token_type_ids.astype(np.int32)),
-        None if position_ids is None else mx.array(position_ids.astype(np.int32)),
-        inputs_embeds,
-        {name: mx.array(_narrow(values)) for name, values in own.items()},
-    )
 
 
-def _narrow(values: np.ndarray) -> np.ndarray:
-    return values.astype(np.float32 if values.dtype.kind == "f" else np.int32)
-
-
-def _in_table(name: str, values: np.ndarray, size: int, key: str) -> None:
+def _check_range(name: str, values: np.ndarray, size: int, key: str) -> None:
     low, high = int(values.min()), int(values.max())
     if low < 0 or high >= size:
         raise TokenRangeError(
@@ -95,51 +113,73 @@ def _in_table(name: str, values: np.ndarray, size: int, key: str) -> None:
         )
 
 
+def _to_32_bits(values: np.ndarray) -> np.ndarray:
+    return values.astype(np.float32 if values.dtype.kind == "f" else np.int32)
+
+
 def pad_tokens(config: EncoderConfig, tokens: Sequence[Tokens], pad_token_id: int) -> TokenBatch:
-    """Tokens -> one batch, padded on the right to the longest."""
+    """Pad token sequences on the right to the longest.
+
+    Args:
+        config: The model's config.
+        tokens: The token sequences.
+        pad_token_id: Id of padding.
+
+    Returns:
+        One batch of shape (B, L). Token type ids that are all 0 are left out, unless the model
+        distinguishes zeros from none.
+    """
     longest = max(len(one) for one in tokens)
     ids = np.full((len(tokens), longest), pad_token_id, np.int32)
     mask = np.zeros((len(tokens), longest), bool)
-    segments = np.zeros((len(tokens), longest), np.int32)
+    token_type_ids = np.zeros((len(tokens), longest), np.int32)
     for row, one in enumerate(tokens):
         ids[row, : len(one)], mask[row, : len(one)] = one.ids, True
         if one.token_type_ids is not None:
-            segments[row, : len(one)] = one.token_type_ids
+            token_type_ids[row, : len(one)] = one.token_type_ids
     given = any(one.token_type_ids is not None for one in tokens)
-    counts = segments.any() or (given and config.zero_token_type_ids_matter)
-    return make_batch(config, ids, mask, segments if counts else None)
+    matter = token_type_ids.any() or (given and config.zero_token_type_ids_matter)
+    return make_batch(config, ids, mask, token_type_ids if matter else None)
 
 
 def group_by_length(lengths: Sequence[int], batch_size: int, same_length: bool = False) -> Iterator[list[int]]:
-    """Indices in batches, longest texts first; a batch has `batch_size` x SLOTS_A_TEXT slots or fewer, or one text.
+    """Group texts of similar length into batches, longest texts first.
 
-    Where batches run side by side, they are of the size that leaves the streams least to wait for. even: only texts of
-    one length go together.
+    A batch has at most `batch_size` x TOKENS_PER_TEXT tokens, padding included, or is a single text. Where batches run
+    in parallel streams, the batch size is the one that leaves the streams the least time to wait for each other.
+
+    Args:
+        lengths: Number of tokens of each text.
+        batch_size: Factor of that bound, 1 or more.
+        same_length: Whether only texts of equal length may share a batch.
+
+    Yields:
+        Indices into `lengths`, one list per batch.
     """
     order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
     ordered = [max(1, lengths[index]) for index in order]
     share = -(-sum(ordered[:1]) * len(ordered) // STREAMS)
-    most = min(batch_size * TOKENS_PER_TEXT, max(share, _FEWEST_SLOTS))
+    most = min(batch_size * TOKENS_PER_TEXT, max(share, _MIN_TOKENS))
     sizes = [most * part // _SIZES for part in range(_SIZES, 0, -1)] if STREAMS > 1 else [most]
-    tried = [_ends(ordered, slots, same_length) for slots in sizes if slots >= min(most, _FEWEST_SLOTS)]
+    tried = [_batch_ends(ordered, budget, same_length) for budget in sizes if budget >= min(most, _MIN_TOKENS)]
     start = 0
-    for end in min(tried, key=lambda ends: _waited(ordered, ends)):
+    for end in min(tried, key=lambda ends: _duration(ordered, ends)):
         yield order[start:end]
         start = end
 
 
-def _waited(lengths: Sequence[int], ends: Sequence[int]) -> int:
-    """How long batches take in slots of one stream: streams wait for the slowest of a round."""
-    slots = [lengths[start] * (end - start) for start, end in pairwise([0, *ends])]
-    return sum(_BATCH_COST + max(slots[first : first + STREAMS]) for first in range(0, len(slots), STREAMS))
+def _duration(lengths: Sequence[int], ends: Sequence[int]) -> int:
+    """Return how long batches take, in padded tokens of one stream: each round waits for its slowest batch."""
+    tokens = [lengths[start] * (end - start) for start, end in pairwise([0, *ends])]
+    return sum(_BATCH_COST + max(tokens[first : first + STREAMS]) for first in range(0, len(tokens), STREAMS))
 
 
-def _ends(lengths: Sequence[int], slots: int, same_length: bool) -> list[int]:
-    """Where batches of so many slots or fewer end, in lengths from the longest down."""
+def _batch_ends(lengths: Sequence[int], budget: int, same_length: bool) -> list[int]:
+    """Return where batches of at most `budget` padded tokens end, for lengths in descending order."""
     ends: list[int] = []
     start = 0
     while start < len(lengths):
-        end = min(len(lengths), start + max(1, slots // lengths[start]))
+        end = min(len(lengths), start + max(1, budget // lengths[start]))
         if same_length:
             end = bisect_right(lengths, -lengths[start], start, end, key=neg)
         ends.append(end)
@@ -147,25 +187,36 @@ def _ends(lengths: Sequence[int], slots: int, same_length: bool) -> list[int]:
     return ends
 
 
-# A part a text; of one shape they are rows of one array.
+# One result per text; results of one shape are rows of one array.
 Results = list[Any] | np.ndarray
 
 
 def to_float_rows(result: Any) -> Any:
-    """An array with a row a text -> the same in numpy and float32."""
+    """Return an evaluated array with a row per text as a numpy array.
+
+    Args:
+        result: Array of shape (B, ...).
+
+    Returns:
+        numpy array of the same shape and dtype.
+    """
     return np.array(result)
 
 
 @dataclass(frozen=True)
 class BatchPipeline:
-    """What happens to the tokens of a batch.
+    """The steps that turn the tokens of a batch into one result per text.
 
-    make: tokens -> what `compute` takes. compute: that -> an array with a row a text (made float32), or any structure
-    of arrays. rows_of: that, evaluated -> one part a text. one_shape: the parts are arrays of one shape. even: texts go
-    together only with others of their length, for models whose answers padding changes.
+    Args:
+        prepare: Turns token sequences into the input of `compute`, usually a TokenBatch.
+        compute: Turns that into a lazy array with a row per text, which is converted to float32, or into any structure
+            of arrays.
+        split_rows: Splits the evaluated output of `compute` into one result per text.
+        same_length: Whether only texts of equal length share a batch, for models whose outputs depend on padding.
+        same_shape: Whether all results are arrays of one shape, which are then stored in one array.
     """
 
-    make_batch_of: Callable[[list[Tokens]], Any]
+    prepare: Callable[[list[Tokens]], Any]
     compute: Callable[[Any], Any]
     split_rows: Callable[[Any], Sequence[Any]] = to_float_rows
     same_length: bool = False
@@ -173,89 +224,132 @@ class BatchPipeline:
 
     @property
     def deduplicates(self) -> bool:
-        """Whether equal texts may have one part in common: an array, which callers copy."""
+        """Whether equal texts are computed once and share a result; only arrays, which callers copy, are shared."""
         return self.split_rows is to_float_rows
 
     def run_batch(self, tokens: list[Tokens]) -> Any:
-        """The lazy result of one batch."""
-        result = self.compute(self.make_batch_of(tokens))
+        """Prepare one batch and compute its lazy output.
+
+        Args:
+            tokens: The token sequences of the batch.
+
+        Returns:
+            The output of `compute`, float32 if it is a single array.
+        """
+        result = self.compute(self.prepare(tokens))
         return result.astype(mx.float32) if isinstance(result, mx.array) else result
 
 
 def run_blocks(
     blocks: Iterable[tuple[Sequence[int], Sequence[Tokens]]],
     count: int,
-    steps: BatchPipeline,
+    pipeline: BatchPipeline,
     batch_size: int,
     show_progress: bool,
 ) -> Results:
-    """Each text's part of what the steps give for its batch, in the order of the texts' numbers, 0 to `count` - 1.
+    """Run blocks of texts through a pipeline, in batches of similar length.
 
-    Parts of one shape are rows of one array (unless there are none), so that they lie in memory once.
+    Args:
+        blocks: Text numbers (0 to `count` - 1) and tokens of each block. The next block is requested while batches of
+            the last one are still being computed, so tokenization and computation overlap.
+        count: Number of texts in all blocks.
+        pipeline: What to compute.
+        batch_size: Size of batches, as for group_by_length.
+        show_progress: Whether to show a progress bar.
 
-    blocks: the numbers of some texts and their tokens; the next block is asked for while batches of the last one are
-    still being computed.
+    Returns:
+        One result per text, in the order of the numbers. With `pipeline.same_shape`, the rows of one array, so that
+        results are in memory once; an empty list if there are no texts.
+
+    Raises:
+        InputError: If `batch_size` is not a positive integer.
     """
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise InputError(f"batch_size={batch_size!r}, expected a whole number of 1 or more.")
-    rows: Results = [None] * count
-    under_way: deque[list[list[int]]] = deque()
-
-    def works() -> Iterator[Callable[[], Any]]:
-        for numbers, tokens in blocks:
-            alone = (([number], one) for number, one in zip(numbers, tokens, strict=True))
-            groups = _equal(numbers, tokens) if steps.deduplicates else list(alone)
-            for indices in group_by_length([len(one) for _, one in groups], batch_size, steps.same_length):
-                under_way.append([groups[index][0] for index in indices])
-                yield partial(steps.run_batch, [groups[index][1] for index in indices])
-
+        raise InputError(f"batch_size={batch_size!r}, expected an integer of 1 or more.")
+    results: Results = [None] * count
+    pending: deque[list[list[int]]] = deque()
     batches = 0
     with tqdm(total=count, desc="Encoding", unit="text", disable=None if show_progress else True) as bar:
-        for result in run_in_parallel(works()):
+        for result in run_in_parallel(_batch_jobs(blocks, pipeline, batch_size, pending)):
             batches += 1
-            parts = steps.split_rows(result)
-            if batches == 1 and steps.same_shape:
-                rows = np.empty((count, *parts[0].shape), parts[0].dtype)
-            for numbers, row in zip(under_way.popleft(), parts, strict=True):
+            rows = pipeline.split_rows(result)
+            if batches == 1 and pipeline.same_shape:
+                results = np.empty((count, *rows[0].shape), rows[0].dtype)
+            for numbers, row in zip(pending.popleft(), rows, strict=True):
                 for number in numbers:
-                    rows[number] = row
+                    results[number] = row
                 bar.update(len(numbers))
-    if batches > _MUCH_WORK * STREAMS:
+    if batches > _ROUNDS_BEFORE_RELEASE * STREAMS:
         release_memory()
-    return rows
+    return results
 
 
-def _equal(numbers: Sequence[int], tokens: Sequence[Tokens]) -> list[tuple[list[int], Tokens]]:
-    """Texts with equal tokens together: their numbers, and the tokens of the first."""
+def _batch_jobs(
+    blocks: Iterable[tuple[Sequence[int], Sequence[Tokens]]],
+    pipeline: BatchPipeline,
+    batch_size: int,
+    pending: deque[list[list[int]]],
+) -> Iterator[Callable[[], Any]]:
+    """Yield a function for each batch, and append to `pending` the text numbers of each of its rows."""
+    for numbers, tokens in blocks:
+        separate = (([number], one) for number, one in zip(numbers, tokens, strict=True))
+        groups = _deduplicated(numbers, tokens) if pipeline.deduplicates else list(separate)
+        for indices in group_by_length([len(one) for _, one in groups], batch_size, pipeline.same_length):
+            pending.append([groups[index][0] for index in indices])
+            yield partial(pipeline.run_batch, [groups[index][1] for index in indices])
+
+
+def _deduplicated(numbers: Sequence[int], tokens: Sequence[Tokens]) -> list[tuple[list[int], Tokens]]:
+    """Return texts with equal tokens together: their numbers, and the tokens of the first."""
     found: dict[tuple[bytes | None, ...], tuple[list[int], Tokens]] = {}
     for number, one in zip(numbers, tokens, strict=True):
         found.setdefault(one.key, ([], one))[0].append(number)
     return list(found.values())
 
 
-def run_batches(tokens: Sequence[Tokens], steps: BatchPipeline, batch_size: int, show_progress: bool) -> Results:
-    """The same for tokens that are all there."""
-    return run_blocks([(range(len(tokens)), tokens)], len(tokens), steps, batch_size, show_progress)
+def run_batches(tokens: Sequence[Tokens], pipeline: BatchPipeline, batch_size: int, show_progress: bool) -> Results:
+    """Run texts that are all tokenized through a pipeline, in batches of similar length.
 
+    Args:
+        tokens: Tokens of each text.
+        pipeline: What to compute.
+        batch_size: Size of batches, as for group_by_length.
+        show_progress: Whether to show a progress bar.
 
-def report_truncation(tokens: Sequence[Tokens], limit: int, overlong: str, already_told: bool) -> bool:
-    """Warn once of truncated texts, or refuse them -> whether the user has been told by now.
-
-    overlong: "truncate" warns with the count, "error" raises OverlongTextError.
+    Returns:
+        One result per text, in the order of `tokens`.
     """
-    cut = sum(one.truncated for one in tokens)
-    if not cut:
-        return already_told
+    return run_blocks([(range(len(tokens)), tokens)], len(tokens), pipeline, batch_size, show_progress)
+
+
+def report_truncation(tokens: Sequence[Tokens], limit: int, overlong: str, already_warned: bool) -> bool:
+    """Warn of truncated texts, once, or raise an error.
+
+    Args:
+        tokens: Tokens of each text.
+        limit: The most tokens that the model takes.
+        overlong: "truncate" to log a warning with the count, "error" to raise.
+        already_warned: Whether the warning was logged before.
+
+    Returns:
+        Whether the warning has been logged by now.
+
+    Raises:
+        OverlongTextError: If texts were truncated and `overlong` is "error".
+    """
+    truncated = sum(one.truncated for one in tokens)
+    if not truncated:
+        return already_warned
     if overlong == "error":
         raise OverlongTextError(
-            f"{cut} of {len(tokens)} texts have more than {limit} tokens, the most that the model takes. "
+            f"{truncated} of {len(tokens)} texts have more than {limit} tokens, the most that the model takes. "
             "Split them, or pass overlong='truncate' to lose their ends."
         )
-    if not already_told:
+    if not already_warned:
         logger.warning(
-            "%d of %d texts have more than %d tokens and were truncated; further ones will be too, without a word. "
-            "Pass overlong='error' to refuse them.",
-            cut,
+            "%d of %d texts have more than %d tokens and were truncated; further warnings are suppressed. "
+            "Pass overlong='error' to get an error instead.",
+            truncated,
             len(tokens),
             limit,
         )

@@ -1,6 +1,6 @@
-"""An encoder with what stands on it, run on a batch.
+"""The model: an encoder with its pooler and task head, run on a batch.
 
-B texts, L tokens, D hidden, H heads, C classes.
+Axes: B texts, L tokens, D hidden size, H heads, G tokens with global attention, M positions, V vocabulary size.
 """
 
 from collections.abc import Callable, Mapping
@@ -20,7 +20,16 @@ from mlx_hf_bridge.layers.token_batch import TokenBatch
 
 @dataclass(frozen=True)
 class EncoderOutput:
-    """hidden (B, L, D); pooled (B, D) and the head's answers by name where there are any; what the trace kept."""
+    """Everything that a forward pass returns.
+
+    Args:
+        hidden: The last hidden states, (B, L, D).
+        pooled: The pooler's output, (B, D), or None.
+        outputs: The head's outputs by their names in transformers; empty for a bare encoder.
+        hidden_states: The embeddings and every layer's output, (B, L, D) each, if asked for.
+        attentions: Attention weights, (B, H, L, L) each, first layer first, if asked for.
+        global_attentions: Weights of tokens with global attention, (B, H, L, G) each, if there are any.
+    """
 
     hidden: mx.array
     pooled: mx.array | None = None
@@ -31,22 +40,31 @@ class EncoderOutput:
 
     @property
     def logits(self) -> mx.array:
-        """The answer of a head that gives one; KeyError for a bare encoder."""
+        """The output "logits" of the head; KeyError if there is no head or it has other outputs."""
         return self.outputs["logits"]
 
 
 class Model(nn.Module):
-    """encoder -> pooler -> head, the last two where there are any."""
+    """An encoder, with a pooler and a task head if there are any.
+
+    Takes a TokenBatch and the flags of `__call__`, and returns an EncoderOutput.
+
+    Args:
+        encoder: The encoder.
+        pooler: Maps hidden states and the batch to the pooled output, or None.
+        head: The task head, or None.
+        prepare_batch: Completes a batch with what the task implies, such as Longformer's global attention, or None.
+    """
 
     def __init__(
         self,
         encoder: nn.Module,
         pooler: nn.Module | None,
         head: nn.Module | None,
-        prepared: Callable[[TokenBatch], TokenBatch] | None = None,
+        prepare_batch: Callable[[TokenBatch], TokenBatch] | None = None,
     ) -> None:
         super().__init__()
-        self._prepared = prepared
+        self._prepare_batch = prepare_batch
         self.encoder = encoder
         if pooler is not None:
             self.pooler = pooler
@@ -62,8 +80,20 @@ class Model(nn.Module):
         outputs_only: bool = False,
         first_token: bool = False,
     ) -> EncoderOutput:
-        """first_token: of `hidden` no other is read, so that it may be (B, 1, D); outputs_only: nothing of it is."""
-        batch = batch if self._prepared is None else self._prepared(batch)
+        """Run the model on a batch.
+
+        Args:
+            batch: The batch.
+            output_hidden_states: Whether to return all hidden states.
+            output_attentions: Whether to return attention weights.
+            outputs_only: Whether the caller reads only the head's outputs, not `hidden`. Heads that need only position
+                0 then spare the last layer all others.
+            first_token: Whether the caller reads `hidden` only at position 0; it may then be (B, 1, D).
+
+        Returns:
+            The outputs, lazy.
+        """
+        batch = batch if self._prepare_batch is None else self._prepare_batch(batch)
         recorder = OutputRecorder(output_hidden_states, output_attentions)
         first_token = first_token or (outputs_only and self._reads_first_token)
         hidden = self.encoder(batch, recorder, first_token and not (output_hidden_states or output_attentions))
@@ -79,8 +109,16 @@ class Model(nn.Module):
         )
 
     def logits_at(self, batch: TokenBatch, positions: mx.array) -> mx.array:
-        """What a head of words says of some slots (B, M) of each text alone -> logits (B, M, V)."""
-        batch = batch if self._prepared is None else self._prepared(batch)
+        """Return a masked-LM head's logits at some positions only, which saves most of the scores over the vocabulary.
+
+        Args:
+            batch: The batch.
+            positions: Positions of each text, (B, M), int32.
+
+        Returns:
+            Logits of shape (B, M, V).
+        """
+        batch = batch if self._prepare_batch is None else self._prepare_batch(batch)
         hidden = self.encoder(batch, OutputRecorder())
         chosen = mx.take_along_axis(hidden, positions[:, :, None], axis=1)
         outputs: Mapping[str, mx.array] = self.head(chosen, None, batch, self.encoder.embeddings.word)
@@ -88,7 +126,17 @@ class Model(nn.Module):
 
 
 def build_model(family: Family, config: EncoderConfig, task: str, pooler: bool) -> Model:
-    """A model of the right shapes, its weights not yet there (zeros that are never computed)."""
+    """Build a model whose weights are zeros of the right shapes; they are lazy and never computed.
+
+    Args:
+        family: The model type.
+        config: Its config.
+        task: A task of the family's heads, or BASE_TASK for the bare encoder.
+        pooler: Whether a bare encoder has a pooler with weights; poolers without weights are always added.
+
+    Returns:
+        The model, ready to be filled with weights.
+    """
     head = None if task == BASE_TASK else family.heads[task]
     pooler = pooler or not config.pooler_has_weights
     with_pooler = family.pooler is not None and (head.reads_pooler if head else pooler and family.base_model_has_pooler)
@@ -101,7 +149,12 @@ def build_model(family: Family, config: EncoderConfig, task: str, pooler: bool) 
 
 
 def set_activation_dtype(model: Model, dtype: mx.Dtype) -> None:
-    """Look-ups in packed tables answer in `dtype`; everything after them follows."""
+    """Set the dtype that quantized embedding tables return; everything after them follows.
+
+    Args:
+        model: The model.
+        dtype: Dtype of the activations.
+    """
     for module in model.modules():
         if isinstance(module, QuantizedEmbedding):
             module.dtype = dtype

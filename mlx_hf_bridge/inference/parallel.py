@@ -1,6 +1,6 @@
-"""Independent pieces of work, several at a time: while results are waited for, the next ones are under way.
+"""Parallel streams: several independent batches are computed at once, and the next ones prepared meanwhile.
 
-On CPUs, MLX runs all but matrix products on one thread a stream, so that one stream a core is what fills the cores.
+On CPUs, MLX runs everything except matmuls on one thread per stream, so it takes one stream per core to use all cores.
 """
 
 from collections import deque
@@ -17,41 +17,51 @@ from mlx_hf_bridge.layers.single_batch import single_batch_mode
 from mlx_hf_bridge.runtime.device import STREAMS, one_thread_per_stream, streams
 from mlx_hf_bridge.runtime.executor import arrays_in, run
 
-# Rounds under way: while one is computed, the next one is prepared.
+# Rounds in flight: while one is computed, Python prepares the next one.
 _AHEAD = 2
 
 
 class _Round:
-    """Results that are still being computed; no dataclass, so that `run` does not wait for them."""
+    """Results that are still being computed. Not a dataclass, so that `run` does not evaluate the arrays in it."""
 
     def __init__(self, results: list[Any]) -> None:
         self.results = results
 
 
-def run_in_parallel(works: Iterable[Callable[[], Any]]) -> Iterator[Any]:
-    """The results of `works` in their order, every array in them evaluated (as `run` does). Raises what they raise."""
-    waiting = iter(works)
+def run_in_parallel(jobs: Iterable[Callable[[], Any]]) -> Iterator[Any]:
+    """Run functions that build lazy arrays, STREAMS of them at a time.
+
+    Args:
+        jobs: Functions without arguments; they are requested as needed. What they raise is raised here.
+
+    Yields:
+        The results of the functions, in their order, with every array evaluated.
+    """
+    waiting = iter(jobs)
     chosen = list(islice(waiting, STREAMS))
-    alone = len(chosen) < 2
-    under_way: deque[_Round] = deque()
-    with nullcontext() if alone else one_thread_per_stream():
+    single = len(chosen) < 2
+    in_flight: deque[_Round] = deque()
+    with nullcontext() if single else one_thread_per_stream():
         while chosen:
-            under_way.append(run(partial(_start, chosen)))
-            if len(under_way) == _AHEAD:
-                yield from run(partial(_finish, under_way.popleft()))
+            in_flight.append(run(partial(_start, chosen)))
+            if len(in_flight) == _AHEAD:
+                yield from run(partial(_finish, in_flight.popleft()))
             chosen = list(islice(waiting, STREAMS))
-        while under_way:
-            yield from run(partial(_finish, under_way.popleft()))
+        while in_flight:
+            yield from run(partial(_finish, in_flight.popleft()))
 
 
-def _start(works: list[Callable[[], Any]]) -> _Round:
-    """All at once: MLX would begin a second array only when the first one is nearly done."""
+def _start(jobs: list[Callable[[], Any]]) -> _Round:
+    """Start a round: build all graphs, then evaluate them together.
+
+    MLX would begin a second array only when the first one is nearly done, if they were evaluated one by one.
+    """
     results = []
-    # One that waited for the device to take more would keep the others from being begun.
-    with dequantizing_once(), single_batch_mode() if len(works) == 1 else nullcontext():
-        for stream, work in zip(streams(), works, strict=False):
+    # Early evaluation of a single batch would keep other batches from starting while it waits for the device.
+    with dequantizing_once(), single_batch_mode() if len(jobs) == 1 else nullcontext():
+        for stream, job in zip(streams(), jobs, strict=False):
             with mx.stream(stream):
-                results.append(work())
+                results.append(job())
     mx.async_eval(*arrays_in(results))
     return _Round(results)
 

@@ -1,6 +1,8 @@
-"""One vector a text from its tokens, in the ways of sentence-transformers' Pooling module, always in float32.
+"""Pooling: one embedding per text from its tokens, in the modes of sentence-transformers' Pooling module.
 
-Reference: sentence_transformers/sentence_transformer/modules/pooling.py. B texts, L tokens, D hidden.
+Everything is computed in float32. Reference: sentence_transformers/sentence_transformer/modules/pooling.py.
+
+Axes: B texts, L tokens, D hidden size.
 """
 
 from collections.abc import Callable
@@ -9,9 +11,44 @@ import mlx.core as mx
 
 from mlx_hf_bridge.layers.token_batch import TokenBatch
 
-# torch.clamp(..., min=1e-9) and F.normalize's eps in the reference.
-_SMALLEST_COUNT = 1e-9
-_SMALLEST_NORM = 1e-12
+# torch.clamp(..., min=1e-9) in the reference: a text without tokens gets 0 instead of NaN.
+_MIN_COUNT = 1e-9
+# The eps of torch.nn.functional.normalize in the reference: an embedding of 0 stays 0.
+_MIN_NORM = 1e-12
+
+
+def pool(hidden: mx.array, batch: TokenBatch, modes: tuple[str, ...], skipped: int = 0) -> mx.array:
+    """Pool token embeddings to one embedding per text.
+
+    Args:
+        hidden: Token embeddings, (B, L, D).
+        batch: The batch, whose mask is read.
+        modes: Names in POOLING_MODES; several are concatenated.
+        skipped: Number of first tokens to exclude, i.e. those of a prompt.
+
+    Returns:
+        Embeddings of shape (B, D x number of modes), float32.
+    """
+    hidden = hidden.astype(mx.float32)
+    kept = batch.without_first(skipped) if skipped else batch
+    pooled = [
+        _weighted_mean(hidden, kept, skipped) if mode == "weightedmean" else POOLING_MODES[mode](hidden, kept)
+        for mode in modes
+    ]
+    return pooled[0] if len(pooled) == 1 else mx.concatenate(pooled, axis=-1)
+
+
+def normalize(vectors: mx.array) -> mx.array:
+    """Scale vectors to unit length; vectors of 0 stay 0.
+
+    Args:
+        vectors: (B, D).
+
+    Returns:
+        Array of shape (B, D).
+    """
+    norms = mx.linalg.norm(vectors, axis=-1, keepdims=True)
+    return vectors / mx.maximum(norms, _MIN_NORM)
 
 
 def _first(hidden: mx.array, batch: TokenBatch) -> mx.array:
@@ -20,17 +57,17 @@ def _first(hidden: mx.array, batch: TokenBatch) -> mx.array:
 
 def _last(hidden: mx.array, batch: TokenBatch) -> mx.array:
     mask = batch.token_mask(mx.int32)[:, :, 0]
-    places = mx.arange(mask.shape[1])[None]
-    return batch.take(hidden, mx.max(mx.where(mask > 0, places, 0), axis=1))
+    positions = mx.arange(mask.shape[1])[None]
+    return batch.take(hidden, mx.max(mx.where(mask > 0, positions, 0), axis=1))
 
 
-def _largest(hidden: mx.array, batch: TokenBatch) -> mx.array:
+def _max(hidden: mx.array, batch: TokenBatch) -> mx.array:
     return mx.where(batch.token_mask(mx.bool_), hidden, -mx.inf).max(axis=1)
 
 
 def _sum_and_count(hidden: mx.array, batch: TokenBatch) -> tuple[mx.array, mx.array]:
     mask = batch.token_mask(mx.float32)
-    return (hidden * mask).sum(axis=1), mx.maximum(mask.sum(axis=1), _SMALLEST_COUNT)
+    return (hidden * mask).sum(axis=1), mx.maximum(mask.sum(axis=1), _MIN_COUNT)
 
 
 def _mean(hidden: mx.array, batch: TokenBatch) -> mx.array:
@@ -43,36 +80,19 @@ def _mean_sqrt(hidden: mx.array, batch: TokenBatch) -> mx.array:
     return total / mx.sqrt(count)
 
 
-def _weighted(hidden: mx.array, batch: TokenBatch, skipped: int = 0) -> mx.array:
-    """Token n counts n times, counted from the first real token, a prompt that is left out included."""
+def _weighted_mean(hidden: mx.array, batch: TokenBatch, skipped: int = 0) -> mx.array:
+    """Return the mean with weight n for token n, counted from the first real token and including an excluded prompt."""
     mask = batch.token_mask(mx.float32)
     weights = mask * (mx.cumsum(mask, axis=1) + skipped)
-    return (hidden * weights).sum(axis=1) / mx.maximum(weights.sum(axis=1), _SMALLEST_COUNT)
+    return (hidden * weights).sum(axis=1) / mx.maximum(weights.sum(axis=1), _MIN_COUNT)
 
 
-# sentence-transformers' names, in the order in which it concatenates several.
+# Names in sentence-transformers, in the order in which it concatenates several.
 POOLING_MODES: dict[str, Callable[[mx.array, TokenBatch], mx.array]] = {
     "cls": _first,
-    "max": _largest,
+    "max": _max,
     "mean": _mean,
     "mean_sqrt_len_tokens": _mean_sqrt,
-    "weightedmean": _weighted,
+    "weightedmean": _weighted_mean,
     "lasttoken": _last,
 }
-
-
-def pool(hidden: mx.array, batch: TokenBatch, modes: tuple[str, ...], skipped: int = 0) -> mx.array:
-    """hidden (B, L, D) -> (B, D x modes); the first `skipped` tokens (a prompt) are left out."""
-    hidden = hidden.astype(mx.float32)
-    kept = batch.without_first(skipped) if skipped else batch
-    pooled = [
-        _weighted(hidden, kept, skipped) if mode == "weightedmean" else POOLING_MODES[mode](hidden, kept)
-        for mode in modes
-    ]
-    return pooled[0] if len(pooled) == 1 else mx.concatenate(pooled, axis=-1)
-
-
-def normalize(vectors: mx.array) -> mx.array:
-    """vectors (B, D) -> unit length each."""
-    norms = mx.linalg.norm(vectors, axis=-1, keepdims=True)
-    return vectors / mx.maximum(norms, _SMALLEST_NORM)

@@ -1,6 +1,8 @@
-"""Texts become token ids, with every loss of tokens counted; tokenizer.json alone is read, without transformers.
+"""Tokenization by the tokenizers library: reads tokenizer.json without transformers, and reports truncated texts.
 
-Padding and truncation that a tokenizer.json carries are reset: they belong to whoever saved it.
+Padding and truncation settings inside tokenizer.json are reset: they are those of the session that saved it.
+
+Axes: L tokens.
 """
 
 import json
@@ -19,14 +21,20 @@ Text = str | tuple[str, str]
 
 # transformers writes a huge number for "no limit" (VERY_LARGE_INTEGER).
 NO_LIMIT = 1_000_000
-_SEGMENTS = "token_type_ids"
-# What tokenizers tells of texts takes many times the memory of their ids, so it is asked of some at a time.
-_TEXTS_AT_ONCE = 128
+_TOKEN_TYPE_IDS = "token_type_ids"
+# An Encoding of tokenizers takes many times the memory of its ids, so texts are encoded some at a time.
+_TEXTS_PER_CALL = 128
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """One text or pair: ids (L,) and segments (L,) int32, None where the model is given none; `cut`: some were lost."""
+    """The tokens of one text or text pair.
+
+    Args:
+        ids: Token ids, (L,), int32.
+        token_type_ids: Token type ids, (L,), int32; None if the tokenizer gives the model none.
+        truncated: Whether the text had more tokens.
+    """
 
     ids: np.ndarray
     token_type_ids: np.ndarray | None
@@ -37,37 +45,53 @@ class Tokens:
 
     @property
     def key(self) -> tuple[bytes | None, ...]:
-        """Equal for rows that have equal answers."""
+        """A key that is equal for sequences with equal ids and token type ids, whose outputs are equal too."""
         return self.ids.tobytes(), None if self.token_type_ids is None else self.token_type_ids.tobytes()
 
 
 class Tokenizer:
-    """tokenizer.json with what tokenizer_config.json says of padding, length and segments."""
+    """A tokenizer: tokenizer.json, with the settings of tokenizer_config.json for padding, length and token types.
+
+    Args:
+        backend: The tokenizers.Tokenizer of tokenizer.json; its padding and truncation are reset.
+        config: Content of tokenizer_config.json.
+    """
 
     def __init__(self, backend: tokenizers.Tokenizer, config: dict[str, Any]) -> None:
         self.backend = backend
         self.config = config
         self._lock = threading.Lock()
         self._limit: tuple[int, str] | None = None
-        # The length that whoever saved the file cut at; only static embeddings go by it.
+        # The length in the file's own truncation settings; only static embeddings use it.
         self.saved_max_length = backend.truncation["max_length"] if backend.truncation else None
         backend.no_padding()
         backend.no_truncation()
         limit = config.get("model_max_length")
         self.model_max_length = int(limit) if limit and limit < NO_LIMIT else None
         self.truncation_side = config.get("truncation_side", "right")
-        self.pad_token_id = self.special_id("pad_token") or 0  # any id serves, since padding is masked
-        # transformers gives a model the segments only where its tokenizer class lists them.
-        self.returns_token_type_ids = _SEGMENTS in (config.get("model_input_names") or [_SEGMENTS])
+        self.pad_token_id = self.special_id("pad_token") or 0  # any id will do, since padding is masked
+        # transformers passes token type ids to a model only if its tokenizer lists them.
+        self.returns_token_type_ids = _TOKEN_TYPE_IDS in (config.get("model_input_names") or [_TOKEN_TYPE_IDS])
 
     @classmethod
     def from_folder(cls, folder: Path, config: dict[str, Any]) -> "Tokenizer":
-        """RepositoryError for a folder without a readable tokenizer.json."""
+        """Load the tokenizer of a model folder.
+
+        Args:
+            folder: Folder with tokenizer.json.
+            config: Content of tokenizer_config.json.
+
+        Returns:
+            The tokenizer.
+
+        Raises:
+            RepositoryError: If tokenizer.json is missing or cannot be read.
+        """
         path = folder / "tokenizer.json"
         if not path.is_file():
             raise RepositoryError(
-                f"{folder} has no tokenizer.json, so texts cannot be read. Copy the tokenizer files of the original "
-                "checkpoint beside its weights and convert again, or pass token ids."
+                f"{folder} has no tokenizer.json, so texts cannot be tokenized. Copy the tokenizer files of the "
+                "original checkpoint next to its weights and convert again, or pass token ids."
             )
         try:
             backend = tokenizers.Tokenizer.from_file(str(path))
@@ -79,7 +103,11 @@ class Tokenizer:
         return cls(backend, config)
 
     def save(self, folder: Path) -> None:
-        """tokenizer.json and tokenizer_config.json, as from_folder and transformers read them."""
+        """Write tokenizer.json and tokenizer_config.json, as from_folder and transformers read them.
+
+        Args:
+            folder: An existing folder.
+        """
         with self._lock:
             self._truncate(None, "longest_first")
             self.backend.save(str(folder / "tokenizer.json"))
@@ -94,9 +122,19 @@ class Tokenizer:
         strategy: str = "longest_first",
         add_special_tokens: bool = True,
     ) -> list[Tokens]:
-        """Texts or pairs -> tokens, cut to `max_length` (None = never) by tokenizers' strategy.
+        """Tokenize texts or text pairs.
 
-        InputError for what is no text in Unicode, and where the strategy cannot reach the length.
+        Args:
+            texts: Strings, or pairs of strings.
+            max_length: Most tokens of a text, special tokens included; None for no truncation.
+            strategy: Truncation strategy of tokenizers: "longest_first", "only_first" or "only_second".
+            add_special_tokens: Whether to add special tokens such as [CLS].
+
+        Returns:
+            The tokens of each text.
+
+        Raises:
+            InputError: If a text is not valid Unicode, or the strategy cannot reach `max_length`.
         """
         if add_special_tokens:
             self._check_room(texts, max_length)
@@ -105,9 +143,9 @@ class Tokenizer:
                 self._truncate(max_length, strategy)
                 return [
                     self._tokens(one)
-                    for start in range(0, len(texts), _TEXTS_AT_ONCE)
+                    for start in range(0, len(texts), _TEXTS_PER_CALL)
                     for one in self.backend.encode_batch_fast(
-                        list(texts[start : start + _TEXTS_AT_ONCE]), add_special_tokens=add_special_tokens
+                        list(texts[start : start + _TEXTS_PER_CALL]), add_special_tokens=add_special_tokens
                     )
                 ]
         except TypeError as error:
@@ -117,49 +155,84 @@ class Tokenizer:
                 raise
             raise InputError(
                 f"truncation={strategy!r} to max_length={max_length} cannot be done: {error}. "
-                "Pass truncation=True, which cuts the longer of text and pair."
+                "Pass truncation=True, which truncates the longer text of a pair."
             ) from error
 
     def count_prompt_tokens(self, text: str) -> int:
-        """Tokens of a text, uncut, with the special ones before it and without one after it."""
+        """Return the number of tokens of a prompt, with special tokens in front but without one at the end.
+
+        Args:
+            text: The prompt.
+
+        Returns:
+            Number of tokens, without truncation.
+        """
         with self._lock:
             self._truncate(None, "longest_first")
             special = self.backend.encode(text).special_tokens_mask
         return len(special) - (1 if special and special[-1] else 0)
 
     def special_id(self, name: str) -> int | None:
-        """The id of tokenizer_config.json's "mask_token", "unk_token", ...; None where there is none."""
+        """Return the id of a special token.
+
+        Args:
+            name: Its key in tokenizer_config.json, such as "mask_token".
+
+        Returns:
+            The id, or None if the tokenizer has no such token.
+        """
         token = self.config.get(name)
         content = token.get("content") if isinstance(token, dict) else token
         return self.backend.token_to_id(content) if content else None
 
     def convert_tokens_to_ids(self, tokens: str | Sequence[str]) -> Any:
-        """A token or several -> their ids; of a token that is not in the vocabulary the unknown one's, or None."""
+        """Return the ids of tokens.
+
+        Args:
+            tokens: One token, or several.
+
+        Returns:
+            One id, or a list. A token outside the vocabulary has the unknown token's id, or None if there is none.
+        """
         if isinstance(tokens, str):
             found = self.backend.token_to_id(tokens)
             return self.special_id("unk_token") if found is None else found
         return [self.convert_tokens_to_ids(token) for token in tokens]
 
     def convert_ids_to_tokens(self, ids: int | Sequence[int]) -> Any:
-        """An id or several -> their tokens, None for an id outside the vocabulary."""
+        """Return the tokens of ids.
+
+        Args:
+            ids: One id, or several.
+
+        Returns:
+            One token, or a list; None for an id outside the vocabulary.
+        """
         if isinstance(ids, (int, np.integer)):
             return self.backend.id_to_token(int(ids))
         return [self.convert_ids_to_tokens(one) for one in ids]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Copies and other processes make a lock of their own."""
+        """Rebuild the tokenizer for copies and other processes, since locks cannot be pickled."""
         return Tokenizer, (self.backend, {**self.config, "model_max_length": self.model_max_length})
 
     def num_special_tokens_to_add(self, pair: bool = False) -> int:
-        """How many special tokens are put around a text or pair."""
+        """Return the number of special tokens that are added to a text.
+
+        Args:
+            pair: Whether to count those of a text pair.
+
+        Returns:
+            Number of tokens.
+        """
         return int(self.backend.num_special_tokens_to_add(pair))
 
     def _check_room(self, texts: Sequence[Text], max_length: int | None) -> None:
-        """tokenizers does not cut at all where the special tokens alone are more than the limit."""
+        """Raise an error if special tokens alone exceed the limit: tokenizers would then not truncate at all."""
         special = self.num_special_tokens_to_add(pair=any(not isinstance(text, str) for text in texts))
         if max_length is not None and max_length < special:
             raise InputError(
-                f"max_length={max_length} is less than the {special} special tokens of a text. Allow for more."
+                f"max_length={max_length} is less than the {special} special tokens of a text. Pass a larger one."
             )
 
     def _tokens(self, one: tokenizers.Encoding) -> Tokens:
@@ -178,7 +251,7 @@ class Tokenizer:
 
 
 def _not_unicode(texts: Sequence[Text]) -> str:
-    """What is wrong with the first text that holds half of a surrogate pair, or is no text at all."""
+    """Return an error message for the first text that is no string, or has half of a surrogate pair."""
     for index, text in enumerate(texts):
         try:
             for part in (text,) if isinstance(text, str) else text:
@@ -186,6 +259,6 @@ def _not_unicode(texts: Sequence[Text]) -> str:
         except (UnicodeEncodeError, AttributeError) as error:
             return (
                 f"text {index} is {text!r:.80}, which is not a text in Unicode ({error}). Decode it with "
-                "errors='replace', or leave it out."
+                "errors='replace', or remove it."
             )
-    return "the texts are not what tokenizers takes, expected strings or pairs of strings. Check their types."
+    return "tokenizers does not accept the texts, expected strings or pairs of strings. Check their types."

@@ -1,4 +1,4 @@
-"""`python -m mlx_hf_bridge`: zero-change mode for a program, else the command line."""
+"""Runs `python -m mlx_hf_bridge`: zero-change mode if a program is given, otherwise the command line."""
 
 import os
 import sys
@@ -9,12 +9,22 @@ _PROGRAM_ENDINGS = (".py", ".pyz", ".zip")
 
 
 def main(arguments: list[str]) -> int:
-    """A program is known by its ending, a path, or an option of zero-change mode before it."""
+    """Run zero-change mode or the command line.
+
+    The first argument decides: zero-change mode takes a file name ending in .py, .pyz or .zip, a path, or one of its
+    own options.
+
+    Args:
+        arguments: Command line arguments without the program's name.
+
+    Returns:
+        Exit status.
+    """
     first = arguments[0] if arguments else ""
     is_program = not first.startswith("-") and (first.endswith(_PROGRAM_ENDINGS) or os.sep in first)
     if is_program or first.partition("=")[0] in command.OPTIONS:
         return command.main(arguments)
-    # Only the command line needs the packages that it imports.
+    # Imported here, because zero-change mode should not pay for the imports of the command line.
     from mlx_hf_bridge import cli
 
     if first in ("-h", "--help"):

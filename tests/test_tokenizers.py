@@ -270,15 +270,17 @@ def test_truncation_cuts_as_transformers_does(strategy: str, side: str, tmp_path
     assert tokens.ids.tolist() == expected["input_ids"]
     assert tokens.token_type_ids.tolist() == expected["token_type_ids"]
     assert tokens.truncated
-    assert not mlx_model.encode([pair])[0].cut
-    assert not mlx_model.encode([pair], max_length=len(torch_model(*pair)["input_ids"]))[0].cut
+    assert not mlx_model.encode([pair])[0].truncated
+    assert not mlx_model.encode([pair], max_length=len(torch_model(*pair)["input_ids"]))[0].truncated
 
 
 def test_a_folder_without_tokenizer_converts_and_encoding_says_what_is_missing(tmp_path: Path) -> None:
     save_model(tmp_path, FAMILIES[0])
     mlx_model = MLXAutoModel.from_pretrained(tmp_path)
     assert mlx_model(np.array([[5, 6]])).last_hidden_state.shape == (1, 2, 24)
-    with pytest.raises(RepositoryError, match=r"has no tokenizer\.json, so texts cannot be read\. Copy the tokenizer"):
+    with pytest.raises(
+        RepositoryError, match=r"has no tokenizer\.json, so texts cannot be tokenized\. Copy the tokenizer"
+    ):
         Tokenizer.from_folder(mlx_model.folder, {})
 
 

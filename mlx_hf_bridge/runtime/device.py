@@ -1,6 +1,6 @@
-"""What this machine is: its MLX backend, its BLAS (loaded before mlx.core), and the choices that follow from them.
+"""The device: its MLX backend, its BLAS (loaded before mlx.core), and the numeric choices that depend on them.
 
-Only this file asks.
+Only this module asks what the machine is; all others read its constants and functions.
 """
 
 import ctypes
@@ -48,40 +48,41 @@ BACKEND = _backend()
 
 if BACKEND == "cpu" and sys.platform == "linux" and BLAS is None and blas_choice() is None and not MLX_CAME_FIRST:
     warnings.warn(
-        "no fast BLAS was found, so matrix products run on MLX's reference BLAS, up to a hundred times slower. "
+        "no fast BLAS was found, so matmuls run on MLX's reference BLAS, up to a hundred times slower. "
         "pip install 'mlx-hf-bridge[cpu]', or apt-get install libopenblas0.",
         RuntimeWarning,
         stacklevel=2,
     )
 
-# On a CPU, unpacking a layer costs as much as about four rows of the packed product (benchmarks/quantized_matmul.py).
-_UNPACKING_ROWS = 4.0
+# On a CPU, dequantizing a layer costs as much as about four rows of the quantized matmul
+# (benchmarks/quantized_matmul.py). On GPUs the quantized matmul is always used.
+_DEQUANTIZATION_ROWS = 4.0
 
 
-def _unpacking() -> tuple[float, bool]:
-    """Rows from which weights are unpacked for a product, and whether they then stay so."""
+def _dequantization() -> tuple[float, bool]:
+    """Return the rows from which weights are dequantized for a matmul, and whether float weights are kept in memory."""
     choice = unpack_choice()
     if choice is None:
-        return (_UNPACKING_ROWS if BACKEND == "cpu" else math.inf), False
+        return (_DEQUANTIZATION_ROWS if BACKEND == "cpu" else math.inf), False
     if choice in ("never", "keep"):
         return (0.0, True) if choice == "keep" else (math.inf, False)
     if choice.isdecimal():
         return float(choice), False
     raise BackendError(
         f"{UNPACK_VARIABLE}={choice!r}, expected a number of rows, 'never', or 'keep' for float weights that stay in "
-        "memory. Unset it for what was measured to be fastest."
+        "memory. Unset it for the default, which was measured to be fastest."
     )
 
 
-DEQUANTIZATION_ROWS, KEEPS_DEQUANTIZED = _unpacking()
+DEQUANTIZATION_ROWS, KEEPS_DEQUANTIZED = _dequantization()
 
-# OpenBLAS' kernels, by processor, that multiply small matrices without copying them first.
-_KERNELS_OF_SMALL_PRODUCTS = ("SkylakeX", "Cooperlake", "SapphireRapids")
+# OpenBLAS kernels, by processor (all have AVX-512), that multiply small matrices without copying them first.
+_SMALL_MATMUL_KERNELS = ("SkylakeX", "Cooperlake", "SapphireRapids")
 
 
-def _few_rows() -> int:
-    """Rows up to which a float product is faster by small blocks of its weights, 0 for none."""
-    if BACKEND != "cpu" or BLAS is None or kernel_name(BLAS) not in _KERNELS_OF_SMALL_PRODUCTS:
+def _small_batch_rows() -> int:
+    """Return the rows up to which a float matmul is faster with packed weight tiles; 0 for never."""
+    if BACKEND != "cpu" or BLAS is None or kernel_name(BLAS) not in _SMALL_MATMUL_KERNELS:
         return 0
     choice = small_batch_rows_choice()
     if choice is None:
@@ -89,58 +90,61 @@ def _few_rows() -> int:
     if choice.isdecimal():
         return int(choice)
     raise BackendError(
-        f"{FEW_ROWS_VARIABLE}={choice!r}, expected a number of rows, 0 to hold float weights in memory once only. "
-        "Unset it for what was measured to be fastest."
+        f"{FEW_ROWS_VARIABLE}={choice!r}, expected a number of rows, or 0 to keep float weights in memory only once. "
+        "Unset it for the default, which was measured to be fastest."
     )
 
 
-# benchmarks/small_batch_matmul.py.
+# Measured by benchmarks/small_batch_matmul.py.
 _SMALL_BATCH_ROWS = 16
-SMALL_BATCH_ROWS = _few_rows()
+SMALL_BATCH_ROWS = _small_batch_rows()
 
-# A batch holds at most batch_size times this many slots, padding included, so that short texts go many at a time.
-# On a CPU small batches stay in its caches (benchmarks/tokens_per_batch.py), and what a hundred texts take is then
-# what ten thousand take (`growth` in benchmarks/tasks.py).
+# A batch has at most batch_size times this many tokens, padding included, so a batch holds many short texts.
+# On a CPU, small batches stay in its caches (benchmarks/tokens_per_batch.py), and encoding ten thousand texts takes no
+# more memory than encoding a hundred (`growth` in benchmarks/tasks.py).
 TOKENS_PER_TEXT = 12 if BACKEND == "cpu" else 128
 
-# On a CPU, MLX takes 9 to 20 ns an element for exp, tanh and erf, and 0.1 for a sum or product, so that these are
-# computed from sums and products (benchmarks/activations.py).
+# On a CPU, MLX takes 9 to 20 ns for each element of exp, tanh and erf, and 0.1 ns for an addition or multiplication, so
+# these functions are computed from additions and multiplications (benchmarks/activations.py).
 TRANSCENDENTALS_ARE_SLOW = BACKEND == "cpu"
 
-# On a CPU, MLX takes longer for the sums of rows than BLAS for their product with a column.
+# On a CPU, MLX takes three times as long to sum rows as BLAS takes to multiply them with a column.
 SUMS_ARE_SLOW = BACKEND == "cpu"
 
+# Attention scores from which on the fast exponential pays: it takes forty primitives, and below this number starting
+# them costs more than MLX's softmax.
 _MANY_SCORES = 4096
 
-# Whether layers are begun one by one: a GPU is kept busier by longer pieces of work.
+# Whether layers are evaluated one by one (layers/single_batch.py). A GPU is kept busier by whole graphs.
 EVALUATES_EARLY = BACKEND == "cpu"
 
-# Whether a traced graph is compiled for each shape. On a CPU, MLX builds each compiled kernel with the system compiler,
-# which takes longer than it saves.
+# Whether a traced graph is compiled for each shape. On a CPU, MLX calls the system's C++ compiler for each kernel,
+# which takes longer than it saves (benchmarks/compiled.py).
 COMPILES_GRAPHS = BACKEND != "cpu"
 
-# MLX keeps freed buffers for reuse, on Metal without bound: servers of varied lengths grew tenfold in an hour. On a CPU
-# malloc keeps them as well, and gives them for arrays of any size.
+# Bytes of freed buffers that MLX may keep for reuse. Without a bound, servers of texts of varied lengths grew tenfold
+# in an hour on Metal. On a CPU a few MiB are enough, since malloc keeps freed memory too, for arrays of any size.
 KEPT_BYTES = 2**22 if BACKEND == "cpu" else 2**30
 
-# glibc's parameters for mallopt: the largest block that comes from the heap, and the free heap that is kept. By default
-# every large array is fresh from the system, which clears it page by page: more work than a sum.
+# Parameters of glibc's mallopt: the size from which on blocks come from the system instead of the heap, and the free
+# heap that is kept. By default every large array comes from the system, which clears it page by page: more work than an
+# addition. 32 MiB is the largest threshold that glibc accepts on 64-bit machines (man mallopt).
 _M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD = -3, -1
 _LARGEST_FROM_HEAP, _KEPT_HEAP = 32 * 2**20, 512 * 2**20
-_USERS_OWN = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES")
+_MALLOC_VARIABLES = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES")
 
 
 def _libc_function(name: str) -> Callable[..., int] | None:
-    """A function of glibc on Linux CPUs, where MLX takes its arrays from malloc; None elsewhere."""
+    """Return a function of glibc on Linux CPUs, where MLX allocates arrays by malloc; None elsewhere."""
     if BACKEND != "cpu" or sys.platform != "linux":
         return None
     return getattr(ctypes.CDLL(None), name, None)
 
 
 def _keep_freed_memory() -> None:
-    """Let malloc use freed arrays again, unless the user has set it in the environment."""
+    """Let malloc reuse the memory of freed arrays, unless the environment configures malloc."""
     mallopt = _libc_function("mallopt")
-    if mallopt is not None and not any(name in os.environ for name in _USERS_OWN):
+    if mallopt is not None and not any(name in os.environ for name in _MALLOC_VARIABLES):
         mallopt(_M_MMAP_THRESHOLD, _LARGEST_FROM_HEAP)
         mallopt(_M_TRIM_THRESHOLD, _KEPT_HEAP)
 
@@ -149,7 +153,7 @@ _keep_freed_memory()
 
 
 def release_memory() -> None:
-    """Hand freed arrays back to the system, after much work."""
+    """Return the memory of freed arrays to the system; worth its cost only after many batches."""
     mx.clear_cache()
     if trim := _libc_function("malloc_trim"):
         trim(0)
@@ -159,9 +163,9 @@ BLAS_THREADS = BlasThreads(BLAS)
 
 
 def _stream_count() -> int:
-    """How many batches are computed side by side: one a core where products can be kept to one thread each.
+    """Return how many batches run in parallel: one per core, if matmuls can be limited to one thread each.
 
-    MLX runs everything but products on one thread a stream, which leaves the other cores idle.
+    MLX runs everything except matmuls on one thread per stream, which leaves the other cores idle.
     """
     if choice := streams_choice():
         if not choice.isdecimal() or choice == "0":
@@ -169,32 +173,32 @@ def _stream_count() -> int:
         return int(choice)
     if BACKEND != "cpu" or sys.platform != "linux" or (BLAS and not BLAS_THREADS.known):
         return 1
-    return min(len(os.sched_getaffinity(0)), _MOST_STREAMS)
+    return min(len(os.sched_getaffinity(0)), _MAX_STREAMS)
 
 
-# Each holds a batch in memory.
-_MOST_STREAMS = 16
+# Each stream has a batch in memory.
+_MAX_STREAMS = 16
 STREAMS = _stream_count()
 
-_own = threading.local()
+_thread_streams = threading.local()
 
 
 def streams() -> list[mx.Stream]:
-    """STREAMS streams of the thread that asks, since streams belong to threads; the first one is its default."""
-    if not hasattr(_own, "streams"):
+    """Return STREAMS streams of the calling thread, which streams belong to; the first is its default stream."""
+    if not hasattr(_thread_streams, "streams"):
         default = mx.default_device()
-        _own.streams = [mx.default_stream(default), *(mx.new_stream(default) for _ in range(STREAMS - 1))]
-    made: list[mx.Stream] = _own.streams
-    return made
+        _thread_streams.streams = [mx.default_stream(default), *(mx.new_stream(default) for _ in range(STREAMS - 1))]
+    created: list[mx.Stream] = _thread_streams.streams
+    return created
 
 
 def one_thread_per_stream() -> AbstractContextManager[None]:
-    """While the block runs, products leave the cores to the streams, which are one a core."""
+    """Return a context manager in which matmuls share the cores among the streams, which are one per core."""
     return BLAS_THREADS.divided_among(STREAMS)
 
 
 def fused(function: Callable[[mx.array], mx.array]) -> Callable[[mx.array], mx.array]:
-    """An elementwise function as one kernel on a GPU, for any shape; on CPUs MLX would call a compiler for that."""
+    """Compile an elementwise function into one kernel for any shape, on GPUs; on CPUs MLX would call a C++ compiler."""
     if BACKEND == "cpu":
         return function
     compiled: Callable[[mx.array], mx.array] = mx.compile(function, shapeless=True)
@@ -202,26 +206,26 @@ def fused(function: Callable[[mx.array], mx.array]) -> Callable[[mx.array], mx.a
 
 
 def activation_dtype(stored: mx.Dtype) -> mx.Dtype:
-    """The dtype to compute in for weights stored as `stored`: CPUs have no fast half precision."""
+    """Return the dtype to compute in for weights stored as `stored`: float32 on CPUs, where half precision is slow."""
     return mx.float32 if BACKEND == "cpu" else stored
 
 
 def uses_cpu_attention(scores: int) -> bool:
-    """Whether so many attention scores are worth the forty primitives that take the place of an exponential."""
+    """Return whether attention with so many scores is faster by cpu_attention than by MLX's own kernel."""
     return TRANSCENDENTALS_ARE_SLOW and scores >= _MANY_SCORES
 
 
 def dequantizes_weights(rows: int) -> bool:
-    """Whether a quantised product of `rows` rows is faster by unpacking the weights and multiplying in float."""
+    """Return whether a matmul with `rows` rows is faster by dequantizing its weights first."""
     return rows >= DEQUANTIZATION_ROWS
 
 
 def dequantizes_in_passes(bits: int) -> bool:
-    """Whether weights of that many bits are faster unpacked by passes over whole arrays than by MLX's own loop."""
+    """Return whether weights of `bits` bits are dequantized faster in passes over arrays than by mx.dequantize."""
     return BACKEND == "cpu" and bits in (4, 8)
 
 
 def device_name() -> str:
-    """What MLX calls the device that it computes on."""
+    """Return MLX's name of the device, such as the processor or GPU model."""
     information = mx.device_info(mx.default_device())
     return str(information.get("device_name") or information.get("architecture") or BACKEND)

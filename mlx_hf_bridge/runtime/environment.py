@@ -1,4 +1,4 @@
-"""The environment variables that the package reads, and the places on disk that follow from them."""
+"""The environment variables that the package reads, and the folders that depend on them."""
 
 import os
 from pathlib import Path
@@ -12,7 +12,7 @@ QUANTIZATION_VARIABLE = "MLX_HF_BRIDGE_QUANTIZATION"
 
 
 def hub_cache() -> Path:
-    """The Hub's own cache folder, as huggingface_hub finds it (HF_HUB_CACHE, HF_HOME, XDG_CACHE_HOME)."""
+    """Return the Hub's cache folder, as huggingface_hub finds it (HF_HUB_CACHE, HF_HOME, XDG_CACHE_HOME)."""
     if explicit := os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE"):
         return Path(explicit).expanduser()
     cache_home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
@@ -21,32 +21,32 @@ def hub_cache() -> Path:
 
 
 def bridge_cache() -> Path:
-    """Where converted models lie: MLX_HF_BRIDGE_CACHE, else `mlx_hf_bridge` beside the Hub's cache."""
+    """Return the folder of converted models: MLX_HF_BRIDGE_CACHE, or `mlx_hf_bridge` next to the Hub's cache."""
     if explicit := os.environ.get(CACHE_VARIABLE):
         return Path(explicit).expanduser()
     return hub_cache().parent / "mlx_hf_bridge"
 
 
 def blas_choice() -> str | None:
-    """MLX_HF_BRIDGE_BLAS: the path of a BLAS library to load before MLX, "none" for MLX's own, None to search."""
+    """Return MLX_HF_BRIDGE_BLAS: path of a BLAS to load before MLX, "none" for MLX's own; None to search for one."""
     return os.environ.get(BLAS_VARIABLE) or None
 
 
 def quantization_choice() -> str | None:
-    """MLX_HF_BRIDGE_QUANTIZATION: the recipe of zero-change mode, None for the weights as they are."""
+    """Return MLX_HF_BRIDGE_QUANTIZATION: the recipe of zero-change mode; None for weights as they are."""
     return os.environ.get(QUANTIZATION_VARIABLE) or None
 
 
 def unpack_choice() -> str | None:
-    """MLX_HF_BRIDGE_UNPACK: rows from which packed weights are unpacked for a product, or "never", or "keep"."""
+    """Return MLX_HF_BRIDGE_UNPACK: rows from which weights are dequantized for a matmul, "never" or "keep"; or None."""
     return os.environ.get(UNPACK_VARIABLE) or None
 
 
 def small_batch_rows_choice() -> str | None:
-    """MLX_HF_BRIDGE_FEW_ROWS: rows up to which a float product takes a second copy of its weights, in blocks."""
+    """Return MLX_HF_BRIDGE_FEW_ROWS: rows up to which a float matmul uses packed weight tiles; None for the default."""
     return os.environ.get(FEW_ROWS_VARIABLE) or None
 
 
 def streams_choice() -> str | None:
-    """MLX_HF_BRIDGE_STREAMS: how many batches are computed side by side."""
+    """Return MLX_HF_BRIDGE_STREAMS: number of batches that run in parallel; None for the default."""
     return os.environ.get(STREAMS_VARIABLE) or None

@@ -1,8 +1,9 @@
-"""The one place where arrays are evaluated, safe from any thread.
+"""The only place where arrays are evaluated, safe to call from any thread.
 
 MLX's streams belong to threads: a lazy array of one thread cannot be evaluated in another, two threads that evaluate
-at once can crash Metal, and a process in which a thread that used MLX has ended may abort at exit. So work runs one
-piece at a time, in the main thread when it is called there, else in a daemon thread that lives as long as the process.
+at the same time can crash Metal, and a process in which a thread that used MLX has ended may abort at exit. So one
+function runs at a time: in the main thread if it is called there, otherwise in a daemon thread that lives as long as
+the process.
 """
 
 import os
@@ -19,13 +20,15 @@ from mlx_hf_bridge.runtime.device import KEPT_BYTES
 
 T = TypeVar("T")
 
-_turn = threading.RLock()
-# The process that has used MLX; a child forked from it cannot.
-_home: int | None = None
+_lock = threading.RLock()
+# Id of the process that has used MLX; a child forked from it cannot use it.
+_process: int | None = None
 
 
 @dataclass
 class _Job:
+    """A function that another thread waits for, with its result or error."""
+
     work: Callable[[], Any]
     done: threading.Event = field(default_factory=threading.Event)
     result: Any = None
@@ -33,26 +36,33 @@ class _Job:
 
 
 _jobs: "queue.SimpleQueue[_Job]" = queue.SimpleQueue()
-_owner: threading.Thread | None = None
+_worker: threading.Thread | None = None
 
 
 def run(work: Callable[[], T]) -> T:
-    """Call `work` where MLX may run -> its result, every array in it (also in lists, dicts and dataclasses) evaluated.
+    """Call a function where MLX may run, and evaluate its result.
 
-    Raises what `work` raises; ForkedProcessError in a child forked from a process that had used MLX.
+    Args:
+        work: Function without arguments. What it raises is raised here.
+
+    Returns:
+        Its result, with every array evaluated, also those in lists, tuples, dicts and dataclasses.
+
+    Raises:
+        ForkedProcessError: If this is a child forked from a process that had used MLX.
     """
-    global _home
-    if _home is None:
-        _home = os.getpid()
-    elif _home != os.getpid():
+    global _process
+    if _process is None:
+        _process = os.getpid()
+    elif _process != os.getpid():
         raise ForkedProcessError(
             "MLX was used before this process was forked, and would hang here. Start workers by spawn: "
             "multiprocessing.get_context('spawn')."
         )
-    if threading.current_thread() in (threading.main_thread(), _owner):
-        return _evaluated(work)
+    if threading.current_thread() in (threading.main_thread(), _worker):
+        return _evaluate(work)
     job = _Job(work)
-    _start_owner()
+    _start_worker()
     _jobs.put(job)
     job.done.wait()
     if job.error is not None:
@@ -61,8 +71,8 @@ def run(work: Callable[[], T]) -> T:
     return result
 
 
-def _evaluated(work: Callable[[], T]) -> T:
-    with _turn:
+def _evaluate(work: Callable[[], T]) -> T:
+    with _lock:
         result = work()
         mx.eval(*arrays_in(result))
         if mx.get_cache_memory() > KEPT_BYTES:
@@ -71,7 +81,7 @@ def _evaluated(work: Callable[[], T]) -> T:
 
 
 def arrays_in(result: Any) -> Iterator[mx.array]:
-    """Every array in lists, tuples, dicts and dataclasses."""
+    """Yield every array in a result: arrays themselves, and those in lists, tuples, dicts and dataclasses."""
     if isinstance(result, mx.array):
         yield result
     elif isinstance(result, Mapping):
@@ -83,19 +93,19 @@ def arrays_in(result: Any) -> Iterator[mx.array]:
         yield from arrays_in([getattr(result, item.name) for item in fields(result)])
 
 
-def _start_owner() -> None:
-    global _owner
-    with _turn:
-        if _owner is None:
-            _owner = threading.Thread(target=_serve, name="mlx-hf-bridge", daemon=True)
-            _owner.start()
+def _start_worker() -> None:
+    global _worker
+    with _lock:
+        if _worker is None:
+            _worker = threading.Thread(target=_serve, name="mlx-hf-bridge", daemon=True)
+            _worker.start()
 
 
 def _serve() -> None:
     while True:
         job = _jobs.get()
         try:
-            job.result = _evaluated(job.work)
+            job.result = _evaluate(job.work)
         except BaseException as error:  # handed to the caller, whatever it is
             job.error = error
         finally:

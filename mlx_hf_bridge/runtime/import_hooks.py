@@ -1,4 +1,4 @@
-"""Acting on a module once it is imported, without importing it."""
+"""Import hooks: run a function once a module is imported, without importing it."""
 
 import importlib.abc
 import importlib.machinery
@@ -9,13 +9,17 @@ from typing import Any
 
 
 class AfterImport(importlib.abc.MetaPathFinder):
-    """Calls an action with each named module: at once where it is imported, else right after its code has run."""
+    """Calls a function with each named module: immediately if it is imported, otherwise right after its import.
+
+    Args:
+        actions: Function to call for each module, by the module's name.
+    """
 
     def __init__(self, actions: Mapping[str, Callable[[ModuleType], None]]) -> None:
         self.actions = dict(actions)
 
     def install(self) -> None:
-        """Act on what is imported already, and watch for the rest."""
+        """Act on modules that are imported already, and start to watch for the others."""
         for name in list(self.actions):
             if module := sys.modules.get(name):
                 self.actions.pop(name)(module)
@@ -23,25 +27,34 @@ class AfterImport(importlib.abc.MetaPathFinder):
             sys.meta_path.insert(0, self)
 
     def uninstall(self) -> None:
-        """Watch no longer."""
+        """Stop watching."""
         if self in sys.meta_path:
             sys.meta_path.remove(self)
 
     def find_spec(
         self, name: str, path: Any = None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        """The spec that the other finders have, its loader followed by the action."""
+        """Return the spec of the other finders, with a loader that calls the action; None for modules not watched.
+
+        Args:
+            name: Name of the module that is imported.
+            path: Search path, as for every finder.
+            target: Module that is reloaded, as for every finder.
+
+        Returns:
+            The spec, or None.
+        """
         if name not in self.actions:
             return None
         others = [finder for finder in sys.meta_path if finder is not self]
         spec = next((found for finder in others if (found := finder.find_spec(name, path, target))), None)
         if spec is not None and spec.loader is not None:
-            spec.loader = _Followed(spec.loader, lambda module: self.actions.pop(name)(module))
+            spec.loader = _ActingLoader(spec.loader, lambda module: self.actions.pop(name)(module))
         return spec
 
 
-class _Followed(importlib.abc.Loader):
-    """A loader, and what comes after it; the module keeps the loader itself."""
+class _ActingLoader(importlib.abc.Loader):
+    """Wraps a loader and calls the action after it; the module itself keeps the original loader."""
 
     def __init__(self, loader: Any, action: Callable[[ModuleType], None]) -> None:
         self.loader, self.action = loader, action

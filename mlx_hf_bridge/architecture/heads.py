@@ -101,7 +101,7 @@ def pre_training_head(
         A head with both outputs, of shapes (B, L, V) and (B, C).
     """
     tables = {
-        table: {hf: f"words.{path}".rstrip(".") for hf, path in getattr(masked_lm, table).items()}
+        table: {hf: f"masked_lm.{path}".rstrip(".") for hf, path in getattr(masked_lm, table).items()}
         for table in ("names", "tied", "untied")
     }
     return Head(

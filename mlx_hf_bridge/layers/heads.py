@@ -251,17 +251,17 @@ class PreTrainingHeads(nn.Module):
     Returns the outputs of both.
 
     Args:
-        words: The masked-LM head.
+        masked_lm: The masked-LM head.
         sentence: The classifier of the pooled output.
     """
 
-    def __init__(self, words: nn.Module, sentence: nn.Module) -> None:
+    def __init__(self, masked_lm: nn.Module, sentence: nn.Module) -> None:
         super().__init__()
-        self.words = words
+        self.masked_lm = masked_lm
         self.sentence = sentence
 
     def __call__(self, hidden: mx.array, pooled: mx.array | None, batch: TokenBatch, table: TokenTable) -> HeadOutputs:
-        return {**self.words(hidden, pooled, batch, table), **self.sentence(hidden, pooled, batch, table)}
+        return {**self.masked_lm(hidden, pooled, batch, table), **self.sentence(hidden, pooled, batch, table)}
 
 
 class LastTokenClassifier(nn.Module):

@@ -86,7 +86,7 @@ class _TerminalBar(_Bar):
     """huggingface_hub's progress bar, silent where there is no terminal."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        kwargs["disable"] = kwargs.get("disable") or None
+        kwargs["disable"] = kwargs.get("disable") or None  # tqdm: None disables the bar unless stderr is a terminal
         super().__init__(*args, **kwargs)
 
 

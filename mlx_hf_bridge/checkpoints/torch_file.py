@@ -130,6 +130,7 @@ class TorchFile:
             storage: np.ndarray = np.frombuffer(archive.read(f"{self._root}data/{tensor.storage.key}"), dtype)
         except _UNREADABLE as error:
             raise CheckpointError(f"{self.path} is broken at {name} ({error}). Download it again.") from error
+        # as_strided checks no bounds: an element past the storage would be read from other memory.
         last = tensor.offset + sum((size - 1) * step for size, step in zip(tensor.shape, tensor.stride, strict=True))
         if math.prod(tensor.shape) and last >= storage.size:
             raise CheckpointError(f"{self.path} is truncated: {name} reaches past its storage. Download it again.")

@@ -244,7 +244,7 @@ def load_converted(
     fit = check_fit(names, targets, tensor_infos, model, where, tolerance)
     read = {name: target for name, target in targets.items() if target.path and name not in fit.unread}
     computed = activation_dtype(stored)
-    if computed == mx.float16 and config.exceeds_float16:
+    if computed == mx.float16 and config.exceeds_float16:  # activations beyond 65504 would become infinite
         computed = mx.float32
     initialized = random_init(fit.uninitialized, raw.get("initializer_range", 0.02), computed)
     assign_weights(model, read, _arrays(files, read, computed), initialized)

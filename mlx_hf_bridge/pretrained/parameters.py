@@ -39,7 +39,7 @@ def count_parameters(model: nn.Module, with_embeddings: bool = True) -> int:
 def _unpacked_size(module: nn.Module) -> int:
     """Return how many numbers a module's weight holds, before quantization."""
     if isinstance(module, QuantizedModule):
-        return int(module.weight.nbytes) * 8 // module.bits
+        return int(module.weight.nbytes) * 8 // module.bits  # `bits` bits a number, packed into uint32
     return int(module.weight.size)
 
 

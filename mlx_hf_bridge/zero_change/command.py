@@ -17,7 +17,7 @@ Run a program that uses transformers or sentence-transformers with its encoder m
   --strict               raise an error where a model would fall back to torch
 """
 OPTIONS = ("--quantization", "--report", "--strict", "-m")
-_WRONG_USAGE = 2
+_WRONG_USAGE = 2  # the exit code of argparse, and of Python itself
 
 
 def main(arguments: list[str]) -> int:

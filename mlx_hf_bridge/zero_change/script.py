@@ -13,7 +13,7 @@ from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any
 
-_CANNOT_OPEN = 2
+_CANNOT_OPEN = 2  # CPython's exit code for a script that it cannot open
 # The function that `python -m` calls.
 _run_as_main: Callable[..., None] = runpy._run_module_as_main  # type: ignore[attr-defined]
 

@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.|$)")
 _NOTES = {
     "UNEXPECTED": "the checkpoint has it and this model does not use it; fine for the head of another task.",
-    "MISSING": "the checkpoint lacks it. A pooler's: no pooler_output. A HEAD'S: INITIALIZED AT RANDOM.",
+    "MISSING": "the checkpoint lacks it. Without a pooler, pooler_output is absent; A HEAD IS INITIALIZED AT RANDOM.",
     "MISMATCH": "its shape differs from the config's, so it was initialized AT RANDOM: results are meaningless.",
 }
 

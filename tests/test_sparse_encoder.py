@@ -243,7 +243,7 @@ def test_bad_values_are_refused(tmp_path: Path) -> None:
     for dims in (0, -1, True, 1.5):
         with pytest.raises(InputError, match="max_active_dims"):
             mlx_model.encode(TEXTS, max_active_dims=dims)
-    with pytest.raises(InputError, match="expected one vector first"):
+    with pytest.raises(InputError, match="expected one embedding first"):
         mlx_model.intersection(np.eye(3), np.eye(3))
     path = tmp_path / "repo" / "1_SpladePooling" / "config.json"
     path.write_text(json.dumps({"pooling_strategy": "median"}))

@@ -81,6 +81,7 @@ print(heavy, type(model).__module__, model.get_backend(), type(model[0].model)._
 """
 
 
+@pytest.mark.slow
 def test_the_import_loads_neither_torch_nor_their_package_and_adds_the_backend(encoder: Path, pair: Any) -> None:
     heavy, module, backend, name, value = run_python(PROGRAM, encoder).rsplit(" ", 4)
     assert (heavy, module, backend, name) == (
@@ -245,6 +246,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_worker_processes_encode_the_same(encoder: Path, tmp_path: Path) -> None:
     (tmp_path / "program.py").write_text(POOL)
     run = f"import runpy, sys; sys.argv = ['program.py', {str(encoder)!r}]; "

@@ -113,6 +113,7 @@ def cosine_to_float(folder: Path, recipe: Any) -> float:
     return float(cosines.mean())
 
 
+@pytest.mark.slow
 def test_a_calibrated_folder_is_nearer_to_the_float_model_than_a_plain_one(tmp_path: Path) -> None:
     make_bert(tmp_path)
     plain = cosine_to_float(tmp_path, "q3")
@@ -121,9 +122,11 @@ def test_a_calibrated_folder_is_nearer_to_the_float_model_than_a_plain_one(tmp_p
     assert plain < by_method["least_squares"] < min(by_method["data_free"], by_method["gptq"]) < 1
 
 
-CALIBRATED = [row for row in FAMILIES if row.model_type in ("bert", "albert", "modernbert", "t5")]
+# The rows of bert differ in their activation alone, which calibration does not see.
+CALIBRATED = [row for row in FAMILIES if row.model_type in ("bert", "albert", "modernbert", "t5")][1:]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("row", CALIBRATED, ids=lambda row: row.model_type)
 def test_other_families_are_calibrated_too(row: Any, tmp_path: Path) -> None:
     """Shared layers, gated products, layers that pass on more than they give: what is written loads and is finite."""
@@ -181,6 +184,7 @@ def test_a_calibration_that_was_broken_off_goes_on_where_it_was(
     assert not rounds
 
 
+@pytest.mark.slow
 def test_the_texts_and_the_method_belong_to_the_identity(tmp_path: Path) -> None:
     make_bert(tmp_path)
     recipes = [

@@ -1,4 +1,4 @@
-"""Tiny checkpoints of every family, made by transformers itself, and the table that the tests are parametrised over."""
+"""Tiny checkpoints of every supported architecture, saved by transformers, and the table that tests are run over."""
 
 import tempfile
 from collections.abc import Callable, Mapping
@@ -13,7 +13,7 @@ import transformers
 import mlx_hf_bridge
 from mlx_hf_bridge.architecture.family import HF_SUFFIXES
 
-# Values unlike any default, so that one that is ignored shows.
+# No value is a default, so that a key that is not read changes the outputs.
 SHARED: dict[str, Any] = {
     "vocab_size": 101,
     "hidden_size": 24,
@@ -24,7 +24,7 @@ SHARED: dict[str, Any] = {
     "layer_norm_eps": 1e-5,
 }
 WITH_TOKEN_TYPES = {**SHARED, "type_vocab_size": 3}
-# Heads wider than D / H, and more buckets than are told apart without the logarithm.
+# Heads are wider than D / H, and distances reach the logarithmic buckets.
 T5: dict[str, Any] = {
     "vocab_size": 101,
     "d_model": 24,
@@ -45,48 +45,56 @@ STD = 0.3
 
 @dataclass(frozen=True)
 class Row:
-    """One family's smallest config that takes every branch; `classes` is the prefix of its transformers classes."""
+    """The smallest config of a model_type that takes every branch, and how its tests differ from others.
+
+    `classes` is the prefix of its transformers classes, `base` the suffix of the bare encoder's class.
+    """
 
     model_type: str
     classes: str
     config: Any
     pad_token_id: int = 0
+    # Number of token type ids that inputs use; 0 = the model has none.
     token_types: int = 0
     base: str = "Model"
+    # Whether positions are limited by a table.
     has_position_table: bool = True
+    # Whether token_type_ids are accepted without an effect.
     ignores_token_types: bool = False
     accepts_inputs_embeds: bool = True
-    # Whether hidden states outgrow float16, so that they are computed in float32 for float16 weights.
+    # Whether hidden states can exceed float16's range, so that float16 weights are computed with in float32.
     exceeds_float16: bool = False
-    # Whether what stands beside a token counts even where that is padding, in transformers too.
+    # Whether padding changes the outputs of real tokens, in transformers too.
     length_dependent: bool = False
-    # Whether padding attends to nothing, or to all alike, in transformers: what stands in its slots has no meaning, nor
-    # has a head that reads the first slot of texts padded on the left.
+    # Whether transformers gives padding no attention, or uniform attention. Outputs at padded positions are then not
+    # comparable, nor is a head that reads the first position of texts padded on the left.
     ignores_padding_outputs: bool = False
-    # Of the largest value that is compared; for models without norms, whose values reach 1e4 to 1e7.
+    # Tolerance relative to the largest compared value, for models without norms whose values reach 1e4 to 1e7.
     relative: float = 0.0
-    # Whether half precision is far off in transformers too: unscaled scores (T5), or values that no norm brings back.
+    # Whether half precision is inaccurate in transformers too: unscaled attention scores (T5), or values without norms.
     inaccurate_in_half: bool = False
+    # Parts of the names of weights that stay in float, e.g. since their width is no multiple of the group size.
     never_quantized: tuple[str, ...] = ()
-    # Words in the names of tensors that conversion leaves out, since texts alone do not need them.
+    # Parts of the names of tensors that conversion drops, since text does not need them.
     not_converted: tuple[str, ...] = ()
-    # Suffixes of classes that are named unlike other families'.
+    # Suffixes of classes that are not named like those of other models.
     named: Mapping[str, str] = field(default_factory=dict)
-    # An id that heads or the pooler look for, thrice in every text.
+    # An id that heads or the pooler look for; it is put into every text three times.
     separator_id: int | None = None
+    # Config values for quantization tests, which need widths that are multiples of the group size.
     wide: Mapping[str, Any] = field(default_factory=lambda: {"hidden_size": 128, "intermediate_size": 256})
 
 
-# Heads that cannot be served, by their transformers class.
-_DECODES = "reads what its decoder makes of the text"
-UNSERVED = {
+# Heads that are not supported, by their transformers class -> reason.
+_DECODES = "reads the output of its decoder"
+UNSUPPORTED_HEADS = {
     f"{name}For{task}": _DECODES
     for name in ("T5", "MT5", "UMT5")
     for task in ("SequenceClassification", "QuestionAnswering")
 }
-UNSERVED |= {
-    "SplinterForPreTraining": "answers once for each of a text's questions, whose number differs from text to text",
-    "BigBirdForQuestionAnswering": "makes segments of its own from the separator's place in the text",
+UNSUPPORTED_HEADS |= {
+    "SplinterForPreTraining": "has one output per question of a text, whose number varies",
+    "BigBirdForQuestionAnswering": "derives token type ids from the position of the separator",
 }
 AS_QWEN3: dict[str, Any] = {
     **{key: value for key, value in SHARED.items() if key != "layer_norm_eps"},
@@ -110,14 +118,14 @@ T5GEMMA: dict[str, Any] = {
     "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
     "rope_parameters": {"rope_type": "default", "rope_theta": 700.0},
 }
-# How T5 and its kin differ from a usual row.
+# How the rows of T5 and its variants differ from others.
 AS_T5: dict[str, Any] = {
     "base": "EncoderModel",
     "has_position_table": False,
     "inaccurate_in_half": True,
     "wide": {"d_model": 128, "d_ff": 256, "d_kv": 32},
 }
-# XLM and FlauBERT have other keys, segments that are words, and heads under other names.
+# XLM and FlauBERT have other keys, token type ids from the vocabulary, and heads under other names.
 XLM: dict[str, Any] = {
     "vocab_size": 101,
     "emb_dim": 24,
@@ -139,13 +147,13 @@ AS_DEBERTA: dict[str, Any] = {
     "wide": {"hidden_size": 128, "intermediate_size": 256, "pooler_hidden_size": 128},
     "ignores_padding_outputs": True,
 }
-# Rotary families look places up in no table; a few of their special ids must lie in the tiny vocabulary.
+# Rotary models have no position table; their default special ids lie outside the tiny vocabulary.
 ROTARY: dict[str, Any] = {key: value for key, value in SHARED.items() if key != "layer_norm_eps"}
 SPECIAL = {"pad_token_id": 3, "bos_token_id": 1, "eos_token_id": 2}
-# Their config.json has the width of a head beside the whole.
+# Their config.json has head_dim in addition to hidden_size.
 WIDE_HEADS = {"hidden_size": 128, "intermediate_size": 256, "head_dim": 32}
 MODERN: dict[str, Any] = {**ROTARY, **SPECIAL, "norm_eps": 1e-3}
-# float32 through sums that no norm brings back to size 1; worst seen 8e-6.
+# Tolerance of float32 through sums without norms; the worst seen is 8e-6.
 NO_NORM = 5e-5
 MOBILE: dict[str, Any] = {
     **WITH_TOKEN_TYPES,
@@ -702,14 +710,17 @@ def row_name(row: Row) -> str:
 
 
 def heads_of(row: Row) -> list[str]:
-    """The suffixes of the transformers classes that a family is served with, "Model" for the bare encoder."""
+    """Return the suffixes of the supported transformers classes, "Model" for the bare encoder."""
     suffixes = [suffix for suffix in HF_SUFFIXES.values() if suffix != "Model"]
     names = {suffix: row.classes + row.named.get(suffix, suffix) for suffix in suffixes}
-    return ["Model", *(head for head, name in names.items() if hasattr(transformers, name) and name not in UNSERVED)]
+    return [
+        "Model",
+        *(head for head, name in names.items() if hasattr(transformers, name) and name not in UNSUPPORTED_HEADS),
+    ]
 
 
 def plainest_head(row: Row) -> tuple[str, str]:
-    """A head with few weights of its own, and its answer's name; the bare encoder where there is no head."""
+    """Return a head with few weights and the name of its output; the bare encoder if the model has no heads."""
     for head in ("ForSequenceClassification", "ForTokenClassification"):
         if head in heads_of(row):
             return head, "logits"
@@ -717,17 +728,17 @@ def plainest_head(row: Row) -> tuple[str, str]:
 
 
 def torch_class(row: Row, head: str) -> Any:
-    """transformers' class for one of a row's heads."""
+    """Return transformers' class of a head."""
     return getattr(transformers, row.classes + (row.base if head == "Model" else row.named.get(head, head)))
 
 
 def mlx_class(head: str) -> Any:
-    """Our class for the suffix of a transformers class."""
+    """Return the MLXAutoModel class for the suffix of a transformers class."""
     return getattr(mlx_hf_bridge, "MLXAutoModel" + head.removeprefix("Model"))
 
 
 def make_model(row: Row, head: str = "Model", labels: int = 3, seed: int = 0) -> Any:
-    """A transformers model, every parameter redrawn: fresh norms are ones and fresh biases zeros, which hides swaps."""
+    """Return a transformers model with random parameters; fresh norms are ones and biases zeros, which hides swaps."""
     names = {number: f"class {number}" for number in range(labels)}
     changed = {"id2label": names, "label2id": {name: number for number, name in names.items()}}
     config = type(row.config).from_dict({**row.config.to_dict(), **changed})
@@ -740,7 +751,7 @@ def make_model(row: Row, head: str = "Model", labels: int = 3, seed: int = 0) ->
 
 
 def ragged_inputs(row: Row, lengths: tuple[int, ...] = (17, 9, 4), seed: int = 0) -> dict[str, np.ndarray]:
-    """Right-padded ids, mask and, where the family has them, real segments."""
+    """Return right-padded ids, the mask and, if the model has them, random token type ids."""
     random = np.random.default_rng(seed)
     shape = (len(lengths), max(lengths))
     ids = random.integers(5, row.config.vocab_size, shape)
@@ -755,7 +766,7 @@ def ragged_inputs(row: Row, lengths: tuple[int, ...] = (17, 9, 4), seed: int = 0
 
 @dataclass(frozen=True)
 class Saved:
-    """A model that tests share, the files that save_pretrained wrote of it, and what it looked like then."""
+    """A model that tests share, the files that save_pretrained wrote, and the model's state at that time."""
 
     row: Row
     model: Any
@@ -768,14 +779,14 @@ _TOKENIZERS: dict[int, Mapping[str, bytes]] = {}
 
 
 def _state(model: Any) -> Any:
-    """What a test may have changed: tensors in place or as a whole, and the config."""
+    """Return what a test may have changed: tensors, in place or replaced, training mode and config."""
     tensors = [*model.parameters(), *model.buffers()]
     marks = [(id(t), t.data_ptr(), t._version, t.dtype, t.requires_grad, t.grad is None) for t in tensors]
     return marks, model.training, model.config._attn_implementation, model.config.to_dict()
 
 
 def _files_of(write: Callable[[Path], Any]) -> dict[str, bytes]:
-    """The files that `write` puts into a folder."""
+    """Return the files that `write` puts into a folder, name -> content."""
     with tempfile.TemporaryDirectory() as folder:
         write(Path(folder))
         return {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir())}
@@ -788,10 +799,9 @@ def _write_files(folder: Path, files: Mapping[str, bytes]) -> None:
 
 
 def save_model(folder: Path, row: Row, head: str = "Model", labels: int = 3, seed: int = 0) -> Any:
-    """Write what `make_model(...).save_pretrained(folder)` writes -> the transformers model.
+    """Write what `make_model(...).save_pretrained(folder)` writes, and return the transformers model.
 
-    Each model is built once a process and handed out again, for as long as no test has changed it; the files are the
-    test's own.
+    Each model is built once per process and reused as long as no test has changed it; the files are new every time.
     """
     key = (id(row.config), row.classes, row.base, head, labels, seed)
     saved = _SAVED.get(key)
@@ -804,7 +814,7 @@ def save_model(folder: Path, row: Row, head: str = "Model", labels: int = 3, see
 
 
 def make_wordpiece(folder: Path, pad_token_id: int = 0) -> None:
-    """Save a BERT vocabulary that fits the tiny models (101 ids), with padding at the family's id."""
+    """Save a BERT tokenizer of 101 ids, as many as the tiny models have, with the padding token at `pad_token_id`."""
     if pad_token_id not in _TOKENIZERS:
         _TOKENIZERS[pad_token_id] = _files_of(lambda scratch: _save_wordpiece(scratch, pad_token_id))
     _write_files(folder, _TOKENIZERS[pad_token_id])
@@ -821,7 +831,7 @@ def _save_wordpiece(folder: Path, pad_token_id: int) -> None:
 
 
 def make_checkpoint(folder: Path, row: Row | None = None, head: str = "Model", labels: int = 3, seed: int = 0) -> Any:
-    """Save a tiny model with a tokenizer into `folder` -> the transformers model."""
+    """Save a tiny model with a tokenizer into `folder` and return the transformers model."""
     row = row or FAMILIES[0]
     model = save_model(folder, row, head, labels, seed)
     make_wordpiece(folder, row.pad_token_id)

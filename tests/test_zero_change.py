@@ -172,7 +172,7 @@ def test_a_cross_encoder_scores_the_same(mode: None, checkpoint: Path) -> None:
 
 
 # Arguments that MLX does not serve -> the reason.
-UNSERVED: dict[str, tuple[dict[str, Any], str]] = {
+UNSUPPORTED_HEADS: dict[str, tuple[dict[str, Any], str]] = {
     "layers": ({"num_hidden_layers": 1}, "its config was changed: num_hidden_layers=1"),
     "decoder": ({"is_decoder": True}, "its config was changed: is_decoder=True"),
     "double": ({"dtype": torch.float64}, "it was given dtype=torch.float64"),
@@ -182,11 +182,11 @@ UNSERVED: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
-@pytest.mark.parametrize("name", UNSERVED)
+@pytest.mark.parametrize("name", UNSUPPORTED_HEADS)
 def test_arguments_that_mlx_does_not_serve_go_to_torch(
     name: str, mode: None, checkpoint: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    options, reason = UNSERVED[name]
+    options, reason = UNSUPPORTED_HEADS[name]
     with caplog.at_level(logging.WARNING, "mlx_hf_bridge"):
         actual = AutoModel.from_pretrained(checkpoint, **options)
     [record] = zero_change.report().records

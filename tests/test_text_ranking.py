@@ -114,7 +114,7 @@ def test_more_than_one_label_is_refused(tmp_path: Path) -> None:
         ((QUERY, "a text"), {}, ValueError, "documents \\(a list of texts\\)"),
         ((QUERY, ["a", 5]), {}, ValueError, "documents \\(a list of texts\\)"),
         ((QUERY,), {}, ValueError, "expected a query"),
-        ((QUERY, ["a"], ["b"]), {}, ValueError, "Pass a query and its documents"),
+        ((QUERY, ["a"], ["b"]), {}, ValueError, "Pass one query and its documents"),
         (([],), {}, IndexError, "the list of texts is empty"),
         ((QUERY, ["a"]), {"top_k": 0}, ValueError, "top_k=0, expected 1 or more"),
         ((QUERY, ["a"]), {"top_k": "1"}, TypeError, "top_k='1', expected an integer"),

@@ -220,7 +220,7 @@ def load_converted(
 
     Args:
         checkpoint: The converted folder.
-        asked: The requested config, with overrides.
+        requested: The requested config, with overrides.
         task: The task of the head, or "feature-extraction".
         pooler: Whether to load the pooler, if there is one.
         tolerance: Which mismatches of names and shapes are allowed.

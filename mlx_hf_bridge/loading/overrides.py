@@ -109,7 +109,7 @@ def weight_differences(family: Family, file: Mapping[str, Any], requested: Mappi
     Args:
         family: The implementation of the model_type.
         file: The checkpoint's own config.
-        asked: The requested config.
+        requested: The requested config.
 
     Returns:
         Field name to value. Empty if the conversion with the file's own config can be used; every field if the file's

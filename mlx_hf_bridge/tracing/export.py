@@ -66,6 +66,7 @@ class NamedOutputs(torch.nn.Module):
             self.options["use_cache"] = False
 
     def forward(self, *given: torch.Tensor) -> dict[str, Any]:
+        """Return the outputs of the module in the order of their names."""
         output = self.module(**dict(zip(self.names, given, strict=True)), **self.options)
         return {name: output[name] for name in _OUTPUT_NAMES if output.get(name) is not None}
 

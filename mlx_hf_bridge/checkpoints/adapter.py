@@ -75,14 +75,14 @@ def read_adapter(source: Source, config: Any) -> Adapter:
     """
     path = source.folder / ADAPTER_FILE
     if not isinstance(config, dict):
-        raise ConfigError(f"{path} is not a JSON object. Use the adapter's original file.")
+        raise ConfigError(f"{path} is not a JSON object. Take the adapter's original file.")
     _refuse_others(path, config)
     base, alpha, alphas = config.get("base_model_name_or_path"), config.get("lora_alpha"), config.get("alpha_pattern")
     numbers = [alpha, *(alphas or {}).values()] if isinstance(alphas, dict | None) else [None]
     if not isinstance(base, str) or not all(type(number) in (int, float) for number in numbers):
         raise ConfigError(
             f"{path} has base_model_name_or_path={base!r}, lora_alpha={alpha!r} and alpha_pattern={alphas!r}, expected "
-            "a name, a number and a dict of numbers. Use the adapter's original file."
+            "a name, a number and a dict of numbers. Take the adapter's original file."
         )
     rank_stabilised = bool(config.get("use_rslora"))
     return Adapter(source, base, config.get("revision"), float(alpha or 0), alphas or {}, rank_stabilised)

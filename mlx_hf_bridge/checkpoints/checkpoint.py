@@ -76,7 +76,7 @@ def read_json(path: Path) -> Any:
     except FileNotFoundError as error:
         raise RepositoryError(f"{path.parent} has no {path.name}. Give the folder or repo of a model.") from error
     except (ValueError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not JSON ({error}). Use the file of the original checkpoint.") from error
+        raise ConfigError(f"{path} is not JSON ({error}). Take the file of the original checkpoint.") from error
 
 
 def read_modules(folder: Path) -> tuple[ModuleEntry, ...] | None:
@@ -95,7 +95,7 @@ def read_modules(folder: Path) -> tuple[ModuleEntry, ...] | None:
         )
     except (TypeError, KeyError, AttributeError) as error:
         raise ConfigError(
-            f"{path} is not a list of modules with idx, path and type ({error!r}). Use the original file."
+            f"{path} is not a list of modules with idx, path and type ({error!r}). Take the original file."
         ) from error
 
 
@@ -173,7 +173,7 @@ def _read_config(path: Path, needed: bool) -> dict[str, Any]:
         return {}
     config = read_json(path)
     if not isinstance(config, dict):
-        raise ConfigError(f"{path} is not a JSON object. Use the original file.")
+        raise ConfigError(f"{path} is not a JSON object. Take the original file.")
     return config
 
 
@@ -226,7 +226,7 @@ def _candidates(checkpoint: Checkpoint) -> list[str]:
         ):
             raise ConfigError(
                 f"config.json has transformers_weights={named!r}, expected the name of a .safetensors file, or of the "
-                "index of its shards, in the same folder. Use the file of the original checkpoint."
+                "index of its shards, in the same folder. Take the file of the original checkpoint."
             )
         return [named]
     safe, torch = [SINGLE_FILE, INDEX_FILE], [_TORCH_FILE, _TORCH_INDEX]

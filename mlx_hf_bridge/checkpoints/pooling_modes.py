@@ -50,6 +50,6 @@ def parse_pooling_modes(config: Mapping[str, Any], path: Path) -> tuple[str, ...
     modes = given if isinstance(given, list) else [given]
     if not modes or not all(isinstance(mode, str) and mode in POOLING_MODES for mode in modes):
         raise ConfigError(
-            f"{path} has pooling_mode={given!r}; known are {', '.join(POOLING_MODES)}. Use the original file."
+            f"{path} has pooling_mode={given!r}; known are {', '.join(POOLING_MODES)}. Take the original file."
         )
     return tuple(modes)

@@ -49,7 +49,7 @@ def load_config(given: ConfigLike) -> dict[str, Any]:
 
 def _object(content: Any, where: str) -> dict[str, Any]:
     if not isinstance(content, dict):
-        raise ConfigError(f"{where} is not a JSON object. Use the config.json of the original checkpoint.")
+        raise ConfigError(f"{where} is not a JSON object. Take the config.json of the original checkpoint.")
     return content
 
 

@@ -1,6 +1,7 @@
 """Calibrated rounding: smaller errors than MLX's own rounding, in MLX's own storage, the same each time."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +133,11 @@ def test_other_families_are_calibrated_too(row: Any, tmp_path: Path) -> None:
     """Shared layers, gated products, layers that pass on more than they give: what is written loads and is finite."""
     from test_quantization import widened
 
-    make_checkpoint(tmp_path, widened(row))
+    # Half as wide as elsewhere: rounding takes a fourth of the time, and groups of 64 still fit.
+    wide = {name: width // 2 for name, width in ({"embedding_size": 128} | row.wide).items()}
+    if not hasattr(row.config, "embedding_size"):
+        del wide["embedding_size"]
+    make_checkpoint(tmp_path, widened(replace(row, wide=wide)))
     recipe = {"bits": 4, "method": "gptq", "calibration_texts": TEXTS}
     mlx_model = MLXAutoModel.from_pretrained(tmp_path, quantization_config=recipe)
     assert np.isfinite(np.array(mlx_model(np.array([[5, 6, 7]])).last_hidden_state)).all()

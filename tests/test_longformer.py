@@ -69,7 +69,9 @@ def test_torch_callers_get_transformers_own_output(models: tuple[Any, Any]) -> N
 def test_pairs_without_three_separators_are_refused(tmp_path: Path) -> None:
     save_model(tmp_path, LONG_ROW, "ForQuestionAnswering", labels=2)
     mlx_model = MLXAutoModelForQuestionAnswering.from_pretrained(tmp_path)
-    with pytest.raises(InputError, match=r"a text has 1 separators \(id 4\), expected 3, .* Pass pairs, or global_att"):
+    with pytest.raises(
+        InputError, match=r"a text has 1 separators \(id 4\), expected 3, .* Pass pairs of texts, or glob"
+    ):
         mlx_model([[5, 4, 6, 7]])
     assert mlx_model([[5, 4, 6, 7]], global_attention_mask=[[1, 0, 0, 0]]).start_logits.shape == (1, 4)
 

@@ -59,7 +59,7 @@ def test_lukes_entities_are_no_arguments_and_leave_the_folder(tmp_path: Path) ->
 
 REFUSED = {
     "ibert": ({"quant_mode": True}, r"config\.json has quant_mode=True, which 'ibert' does not support here"),
-    "squeezebert": ({"q_groups": 5}, r"config\.json has q_groups=5, expected a divisor of 24, which the widths"),
+    "squeezebert": ({"q_groups": 5}, r"config\.json has q_groups=5, expected a divisor of 24, the common divisor"),
 }
 
 

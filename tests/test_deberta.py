@@ -107,7 +107,7 @@ REFUSED = [
     ({"conv_act": "swiglu"}, r"'swiglu'; known are"),
     ({"pooler_hidden_act": "swiglu"}, r"'swiglu'; known are"),
     ({"position_buckets": 1}, r"position_buckets=1, expected 2 or more"),
-    ({"max_relative_positions": 1.5}, r"max_relative_positions=1\.5, expected a whole number"),
+    ({"max_relative_positions": 1.5}, r"max_relative_positions=1\.5, expected an integer"),
 ]
 
 

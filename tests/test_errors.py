@@ -229,13 +229,13 @@ FOLDERS: dict[str, tuple[Callable[[Path], Any], type, type, str]] = {
         config(hidden_size=None),
         errors.ConfigError,
         ValueError,
-        r"hidden_size=None, expected a whole",
+        r"hidden_size=None, expected an integer",
     ),
     "vocab_size text": (
         config(vocab_size="101"),
         errors.ConfigError,
         ValueError,
-        r"vocab_size='101', expected a whole num",
+        r"vocab_size='101', expected an integer",
     ),
     "layers a fraction": (
         config(num_hidden_layers=2.5),
@@ -247,7 +247,7 @@ FOLDERS: dict[str, tuple[Callable[[Path], Any], type, type, str]] = {
         config(num_hidden_layers=-1),
         errors.ConfigError,
         ValueError,
-        r"num_hidden_layers=-1, expected a wh",
+        r"num_hidden_layers=-1, expected an integer",
     ),
     "layers a truth": (
         config(num_hidden_layers=True),
@@ -259,7 +259,7 @@ FOLDERS: dict[str, tuple[Callable[[Path], Any], type, type, str]] = {
         config(num_attention_heads=0),
         errors.ConfigError,
         ValueError,
-        r"num_attention_heads=0, expected a whole nu",
+        r"num_attention_heads=0, expected an integer",
     ),
     "eps text": (
         config(layer_norm_eps="1e-5"),
@@ -271,13 +271,13 @@ FOLDERS: dict[str, tuple[Callable[[Path], Any], type, type, str]] = {
         config(pad_token_id="0"),
         errors.ConfigError,
         ValueError,
-        r"pad_token_id='0', expected a whole num",
+        r"pad_token_id='0', expected an integer",
     ),
     "padding id negative": (
         config(pad_token_id=-1),
         errors.ConfigError,
         ValueError,
-        r"pad_token_id=-1, expected a whole nu",
+        r"pad_token_id=-1, expected an integer",
     ),
     "uneven heads": (
         config(num_attention_heads=5),

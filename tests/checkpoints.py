@@ -73,7 +73,7 @@ class Row:
     relative: float = 0.0
     # Whether half precision is inaccurate in transformers too: unscaled attention scores (T5), or values without norms.
     inaccurate_in_half: bool = False
-    # Parts of the names of weights that stay in float, e.g. since their width is no multiple of the group size.
+    # Parts of the names of further weights that stay in float, such as those of heads.
     never_quantized: tuple[str, ...] = ()
     # Parts of the names of tensors that conversion drops, since text does not need them.
     not_converted: tuple[str, ...] = ()

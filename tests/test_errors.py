@@ -320,7 +320,7 @@ FOLDERS: dict[str, tuple[Callable[[Path], Any], type, type, str]] = {
         modules(path="../other"),
         errors.ConfigError,
         ValueError,
-        r"the path '\.\./other', which leaves the fo",
+        r"the path '\.\./other', which is outside the folder",
     ),
     "module path up inside": (
         modules(path="a/../../b"),

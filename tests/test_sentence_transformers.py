@@ -246,7 +246,7 @@ def test_max_seq_length_can_be_set_up_to_the_positions(tmp_path: Path) -> None:
     torch_model, mlx_model = make_repo(tmp_path), MLXSentenceTransformer(tmp_path / "repo")
     mlx_model.max_seq_length = torch_model.max_seq_length = 8
     np.testing.assert_allclose(mlx_model.encode([LONG]), torch_model.encode([LONG]), **TOLERANCE)
-    with pytest.raises(InputError, match="max_seq_length=45, expected 1 to 44"):
+    with pytest.raises(InputError, match="max_seq_length=45, expected an integer from 1 to 44"):
         mlx_model.max_seq_length = 45
 
 

@@ -67,6 +67,7 @@ def make_batch(
         InputError: If the ids are not a matrix, or are empty.
         TokenRangeError: If an id, position or token type is outside the model's tables, or the texts are too long.
     """
+    # Checked here because MLX does not check bounds: an id beyond a table would read other memory.
     if ids.ndim != 2 or 0 in ids.shape:
         raise InputError(f"input_ids has the shape {ids.shape}, expected (texts, tokens), neither of them 0.")
     _check_range("input_ids", ids, config.vocab_size, "vocab_size")
@@ -77,6 +78,7 @@ def make_batch(
     for name, values in extra.items():
         _check_range(name, values, config.extra_input_sizes[name], f"{name} of this config.json")
     mask = config.default_attention_mask(ids) if mask is None else mask
+    # A mask without zeros is dropped: layers then skip its work.
     full = mask is None or bool(mask.all())
     return TokenBatch(
         mx.array(ids.astype(np.int32)),
@@ -138,6 +140,7 @@ def pad_tokens(config: EncoderConfig, tokens: Sequence[Tokens], pad_token_id: in
         if one.token_type_ids is not None:
             token_type_ids[row, : len(one)] = one.token_type_ids
     given = any(one.token_type_ids is not None for one in tokens)
+    # All-zero token type ids are what a model assumes without them, except in a few families.
     matter = token_type_ids.any() or (given and config.zero_token_type_ids_matter)
     return make_batch(config, ids, mask, token_type_ids if matter else None)
 
@@ -157,7 +160,9 @@ def group_by_length(lengths: Sequence[int], batch_size: int, same_length: bool =
         Indices into `lengths`, one list per batch.
     """
     order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
+    # An empty text takes a position of padding, and must not be divided by.
     ordered = [max(1, lengths[index]) for index in order]
+    # One stream's share of the padded tokens, rounded up, if all texts were as long as the longest.
     share = -(-sum(ordered[:1]) * len(ordered) // STREAMS)
     most = min(batch_size * TOKENS_PER_TEXT, max(share, _MIN_TOKENS))
     sizes = [most * part // _SIZES for part in range(_SIZES, 0, -1)] if STREAMS > 1 else [most]
@@ -181,6 +186,7 @@ def _batch_ends(lengths: Sequence[int], budget: int, same_length: bool) -> list[
     while start < len(lengths):
         end = min(len(lengths), start + max(1, budget // lengths[start]))
         if same_length:
+            # bisect needs ascending values, and lengths descend.
             end = bisect_right(lengths, -lengths[start], start, end, key=neg)
         ends.append(end)
         start = end
@@ -236,6 +242,7 @@ class BatchPipeline:
         Returns:
             The output of `compute`, float32 if it is a single array.
         """
+        # Lazy until the round is evaluated with the other streams' batches.
         result = self.compute(self.prepare(tokens))
         return result.astype(mx.float32) if isinstance(result, mx.array) else result
 
@@ -270,10 +277,12 @@ def run_blocks(
     pending: deque[list[list[int]]] = deque()
     batches = 0
     with tqdm(total=count, desc="Encoding", unit="text", disable=None if show_progress else True) as bar:
+        # `pending` is filled by the generator and emptied here, in one order; so each result finds its texts.
         for result in run_in_parallel(_batch_jobs(blocks, pipeline, batch_size, pending)):
             batches += 1
             rows = pipeline.split_rows(result)
             if batches == 1 and pipeline.same_shape:
+                # Allocated once the shape is known, so that rows need not be stacked, which would double the memory.
                 results = np.empty((count, *rows[0].shape), rows[0].dtype)
             for numbers, row in zip(pending.popleft(), rows, strict=True):
                 for number in numbers:
@@ -303,6 +312,7 @@ def _deduplicated(numbers: Sequence[int], tokens: Sequence[Tokens]) -> list[tupl
     """Return texts with equal tokens together: their numbers, and the tokens of the first."""
     found: dict[tuple[bytes | None, ...], tuple[list[int], Tokens]] = {}
     for number, one in zip(numbers, tokens, strict=True):
+        # By tokens and not by text: texts that differ in case or spaces only may have equal tokens.
         found.setdefault(one.key, ([], one))[0].append(number)
     return list(found.values())
 

@@ -64,6 +64,7 @@ class Model(nn.Module):
         prepare_batch: Callable[[TokenBatch], TokenBatch] | None = None,
     ) -> None:
         super().__init__()
+        # The underscore keeps it out of the module's parameters.
         self._prepare_batch = prepare_batch
         self.encoder = encoder
         if pooler is not None:
@@ -96,6 +97,7 @@ class Model(nn.Module):
         batch = batch if self._prepare_batch is None else self._prepare_batch(batch)
         recorder = OutputRecorder(output_hidden_states, output_attentions)
         first_token = first_token or (outputs_only and self._reads_first_token)
+        # Callers who asked for all hidden states or attentions get those of every position.
         hidden = self.encoder(batch, recorder, first_token and not (output_hidden_states or output_attentions))
         pooled = self.pooler(hidden, batch) if "pooler" in self else None
         outputs = self.head(hidden, pooled, batch, self.encoder.embeddings.word) if "head" in self else {}
@@ -138,6 +140,7 @@ def build_model(family: Family, config: EncoderConfig, task: str, pooler: bool) 
         The model, ready to be filled with weights.
     """
     head = None if task == BASE_TASK else family.heads[task]
+    # A pooler without weights can always be built: no checkpoint can lack it.
     pooler = pooler or not config.pooler_has_weights
     with_pooler = family.pooler is not None and (head.reads_pooler if head else pooler and family.base_model_has_pooler)
     return Model(

@@ -41,10 +41,13 @@ def run_in_parallel(jobs: Iterable[Callable[[], Any]]) -> Iterator[Any]:
     chosen = list(islice(waiting, STREAMS))
     single = len(chosen) < 2
     in_flight: deque[_Round] = deque()
+    # A single batch gets all threads of the BLAS.
     with nullcontext() if single else one_thread_per_stream():
         while chosen:
             in_flight.append(run(partial(_start, chosen)))
+            # The oldest round is awaited only after a newer one has been started.
             if len(in_flight) == _AHEAD:
+                # `run` evaluates what the function returns, in the thread that the arrays belong to.
                 yield from run(partial(_finish, in_flight.popleft()))
             chosen = list(islice(waiting, STREAMS))
         while in_flight:
@@ -62,6 +65,7 @@ def _start(jobs: list[Callable[[], Any]]) -> _Round:
         for stream, job in zip(streams(), jobs, strict=False):
             with mx.stream(stream):
                 results.append(job())
+    # All graphs in one call: a second async_eval would block until the first graph is nearly done.
     mx.async_eval(*arrays_in(results))
     return _Round(results)
 

@@ -29,6 +29,7 @@ def pool(hidden: mx.array, batch: TokenBatch, modes: tuple[str, ...], skipped: i
     Returns:
         Embeddings of shape (B, D x number of modes), float32.
     """
+    # Sums over a text exceed what half precision holds.
     hidden = hidden.astype(mx.float32)
     kept = batch.without_first(skipped) if skipped else batch
     pooled = [
@@ -52,6 +53,7 @@ def normalize(vectors: mx.array) -> mx.array:
 
 
 def _first(hidden: mx.array, batch: TokenBatch) -> mx.array:
+    # The first real token and not position 0, since rows may be padded on the left.
     return batch.take(hidden, mx.argmax(batch.token_mask(mx.int32)[:, :, 0], axis=1))
 
 
@@ -62,6 +64,7 @@ def _last(hidden: mx.array, batch: TokenBatch) -> mx.array:
 
 
 def _max(hidden: mx.array, batch: TokenBatch) -> mx.array:
+    # -inf never wins while there is a real token.
     return mx.where(batch.token_mask(mx.bool_), hidden, -mx.inf).max(axis=1)
 
 

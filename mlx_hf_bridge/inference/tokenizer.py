@@ -60,10 +60,12 @@ class Tokenizer:
     def __init__(self, backend: tokenizers.Tokenizer, config: dict[str, Any]) -> None:
         self.backend = backend
         self.config = config
+        # Truncation is a setting of the backend, so setting it and encoding must not be interleaved.
         self._lock = threading.Lock()
         self._limit: tuple[int, str] | None = None
         # The length in the file's own truncation settings; only static embeddings use it.
         self.saved_max_length = backend.truncation["max_length"] if backend.truncation else None
+        # tokenizer.json may ask for padding to a fixed length; batches here are padded to their longest text.
         backend.no_padding()
         backend.no_truncation()
         limit = config.get("model_max_length")
@@ -109,6 +111,7 @@ class Tokenizer:
             folder: An existing folder.
         """
         with self._lock:
+            # Without the limit of the last call, which is not part of the tokenizer.
             self._truncate(None, "longest_first")
             self.backend.save(str(folder / "tokenizer.json"))
         if self.config:
@@ -144,10 +147,12 @@ class Tokenizer:
                 return [
                     self._tokens(one)
                     for start in range(0, len(texts), _TEXTS_PER_CALL)
+                    # The fast variant leaves out offsets, which nothing here reads.
                     for one in self.backend.encode_batch_fast(
                         list(texts[start : start + _TEXTS_PER_CALL]), add_special_tokens=add_special_tokens
                     )
                 ]
+        # What tokenizers raises for lone surrogates too, which Python strings can hold and UTF-8 cannot.
         except TypeError as error:
             raise InputError(_not_unicode(texts)) from error
         except Exception as error:  # the bare class is what tokenizers raises
@@ -170,6 +175,7 @@ class Tokenizer:
         with self._lock:
             self._truncate(None, "longest_first")
             special = self.backend.encode(text).special_tokens_mask
+        # As sentence-transformers counts: the end token follows the text, not the prompt.
         return len(special) - (1 if special and special[-1] else 0)
 
     def special_id(self, name: str) -> int | None:
@@ -237,6 +243,7 @@ class Tokenizer:
 
     def _tokens(self, one: tokenizers.Encoding) -> Tokens:
         token_type_ids = np.array(one.type_ids, np.int32) if self.returns_token_type_ids else None
+        # `overflowing` holds the truncated rest; the counts alone cannot tell a text that fits exactly.
         return Tokens(np.array(one.ids, np.int32), token_type_ids, bool(one.overflowing))
 
     def _truncate(self, max_length: int | None, strategy: str) -> None:

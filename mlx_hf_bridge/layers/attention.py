@@ -96,8 +96,10 @@ def attend(
         The attention output, (B, H, L, K).
     """
     scores = queries.shape[0] * queries.shape[1] * queries.shape[2] * keys.shape[2]
+    # The fast exponential works on the bits of float32, so other dtypes keep MLX's kernel.
     if uses_cpu_attention(scores) and queries.dtype == mx.float32:
         return cpu_attention(queries, keys, values, scale, mask, bias)
+    # MLX's kernel takes one mask: boolean, or a term that is added to the scores.
     added = _combined_mask(mask, bias, queries.dtype)
     return mx.fast.scaled_dot_product_attention(queries, keys, values, scale=scale, mask=added)
 
@@ -132,6 +134,7 @@ def attend_with_weights(
         scores = scores + bias.astype(scores.dtype)
     if mask is not None:
         scores = mx.where(mask, scores, mx.array(-mx.inf, scores.dtype))
+    # `precise` sums in float32, also for half-precision scores.
     weights = mx.softmax(scores, axis=-1, precise=True)
     return weights @ values, weights
 
@@ -181,7 +184,10 @@ def relative_buckets(length: int, buckets: int, max_distance: int) -> mx.array:
     half = buckets // 2
     exact = half // 2
     distance = mx.abs(behind)
+    # maximum(..., 1) only keeps log(0) away; distances that small take the exact bucket below. The operations are those
+    # of T5 in transformers, in its order, so that rounding puts no distance into the next bucket.
     far = mx.log(mx.maximum(distance, 1).astype(mx.float32) / exact) / math.log(max_distance / exact) * (half - exact)
+    # All distances from max_distance on share the last bucket.
     coarse = mx.minimum(exact + far.astype(mx.int32), half - 1)
     return mx.where(behind < 0, half, 0) + mx.where(distance < exact, distance, coarse)
 
@@ -218,6 +224,7 @@ def cpu_attention(
     Returns:
         The attention output, (B, H, L, K), float32.
     """
+    # MLX's kernel broadcasts grouped keys itself; a plain matmul needs one for each query head.
     shared = queries.shape[1] // keys.shape[1]
     if shared > 1:
         keys, values = mx.repeat(keys, shared, axis=1), mx.repeat(values, shared, axis=1)
@@ -244,6 +251,7 @@ def _score_terms(mask: mx.array | None, bias: mx.array | None) -> list[mx.array]
 
 def _rows(term: mx.array, start: int, rows: int) -> mx.array:
     """Return a block's rows of a term, which may be broadcast over queries."""
+    # A key mask is (B, 1, 1, L): the same for every query.
     return term if term.shape[2] == 1 else term[:, :, start : start + rows]
 
 

@@ -70,6 +70,7 @@ class TrigramEmbeddings(nn.Module):
             tokens = mx.concatenate([padded[:, 2:], tokens, padded[:, :-2]], axis=-1)  # (B, L, 3 E): next, own, last
         if "widening" in self:
             tokens = self.widening(tokens)  # (B, L, D)
+        # One row of the table is broadcast over the batch.
         token_type_ids = mx.zeros((1, 1), mx.int32) if batch.token_type_ids is None else batch.token_type_ids
         normed: mx.array = self.norm(tokens + self.position(batch.positions()) + self.token_type(token_type_ids))
         return normed
@@ -136,6 +137,7 @@ class BottleneckAttention(nn.Module):
 
     def __init__(self, narrow: int, value_width: int, heads: int) -> None:
         super().__init__()
+        # Fused, because both read the same input; values read another one.
         self.query_key = Linear(narrow, 2 * narrow)
         self.value = Linear(value_width, narrow)
         self.heads = heads
@@ -177,6 +179,7 @@ class BottleneckLayer(nn.Module):
         super().__init__()
         self.attention = attention
         self.attention_out = attention_out
+        # Checkpoints name the last block (`intermediate`, `output`) apart from the others (`ffn.0`, ...).
         self.blocks = list(blocks[:-1])
         self.last_block = blocks[-1]
         if bottleneck is not None:

@@ -121,6 +121,7 @@ class TalkingHeads(nn.Module):
     def __call__(self, scores: mx.array, mask: mx.array | None) -> mx.array:
         scores = _across_heads(self.scores, scores)
         if mask is not None:
+            # Masked after the first linear layer, which would spread -inf to all heads.
             scores = mx.where(mask, scores, mx.array(-mx.inf, scores.dtype))
         return _across_heads(self.weights, mx.softmax(scores, axis=-1, precise=True))
 
@@ -166,10 +167,12 @@ class DisentangledAttention(nn.Module):
             self.position_projection = position_projection
         if talking is not None:
             self.talking = talking
+        # scale_factor is 1 plus the number of position terms: the more terms are added, the larger the scores.
         self._scale = (hidden_size // heads * scale_factor) ** -0.5
         self._sides = frozenset(sides)
 
     def __call__(self, x: mx.array, mask: mx.array | None, bias: RelativePositions | None) -> mx.array:
+        # Fused attention has no place for a linear layer between scores and softmax.
         if "talking" in self:
             return self.with_weights(x, mask, bias)[0]
         queries, keys, values = self.projection(x)
@@ -205,11 +208,13 @@ class DisentangledAttention(nn.Module):
         """Return the scores between contents and relative positions, (B, H, L, L)."""
         if relative is None or not self._sides:
             return None
+        # (1, 1, L, L), broadcast over texts and heads.
         index = relative.index[None, None]
         position_queries, position_keys = self._project_positions(relative.embeddings[None])
         added = []
         if "c2p" in self._sides:
             scores = (queries * self._scale) @ position_keys.swapaxes(-1, -2)  # (B, H, L, R)
+            # Every query is scored against the R distances once, then each key reads the score of its distance.
             added.append(mx.take_along_axis(scores, index, axis=-1))
         if "p2c" in self._sides:
             scores = (position_queries * self._scale) @ keys.swapaxes(-1, -2)  # (B, H, R, L)
@@ -219,4 +224,5 @@ class DisentangledAttention(nn.Module):
     def _project_positions(self, embeddings: mx.array) -> Any:
         if "position_projection" in self:
             return self.position_projection(embeddings)
+        # DeBERTa v2 with `share_att_key` projects positions by the layer's own queries and keys.
         return self.projection.queries_keys(embeddings)

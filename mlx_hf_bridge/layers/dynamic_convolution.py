@@ -46,7 +46,10 @@ class SeparableConvolution(nn.Module):
 
     def __call__(self, x: mx.array) -> mx.array:
         features, _, width = self.depthwise.weight.shape
+        # MLX's weights are (outputs, W, inputs), torch's (outputs, inputs, W). One group per feature makes it
+        # depthwise.
         convolved = mx.conv1d(x, self.depthwise.weight.swapaxes(1, 2), padding=width // 2, groups=features)
+        # A convolution one token wide is a matmul.
         return convolved @ self.pointwise.weight[:, :, 0].T + self.bias[:, 0]
 
 
@@ -112,8 +115,11 @@ class MixedAttention(nn.Module):
         kernel = self.kernel(self.near_keys(x) * queries).reshape(batch, length, self.heads, -1)
         kernel = mx.softmax(kernel, axis=-1, precise=True)  # (B, L, H, W)
         width = kernel.shape[-1]
+        # Zeros beyond the ends of the row, as torch's unfold pads. Padded tokens are not masked: the length changes
+        # results.
         values = mx.pad(self.near_values(x), [(0, 0), (width // 2, width // 2), (0, 0)])
         values = values.reshape(batch, -1, self.heads, values.shape[-1] // self.heads)  # (B, L + W - 1, H, K)
+        # W shifted products instead of an unfolded copy of the values, which would be W times as large.
         shifted = (kernel[..., step : step + 1] * values[:, step : step + length] for step in range(width))
         total = next(shifted)
         for term in shifted:

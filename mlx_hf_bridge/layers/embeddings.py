@@ -38,6 +38,7 @@ class ExtraEmbedding(nn.Module):
 
     def __call__(self, batch: TokenBatch) -> mx.array | None:
         ids = None if self.input_name is None else batch.extra_inputs.get(self.input_name)
+        # transformers adds the row of id 0 where the caller gives no ids.
         if ids is not None:
             return self.weight[ids]
         return self.weight[0] * self.default_count if self.default_count else None
@@ -84,6 +85,7 @@ class Embeddings(nn.Module):
 
     def __call__(self, batch: TokenBatch) -> mx.array:
         padding = self.pad_token_id
+        # RoBERTa's positions start after the id of padding; BERT's at 0.
         positions = batch.positions() if padding is None else batch.positions_after(padding)
         tokens = batch.embed(self.word)  # (B, L, E)
         summed = (tokens if self.token_scale == 1.0 else tokens * self.token_scale) + self.position(positions)
@@ -129,6 +131,7 @@ class MaskedEmbeddings(nn.Module):
         if "token_type" in self:
             summed = summed + self.token_type(_token_type_ids(batch))
         normed: mx.array = self.norm(self.projection(summed) if "projection" in self else summed)  # (B, L, D)
+        # Zero at padding, as in transformers: the convolution after the first layer reads neighbors.
         return normed if batch.mask is None else normed * batch.token_mask(normed.dtype)
 
 
@@ -153,6 +156,7 @@ class TokenEmbeddings(nn.Module):
     def __call__(self, batch: TokenBatch) -> mx.array:
         if self.scale_inputs_embeds:
             return batch.embed(self.word) * self.scale
+        # inputs_embeds skip the scale, as in transformers, unless scale_inputs_embeds says otherwise.
         return batch.embed(self._scaled)
 
     def _scaled(self, ids: mx.array) -> mx.array:

@@ -127,6 +127,7 @@ class PostNormLayer(nn.Module):
         Returns:
             The output of shape (B, 1, D).
         """
+        # Other kinds of attention have no path for one query, so all positions are computed and one is kept.
         if not isinstance(self.attention, Attention):
             return self(x, mask, bias, OutputRecorder())[:, :1]
         return self._feed_forward(x[:, :1] + self.attention.first_token(x, mask, bias))
@@ -153,6 +154,7 @@ class LayerGroup(nn.Module):
     def __call__(self, x: mx.array, mask: mx.array | None, bias: Any, recorder: OutputRecorder) -> mx.array:
         for layer in self.layers[:-1]:
             x = layer(x, mask, bias, recorder)
+            # transformers lists every layer inside a group; the Encoder records the last one itself.
             recorder.record_hidden_state(x)
         last: mx.array = self.layers[-1](x, mask, bias, recorder)
         return last
@@ -209,6 +211,7 @@ class Encoder(nn.Module):
         self._norm_last_hidden_state = norm_last_hidden_state
         self._attention_mask = attention_mask
         self._layer_context = layer_context
+        # ALBERT runs the same weights several times, so the order may name an index more than once.
         self._layer_order = tuple(range(len(self.layers)) if layer_order is None else layer_order)
 
     def __call__(self, batch: TokenBatch, recorder: OutputRecorder, first_token: bool = False) -> mx.array:
@@ -221,16 +224,19 @@ class Encoder(nn.Module):
         embedded = hidden
         for count, index in enumerate(self._layer_order, 1):
             layer = self.layers[index]
+            # Only the last layer: all others feed the keys and values of the next.
             if first_token and count == len(self._layer_order) > 1 and isinstance(layer, PostNormLayer):
                 hidden = layer.first_token(hidden, mask, bias)
             else:
                 hidden = layer(hidden, mask, bias, recorder)
             if count == 1 and "after_first_layer" in self:
                 hidden = self.after_first_layer(embedded, hidden)
+            # Lets MLX compute this layer while Python builds the graph of the next one.
             start_evaluation(hidden)
             recorder.record_hidden_state(hidden)
         if "final_norm" in self:
             hidden = self.final_norm(hidden)
+            # transformers' models differ in whether the last hidden state is the one before or after the final norm.
             if self._norm_last_hidden_state:
                 recorder.replace_last_hidden_state(hidden)
         return hidden[:, :1] if first_token else hidden

@@ -50,6 +50,7 @@ def exp2_nonpositive(x: mx.array) -> mx.array:
     Returns:
         float32 array of the shape of x.
     """
+    # -inf of a masked score becomes 2^-100, which vanishes next to the row's maximum, 2^0 = 1.
     return cast(mx.array, _exp2(mx.maximum(x, _LOWEST)))
 
 
@@ -62,6 +63,7 @@ def sigmoid(x: mx.array) -> mx.array:
     Returns:
         Array of the shape and dtype of x.
     """
+    # float32 even for half-precision input, since the bits of float32 are what exp2 computes with.
     return mx.reciprocal(1.0 + exp2(x.astype(mx.float32) * -LOG2_E)).astype(x.dtype)
 
 
@@ -80,8 +82,10 @@ def tanh(x: mx.array) -> mx.array:
 @mx.custom_function
 def _exp2(x: mx.array) -> mx.array:
     """Return 2^k times 2^f, with integer k, |f| <= 1/2 and k + f = x."""
+    # These two lines must not be simplified: adding and subtracting the constant is what rounds x to an integer.
     shifted = x + _ROUNDING
     fraction = x - (shifted - _ROUNDING)
+    # Horner's scheme from the highest power down: one multiplication and one addition for each coefficient.
     value = fraction * _FRACTION[-1] + _FRACTION[-2]
     for coefficient in reversed(_FRACTION[:-2]):
         value = value * fraction + coefficient
@@ -95,4 +99,5 @@ def _exp2(x: mx.array) -> mx.array:
 @_exp2.vjp
 def _exp2_vjp(x: mx.array, cotangent: mx.array, power: mx.array) -> mx.array:
     """Return the gradient, which MLX cannot derive through the operations on bits."""
+    # d/dx 2^x = 2^x ln 2, from the computed power, so gradients cost one multiplication.
     return cotangent * power * math.log(2)

@@ -19,6 +19,7 @@ from mlx_hf_bridge.runtime.device import TRANSCENDENTALS_ARE_SLOW, fused
 
 Activation = Callable[[mx.array], mx.array]
 
+# MLX's own sigmoid computes exp, which is slow on CPUs.
 _sigmoid: Activation = sigmoid if TRANSCENDENTALS_ARE_SLOW else mx.sigmoid
 
 # Coefficients of (1 - Phi(x))^(1/32) for 0 <= x <= 5.6, lowest power first; Phi is the normal distribution function.
@@ -50,6 +51,7 @@ def cpu_gelu(x: mx.array) -> mx.array:
     Returns:
         Array of the shape and dtype of x.
     """
+    # float32, because a 32nd power multiplies a relative rounding error by 32.
     wide = x.astype(mx.float32)
     size = mx.minimum(mx.abs(wide), _TAIL_END)
     tail = size * _TAIL_ROOT[-1] + _TAIL_ROOT[-2]
@@ -58,11 +60,13 @@ def cpu_gelu(x: mx.array) -> mx.array:
     for _ in range(_TAIL_SQUARINGS):
         # mx.square reads its array once, tail * tail would read it twice: gelu takes 0.84 of the processor time.
         tail = mx.square(tail)
+    # GELU is relu(x) - |x| (1 - Phi(|x|)), which holds on both sides of 0; so the tail is fitted for positive x only.
     return (mx.maximum(wide, 0) - size * tail).astype(x.dtype)
 
 
 @fused
 def _gelu(x: mx.array) -> mx.array:
+    # x Phi(x), since Phi(x) = (1 + erf(x / sqrt(2))) / 2.
     return x * (mx.erf(x * math.sqrt(0.5)) + 1) * 0.5
 
 
@@ -94,6 +98,7 @@ def gelu_tanh(x: mx.array) -> mx.array:
         Array of the shape and dtype of x.
     """
     # 0.044715: Hendrycks and Gimpel, arXiv 1606.08415, section 2.
+    # 0.5 (1 + tanh(y)) = sigmoid(2 y): one exponential instead of tanh.
     return x * _sigmoid(2 * math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x))
 
 
@@ -161,6 +166,7 @@ def mish(x: mx.array) -> mx.array:
     Returns:
         Array of the shape and dtype of x.
     """
+    # logaddexp(x, 0) = log(1 + e^x) without overflow for large x.
     return x * mx.tanh(mx.logaddexp(x, 0))
 
 
@@ -197,6 +203,7 @@ def activation_for(name: str) -> Activation:
     """
     try:
         return ACTIVATIONS[name]
+    # TypeError: config.json may hold a list or a dict here, which no dictionary can look up.
     except (KeyError, TypeError):
         raise ConfigError(
             f"config.json has hidden_act={name!r}; known are {', '.join(sorted(ACTIVATIONS))}. "
@@ -250,6 +257,7 @@ class GatedFeedForward(nn.Module):
         gate_last: bool = False,
     ) -> None:
         super().__init__()
+        # One matmul instead of two that read the same input.
         self.gate_up = Linear(hidden_size, 2 * intermediate_size, bias)
         self.down = Linear(intermediate_size, hidden_size, bias if down_bias is None else down_bias)
         self.activation = activation
@@ -257,6 +265,7 @@ class GatedFeedForward(nn.Module):
 
     def __call__(self, x: mx.array) -> mx.array:
         gate, up = mx.split(self.gate_up(x), 2, axis=-1)  # (B, L, F) each
+        # Model types differ in which half of the fused tensor is activated.
         if self.gate_last:
             gate, up = up, gate
         return self.down(self.activation(gate) * up)
@@ -280,6 +289,7 @@ class GroupedLinear(nn.Module):
 
     def __call__(self, x: mx.array) -> mx.array:
         groups, inputs, _ = self.weight.shape
+        # One batched matmul over the groups; the axis of length 1 is its row.
         grouped = x.reshape(*x.shape[:-1], groups, 1, inputs) @ self.weight  # (..., G, 1, O / G)
         return grouped.reshape(*x.shape[:-1], -1) + self.bias
 

@@ -55,6 +55,8 @@ class GlobalTokens:
         Returns:
             Array of shape (B, H, L, K).
         """
+        # A global token's place among the global tokens of its row. Others get a valid index too, and `where` drops the
+        # result.
         rank = mx.maximum(mx.cumsum(self.tokens.astype(mx.int32), axis=1) - 1, 0)[:, None, :, None]
         return mx.where(self.tokens[:, None, :, None], mx.take_along_axis(rows, rank, axis=2), x)
 
@@ -84,14 +86,17 @@ def make_global_mask(batch: TokenBatch) -> GlobalMask:
     given = batch.extra_inputs.get(GLOBAL_ATTENTION_MASK)
     if given is None:
         return GlobalMask(batch.mask, None)
+    # No mask means no padding.
     real = mx.ones(given.shape, mx.bool_) if batch.mask is None else batch.mask
     tokens = mx.logical_and(given > 0, real)
+    # Evaluates, because the number of global tokens is a shape of what follows.
     most = int(np.array(tokens).sum(axis=1).max())
     if most == 0:
         return GlobalMask(batch.mask, None)
     length = tokens.shape[1]
     # Sorting moves the positions of global tokens to the front and `length`, which stands for the others, to the end.
     positions = mx.sort(mx.where(tokens, mx.arange(length)[None], length), axis=1)[:, :most]
+    # `length` is clipped to a valid index, because MLX does not check bounds; `valid` excludes these entries.
     return GlobalMask(batch.mask, GlobalTokens(tokens, mx.minimum(positions, length - 1), positions < length))
 
 
@@ -147,6 +152,7 @@ class LocalGlobalAttention(nn.Module):
         if found is None:
             return self.out(merge_heads(_zero_padding(attended, context))), _zero_padding(weights, context)
         global_rows, global_weights = attend_with_weights(*self._global_heads(x, found), self.scale, mask, None)
+        # transformers reports global tokens' rows in global_attentions only, and 0 here.
         weights = mx.where(found.tokens[:, None, :, None], 0, _zero_padding(weights, context))
         attended = _zero_padding(found.put(attended, global_rows), context)
         global_weights = mx.where(found.valid[:, None, :, None], global_weights, 0)
@@ -159,6 +165,7 @@ class LocalGlobalAttention(nn.Module):
         """Return the mask of the window without global tokens, which are among the shared keys."""
         if context.global_tokens is None:
             return mask
+        # A global token inside the window would otherwise count twice in the softmax.
         others = mx.logical_not(context.global_tokens.tokens)[:, None, None]
         return others if mask is None else mx.logical_and(mask, others)
 
@@ -178,6 +185,7 @@ class LocalGlobalAttention(nn.Module):
         """Return the weights (B, H, L, L) of each token's window, (B, H, L, 2 W + 1), 0 beyond the text's ends."""
         window, length = self.window, weights.shape[-1]
         padded = mx.pad(weights, [(0, 0), (0, 0), (0, 0), (window, window)])
+        # transformers' form: column j is the key at distance j - window, instead of the key at position j.
         near = mx.arange(length)[:, None] + mx.arange(2 * window + 1)[None]
         return mx.take_along_axis(padded, mx.broadcast_to(near, (*weights.shape[:3], 2 * window + 1)), axis=-1)
 

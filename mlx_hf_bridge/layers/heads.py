@@ -55,7 +55,9 @@ class EOSPooler(nn.Module):
         self.eos_token_id = eos_token_id
 
     def __call__(self, hidden: mx.array, batch: TokenBatch) -> mx.array:
+        # For old configs transformers takes the largest id of a row, which is the end token in CLIP's vocabulary.
         is_end = batch.ids if self.eos_token_id == _LEGACY_EOS else (batch.ids == self.eos_token_id).astype(mx.int32)
+        # argmax returns the first maximum: the first end token, or 0 if there is none.
         return batch.take(hidden, mx.argmax(is_end, axis=1))
 
 
@@ -87,6 +89,7 @@ def take_last_position(hidden: mx.array, batch: TokenBatch) -> mx.array:
     Returns:
         Array of shape (B, D).
     """
+    # SigLIP is trained on texts padded to one length, so its last position is often padding on purpose.
     return hidden[:, -1]
 
 
@@ -142,6 +145,7 @@ def reads_first_token(head: nn.Module, pooler: nn.Module | None) -> bool:
     Returns:
         True if outputs of the head, and of the pooler that it reads, depend on position 0 only.
     """
+    # A PooledClassifier may also read a pooler of another kind, such as one that looks for the end of the text.
     if isinstance(head, PooledClassifier):
         return isinstance(pooler, Pooler)
     return isinstance(head, FirstTokenClassifier)
@@ -286,6 +290,7 @@ class LastTokenClassifier(nn.Module):
         if self.pad_token_id is not None:
             # For inputs_embeds the ids are placeholders other than padding, so every position counts as a token.
             is_token = (batch.ids != self.pad_token_id).astype(mx.int32)
+        # The largest position that holds a token: right for padding on either side.
         last = mx.argmax(is_token * mx.arange(is_token.shape[1], dtype=mx.int32), axis=1)
         return {"logits": self.out(batch.take(hidden, last))}
 

@@ -20,6 +20,7 @@ from mlx_hf_bridge.runtime.device import (
     dequantizes_weights,
 )
 
+# A context variable, so that concurrent calls in other threads do not share the cache.
 _dequantized_once: ContextVar[dict[tuple[int, mx.Dtype], mx.array] | None] = ContextVar(
     "_dequantized_once", default=None
 )
@@ -56,6 +57,7 @@ class QuantizedModule(nn.Module):
     def __init__(self, weight: mx.array, group_size: int, bits: int, mode: str) -> None:
         super().__init__()
         self.group_size, self.bits, self.mode = group_size, bits, mode
+        # The leading underscore keeps it out of the module's parameters.
         self._kept: dict[tuple[int, mx.Dtype], mx.array] = {}
         self.weight, self.scales, biases = _quantize(weight, group_size, bits, mode)
         if biases is not None:
@@ -70,8 +72,11 @@ class QuantizedModule(nn.Module):
         Returns:
             Scales and biases. Those of fp modes are integer codes: they keep their dtype, and biases are None.
         """
+        # The floating-point modes pack their scales as bytes, which must not be cast.
         if self.mode != "affine":
             return self.scales, None
+        # Stored in half precision, computed in the activations' dtype, so a text's embedding does not depend on its
+        # batch.
         return self.scales.astype(dtype), self.biases.astype(dtype)
 
     def dequantize(self, dtype: mx.Dtype, rows: mx.array | None = None) -> mx.array:
@@ -84,11 +89,13 @@ class QuantizedModule(nn.Module):
         Returns:
             Weights of shape (O, I), or (..., I) for `rows`.
         """
+        # A lookup reads few rows, so it neither uses nor fills the cache of whole matrices.
         if rows is not None:
             return self._dequantize(dtype, rows)
         dequantized = self._kept if KEEPS_DEQUANTIZED else _dequantized_once.get()
         if dequantized is None:
             return self._dequantize(dtype, None)
+        # The id is safe as a key: the cache does not outlive the module (`_kept`) or the `with` block.
         key = id(self), dtype
         if key not in dequantized:
             dequantized[key] = self._dequantize(dtype, None)
@@ -107,6 +114,7 @@ class QuantizedModule(nn.Module):
         Returns:
             Array of shape (..., O).
         """
+        # All axes but the last are rows of one matmul.
         if dequantizes_weights(x.size // x.shape[-1]):
             weight = self.dequantize(x.dtype).T
             return x @ weight if bias is None else mx.addmm(bias, x, weight)
@@ -143,6 +151,7 @@ class Linear(nn.Module):
         self.weight = mx.zeros((outputs, inputs))
         if bias:
             self.bias = mx.zeros((outputs,))
+        # Not a parameter: a copy of the weights in another order, which must not be saved or counted.
         self._tiles = PackedTiles() if SMALL_BATCH_ROWS else None
 
     def __call__(self, x: mx.array) -> mx.array:
@@ -246,6 +255,7 @@ class QuantizedEmbedding(QuantizedModule):
 
     def __init__(self, weight: mx.array, group_size: int, bits: int, mode: str) -> None:
         super().__init__(weight, group_size, bits, mode)
+        # The activations' dtype; a lookup has no float input that it could be taken from. Loading sets it.
         self.dtype = mx.float32
 
     def __call__(self, ids: mx.array) -> mx.array:
@@ -273,6 +283,7 @@ def _dequantize_in_passes(weight: mx.array, scales: mx.array, biases: mx.array, 
 
     Each step passes over a whole array, which is faster on CPUs than the loop in mx.dequantize.
     """
+    # A byte is one 8-bit value or two of 4 bits. Passes over whole arrays are faster on a CPU than mx.dequantize.
     values = weight.view(mx.uint8)
     if bits == 4:
         # The lower four bits of a byte hold the earlier weight.

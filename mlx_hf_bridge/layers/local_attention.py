@@ -48,6 +48,7 @@ def local_mask(length: int, window: int, mask: mx.array | None) -> mx.array:
     positions = mx.arange(length, dtype=mx.int32)
     distance = mx.abs(positions[:, None] - positions[None, :])
     near = (distance <= window)[None, None]
+    # A padded token sees itself, so that no row of scores is all -inf, whose softmax is NaN.
     return near if mask is None else mx.logical_or(mx.logical_and(near, mask), distance == 0)
 
 
@@ -79,12 +80,14 @@ def attend_locally(
         # One block would see almost every key anyway.
         near = prepend_shared(keys, values, local_mask(length, window, mask), shared)
         return attend(queries, near[0], near[1], scale, near[2], None)
+    # Rounded up.
     blocks = -(-length // size)
     # Positions of each block's keys, (N, S), in keys that are padded by `window` in front.
     positions = mx.arange(blocks)[:, None] * size + mx.arange(size + 2 * window)
     padding = blocks * size - length
     padded = [mx.pad(x, [(0, 0), (0, 0), (window, window + padding), (0, 0)]) for x in (keys, values)]
     near_keys, near_values = (_blocks_to_batch(x[:, :, positions]) for x in padded)  # (B x N, H, S, K)
+    # The last block is filled up with zeros, whose outputs are cut off at the end.
     rows = mx.pad(queries, [(0, 0), (0, 0), (0, padding), (0, 0)])
     rows = _blocks_to_batch(rows.reshape(*rows.shape[:2], blocks, size, -1))  # (B x N, H, C, K)
     visible = _block_mask(queries.shape[0], length, window, positions, mask)
@@ -131,8 +134,10 @@ def _block_mask(batch: int, length: int, window: int, positions: mx.array, mask:
     """Return the blocks' attention mask, (B x N, 1, C, S), from the mask of real tokens (B, 1, 1, L) or None."""
     blocks, size = positions.shape[0], positions.shape[1] - 2 * window
     visible = mx.ones((1, length), mx.bool_) if mask is None else mask[:, 0, 0]
+    # Padded keys are False in the mask, so zeros beyond the ends take no part in the softmax.
     visible = mx.pad(visible, [(0, 0), (window, window + blocks * size - length)])[:, positions][:, :, None]
     ahead = mx.arange(positions.shape[1])[None, :] - mx.arange(size)[:, None]  # (C, S); `window` = the query's own key
+    # The own key is always visible: padded queries would otherwise have no key, and NaN.
     visible = mx.logical_or(
         mx.logical_and(mx.logical_and(ahead >= 0, ahead <= 2 * window), visible), ahead == window
     )  # (1 or B, N, C, S)

@@ -32,6 +32,7 @@ class PointwiseConvolution(nn.Module):
     def __call__(self, x: mx.array) -> mx.array:
         texts, length, _ = x.shape
         weight = self.weight.reshape(self.groups, -1, self.weight.shape[1])  # (G, O / G, I / G)
+        # A convolution one token wide is a matmul, and its groups are the batch axis.
         parts = x.reshape(texts * length, self.groups, -1).swapaxes(0, 1)  # (G, B x L, I / G)
         outputs = parts @ weight.swapaxes(1, 2)  # (G, B x L, O / G)
         return outputs.swapaxes(0, 1).reshape(texts, length, -1) + self.bias
@@ -79,6 +80,8 @@ class PointwiseAttention(nn.Module):
         queries, keys, _ = self._heads(x)
         scores = (queries * self.scale) @ keys.swapaxes(-1, -2)
         if mask is not None:
+            # These are returned, not normalized, so masked ones hold the dtype's minimum as in transformers, and not
+            # -inf.
             scores = mx.where(mask, scores, mx.array(mx.finfo(scores.dtype).min, scores.dtype))
         return self(x, mask, bias), scores
 

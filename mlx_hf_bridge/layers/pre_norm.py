@@ -13,6 +13,7 @@ import mlx.nn as nn
 
 from mlx_hf_bridge.layers.encoder import OutputRecorder, SelfAttention
 
+# (2 - 2^-10) x 2^15. Residual sums of T5-like models exceed it, and inf would become NaN in the next norm.
 _LARGEST_FLOAT16 = 65504.0
 
 
@@ -54,6 +55,7 @@ class PreNormLayer(nn.Module):
             recorder.record_attention(weights)
         else:
             attended = self.attention(normed, mask, bias)
+        # Nothing normalizes the residual stream of a pre-norm model, so its sums grow with every layer.
         x = clamp_float16(x + attended)
         return clamp_float16(x + self.feed_forward(self.feed_forward_norm(x)))
 

@@ -14,6 +14,7 @@ import numpy as np
 from mlx_hf_bridge.layers.attention import relative_buckets
 from mlx_hf_bridge.layers.linear import Embedding
 
+# config.json's value for "one row for each distance" (position_buckets).
 _NO_BUCKETS = -1
 
 
@@ -58,6 +59,7 @@ class RelativePositionTable(nn.Module):
         self._span, self._buckets, self._max_distance = span, buckets, max_distance
 
     def __call__(self, length: int) -> RelativePositions:
+        # numpy, because the number of rows depends on the values: MLX would have to evaluate for it.
         distances = np.arange(1 - length, length, dtype=np.int32)
         if self._buckets > 0:
             distances = log_buckets(distances, self._buckets, self._max_distance)
@@ -86,6 +88,8 @@ def log_buckets(distances: np.ndarray, buckets: int, max_distance: int) -> np.nd
         Buckets of the shape of `distances`, int32, with the sign of the distance.
     """
     middle = buckets // 2
+    # float32 throughout, in the order of transformers' make_log_bucket_position: ceil turns a last-digit difference of
+    # the logarithm into another bucket.
     far = np.maximum(np.abs(distances), max(middle - 1, 1)).astype(np.float32) / np.float32(middle)
     steps = np.log(far) / np.log(np.float32((max_distance - 1) / middle)) * np.float32(middle - 1)
     logarithmic = (np.ceil(steps) + middle) * np.sign(distances)

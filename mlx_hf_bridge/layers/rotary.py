@@ -35,6 +35,8 @@ class Rotation:
 
     def __call__(self, x: mx.array) -> mx.array:
         if self.cos is None or self.sin is None:
+            # One kernel for the usual case, positions 0, 1, ...; `freqs` are periods, the reciprocals of transformers'
+            # inv_freq.
             return mx.fast.rope(
                 x, x.shape[-1], traditional=self.interleaved, base=None, scale=1.0, offset=0, freqs=self.periods
             )
@@ -57,6 +59,7 @@ def rotation_for(batch: TokenBatch, periods: mx.array) -> Rotation:
     """
     if batch.position_ids is None:
         return Rotation(periods)
+    # float32, since an angle grows with the position and half precision has no digits left for its remainder by 2 pi.
     angles = batch.position_ids[:, None, :, None].astype(mx.float32) / periods  # (B, 1, L, P)
     return Rotation(cos=mx.cos(angles), sin=mx.sin(angles))
 
@@ -74,6 +77,7 @@ class Rotary(nn.Module):
     def __init__(self, head_dim: int, *thetas: float) -> None:
         super().__init__()
         exponents = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
+        # From numpy: evaluated, hence usable from any thread. float32 powers, as transformers computes them.
         self._periods = [mx.array(np.float32(theta) ** exponents) for theta in thetas]
 
     def __call__(self, batch: TokenBatch) -> list[Rotation]:
@@ -113,5 +117,6 @@ class RotaryTable(nn.Module):
 
     def __call__(self, batch: TokenBatch) -> list[Rotation]:
         positions = mx.arange(batch.ids.shape[1], dtype=mx.int32)
+        # RoFormer's table has the sines in its first half.
         sin, cos = mx.split(self.table(positions)[None, None], 2, axis=-1)  # (1, 1, L, P)
         return [Rotation(cos=cos, sin=sin, interleaved=True)]

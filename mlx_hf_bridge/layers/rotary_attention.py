@@ -62,6 +62,7 @@ class RotaryAttention(nn.Module):
         if key_heads is None:
             self.qkv = Linear(hidden_size, 3 * heads * width, bias)
         else:
+            # With fewer key heads, queries are wider than keys, so only keys and values are fused.
             self.query = Linear(hidden_size, heads * width, bias)
             self.kv = Linear(hidden_size, 2 * key_heads * width, bias)
         self.out = Linear(heads * width, hidden_size, bias)
@@ -71,6 +72,7 @@ class RotaryAttention(nn.Module):
             self.key_norm = key_norm
 
     def __call__(self, x: mx.array, mask: mx.array | None, rotations: Sequence[Rotation]) -> mx.array:
+        # A cap is a tanh of the scores, for which MLX's fused attention has no option.
         if self.cap is not None:
             return self.with_weights(x, mask, rotations)[0]
         queries, keys, values = self._rotated_heads(x, rotations)
@@ -105,6 +107,7 @@ class RotaryAttention(nn.Module):
     def _rotated_heads(self, x: mx.array, rotations: Sequence[Rotation]) -> tuple[mx.array, mx.array, mx.array]:
         rotate = rotations[self.rotation_index]
         queries, keys, values = self._heads(x)
+        # Heads are normalized before they are rotated: the norm's weights make the order matter.
         queries = self.query_norm(queries) if "query_norm" in self else queries
         keys = self.key_norm(keys) if "key_norm" in self else keys
         return rotate(queries), rotate(keys), rotate(values) if self.rotates_values else values

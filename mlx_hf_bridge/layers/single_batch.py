@@ -13,6 +13,7 @@ import mlx.core as mx
 
 from mlx_hf_bridge.runtime.device import EVALUATES_EARLY
 
+# A context variable: another thread that encodes many texts at the same time must not see it.
 _single_batch: ContextVar[bool] = ContextVar("_single_batch", default=False)
 
 
@@ -49,5 +50,6 @@ def start_evaluation(array: mx.array) -> None:
     Args:
         array: Any lazy array.
     """
+    # With several batches in parallel, async_eval of one graph would block until the one before is nearly done.
     if EVALUATES_EARLY and _single_batch.get():
         mx.async_eval(array)

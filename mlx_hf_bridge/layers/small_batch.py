@@ -42,10 +42,12 @@ class PackedTiles:
         """
         outputs, inputs = weight.shape
         rows = x.size // inputs
+        # More multiplications per tile than the limit, and BLAS would copy each tile as it copies the whole matrix.
         if not 0 < rows <= SMALL_BATCH_ROWS or outputs % WIDTH or rows * WIDTH * inputs > _MAX_MULTIPLICATIONS:
             return None
         if weight.dtype != mx.float32 or x.dtype != mx.float32:
             return None
+        # Identity and not equality: comparing values would cost more than the matmul.
         if weight is not self._weight:
             self._weight, self._calls, self._tiles = weight, 0, None
         self._calls += 1

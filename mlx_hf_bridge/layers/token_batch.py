@@ -49,6 +49,7 @@ class TokenBatch:
         """
         if self.mask is None:
             return None
+        # A row of padding sees all its keys: with none, its softmax would be NaN.
         nothing = mx.logical_not(self.mask.any(axis=1, keepdims=True))
         return mx.logical_or(self.mask, nothing)[:, None, None, :]
 
@@ -64,6 +65,7 @@ class TokenBatch:
         if self.mask is None:
             return visible
         itself = (positions[:, None] == positions[None, :])[None, None]
+        # Padded queries see themselves, or a row of left padding would have no key at all.
         return mx.logical_or(mx.logical_and(visible, self.mask[:, None, None, :]), itself)
 
     def positions(self) -> mx.array:
@@ -88,6 +90,7 @@ class TokenBatch:
         if self.position_ids is not None:
             return self.position_ids
         real = (self.ids != pad_token_id).astype(mx.int32)
+        # Padding stays at pad_token_id; the first real token is one above it.
         return mx.cumsum(real, axis=1) * real + pad_token_id
 
     def token_mask(self, dtype: mx.Dtype) -> mx.array:
@@ -112,6 +115,7 @@ class TokenBatch:
         Returns:
             Hidden states of shape (B, D).
         """
+        # transformers reads position 0 also where a row is padded on the left.
         return hidden[:, 0]
 
     def take(self, hidden: mx.array, positions: mx.array) -> mx.array:

@@ -45,6 +45,7 @@ def take_first_unmasked(hidden: mx.array, batch: TokenBatch) -> mx.array:
     """
     if batch.mask is None:
         return batch.first_tokens(hidden)
+    # argmax returns the first maximum, so this is right for padding on either side.
     return batch.take(hidden, mx.argmax(batch.mask.astype(mx.int32), axis=1))
 
 
@@ -59,6 +60,7 @@ def mean_pool(hidden: mx.array, batch: TokenBatch) -> mx.array:
         Array of shape (B, D) and the dtype of `hidden`.
     """
     mask = batch.token_mask(mx.float32)
+    # The float32 mask makes the product and the sum float32: a long text's sum exceeds half precision.
     mean = (hidden * mask).sum(axis=1) / mx.maximum(mask.sum(axis=1), 1)
     return mean.astype(hidden.dtype)
 
@@ -184,10 +186,12 @@ class QuestionAwareSpans(nn.Module):
         outputs = {"start_logits": self.start(question, hidden), "end_logits": self.end(question, hidden)}
         if batch.mask is None:
             return outputs
+        # transformers' value for padded positions, which is finite.
         lowest = mx.array(mx.finfo(hidden.dtype).min, hidden.dtype)
         return {name: mx.where(batch.mask, scores, lowest) for name, scores in outputs.items()}
 
     def _question_positions(self, batch: TokenBatch) -> mx.array:
         if batch.inputs_embeds is not None:
+            # Embeddings have no [QUESTION] id to look for; transformers takes position 0 then.
             return mx.zeros(batch.ids.shape[0], mx.int32)
         return mx.argmax((batch.ids == self.question_token_id).astype(mx.int32), axis=1)

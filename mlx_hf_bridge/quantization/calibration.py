@@ -30,6 +30,7 @@ def calibrate(job: CalibrationJob, method: str, seed: int) -> tuple[dict[str, Qu
     Raises:
         QuantizationError: If the model's hidden states are not finite on the calibration texts.
     """
+    # Curvature comes first: it is measured once, on the float model.
     quantized, tuned = quantize_layers(job, curvature.estimate_curvatures(job, seed))
     _check_finite(quantized)
     if method != "distill":
@@ -44,6 +45,7 @@ def count_steps(modules: int, method: str) -> int:
 
 def _check_finite(quantized: Mapping[str, QuantizedWeights]) -> None:
     for path, found in quantized.items():
+        # Checked here, where the module and the cause are known; at inference every output would be NaN.
         if not all(bool(mx.isfinite(mx.array(part)).all()) for part in (found.scales, found.biases)):
             raise QuantizationError(
                 f"{path} reads inputs that are inf or nan on the calibration texts, so it cannot be calibrated. Check "

@@ -31,6 +31,7 @@ GRADIENT_SAMPLES = 96
 _HIDDEN = 0.05
 # Samples between two saves for resuming.
 _SAVE_EVERY = 24
+# The name under which sums are saved, and the label of the progress bar.
 _NAME = "curvature"
 
 
@@ -52,6 +53,7 @@ def estimate_curvatures(job: CalibrationJob, seed: int) -> dict[str, Floats]:
     Returns:
         Module path -> G of shape (O, O) for a linear layer, (D, D) for the rows of the token embedding table.
     """
+    # "looks", the number of samples, is a key of files on disk, so it keeps its old name.
     sums: dict[str, mx.array] = job.resume.load(_NAME) or {}
     done = int(np.array(sums.pop("looks", mx.array(0))))
     for _ in range(done):
@@ -61,6 +63,7 @@ def estimate_curvatures(job: CalibrationJob, seed: int) -> dict[str, Floats]:
     while samples := list(islice(pending, len(streams()))):
         for sample in _sample_in_parallel(job, samples, seed):
             sums = {path: sums[path] + array if path in sums else array for path, array in sample.items()}
+        # Now, or the graphs of all samples would stay in memory until the end.
         mx.eval(sums)
         done += len(samples)
         for _ in samples:
@@ -81,8 +84,10 @@ def _sample_in_parallel(
     """Compute one sample on each stream."""
     results = []
     with one_thread_per_stream():
+        # Not strict: the last round may have fewer samples than there are streams.
         for stream, (number, batch) in zip(streams(), samples, strict=False):
             with mx.stream(stream):
+                # A key for each sample, so that the number of streams and a resumed run do not change the result.
                 results.append(_gradient_sample(job, batch, mx.random.key(seed * GRADIENT_SAMPLES + number)))
         mx.eval(results)
     return results
@@ -110,8 +115,11 @@ def _gradient_sample(job: CalibrationJob, batch: TokenBatch, key: mx.array) -> d
     weights = {path: module.weight for path, module in linears.items()}
     width = 1 if table is None else table.weight.shape[1]
     by_weights, by_offset = mx.grad(project, argnums=(0, 1))(weights, mx.zeros((*batch.ids.shape, width)))
+    # Averaged over random z of unit variance, gradients of z'y give the sum over all outputs y.
     found = {path: gradient @ gradient.T for path, gradient in by_weights.items()}
     if table is not None:
+        # The gradient by the table itself would be (vocabulary, width); that by the looked-up rows has one row per
+        # token.
         rows = by_offset.reshape(-1, width)
         found[TOKEN_EMBEDDING] = rows.T @ rows
     return found
@@ -123,8 +131,10 @@ def _project(outputs: mx.array, key: mx.array) -> mx.array:
     Relative, since cosines are what users compare: the same error is a larger one in a short vector.
     """
     flat = outputs.reshape(len(outputs), -1)
+    # 1e-12 is the eps of torch's normalize: it only keeps a zero output from being divided by 0.
     lengths = mx.maximum(mx.linalg.norm(flat, axis=-1, keepdims=True), 1e-12)
     noise = mx.random.normal(flat.shape, key=key)
+    # The length is a weight of the text here, and not something to be differentiated.
     projected: mx.array = (flat / mx.stop_gradient(lengths) * noise).sum()
     return projected
 
@@ -138,6 +148,7 @@ def _differentiable(
     for path, module in linears.items():
         module.weight = weights[path]
     if table is not None:
+        # Changing the class of the one object leaves all references to it, such as a tied head's, as they are.
         table.__class__, table.offset = _OffsetEmbedding, offset
     try:
         yield

@@ -86,12 +86,16 @@ class _Distillation:
         linears = select_linears(job.quantized_model, quantized)
         self.quantized = quantized
         self.trained = list(linears)
+        # uint8 holds up to 8 bits, a quarter of the memory of the floats that they were rounded in.
         self.values = {path: mx.array(quantized[path].values.astype(np.uint8)) for path in self.trained}
         self.scales = {path: mx.array(quantized[path].scales) for path in self.trained}
+        # The trained numbers are shares of a scale, so that one learning rate suits all groups.
         self.moved = {path: mx.zeros((*quantized[path].scales.shape, 2)) for path in self.trained}
         self.small = _small_parameters(job.quantized_model)
         self.optimizers = optimizers.Adam(_RATE), optimizers.Adam(_RATE * _SLOWER)
+        # The float model's outputs do not change, so each batch is computed once.
         self.targets: dict[int, tuple[mx.array, mx.array]] = {}
+        # MLX differentiates by everything that is not frozen; the rest would cost memory and time.
         job.quantized_model.freeze()
         for module in linears.values():
             module.unfreeze(keys=["weight"], recurse=False)
@@ -108,12 +112,14 @@ class _Distillation:
             optimizer.learning_rate = learning_rate
         self.moved = self.optimizers[0].apply_gradients(of_moved, self.moved)
         self.small = self.optimizers[1].apply_gradients(of_small, self.small)
+        # MLX's optimizers return new arrays; the model still holds the old ones.
         self._update_model()
 
     def result(self) -> tuple[dict[str, QuantizedWeights], Arrays]:
         """Return scales and biases as they will be stored, and the other trained parameters."""
         found = dict(self.quantized)
         for path in self.trained:
+            # Trained in float32, stored in `dtype`: what is returned is what will be read back.
             scales, biases = (round_trip(np.array(part), self.job.dtype) for part in self._scales_and_biases(path))
             before = self.quantized[path]
             found[path] = QuantizedWeights(before.values, scales, biases, before.bits)
@@ -157,6 +163,7 @@ class _Distillation:
         """Turn the gradient of dequantized weights (O, I) into that of `moved` (O, G, 2)."""
         values, scales = self.values[path], self.scales[path]
         grouped = gradient.reshape(*scales.shape, -1)  # (O, G, S)
+        # weight = value * scale + bias: the chain rule sums a group's gradients, times the values for the scale.
         by_scale = (grouped * values.reshape(grouped.shape)).sum(axis=-1)
         return mx.stack([by_scale, grouped.sum(axis=-1)], axis=-1) * scales[..., None]
 
@@ -174,18 +181,22 @@ class _Distillation:
             weight = (grouped * scales[..., None] + biases[..., None]).reshape(self.values[path].shape)
             weights.append((f"{path}.weight", weight))
         model = self.job.quantized_model
+        # strict=False: these are only some of the model's parameters.
         model.load_weights([*weights, *self.small.items()], strict=False)
+        # Every step is evaluated, or the graph would grow over all of them.
         mx.eval(model.parameters(), self.moved, *(optimizer.state for optimizer in self.optimizers))
 
 
 def output_distance(outputs: mx.array, targets: mx.array) -> mx.array:
     """Return 1 - cosine, mean over rows, plus half the relative squared error, which depends on lengths too."""
     norms = mx.linalg.norm(outputs, axis=-1) * mx.linalg.norm(targets, axis=-1)
+    # 1e-12 only matters for rows of zeros.
     cosines = (outputs * targets).sum(axis=-1) / mx.maximum(norms, 1e-12)
     return (1 - cosines).mean() + 0.5 * _relative_error(outputs, targets)
 
 
 def _relative_error(outputs: mx.array, targets: mx.array) -> mx.array:
+    # Relative, so that the loss does not depend on the scale of a model's hidden states.
     return ((outputs - targets) ** 2).sum() / mx.maximum((targets**2).sum(), 1e-12)
 
 
@@ -225,6 +236,7 @@ def _small_parameters(model: Model) -> Arrays:
     return {
         name: array
         for name, array in _flat(model.parameters())
+        # Norms and biases are the parameters with one axis; heads and poolers stay as the checkpoint has them.
         if name.startswith("encoder.") and array.ndim == 1 and mx.issubdtype(array.dtype, mx.floating)
     }
 

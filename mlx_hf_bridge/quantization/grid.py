@@ -39,6 +39,7 @@ def quantize_least_squares(
     Returns:
         The quantized weights.
     """
+    # C order, so that the reshape is a view and a group lies together in memory.
     groups = np.ascontiguousarray(weights, np.float32).reshape(-1, group_size)
     importance = np.ones(group_size, np.float32)
     parts = [
@@ -75,10 +76,12 @@ def fit_groups(groups: Floats, importance: Floats, bits: int, dtype: mx.Dtype) -
         half = (high - low) / 2 * share
         scales = np.maximum(2 * half / (2**bits - 1), _MIN_SCALE)
         biases = (low + high) / 2 - half
+        # Rounded to the stored dtype before integers are chosen, so that they fit the scales that will be read back.
         scales, biases = round_trip(np.maximum(scales, _min_scale(dtype)), dtype), round_trip(biases, dtype)
         for attempt in range(_ROUNDS + 1):
             values = round_to_grid(groups, scales[:, None], biases[:, None], bits)
             errors = (importance * (groups - values * scales[:, None] - biases[:, None]) ** 2).sum(axis=1)
+            # Kept by comparison: rounding scales to the stored dtype can make a round worse than the one before.
             is_better = errors < least
             least = np.where(is_better, errors, least)
             best = np.where(is_better, scales, best[0]), np.where(is_better, biases, best[1])
@@ -97,8 +100,10 @@ def _least_squares(
     determinant = total * squares - by_value**2
     is_regular = determinant > _SINGULAR * total * squares
     scales = (total * products - by_value * by_weight) / np.where(is_regular, determinant, 1)
+    # A negative scale is fine, MLX's packing allows it; one near 0 would lose its digits in float16.
     is_usable = is_regular & (np.abs(scales) > _min_scale(dtype))
     scales = round_trip(np.where(is_usable, scales, before), dtype)
+    # The bias is fitted after the scale was rounded, so that it makes up for that rounding.
     return scales, round_trip((by_weight - scales * by_value) / total, dtype)
 
 

@@ -45,15 +45,19 @@ def quantize_layers(
     biases: Arrays = {}
     modules = select_modules(job.quantized_model, job.widths)
     linears = select_linears(job.quantized_model, job.widths)
+    # One batch is enough: the order of calls does not depend on the texts.
     order = group_by_input(job.quantized_model, linears, job.unpadded_batches[0])
     reached = {path for group in order for path in group.paths}
     for path in modules:
+        # Modules without inputs first: the token table comes before every linear layer.
         if path not in reached:
             quantized[path] = _load_or_round(
                 job,
                 path,
+                # A default argument binds the loop's present path; a plain closure would read the last one.
                 lambda path=path: _round_without_inputs(job, path, modules[path], curvatures),  # type: ignore[misc]
             )
+            # The dequantized weights, so that layers after it see inputs as they will be at inference.
             modules[path].weight = mx.array(quantized[path].dequantize())
     float_linears = select_linears(job.float_model, job.widths)
     text_weights = _text_weights(job)
@@ -67,6 +71,7 @@ def quantize_layers(
                 if bias is not None:
                     biases[f"{path}.bias"] = bias
     finally:
+        # Even after an error: the caller's model must get its own layers back.
         for replay in replays:
             replay.restore()
     return quantized, biases
@@ -87,6 +92,7 @@ def _load_or_round(job: CalibrationJob, path: str, compute: Callable[[], Quantiz
     quantized = job.resume.load_quantized(path)
     if quantized is None:
         quantized = compute()
+        # Before it is saved, or a resumed calibration would load the broken numbers again.
         if not (np.isfinite(quantized.scales).all() and np.isfinite(quantized.biases).all()):
             raise QuantizationError(
                 f"{path} was rounded to numbers that are not finite: its weights, or their inputs on the calibration "
@@ -116,6 +122,7 @@ def _round_group(
 
     def round_for_inputs(path: str) -> QuantizedWeights:
         width, weights = job.widths[path], float_weights(linears[0][path])
+        # With a bias the mean error is compensated exactly, so only the inputs' variation counts.
         second, cross = moments().second_moments(centered="bias" in linears[0][path])
         target = match_float_outputs(weights, second, cross, _MATCHING)
         return round_weights(target, second, width.bits, width.group_size, job.dtype, curvatures[path])
@@ -152,9 +159,12 @@ def _text_weights(job: CalibrationJob) -> list[mx.array]:
     found = []
     for batch in job.unpadded_batches:
         output = job.select_output(job.float_model(batch), batch)
+        # 1e-12 keeps a text whose output is 0 from being divided by it; clipping bounds its weight.
         sizes = mx.maximum((output.reshape(len(output), -1) ** 2).mean(axis=-1), 1e-12)
+        # Divided by the length too, so that a long text does not count more than a short one.
         found.append(1 / (batch.ids.shape[1] * sizes))
     mx.eval(found)
+    # The weights only matter relative to one another; the median puts the clipping around a typical text.
     median = float(np.median(np.concatenate([np.array(weights) for weights in found])))
     return [mx.clip(weights / median, 1 / _MAX_TEXT_WEIGHT, _MAX_TEXT_WEIGHT) for weights in found]
 

@@ -15,6 +15,7 @@ METHODS = ("minmax", "least_squares", "data_free", "gptq", "distill")
 READS_TEXTS = ("gptq", "distill")
 RUNS_MODEL = ("data_free", *READS_TEXTS)
 MIN_TEXTS = 16
+# 16 hexadecimal digits are 64 bits: chance does not make two sets of texts equal.
 _DIGEST_LETTERS = 16
 
 
@@ -44,6 +45,7 @@ def check_texts(texts: Any, method: str) -> tuple[str, ...] | None:
         return None
     if isinstance(texts, str) or not isinstance(texts, Sequence) or not all(isinstance(text, str) for text in texts):
         raise QuantizationError(f"calibration_texts is {texts!r:.80}, expected a list of texts.")
+    # Blank texts have special tokens only.
     kept = tuple(text for text in texts if text.strip())
     if len(kept) < MIN_TEXTS:
         raise QuantizationError(
@@ -67,4 +69,5 @@ def bundled_texts() -> tuple[str, ...]:
 
 def text_digest(texts: Sequence[str]) -> str:
     """Return a hash of these texts in this order."""
+    # A separator that texts do not contain: ["ab", "c"] and ["a", "bc"] must differ.
     return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:_DIGEST_LETTERS]

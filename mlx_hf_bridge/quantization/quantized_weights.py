@@ -52,8 +52,10 @@ class QuantizedWeights:
 
 def pack_bits(values: Floats, bits: int) -> npt.NDArray[np.uint32]:
     """Pack integers (O, I) into words (O, I x bits / 32), least significant bits first, as mx.quantize does."""
+    # Through single bits, since 3, 5 and 6 bits do not divide a byte and values cross byte boundaries.
     planes = np.unpackbits(values.astype(np.uint8)[..., None], axis=-1, bitorder="little", count=bits)
     stream = np.packbits(planes.reshape(len(values), -1), axis=-1, bitorder="little")
+    # Little-endian on every machine, as mx.quantize packs.
     return np.ascontiguousarray(stream).view("<u4").astype(np.uint32)
 
 
@@ -62,6 +64,7 @@ def round_trip(values: Floats, dtype: mx.Dtype) -> Floats:
 
     Rounding has to know the scales that the file will have: float16 moves them by up to 0.05 %, 2^-11.
     """
+    # numpy has no bfloat16, so that one goes through MLX.
     if dtype in _NUMPY_DTYPES:
         return values.astype(_NUMPY_DTYPES[dtype]).astype(np.float32)
     return np.array(mx.array(values).astype(dtype).astype(mx.float32))

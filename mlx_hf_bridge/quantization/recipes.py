@@ -99,12 +99,14 @@ class MLXQuantizationConfig:
         self._set("modules_to_not_convert", tuple(names))
         self._set("method", check_method(self.method, self.mode))
         self._set("calibration_texts", check_texts(self.calibration_texts, self.method))
+        # type() and not isinstance: bool is a subclass of int.
         if type(self.seed) is not int or not 0 <= self.seed < 2**32:
             raise QuantizationError(f"seed={self.seed!r}, expected an integer from 0 to 2^32 - 1.")
         self._set("modules", parse_modules(self.modules, self.mode))
         self._set("bits_choices", resolve_bits_choices(self))
 
     def _set(self, name: str, value: Any) -> None:
+        # The way to set a field of a frozen dataclass while it is created.
         object.__setattr__(self, name, value)
 
     @property
@@ -148,9 +150,12 @@ class MLXQuantizationConfig:
         found = {**asdict(self), "modules_to_not_convert": list(self.modules_to_not_convert)}
         found["modules"] = {name: width and asdict(width) for name, width in self.modules}
         found["bits_choices"] = list(self.bits_choices)
+        # Fields at their defaults are left out, so that identities of older conversions stay valid when a field is
+        # added.
         for spec in fields(self)[4:]:
             if spec.default is not MISSING and getattr(self, spec.name) == spec.default:
                 del found[spec.name]
+        # Texts may be large; their hash is enough to tell two recipes apart.
         found.pop("calibration_texts", None)
         if self.is_calibrated:
             found["calibration"] = text_digest(self.texts)
@@ -178,6 +183,7 @@ def names_module(name: str, module: str) -> bool:
     Returns:
         True if the name means the module.
     """
+    # The leading dot makes names match whole components: "out" means "attention.out" and not "layout".
     return f".{module}".endswith(f".{name}") or name.endswith(f".{module}")
 
 
@@ -242,6 +248,7 @@ def _from_file(path: Path) -> MLXQuantizationConfig:
     if not isinstance(content, Mapping) or not isinstance(content.get("recipe", {}), Mapping):
         raise QuantizationError(f"{path} holds no recipe. Give a recipe's dict, or a packed folder's metadata file.")
     recipe = dict(content.get("recipe", content))
+    # The chosen bits replace the target they were chosen for: with both, bits would be chosen again.
     if "plan" in content:
         kept = {key: recipe[key] for key in ("method", "seed") if key in recipe}
         recipe = {**kept, "modules": content["plan"]}

@@ -35,6 +35,7 @@ class _LastLayer(nn.Module):
 
     def __call__(self, *args: Any, **kwargs: Any) -> mx.array:
         self.outputs.append(self._layer(*args, **kwargs))
+        # The layers after it are not needed yet; an exception is the only way out of an arbitrary forward pass.
         raise StopForward
 
 
@@ -49,6 +50,7 @@ class Replay:
     def __init__(self, model: Model, batches: Sequence[TokenBatch]) -> None:
         self.model, self.batches = model, batches
         self.done = 0
+        # A list of its own: `encoder.layers` is replaced entry by entry while replaying.
         self._layers: list[nn.Module] = list(model.encoder.layers) if is_sequential(model, batches[0]) else []
         self._outputs: list[mx.array] = []
 
@@ -80,6 +82,7 @@ class Replay:
         with suppress(StopForward):
             self.model(batch)
         self.model.encoder.layers[self.done] = self._layers[self.done]
+        # Otherwise the graph would keep all layers before it in memory, for every batch.
         mx.eval(last.outputs)
         return last.outputs[0]
 
@@ -91,6 +94,7 @@ def is_sequential(model: Model, batch: TokenBatch) -> bool:
     must be equal to the bit.
     """
     layers: Any = model.encoder.get("layers")
+    # A single layer leaves nothing to cache.
     if not isinstance(layers, list) or len(layers) < 2:
         return False
     expected = model(batch).hidden
@@ -111,8 +115,11 @@ def is_sequential(model: Model, batch: TokenBatch) -> bool:
         model(batch)
         if [number for number, _ in outputs] != list(range(len(layers))) or not isinstance(outputs[0][1], mx.array):
             return False
+        # One cached layer and all but one: a layer that reads more than its predecessor's output shows in either.
         for done in {1, len(layers) - 1}:
             model.encoder.layers = [_CachedLayer(outputs[done - 1][1])] * done + layers[done:]
+            # Exactly equal: the same operations on the same arrays. A tolerance would hide a layer that reads something
+            # else.
             if not bool(mx.array_equal(model(batch).hidden, expected)):
                 return False
         return True

@@ -36,6 +36,7 @@ class ResumeStore:
         if path is None:
             return
         path.parent.mkdir(parents=True, exist_ok=True)
+        # The process id keeps two processes from writing one scratch file.
         scratch = path.with_name(f"{os.getpid()}-{path.name}")
         mx.save_safetensors(str(scratch), arrays)
         os.replace(scratch, path)
@@ -45,6 +46,7 @@ class ResumeStore:
         found = self.load(name)
         if found is None:
             return None
+        # "codes" is a key of files on disk, so it keeps its old name.
         values, scales, biases = (np.array(found[key].astype(mx.float32)) for key in ("codes", "scales", "biases"))
         return QuantizedWeights(values, scales, biases, int(np.array(found["bits"])))
 
@@ -56,7 +58,9 @@ class ResumeStore:
     def clear(self) -> None:
         """Delete everything that was saved."""
         if self.folder is not None:
+            # What cannot be deleted costs space only.
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def _path(self, name: str) -> Path | None:
+        # Module paths may hold characters that file names must not.
         return None if self.folder is None else self.folder / (re.sub(r"[^\w.-]+", "-", name) + ".safetensors")

@@ -56,6 +56,7 @@ class GptqFactors:
 def add_damping(second: Floats, share: float = _DAMPING) -> Floats:
     """Return H (I, I) with a share of its mean diagonal added; the identity if all inputs were zero."""
     level = float(np.diag(second).mean())
+    # Written this way so that NaN ends here too.
     if not level > 0:
         return np.eye(len(second), dtype=np.float32)
     return second + np.float32(share * level) * np.eye(len(second), dtype=np.float32)
@@ -73,6 +74,7 @@ def match_float_outputs(weights: Floats, second: Floats, cross: Floats, share: f
     Returns:
         The moved weights.
     """
+    # Least squares: the change of weights that best turns x into the difference y - x times the weights.
     moved = np.linalg.solve(add_damping(second, _MATCHING_DAMPING), cross @ weights.T).T
     return weights + np.float32(share) * moved.astype(np.float32)
 
@@ -99,6 +101,7 @@ def refine(
 
 def factorize(metric: Floats, group_size: int) -> GptqFactors:
     """Return GPTQ's factors of a damped H (I, I)."""
+    # GPTQ's act_order: columns with large inputs are rounded while there are still others to compensate for them.
     order = _column_order(np.diag(metric), group_size)
     return GptqFactors(order, np.diag(metric)[order], inverse_cholesky(metric[order][:, order]), group_size)
 
@@ -131,6 +134,7 @@ def gptq(weights: Floats, factors: GptqFactors, bits: int, dtype: mx.Dtype) -> Q
             error = (remaining[column] - values[column] * scale - bias) / upper[column, column]
             remaining[column + 1 : end] -= np.outer(upper[column, column + 1 : end], error)
             errors[column - start] = error
+        # One matmul for all later columns, as in GPTQ: column by column it would be limited by memory.
         remaining[end:] -= upper[start:end, end:].T @ errors
     original = np.empty_like(values)
     original[order] = values
@@ -155,7 +159,9 @@ def inverse_cholesky(metric: Floats) -> Floats:
     The inverse is taken in float64 and made symmetric, since a Cholesky factor exists only of a matrix that is positive
     definite after rounding too.
     """
+    # float64, since a nearly singular matrix loses digits when it is inverted.
     inverse = np.linalg.inv(metric.astype(np.float64))
+    # Averaged with its transpose, since rounding leaves the inverse not quite symmetric.
     return np.linalg.cholesky((inverse + inverse.T) / 2).T.astype(np.float32)
 
 
@@ -187,6 +193,7 @@ def refit_scales(weights: Floats, metric: Floats, quantized: QuantizedWeights, d
     matrix[:, groups:, groups:] = by_group.reshape(groups, size, groups).sum(axis=1)
     target = weights @ metric
     wanted = [(part.reshape(outputs, groups, size)).sum(axis=2) for part in (target * quantized.values, target)]
+    # float64, for groups whose scale and bias are nearly indistinguishable (see _RIDGE).
     system = matrix.astype(np.float64)
     diagonal = np.arange(2 * groups)
     system[:, diagonal, diagonal] += _RIDGE * system[:, diagonal, diagonal].mean(axis=1, keepdims=True)
@@ -201,6 +208,7 @@ def _better_rows(
 ) -> QuantizedWeights:
     """Take each row's new scales where they are usable and better: rounding them to `dtype` can make them worse."""
     errors = [_errors(weights, metric, quantized) for quantized in (before, after)]
+    # A scale that became 0 in the stored dtype would be divided by later.
     is_better = (errors[1] < errors[0]) & (np.abs(after.scales) > 0).all(axis=1)
     scales, biases = (
         np.where(is_better[:, None], new, old)
@@ -219,6 +227,7 @@ def _coordinate_descent(weights: Floats, metric: Floats, quantized: QuantizedWei
     """Set every integer in turn to the best one, given all others of its row."""
     size, diagonal = quantized.group_size, np.diag(metric)
     values = np.ascontiguousarray(quantized.values.T)
+    # The error is quadratic, so the best value of one integer follows from the gradient and the diagonal alone.
     gradient = metric @ np.ascontiguousarray((weights - quantized.dequantize()).T)  # (I, O)
     for start in range(0, len(values), _BLOCK):
         end = min(start + _BLOCK, len(values))
@@ -230,6 +239,7 @@ def _coordinate_descent(weights: Floats, metric: Floats, quantized: QuantizedWei
             better = round_to_grid(target, scale, bias, quantized.bits)
             changes[column - start] = (values[column] - better) * scale
             values[column] = better
+            # Updated at once, since the next column is chosen given this one.
             local += np.outer(metric[start:end, column], changes[column - start])
         gradient += metric[:, start:end] @ changes
     return QuantizedWeights(np.ascontiguousarray(values.T), quantized.scales, quantized.biases, quantized.bits)

@@ -42,6 +42,7 @@ def predict_errors(
         Module path -> width -> predicted error; widths whose group size does not divide the inputs are left out.
     """
     batches = job.calibration_batches
+    # Evenly spread over the batches, whatever their order is.
     chosen = batches[:: max(1, len(batches) // _BATCHES)]
     expected = [job.select_output(job.float_model(batch), batch) for batch in chosen]
     mx.eval(expected)
@@ -51,11 +52,13 @@ def predict_errors(
         job.on_step(path)
         weight = module.weight
         possible = [width for width in candidates if weight.shape[-1] % width.group_size == 0]
+        # 32 is the smallest group that MLX packs in affine mode.
         probe = _PROBE if weight.shape[-1] % _PROBE.group_size == 0 else BitWidth(_PROBE.bits, 32)
         module.weight = _round(weight, probe)
         outputs = [job.select_output(job.quantized_model(batch), batch) for batch in chosen]
         distances = [output_distance(actual, target) for actual, target in zip(outputs, expected, strict=True)]
         error = float(np.array(mx.stack(distances).mean()))
+        # Restored before the next module: each is measured with all others in float.
         module.weight = weight
         share = (_LINEAR_SHARE if isinstance(module, Linear) else _TABLE_SHARE) if second_order else 1.0
         base = _squared_error(module, probe)
@@ -70,5 +73,6 @@ def _round(weight: mx.array, width: BitWidth) -> mx.array:
 
 def _squared_error(module: Linear | Embedding, width: BitWidth) -> float:
     """Return the mean squared rounding error over a sample of rows."""
+    # A sample, because a vocabulary's table has many rows, and each width would read all of them.
     rows = module.weight[:: max(1, len(module.weight) // _ROWS)]
     return float(np.array(((rows - _round(rows, width)) ** 2).mean())) + _TINY

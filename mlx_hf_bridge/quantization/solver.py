@@ -49,6 +49,7 @@ def choose_widths(choices: Mapping[str, Sequence[Choice]], budget: int) -> dict[
         fitting = [(gain, name) for gain, size, name in steps if size <= remaining]
         if not fitting:
             return {name: front[chosen[name]] for name, front in fronts.items()}
+        # Greedy by the error saved per byte; on convex fronts that is close to the optimum, and the name breaks ties.
         _, name = max(fitting)
         remaining -= _step(fronts[name], chosen[name])[1]
         chosen[name] += 1
@@ -60,6 +61,7 @@ def convex_front(choices: Sequence[Choice]) -> list[Choice]:
     for choice in sorted(choices, key=lambda option: (option.bytes, option.error)):
         if hull and choice.error >= hull[-1].error:
             continue
+        # A choice below the hull would never be worth its bytes: a step past it saves more for each.
         while len(hull) > 1 and _gain(hull[-2], hull[-1]) <= _gain(hull[-2], choice):
             hull.pop()
         hull.append(choice)

@@ -36,7 +36,9 @@ class _RecordingLinear(Linear):
 def record_inputs(linears: Mapping[str, Linear], callback: Callback) -> Iterator[None]:
     """Call `callback(path, x)` with each linear layer's input x (..., I) while the block runs."""
     for path, module in linears.items():
+        # The class of the object itself, so that the model's own code calls it wherever it holds the layer.
         module.__class__ = _RecordingLinear
+        # A default argument binds the loop's present path.
         module.callback = lambda x, path=path: callback(path, x)
     try:
         yield
@@ -78,6 +80,7 @@ def group_by_input(model: Model, linears: Mapping[str, Linear], batch: TokenBatc
     for path, x in seen:
         first.setdefault(path, x)
     for path, x in first.items():
+        # By identity: comparing arrays would evaluate them.
         if order and order[-1][1] is x:
             order[-1][0].append(path)
         else:
@@ -111,8 +114,11 @@ class InputMoments:
         """
         x, y = (part.reshape(-1, part.shape[-1]).astype(mx.float32) for part in (quantized, floats))
         rows_per_text, rest = divmod(len(x), len(text_weights))
+        # Some layers read other rows than one per token of each text; weights of texts do not apply there.
         weights = mx.ones(len(x)) if rest else mx.repeat(text_weights, rows_per_text)
         weights = weights[:, None]
+        # The first batch's mean is near the mean of all; subtracting it avoids the cancellation of large second
+        # moments.
         if not self.rows:
             self.origin = x.mean(axis=0)
         x, y = x - self.origin, y - self.origin
@@ -122,6 +128,7 @@ class InputMoments:
         self.first_float = self.first_float + (y * weights).sum(axis=0)
         self.second = self.second + weighted.T @ x
         self.cross = self.cross + weighted.T @ (y - x)
+        # Otherwise all batches' inputs would stay in memory.
         mx.eval(self.origin, self.first, self.first_float, self.second, self.cross)
 
     def means(self) -> tuple[Floats, Floats]:
@@ -142,6 +149,7 @@ class InputMoments:
                 *(sums / self.rows for sums in (self.first, self.first_float, self.second, self.cross)),
             )
         )
+        # Moments about the true mean, from those about the origin.
         second, cross = second - np.outer(x, x), cross - np.outer(x, y - x)
         if centered:
             return second, cross
@@ -170,6 +178,7 @@ def collect_inputs(
         calls += 1
         if path == group.paths[0]:
             inputs.append(x)
+        # Nothing after the group's last call is needed.
         if calls == group.calls:
             raise StopForward
 

@@ -61,6 +61,7 @@ def round_weights(
     if outputs is None:
         return refine(weights, metric, gptq(weights, factors, bits, dtype), dtype, REFINEMENT_ROUNDS)
     across = add_damping(outputs, _OUTPUT_DAMPING)
+    # Stable, so that equal rows have one order on every machine.
     order = np.argsort(-np.diag(across), kind="stable")
     blocks = [order[start : start + _ROWS] for start in range(0, len(order), _ROWS)]
     quantized = _round_blocks(weights, metric, factors, across, blocks, bits, dtype)
@@ -107,7 +108,9 @@ def _round_blocks(
     for block in blocks:
         end = start + len(block)
         target = remaining[start:end]
+        # One round of refinement here, because _refine_blocks refines again.
         quantized = refine(target, metric, gptq(target, factors, bits, dtype), dtype, 1)
+        # As GPTQ divides by the diagonal, for a block of rows at once.
         errors = np.linalg.solve(upper[start:end, start:end].T, target - quantized.dequantize())
         remaining[end:] -= upper[start:end, end:].T @ errors
         parts.append(quantized)

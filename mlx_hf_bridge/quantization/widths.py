@@ -24,6 +24,7 @@ class BitWidth:
 def check_width(name: str, value: Any, mode: str) -> int:
     """Return a value of `bits` or `group_size` that MLX packs in this mode; raise QuantizationError for another."""
     allowed = (BITS if name == "bits" else GROUP_SIZES)[mode]
+    # type() and not isinstance: True would pass as 1.
     if type(value) is not int or value not in allowed:
         raise QuantizationError(
             f"{name}={value!r} is not packed by MLX in mode {mode!r}; "
@@ -74,6 +75,7 @@ def resolve_bits_choices(recipe: Any) -> tuple[int, ...]:
     targets = {name: getattr(recipe, name) for name in ("target_size_mb", "bits_per_weight")}
     given = {name: value for name, value in targets.items() if value is not None}
     for name, value in given.items():
+        # `not value > 0` also refuses NaN.
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
             raise QuantizationError(f"{name}={value!r}, expected a number greater than 0.")
     if len(given) == 2:

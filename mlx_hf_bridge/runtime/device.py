@@ -30,6 +30,7 @@ _INSTALL_ADVICE = (
 )
 
 
+# Must stay above the import of mlx.core, which binds its BLAS when it is loaded.
 BLAS = load_blas()
 
 try:
@@ -82,6 +83,7 @@ _SMALL_MATMUL_KERNELS = ("SkylakeX", "Cooperlake", "SapphireRapids")
 
 def _small_batch_rows() -> int:
     """Return the rows up to which a float matmul is faster with packed weight tiles; 0 for never."""
+    # Other kernels copy the weights of a tile as they copy the whole matrix, so that tiles would only cost memory.
     if BACKEND != "cpu" or BLAS is None or kernel_name(BLAS) not in _SMALL_MATMUL_KERNELS:
         return 0
     choice = small_batch_rows_choice()
@@ -138,12 +140,14 @@ def _libc_function(name: str) -> Callable[..., int] | None:
     """Return a function of glibc on Linux CPUs, where MLX allocates arrays by malloc; None elsewhere."""
     if BACKEND != "cpu" or sys.platform != "linux":
         return None
+    # CDLL(None) is the running process; musl has neither function, hence the default.
     return getattr(ctypes.CDLL(None), name, None)
 
 
 def _keep_freed_memory() -> None:
     """Let malloc reuse the memory of freed arrays, unless the environment configures malloc."""
     mallopt = _libc_function("mallopt")
+    # mallopt would override what the user configured by these variables.
     if mallopt is not None and not any(name in os.environ for name in _MALLOC_VARIABLES):
         mallopt(_M_MMAP_THRESHOLD, _LARGEST_FROM_HEAP)
         mallopt(_M_TRIM_THRESHOLD, _KEPT_HEAP)
@@ -171,8 +175,10 @@ def _stream_count() -> int:
         if not choice.isdecimal() or choice == "0":
             raise BackendError(f"{STREAMS_VARIABLE}={choice!r}, expected a number of 1 or more, or leave it unset.")
         return int(choice)
+    # Without a limit, each stream's matmul would start a thread per core, and they would compete for the cores.
     if BACKEND != "cpu" or sys.platform != "linux" or (BLAS and not BLAS_THREADS.known):
         return 1
+    # The cores that this process may use, which containers and taskset restrict; os.cpu_count() would ignore that.
     return min(len(os.sched_getaffinity(0)), _MAX_STREAMS)
 
 
@@ -180,6 +186,7 @@ def _stream_count() -> int:
 _MAX_STREAMS = 16
 STREAMS = _stream_count()
 
+# MLX's streams belong to the thread that created them.
 _thread_streams = threading.local()
 
 
@@ -201,6 +208,7 @@ def fused(function: Callable[[mx.array], mx.array]) -> Callable[[mx.array], mx.a
     """Compile an elementwise function into one kernel for any shape, on GPUs; on CPUs MLX would call a C++ compiler."""
     if BACKEND == "cpu":
         return function
+    # shapeless: one trace for all shapes, of which texts of varied lengths have many.
     compiled: Callable[[mx.array], mx.array] = mx.compile(function, shapeless=True)
     return compiled
 

@@ -13,6 +13,7 @@ QUANTIZATION_VARIABLE = "MLX_HF_BRIDGE_QUANTIZATION"
 
 def hub_cache() -> Path:
     """Return the Hub's cache folder, as huggingface_hub finds it (HF_HUB_CACHE, HF_HOME, XDG_CACHE_HOME)."""
+    # The order of huggingface_hub.constants, without importing that package for a path.
     if explicit := os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE"):
         return Path(explicit).expanduser()
     cache_home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
@@ -29,6 +30,7 @@ def bridge_cache() -> Path:
 
 def blas_choice() -> str | None:
     """Return MLX_HF_BRIDGE_BLAS: path of a BLAS to load before MLX, "none" for MLX's own; None to search for one."""
+    # An empty variable counts as unset, here and below.
     return os.environ.get(BLAS_VARIABLE) or None
 
 

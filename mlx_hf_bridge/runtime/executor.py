@@ -20,6 +20,7 @@ from mlx_hf_bridge.runtime.device import KEPT_BYTES
 
 T = TypeVar("T")
 
+# Reentrant, because work that runs here may call `run` again.
 _lock = threading.RLock()
 # Id of the process that has used MLX; a child forked from it cannot use it.
 _process: int | None = None
@@ -59,6 +60,8 @@ def run(work: Callable[[], T]) -> T:
             "MLX was used before this process was forked, and would hang here. Start workers by spawn: "
             "multiprocessing.get_context('spawn')."
         )
+    # A lazy array cannot leave its thread, and a process whose MLX thread has ended may abort at exit: hence the main
+    # thread, or one worker that never ends.
     if threading.current_thread() in (threading.main_thread(), _worker):
         return _evaluate(work)
     job = _Job(work)
@@ -74,6 +77,7 @@ def run(work: Callable[[], T]) -> T:
 def _evaluate(work: Callable[[], T]) -> T:
     with _lock:
         result = work()
+        # Evaluated inside the lock and in this thread; what leaves is data.
         mx.eval(*arrays_in(result))
         if mx.get_cache_memory() > KEPT_BYTES:
             mx.clear_cache()
@@ -97,6 +101,7 @@ def _start_worker() -> None:
     global _worker
     with _lock:
         if _worker is None:
+            # daemon, so that a program can exit while the worker waits for a job.
             _worker = threading.Thread(target=_serve, name="mlx-hf-bridge", daemon=True)
             _worker.start()
 

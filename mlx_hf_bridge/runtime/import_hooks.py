@@ -24,6 +24,7 @@ class AfterImport(importlib.abc.MetaPathFinder):
             if module := sys.modules.get(name):
                 self.actions.pop(name)(module)
         if self.actions:
+            # First, since the first finder that returns a spec wins.
             sys.meta_path.insert(0, self)
 
     def uninstall(self) -> None:
@@ -46,6 +47,7 @@ class AfterImport(importlib.abc.MetaPathFinder):
         """
         if name not in self.actions:
             return None
+        # importlib.util.find_spec would ask this finder again, without end.
         others = [finder for finder in sys.meta_path if finder is not self]
         spec = next((found for finder in others if (found := finder.find_spec(name, path, target))), None)
         if spec is not None and spec.loader is not None:
@@ -68,6 +70,8 @@ class _ActingLoader(importlib.abc.Loader):
 
     def exec_module(self, module: ModuleType) -> None:
         if module.__spec__ is not None:
+            # Before the module runs: code that asks for its own loader (pickle, importlib.resources) must find the real
+            # one.
             module.__spec__.loader = self.loader
         module.__loader__ = self.loader
         self.loader.exec_module(module)

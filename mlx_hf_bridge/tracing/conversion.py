@@ -90,9 +90,11 @@ def trace_module(
         UnsupportedModelError: If torch.export cannot trace the module, an operation is missing here, the graph is valid
             for one length only, or its outputs differ from those of the module.
     """
+    # eval() turns dropout off, which a graph would otherwise keep.
     module = _use_batched_experts(module.eval())
     extra_inputs = extra_inputs or _default_extra_inputs(module)
     errors = []
+    # Each attempt traces anew, since the implementation of attention is chosen before tracing.
     for attention in _attentions(module):
         # sdpa is one operation of the graph; where a module cannot be traced with it, eager attention is tried.
         _set_attention(module, attention)
@@ -108,6 +110,7 @@ def trace_module(
 def _use_batched_experts(module: Any) -> Any:
     """Compute mixture-of-experts layers as batched matmuls, since transformers' other ways loop over experts."""
     if hasattr(module, "set_experts_implementation"):
+        # ValueError: modules without such layers; they stay as they are.
         with contextlib.suppress(ValueError), suppress_output():
             module.set_experts_implementation("batched_mm")
     return module
@@ -132,11 +135,13 @@ def _default_extra_inputs(module: Any) -> ExtraInputs:
     edge = min(40, getattr(module.config, "max_2d_position_embeddings", 40))
 
     def extra_inputs(texts: int, tokens: int) -> Inputs:
+        # Seeded by the shape, so that a conversion is repeatable.
         random = torch.Generator().manual_seed(texts * tokens)
         found = {}
         if TOKEN_TYPE_IDS in accepted and isinstance(type_count, int) and type_count > 0:
             found[TOKEN_TYPE_IDS] = torch.randint(0, min(type_count, 2), (texts, tokens), generator=random)
         if "bbox" in accepted:
+            # Sorted corners, because LayoutLM looks up widths and heights, which must not be negative.
             corners = torch.randint(0, edge, (texts, tokens, 2, 2), generator=random).sort(dim=2).values
             found["bbox"] = corners.flatten(2)
         return found
@@ -148,6 +153,7 @@ def _convert(module: Any, task: str, extra_inputs: ExtraInputs, excluded_outputs
     """Export the module, translate the program into a graph, and run the passes over it."""
     inputs = example_inputs(module, extra_inputs(EXAMPLE_TEXTS, EXAMPLE_TOKENS))
     if task == MULTIPLE_CHOICE:
+        # Multiple choice has an axis of choices, (B, 1, L) here: the forward flattens it.
         inputs = {name: tensor[:, None] for name, tensor in inputs.items()}
     table = token_embedding(module)
     program = _export(module, inputs)
@@ -168,6 +174,7 @@ def _convert(module: Any, task: str, extra_inputs: ExtraInputs, excluded_outputs
         (
             name
             for name, tensor in translation.tensors.items()
+            # By memory and not by name: a tied table has several names.
             if table is not None and tensor.data_ptr() == table.data_ptr()
         ),
         None,
@@ -205,6 +212,7 @@ def _facts(module: Any, task: str) -> Facts:
         layers=int(getattr(config, "num_hidden_layers", 0) or 0),
         heads=int(getattr(config, "num_attention_heads", 0) or 0),
         type_vocab_size=type_count if isinstance(type_count, int) else 0,
+        # Found by trials later, as is length_dependent.
         max_length=NO_POSITIONS,
         pad_token_id=pad if isinstance(pad, int) and pad >= 0 else None,
         length_dependent=False,
@@ -219,6 +227,7 @@ def _packable(
     Poolers and heads are excluded, as in native families (quantization/policy.py).
     """
     prefix = f"{getattr(module, 'base_model_prefix', '')}."
+    # Parameters of a task model whose names lack the base model's prefix are its head's.
     in_head = task != BASE_TASK and any(name.startswith(prefix) for name in tensors)
     uses: dict[str, set[str]] = {}
     for node in graph.nodes:
@@ -233,6 +242,7 @@ def _packable(
         if tensors[name].ndim == 2
         and "pooler" not in name.split(".")
         and (name == table_name or not in_head or name.startswith(prefix))
+        # Every use counts: a weight that anything else reads, such as an addition, could not be read packed.
         and (found <= linear_weights or (name == table_name and found <= {*linear_weights, "embedding:0"}))
     )
 
@@ -247,6 +257,7 @@ def _verify(found: TracedModule, module: Any, task: str, extra_inputs: ExtraInpu
     graph = replace(graph, facts=replace(graph.facts, max_length=find_max_length(graph, found.tensors, module)))
     model = build_model(graph, found.tensors)
     allowed = [shape for shape in TRIAL_SHAPES if model.allows(*shape) and shape[1] <= graph.facts.max_length]
+    # With fewer shapes than two, nothing would show that the graph is right for other lengths.
     if len(allowed) < 2:
         raise UnsupportedModelError(
             f"the graph of {graph.facts.model_class} is valid for the traced length only: its forward branches on "
@@ -256,6 +267,7 @@ def _verify(found: TracedModule, module: Any, task: str, extra_inputs: ExtraInpu
     for texts, tokens in allowed:
         inputs = trial_inputs(graph, module, texts, tokens, extra_inputs, task)
         worst = max(worst, largest_difference(model, module, inputs))
+    # Written this way so that NaN is refused too.
     if not worst <= TOLERANCE:
         raise UnsupportedModelError(
             f"the graph of {graph.facts.model_class} differs from the module (by {worst:.1e} of the largest output "

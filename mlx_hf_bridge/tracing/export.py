@@ -63,6 +63,7 @@ class NamedOutputs(torch.nn.Module):
         self.options = {"return_dict": True, **({"output_hidden_states": True} if states else {})}
         accepted = inspect.signature(module.forward).parameters
         if "use_cache" in accepted:
+            # A cache would be one more output, and an encoder has no use for it.
             self.options["use_cache"] = False
 
     def forward(self, *given: torch.Tensor) -> dict[str, Any]:
@@ -82,6 +83,7 @@ def example_inputs(module: Any, extra_inputs: Inputs) -> dict[str, torch.Tensor]
         Tensors by name.
     """
     mask = torch.ones(EXAMPLE_TEXTS, EXAMPLE_TOKENS, dtype=torch.long)
+    # With padding, or transformers might skip the mask, and the graph would ignore it for good.
     mask[1, EXAMPLE_TOKENS - 4 :] = 0
     ids = torch.randint(0, vocab_size_of(module), mask.shape, generator=torch.Generator().manual_seed(0))
     return {"input_ids": ids, "attention_mask": mask, **extra_inputs}
@@ -129,6 +131,7 @@ def _export_dynamic(wrapper: NamedOutputs, inputs: Inputs, limit: int) -> Export
             {index: free[axis] for index, axis in _dynamic_axes(tensor).items()} for tensor in inputs.values()
         )
         try:
+            # strict=False traces by running the Python code, strict mode by reading its bytecode.
             return export(wrapper, tuple(inputs.values()), dynamic_shapes={"given": shapes}, strict=False)
         except Exception as error:  # torch raises any type for what it cannot trace
             reasons.append(f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}")
@@ -152,10 +155,12 @@ def axis_names(tensor: torch.Tensor) -> tuple[str | int, ...]:
 def _decompose(program: ExportedProgram) -> ExportedProgram:
     """Decompose the operations that the table lacks, until none is left; high-level ones in the table are kept."""
     table: dict[Any, Any] = {}
+    # materialize() makes a plain dictionary, so that single operations can be picked.
     known = torch.export.default_decompositions().materialize()
     for _ in range(_ROUNDS):
         program = program.run_decompositions(table)
         missing = missing_operations(program)
+        # Only what is missing is decomposed: attention, linear layers and norms stay single operations.
         table = {operation: known[operation] for operation in missing if operation in known}
         if not table:
             break
@@ -186,6 +191,7 @@ def operation_name(target: Any) -> str:
 def suppress_output() -> Iterator[None]:
     """Suppress warnings, log lines and progress bars of torch.export and transformers."""
     before, bars = logging.root.manager.disable, transformers_logging.is_progress_bar_enabled()
+    # torch and transformers log through many loggers; only this stops all of them.
     logging.disable(logging.CRITICAL)
     transformers_logging.disable_progress_bar()
     try:

@@ -57,6 +57,7 @@ class TracedConfig(EncoderConfig):
             "vocab_size": facts.vocab_size,
         }
         labels = {key: raw[key] for key in ("id2label", "label2id", "problem_type", "num_labels") if key in raw}
+        # Only labels are read by it; the placeholders in _PLAIN satisfy its checks of everything else.
         read = EncoderConfig.from_json({"model_type": facts.model_type, **general, **labels, **_PLAIN})
         own: dict[str, Any] = {
             "id2label": read.id2label,
@@ -125,6 +126,7 @@ def family_of(graph: Graph) -> Family:
         hf_head_suffixes={} if is_base else {facts.task: facts.model_class},
         tokenizer="PreTrainedTokenizerFast",
         heads={},
+        # The graph computes the pooler; a placeholder says that there is one.
         pooler=(lambda config: nn.Identity()) if "pooler_output" in graph.outputs else None,
         uses_token_type_ids="token_type_ids" in graph.inputs,
         accepts_inputs_embeds=False,

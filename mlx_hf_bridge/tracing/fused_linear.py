@@ -20,6 +20,7 @@ def fuse_linear_layers(graph: Graph, table: dict[str, Any]) -> Graph:
     """
     nodes: list[Node] = []
     for node in graph.nodes:
+        # A list of weights is the form in files; after fusion it is one node.
         if node.op == "bridge.linears" and isinstance(node.args[1], list):
             x, weights, biases = node.args[:3]
             sizes = [_rows(table[weight.args[0]]) for weight in weights]
@@ -32,6 +33,7 @@ def fuse_linear_layers(graph: Graph, table: dict[str, Any]) -> Graph:
     names = {node.args[0] for node in kept if node.op == WEIGHT}
     unread = {node.args[0] for node in nodes if node.op == WEIGHT} - names
     for name in unread:
+        # Frees the separate weights, which would double the memory.
         table.pop(name, None)
     return Graph(graph.facts, kept, graph.inputs, graph.outputs, graph.axes, graph.guards)
 
@@ -44,6 +46,7 @@ def _concatenate(parts: list[Node] | None, table: dict[str, Any]) -> Node | None
     """Add the stacked parts (O, I) or (O,) to the table and return their node; None for no biases."""
     if not parts:
         return None
+    # The joined names are the key, so two groups of the same weights share one array.
     name = "+".join(part.args[0] for part in parts)
     if name not in table:
         table[name] = _stack([table[part.args[0]] for part in parts])
@@ -55,6 +58,7 @@ def _stack(parts: list[Any]) -> Any:
     if not isinstance(parts[0], QuantizedEmbedding):
         return mx.concatenate(parts, axis=0)
     first = parts[0]
+    # The smallest table that can be quantized; its arrays are replaced below.
     stacked = QuantizedEmbedding(mx.zeros((1, first.group_size)), first.group_size, first.bits, first.mode)
     stacked.dtype = first.dtype
     for leaf in ("weight", "scales", *(("biases",) if "biases" in first else ())):

@@ -14,6 +14,7 @@ from mlx_hf_bridge.errors import UnsupportedModelError
 MAX_CHARACTERS = 2_000
 # Bounds the recursion of _check and _value.
 _MAX_DEPTH = 40
+# Bounds products of a few numbers, which Python would compute with any number of digits.
 _MAX_NUMBER = 2**62
 _OPERATORS: dict[type, Callable[[int, int], int]] = {
     ast.Add: operator.add,
@@ -49,6 +50,7 @@ class Guard:
         if not isinstance(text, str) or len(text) > MAX_CHARACTERS:
             raise _error(str(text)[:80], f"is not a string of {MAX_CHARACTERS} characters or fewer")
         try:
+            # Parsed and checked against a small grammar, never evaluated by Python: a folder may come from anyone.
             self._tree = ast.parse(text, mode="eval").body
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
             raise _error(text, f"cannot be read ({type(error).__name__})") from error
@@ -67,6 +69,7 @@ def _check(node: ast.AST, text: str, depth: int) -> None:
     if depth > _MAX_DEPTH:
         raise _error(text, f"is nested deeper than {_MAX_DEPTH}")
     if isinstance(node, ast.Constant):
+        # bool passes as an int: torch writes True for some conditions.
         known = isinstance(node.value, int) and abs(node.value) <= _MAX_NUMBER
     elif isinstance(node, ast.Name):
         known = node.id in SIZE_NAMES

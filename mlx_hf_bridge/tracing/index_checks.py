@@ -44,6 +44,7 @@ class IndexChecks:
             (table, axis, indices)
             for node in graph.nodes
             for table, axis, indices in _lookups(node)
+            # Indices that depend on hidden states cannot be known before the model runs.
             if id(indices) not in computed
         ]
         by_shape = [item for item in found if not _reads_values(graph, item[2])]
@@ -79,6 +80,7 @@ class _CheckGroup:
         kept = [item for item in lookups if item[0].op in TENSOR_OPS]
         unique = {(id(indices), _rows(weights[table.args[0]], axis)): indices for table, axis, indices in kept}
         self._sizes = [rows for _, rows in unique]
+        # Only the nodes that lead to indices, which is a small part of the graph.
         self._program = Program(graph, list(unique.values()), weights, mx.float32) if unique else None
 
     def __call__(self, inputs: Mapping[str, mx.array]) -> None:
@@ -86,9 +88,11 @@ class _CheckGroup:
             return
         indices = self._program(inputs)
         least, most = ([best(array) for array in indices] for best in (mx.min, mx.max))
+        # Both before any is read: one evaluation for all lookups.
         mx.eval(least, most)
         for low, high, size in zip(least, most, self._sizes, strict=True):
             first, last = _number(low), _number(high)
+            # Negative indices count from the end in torch and MLX alike.
             if first < -size or last >= size:
                 raise TokenRangeError(
                     f"the model reads the indices {first} to {last} of a table of {size} rows. Pass ids, token type "
@@ -132,6 +136,7 @@ def _reads_values(graph: Graph, wanted: Node) -> bool:
     """Return whether a node depends on the values of an input, not only on its sizes."""
     value_dependent: set[int] = set()
     for node in required_nodes(graph, [wanted]):
+        # A size is the same for all inputs of a shape, whatever their values.
         if node.op == "sym_size.int":
             continue
         if node.op == INPUT or any(id(read) in value_dependent for read in input_nodes(node)):

@@ -45,6 +45,7 @@ class Program:
         for index, step in enumerate(self._steps):
             if step is not None:
                 values[index] = self._run(index, step, values)
+            # Dropping the last reference lets MLX free or reuse the buffer.
             for end in self._ends[index]:
                 values[end] = None
         return [values[index] for index in self._output_indices]
@@ -68,9 +69,11 @@ class Program:
             return lambda values: weight
         function = OPERATIONS[node.op]
         if self._dtype != mx.float32:
+            # torch traced in float32; masks and constants of the graph would turn half precision back into float32.
             function = _cast_mixed(function, self._dtype)
         args, options = [self._reader(arg) for arg in node.args], node.options
         readers = {name: self._reader(option) for name, option in options.items()}
+        # The common case without readers, since every node costs Python time on every call.
         if all(isinstance(arg, Node) for arg in node.args) and not options:
             indices = [self._index[id(arg)] for arg in node.args]
             return lambda values: function(*[values[index] for index in indices])
@@ -113,6 +116,7 @@ def required_nodes(graph: Graph, wanted: list[Node]) -> list[Node]:
         if id(node) not in found:
             found.add(id(node))
             waiting += input_nodes(node)
+    # In the order of the graph, in which every node comes after those that it reads.
     return [node for node in graph.nodes if id(node) in found]
 
 
@@ -125,6 +129,7 @@ def _cast_mixed(function: Callable[..., Any], dtype: mx.Dtype) -> Callable[..., 
     def operation(*args: Any, **options: Any) -> Any:
         if any(isinstance(arg, mx.array) and arg.dtype == dtype for arg in args):
             args = tuple(_cast(arg, dtype) for arg in args)
+            # The graph's casts to float32 were casts to the model's dtype when it was traced.
             if options.get("dtype") in ("float32", "float64"):
                 options = {name: value for name, value in options.items() if name != "dtype"}
         return function(*args, **options)
@@ -136,6 +141,7 @@ def _cast(arg: Any, dtype: mx.Dtype) -> Any:
     """Cast a float array to another dtype, clipped to its range; other values pass unchanged."""
     if not is_float(arg) or arg.dtype == dtype:
         return arg
+    # float32's minimum, which masks use, would become -inf in float16, and a row of it NaN.
     limit = mx.finfo(dtype).max
     return mx.clip(arg, -limit, limit).astype(dtype)
 
@@ -146,4 +152,5 @@ def _clip_to_range(number: float, dtype: mx.Dtype) -> float:
     torch's smallest float32 would be -inf in half precision, and a row of -inf becomes NaN in a softmax.
     """
     limit = float(mx.finfo(dtype).max)
+    # An infinity that the model itself wrote keeps its meaning.
     return number if math.isinf(number) else min(max(number, -limit), limit)

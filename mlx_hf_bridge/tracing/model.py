@@ -54,6 +54,7 @@ class TracedModel(nn.Module):
         compiled: bool | None = None,
     ) -> None:
         super().__init__()
+        # A public attribute, so that MLX counts the weights as parameters.
         self.table = dict(weights)
         if pooler and "pooler_output" in graph.outputs:
             self.pooler = nn.Identity()
@@ -61,6 +62,7 @@ class TracedModel(nn.Module):
         self._dtype = dtype
         self._guards = [Guard(text) for text in graph.guards]
         self._index_checks = IndexChecks(graph, weights)
+        # One for each choice of outputs: hidden states that nobody asked for are not computed.
         self._programs: dict[tuple[str, ...], Program] = {}
         self._compiled = COMPILES_GRAPHS if compiled is None else compiled
         self._compiled_calls: OrderedDict[Any, Callable[..., list[mx.array]]] = OrderedDict()
@@ -93,6 +95,7 @@ class TracedModel(nn.Module):
         pooled = outputs.pop("pooler_output", None)
         hidden = outputs.pop("last_hidden_state", None)
         if hidden is None:
+            # Heads may return logits only; callers need some array for the length and the dtype.
             hidden = states[-1] if states else next(iter(outputs.values()), pooled)
         assert hidden is not None
         return EncoderOutput(hidden, pooled, outputs, states, None)
@@ -107,6 +110,7 @@ class TracedModel(nn.Module):
         texts, tokens = batch.ids.shape
         sizes = {"B": texts, "L": self._padded_length(texts, tokens)}
         inputs = self._inputs(batch, sizes)
+        # Outside the compiled function, since it reads values.
         self._index_checks.check(inputs)
         results = self._run(names, inputs)
         return [self._truncate(name, result, tokens) for name, result in zip(names, results, strict=True)]
@@ -152,8 +156,10 @@ class TracedModel(nn.Module):
                 f"the texts have {tokens} tokens, and the traced {facts.model_class} takes at most {facts.max_length}. "
                 "Truncate them."
             )
+        # Where padding changes the result, every length is compiled by itself.
         step = LENGTH_MULTIPLE if self._compiled and not facts.length_dependent else 1
         first = min(-(-tokens // step) * step, facts.max_length)
+        # `tokens` itself last: guards may allow it although no rounded length fits.
         candidates = [first] if facts.length_dependent else [*range(first, first + _MAX_EXTRA_PADDING), tokens]
         for length in candidates:
             if length <= facts.max_length and self.allows(texts, length):
@@ -184,8 +190,10 @@ class TracedModel(nn.Module):
                 f"Pass {name} of shape {shape}."
             )
         if found is None:
+            # In the length of the ids, so that what is padded below is masked.
             found = mx.ones(batch.ids.shape, dtype) if name == MASK else mx.zeros(shape, dtype)
         if found.ndim != len(shape):
+            # Multiple choice: the axis of choices was flattened into the batch.
             found = found.reshape(*found.shape[:1], *[1] * (len(shape) - found.ndim), *found.shape[1:])
         padding = [(0, size - present) for size, present in zip(shape, found.shape, strict=True)]
         if any(before or after for before, after in padding):
@@ -201,6 +209,7 @@ class TracedModel(nn.Module):
         if not self._compiled:
             return program(inputs)
         key = (names, *(array.shape for array in inputs.values()))
+        # Popped and put back, which moves the key to the end: the order is that of use.
         call = self._compiled_calls.pop(key, None) or mx.compile(partial(_call, program, tuple(inputs)))
         self._compiled_calls[key] = call
         while len(self._compiled_calls) > MAX_COMPILED_SHAPES:

@@ -38,6 +38,7 @@ def load_module(folder: Path, task: str) -> tuple[Any, bool]:
             loaded, info = found.from_pretrained(
                 folder, config=config, dtype=torch.float32, output_loading_info=True, local_files_only=True
             )
+        # What transformers raises for a broken config, a missing file, or a package that it lacks.
         except (ValueError, KeyError, AttributeError, TypeError, ImportError, OSError, RuntimeError) as error:
             raise UnsupportedModelError(
                 f"transformers {transformers.__version__} cannot load {folder} for {task!r}, as tracing needs "
@@ -46,7 +47,9 @@ def load_module(folder: Path, task: str) -> tuple[Any, bool]:
     module = _encoder_of(loaded) if task == BASE_TASK else loaded
     parts = {id(tensor) for tensor in module.parameters()}
     named = dict(loaded.named_parameters())
+    # By the tensors' identity: names differ between a whole model and its encoder.
     missing = [name for name in sorted(info["missing_keys"]) if id(named.get(name)) in parts]
+    # Like a native model: a pooler without weights is dropped, a head without weights is an error.
     lost_pooler = task == BASE_TASK and any("pooler" in name.split(".") for name in missing)
     if other := [name for name in missing if not (lost_pooler and "pooler" in name.split("."))]:
         raise WeightsError(
@@ -61,6 +64,7 @@ def _class_for(config: Any, task: str) -> Any:
     """Return the class that the checkpoint was saved from if that is an encoder, else that of the Auto class."""
     class_name = (getattr(config, "architectures", None) or [""])[0]
     file = type(config).__module__.replace(".configuration_", ".modeling_")
+    # AutoModel would load the whole encoder-decoder or both towers for the same config.
     if task == BASE_TASK and class_name.endswith(_ENCODERS) and ".modeling_" in file:
         own = getattr(importlib.import_module(file), class_name, None)
         if own is not None:

@@ -54,6 +54,7 @@ def _encode(value: Any, numbers: Mapping[int, int]) -> Any:
         return [_encode(item, numbers) for item in value]
     if isinstance(value, dict):
         return {key: _encode(item, numbers) for key, item in value.items()}
+    # json would write Infinity, which is not JSON.
     if isinstance(value, float) and not math.isfinite(value):
         return {"f": str(value)}
     return value
@@ -110,6 +111,7 @@ def _node(entry: Any, number: int, earlier: list[Node]) -> Node:
     if op in (INPUT, *TENSOR_OPS):
         if len(args) != 1 or not isinstance(args[0], str) or options:
             raise _error(f"has an {op} without a name at node {number}")
+    # A name in the file can only choose from the table.
     elif op not in OPERATIONS:
         raise _error(f"has the operation {op!r:.80} at node {number}, which this version does not support")
     if not isinstance(options, dict) or not all(isinstance(key, str) and key.isidentifier() for key in options):
@@ -122,6 +124,7 @@ def _read(value: Any, earlier: list[Node], number: int, depth: int) -> Any:
         if set(value) == {"f"} and value["f"] in ("inf", "-inf", "nan"):
             return float(value["f"])
         at = value.get("n") if set(value) == {"n"} else None
+        # Only earlier nodes, so that a graph has no cycles; type() because True would pass as 1.
         if type(at) is not int or not 0 <= at < len(earlier):
             raise _error(f"refers to {str(value)[:80]} at node {number}, expected a node before it")
         return earlier[at]
@@ -131,6 +134,7 @@ def _read(value: Any, earlier: list[Node], number: int, depth: int) -> Any:
         return [_read(item, earlier, number, depth + 1) for item in value]
     if isinstance(value, str) and len(value) <= _MAX_CHARACTERS:
         return value
+    # bool before int, of which it is a subclass.
     if value is None or isinstance(value, bool) or (isinstance(value, (int, float)) and abs(value) < _MAX_NUMBER):
         return value
     if isinstance(value, float):

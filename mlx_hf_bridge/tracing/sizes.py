@@ -26,6 +26,7 @@ def _upper_bounds(program: Any, inputs: Inputs, axes: list[tuple[str | int, ...]
     Lower bounds are dropped: torch takes 2 for the smallest size, for reasons of its own.
     """
     names = {}
+    # The inputs come last, after parameters and buffers.
     holders = [node for node in program.graph.nodes if node.op == "placeholder"][-len(inputs) :]
     for holder, known in zip(holders, axes, strict=True):
         for size, axis in zip(holder.meta["val"].shape, known, strict=True):
@@ -34,6 +35,7 @@ def _upper_bounds(program: Any, inputs: Inputs, axes: list[tuple[str | int, ...]
     found = []
     for symbol, bounds in program.range_constraints.items():
         name, upper = names.get(str(symbol)), str(bounds.upper)
+        # From 2^20 on it is the bound that export.py gives B, which says nothing about the model.
         if name and upper.isdigit() and int(upper) < 2**20:
             found.append(f"{name} <= {upper}")
     return found

@@ -67,7 +67,9 @@ class Translation:
             target = str(spec.target)
             tensor = program.state_dict[target] if target in program.state_dict else program.constants[target]
             name = target.removeprefix(_WRAPPER)
+            # The address is not enough: a view of part of a tensor may start at the same one.
             key = (tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype)
+            # Empty tensors all have the address 0.
             name = seen.setdefault(key, name) if tensor.numel() else name
             self.tensors[name] = tensor.detach()
             if spec.kind == InputKind.PARAMETER:
@@ -149,6 +151,7 @@ def _is_identity(node: Any) -> bool:
     before, after = node.args[0].meta.get("val"), node.meta.get("val")
     if not isinstance(before, torch.Tensor) or not isinstance(after, torch.Tensor):
         return False
+    # As strings, since comparing symbolic sizes could make torch add a guard.
     return before.dtype == after.dtype and [str(size) for size in before.shape] == [str(size) for size in after.shape]
 
 

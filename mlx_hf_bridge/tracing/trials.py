@@ -36,7 +36,9 @@ def to_mlx(tensor: torch.Tensor) -> mx.array:
 
 def build_model(graph: Graph, tensors: Mapping[str, mx.array], dtype: mx.Dtype = mx.float32) -> TracedModel:
     """Build the model that a folder with this graph would load, by way of JSON."""
+    # A copy, because fusing removes entries.
     table = dict(tensors)
+    # By way of JSON, so that what is checked is what a folder will hold.
     return TracedModel(fuse_linear_layers(from_json(to_json(graph)), table), table, dtype, compiled=False)
 
 
@@ -62,6 +64,7 @@ def trial_inputs(
     for row in range(1, texts):
         mask[row, max(1, tokens - 2 * row) :] = 0
     ids = torch.randint(0, graph.facts.vocab_size, mask.shape, generator=random)
+    # No padding among the real tokens: some models derive positions or masks from it.
     ids = torch.where(ids == pad, (pad + 1) % graph.facts.vocab_size, ids)
     inputs = {IDS: torch.where(mask == 1, ids, pad), MASK: mask, **extra_inputs(texts, tokens)}
     return {name: inputs[name][:, None] if task == MULTIPLE_CHOICE else inputs[name] for name in graph.inputs}
@@ -106,7 +109,9 @@ def largest_difference(model: TracedModel, module: Any, inputs: Inputs) -> float
             continue
         found = np.array(actual[name])
         if reference.shape[:2] == valid.shape:
+            # Values at padding mean nothing, and may differ where kernels handle masked rows differently.
             found, reference = found[valid], reference[valid]
+        # 1e-30 keeps an output of zeros from being divided by.
         share = float(np.abs(found - reference).max() / max(float(np.abs(reference).max()), 1e-30))
         worst = max(worst, share if np.isfinite(share) else float("inf"))
     return worst
@@ -130,6 +135,7 @@ def _is_same(module: Any, inputs: Inputs, name: str) -> bool:
         one, other = run_reference(module, inputs), run_reference(module, remaining)
     except Exception:  # modules raise any type for a missing input
         return False
+    # Two runs of one torch module: only the order of sums can differ.
     return all(np.allclose(one[key], other[key], rtol=1e-4, atol=1e-5) for key in one if key in other)
 
 
@@ -141,6 +147,7 @@ def find_max_length(graph: Graph, tensors: Mapping[str, mx.array], module: Any) 
     if _fits(model, graph, top):
         return NO_POSITIONS if top > stated or stated > MAX_TRIED_LENGTH else stated
     low, high = 1, top
+    # Bisection: a table that L tokens fit is not exceeded by fewer.
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if _fits(model, graph, middle) else (low, middle)
@@ -163,6 +170,7 @@ def _fits(model: TracedModel, graph: Graph, tokens: int) -> bool:
         name: np.zeros([sizes[axis] if isinstance(axis, str) else axis for axis in spec.axes])
         for name, spec in graph.inputs.items()
     }
+    # An id that is not padding, since RoBERTa's positions only count real tokens.
     required = {IDS: np.full((1, tokens), 0 if graph.facts.pad_token_id else 1), MASK: np.ones((1, tokens))}
     arrays = {name: torch.tensor(array.astype(np.int64)) for name, array in {**zeros, **required}.items()}
     batch = to_token_batch({name: arrays[name] for name in graph.inputs})
@@ -187,6 +195,7 @@ def is_length_dependent(model: TracedModel, graph: Graph, module: Any, extra_inp
         if other.shape[1] != more:
             return True
         one, other = one[valid], other[:, :tokens][valid]
+    # Relative to the largest value; wider rows are summed in another order.
     return one.shape != other.shape or not np.allclose(one, other, rtol=1e-4, atol=1e-4 * float(np.abs(one).max()))
 
 

@@ -40,6 +40,7 @@ def _natural_dtype(value: Any) -> mx.Dtype:
 def _full(shape: Sequence[int], value: Any, dtype: str | None = None) -> mx.array:
     count = 1
     for size in shape:
+        # Python's integers, which do not overflow as a product of int64 sizes could.
         count *= size
     check_size(count)
     return mx.full(tuple(shape), value, mlx_dtype(dtype, _natural_dtype(value)))
@@ -48,6 +49,7 @@ def _full(shape: Sequence[int], value: Any, dtype: str | None = None) -> mx.arra
 def _arange(*bounds: Any, dtype: str | None = None) -> mx.array:
     kind = mx.int64 if all(isinstance(bound, int) for bound in bounds) else mx.float32
     start, stop, step = {1: (0, *bounds, 1), 2: (*bounds, 1), 3: bounds}[len(bounds)]
+    # Checked before MLX allocates.
     check_size(abs((stop - start) / step))
     return mx.arange(start, stop, step, mlx_dtype(dtype, kind))
 

@@ -31,6 +31,7 @@ def _divide(x: Any, y: Any, rounding_mode: str | None = None) -> mx.array:
         return mx.floor_divide(x, y)
     quotient = mx.divide(x, y)
     if rounding_mode == "trunc":
+        # MLX has no trunc; rounding towards 0 is ceil below 0 and floor above.
         whole = mx.where(quotient < 0, mx.ceil(quotient), mx.floor(quotient))
         return whole if is_float(x) or is_float(y) else whole.astype(mx.int64)
     return quotient
@@ -39,6 +40,7 @@ def _divide(x: Any, y: Any, rounding_mode: str | None = None) -> mx.array:
 def _logical(function: Callable[..., mx.array], bits: Callable[..., mx.array]) -> Callable[..., mx.array]:
     def operation(x: mx.array, y: Any) -> mx.array:
         is_boolean = x.dtype == mx.bool_
+        # torch's & and | are logical for booleans and bitwise for integers; MLX has separate functions.
         return function(x, y) if is_boolean else bits(x, y)
 
     return operation
@@ -62,6 +64,7 @@ def _clamp(x: mx.array, least: Any = None, most: Any = None) -> mx.array:
 
 
 def _gelu(x: mx.array, approximate: str = "none") -> mx.array:
+    # The same functions as in native models, fast ones on CPUs included.
     return gelu_tanh(x) if approximate == "tanh" else gelu(x)
 
 

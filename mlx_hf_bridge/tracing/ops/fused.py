@@ -24,6 +24,7 @@ def _rms_norm(x: mx.array, weight: Any, eps: float, offset: float = 0.0) -> mx.a
 
 def _rope(x: mx.array, periods: mx.array, interleaved: bool = False) -> mx.array:
     """Apply rotary position embeddings to x (B, H, L, K) at positions 0, 1, ...; periods has the shape (K / 2,)."""
+    # base=None, because the periods say it all.
     return mx.fast.rope(x, x.shape[-1], traditional=interleaved, base=None, scale=1.0, offset=0, freqs=periods)
 
 

@@ -23,6 +23,7 @@ def _index(x: mx.array, indices: Sequence[Any]) -> mx.array:
             "Use transformers on torch for this model."
         )
     picked = x[tuple(slice(None) if index is None else index for index in indices)]
+    # Indices may repeat, so the result can be larger than both arguments.
     check_size(picked.size)
     return picked
 
@@ -40,7 +41,9 @@ def _index_put(x: mx.array, indices: Sequence[Any], value: mx.array, accumulate:
         return mx.where(spread, value.astype(x.dtype), x)
     index = tuple(slice(None) if index is None else index for index in indices)
     if accumulate:
+        # Unlike assignment, this adds up values whose indices repeat, as torch does.
         return x.at[index].add(value)
+    # A copy: MLX arrays are assigned in place, and other nodes still read x.
     changed = mx.array(x)
     changed[index] = value.astype(x.dtype)
     return changed
@@ -79,6 +82,7 @@ def _scatter_reduce(
 ) -> mx.array:
     """Combine values at their indices; without include_self, the old value counts only where no new one came."""
     index = _grid(x, axis, indices)
+    # Counts, because without include_self a position that nothing was written to keeps its old value.
     arrived = mx.zeros(x.shape, mx.int32).at[index].add(mx.ones(indices.shape, mx.int32))
     floats = value.astype(mx.float32)
     start = x.astype(mx.float32) if include_self else mx.full(x.shape, _NEUTRAL[way], mx.float32)
@@ -107,6 +111,7 @@ def _one_hot(indices: mx.array, classes: int = -1) -> mx.array:
 
 
 def _bucketize(x: mx.array, bounds: mx.array, out_int32: bool = False, right: bool = False) -> mx.array:
+    # Counts the bounds below each value; there are few, so no binary search is needed.
     above = x[..., None] >= bounds if right else x[..., None] > bounds
     return mx.sum(above, axis=-1).astype(mx.int64)
 

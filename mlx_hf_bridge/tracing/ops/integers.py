@@ -10,6 +10,7 @@ from mlx_hf_bridge.errors import UnsupportedModelError
 
 # Python's integers grow without bound; sizes stay within int64.
 _MAX_SIZE = 2**62
+# Checked before computing: a large power of a Python integer could take all memory.
 _MAX_EXPONENT = 64
 
 

@@ -38,10 +38,12 @@ def _matmul(x: mx.array, y: mx.array) -> mx.array:
 
 
 def _softmax(x: mx.array, axis: int, dtype: str | None = None) -> mx.array:
+    # `precise` sums in float32, as torch does for half precision.
     return mx.softmax(promote_to_float(x), axis=axis, precise=True)
 
 
 def _log_softmax(x: mx.array, axis: int, dtype: str | None = None) -> mx.array:
+    # More exact than the logarithm of a softmax, whose small values underflow.
     return x - mx.logsumexp(x, axis=axis, keepdims=True)
 
 
@@ -64,6 +66,7 @@ def _rms_norm(x: mx.array, shape: Sequence[int], weight: Any = None, eps: float 
 def _group_norm(x: mx.array, groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5, *unused: Any) -> Any:
     """Normalize x (B, C, ...) over each group of channels."""
     grouped = x.reshape(x.shape[0], groups, -1)
+    # A group's values are one row here, so layer norm without weights does it.
     normed = mx.fast.layer_norm(grouped, None, None, eps).reshape(x.shape)
     spread = (1, -1, *[1] * (x.ndim - 2))
     normed = normed if weight is None else normed * weight.reshape(spread)
@@ -101,6 +104,7 @@ def attention(
     shape = q.shape
     q, k, v, mask = (_four_axes(x) for x in (q, k, v, mask))
     if is_causal:
+        # Aligned at the first position, as torch's is_causal; MLX's own "causal" aligns at the last.
         mask = mx.tri(q.shape[2], k.shape[2]).astype(mx.bool_)[None, None]
     if mask is not None and mask.dtype != mx.bool_:
         mask = mask.astype(q.dtype)
@@ -141,6 +145,7 @@ def _windows(x: mx.array, size: int, stride: int, axis: int) -> mx.array:
     """Return overlapping windows along an axis, (..., windows, size); that axis is removed."""
     count = (x.shape[axis] - size) // stride + 1
     indices = mx.arange(count)[:, None] * stride + mx.arange(size)
+    # The windowed axis last, so that one lookup gives (..., windows, size).
     moved = mx.moveaxis(x, axis, -1)
     return moved[..., indices]
 

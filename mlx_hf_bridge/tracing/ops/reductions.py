@@ -59,10 +59,12 @@ def _norm(
 def _euclidean(x: mx.array, order: float = 2, axes: Axes = None, keepdim: bool = False, dtype: Any = None) -> mx.array:
     if order != 2:
         return _norm(x, order, axes, keepdim, dtype)
+    # By squares, since MLX's power goes through logarithms.
     return mx.sqrt(mx.sum(mx.square(promote_to_float(x)), axis=_axes(axes), keepdims=keepdim))
 
 
 def _sorted(x: mx.array, axis: int = -1, descending: bool = False) -> tuple[mx.array, mx.array]:
+    # MLX sorts in ascending order only.
     order = mx.argsort(-x if descending else x, axis=axis)
     return mx.take_along_axis(x, order, axis=axis), order.astype(mx.int64)
 

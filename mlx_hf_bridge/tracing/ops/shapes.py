@@ -28,6 +28,7 @@ def _slice(x: mx.array, axis: int = 0, start: Any = None, stop: Any = None, step
 
 def _select(x: mx.array, axis: int, at: Any) -> mx.array:
     """Return one index of an axis, which is removed."""
+    # The index may be a computed array of no axes.
     if not isinstance(at, int):
         return mx.take(x, at, axis=axis)
     index: list[Any] = [slice(None)] * x.ndim
@@ -54,6 +55,7 @@ def _pad(x: mx.array, widths: Sequence[int], mode: str = "constant", value: floa
     pairs = [(widths[index], widths[index + 1]) for index in range(0, len(widths), 2)][::-1]
     pairs = [(0, 0)] * (x.ndim - len(pairs)) + pairs
     for axis, (before, after) in enumerate(pairs):
+        # mx.pad takes no negative widths.
         if before < 0 or after < 0:
             x = _slice(x, axis, max(0, -before), x.shape[axis] + min(0, after))
     padding = [(max(0, before), max(0, after)) for before, after in pairs]

@@ -34,6 +34,7 @@ def fuse_attention(graph: Graph, tensors: dict[str, mx.array]) -> Graph:
         if not is_call(node, "matmul") or not is_call(node.args[0], "softmax") or node.args[0].args[1] not in (-1, 3):
             continue
         weights = node.args[0]
+        # Weights that something else reads, such as an output, must still be computed.
         if len(read_from[id(weights)]) > 1 or (found := _scores(weights.args[0], read_from)) is None:
             continue
         mask = _add_terms(found)
@@ -48,10 +49,12 @@ def _scores(value: Any, read_from: dict[int, list[Node]]) -> _Scores | None:
         return None
     if is_call(value, "matmul"):
         keys = value.args[1]
+        # % 4, since axes may be negative.
         is_transposed = is_call(keys, "transpose") and {keys.args[1] % 4, keys.args[2] % 4} == {2, 3}
         return _Scores(value.args[0], keys.args[0]) if is_transposed else None
     if is_call(value, "mul", "div") and isinstance(value.args[1], (int, float)):
         inner = _scores(value.args[0], read_from)
+        # A factor outside a sum would scale the terms too.
         if inner is None or inner.terms:
             return None
         inner.scale *= value.args[1] if is_call(value, "mul") else 1 / value.args[1]
@@ -75,6 +78,7 @@ def _filled_scores(value: Node, read_from: dict[int, list[Node]]) -> _Scores | N
     inner = _scores(scores, read_from)
     if inner is None or not isinstance(lowest, (int, float)) or lowest > _LOWEST:
         return None
+    # masked_fill replaces where the mask is True, `where` where it is False.
     choice = (_LOWEST, 0.0) if is_fill else (0.0, _LOWEST)
     term = Node("where.Scalar", (mask, *choice), {}, "float32")
     inner.fresh.append(term)

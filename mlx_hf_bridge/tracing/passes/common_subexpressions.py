@@ -27,4 +27,5 @@ def _key(value: Any, instead: dict[int, Node]) -> Any:
         return tuple(_key(item, instead) for item in value)
     if isinstance(value, dict):
         return tuple((name, _key(item, instead)) for name, item in sorted(value.items()))
+    # With the type, because 1, 1.0 and True are equal in Python and differ in a graph; repr also tells 0.0 from -0.0.
     return type(value).__name__, repr(value)

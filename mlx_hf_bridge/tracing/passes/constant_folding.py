@@ -27,6 +27,7 @@ def fold_constants(graph: Graph, tensors: dict[str, mx.array]) -> Graph:
     for node, value in zip(wanted, values, strict=True):
         if isinstance(value, mx.array) and value.size <= _MAX_ELEMENTS:
             name = f"{_FOLDED}.{sum(key.startswith(_FOLDED) for key in tensors)}"
+            # Now, so that the folded graph does not hang on to the arrays it was computed from.
             mx.eval(value)
             tensors[name] = value
             node.replace(CONSTANT, name)
@@ -35,4 +36,5 @@ def fold_constants(graph: Graph, tensors: dict[str, mx.array]) -> Graph:
 
 def _is_folded(node: Node, fixed: set[int], read_from: dict[int, list[Node]]) -> bool:
     """Return whether a node computed from constants is read by one that is not."""
+    # Nodes in between need not be stored.
     return node.op != CONSTANT and any(id(reader) not in fixed for reader in read_from.get(id(node), []))

@@ -17,6 +17,7 @@ def group_linear_layers(graph: Graph, tensors: dict[str, mx.array]) -> Graph:
     groups: dict[tuple[int, bool], list[Node]] = defaultdict(list)
     for node in graph.nodes:
         if node.op == "linear" and _has_own_parameters(node, read_from, tensors):
+            # Layers with and without a bias cannot share one matmul with a bias.
             groups[id(node.args[0]), len(node.args) > 2 and node.args[2] is not None].append(node)
     before: dict[int, list[Node]] = {}
     for (_, has_bias), group in groups.items():
@@ -36,6 +37,7 @@ def _has_own_parameters(node: Node, read_from: dict[int, list[Node]], tensors: d
     return all(
         isinstance(arg, Node)
         and is_call(arg, WEIGHT)
+        # A weight that is read twice, such as a tied one, must stay by itself.
         and len(read_from[id(arg)]) == 1
         and tensors[arg.args[0]].ndim < 3
         for arg in parameters

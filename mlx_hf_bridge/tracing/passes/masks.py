@@ -19,11 +19,13 @@ def simplify_masks(graph: Graph, tensors: dict[str, mx.array]) -> Graph:
     read_from = find_readers(graph)
     for node in graph.nodes:
         if (mask := _indexed_by_ranges(node)) is not None:
+            # (B, L) -> (B, 1, 1, L), which is what transformers' indexing by ranges amounts to.
             row = Node("unsqueeze", (mask, 1), dtype=mask.dtype)
             node.replace("unsqueeze", row, 1)
             before[id(node)] = [row]
         elif is_call(node, "__and__", "bitwise_and", "logical_and"):
             for kept, other in both_orders(node):
+                # Dropping the operand also drops its broadcast, so every reader must name all axes itself.
                 if isinstance(kept, Node) and _is_true(other) and _only_expanded(read_from.get(id(node), [])):
                     instead[id(node)] = kept
                     break
@@ -45,6 +47,7 @@ def _indexed_by_ranges(node: Node) -> Node | None:
 
 def _is_range(value: Node | None, axis: int, mask: Node) -> bool:
     """Return whether a value is the range of an axis of the mask, from 0."""
+    # transformers adds an offset, which is 0 without a cache.
     while is_call(value, "unsqueeze") or (is_call(value, "add") and value is not None and value.args[1] == 0):
         value = value.args[0] if value is not None else None
     if value is None or not is_call(value, "arange") or len(value.args) != 1:
@@ -99,6 +102,7 @@ def unmask_empty_rows(graph: Graph, tensors: dict[str, mx.array]) -> Graph:
         if not isinstance(mask, Node):
             continue
         before[id(node)] = (
+            # A float mask is clamped instead: finite values keep a masked row from NaN.
             _unmasked(mask) if mask.dtype == "bool" else [Node("clamp_min", (mask, _LOWEST), {}, mask.dtype)]
         )
         node.args = (*node.args[:3], before[id(node)][-1], *node.args[4:])

@@ -40,6 +40,7 @@ def _match_norm(node: Node) -> tuple[Node, float] | None:
                 and mean.args[2:3] == (True,)
             ):
                 square = mean.args[0]
+                # The very node: the mean of another array's squares would not be a norm of x.
                 if is_call(square, "pow") and square.args[0] is x and square.args[1] in (2, 2.0):
                     return x, eps
                 if is_call(square, "mul") and square.args[0] is x and square.args[1] is x:

@@ -15,6 +15,7 @@ def find_readers(graph: Graph) -> dict[int, list[Node]]:
         for read in input_nodes(node):
             found[id(read)].append(node)
     for node in graph.outputs.values():
+        # So that a pass does not fuse away what a caller reads.
         found[id(node)].append(Node("output", (node,)))
     return found
 
@@ -32,6 +33,7 @@ def redirect_reads(graph: Graph, instead: Mapping[int, Node], before: Mapping[in
     """
 
     def final(node: Node) -> Node:
+        # A replacement may have been replaced in turn.
         while id(node) in instead:
             node = instead[id(node)]
         return node

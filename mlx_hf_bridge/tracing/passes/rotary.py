@@ -18,6 +18,7 @@ from mlx_hf_bridge.tracing.passes.rewriting import both_orders, is_call
 
 # The shape at which cosines and sines are computed and compared with those of positions 0, 1, ...
 _TEXTS, _TOKENS = 2, 13
+# Room for the rounding of float32 cosines and sines.
 _TOLERANCE = 1e-5
 
 
@@ -85,8 +86,10 @@ def _periods(graph: Graph, cos: Node, sin: Node, tensors: dict[str, mx.array]) -
         return None
     try:
         found = Program(graph, [cos, sin], tensors, mx.float32)(inputs)
+    # What cannot be computed from zeros depends on values, so it is no table of positions.
     except BridgeError:
         return None
+    # float64, so that only the graph's own rounding shows in the comparison.
     tables = [np.array(table, dtype=np.float64) for table in found]
     if any(table.ndim < 2 or table.shape[-2] != _TOKENS or table.shape[-1] % 2 for table in tables):
         return None
@@ -95,9 +98,11 @@ def _periods(graph: Graph, cos: Node, sin: Node, tensors: dict[str, mx.array]) -
     if any(np.abs(table - table[:1]).max() > 0 for table in flat):
         return None
     half = cosines.shape[-1] // 2
+    # The angle at position 1 is the frequency; all other positions must be its multiples.
     steps = np.arctan2(sines[1, :half], cosines[1, :half])
     angles = np.arange(_TOKENS)[:, None] * np.concatenate([steps, steps])
     same = np.abs(np.cos(angles) - cosines).max() < _TOLERANCE and np.abs(np.sin(angles) - sines).max() < _TOLERANCE
+    # A frequency of pi or more could not be told from a smaller one by its angle at position 1.
     return mx.array((1 / steps).astype(np.float32)) if same and (steps > 0).all() and steps.max() < math.pi else None
 
 

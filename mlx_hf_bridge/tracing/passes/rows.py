@@ -53,4 +53,5 @@ def _is_put(node: Node, value: Node, mask: Node) -> bool:
 
 
 def _goes_on(node: Node, mask: Node, read_from: dict[int, list[Node]]) -> bool:
+    # Rows outside the mask may hold anything meanwhile, since index_put drops them.
     return is_call(node, *_BY_ROW) and _ends_in_put(node, mask, read_from)

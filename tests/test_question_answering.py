@@ -45,7 +45,18 @@ def test_answers_are_those_of_transformers_4(number: int, family: str, pipe: Any
             pipe(*call["args"], **call["options"])
         assert call["error"] in [kind.__name__ for kind in type(error.value).__mro__]
     else:
-        assert_same(pipe(*call["args"], **call["options"]), call["result"])
+        actual, expected = pipe(*call["args"], **call["options"]), call["result"]
+        assert_same(without_ties_at_zero(actual), without_ties_at_zero(expected))
+
+
+def without_ties_at_zero(result: Any) -> Any:
+    """Leave out answers whose score is exactly 0: which of them are given depends on how numpy's argsort orders ties.
+
+    That differs between CPUs with and without AVX-512, in transformers too.
+    """
+    if not isinstance(result, list) or not all(isinstance(answer, dict) for answer in result):
+        return result
+    return [answer for answer in result if answer["score"] > 0] or result
 
 
 def flat(call: dict[str, Any]) -> list[dict[str, Any]]:

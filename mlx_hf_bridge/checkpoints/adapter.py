@@ -50,7 +50,9 @@ class Adapter:
 
     def scale(self, module: str, rank: int) -> float:
         """Return the factor of a module's low-rank update."""
+        # peft's rule: a key of alpha_pattern is a regular expression for the end of a module's path.
         alpha = next((value for key, value in self.alphas.items() if re.match(rf"(.*\.)?({key})$", module)), self.alpha)
+        # Rank-stabilized LoRA (Kalajdzievski, arXiv 2312.03732) divides by the square root.
         return alpha / (math.sqrt(rank) if self.use_rslora else rank)
 
 
@@ -93,6 +95,7 @@ def _refuse_others(path: Path, config: Mapping[str, Any]) -> None:
     if config.get("peft_type") != "LORA":
         raise UnsupportedModelError(f"{path} has peft_type={config.get('peft_type')!r}; only LORA is merged. {advice}")
     for name in _REFUSED:
+        # Truthiness, since peft writes every option, with None, False or {} for those not used.
         if config.get(name):
             raise UnsupportedModelError(f"{path} has {name}={config[name]!r}, which is not merged here. {advice}")
     if str(initialization := config.get("init_lora_weights")).lower().startswith(_REFUSED_INITIALIZATIONS):
@@ -106,6 +109,7 @@ def load_adapter_tensors(adapter: Adapter) -> tuple[Path, dict[str, mx.array]]:
     """Download the adapter's weight file and return its path and tensors by name; RepositoryError if there is none."""
     folder = adapter.source.folder
     for name, opened in _WEIGHTS.items():
+        # Only now: planning what to load needs the adapter's config alone.
         adapter.source.fetch([name])
         if (folder / name).is_file():
             file: WeightFile = opened(folder / name)

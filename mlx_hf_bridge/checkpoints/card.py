@@ -18,6 +18,7 @@ def read_card_metadata(folder: Path) -> dict[str, Any]:
     try:
         found = huggingface_hub.metadata_load(path) if path.is_file() else None
     except Exception as error:  # PyYAML's errors share no base with ValueError
+        # A card is no reason to fail: the model loads without it.
         logger.warning("the metadata of %s cannot be read (%s) and is omitted", path, error)
         return {}
     return {key: value for key, value in (found or {}).items() if key in _KEPT_KEYS and _is_plain(value)}

@@ -88,6 +88,7 @@ def read_modules(folder: Path) -> tuple[ModuleEntry, ...] | None:
     try:
         if not isinstance(content, list):
             raise TypeError(type(content).__name__)
+        # sentence-transformers runs modules in the order of idx, whatever their order in the file.
         entries = sorted(content, key=lambda entry: entry["idx"])
         return tuple(
             ModuleEntry(_inside(path, entry.get("path", "")), entry["type"].rsplit(".", 1)[-1], entry["type"])
@@ -101,6 +102,7 @@ def read_modules(folder: Path) -> tuple[ModuleEntry, ...] | None:
 
 def _inside(modules_file: Path, module_path: str) -> str:
     path = PurePosixPath(module_path)
+    # The file comes from a stranger's repo, and its paths are read and copied.
     if path.is_absolute() or ".." in path.parts:
         raise ConfigError(
             f"{modules_file} has the path {module_path!r}, which is outside the folder. Give a path within it."
@@ -129,6 +131,7 @@ def read_checkpoint(source: Source, needs_config: bool = True, adapter: Source |
     folder = source.folder
     modules = read_modules(folder)
     path = next((entry.path for entry in modules or () if entry.kind in TRANSFORMER_KINDS), "")
+    # Old sentence-transformers repos keep the transformers model in a subfolder such as 0_Transformer.
     model_folder = folder if (folder / CONFIG_FILE).is_file() and not path else folder / path
     has_config = (model_folder / CONFIG_FILE).is_file()
     if adapter is None and model_folder == folder and is_adapter(folder):
@@ -138,6 +141,7 @@ def read_checkpoint(source: Source, needs_config: bool = True, adapter: Source |
         plain = Checkpoint(source, folder, model_folder, config, modules)
         return plain if adapter is None else _with_adapter(plain, _adapter_in(adapter))
     found = _adapter_in(adapter)
+    # The revision and subfolder that the caller gave are the adapter's.
     options = replace(source.options, revision=found.base_revision, subfolder="")
     return _with_adapter(read_checkpoint(locate(found.base, options), needs_config), found)
 
@@ -199,9 +203,11 @@ def open_weight_files(checkpoint: Checkpoint) -> list[WeightFile]:
         if not name.endswith(".json"):
             _fetch(checkpoint, [name])
         path = checkpoint.model_folder / name
+        # "in" and not "endswith": an index ends in ".bin.index.json".
         opened = TorchFile if ".bin" in name else SafetensorsFile
         if path.is_file() and name.endswith(".json"):
             paths = shards(path)
+            # Weights are downloaded only here, so that one of several formats is fetched and not all.
             _fetch(checkpoint, [shard.name for shard in paths])
             _require(paths, name)
             return [opened(shard) for shard in paths]

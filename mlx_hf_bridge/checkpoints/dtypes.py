@@ -30,4 +30,5 @@ def config_dtype(config: Mapping[str, Any]) -> mx.Dtype | None:
 
 def _name(given: Any) -> str:
     """ "float16" of mx.float16, torch.float16, np.float16 and "float16"."""
+    # By name, so that torch need not be imported to recognize its dtypes.
     return str(getattr(given, "__name__", given)).rpartition(".")[2]

@@ -45,6 +45,7 @@ def parse_pooling_modes(config: Mapping[str, Any], path: Path) -> tuple[str, ...
         ConfigError: If `pooling_mode` is not a known mode or a list of known modes.
     """
     if "pooling_mode" not in config:
+        # Mean is sentence-transformers' default.
         return tuple(mode for key, mode in _LEGACY_MODES.items() if config.get(key)) or ("mean",)
     given = config["pooling_mode"]
     modes = given if isinstance(given, list) else [given]

@@ -40,6 +40,7 @@ def read_headers(checkpoint: Checkpoint) -> list[WeightFile]:
     source = checkpoint.source
     is_at_root = checkpoint.model_folder == checkpoint.folder and not source.options.subfolder
     is_usual = is_at_root and not source.options.weight_selection and "transformers_weights" not in checkpoint.config
+    # huggingface_hub's function reads the usual files at the root of a repo only.
     if source.revision is None or not is_usual or (checkpoint.model_folder / SINGLE_FILE).is_file():
         return open_weight_files(checkpoint)
     try:
@@ -52,6 +53,7 @@ def read_headers(checkpoint: Checkpoint) -> list[WeightFile]:
         huggingface_hub.errors.OfflineModeIsEnabled,
         OSError,
     ) as error:
+        # Not a warning: downloading first is slower, and the result is the same.
         logger.info("the headers of %s cannot be read on the Hub (%s); downloading its weights", source.name, error)
         return open_weight_files(checkpoint)
     return [

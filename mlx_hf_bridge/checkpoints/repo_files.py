@@ -55,6 +55,7 @@ def write_config(
     config.setdefault("architectures", [architecture])
     config["dtype"] = dtype_name(dtype)
     if packing:
+        # mlx-lm writes both keys, and tools read one or the other.
         config |= {"quantization": packing, "quantization_config": packing}
     write_json(folder / CONFIG_FILE, config)
 
@@ -76,6 +77,7 @@ def copy_modules(checkpoint: Checkpoint, folder: Path) -> None:
         return
     entries = read_json(checkpoint.folder / MODULES_FILE)
     for entry, module in zip(sorted(entries, key=lambda entry: entry["idx"]), checkpoint.modules, strict=True):
+        # The converted model's files are all at the root.
         if module.kind in TRANSFORMER_KINDS:
             entry["path"] = ""
         elif module.path:

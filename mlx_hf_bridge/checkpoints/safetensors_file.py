@@ -72,6 +72,7 @@ class SafetensorsFile:
         loaded = mx.load(str(self.path))
         assert isinstance(loaded, dict)
         for name in sorted(loaded):
+            # mx.load is lazy: a tensor is read when it is computed, and freed with its last reference.
             yield name, loaded.pop(name)
 
 
@@ -84,6 +85,7 @@ def _read_header(path: Path) -> dict[str, TensorInfo]:
     with path.open("rb") as file:
         prefix = file.read(8)
         length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else size
+        # Checked before reading, since a broken length could ask for any amount of memory.
         if length > size - 8:
             raise _broken(path, f"has {size} bytes, too few for a safetensors header")
         try:
@@ -102,6 +104,7 @@ def _tensor_info(path: Path, name: str, entry: Any, data_start: int, size: int) 
     info, (start, end) = TensorInfo(entry["dtype"], tuple(entry["shape"])), entry["data_offsets"]
     if info.dtype not in _ITEM_SIZES:
         raise _broken(path, f"has {name} with the unknown dtype {info.dtype!r}")
+    # A shape that does not match its bytes could make MLX read past the tensor.
     if min(start, *info.shape, 0) < 0 or end - start != byte_size(info):
         raise ValueError(f"{name} of shape {info.shape} has bytes {start} to {end}")
     if data_start + end > size:
@@ -128,6 +131,7 @@ def shards(index: Path) -> list[Path]:
     """Return the paths of the files that an index names; CheckpointError if the index is not valid."""
     try:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        # Only the last part of a name: an index must not lead outside the folder.
         return [index.parent / Path(name).name for name in names]
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise _broken(index, "is not a weight index with a weight_map") from error

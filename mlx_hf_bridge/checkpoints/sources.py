@@ -107,6 +107,7 @@ def locate(name: str | Path, options: HubOptions) -> Source:
     if not isinstance(name, (str, Path)):
         raise ArgumentTypeError(f"got a {type(name).__name__} for a model, expected a folder or a Hub id as text.")
     path = Path(name).expanduser()
+    # An empty string would be the working directory.
     if str(name) and path.is_dir():
         return _local(str(name), path.resolve() / options.subfolder, options)
     if path.is_file() or not _HUB_ID.fullmatch(str(name)):
@@ -127,6 +128,7 @@ def _short(name: str, options: HubOptions) -> Source:
         try:
             return _hub(f"{SENTENCE_TRANSFORMERS}/{name}", options)
         except RepositoryError:
+            # The first error: it is about the name that the caller gave.
             raise error from None
 
 
@@ -139,6 +141,7 @@ def _local(name: str, folder: Path, options: HubOptions) -> Source:
         raise RepositoryError(f"{name!r} has no folder {options.subfolder!r}. Check `subfolder`.")
     files = sorted({path for pattern in _LOCAL_FILES for path in folder.glob(pattern) if path.is_file()})
     stats = [(path.relative_to(folder).as_posix(), path.stat()) for path in files]
+    # Sizes and times, since hashing the contents would read all weights at every load.
     identity = {"path": str(folder), "files": [[file, stat.st_size, stat.st_mtime_ns] for file, stat in stats]}
     return Source(name, folder, None, identity | options.weight_selection, options)
 
@@ -148,6 +151,7 @@ def _hub(repo_id: str, options: HubOptions) -> Source:
     folder = snapshot / options.subfolder
     if not folder.is_dir():
         raise RepositoryError(f"the Hub repo {repo_id!r} has no folder {options.subfolder!r}. Check `subfolder`.")
+    # The snapshot's folder is named by its commit, also when a branch was asked for.
     identity = {"repo": repo_id, "commit": snapshot.name, "subfolder": options.subfolder}
     return Source(repo_id, folder, snapshot.name, identity | options.weight_selection, options)
 

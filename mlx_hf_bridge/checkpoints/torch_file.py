@@ -22,6 +22,7 @@ from mlx_hf_bridge.errors import CheckpointError
 _STORAGES = {
     "FloatStorage": ("F32", np.float32),
     "HalfStorage": ("F16", np.float16),
+    # numpy has no bfloat16; the bits are read as integers and reinterpreted by MLX.
     "BFloat16Storage": ("BF16", np.uint16),
     "DoubleStorage": ("F64", np.float64),
     "LongStorage": ("I64", np.int64),
@@ -95,6 +96,7 @@ class _TensorUnpickler(pickle.Unpickler):
 def _named_tensors(found: Any) -> dict[str, _Tensor]:
     if not isinstance(found, dict):
         raise pickle.UnpicklingError(f"it holds a {type(found).__name__}, not tensors by name")
+    # Other entries, such as a training state's numbers, are no weights.
     return {name: value for name, value in found.items() if isinstance(name, str) and isinstance(value, _Tensor)}
 
 
@@ -105,6 +107,7 @@ class TorchFile:
         self.path = path
         try:
             with zipfile.ZipFile(path) as archive:
+                # The folder inside the archive has the name that the file was saved under.
                 self._root = next(name for name in archive.namelist() if name.endswith("/data.pkl"))[: -len("data.pkl")]
                 with archive.open(f"{self._root}data.pkl") as file:
                     self._tensors = _named_tensors(_TensorUnpickler(file).load())
@@ -136,5 +139,6 @@ class TorchFile:
             raise CheckpointError(f"{self.path} is truncated: {name} reaches past its storage. Download it again.")
         strides = [step * storage.itemsize for step in tensor.stride]
         view = np.lib.stride_tricks.as_strided(storage[tensor.offset :], tensor.shape, strides, writeable=False)
+        # A copy: the view may have any strides, and must not keep the whole storage in memory.
         array = mx.array(np.array(view, order="C"))
         return array.view(mx.bfloat16) if kind == "BF16" else array

@@ -137,6 +137,7 @@ def convert(
     check_replaceable(folder, checkpoint.source)
     if is_occupied(folder) and not overwrite:
         return _existing_result(folder, checkpoint, chosen, recipe, stored, target_size_mb)
+    # Choosing bits runs the model, so even a dry run needs the weights.
     chooses = recipe is not None and recipe.has_target
     plan = _plan(checkpoint, chosen, recipe, stored, fetch=chooses or not dry_run)
     if chooses:
@@ -250,6 +251,7 @@ def _write(plan: Plan, folder: Path, show_progress: bool) -> int:
 
     def create(new: Path) -> None:
         metadata = run(lambda: write_conversion(plan, new, show_progress))
+        # A list, because write_atomically ignores what `create` returns.
         written.append(metadata["weight_bytes"])
 
     write_atomically(folder, create)

@@ -47,6 +47,7 @@ def cache_folder(
     }
     if traced is not None:
         key |= {"traced": traced, "graph": GRAPH_FORMAT}
+    # sort_keys: equal keys must give equal text.
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:_DIGEST_LETTERS]
     spelled = source.name if source.revision else source.folder.name
     readable = re.sub(r"[^\w.-]+", "--", spelled)[-_READABLE_LETTERS:].strip("-")
@@ -58,7 +59,9 @@ def is_complete(folder: Path) -> bool:
     """Whether every file that the folder's metadata lists exists and has the listed size."""
     try:
         metadata = json.loads((folder / METADATA_FILE).read_text(encoding="utf-8"))
+        # Sizes and not hashes, since this runs at every load.
         return all((folder / name).stat().st_size == size for name, size in metadata["files"].items())
+    # Whatever is wrong with the metadata, the folder is converted again.
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
 
@@ -69,6 +72,7 @@ def create_once(folder: Path, create: Callable[[Path], Any]) -> Path:
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):
+        # Checked again: another process may have finished while this one waited for the lock.
         if not is_complete(folder):
             if folder.exists():
                 logger.warning("%s is incomplete; converting again", folder)
@@ -84,12 +88,14 @@ def write_atomically(folder: Path, create: Callable[[Path], Any]) -> None:
         create: Called with a new empty folder next to it, to fill; nothing is left if it fails.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
+    # In the same parent folder, since a rename is atomic within one file system only.
     scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         new = scratch / folder.name
         new.mkdir()
         create(new)
         if folder.exists():
+            # A folder that is not empty cannot be replaced by a rename, so the old one moves away first.
             os.replace(folder, scratch / "replaced")
         os.replace(new, folder)
     finally:

@@ -81,6 +81,7 @@ def calibrated_tensors(plan: Plan, folder: Path, show_progress: bool) -> Tensors
         path, _, leaf = parameter.rpartition(".")
         for name, part in _split(plan, targets, path, leaf, array).items():
             found[name] = [(plan.tensors[name].name, part.astype(plan.tensors[name].dtype))]
+    # Before the saved steps are deleted: a failure until here can be resumed.
     mx.eval([array for tensors in found.values() for _, array in tensors])
     resume.clear()
     return found
@@ -113,8 +114,10 @@ def create_calibration_job(
         return [pad_tokens(plan.config, [tokens[index] for index in rows], padding_id) for rows in groups]
 
     return CalibrationJob(
+        # Twice, because one of them is quantized layer by layer while the other stays as it is.
         float_model(plan, task, targets),
         float_model(plan, task, targets),
+        # Without padding, so that statistics of inputs count real tokens only.
         batches(same_length=True),
         batches(same_length=plan.family.length_dependent),
         widths,
@@ -150,6 +153,7 @@ def float_model(plan: Plan, task: str, targets: Mapping[str, TensorTarget]) -> M
     has_pooler = any(target.path and target.path.startswith("pooler.") for target in targets.values())
     model = build_model(plan.family, plan.config, task, pooler=has_pooler)
     arrays = {
+        # float32, so that the file's half precision adds no error to the statistics.
         name: array.astype(mx.float32) if plan.tensors[name].info.is_float else array
         for file in plan.files
         for name, array in file.arrays()
@@ -191,6 +195,7 @@ def augment_tokens(tokens: Sequence[Tokens], tokenizer: Tokenizer, seed: int) ->
         Several variations of each text. Half of the new tokens are from the texts, half from the whole vocabulary.
     """
     random = np.random.default_rng(seed)
+    # Special tokens are neither replaced nor put in: their positions have a meaning.
     special = list(tokenizer.backend.get_added_tokens_decoder())
     vocabulary = np.setdiff1d(np.array(sorted(tokenizer.backend.get_vocab().values()), np.int32), special)
     seen = np.concatenate([text.ids for text in tokens])
@@ -198,6 +203,7 @@ def augment_tokens(tokens: Sequence[Tokens], tokenizer: Tokenizer, seed: int) ->
     found = []
     for _ in range(_VARIATIONS):
         for text in tokens:
+            # Half from the texts, in their frequencies, and half from the whole vocabulary, for rare tokens.
             sampled = np.where(
                 random.random(len(text)) < 0.5, random.choice(seen, len(text)), random.choice(vocabulary, len(text))
             )

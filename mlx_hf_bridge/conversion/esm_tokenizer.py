@@ -15,6 +15,7 @@ def as_fast(slow: Any) -> Any:
     """Return a PreTrainedTokenizerFast that tokenizes as transformers' EsmTokenizer does."""
     tokenizers, transformers = (importlib.import_module(name) for name in ("tokenizers", "transformers"))
     vocabulary, first, last = slow.get_vocab(), slow.cls_token, slow.eos_token
+    # Residues are single letters that are not separated by spaces.
     letters = re.escape("".join(word for word in vocabulary if len(word) == 1))
     splits = tokenizers.pre_tokenizers
     fast = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token=slow.unk_token))

@@ -103,6 +103,7 @@ def _convert_tensors(
                 )
         else:
             found[f"{module}.qbiases" if leaf == "biases" else name] = array
+    # transformers replaces every linear layer that this list does not name.
     in_float = [
         name.removesuffix(".weight")
         for name, array in found.items()

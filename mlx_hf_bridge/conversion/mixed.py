@@ -54,6 +54,7 @@ def resolve_bits(plan: Plan, show_progress: bool = True) -> Plan:
         tqdm(total=len(by_module), desc="Measuring", unit="module", disable=None if show_progress else True) as bar,
     ):
         job = create_calibration_job(plan, Path(scratch), ResumeStore(None), lambda label: _advance(bar))
+        # Methods that run the model leave less error in linear layers than the measured plain rounding.
         errors = predict_errors(job, widths, recipe.method in RUNS_MODEL)
     choices = {
         path: [Choice(width, _bytes(tensors, width), error) for width, error in errors[path].items()]
@@ -124,9 +125,11 @@ def _budget(plan: Plan, by_module: Mapping[str, list[TensorPlan]], choices: Mapp
     assert recipe.target_size_mb is not None
     quantized = {tensor.name for tensors in by_module.values() for tensor in tensors}
     rest = sum(tensor.bytes for tensor in plan.tensors.values() if tensor.name not in quantized)
+    # A quantized tensor has three entries: weight, scales and biases.
     header = sum(
         (_HEADER_BYTES + len(tensor.name)) * (3 if tensor.name in quantized else 1) for tensor in plan.tensors.values()
     )
+    # The target is the size of the file, which holds float tensors and the header too.
     budget = int(recipe.target_size_mb * MB) - rest - header
     if budget < least:
         raise SizeTargetError(

@@ -19,6 +19,7 @@ def check_replaceable(folder: Path, source: Source) -> None:
     if folder.exists() and not folder.is_dir():
         raise RepositoryError(f"{folder} is a file, expected a folder to convert into. Give another path.")
     for what, inner in (("the source itself", source.folder), ("the working directory", Path())):
+        # Replacing the folder would delete the source while it is read.
         if inner.resolve().is_relative_to(folder.resolve()):
             raise RepositoryError(
                 f"{folder} contains {what}, {inner.resolve()}, which the result would replace. Give another folder."

@@ -52,6 +52,7 @@ class TensorPlan:
         groups = count // self.recipe.group_size
         # A scale and a bias for each group in affine mode; one byte (E8M0 or E4M3) in the fp modes.
         group_bytes = 2 * self.dtype.size if self.recipe.mode == "affine" else 1
+        # Exact: a group's weights fill whole bytes at any number of bits.
         return count * self.recipe.bits // 8 + groups * group_bytes
 
 
@@ -141,6 +142,7 @@ def plan_conversion(
         files = merge_adapter(files, checkpoint.adapter, names)
     tensor_infos = {name: info for file in files for name, info in file.tensor_infos.items()}
     targets = resolve_names(names, tensor_infos, where)
+    # Read from the file, since checkpoints without a pooler have the same config.
     has_pooler = any(target.path and target.path.startswith("pooler.") for target in targets.values())
     model = build_model(family, config, task, pooler=has_pooler)
     fit = check_fit(names, targets, tensor_infos, model, where, tolerance)
@@ -189,6 +191,7 @@ def _recipes_by_tensor(
     possible = {
         name: found for name, found in by_name.items() if found and tensor_infos[name].shape[-1] % found.group_size == 0
     }
+    # If one slice of a fused matrix stays in float, the others must too: a matrix has one form.
     incomplete = {target.path for name, target in weights.items() if name not in possible}
     complete = {name: found for name, found in possible.items() if weights[name].path not in incomplete}
     widths: dict[str | None, tuple[int, int]] = {}

@@ -46,6 +46,7 @@ def tokenizer_class_name(checkpoint: Checkpoint, family: Family) -> str:
     )
     if not declared:
         return family.tokenizer
+    # transformers 5 has one class for both, under the name without "Fast".
     declared = declared.removesuffix("Fast") if declared not in _GENERIC else declared
     return "PreTrainedTokenizerFast" if declared in _GENERIC else declared
 
@@ -92,6 +93,7 @@ def build_tokenizer(checkpoint: Checkpoint, family: Family) -> Any:
 def import_transformers() -> Any:
     """Import transformers without its warning that torch is not installed; only its tokenizers are needed here."""
     before = logging.root.manager.disable
+    # logging.disable works before transformers' own loggers exist.
     logging.disable(logging.WARNING)
     try:
         return importlib.import_module("transformers")

@@ -72,6 +72,7 @@ def wants_tracing(checkpoint: Checkpoint, trace: str) -> bool:
 
 def _is_known(model_type: Any) -> bool:
     """Whether transformers has a config of that model_type, by itself or because it was registered."""
+    # Imported late: models with a file in models/ never get here, and load without transformers.
     known = importlib.import_module("transformers.models.auto.configuration_auto").CONFIG_MAPPING
     return isinstance(model_type, str) and model_type in known
 
@@ -116,6 +117,7 @@ def plan_traced(
     _check_plain_recipe(recipe)
     model_type = checkpoint.config.get("model_type")
     conversion, modules = _tracer(str(model_type))
+    # Downloads the weights, which transformers then finds in the folder.
     open_weight_files(checkpoint)
     try:
         module, lost_pooler = modules.load_module(checkpoint.model_folder, task)
@@ -139,6 +141,7 @@ def plan_traced(
         for name in found.packable
         if recipe and found.tensors[name].shape[-1] % recipe.group_size == 0 and not recipe.skips(_module_of(name))
     }
+    # All of a fused layer's weights or none, since they are concatenated when loaded.
     quantized -= {name for group in _fused(found.graph) if not quantized.issuperset(group) for name in group}
     tensors = {
         name: TensorPlan(
@@ -188,6 +191,7 @@ def _file_dtype(checkpoint: Checkpoint) -> mx.Dtype:
 def _tracer(model_type: str) -> tuple[Any, Any]:
     try:
         return (
+            # Imported late, because only these files import torch.
             importlib.import_module("mlx_hf_bridge.tracing.conversion"),
             importlib.import_module("mlx_hf_bridge.tracing.module"),
         )
@@ -201,6 +205,7 @@ def _tracer(model_type: str) -> tuple[Any, Any]:
 
 def read_graph(folder: Path) -> Graph:
     """Read and check graph.json; raise UnsupportedModelError for one that no conversion writes."""
+    # Before reading: a folder may come from anyone.
     size = (folder / GRAPH_FILE).stat().st_size
     if size > MAX_BYTES:
         raise UnsupportedModelError(

@@ -37,8 +37,10 @@ def write_conversion(plan: Plan, folder: Path, show_progress: bool = True) -> di
     plan = resolve_bits(plan, show_progress)
     _log_exclusions(plan)
     calibrated = calibrated_tensors(plan, folder, show_progress) if _is_calibrated(plan) else {}
+    # MLX writes a whole file at once, so the result is in memory; float tensors are freed one by one.
     arrays = dict(_convert(plan, calibrated, show_progress))
     mx.save_safetensors(str(folder / SINGLE_FILE), arrays, metadata={"format": "mlx"})
+    # Frees the weights before the tokenizer is built.
     del arrays
     for name, content in plan.extra_files.items():
         write_json(folder / name, content, indent=None)
@@ -89,11 +91,13 @@ def _convert_one(tensor: TensorPlan, array: mx.array) -> list[tuple[str, mx.arra
         result = [(tensor.name, _cast(tensor, array))]
     else:
         result = _quantize(tensor, tensor.recipe, array)
+    # Now, so that the float tensor is freed before the next one is read.
     mx.eval([value for _, value in result])
     return result
 
 
 def _quantize(tensor: TensorPlan, recipe: MLXQuantizationConfig, array: mx.array) -> list[tuple[str, mx.array]]:
+    # One infinity would make the scale of its whole group infinite.
     if not bool(mx.isfinite(array).all()):
         raise WeightsError(f"{tensor.name} contains inf or nan, which cannot be quantized. Download the file again.")
     module = tensor.name.rpartition(".")[0]
@@ -102,6 +106,7 @@ def _quantize(tensor: TensorPlan, recipe: MLXQuantizationConfig, array: mx.array
             np.array(array.astype(mx.float32)), recipe.bits, recipe.group_size, tensor.dtype
         )
         return [(f"{module}.{leaf}", value) for leaf, value in quantized.pack(tensor.dtype).items()]
+    # Scales are found in float32 and rounded once, when they are stored.
     packed, *others = mx.quantize(
         array.astype(mx.float32), group_size=recipe.group_size, bits=recipe.bits, mode=recipe.mode
     )
@@ -113,6 +118,7 @@ def _quantize(tensor: TensorPlan, recipe: MLXQuantizationConfig, array: mx.array
 
 def _cast(tensor: TensorPlan, array: mx.array) -> mx.array:
     cast = array.astype(tensor.dtype)
+    # bfloat16 and float32 have float32's range, so only float16 can overflow.
     if tensor.dtype == mx.float16 and not bool(mx.isfinite(cast).all()):
         raise WeightsError(
             f"{tensor.name} has values beyond float16's 65504, or that are not finite. Pass dtype='bfloat16' or "

@@ -78,6 +78,7 @@ def facade(
 def _stored_config(model: MLXPreTrainedModel, hf_class: type[Any]) -> PretrainedConfig:
     config: PretrainedConfig = hf_class.config_class.from_pretrained(model.folder)
     for key in PACKING_KEYS:
+        # transformers would otherwise set up its own quantizer for these keys.
         if hasattr(config, key):
             delattr(config, key)
     config.name_or_path = model.name_or_path

@@ -44,6 +44,7 @@ def build_facade(hf_class: Any, bridge: Bridge, config: PretrainedConfig) -> Any
         The facade, an instance of a subclass of `hf_class`.
     """
     bridge.shape = _shape(hf_class, config, "pooler" in bridge.model.loaded.model)
+    # __init__ of the transformers class would allocate its weights.
     model = object.__new__(_class_for(hf_class))
     nn.Module.__init__(model)
     fresh = set(model.__dict__)
@@ -56,6 +57,7 @@ def build_facade(hf_class: Any, bridge: Bridge, config: PretrainedConfig) -> Any
 def _shape(hf_class: type[PreTrainedModel], config: PretrainedConfig, pooler: bool) -> PreTrainedModel:
     """Build the torch model on the meta device, which takes no memory and does not advance the random state."""
     takes_pooler = "add_pooling_layer" in inspect.signature(hf_class.__init__).parameters
+    # Tensors on the meta device have shapes and no memory.
     with torch.device("meta"):
         return hf_class(config, add_pooling_layer=pooler) if takes_pooler else hf_class(config)
 
@@ -64,10 +66,12 @@ def _shape(hf_class: type[PreTrainedModel], config: PretrainedConfig, pooler: bo
 def _class_for(hf_class: Any) -> type[Any]:
     """Return the subclass under the name of its parent, by which pipelines and libraries know a model's task."""
     names = (name for name in dir(hf_class) if not name.startswith("_"))
+    # getattr_static runs no properties or descriptors.
     methods = {name: inspect.getattr_static(hf_class, name) for name in names}
     guarded = {
         name: _guard(name, method)
         for name, method in methods.items()
+        # Every public method that is not known to be harmless: methods of later transformers versions fall back too.
         if inspect.isfunction(method) and name not in _INHERITED and name not in Facade.__dict__
     }
     own = {
@@ -79,6 +83,7 @@ def _class_for(hf_class: Any) -> type[Any]:
         "_load_from_state_dict": _guard("_load_from_state_dict", nn.Module._load_from_state_dict, "load_state_dict"),
         "forward": forward_for(hf_class),
     }
+    # Cached by `cache`, so that all facades of a class have one type.
     return type(hf_class.__name__, (Facade, hf_class), guarded | own)
 
 
@@ -105,6 +110,7 @@ def _copy(model: Facade, memo: dict[int, Any]) -> Facade:
     copied: Facade = build_facade(
         _hf_class(model), Bridge(bridge.model, bridge.dtype, bridge.fall_back, bridge.on_call), config
     )
+    # Before its attributes are copied, since one of them may refer to the model.
     memo[id(model)] = copied
     _restore(copied, copy.deepcopy(_own_state(model), memo))
     return copied

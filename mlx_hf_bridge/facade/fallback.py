@@ -17,7 +17,9 @@ from mlx_hf_bridge.pretrained.model import MLXPreTrainedModel
 BRIDGE = "_mlx_bridge"
 # The name of the one parameter, from which containers read the dtype and the device.
 PROBE = "mlx_dtype"
+# Reentrant: loading the torch model may call methods that fall back themselves.
 _lock = threading.RLock()
+# Weak, so that a parameter and its facade do not keep each other alive.
 _owners: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 # Attributes that every torch module has.
 _MODULE_ATTRIBUTES = set(nn.Module().__dict__)
@@ -93,6 +95,7 @@ def assign_probe(module: nn.Module, dtype: torch.dtype, requires_grad: bool) -> 
         dtype: The dtype of its outputs.
         requires_grad: Whether its outputs require gradients.
     """
+    # No elements: containers that add up memory or move parameters find nothing to do.
     probe = Probe(torch.empty(0, dtype=dtype), requires_grad)
     _owners[probe] = weakref.ref(module)
     module._parameters[PROBE] = probe
@@ -136,6 +139,7 @@ def fall_back_to_torch(module: nn.Module, reason: str) -> None:
 
 def _become(module: nn.Module, bridge: Bridge, real: Any) -> None:
     probe = get_probe(module)
+    # What callers did to the facade since it was built is repeated on the torch model.
     if probe.dtype != bridge.dtype:
         real.to(probe.dtype)
     if not probe.requires_grad:
@@ -143,7 +147,9 @@ def _become(module: nn.Module, bridge: Bridge, real: Any) -> None:
     real.train(module.training)
     real.__dict__.update({name: value for name, value in own_attributes(module).items() if name != "config"})
     _share_config(real, module.config)
+    # By object, since torch.nn.Module.__setattr__ would register what it is given.
     object.__setattr__(module, "__dict__", real.__dict__)
+    # The object itself changes, so that every reference to it is a torch model from here on.
     object.__setattr__(module, "__class__", type(real))
 
 

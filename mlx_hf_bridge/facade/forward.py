@@ -43,6 +43,7 @@ def forward_for(hf_class: type[PreTrainedModel]) -> Callable[..., Any]:
         bridge = get_bridge(self)
         if bridge is None:  # a bound method that was taken before the facade became the torch model
             return self.forward(*args, **kwargs)
+        # By the class's own signature, so that wrong arguments give torch's TypeError.
         given = dict(signature.bind(self, *args, **kwargs).arguments)
         given.pop("self")
         for name in extra:
@@ -57,11 +58,13 @@ def forward_for(hf_class: type[PreTrainedModel]) -> Callable[..., Any]:
         except TokenRangeError:  # torch raises an IndexError here too
             raise
         except (InputError, ForkedProcessError) as error:
+            # Without a torch model to fall back to, the error is the answer.
             if bridge.fall_back is None:
                 raise
             fall_back_to_torch(self, f"MLX does not support the call ({error})")
             return self.forward(*args, **kwargs)
 
+    # torch.compile cannot trace MLX's calls.
     uncompiled: Any = torch.compiler.disable(forward)
     for name in WRAPPER_ASSIGNMENTS:
         setattr(uncompiled, name, getattr(hf_class.forward, name))
@@ -93,6 +96,7 @@ def _compute(model: nn.Module, bridge: Bridge, hf_class: Any, given: dict[str, A
     def compute() -> Any:
         start = time.perf_counter()
         output = _as_class(output_class, bridge.model(**arrays, **options, return_dict=True))
+        # MLX computes in its own dtype; callers get the one that the model claims to have.
         output = tree_map(lambda tensor: tensor.to(probe.dtype), output)
         if bridge.on_call:
             bridge.on_call(time.perf_counter() - start)
@@ -128,6 +132,7 @@ def _differentiable(probe: nn.Parameter, compute: Callable[[], Any], compute_on_
 
 
 def _as_class(output_class: Any, output: Any) -> Any:
+    # Outputs that the class lacks would be an error of its constructor.
     fits = output_class is not None and set(output) <= set(output_class.__dataclass_fields__)
     return output_class(**output) if fits else output
 

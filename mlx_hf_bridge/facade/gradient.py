@@ -28,6 +28,7 @@ class DeferredGradient(torch.autograd.Function):
             The outputs of MLX.
         """
         ctx.compute_on_torch = compute_on_torch
+        # None stays None: zeros would make backward run through outputs that nobody used.
         ctx.set_materialize_grads(False)
         return compute()
 
@@ -42,10 +43,12 @@ class DeferredGradient(torch.autograd.Function):
         Returns:
             None for each argument of `forward`.
         """
+        # backward() runs with gradients disabled, and the torch model must record its operations.
         with torch.enable_grad():
             outputs = ctx.compute_on_torch()
         pairs = [
             (output, gradient) for output, gradient in zip(outputs, gradients, strict=True) if gradient is not None
         ]
         torch.autograd.backward([output for output, _ in pairs], [gradient for _, gradient in pairs])
+        # The probe has no elements; gradients reach the torch model's parameters above.
         return None, None, None

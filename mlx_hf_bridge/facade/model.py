@@ -55,6 +55,7 @@ class Facade(nn.Module):
         Returns:
             The model itself.
         """
+        # torch's own parser of .to()'s forms: device, dtype, tensor, and keywords.
         dtype = torch._C._nn._parse_to(*args, **kwargs)[1]
         return self if dtype is None else self._apply(lambda tensor: tensor.to(dtype))
 
@@ -79,6 +80,7 @@ class Facade(nn.Module):
 
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
         with torch.no_grad():
+            # Containers call half() or to() by passing a function here; what it does to the probe shows what is meant.
             dtype = fn(get_probe(self)).dtype
         assign_probe(self, dtype, get_probe(self).requires_grad)
         return self
@@ -157,6 +159,7 @@ class Facade(nn.Module):
         if memo is None:
             fall_back_to_torch(self, "its submodules were requested")
             return self.named_modules(memo, prefix, remove_duplicate)
+        # As torch does: a module that two attributes share is listed once.
         if self in memo:
             return iter(())
         memo.add(self)
@@ -182,6 +185,7 @@ class Facade(nn.Module):
         self.save_pretrained(save_directory, **options)
 
     def __getattr__(self, name: str) -> Any:
+        # torch's own lookup first; what follows is for attributes that only the torch model has.
         with suppress(AttributeError):
             return super().__getattr__(name)
         bridge = get_bridge(self)
@@ -191,6 +195,7 @@ class Facade(nn.Module):
         return getattr(self, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
+        # A layer or weight that a caller puts in would have no effect on MLX.
         if isinstance(value, (nn.Module, nn.Parameter)):
             fall_back_to_torch(self, f"its attribute {name!r} was set")
             setattr(self, name, value)

@@ -39,6 +39,7 @@ def save(model: Any, folder: Path, options: dict[str, Any]) -> bool:
     if folder.is_file():
         raise RepositoryError(f"{folder} is a file, expected a folder to save into. Give another path.")
     folder.mkdir(parents=True, exist_ok=True)
+    # Packing and dtype of the copied weights, which the caller's config does not know.
     stored = json.loads((bridge.model.folder / CONFIG_FILE).read_text(encoding="utf-8"))
     model.config.architectures = [type(model).__name__]
     model.config.save_pretrained(folder)

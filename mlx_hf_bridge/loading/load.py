@@ -144,10 +144,12 @@ def load(
         return _load_traced(checkpoint, task, recipe, stored, pooler, changes, show_progress)
     config = _changed_config(checkpoint, changes)
     tolerance = Tolerance(changes.ignore_mismatched_sizes, allow_unexpected=config is not checkpoint.config)
+    # With an adapter it goes on to the conversion, which refuses a base that is already quantized.
     if checkpoint.adapter is None and (checkpoint.is_converted or read_packing(checkpoint.config)):
         _check_converted(checkpoint, recipe, stored)
     else:
         checkpoint = _converted(_reconfigured(checkpoint, config), task, recipe, stored, tolerance, show_progress)
+    # In the executor's thread, to which the model's arrays belong from then on.
     return run(lambda: load_converted(checkpoint, config, task, pooler, tolerance, source))
 
 
@@ -208,6 +210,7 @@ def _converted(
         plan = run(lambda: plan_conversion(checkpoint, task, recipe, dtype, tolerance=tolerance))
         run(lambda: write_conversion(plan, folder, show_progress))
 
+    # For its error alone, before a cache folder and its lock are made.
     family_for(checkpoint.config)
     folder = create_once(cache_folder(checkpoint.source, recipe, dtype, FORMAT), convert)
     return read_checkpoint(locate(folder, HubOptions()))
@@ -246,9 +249,11 @@ def load_converted(
     computed = activation_dtype(stored)
     if computed == mx.float16 and config.exceeds_float16:  # activations beyond 65504 would become infinite
         computed = mx.float32
+    # 0.02 is the default initializer_range of transformers' configs.
     initialized = random_init(fit.uninitialized, raw.get("initializer_range", 0.02), computed)
     assign_weights(model, read, _arrays(files, read, computed), initialized)
     set_activation_dtype(model, computed)
+    # Lazy parameters would be read from the file at the first call, in whatever thread makes it.
     mx.eval(model.parameters())
     lacks_pooler = pooler and not has_pooler and task == BASE_TASK
     report = LoadReport(
@@ -328,11 +333,13 @@ def _stored_dtype(tensor_infos: dict[str, TensorInfo], targets: dict[str, Tensor
         for name, target in targets.items()
         if tensor_infos[name].is_float and target.is_base
     ]
+    # float32 first, which wins a tie.
     return max((mx.float32, mx.float16, mx.bfloat16), key=dtypes.count)
 
 
 def _to_compute_dtype(array: mx.array, target: TensorTarget, dtype: mx.Dtype) -> mx.array:
     """Cast float weights to the dtype of the computation; quantized values and their scales stay as they are."""
+    # Scales are cast at every call instead, see QuantizedModule.scales_as.
     keep = target.leaf in ("scales", "biases", *KEEP_FILE_DTYPE) or not mx.issubdtype(array.dtype, mx.floating)
     return array if keep else array.astype(dtype)
 
@@ -341,6 +348,7 @@ def _check_converted(checkpoint: Checkpoint, recipe: MLXQuantizationConfig | Non
     """Check that a folder converted before has the requested recipe and dtype."""
     if recipe is not None:
         metadata = checkpoint.folder / METADATA_FILE
+        # Folders of other MLX tools have no metadata; their config.json says bits and group size only.
         noted = read_json(metadata).get("recipe") if metadata.is_file() else None
         check_same_recipe(read_packing(checkpoint.config), noted, recipe, checkpoint.source.name)
     if dtype is not None and checkpoint.config.get("dtype") not in (None, dtype_name(dtype)):

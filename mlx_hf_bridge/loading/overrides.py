@@ -79,6 +79,7 @@ def override_config(raw: Mapping[str, Any], overrides: Mapping[str, Any], family
             f"{family.model_type!r} config. Omit it; for quantized weights pass quantization_config."
         )
     spelled, changed = _spellings(family.config), dict(raw)
+    # The same number keeps the file's label names.
     if (count := overrides.get("num_labels")) is not None and count != _count(raw.get("id2label")):
         changed |= _numbered_labels(count)
     changed |= {spelled.get(key, key): value for key, value in overrides.items() if key != "num_labels"}
@@ -137,6 +138,7 @@ def _differs(one: EncoderConfig, other: EncoderConfig, name: str) -> bool:
 
 def _dtype(raw: Mapping[str, Any]) -> str | None:
     given = raw.get("dtype", raw.get("torch_dtype"))
+    # "torch.float16" and "float16" are the same.
     return None if given is None else str(given).rpartition(".")[2]
 
 

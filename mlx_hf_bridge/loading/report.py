@@ -12,6 +12,7 @@ from typing import Any
 
 logger = logging.getLogger(__name__)
 
+# Whole components only: "layer.11.output" has a number, "linear1" has none.
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.|$)")
 _NOTES = {
     "UNEXPECTED": "the checkpoint has it and this model does not use it; fine for the head of another task.",

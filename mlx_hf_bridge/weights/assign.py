@@ -27,6 +27,7 @@ def random_init(shapes: Mapping[ParameterSlot, Shape], std: float, dtype: mx.Dty
 def _initialize(leaf: str, shape: Shape, std: float) -> mx.array:
     if leaf != "weight":
         return mx.zeros(shape)
+    # Weights with one axis are those of norms, which start at 1.
     return mx.random.normal(shape, scale=std) if len(shape) > 1 else mx.ones(shape)
 
 
@@ -52,9 +53,11 @@ def assign_weights(
         slices[f"{path}.{leaf}"][slice_index] = array
     wanted = {parameter for parameter, _ in named_parameters(model)}
     fused = [(name, _concatenate(found)) for name, found in slices.items() if name in wanted]
+    # strict: a parameter that nothing fills would silently stay zeros.
     model.load_weights(fused, strict=True)
 
 
 def _concatenate(slices: Mapping[int, mx.array]) -> mx.array:
+    # Rows of a linear layer are outputs, so quantized rows, with their scales, are joined in the same way.
     ordered = [slices[index] for index in sorted(slices)]
     return ordered[0] if len(ordered) == 1 else mx.concatenate(ordered, axis=0)

@@ -50,6 +50,7 @@ class LoraUpdate:
         if self.start is None:
             return _merge(array, self.factors, self.scale)
         stop = self.start + self.shape[0]
+        # The adapter was trained on separate modules, of which this base has the rows in one tensor.
         rows = _merge(array[self.start : stop], self.factors, self.scale)
         return mx.concatenate([array[: self.start], rows, array[stop:]])
 
@@ -136,10 +137,12 @@ def _plan_merge(
         plain = name.removeprefix(_PREFIX)
         if match := _LORA.fullmatch(plain):
             modules[match[1]][f"{match[2]}{'.bias' if match[3] == 'bias' else ''}"] = array
+        # The unused original is the base's own tensor.
         elif _ORIGINAL not in plain:
             unwrapped = _strip_wrappers(plain)
             target = names.resolve(unwrapped)
             merge.replacements[base.tensors.get(_slot(target), unwrapped) if target else unwrapped] = array
+            # Collected, so that one error lists all of them.
             unknown += [] if target else [name]
     for module, factors in modules.items():
         unknown += _add_module(merge, base, names, module, factors, adapter)
@@ -226,10 +229,12 @@ def _shape(factors: Factors) -> tuple[int, ...]:
 
 def _merge(array: mx.array, factors: Factors, scale: float) -> mx.array:
     """Return a base tensor with its update, computed in float32 and cast back to its dtype."""
+    # Half-precision factors are small, and their product would lose digits before it is added.
     weight, wide = array.astype(mx.float32), {name: value.astype(mx.float32) for name, value in factors.items()}
     if "B.bias" in wide:
         return (weight + scale * wide["B.bias"]).astype(array.dtype)
     if "embedding_A" in wide:
+        # peft keeps an embedding's factors transposed.
         return (weight + scale * (wide["embedding_B"] @ wide["embedding_A"]).T).astype(array.dtype)
     merged = weight + scale * (wide["B"] @ wide["A"])
     if "magnitude_vector" in wide:

@@ -96,6 +96,7 @@ class NameMapping:
         """Return the parameter that a checkpoint tensor belongs to; None for a name that no table has."""
         module, _, leaf = name.rpartition(".")
         leaf = _LEGACY_LEAVES.get(leaf, leaf)
+        # The name as it is first, then without the prefixes that tools and base models add.
         for spelled in self._spellings(module):
             if found := self._lookup(spelled, leaf):
                 return found
@@ -175,6 +176,7 @@ def _patterns(path: str) -> Iterator[tuple[str, list[str]]]:
     "block.3.layer.0" -> ("block.{i}.layer.{j}", ["3", "0"]), ("block.{i}.layer.0", ["3"]), ("block.3.layer.0", []).
     """
     numbers = list(_NUMBER.finditer(path))
+    # Some tables name a numbered module itself, such as "classifier.0", which is no layer number.
     for count in range(len(numbers), -1, -1):
         end = numbers[count - 1].end() if count else 0
         pattern, found = _abstract(path[:end])
@@ -208,6 +210,7 @@ def resolve_names(names: NameMapping, tensors: Iterable[str], where: str) -> dic
     taken: dict[ParameterSlot, str] = {}
     for name, target in targets.items():
         slot = (target.path or "", target.leaf, target.slice_index)
+        # Two spellings of one tensor: which of them wins must not depend on the order in the file.
         if target.path and (other := taken.setdefault(slot, name)) != name:
             raise WeightsError(
                 f"{where} has {other} and {name}, two names of one tensor. Take the original checkpoint, or delete one."

@@ -27,6 +27,7 @@ def read_packing(config: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         QuantizationError: If another tool has packed the weights.
     """
+    # mlx-lm's own key first: the second one may be another library's quantizer.
     packing = config.get("quantization") or config.get("quantization_config") or {}
     if not packing:
         return {}
@@ -93,12 +94,14 @@ def quantize_modules(
         if target.leaf != "scales" or target.path is None:
             continue
         recipe = {**_recipe_fields(packing), **_recipe_fields(overrides.get(target.module, {}))}
+        # A fused matrix has one group size and one number of bits.
         if recipes.setdefault(target.path, recipe) != recipe:
             raise QuantizationError(
                 f"config.json packs the slices of {target.path} differently ({recipes[target.path]} and {recipe}), "
                 "which cannot be fused. Convert the checkpoint with one recipe for queries, keys and values."
             )
     if recipes:
+        # MLX takes a dictionary from the predicate as the arguments of to_quantized.
         nn.quantize(model, class_predicate=lambda path, module: recipes.get(path, False))
 
 

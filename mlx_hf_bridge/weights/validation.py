@@ -107,6 +107,7 @@ def check_fit(
 
 
 def _check_dtype(name: str, info: TensorInfo, parameter: mx.array, where: str) -> None:
+    # Quantized integers are 32-bit words, the fp modes' scales bytes; any other integer weight is another format's.
     is_packed = parameter.dtype in _PACKED and info.dtype in _PACKED_DTYPES
     if not info.is_float and not is_packed:
         raise WeightsError(
@@ -134,6 +135,7 @@ def _parameter_slots(
     for parameter, array in named_parameters(model):
         path, _, leaf = parameter.rpartition(".")
         modules = names.sources_of([path])[0].modules[: 1 if path in fused else None]
+        # mx.split is lazy: only the shapes and dtypes of its parts are read.
         for index, (module, part) in enumerate(zip(modules, mx.split(array, len(modules)), strict=True)):
             yield (path, leaf, index), (f"{module}.{leaf}", part)
 

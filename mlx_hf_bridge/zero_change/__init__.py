@@ -49,14 +49,17 @@ def install(quantization_config: Any = None, *, strict: bool = False, watch_torc
     global _report
     recipe = quantization_config if quantization_config is not None else quantization_choice()
     if recipe is not None:
+        # Imported here, so that installing without a recipe does not import MLX.
         from mlx_hf_bridge.quantization.recipes import recipe_from
 
         recipe = recipe_from(recipe)
+    # Installing twice must not wrap the replaced method again.
     uninstall()
     _report = Report()
     patches = Patches()
 
     def on_models(module: ModuleType) -> None:
+        # Imported here, because it imports transformers and torch, which the program may not want.
         from mlx_hf_bridge.zero_change.loading import Mode, replace_loading
         from mlx_hf_bridge.zero_change.training import replace_optimizers
 
@@ -70,6 +73,7 @@ def install(quantization_config: Any = None, *, strict: bool = False, watch_torc
 
     watch = AfterImport({"transformers.modeling_utils": on_models, "transformers.trainer": on_trainer})
     watch.install()
+    # Undone from the end: first the patches, then the watch for imports.
     _undo.extend([watch.uninstall, patches.undo])
 
 

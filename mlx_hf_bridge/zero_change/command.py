@@ -38,6 +38,7 @@ def main(arguments: list[str]) -> int:
     except BridgeError as error:
         return _usage_error(str(error))
     if "--report" in flags:
+        # At exit and not after the program's end, so that sys.exit and exceptions give a report too.
         atexit.register(lambda: sys.stderr.write(f"{report()}\n"))
     if rest[0] == "-m":
         run_module(rest[1], rest[2:])

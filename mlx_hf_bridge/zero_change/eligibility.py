@@ -94,6 +94,7 @@ class LoadRequest:
 
     def output_dtype(self, loaded: LoadedModel) -> torch.dtype:
         """Return the dtype that the torch model would have, and set it in the config as transformers does."""
+        # A quantized folder keeps float16 scales, which says nothing about the checkpoint.
         stored = torch.float32 if loaded.recipe else torch_dtype(loaded.dtype)
         chosen: Any = self.dtype or self.config.dtype or stored
         chosen = getattr(torch, chosen) if isinstance(chosen, str) else chosen
@@ -129,6 +130,7 @@ def check_eligibility(hf_class: Any, name: Any, model_args: tuple[Any, ...], opt
     pooler = rest.pop("add_pooling_layer", True)
     if rest:
         _refuse(f"it was given {', '.join(sorted(rest))}")
+    # Read again, without the caller's changes, to compare with.
     _refuse_changed(config, hf_class.config_class.from_pretrained(name, **hub), task)
     if hub.get("cache_dir") is not None:
         hub["cache_dir"] = str(hub["cache_dir"])
@@ -144,6 +146,7 @@ def check_family(hf_class: Any, loaded: LoadedModel) -> None:
 def _task(hf_class: Any) -> str:
     """Return the task of a transformers class that MLX implements."""
     config_class = hf_class.config_class
+    # A subclass of the user may compute anything in its forward.
     if not hf_class.__module__.startswith("transformers.models.") or config_class is None:
         _refuse(f"{hf_class.__name__} is not a class of transformers")
     family = family_for({"model_type": config_class.model_type})
@@ -172,6 +175,7 @@ def _config(hf_class: Any, name: Any, hub: dict[str, Any], rest: dict[str, Any])
         where = name if config is None else config
         config, rest = hf_class.config_class.from_pretrained(where, return_unused_kwargs=True, **hub, **rest)
     else:
+        # A copy, as transformers makes one: the caller's object must not change.
         config = copy.deepcopy(config)
     if "attn_implementation" in rest:
         config._attn_implementation = rest.pop("attn_implementation")

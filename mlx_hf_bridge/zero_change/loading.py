@@ -57,6 +57,7 @@ class TorchFallback:
             loaded = self.hf_class.from_pretrained(*self.arguments, **self.options)
         model = loaded[0] if isinstance(loaded, tuple) else loaded  # output_loading_info
         if self.watch:
+            # On the instance, so that other models of the class are not timed.
             model.forward = TimedForward(model, self.hf_class, self.record)
         return loaded
 
@@ -99,10 +100,12 @@ def replace_loading(patches: Patches, modeling_utils: ModuleType, mode: Mode) ->
         modeling_utils: The module transformers.modeling_utils.
         mode: The settings of zero-change mode.
     """
+    # The plain function under the classmethod, to call it with any subclass.
     original = PreTrainedModel.__dict__["from_pretrained"].__func__
 
     @functools.wraps(original)
     def from_pretrained(cls: Any, pretrained_model_name_or_path: Any, *model_args: Any, **kwargs: Any) -> Any:
+        # Inside a fallback, or of a part that a torch model loads for itself.
         if _on_torch.get():
             return original(cls, pretrained_model_name_or_path, *model_args, **kwargs)
         return _load(mode, cls, pretrained_model_name_or_path, model_args, kwargs)
@@ -119,6 +122,7 @@ def _load(mode: Mode, hf_class: Any, name: Any, model_args: tuple[Any, ...], opt
     except BridgeError as error:
         reason = str(error)
     mode.report.records.append(record)
+    # Outside `except`, so that torch's own errors do not show MLX's as their context.
     return model if reason is None else fallback(reason)
 
 

@@ -12,6 +12,7 @@ class Patches:
 
     def replace(self, owner: Any, name: str, value: Any) -> None:
         """Replace an attribute that is defined on the owner itself."""
+        # From __dict__: getattr would give a classmethod bound to its class.
         self.originals.append((owner, name, owner.__dict__[name]))
         setattr(owner, name, value)
 

@@ -9,6 +9,7 @@ from mlx_hf_bridge.errors import FallBackError
 
 logger = logging.getLogger(__name__)
 
+# Models may be called from several threads, and += is not atomic.
 _lock = threading.Lock()
 
 

@@ -44,6 +44,7 @@ def run_script(path: str, arguments: list[str]) -> None:
     def execute(main: ModuleType) -> None:
         loader = importlib.machinery.SourceFileLoader("__main__", where)
         main.__dict__.update(__file__=where, __cached__=None, __loader__=loader)
+        # dont_inherit: `from __future__` imports of this file must not apply to the program.
         exec(compile(source, where, "exec", dont_inherit=True), main.__dict__)
 
     _run_in_main(execute)
@@ -64,14 +65,17 @@ def _enter(folder: str, name: str, arguments: list[str]) -> None:
 
 def _run_in_main(execute: Callable[[ModuleType], None]) -> None:
     """Run a program in a new `__main__` module; its traceback does not show the frames of this file."""
+    # A new module, so that the program does not see this one's names; pickle finds its classes by "__main__".
     main = ModuleType("__main__")
     main.__dict__.update(__builtins__=sys.modules["builtins"], __annotations__={})
     sys.modules["__main__"] = main
     try:
         execute(main)
+    # Raised on as it is, since it prints no traceback.
     except SystemExit:
         raise
     except BaseException as error:
+        # Users should see the traceback that plain Python shows.
         _hide_callers(error.__traceback__)
         raise
 

@@ -41,6 +41,7 @@ def replace_optimizers(patches: Patches) -> None:
 
     @functools.wraps(original)
     def __init__(self: Any, params: Any, defaults: dict[str, Any]) -> None:
+        # An iterator can be read once, and it is read here and by the optimizer.
         given = params if isinstance(params, torch.Tensor) else list(params)
         if isinstance(given, list):
             given = [own for parameter in given for own in _resolve(parameter)]
@@ -50,6 +51,7 @@ def replace_optimizers(patches: Patches) -> None:
 
 
 def _parts(model: nn.Module) -> list[nn.Module]:
+    # A facade lists no parts without falling back; the model itself is moved by the caller.
     return [] if get_bridge(model) else list(model.modules())
 
 

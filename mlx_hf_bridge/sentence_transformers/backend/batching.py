@@ -38,6 +38,8 @@ class BatchSplittingModel(MLXPreTrainedModel):
     def __call__(self, *args: Any, **given: Any) -> Any:
         records = any(self._option(given.get(name), name) for name in _RECORDED_OUTPUTS)
         arrays = {name: value for name, value in given.items() if name not in (*_RECORDED_OUTPUTS, "return_dict")}
+        # Recorded outputs have the padded length in their shape; texts of a length-dependent model must keep their
+        # padding.
         if args or records or not _can_split(arrays) or self.loaded.family.length_dependent:
             return super().__call__(*args, **given)
         parts = _SubBatches.split({name: to_numpy(value) for name, value in arrays.items() if value is not None})
@@ -77,6 +79,7 @@ class _SubBatches:
         """Split a batch; None if it is not padded on the right only, or fits into one sub-batch."""
         mask = inputs["attention_mask"].astype(bool)
         lengths = mask.sum(axis=1)
+        # Cutting a sub-batch to its longest text is right only if all padding is on the right.
         if mask.ndim != 2 or not np.array_equal(mask, np.arange(mask.shape[1]) < lengths[:, None]) or not lengths.all():
             return None
         rows = list(group_by_length(lengths.tolist(), _BATCH_SIZE))
@@ -103,6 +106,7 @@ class _SubBatches:
                 array = np.array(output)
                 per_token = array.ndim == 3
                 shape = (count, width, array.shape[2]) if per_token else (count, *array.shape[1:])
+                # Zeros at padding, which callers mask out.
                 full = whole.setdefault(name, np.zeros(shape, array.dtype))
                 if per_token:
                     full[self.rows[number], : self.length(number)] = array

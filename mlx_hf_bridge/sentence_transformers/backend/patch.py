@@ -33,6 +33,7 @@ def _add_backend(module: ModuleType) -> None:
     ) -> Any:
         if backend != BACKEND:
             return original(self, model_name_or_path, transformer_task, config, backend, is_peft_model, **model_kwargs)
+        # Imported late, because it imports torch and transformers.
         from mlx_hf_bridge.sentence_transformers.backend.model import load_backend
 
         return load_backend(model_name_or_path, transformer_task, config, model_kwargs)

@@ -97,6 +97,7 @@ def encode_to_file(
     probe: np.ndarray = self.encode(_PROBE, show_progress_bar=False, **options)
     settings = {name: value for name, value in options.items() if name not in _NOT_SETTINGS}
     settings |= {"chunk_size": chunk_size, "max_seq_length": self.max_seq_length}
+    # The probe's embeddings change with anything that matters, which a list of settings could not promise.
     settings |= {"version": __version__, "model": hashlib.sha256(probe.tobytes()).hexdigest()[:16]}
     total = len(inputs) if isinstance(inputs, (list, tuple)) else None
     with CorpusFile(target, settings, probe[0], restart) as file:
@@ -106,6 +107,7 @@ def encode_to_file(
                 file.append(chunk, self.encode(chunk, show_progress_bar=False, **options))
                 bar.update(len(chunk))
         complete = file.finish()
+        # Parquet is written at the end: its files cannot grow after a crash.
         file.publish(_as_parquet(complete) if target.suffix == _PARQUET else complete)
     return target
 

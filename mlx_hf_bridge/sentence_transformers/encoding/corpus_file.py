@@ -48,6 +48,7 @@ class CorpusFile:
         self._row = row
         self._texts = hashlib.sha256()
         self._restart = restart
+        # timeout=0: a second process gets an error and does not wait for hours.
         self._lock = FileLock(str(self.folder / "lock"), timeout=0)
 
     def __enter__(self) -> Self:
@@ -60,6 +61,7 @@ class CorpusFile:
             ) from error
         try:
             self._begin()
+        # KeyboardInterrupt too: a lock that is kept would block the next run in this process.
         except BaseException:
             self._lock.release()
             raise
@@ -100,6 +102,7 @@ class CorpusFile:
             vectors: Their embeddings, (n, V).
         """
         self._file.write(np.ascontiguousarray(vectors).data)
+        # Before the record: after a crash it may know of fewer rows than there are, never of more.
         self._sync(self._file)
         self._note(texts)
         self.rows += len(texts)
@@ -147,6 +150,7 @@ class CorpusFile:
         if self._vectors.stat().st_size < end:
             raise RepositoryError(f"{self._vectors} is shorter than {self._progress.name} next to it says. Restart.")
         self._file = self._vectors.open("rb+")
+        # Rows that were written after the last record are cut off.
         self._file.truncate(end)
         self._file.seek(end)
 
@@ -159,6 +163,7 @@ class CorpusFile:
 
     def _note(self, texts: Sequence[Any]) -> None:
         for text in texts:
+            # As JSON, since a pair of texts and their concatenation must differ.
             self._texts.update(json.dumps(text, default=repr).encode())
 
     def _save_progress(self) -> None:
@@ -177,6 +182,7 @@ class CorpusFile:
             raise RepositoryError(f"{self._progress} is not a record of unfinished work ({error}). Restart.") from error
         if known != _FORMAT:
             raise RepositoryError(f"{self._progress} has the format {known}, expected {_FORMAT}. Restart.")
+        # Through JSON, which turns tuples into lists as in the file.
         now = json.loads(json.dumps(self._settings))
         if changed := sorted(key for key in {*done, *now} if done.get(key) != now.get(key)):
             then_and_now = "; ".join(f"{key} was {done.get(key)!r} and is {now.get(key)!r}" for key in changed)
@@ -189,4 +195,5 @@ class CorpusFile:
     @staticmethod
     def _sync(file: IO[Any]) -> None:
         file.flush()
+        # flush() hands the bytes to the system, fsync to the disk.
         os.fsync(file.fileno())

@@ -60,6 +60,7 @@ def encode_texts(
         )
 
     poolings = [module for module in rest if isinstance(module, Pooling)]
+    # Only if nothing but cls pooling reads the hidden states.
     first_token = sentence_embedding_only and len(poolings) == 1 and poolings[0].reads_first_token(options.prompt)
 
     def compute(features: Features) -> Any:

@@ -22,6 +22,7 @@ def is_batch(inputs: Any) -> bool:
         True for a list, a tuple, a numpy array of texts, or a column of a datasets.Dataset.
     """
     if isinstance(inputs, np.ndarray):
+        # U: text, O: objects. An array of numbers is no batch of texts.
         return inputs.ndim >= 1 and inputs.dtype.kind in "UO"
     return isinstance(inputs, (list, tuple)) or type(inputs).__module__.startswith("datasets.")
 
@@ -56,6 +57,7 @@ def as_text(item: Any, where: str) -> Text:
     if isinstance(item, str):
         return str(item)
     if isinstance(item, (list, tuple)) and len(item) == 2 and all(isinstance(part, str) for part in item):
+        # str() turns subclasses such as numpy.str_ into plain strings.
         return str(item[0]), str(item[1])
     hint = ""
     if isinstance(item, dict):

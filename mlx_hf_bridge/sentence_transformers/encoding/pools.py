@@ -57,6 +57,7 @@ def start_pool(compute: Callable[..., Results], devices: Sequence[str] | None) -
     """
     count = len(devices) if devices else (_CPU_WORKERS if BACKEND == "cpu" else 1)
     logger.info("starting %d worker processes", count)
+    # MLX cannot be used in a forked child of a process that has used it.
     context = multiprocessing.get_context("spawn")
     pool: Pool = {"input": context.Queue(), "output": context.Queue(), "processes": []}
     for _ in range(count):
@@ -78,6 +79,7 @@ def stop_pool(pool: Pool) -> None:
     for process in pool["processes"]:
         process.join()
         process.close()
+    # Chunks that no worker took would otherwise keep this process from ending.
     pool["input"].cancel_join_thread()
     pool["input"].close()
     pool["output"].close()
@@ -109,8 +111,10 @@ def encode_in_pool(
     results: list[Any] = [None] * len(starts)
     for _ in tqdm(starts, desc="Chunks", disable=None if show_progress else True):
         number, result = _next_result(pool)
+        # Chunks come back in any order.
         results[number] = result
     for result in results:
+        # After all chunks have been collected, or the next call would receive the rest of this one.
         if isinstance(result, Exception):
             raise result
     return [row for result in results for row in result]

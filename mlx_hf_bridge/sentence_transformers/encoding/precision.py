@@ -73,6 +73,7 @@ def quantize_embeddings(
         return vectors.astype(np.float32)
     if precision.endswith("binary"):
         bits = np.packbits(vectors > 0, axis=-1)
+        # sentence-transformers' form: the same bits as signed bytes.
         return (bits - 128).astype(np.int8) if precision == "binary" else bits
     if not len(vectors):
         return vectors.astype(precision)
@@ -85,6 +86,7 @@ def _scalar(vectors: np.ndarray, ranges: np.ndarray, precision: str) -> np.ndarr
     starts, ends = ranges.astype(np.float32, copy=False)
     steps = (ends - starts) / _STEPS
     steps = np.where(steps == 0, 1, steps)  # a constant dimension becomes 0 instead of 0 / 0
+    # floor, as in sentence-transformers; values outside the given ranges are clipped instead of wrapping around.
     quantized: np.ndarray = np.clip(np.floor((vectors - starts) / steps), 0, _STEPS)
     # 0 to 255 in uint8, moved down by 128 for int8.
     narrow: np.ndarray = quantized.astype(np.uint8) if precision == "uint8" else (quantized - 128).astype(np.int8)

@@ -93,6 +93,7 @@ def to_numpy(value: Any) -> np.ndarray:
     """
     if hasattr(value, "detach"):
         value = value.detach().cpu()
+        # .float(), since numpy has no bfloat16.
         return np.asarray(value.float().numpy() if value.is_floating_point() else value.numpy())
     return np.asarray(value)
 
@@ -119,7 +120,9 @@ def trim_padding(result: tuple[mx.array, mx.array]) -> list[np.ndarray]:
         B arrays (tokens, D); of a text without any token that counts the first token.
     """
     tokens, mask = np.array(result[0]), np.array(result[1])
+    # The last True, found from the right; a text without tokens keeps one row, as in sentence-transformers.
     ends = np.where(mask.any(axis=1), mask.shape[1] - mask[:, ::-1].argmax(axis=1), 1)
+    # Copies, so that one kept row does not keep the whole batch in memory.
     return [row[:end].copy() for row, end in zip(tokens, ends, strict=True)]
 
 
@@ -181,6 +184,7 @@ def features_to_numpy(make: Callable[[], Features]) -> dict[str, Any]:
 
     def work() -> dict[str, Any]:
         features = make()
+        # Through a list, because what `run` returns here are the arrays.
         lengths.append(features.prompt_length)
         return all_outputs(features)
 

@@ -93,6 +93,7 @@ def encode_stream(
         **kwargs,
     )
     total = len(inputs) if isinstance(inputs, (list, tuple)) else None
+    # A separate generator, so that wrong arguments are an error at the call and not at the first chunk.
     return _encoded(self, chunks, options, progress_bar(show_progress_bar, total))
 
 
@@ -108,6 +109,7 @@ def progress_bar(show: bool | None, total: int | None, done: int = 0) -> Any:
         A tqdm bar.
     """
     if show is None:
+        # sentence-transformers' rule for show_progress_bar=None.
         show = logger.getEffectiveLevel() in (logging.INFO, logging.DEBUG)
     return tqdm(total=total, initial=done, desc="Encoding", unit="text", disable=None if show else True)
 

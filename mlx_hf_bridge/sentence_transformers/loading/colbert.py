@@ -109,6 +109,7 @@ def _pylate(saved: Mapping[str, Any]) -> LegacyColBERT:
         if key in saved:
             prefix = saved[key] or ""
             prefixes.append(prefix)
+            # A prompt may begin with the prefix already, which must not be there twice.
             prompts[name] = prefix + (prompts.get(name) or "").removeprefix(prefix)
     skiplist = saved.get("skiplist_words")
     return LegacyColBERT(
@@ -168,6 +169,7 @@ def _register(transformer: Transformer, prefixes: tuple[str, ...]) -> None:
     """Add marker tokens that the tokenizer would split when they are part of a text, although it has them."""
     backend = transformer.tokenizer.backend
     for prefix in prefixes:
+        # The prefix with its space if the vocabulary has that, else the bare marker.
         for marker in (prefix, *prefix.split(None, 1)[:1]):
             if not marker or backend.token_to_id(marker) is None:
                 continue

@@ -89,11 +89,13 @@ class ModuleLoader:
             The modules, in their order. UnsupportedModelError is raised for a type that is not implemented here.
         """
         for entry in entries:
+            # All of them first, before the weights are downloaded.
             _check_known(entry.kind, entry.type, str(self.source.folder))
         modules: list[Module] = []
         for entry in entries:
             if entry.kind in TRANSFORMER_KINDS:
                 transformer = self.load_transformer(self.source, self.source.folder / entry.path, entry.kind)
+                # The conversion has copied the other modules' files there.
                 self.modules_root = transformer.loaded.folder
                 modules.append(transformer)
             else:
@@ -161,10 +163,12 @@ class ModuleLoader:
             return self.load_module(path, kind)
         options = self.source.options
         inner = f"{options.subfolder}/{path}".lstrip("/")
+        # Located again, for an identity of its own in the cache.
         source = locate(self.source.name, replace(options, subfolder=inner))
         return self.load_transformer(source, source.folder, kind)
 
     def _folder(self, path: str) -> Path:
+        # Modules before a Transformer, or without one, are still to be downloaded.
         if self.modules_root == self.source.folder:
             self.source.fetch([f"{path}/*"] if path else [SINGLE_FILE])
         return self.modules_root / path

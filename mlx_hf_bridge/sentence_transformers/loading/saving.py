@@ -36,6 +36,7 @@ def save(modules: Sequence[Module], config: Mapping[str, Any], target: Path, rea
     if target.is_file():
         raise RepositoryError(f"{target} is a file, expected a folder to save into. Give another path.")
     target.parent.mkdir(parents=True, exist_ok=True)
+    # Written next to the target first, so that a failure leaves the target as it was.
     with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as scratch:
         folder = Path(scratch)
         _write(modules, config, folder)

@@ -48,6 +48,7 @@ def merge_prompts(
     for name, text in (saved.get("prompts") or {}).items():
         if prompts.get(name) is None:
             prompts[name] = text
+    # None means that nobody set it, "" that it is empty.
     return {name: text or "" for name, text in prompts.items()}
 
 

@@ -55,6 +55,7 @@ def parse_activation(reference: Any, where: str) -> str:
         UnsupportedModelError: If the name is not one of torch's, or its class is not in `ACTIVATIONS`.
     """
     module, _, last = str(reference).rpartition(".")
+    # Compared with a table and never imported: the name comes from a stranger's repo.
     if not module.startswith("torch.") or last not in ACTIVATIONS:
         raise UnsupportedModelError(
             f"{where} has the activation {reference!r}; known are torch's {', '.join(ACTIVATIONS)}. "

@@ -144,6 +144,7 @@ class Module(ABC):
         if config := self.get_config_dict():
             write_json(folder / CONFIG_FILE, config)
         if arrays := self.arrays():
+            # transformers reads the file's format from this entry.
             run(lambda: mx.save_safetensors(str(folder / SINGLE_FILE), arrays, metadata={"format": "pt"}))
 
     def __repr__(self) -> str:

@@ -50,6 +50,7 @@ class WeightedLayerPooling(Module):
         """
         config = read_module_config(folder)
         start = check_integer(config, "layer_start", folder, 4, least=0)
+        # + 1, since hidden states start with the embeddings. 4 and 12 are sentence-transformers' defaults.
         count = check_integer(config, "num_hidden_layers", folder, 12) + 1 - start
         weights = get_tensor(read_module_weights(folder), "layer_weights", (count,), folder)
         return cls(check_integer(config, "embedding_dimension", folder), weights, start)

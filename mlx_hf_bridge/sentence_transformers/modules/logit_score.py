@@ -48,6 +48,7 @@ class LogitScore(Module):
 
     def __call__(self, features: Features) -> Features:
         logits = features[self.module_input_name][:, -1]
+        # MLX does not check bounds.
         if (highest := max(self.true_token_id, self.false_token_id or 0)) >= logits.shape[1]:
             raise TokenRangeError(
                 f"LogitScore reads the logit of token {highest}, and the model has {logits.shape[1]} logits. "

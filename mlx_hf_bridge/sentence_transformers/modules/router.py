@@ -80,6 +80,7 @@ class Router(Module):
             modules = {name: read_module(name, kind) for name, kind in config["types"].items()}
             routes = {route: [modules[name] for name in names] for route, names in config["structure"].items()}
             parameters = dict(config.get("parameters", {}))
+            # JSON has no tuples as keys, so they are written as Python literals; literal_eval runs no code.
             mappings = {literal_eval(key): route for key, route in (parameters.pop("route_mappings", {}) or {}).items()}
             return cls(routes, route_mappings=mappings, **parameters)
         except (KeyError, AttributeError, TypeError, SyntaxError) as error:
@@ -156,6 +157,7 @@ class Router(Module):
         types, structure = {}, {}
         for route, modules in self.sub_modules.items():
             for index, module in enumerate(modules):
+                # By identity: a module that two routes share is one module when it is read again.
                 name = ids.setdefault(id(module), f"{route}_{index}_{type(module).__name__}")
                 if name not in types:
                     (folder / name).mkdir(parents=True, exist_ok=True)

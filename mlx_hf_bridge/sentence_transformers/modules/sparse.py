@@ -85,10 +85,12 @@ class SpladePooling(Module):
 
     def _pooled(self, logits: mx.array, mask: mx.array) -> mx.array:
         # The activation is monotonic: applied after the maximum it runs once per column, with the same result.
+        # 0 and not -inf: the activation maps both to 0, and a text without tokens gives zeros.
         seen = mx.where(mask, logits, mx.array(0, logits.dtype))
         return seen.max(axis=1) if self.pooling_strategy == "max" else self._activated(seen).sum(axis=1)
 
     def _activated(self, logits: mx.array) -> mx.array:
+        # log1p keeps the digits of small activations, which log(1 + x) would round away.
         logs = mx.log1p(mx.maximum(logits.astype(mx.float32), 0))
         return mx.log1p(logs) if self.activation_function == "log1p_relu" else logs
 
@@ -158,6 +160,7 @@ class SparseAutoEncoder(Module):
         vectors = features[SENTENCE_EMBEDDING].astype(mx.float32)
         if self.normalize:
             vectors = vectors - vectors.mean(axis=-1, keepdims=True)
+            # ddof=1 is the default of torch's std.
             vectors = vectors / (mx.std(vectors, axis=-1, keepdims=True, ddof=1) + _NORM_EPS)
         latents = (vectors - self._arrays["pre_bias"]) @ self._arrays["encoder.weight"].T + self._arrays["latent_bias"]
         kept = keep_largest(latents, latents, features.max_active_dims or self.k)
@@ -201,6 +204,7 @@ def keep_largest(vectors: mx.array, ranked_by: mx.array, count: int) -> mx.array
     """
     if count >= vectors.shape[1]:
         return vectors
+    # MLX partitions by the smallest values, hence the minus.
     kept = mx.argpartition(-ranked_by, count - 1, axis=1)[:, :count]
     values = mx.take_along_axis(vectors, kept, axis=1)
     return mx.put_along_axis(mx.zeros_like(vectors), kept, values, axis=1)

@@ -60,6 +60,7 @@ class StaticEmbedding(InputModule):
                 "Take the original files."
             )
         if "mapping" in arrays:
+            # model2vec stores one row for several tokens; expanding it keeps the lookup a plain one.
             weight = weight[arrays["mapping"].astype(mx.int32)]
         if "weights" in arrays:
             weight = weight * arrays["weights"].astype(mx.float32)[:, None]
@@ -76,6 +77,7 @@ class StaticEmbedding(InputModule):
             The tokens of each text, in order, without padding.
         """
         limit = self.tokenizer.saved_max_length
+        # The mean would count special tokens as words.
         return self.tokenizer.encode(add_prompt(texts, options.prompt), limit, add_special_tokens=False)
 
     def features(self, tokens: list[Tokens], options: EncodeOptions) -> Features:
@@ -192,6 +194,7 @@ class SparseStaticEmbedding(InputModule):
     def __call__(self, features: Features) -> Features:
         ids = features.batch.ids
         rows = mx.broadcast_to(mx.arange(ids.shape[0])[:, None], ids.shape)
+        # maximum: a token that occurs twice counts once, and padding (0) changes nothing.
         occurs = mx.zeros((ids.shape[0], self.weight.shape[0])).at[rows, ids].maximum(features.mask.astype(mx.float32))
         weights = occurs * self.weight
         if SENTENCE_EMBEDDING in features.arrays:

@@ -223,7 +223,9 @@ def _clusters(vectors: np.ndarray, count: int) -> np.ndarray:
         from scipy.spatial.distance import squareform
     except ImportError as error:
         raise BackendError("HierarchicalTokenPooling needs scipy, which is not installed. pip install scipy") from error
+    # Rounding can leave cosines a little outside of -1 to 1.
     distances = np.clip(1 - vectors @ vectors.T, 0, 2)
+    # checks=False: rounding may leave the diagonal not quite 0.
     linkage = hierarchy.linkage(squareform(distances, checks=False), method="ward")
     return np.asarray(hierarchy.fcluster(linkage, t=count, criterion="maxclust"))
 

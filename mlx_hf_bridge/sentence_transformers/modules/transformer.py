@@ -61,6 +61,7 @@ class Transformer(InputModule):
         self._warned_truncation = False
         positions = loaded.config.max_length
         length = settings.max_seq_length or tokenizer.model_max_length or positions
+        # MLX would read past the position table.
         self._length = min(length, positions)
 
     @property
@@ -90,6 +91,7 @@ class Transformer(InputModule):
         self._expansion = QueryExpansion.from_dict(given)
         if self._expansion is None:
             return
+        # For its error: a missing token should fail when it is set, not at the first query.
         self._expansion.token_id(self.tokenizer)
         if self.query_length is not None and self.query_length < self._expansion.length:
             raise InputError(
@@ -130,6 +132,7 @@ class Transformer(InputModule):
             add_prompt(texts, options.prompt), tokenizing.max_length, tokenizing.strategy, tokenizing.add_special_tokens
         )
         most = tokenizing.max_length or self._length
+        # Warned once for each model, since every batch could have long texts.
         self._warned_truncation = report_truncation(
             tokens, most, options.overlong or self._overlong, self._warned_truncation
         )
@@ -168,6 +171,7 @@ class Transformer(InputModule):
             features.batch,
             wants_states,
             outputs_only=self._output[0] == "logits",
+            # Other outputs may read every position.
             first_token=features.first_token and self._output[0] == "last_hidden_state",
         )
         features = features.with_array(self.module_output_name, self._select_output(encoded, features.batch))
@@ -175,6 +179,7 @@ class Transformer(InputModule):
 
     def _select_output(self, encoded: EncoderOutput, batch: TokenBatch) -> mx.array:
         if self.transformer_task == "text-generation":
+            # Scores over the vocabulary for one position only; all of them would be (B, L, V).
             last = batch.take(encoded.hidden, batch.token_mask(mx.int32).sum(axis=1)[:, 0] - 1)
             scores: mx.array = self.loaded.model.encoder.embeddings.word.scores(last)
             return scores[:, None]

@@ -85,6 +85,7 @@ def read_module_weights(folder: Path, exact: tuple[str, ...] = ()) -> dict[str, 
         raise RepositoryError(f"{folder} has neither {SINGLE_FILE} nor {_TORCH_FILE}. Download the repo again.")
     return run(
         lambda: {
+            # float32: these weights are small next to the encoder's.
             name: array if name in exact or not mx.issubdtype(array.dtype, mx.floating) else array.astype(mx.float32)
             for name, array in file.arrays()
         }

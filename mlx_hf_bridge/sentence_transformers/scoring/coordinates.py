@@ -46,6 +46,7 @@ class CooMatrix:
         Returns:
             (columns, values), of one length.
         """
+        # Two binary searches instead of a comparison with every row: rows are sorted.
         start, end = np.searchsorted(self.rows, [index, index + 1])
         return self.columns[start:end], self.values[start:end]
 
@@ -75,6 +76,7 @@ def to_coo(embeddings: Any) -> CooMatrix:
         return from_rows(rows, parts[0].shape[1], parts[0].from_torch)
     if is_torch(embeddings):
         return _from_torch(embeddings)
+    # By the module's name, so that scipy need not be installed.
     if type(embeddings).__module__.startswith("scipy.sparse"):
         return _sorted(embeddings.tocoo().coords, embeddings.tocoo().data, embeddings.shape)
     if not isinstance(embeddings, np.ndarray):
@@ -87,6 +89,7 @@ def to_coo(embeddings: Any) -> CooMatrix:
 
 def _from_torch(embeddings: Any) -> CooMatrix:
     embeddings = embeddings.detach().cpu()
+    # coalesce() sums duplicate coordinates, which torch allows.
     sparse = (embeddings if embeddings.is_sparse else embeddings.to_sparse()).coalesce()
     found = _sorted(sparse.indices().numpy(), to_numpy(sparse.values()), tuple(embeddings.shape))
     return CooMatrix(found.rows, found.columns, found.values, found.shape, found.is_vector, from_torch=True)
@@ -118,6 +121,7 @@ def _sorted(indices: Any, values: np.ndarray, shape: tuple[int, ...]) -> CooMatr
     is_vector = len(shape) == 1
     columns = np.asarray(indices[-1])
     rows = np.zeros_like(columns) if is_vector else np.asarray(indices[0])
+    # lexsort's last key is the primary one.
     order = np.lexsort((columns, rows))
     whole = (1, int(shape[0])) if is_vector else (int(shape[0]), int(shape[1]))
     return CooMatrix(rows[order], columns[order], np.asarray(values)[order], whole, is_vector)
@@ -140,11 +144,13 @@ def to_sparse_array(matrix: CooMatrix, torch: ModuleType | None) -> Any:
     indices = (matrix.columns,) if matrix.is_vector else (matrix.rows, matrix.columns)
     if torch is not None:
         stacked = torch.from_numpy(np.stack(indices).astype(np.int64))
+        # Sorted and without duplicates already, so torch need not sort or check again.
         return torch.sparse_coo_tensor(
             stacked, torch.from_numpy(matrix.values), shape, is_coalesced=True, check_invariants=False
         )
     sparse = import_scipy_sparse()
     array = sparse.coo_array((matrix.values, indices), shape=shape)
+    # CSR, whose rows can be sliced.
     return array if matrix.is_vector else array.tocsr()
 
 

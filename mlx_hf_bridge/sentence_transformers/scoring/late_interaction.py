@@ -56,6 +56,7 @@ def maxsim(
     queries, documents = _token_vectors(a, a_mask, "a_mask"), _token_vectors(b, b_mask, "b_mask")
     scores = np.zeros((len(queries), len(documents)), np.float32)
     for row, query in enumerate(queries):
+        # Dot products for each token of a document.
         budget = (chunk_elements or _CHUNK_ELEMENTS) // max(1, len(query))
         for start, end in _chunks([len(document) for document in documents], budget):
             scores[row, start:end] = _scores(query, documents[start:end])
@@ -115,7 +116,9 @@ def _scores(query: np.ndarray, documents: Sequence[np.ndarray]) -> np.ndarray:
     if not lengths.any():
         return scores
     nonempty = np.flatnonzero(lengths)
+    # reduceat has no empty segments: equal starts would give a single element, hence only documents with tokens.
     starts = np.concatenate([[0], np.cumsum(lengths[nonempty])[:-1]])
+    # One matmul for all documents of a chunk, without padding them to one length.
     similarities = query @ np.concatenate([document for document in documents if len(document)]).T  # (tokens, T)
     scores[nonempty] = np.maximum.reduceat(similarities, starts, axis=1).sum(axis=0) if len(query) else 0
     return scores
@@ -149,6 +152,7 @@ def _token_vectors(embeddings: Any, mask: Any, name: str) -> list[np.ndarray]:
         )
     vectors = [np.asarray(one, np.float32) for one in arrays]
     if mask is None:
+        # sentence-transformers pads with zero vectors, so a row of zeros is padding.
         return [one[one.any(axis=-1)] for one in vectors] if padded else vectors
     masks = [to_numpy(one).astype(bool) for one in mask]
     if len(masks) != len(vectors) or not all(map(_fits, masks, vectors)):

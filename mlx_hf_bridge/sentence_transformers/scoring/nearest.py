@@ -70,6 +70,7 @@ def resolve_score_function(function: Callable[..., Any]) -> Score:
     Raises:
         InputError: If it is another function of sentence-transformers, which needs torch tensors.
     """
+    # By name, so that sentence-transformers, and torch with it, need not be imported.
     if str(getattr(function, "__module__", "")).partition(".")[0] != "sentence_transformers":
         return function
     if function.__name__ not in _BY_NAME:
@@ -134,6 +135,7 @@ class EmbeddingRows:
         if getattr(self.source, "is_sparse", False):
             import torch
 
+            # torch cannot slice sparse tensors.
             return to_numpy(self.source.index_select(0, torch.arange(start, end)).to_dense()).astype(np.float32)
         part = self.source[start:end]
         if type(part).__module__.startswith("scipy.sparse"):
@@ -177,6 +179,7 @@ def find_nearest(
     # Every query meets a chunk before the next chunk is read: a corpus on disk is read once, in order.
     best = np.zeros((len(queries), 0), np.float32), np.zeros((len(queries), 0), np.int64)
     wide = max(min(query_chunk_size, len(queries)), corpus.shape[1])
+    # The caller's chunk size may only lower memory.
     step = min(corpus_chunk_size, _rows_at_a_time(wide))
     for start in range(0, len(corpus) if len(queries) else 0, step):
         chunk = _to_chunk(corpus.read(start, start + step), score)
@@ -206,6 +209,7 @@ def check_positive_integer(name: str, value: Any) -> None:
 def _rows_at_a_time(numbers_a_row: int) -> int:
     """Return how many rows of so many float32 numbers fit into the budget, a multiple of the block size."""
     rows = _BYTES_AT_A_TIME // (4 * max(1, numbers_a_row))
+    # A multiple of the block size, so that chunks need no padding but the last.
     return max(_BLOCK, rows // _BLOCK * _BLOCK)
 
 
@@ -223,6 +227,7 @@ def _best_of_chunk(part: np.ndarray, chunk: mx.array, top_k: int, score: Score) 
         return top_scores(scores.astype(mx.float32), min(top_k, chunk.shape[0]))
 
     values, ids = run(compute)
+    # int64, since row numbers of a large corpus are added to it.
     return np.array(values), np.array(ids).astype(np.int64)
 
 
@@ -242,6 +247,7 @@ def top_scores(scores: mx.array, count: int) -> tuple[mx.array, mx.array]:
         chosen = _largest(scores, count)
         return mx.take_along_axis(scores, chosen, axis=1), chosen
     if columns % _BLOCK:
+        # -inf never wins, so padded columns are not among the results.
         scores = mx.pad(scores, [(0, 0), (0, blocks * _BLOCK - columns)], constant_values=-mx.inf)
     # The count largest scores lie in the count blocks with the largest maxima.
     cube = scores.reshape(rows, blocks, _BLOCK)
@@ -256,6 +262,7 @@ def _largest(scores: mx.array, count: int) -> mx.array:
     """Return the columns (Q, K) of each row's largest scores, in no order."""
     if count == scores.shape[1]:
         return mx.broadcast_to(mx.arange(count, dtype=mx.uint32), scores.shape)
+    # MLX partitions by the smallest values, hence the minus.
     return mx.argpartition(-scores, count - 1, axis=1)[:, :count]
 
 
@@ -264,5 +271,6 @@ def _merge(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Merge two results for the same queries: the best `top_k` of both, best first, ties by row number."""
     values, ids = (np.concatenate(parts, axis=1) for parts in zip(first, second, strict=True))
+    # Ties by row number make the result independent of chunk sizes.
     order = np.lexsort((ids, -values), axis=-1)[:, :top_k]
     return np.take_along_axis(values, order, axis=1), np.take_along_axis(ids, order, axis=1)

@@ -175,6 +175,7 @@ class _Pairs:
 
     def merge(self, more: "_Pairs", max_pairs: int) -> "_Pairs":
         """Return the `max_pairs` best of both, each pair once, best first; ties in order of (i, j)."""
+        # Duplicates go at every merge, so that memory stays bounded by max_pairs.
         keys, first = np.unique(np.concatenate([self.keys, more.keys]), return_index=True)
         scores = np.concatenate([self.scores, more.scores])[first]
         order = np.lexsort((keys, -scores))[:max_pairs]
@@ -220,6 +221,7 @@ def community_detection(
     rows = EmbeddingRows.of(embeddings, "embeddings")
     if len(rows) < min_community_size:
         return []
+    # Normalized once; after that, cosines are dot products.
     unit = run(lambda: normalize(mx.array(rows.read(0, len(rows)))))
     step = min(batch_size, max(1, _BYTES_AT_A_TIME // (4 * len(rows))))
     found: list[tuple[int, np.ndarray]] = []
@@ -237,7 +239,9 @@ def _neighborhoods(
     large = np.flatnonzero(np.array(counts) >= smallest)
     if not large.size:
         return []
+    # Only rows with enough neighbors leave MLX.
     chosen = np.array(run(lambda: scores[mx.array(large)]))
+    # float32, as MLX compared: a float64 threshold could leave out a neighbor that was counted.
     members = [np.flatnonzero(row >= np.float32(threshold)) for row in chosen]
     return [
         (start + int(center), ids[np.argsort(-row[ids], kind="stable")])

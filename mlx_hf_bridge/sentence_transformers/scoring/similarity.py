@@ -26,6 +26,8 @@ def _dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def _euclidean(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    # Row by row, since all differences at once would be an array (M, N, V). Differences and not expanded squares, which
+    # would lose the digits of close embeddings.
     return -np.stack([np.linalg.norm(row - b, axis=-1) for row in a])
 
 
@@ -62,6 +64,7 @@ def check_similarity_name(name: Any, known: Collection[str]) -> str | None:
     Raises:
         ConfigError: If the name is not in `known`.
     """
+    # sentence-transformers' SimilarityFunction is an enum.
     name = getattr(name, "value", name)
     if name is not None and name not in known:
         raise ConfigError(f"similarity_fn_name={name!r} is not supported; use one of {', '.join(known)}.")
@@ -84,6 +87,7 @@ def similarity(name: str, first: Any, second: Any) -> Any:
     """
     a, b = (np.atleast_2d(_to_float_array(one)) for one in (first, second))
     _check_widths(a, b)
+    # np.stack takes no empty list.
     scores = SIMILARITIES[name](a, b) if len(a) else np.zeros((0, len(b)))
     return match_array_type(scores.astype(np.float32), first, second)
 
@@ -150,6 +154,7 @@ def match_array_type(scores: np.ndarray, *inputs: Any) -> Any:
     """
     if not any(is_torch(one) for one in inputs):
         return scores
+    # Imported only for callers who passed a tensor, so it is loaded already.
     import torch
 
     return torch.from_numpy(scores)

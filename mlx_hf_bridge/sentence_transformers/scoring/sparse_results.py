@@ -35,6 +35,7 @@ def split_sparse_rows(result: tuple[mx.array]) -> list[_Row]:
         For each text (columns, values, V).
     """
     dense = np.array(result[0])
+    # One batch is dense at a time; what is kept has the nonzero dimensions only.
     return [((columns := np.flatnonzero(row)), row[columns], len(row)) for row in dense]
 
 

@@ -109,6 +109,7 @@ def _apply(score: _Score, a: CooMatrix, b: CooMatrix) -> Any:
         raise InputError(
             f"got embeddings of widths {a.shape[1]} and {b.shape[1]}, expected one width. Encode both with one model."
         )
+    # A vector becomes a matrix of one row, which scipy's products need.
     whole = [CooMatrix(one.rows, one.columns, one.values, one.shape) for one in (a, b)]
     scores = np.asarray(score(to_sparse_array(whole[0], None), to_sparse_array(whole[1], None)), np.float32)
     if not (a.from_torch or b.from_torch):

@@ -181,6 +181,7 @@ def _load_model(name: str, task: Task, model: Any, loading: dict[str, Any], hub:
             f"model is {model!r}, expected a Hub id, a folder or a model that {loader}.from_pretrained gave. "
             "Pass the model's name instead."
         )
+    # Neutral values are passed by programs that name all arguments.
     too_late = [key for key, value in loading.items() if value not in (None, "auto", False)]
     if too_late or hub.revision is not None:
         raise ArgumentTypeError(

@@ -42,6 +42,7 @@ def best_spans(logits: np.ndarray, allowed: np.ndarray, count: int, max_length: 
         At most `count` spans, best first.
     """
     start, end = (_softmax(np.where(allowed, column, np.float32(_EXCLUDED_LOGIT))) for column in logits.T)
+    # Position 0 is the CLS token, whose probability is that of "no answer".
     null = float(start[0] * end[0])
     start[0] = end[0] = 0.0
     # Row = start, column = end. triu drops ends before their starts, tril those too far behind.
@@ -60,6 +61,7 @@ def _softmax(logits: np.ndarray) -> np.ndarray:
 
 def _largest(values: np.ndarray, count: int) -> np.ndarray:
     """Return the indices of the largest values, largest first."""
+    # argmax: a partition of all spans would cost more than a pass over them.
     if count == 1:
         return np.array([values.argmax()])
     if len(values) <= count:

@@ -108,6 +108,7 @@ class Pipeline:
         def run(texts: list[Any]) -> list[Any]:
             return self._run_batch(texts, preprocess_params, postprocess_params, size)
 
+        # batch_size=1 asks for results as soon as possible, as in transformers.
         read_ahead = 1 if size == 1 else STREAM_SEQUENCES // sequences
         return run_on_inputs(inputs, run, self.sequences_at_once // sequences, read_ahead)
 
@@ -169,6 +170,7 @@ class Pipeline:
             raise ArgumentTypeError(
                 f"{self.task} got {', '.join(unknown)}, which it does not take; it takes {known}. Leave it out."
             )
+        # transformers' _sanitize_parameters may tokenize (fill-mask's targets).
         with _as_bridge_errors(), tokenizer_lock:
             preprocess_params, _, postprocess_params = self._sanitize_parameters(**options)
         return preprocess_params, postprocess_params
@@ -187,6 +189,7 @@ class Pipeline:
                 self._warn_if_truncated(self.tokenizer.pop_truncated_count(), len(texts))
         logits = iter(self._model_outputs([chunk for chunks in texts_chunks for chunk in chunks], batch_size))
         outputs = [[self._postprocess_inputs(chunk, next(logits)) for chunk in chunks] for chunks in texts_chunks]
+        # Post-processing decodes tokens; the model itself runs without the lock.
         with tokenizer_lock:
             return [self._postprocess_text(output, postprocess_params) for output in outputs]
 
@@ -322,8 +325,10 @@ def _as_bridge_errors() -> Iterator[None]:
 def _register_with_transformers(kind: type) -> None:
     """Make isinstance() of transformers' pipeline classes accept a class; does nothing if they are not imported."""
     for base in kind.__mro__:
+        # transformers' counterpart has the same name, in the file of the same name.
         if base in (Pipeline, ChunkPipeline) or base.__module__.startswith(_TRANSFORMERS_TASKS):
             file = base.__module__.rpartition(".")[2]
+            # Only if it is imported: otherwise no caller can hold the class to compare with.
             real = getattr(sys.modules.get(f"transformers.pipelines.{file}"), base.__name__, None)
             if real is not None:
                 real.register(kind)

@@ -54,6 +54,7 @@ def to_tokens(inputs: Mapping[str, Any], names: Sequence[str], trim_padding: boo
     if mask is not None and mask.all():
         mask = None
     if mask is not None and trim_padding and mask.any():
+        # Padding that the caller asked for costs time and changes nothing, so it is cut off on the right.
         length = int(mask.nonzero()[0][-1]) + 1
         ids, token_type_ids, mask = (
             ids[:length],
@@ -89,6 +90,7 @@ def forward_in_batches(
         Each sequence's row of what `compute` returned, float32, in the order of `sequences`.
     """
     outputs: dict[int, np.ndarray] = {}
+    # Sequences with masks of their own cannot be cut or padded, so they are batched by equal length.
     for has_padding in (False, True):
         chosen = [index for index, tokens in enumerate(sequences) if (tokens.mask is not None) == has_padding]
         steps = BatchPipeline(

@@ -75,6 +75,7 @@ class HostArray(np.ndarray):
         size = self.shape[-1]
         if not 0 <= count <= size:
             raise TopKError(f"top_k={count}, and there are {size} tokens to choose from. Ask for 0 to {size}.")
+        # Stable, so that equal scores come in the order of their ids.
         order = np.argsort(-self.numpy(), axis=-1, kind="stable")[..., :count]
         return TopK(as_host_array(np.take_along_axis(self.numpy(), order, -1)), as_host_array(order))
 

@@ -35,6 +35,7 @@ def run_on_inputs(inputs: Any, run: Callable[[list[Any]], list[R]], at_once: int
     stream = as_stream(inputs)
     if stream is None:
         return run([inputs])[0]
+    # Reads one text, so that an empty stream gives an empty list as in transformers.
     first = list(islice(stream, 1))
     if not first:
         return []
@@ -62,5 +63,6 @@ def as_stream(inputs: Any) -> Iterator[Any] | None:
 
 
 def _chunks(texts: Iterator[Any], size: int) -> Iterator[list[Any]]:
+    # max(1, ...): one text may become more sequences than are processed together.
     while chunk := list(islice(texts, max(1, size))):
         yield chunk

@@ -105,6 +105,7 @@ class QuestionAnsweringPipeline(PerTokenMixin, ChunkPipeline):
         example, tokenizer = _example(inputs), self.tokenizer
         limit = min(tokenizer.model_max_length, self.model.loaded.config.max_length)
         window = min(limit, _WINDOW) if max_seq_len is None else max_seq_len
+        # transformers' rule: models padded on the left read the context first.
         question_first = tokenizer.padding_side == "right"
         texts = [example[part] for part in (_PARTS if question_first else _PARTS[::-1])]
         encodings = tokenizer(
@@ -144,6 +145,7 @@ class QuestionAnsweringPipeline(PerTokenMixin, ChunkPipeline):
         count = top_k * 2 + 10 if align_to_words else top_k
         for window in model_outputs:
             spans = best_spans(np.asarray(window["logits"][0]), window["allowed"], count, max_answer_len)
+            # The least of all windows: one window with an answer is enough.
             null = min(null, spans.null)
             for start, end, score in zip(spans.starts, spans.ends, spans.scores, strict=True):
                 _add(answers, window, *_characters(window, int(start), int(end), align_to_words), float(score))

@@ -78,6 +78,7 @@ def tokenize_texts(tokenizer: HostTokenizer, texts: Sequence[Text], options: Map
         The tokenizer's output for each text, arrays of shape (1, L).
     """
     options = dict(options)
+    # Batches are padded later, each to its own longest sequence.
     if options.get("padding") in _TO_THE_LONGEST:
         options["padding"] = "do_not_pad"
     _check_max_length(tokenizer, texts, options)

@@ -150,6 +150,7 @@ class TextRankingPipeline(Pipeline):
         """
         logits = np.array([output["logits"][0, 0] for output in model_outputs])
         scores = _FUNCTIONS[function_to_apply or self._own_function](logits)
+        # Stable, so that equal documents keep their order.
         order = np.argsort(-scores, kind="stable")[:top_k]
         return [
             {

@@ -75,12 +75,14 @@ class HostTokenizer:
         """
         own = vars(self)
         truncates = options.get("truncation") not in _NO_TRUNCATION
+        # The tokenizer's own limit may be larger than the model's number of positions.
         if truncates and options.get("max_length") is None and own["max_length"] < NO_LIMIT:
             options["max_length"] = min(own["max_length"], own["tokenizer"].model_max_length)
         encoding = own["tokenizer"](*texts, return_tensors=return_tensors and "np", **options)
         if truncates and not options.get("return_overflowing_tokens"):
             own["truncated"] += sum(bool(one.overflowing) for one in encoding.encodings or ())
         if return_tensors:
+            # In place, since BatchEncoding also carries the encodings with their offsets.
             encoding.data = {name: as_host_array(array) for name, array in encoding.data.items()}
         return encoding
 

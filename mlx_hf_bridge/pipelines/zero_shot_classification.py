@@ -119,8 +119,10 @@ class ZeroShotClassificationPipeline(reference.ZeroShotClassificationPipeline):
         except Exception as error:  # tokenizers raises the bare class
             if "too short" not in str(error):
                 raise
+            # One pair that cannot be truncated fails the whole call, so they are tried one by one.
             if len(pairs) > 1:
                 return [chunk for pair in pairs for chunk in self._tokenize_pairs([pair], truncated)]
+            # Too long even without its text: the length check reports it with advice.
             encoding = self.tokenizer(pairs)
         truncated |= {pairs[row][0] for row, one in enumerate(encoding.encodings or ()) if one.overflowing}
         return [{name: as_host_array([rows[row]]) for name, rows in encoding.items()} for row in range(len(pairs))]

@@ -98,6 +98,7 @@ def parse_arguments(
     """
     rest = {name: value for name, value in given.items() if name not in NO_EFFECT}
     for name in sorted(REFUSED.keys() & rest.keys()):
+        # Programs pass such arguments with their neutral values too, which change nothing.
         if rest.pop(name) not in (None, False):
             raise ArgumentTypeError(
                 f"{class_name}.from_pretrained() got {name}, which is not supported. {REFUSED[name]}"
@@ -139,6 +140,7 @@ def _adapter(given: Mapping[str, Any], options: HubOptions) -> tuple[str, HubOpt
     if (path := given.get(_ADAPTER_PATH)) is None:
         return None
     own = {key: given[key] for key in _ADAPTER_HUB_KEYS if given.get(key) is not None}
+    # The adapter is another repo: the model's revision and subfolder do not apply to it.
     return str(path), replace(options, **{"revision": None, "subfolder": "", **own})
 
 
@@ -187,6 +189,7 @@ def _pooler(class_name: str, task: str, positional: tuple[Any, ...], rest: dict[
 def _check_attention(given: Any) -> None:
     """Warn once about an attention that MLX does not have; a name that transformers does not know is an error."""
     for name in given.values() if isinstance(given, Mapping) else (given,):
+        # transformers' prefix for attention with a paged cache.
         plain = str(name).removeprefix("paged|")
         if name is None or plain in _ATTENTIONS:
             continue
@@ -202,6 +205,7 @@ def _note_device(given: Any) -> None:
 
 
 def _warn_once(message: str) -> None:
+    # Once for each process, as transformers' warning_once does.
     if message not in _warned:
         _warned.add(message)
         logger.warning(message)

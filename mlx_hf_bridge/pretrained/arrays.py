@@ -21,10 +21,12 @@ def array_type(array: Any) -> str:
     Raises:
         ArgumentTypeError: If it is anything else.
     """
+    # Nested lists count as MLX: their outputs are MLX arrays.
     if isinstance(array, (mx.array, list, tuple)):
         return "mlx"
     if isinstance(array, np.ndarray):
         return "numpy"
+    # By the module's name, so that torch need not be imported.
     if type(array).__module__.split(".")[0] == "torch":
         return "torch"
     raise ArgumentTypeError(f"got a {type(array).__name__}, expected an mlx, numpy or torch array, or nested lists.")
@@ -60,6 +62,7 @@ def to_integers(name: str, given: Any) -> np.ndarray:
     """
     try:
         array = to_numpy(given)
+    # What numpy raises for nested lists of different lengths.
     except ValueError as error:
         raise InputError(f"{name} has rows of different lengths. Pad them to one, and pass attention_mask.") from error
     if array.size and array.dtype.kind not in "iub":
@@ -84,6 +87,7 @@ def match_array_type(result: mx.array, like: Any) -> Any:
         return result
     if kind == "torch":
         return _to_torch(result, like.device)
+    # numpy has no bfloat16.
     return np.array(run(lambda: result.astype(mx.float32)) if result.dtype == mx.bfloat16 else result)
 
 

@@ -42,12 +42,16 @@ class ModelConfig:
     """
 
     def __init__(self, raw: Mapping[str, Any], checked: EncoderConfig, name_or_path: str = "") -> None:
+        # Not by assignment: __setattr__ writes into the config itself.
         self.__dict__.update(_raw=dict(raw), _checked=checked, _set={}, _name=name_or_path)
         self._raw.update(id2label=dict(checked.id2label), label2id=dict(checked.label2id))
 
     def __getattr__(self, name: str) -> Any:
+        # Before __init__ has run, as in copying and unpickling, `_set` does not exist, and looking it up would never
+        # end.
         if name.startswith("_"):
             raise AttributeError(name)
+        # What the caller has set first, then checked values, then keys that are only in the file.
         for source in (self._set, _public(self._checked, name), self._raw, _DEFAULTS):
             if name in source:
                 return source[name]
@@ -78,6 +82,7 @@ class ModelConfig:
     def _renumber(self, count: int) -> None:
         if type(count) is not int or count < 1:
             raise InputError(f"num_labels={count!r}, expected an integer of 1 or more.")
+        # The same number keeps the labels' names, as in transformers.
         if count != self.num_labels:
             self.id2label = {number: f"LABEL_{number}" for number in range(count)}
             self.label2id = {label: number for number, label in self.id2label.items()}

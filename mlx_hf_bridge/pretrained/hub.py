@@ -67,6 +67,7 @@ def build_model_card(
         **{key: value for key, value in read_card_metadata(folder).items() if key != "base_model"},
     }
     own_base = card.pop("base_model", None)
+    # Only sources with a commit are on the Hub; a local path means nothing there.
     base = metadata["source"] if metadata.get("revision") else own_base
     packing = config.get("quantization")
     data = huggingface_hub.ModelCardData(
@@ -176,6 +177,7 @@ def push(
         huggingface_hub's CommitInfo. Errors of huggingface_hub pass through; see `reporting_hub_errors`.
     """
     api = huggingface_hub.HfApi(token=token)
+    # The Hub returns the full id, with the user's name before a bare one.
     repo = api.create_repo(repo_id=repo_id, private=private, exist_ok=exist_ok).repo_id
     with tempfile.TemporaryDirectory() as scratch:
         if folder is None:

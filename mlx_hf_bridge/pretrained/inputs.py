@@ -130,6 +130,7 @@ class ModelInputs:
         if given is None:
             return None
         config = self.loaded.config
+        # Callers pass masks as floats too.
         real = name == "attention_mask" or name in config.float_extra_inputs
         array = to_numpy(given) if real else to_integers(name, given)
         if self.choices is not None and array.ndim == 3:
@@ -137,6 +138,7 @@ class ModelInputs:
         shape = (*self._ids.shape, *config.extra_input_axes.get(name, ()))
         if array.shape != shape and array.shape != (1, *shape[1:]):
             raise InputError(f"{name} has the shape {array.shape}, expected that of input_ids, {shape}.")
+        # A view: nothing is copied.
         return np.broadcast_to(array, shape)
 
     def _check_extra_inputs(self, given: Mapping[str, Any]) -> dict[str, np.ndarray]:

@@ -140,9 +140,11 @@ class MLXPreTrainedModel(TorchModuleAPI):
         )
         hidden_states = self._option(output_hidden_states, "output_hidden_states")
         attentions = self._option(output_attentions, "output_attentions")
+        # Then the last layer may skip positions that the head does not read.
         outputs_only = self._loaded.task != BASE_TASK
 
         def encode() -> EncoderOutput:
+            # A direct call is one batch, and `run` lets nothing else compute meanwhile.
             with single_batch_mode():
                 return inputs.unflatten_choices(
                     self._loaded.model(inputs.batch(), hidden_states, attentions, outputs_only)
@@ -150,6 +152,7 @@ class MLXPreTrainedModel(TorchModuleAPI):
 
         encoded = run(encode)
         output = self._output(encoded, inputs.reference)
+        # Callers on torch may ask for isinstance(output, transformers.utils.ModelOutput).
         if array_type(inputs.reference) == "torch":
             output = to_transformers_output(output)
         as_dict = self.config.to_dict().get("return_dict", True) if return_dict is None else return_dict
@@ -182,6 +185,7 @@ class MLXPreTrainedModel(TorchModuleAPI):
     @property
     def device(self) -> Any:
         """The CPU, whose memory MLX shares: a torch.device if torch is imported, otherwise its name."""
+        # Only if it is imported already: importing it takes seconds.
         torch = sys.modules.get("torch")
         return torch.device("cpu") if torch else "cpu"
 

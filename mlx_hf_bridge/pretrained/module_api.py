@@ -47,6 +47,7 @@ class TorchModuleAPI:
             UnservedUseError: If a dtype is given and the model is a traced graph.
         """
         for given in (*args, *kwargs.values()):
+            # torch.dtype and mx.Dtype by name, so that torch need not be imported.
             if type(given).__name__ in ("dtype", "Dtype"):
                 self._cast(given)
         return self

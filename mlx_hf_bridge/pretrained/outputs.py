@@ -23,6 +23,7 @@ class ModelOutput(dict[str, Any]):
     def __init__(self, **values: Any) -> None:
         if unknown := set(values) - set(self.fields):
             raise ArgumentTypeError(f"{type(self).__name__} has no field {sorted(unknown)}; it has {self.fields}.")
+        # In the order of the fields, which to_tuple() promises; None is left out, as in transformers.
         super().__init__({name: values[name] for name in self.fields if values.get(name) is not None})
 
     def __getattr__(self, name: str) -> Any:
@@ -55,6 +56,7 @@ def to_transformers_output(output: ModelOutput) -> Any:
         transformers' output with the same fields (Longformer's class if it has global_attentions), or `output` itself
         if transformers has no such class.
     """
+    # Imported late: only callers on torch get here.
     from transformers import modeling_outputs
 
     found = getattr(modeling_outputs, type(output).__name__, None)

@@ -30,6 +30,7 @@ def count_parameters(model: nn.Module, with_embeddings: bool = True) -> int:
     total = sum(array.size for name, array in _flat(model) if name.rpartition(".")[2] not in KEEP_FILE_DTYPE)
     for _, module in model.named_modules():
         if isinstance(module, QuantizedModule):
+            # Packed words are taken out, and the numbers that they stand for put in.
             total += _unpacked_size(module) - sum(module[name].size for name in _PACKED if name in module)
         if not with_embeddings and isinstance(module, (Embedding, QuantizedEmbedding)):
             total -= _unpacked_size(module)
@@ -88,6 +89,8 @@ def cast_weights(model: Model, dtype: mx.Dtype, in_float32: bool) -> None:
     """
     computed = activation_dtype(dtype)
     computed = mx.float32 if computed == mx.float16 and in_float32 else computed
+    # Rounded to the dtype, then widened to the one that is computed in: the results are those of a saved and loaded
+    # model.
     rounded = [(name, array.astype(dtype).astype(computed)) for name, array in _flat(model) if _is_cast(name, array)]
     model.update(tree_unflatten(rounded))
     set_activation_dtype(model, computed)

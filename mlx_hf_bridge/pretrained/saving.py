@@ -68,6 +68,7 @@ def save_folder(
     limit, weights = parse_size(max_shard_size), _weight_files(folder)
     stored = read_json(folder / CONFIG_FILE)
     size = sum(path.stat().st_size for path in weights)
+    # Files that would not change are copied, which needs no memory for the weights.
     unchanged = stored.get("dtype") == dtype_name(dtype) and size <= limit and variant is None and len(weights) == 1
     if target.resolve() != folder.resolve():
         skipped = shutil.ignore_patterns("*.safetensors*" if not unchanged else "", METADATA_FILE)
@@ -95,6 +96,7 @@ def _write_weights(files: list[Path], target: Path, dtype: mx.Dtype, variant: st
     split = huggingface_hub.split_state_dict_into_shards_factory(
         arrays,
         get_storage_size=lambda array: int(array.nbytes),
+        # No two arrays of a converted folder share memory.
         get_storage_id=lambda array: None,
         filename_pattern=add_variant("model{suffix}.safetensors", variant),
         max_shard_size=limit,

@@ -33,6 +33,7 @@ def PipelineException(task: str, model: str, reason: str) -> MaskError:
         The error to raise.
     """
     message = f"{reason}. Put the tokenizer's mask token where a word is missing."
+    # If transformers' class is imported, a caller may catch it, so the error is an instance of both.
     real = sys.modules.get(REAL)
     if real is None:
         return MaskError(message)

@@ -194,6 +194,7 @@ class EncoderConfig:
         Returns:
             The position id, to be checked against `max_position_embeddings`; 0 for models without a position table.
         """
+        # From the width and not the mask: BERT's positions count padding too.
         return int(ids.shape[1]) - 1
 
 
@@ -266,6 +267,7 @@ def _with_integer_keys(labels: Any) -> dict[int, str]:
         numbered = {int(number): str(label) for number, label in labels.items()}
     except (AttributeError, ValueError) as error:
         raise ConfigError(f"config.json has id2label={labels!r}, expected a mapping of ids to labels.") from error
+    # Logits are indexed by these ids, so none may be missing.
     if sorted(numbered) != list(range(len(numbered))):
         raise ConfigError(f"config.json has id2label with ids {sorted(numbered)}, expected 0 to {len(numbered) - 1}.")
     return numbered

@@ -69,6 +69,7 @@ class RotaryConfig(EncoderConfig):
     def theta(self) -> float:
         """The rotary base."""
         part = {} if self.partial_rotary_factor is None else {"partial_rotary_factor": self.partial_rotary_factor}
+        # transformers 5 writes rope_parameters, older versions rope_scaling next to rope_theta.
         given = self.rope_scaling or self.rope_parameters or {}
         return rope_theta_from({**part, **given}, self.rope_theta or self.default_theta)
 

@@ -67,9 +67,9 @@ def make_batch(
         InputError: If the ids are not a matrix, or are empty.
         TokenRangeError: If an id, position or token type is outside the model's tables, or the texts are too long.
     """
-    # Checked here because MLX does not check bounds: an id beyond a table would read other memory.
     if ids.ndim != 2 or 0 in ids.shape:
         raise InputError(f"input_ids has the shape {ids.shape}, expected (texts, tokens), neither of them 0.")
+    # Checked here because MLX does not check bounds: an id beyond a table would read other memory.
     _check_range("input_ids", ids, config.vocab_size, "vocab_size")
     _check_positions(config, ids, position_ids)
     if token_type_ids is not None and config.type_vocab_size:

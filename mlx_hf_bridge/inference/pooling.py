@@ -29,7 +29,7 @@ def pool(hidden: mx.array, batch: TokenBatch, modes: tuple[str, ...], skipped: i
     Returns:
         Embeddings of shape (B, D x number of modes), float32.
     """
-    # Sums over a text exceed what half precision holds.
+    # Sums over a long text can exceed what half precision holds.
     hidden = hidden.astype(mx.float32)
     kept = batch.without_first(skipped) if skipped else batch
     pooled = [

@@ -70,7 +70,6 @@ class TrigramEmbeddings(nn.Module):
             tokens = mx.concatenate([padded[:, 2:], tokens, padded[:, :-2]], axis=-1)  # (B, L, 3 E): next, own, last
         if "widening" in self:
             tokens = self.widening(tokens)  # (B, L, D)
-        # One row of the table is broadcast over the batch.
         token_type_ids = mx.zeros((1, 1), mx.int32) if batch.token_type_ids is None else batch.token_type_ids
         normed: mx.array = self.norm(tokens + self.position(batch.positions()) + self.token_type(token_type_ids))
         return normed

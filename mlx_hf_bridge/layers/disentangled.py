@@ -172,7 +172,7 @@ class DisentangledAttention(nn.Module):
         self._sides = frozenset(sides)
 
     def __call__(self, x: mx.array, mask: mx.array | None, bias: RelativePositions | None) -> mx.array:
-        # Fused attention has no place for a linear layer between scores and softmax.
+        # Fused attention cannot apply a linear layer between scores and softmax.
         if "talking" in self:
             return self.with_weights(x, mask, bias)[0]
         queries, keys, values = self.projection(x)

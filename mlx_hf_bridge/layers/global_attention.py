@@ -55,8 +55,7 @@ class GlobalTokens:
         Returns:
             Array of shape (B, H, L, K).
         """
-        # A global token's place among the global tokens of its row. Others get a valid index too, and `where` drops the
-        # result.
+        # A global token's index among those of its row. Others get a valid index too, and `where` drops their rows.
         rank = mx.maximum(mx.cumsum(self.tokens.astype(mx.int32), axis=1) - 1, 0)[:, None, :, None]
         return mx.where(self.tokens[:, None, :, None], mx.take_along_axis(rows, rank, axis=2), x)
 
@@ -86,7 +85,6 @@ def make_global_mask(batch: TokenBatch) -> GlobalMask:
     given = batch.extra_inputs.get(GLOBAL_ATTENTION_MASK)
     if given is None:
         return GlobalMask(batch.mask, None)
-    # No mask means no padding.
     real = mx.ones(given.shape, mx.bool_) if batch.mask is None else batch.mask
     tokens = mx.logical_and(given > 0, real)
     # Evaluates, because the number of global tokens is a shape of what follows.

@@ -80,7 +80,6 @@ def attend_locally(
         # One block would see almost every key anyway.
         near = prepend_shared(keys, values, local_mask(length, window, mask), shared)
         return attend(queries, near[0], near[1], scale, near[2], None)
-    # Rounded up.
     blocks = -(-length // size)
     # Positions of each block's keys, (N, S), in keys that are padded by `window` in front.
     positions = mx.arange(blocks)[:, None] * size + mx.arange(size + 2 * window)

@@ -428,6 +428,7 @@ class MLXBaseModel(ModuleList, ABC):
         pool = self.start_multi_process_pool(devices)
         try:
             return encode_in_pool(pool, inputs, kwargs, workers.chunk_size, show)
+        # A pool that this call has started ends with it, also after an error.
         finally:
             stop_pool(pool)
 

@@ -86,6 +86,7 @@ class ModuleList:
     @max_seq_length.setter
     def max_seq_length(self, length: int) -> None:
         for module in self._input_modules:
+            # In a Router, static embeddings next to a Transformer keep their own limits.
             if isinstance(module, Transformer) or len(self._input_modules) == 1:
                 module.max_seq_length = length  # type: ignore[attr-defined]
 

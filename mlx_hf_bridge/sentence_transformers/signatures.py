@@ -38,6 +38,7 @@ def shares_docstring(
         signature = inspect.signature(source)
         kept = [parameter for name, parameter in signature.parameters.items() if name not in without]
         target: Any = method
+        # What help() and editors show; calls are not affected.
         target.__signature__ = signature.replace(parameters=kept)
         target.__annotations__ = {
             name: annotation for name, annotation in source.__annotations__.items() if name not in without

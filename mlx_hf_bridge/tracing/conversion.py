@@ -94,7 +94,7 @@ def trace_module(
     module = _use_batched_experts(module.eval())
     extra_inputs = extra_inputs or _default_extra_inputs(module)
     errors = []
-    # Each attempt traces anew, since the implementation of attention is chosen before tracing.
+    # Each attempt traces again, since the implementation of attention is chosen before tracing.
     for attention in _attentions(module):
         # sdpa is one operation of the graph; where a module cannot be traced with it, eager attention is tried.
         _set_attention(module, attention)

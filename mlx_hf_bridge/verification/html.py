@@ -79,6 +79,7 @@ def _number(value: float) -> str:
 
 def _axes(width: float = 5.2, height: float = 3.2) -> tuple[Any, Any]:
     try:
+        # Figure without pyplot, which would choose a window system and keep every figure in memory.
         figure_class = importlib.import_module("matplotlib.figure").Figure
     except ImportError as error:
         raise BackendError(
@@ -97,13 +98,16 @@ def _axes(width: float = 5.2, height: float = 3.2) -> tuple[Any, Any]:
 
 def _svg(figure: Any) -> str:
     buffer = io.StringIO()
+    # No date, so that equal reports are equal files.
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     content = buffer.getvalue()
+    # Without the XML declaration, which must not stand inside of HTML.
     return content[content.index("<svg") :]
 
 
 def _cosine_picture(report: Report) -> str:
     figure, axes = _axes()
+    # NaN is the one value that does not equal itself.
     finite = [value for value in report.cosines if value == value]
     axes.hist(finite, bins=30, color=_ACCENT, edgecolor="white", linewidth=0.6)
     axes.set_title("Cosine similarity to the reference, by text", fontsize=10.5, color=_INK, loc="left")

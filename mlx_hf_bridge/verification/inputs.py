@@ -90,6 +90,7 @@ def read_labeled(path: str | Path) -> LabeledTexts:
 def _rows(path: str | Path, columns: int, description: str) -> list[list[str]]:
     found = Path(path).expanduser()
     try:
+        # utf-8-sig skips the mark that spreadsheets write at the start; csv wants newline="" for line breaks in cells.
         with found.open(encoding="utf-8-sig", newline="") as file:
             rows = [row for row in csv.reader(file, delimiter="\t" if found.suffix == ".tsv" else ",") if row]
     except (OSError, UnicodeDecodeError, csv.Error) as error:

@@ -37,6 +37,7 @@ def layer_errors(folder: Path, float_model: str, texts: Sequence[str]) -> tuple[
         squares = np.stack([((converted - reference) ** 2).sum(axis=(1, 2)), (reference**2).sum(axis=(1, 2))])
         sums = squares if sums is None else sums + squares
     assert sums is not None
+    # Summed over all texts before dividing, so that one text with a small norm does not decide a layer's error.
     return tuple(float(error) for error in np.sqrt(sums[0] / sums[1]))
 
 

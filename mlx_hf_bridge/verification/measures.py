@@ -15,6 +15,7 @@ def cosines(a: Floats, b: Floats) -> Floats:
     Returns:
         Similarities of shape (N,); nan where an embedding is not finite or has length 0.
     """
+    # A zero vector gives NaN, which fails the check; numpy's warning would only repeat it.
     with np.errstate(invalid="ignore", divide="ignore"):
         found: Floats = (a * b).sum(axis=1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
     return found

@@ -85,6 +85,7 @@ def _classifier(name: str, pipe: Any, folder: Path | None) -> Predictor:
     labels = tuple(names[key] for key in sorted(names, key=int))
 
     def predict(texts: Sequence[str]) -> Floats:
+        # Logits, since probabilities hide differences near 0 and 1.
         results = pipe(list(texts), top_k=None, function_to_apply="none", truncation=True)
         logits = [{one["label"]: one["score"] for one in result} for result in results]
         return np.array([[row[label] for label in labels] for row in logits], np.float32)
@@ -98,6 +99,7 @@ def _folder(encoder: Any) -> Path | None:
 
 def measure_speed(predictor: Predictor, texts: Sequence[str]) -> dict[str, float]:
     """Return the median latency of single texts in ms, and the texts per second of one call; after a warm-up call."""
+    # Not timed: the first call allocates memory and may compile kernels.
     predictor.predict(texts[:1])
     calls = []
     for index in range(_LATENCY_CALLS):

@@ -32,6 +32,7 @@ def store_result(report: Report, folder: Path) -> None:
     section = f"{_START}\n{as_markdown(report)}\n{_END}"
     old_section = re.compile(re.escape(_START) + ".*?" + re.escape(_END), re.DOTALL)
     has_section = old_section.search(before)
+    # A function, since backslashes in a replacement text would be read as group references.
     after = old_section.sub(lambda _: section, before) if has_section else f"{before.rstrip()}\n\n{section}\n"
     card.write_text(after, encoding="utf-8")
 

@@ -116,6 +116,7 @@ def _same_ids(folder: Path, source: Path, texts: Sequence[str]) -> str:
 
 def _same_in_batch(predictor: Predictor, texts: Sequence[str]) -> str:
     worst = float(np.abs(predictor.predict(texts[:1])[0] - predictor.predict(texts)[0]).max())
+    # Written this way so that NaN fails too.
     if not worst < _BATCH_TOLERANCE:
         raise _Failed(f"the largest difference is {worst:.1e}")
     return f"largest difference {worst:.1e}"

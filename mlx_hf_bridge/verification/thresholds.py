@@ -39,6 +39,7 @@ class Check:
         """Return whether the figure meets its bound; nan never does."""
         if math.isnan(self.value):
             return False
+        # A loss of exactly 0 passes even with a bound of 0.
         return self.value > self.bound if self.at_least else self.value < self.bound or self.value == 0
 
 

@@ -9,27 +9,31 @@ from mlx_hf_bridge.runtime import device as device
 from mlx_hf_bridge.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from mlx_hf_bridge.conversion.api import convert
-    from mlx_hf_bridge.pipelines import pipeline
+    # "as" marks a name as exported, which strict type checkers ask for.
+    from mlx_hf_bridge.conversion.api import convert as convert
+    from mlx_hf_bridge.pipelines import pipeline as pipeline
+    from mlx_hf_bridge.pretrained.auto import MLXAutoModel as MLXAutoModel
+    from mlx_hf_bridge.pretrained.auto import MLXAutoModelForMaskedLM as MLXAutoModelForMaskedLM
+    from mlx_hf_bridge.pretrained.auto import MLXAutoModelForMultipleChoice as MLXAutoModelForMultipleChoice
     from mlx_hf_bridge.pretrained.auto import (
-        MLXAutoModel,
-        MLXAutoModelForMaskedLM,
-        MLXAutoModelForMultipleChoice,
-        MLXAutoModelForNextSentencePrediction,
-        MLXAutoModelForPreTraining,
-        MLXAutoModelForQuestionAnswering,
-        MLXAutoModelForSequenceClassification,
-        MLXAutoModelForTokenClassification,
+        MLXAutoModelForNextSentencePrediction as MLXAutoModelForNextSentencePrediction,
     )
-    from mlx_hf_bridge.quantization.recipes import MLXQuantizationConfig
-    from mlx_hf_bridge.sentence_transformers import (
-        MLXCrossEncoder,
-        MLXMultiVectorEncoder,
-        MLXSentenceTransformer,
-        MLXSparseEncoder,
+    from mlx_hf_bridge.pretrained.auto import MLXAutoModelForPreTraining as MLXAutoModelForPreTraining
+    from mlx_hf_bridge.pretrained.auto import MLXAutoModelForQuestionAnswering as MLXAutoModelForQuestionAnswering
+    from mlx_hf_bridge.pretrained.auto import (
+        MLXAutoModelForSequenceClassification as MLXAutoModelForSequenceClassification,
     )
-    from mlx_hf_bridge.verification.verify import verify
-    from mlx_hf_bridge.zero_change import install, load_ipython_extension, uninstall, unload_ipython_extension
+    from mlx_hf_bridge.pretrained.auto import MLXAutoModelForTokenClassification as MLXAutoModelForTokenClassification
+    from mlx_hf_bridge.quantization.recipes import MLXQuantizationConfig as MLXQuantizationConfig
+    from mlx_hf_bridge.sentence_transformers import MLXCrossEncoder as MLXCrossEncoder
+    from mlx_hf_bridge.sentence_transformers import MLXMultiVectorEncoder as MLXMultiVectorEncoder
+    from mlx_hf_bridge.sentence_transformers import MLXSentenceTransformer as MLXSentenceTransformer
+    from mlx_hf_bridge.sentence_transformers import MLXSparseEncoder as MLXSparseEncoder
+    from mlx_hf_bridge.verification.verify import verify as verify
+    from mlx_hf_bridge.zero_change import install as install
+    from mlx_hf_bridge.zero_change import load_ipython_extension as load_ipython_extension
+    from mlx_hf_bridge.zero_change import uninstall as uninstall
+    from mlx_hf_bridge.zero_change import unload_ipython_extension as unload_ipython_extension
 
 # Imported on first use, so that `import mlx_hf_bridge` stays cheap. Type checkers read the imports above.
 _LAZY = {

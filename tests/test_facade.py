@@ -267,7 +267,7 @@ def test_without_torch_behind_it_is_an_error_that_says_what_to_do(use: str, tmp_
 def test_a_forked_child_goes_to_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bridged, torch_model, behind = pair(tmp_path)
     bridged(IDS)
-    monkeypatch.setattr(executor, "_home", -1)
+    monkeypatch.setattr(executor, "_process", -1)
     with torch.no_grad():
         assert_same(bridged(IDS, MASK), torch_model(IDS, MASK))
     assert behind.reasons[0].startswith("MLX does not support the call (MLX was used before this process was forked")

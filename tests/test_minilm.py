@@ -31,12 +31,13 @@ SENTENCES = [
 
 
 @pytest.mark.slow
-def test_a_thousand_mixed_texts_agree_in_any_order_and_batch_size(minilm: Path) -> None:
-    texts = mixed_texts(1000, seed=1)
+def test_hundreds_of_mixed_texts_agree_in_any_order_and_batch_size(minilm: Path) -> None:
+    """`python -m benchmarks.agreement` compares a thousand."""
+    texts = mixed_texts(300, seed=1)
     expected = SentenceTransformer(str(minilm), device="cpu").encode(texts)
     mlx_model = MLXSentenceTransformer(minilm)
     np.testing.assert_allclose(mlx_model.encode(texts), expected, rtol=0, atol=ABSOLUTE)
-    order = random.Random(2).sample(range(len(texts)), 200)
+    order = random.Random(2).sample(range(len(texts)), 100)
     shuffled = mlx_model.encode([texts[index] for index in order], batch_size=3)
     np.testing.assert_allclose(shuffled, expected[order], rtol=0, atol=ABSOLUTE)
 

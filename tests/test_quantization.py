@@ -358,7 +358,7 @@ def test_dtype_beside_packed_weights(dtype: str, stored: str, tmp_path: Path) ->
 @pytest.mark.parametrize("dtype", ["float64", "float8", "int8", torch.float64, 16, mx.int32, "torch"])
 def test_a_dtype_that_is_not_stored_is_refused(dtype: Any, tmp_path: Path) -> None:
     save_model(tmp_path, BERT)
-    with pytest.raises(ConfigError, match=r"is not stored here; use 'auto' or one of float32, float16, bfloat16"):
+    with pytest.raises(ConfigError, match=r"is not supported; use 'auto' or one of float32, float16, bfloat16"):
         MLXAutoModel.from_pretrained(tmp_path, dtype=dtype)
 
 

@@ -291,7 +291,13 @@ def test_half_precision_stays_half_and_close(roberta: tuple[Path, Any]) -> None:
     assert np.abs(actual - expected).max() < 0.02 * np.abs(expected).max()
 
 
-ORACLE = [row for row in FAMILIES if row.model_type not in ("longformer", "qwen3")]
+# test_parity.py compares every family with transformers, and the test below does so for every kind of graph. What is
+# left for this test is that tracing follows the blocks that only some native families have: one family for each.
+ONE_OF_A_KIND = (
+    "albert", "convbert", "deberta-v2", "esm", "eurobert", "fnet", "gemma3_text", "mobilebert", "modernbert", "mpnet",
+    "nomic_bert", "roformer", "squeezebert", "t5", "xlm",
+)  # fmt: skip
+ORACLE = [next(row for row in FAMILIES if row.model_type == name) for name in ONE_OF_A_KIND]
 
 
 @pytest.mark.slow
@@ -309,7 +315,7 @@ def test_a_native_family_answers_as_its_own_trace(row: Any, tmp_path: Path) -> N
 SAMPLE = (
     "albert", "xlnet", "tapas", "roc_bert", "luke:entities", "xmod", "openai_privacy_filter", "bart:encoder",
     "m2m_100:encoder", "nystromformer", "layoutlmv3:text", "longt5:local", "t5gemma2:text_encoder", "clip_text_model",
-    "aimv2:text", "groupvit:text", "videoprism:text", "clvp:encoder", "ultrabert", "udop:encoder",
+    "aimv2:text", "groupvit:text", "videoprism:text", "clvp:encoder", "ultrabert",
 )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Work that runs side by side gives what it gives alone, in its order, and leaves settings as they were."""
+"""Parallel work returns the results of serial work, in order, and restores the settings that it changes."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -96,7 +96,7 @@ def test_weights_are_dequantized_once_in_a_block_and_let_go_after_it(monkeypatch
 
 
 def test_later_texts_are_tokenised_while_earlier_ones_are_computed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And no more of them are held than two blocks."""
+    """At most two blocks of tokenized texts are in memory at a time."""
     events: list[str] = []
     steps = BatchPipeline(
         prepare=lambda tokens: events.append("batch") or mx.array([len(one) for one in tokens]),
@@ -128,7 +128,7 @@ def test_texts_of_equal_tokens_are_computed_once() -> None:
 
 
 def test_parts_of_one_shape_are_rows_of_one_array() -> None:
-    """A list of rows and the array that they are stacked to would be all vectors twice in memory."""
+    """Collecting rows in a list and stacking them later would hold all embeddings in memory twice."""
     steps = BatchPipeline(
         prepare=lambda tokens: mx.array([int(one.ids[0]) for one in tokens]),
         compute=lambda ids: mx.stack([ids, -ids], axis=1),

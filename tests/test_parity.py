@@ -1,4 +1,4 @@
-"""Every family and head against transformers, through files on disk."""
+"""Every model family and head matches transformers after a round trip through files on disk."""
 
 import dataclasses
 from pathlib import Path
@@ -13,7 +13,7 @@ from mlx_hf_bridge import MLXAutoModel
 from mlx_hf_bridge.architecture.family import BASE_TASK, HF_SUFFIXES
 from mlx_hf_bridge.models import family_for
 
-# float32 on other kernels, tiny models with weights of std 0.3; worst seen 1e-6.
+# Absolute float32 tolerance across kernels, for tiny models with weights of std 0.3; worst observed 1e-6.
 ABSOLUTE = 2e-5
 ANSWERS = (
     "pooler_output",
@@ -32,7 +32,7 @@ def labels_for(suffix: str) -> int:
 
 
 def with_choices(inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The texts twice over, second time backwards, as the two choices of each."""
+    """Return inputs with two choices per example: the batch itself and the batch in reverse order."""
     return {name: np.stack([array, array[::-1]], axis=1) for name, array in inputs.items()}
 
 
@@ -42,14 +42,23 @@ def reference(model: Any, inputs: dict[str, np.ndarray], **options: Any) -> Any:
 
 
 def assert_same(actual: Any, expected: Any, valid: np.ndarray, blind: bool, case: str) -> None:
-    """Every field that transformers gives, where a token is; of texts whose first slot has one if padding is blind."""
-    # transformers adds an empty `cross_attentions` or a cache to encoders that could also decode, and LUKE's for no
-    # entities.
+    """Assert that every field that transformers returns matches at non-padding positions.
+
+    Args:
+        actual: Output of the MLX model.
+        expected: Output of the transformers model.
+        valid: Attention mask of shape (B, L), bool.
+        blind: Whether outputs at padding positions are not comparable. Pooled outputs are then compared only for texts
+            whose first position is a real token.
+        case: Label of the case for failure messages.
+    """
+    # transformers adds empty `cross_attentions` or a cache to encoders that can also decode, and LUKE's entity states
+    # even when there are no entities.
     extra = ("cross_attentions", "past_key_values", "entity_hidden_states")
     traced = ("attentions", "global_attentions")
     texts = valid[:, 0] if blind else np.ones(len(valid), bool)
     texts = texts.reshape(len(actual["logits"]), -1) if "Choice" in type(actual).__name__ else texts
-    # T5Gemma's encoder gives what it captured in another order than its class has.
+    # T5Gemma's encoder returns recorded outputs in a different order than the fields of its output class.
     order = [field.name for field in dataclasses.fields(expected)]
     named = sorted((name for name in expected if name not in extra), key=order.index)
     assert [name for name in actual if name in expected or name not in traced] == named
@@ -70,14 +79,14 @@ def assert_same(actual: Any, expected: Any, valid: np.ndarray, blind: bool, case
         actual.get("global_attentions", ()), expected.get("global_attentions") or (), strict="attentions" in expected
     ):
         rows = np.broadcast_to(valid[:, None, :], mlx_value.shape[:3])
-        # Where a text has fewer global tokens than another, transformers has a mean over all slots, and we have 0.
+        # For a text with fewer global tokens than another, transformers averages over all positions, and MLX returns 0.
         there = np.where(mlx_value.any(axis=2, keepdims=True), torch_value[:, :, : valid.shape[1]].numpy(), 0)
         np.testing.assert_allclose(mlx_value[rows], there[rows], rtol=0, atol=ABSOLUTE, err_msg=case)
 
 
 @pytest.mark.parametrize(("row", "suffix"), CASES)
 def test_answers_as_transformers_on_every_valid_token(row: Row, suffix: str, tmp_path: Path) -> None:
-    """Batches padded on either side and a text alone, against each of transformers' own ways of attention."""
+    """Right-padded, left-padded and unbatched inputs match each attention implementation of transformers."""
     torch_model = save_model(tmp_path, row, suffix, labels=labels_for(suffix))
     mlx_model = mlx_class(suffix).from_pretrained(tmp_path)
     for name, inputs in paddings(row).items():
@@ -91,7 +100,7 @@ def test_answers_as_transformers_on_every_valid_token(row: Row, suffix: str, tmp
 
 
 def paddings(row: Row) -> dict[str, dict[str, np.ndarray]]:
-    """Ragged texts padded on the right and on the left, and the second of them alone."""
+    """Return a ragged batch padded on the right, one padded on the left, and its second text as a batch of one."""
     right = ragged_inputs(row)
     length = int(right["attention_mask"][1].sum())
     return {
@@ -141,7 +150,7 @@ def test_vectors_in_place_of_ids_answer_as_transformers(row: Row, tmp_path: Path
 def test_explicit_positions_answer_as_transformers(row: Row, tmp_path: Path) -> None:
     torch_model = save_model(tmp_path, row)
     inputs = ragged_inputs(row)
-    # Each text's own: XLM's and FlauBERT's transformers classes spread none over the texts.
+    # Positions are given per text: transformers' XLM and FlauBERT do not broadcast position_ids over the batch.
     backwards = np.broadcast_to(np.arange(17)[None][:, ::-1] + 3, (3, 17)).copy()
     expected = reference(torch_model, {**inputs, "position_ids": backwards}).last_hidden_state.numpy()
     actual = MLXAutoModel.from_pretrained(tmp_path)(**inputs, position_ids=backwards[:1]).last_hidden_state

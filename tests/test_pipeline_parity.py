@@ -1,4 +1,4 @@
-"""Every call of pipeline_calls.py: our pipeline, transformers' on our model and transformers' on torch agree."""
+"""Every call in pipeline_calls.py gives equal results from our pipeline and transformers' on MLX and on torch."""
 
 import pickle
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from three_pipelines import HEADS, ROWS, ThreePipelines, assert_same, build_thre
 
 from mlx_hf_bridge import errors
 
-# transformers warns of max_length beside padding, and of strategies on tokenizers that know no words.
+# transformers warns about max_length combined with padding, and about aggregation without a subword prefix.
 pytestmark = [
     pytest.mark.filterwarnings("ignore:`max_length` is ignored"),
     pytest.mark.filterwarnings("ignore:Tokenizer does not support real words"),
@@ -88,7 +88,7 @@ with open(sys.argv[3], "wb") as file:
 
 
 def test_the_same_calls_without_torch_give_the_same_answers(three: ThreePipelines, tmp_path: Path) -> None:
-    """`installed`: it is there, and stays unimported; `blocked`: importing it raises."""
+    """With `installed`, torch is available but never imported; with `blocked`, importing it raises."""
     torch = "installed" if three.family == "bert" else "blocked"
     folders, answers = tmp_path / "folders", tmp_path / "answers"
     folders.write_bytes(pickle.dumps({task: str(folder) for task, folder in three.folders.items()}))

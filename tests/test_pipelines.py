@@ -1,4 +1,4 @@
-"""pipeline() against transformers' own pipelines on torch: structures, labels, orders, scores, errors."""
+"""pipeline() matches transformers' pipelines on torch in structure, labels, order, scores and errors."""
 
 import logging
 import threading
@@ -41,7 +41,7 @@ def bert(tmp_path: Path) -> Path:
 
 
 def test_scores_depend_on_the_text(three: ThreePipelines) -> None:
-    """The checks above would pass on a model that answers the same to everything, or is sure of all it says."""
+    """Guard against a constant or saturated model, on which the comparisons above would pass trivially."""
     scores = [answer["score"] for answer in three.mlx[TEXT](TEXTS)]
     assert max(scores) - min(scores) > 100 * ABSOLUTE and min(scores) < 0.95
     answers = three.mlx[ZERO_SHOT](TEXTS, LABELS)
@@ -70,7 +70,7 @@ def test_defaults_of_the_pipeline_hold_until_a_call_says_otherwise(bert: Path, n
 PROBLEMS = [None, "regression", "multi_label_classification"]
 
 
-# transformers itself refuses a config of one label that is single_label_classification.
+# transformers itself rejects single_label_classification with one label.
 @pytest.mark.parametrize(
     ("problem_type", "labels"),
     [*((kind, labels) for kind in PROBLEMS for labels in (1, 2, 4)), ("single_label_classification", 4)],
@@ -131,7 +131,7 @@ def test_a_label_that_leaves_the_text_no_room_is_read_whole_as_in_transformers(b
     assert_same(pipeline(ZERO_SHOT, bert)(TEXTS, labels), torch_pipeline(ZERO_SHOT, bert)(TEXTS, labels))
 
 
-# What transformers answers for a part of the input, or without a word about what it left out.
+# Calls for which transformers processes only part of the input, or silently ignores an argument.
 REFUSED: dict[str, tuple[str, Call, str]] = {
     "a tuple of texts": (TEXT, lambda pipe: pipe(("a", "b")), "expected a string"),
     "a dict of lists": (TEXT, lambda pipe: pipe({"text": ["a", "b"]}), "expected a string"),
@@ -182,7 +182,7 @@ def test_zero_shot_does_not_overflow_where_transformers_does(tmp_path: Path) -> 
 
 @pytest.fixture
 def forwards(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
-    """The shape (rows, tokens) of each batch that goes through a model, as on a machine of one stream."""
+    """Record the shape (rows, tokens) of each batch that runs through a model, with a single stream."""
     monkeypatch.setattr("mlx_hf_bridge.inference.batching.STREAMS", 1)
     shapes: list[tuple[int, ...]] = []
     original = Model.__call__

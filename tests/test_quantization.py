@@ -1,4 +1,4 @@
-"""Packed weights: what is packed and how it lies on disk, and that it computes what its unpacked form computes."""
+"""Quantized weights: what is quantized, how it is stored, and that outputs match the dequantized weights."""
 
 import copy
 import json
@@ -27,26 +27,26 @@ from mlx_hf_bridge.loading import load as load_module
 from mlx_hf_bridge.quantization.recipes import BITS, GROUP_SIZES, RECIPES, recipe_from, recipe_name
 from mlx_hf_bridge.weights.name_mapping import KEEP_FILE_DTYPE
 
-# float32 products of 128 terms on other kernels, hidden states of size 1 to 4; worst seen 4e-6.
+# float32 dot products of 128 terms on different kernels, hidden states of magnitude 1 to 4; worst observed 4e-6.
 ABSOLUTE = 2e-5
-# The same weights through MLX's packed product and through unpacking; worst seen 3e-6.
+# Identical weights through MLX's quantized matmul and through dequantization; worst observed 3e-6.
 BETWEEN_PATHS = 1e-5
-# Hidden states of size 1 to 4 computed in half precision (8 or 11 bits of mantissa) through three layers.
+# Hidden states of magnitude 1 to 4 after three layers in half precision (11 bits of significand, or 8 in bfloat16).
 HALF = {mx.float16: 0.02, mx.bfloat16: 0.15}
 
-# Allowed error in half precision, as a multiple of the error of transformers in the same dtype, for rows where that is
-# itself large; worst seen 3.5, with packed weights.
+# Allowed error in half precision as a multiple of transformers' error in that dtype, for rows where the latter is
+# itself large; worst observed 3.5, with quantized weights.
 SHARPER = 4
 
 
 def half_precision_error_of_torch(torch_model: Any, dtype: mx.Dtype, inputs: dict[str, np.ndarray]) -> float:
-    """How far transformers computing in half precision is from itself in float32."""
+    """Return the maximum difference between transformers in half precision and in float32."""
     half = copy.deepcopy(torch_model).to(getattr(torch, str(dtype).rpartition(".")[2]))
     return max_difference(*(output_array(model, inputs, "last_hidden_state") for model in (half, torch_model)), inputs)
 
 
 def widened(row: Row) -> Row:
-    """The same row in widths that every group size divides."""
+    """Return a row whose widths are divisible by every group size."""
     sizes = {"embedding_size": 128, **row.wide} if hasattr(row.config, "embedding_size") else row.wide
     return replace(row, config=type(row.config)(**{**row.config.to_dict(), **sizes}))
 
@@ -57,10 +57,10 @@ def wide_name(row: Row) -> str:
 
 ROWS = [widened(row) for row in FAMILIES]
 BERT = ROWS[0]
-# The others find the same storage in other ways: test_calibration.py.
+# Other methods store weights in the same format and only choose the values differently: test_calibration.py.
 PLAIN = [name for name, recipe in RECIPES.items() if recipe.method == "minmax" and not recipe.has_target]
-# How a recipe packs a matrix does not depend on the model around it, and where a family has matrices to pack does not
-# depend on the recipe: every row with the two usual recipes, and every other recipe on three unlike families.
+# How a recipe quantizes a matrix does not depend on the model, and which matrices of a family are quantized does not
+# depend on the recipe. So every row runs with the two common recipes, and every other recipe on three unlike families.
 EVERY_ROW_WITH = ("q8", "q4")
 UNLIKE = [next(row for row in ROWS if row.model_type == model_type) for model_type in ("bert", "qwen3", "t5")]
 EVERY_PACKING = [
@@ -69,7 +69,7 @@ EVERY_PACKING = [
 
 
 def allowed(row: Row, expected: np.ndarray) -> float:
-    """The largest difference that passes; a share of the values where they are large."""
+    """Return the largest allowed difference, relative to the values for rows whose values are large."""
     return max(ABSOLUTE, row.relative * float(np.abs(expected).max()))
 
 
@@ -80,7 +80,7 @@ def header(path: Path) -> dict[str, Any]:
 
 
 def unpacked(folder: Path, **packing: Any) -> dict[str, torch.Tensor]:
-    """The folder's tensors as float32, packed ones through mx.dequantize alone."""
+    """Load the tensors of a folder as float32, dequantizing with nothing but mx.dequantize."""
     file = mx.load(str(folder / "model.safetensors"))
     result = {}
     for name, array in file.items():
@@ -97,10 +97,10 @@ def unpacked(folder: Path, **packing: Any) -> dict[str, torch.Tensor]:
 
 
 def reference(row: Row, head: str, mlx_model: Any) -> Any:
-    """transformers' model with the dequantized weights of an MLX model."""
+    """Return the transformers model with the dequantized weights of an MLX model."""
     recipe = mlx_model.quantization_config
     packing = {"group_size": recipe.group_size, "bits": recipe.bits, "mode": recipe.mode}
-    # Read as a checkpoint, since files may name tensors otherwise than classes do.
+    # Load from a checkpoint, since tensor names in files can differ from parameter names in classes.
     with tempfile.TemporaryDirectory() as folder:
         torch_model = save_model(Path(folder), row, head)
         write_tensors(Path(folder), unpacked(mlx_model.folder, **packing))
@@ -163,7 +163,7 @@ def test_every_mode_bits_and_group_packs_on_disk_and_loads(recipe: MLXQuantizati
 
 @pytest.mark.parametrize("row", ROWS, ids=wide_name)
 def test_products_and_the_word_table_are_packed_and_nothing_else(row: Row, tmp_path: Path) -> None:
-    """Token type and position tables, poolers and heads are small, and packing them costs accuracy."""
+    """Token type and position embeddings, poolers and heads are small, and quantizing them costs accuracy."""
     head, _ = plainest_head(row)
     save_model(tmp_path, row, head)
     mlx_model = mlx_class(head).from_pretrained(tmp_path, quantization_config="q4")
@@ -209,7 +209,7 @@ def test_packed_and_unpacking_products_agree(recipe: str, tmp_path: Path, monkey
 
 @pytest.mark.parametrize("recipe", ["q8", "q4", "mxfp4"])
 def test_a_text_alone_answers_as_in_a_batch_when_packed(recipe: str, tmp_path: Path) -> None:
-    """Few rows take the packed product on a CPU, many the unpacking one."""
+    """On a CPU, small batches use the quantized matmul and large batches dequantize first."""
     save_model(tmp_path, BERT)
     mlx_model = MLXAutoModel.from_pretrained(tmp_path, quantization_config=recipe)
     inputs = ragged_inputs(BERT, (17, 9, 3, 1))
@@ -222,7 +222,7 @@ def test_a_text_alone_answers_as_in_a_batch_when_packed(recipe: str, tmp_path: P
 
 
 def test_an_indivisible_width_stays_in_float_and_is_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A width that the group size does not divide is left in float; it is not an error."""
+    """A weight whose width is not divisible by the group size stays in float; it is not an error."""
     config = transformers.ElectraConfig(**{**ROWS[7].config.to_dict(), "embedding_size": 48, "intermediate_size": 100})
     row = replace(ROWS[7], config=config)
     save_model(tmp_path, row)
@@ -416,7 +416,11 @@ FOREIGN = {"group_size": 64, "bits": 4}
 
 
 def make_mlx_checkpoint(folder: Path, prefix: str = "", overrides: dict[str, Any] | None = None) -> Any:
-    """A folder as mlx-embeddings writes it (everything with rows is packed, no `mode`) -> transformers' equal of it."""
+    """Write a checkpoint as mlx-embeddings does: every matrix quantized, no `mode` in the config.
+
+    Returns:
+        The transformers model with the dequantized weights.
+    """
     torch_model = save_model(folder, BERT)
     tensors: dict[str, mx.array] = {}
     plain = {}
@@ -460,7 +464,7 @@ def test_a_folder_of_mlx_embeddings_loads_in_place(prefix: str, tmp_path: Path, 
 
 @pytest.mark.parametrize("prefix", ["", "model.", "bert."])
 def test_a_packing_of_its_own_for_one_path_is_read(prefix: str, tmp_path: Path) -> None:
-    """mlx-lm's mixed recipes: a dict, or false, under a module's path."""
+    """mlx-lm's mixed recipes map a module path to its own settings, or to false."""
     own = {f"{prefix}encoder.layer.{layer}.output.dense": {"group_size": 32, "bits": 8} for layer in (0, 2)}
     torch_model = make_mlx_checkpoint(tmp_path, prefix, {**own, "classifier": False})
     mlx_model = MLXAutoModel.from_pretrained(tmp_path)
@@ -494,7 +498,7 @@ def test_either_key_of_config_json_tells_of_packing(key: str, tmp_path: Path) ->
 
 
 def test_transformers_metal_packing_is_read(tmp_path: Path) -> None:
-    """transformers/integrations/metal_quantization.py packs as MLX does, and calls the biases qbiases."""
+    """transformers/integrations/metal_quantization.py uses the MLX format but names the biases `qbiases`."""
     torch_model = make_mlx_checkpoint(tmp_path)
     tensors = mx.load(str(tmp_path / "model.safetensors"))
     renamed = {name.replace(".biases", ".qbiases"): array for name, array in tensors.items()}
@@ -552,8 +556,8 @@ def test_half_checkpoints_of_every_family_answer_as_their_float32_reading(
     mlx_model = MLXAutoModel.from_pretrained(tmp_path)
     assert mlx_model.dtype == dtype
     inputs = ragged_inputs(row)
-    # Read again: .float() would leave frequencies that are no parameters rounded. Values without norms outgrow the
-    # digits of float32, torch's as well as MLX's, so that only float64 tells what is right.
+    # Reload, since .float() would leave rotary frequencies, which are not parameters, rounded to half precision.
+    # Without norms, values exceed the precision of float32 in both torch and MLX, so the reference is float64.
     torch_model = type(torch_model).from_pretrained(tmp_path, dtype=torch.float64 if row.relative else torch.float32)
     hidden = [output_array(model, inputs, "last_hidden_state") for model in (mlx_model, torch_model)]
     assert max_difference(*hidden, inputs) < allowed(row, hidden[1])
@@ -565,7 +569,7 @@ def test_half_checkpoints_of_every_family_answer_as_their_float32_reading(
 def test_half_precision_is_neither_promoted_nor_nan(
     row: Row, dtype: mx.Dtype, recipe: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Computed in the stored dtype, as on a GPU: -1e9 overflows float16, and a float32 mask promotes the result."""
+    """Compute in the stored dtype, as on a GPU: -1e9 overflows float16, and a float32 mask promotes the result."""
     monkeypatch.setattr(load_module, "activation_dtype", lambda stored: stored)
     torch_model = save_model(tmp_path, row)
     mlx_model = MLXAutoModel.from_pretrained(tmp_path, dtype=dtype, quantization_config=recipe)

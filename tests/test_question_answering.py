@@ -1,4 +1,4 @@
-"""pipeline("question-answering") against what transformers 4.57 answered (goldens/question_answering.py)."""
+"""pipeline("question-answering") matches results recorded from transformers 4.57 (goldens/question_answering.py)."""
 
 import json
 import sys
@@ -50,9 +50,10 @@ def test_answers_are_those_of_transformers_4(number: int, family: str, pipe: Any
 
 
 def without_ties_at_zero(result: Any) -> Any:
-    """Leave out answers whose score is exactly 0: which of them are given depends on how numpy's argsort orders ties.
+    """Drop answers whose score is exactly 0.
 
-    That differs between CPUs with and without AVX-512, in transformers too.
+    Which of them are returned depends on how numpy's argsort orders ties, which differs between CPUs with and without
+    AVX-512, in transformers too.
     """
     if not isinstance(result, list) or not all(isinstance(answer, dict) for answer in result):
         return result
@@ -108,7 +109,7 @@ def test_windows_too_small_for_the_question_are_refused(pipe: Any) -> None:
 
 
 def test_a_stride_that_nobody_chose_leaves_room_for_the_context(pipe: Any) -> None:
-    """transformers aborts in tokenizers, whose stride must be less than what the question leaves of a window."""
+    """transformers fails inside tokenizers here: the stride must be less than what a window leaves for the context."""
     question = QUESTION * 3 if pipe.model.config.model_type == "bert" else QUESTION * 2
     assert pipe({"question": question, "context": LONG})["answer"]
 

@@ -1,4 +1,4 @@
-"""A loaded model is used, rounded, saved and pushed as transformers' are."""
+"""A loaded model can be used, cast to half precision, saved and pushed to the Hub like a transformers model."""
 
 import copy
 import json
@@ -29,7 +29,7 @@ from mlx_hf_bridge.pretrained.saving import parse_size
 
 BERT = FAMILIES[0]
 ABSOLUTE = 2e-5  # as in tests/test_parity.py
-HALF = 2e-2  # float16 rounding of weights of size 0.3, through three layers; worst seen 4e-3
+HALF = 2e-2  # float16 rounding of weights of magnitude 0.3 through three layers; worst observed 4e-3
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +104,7 @@ def test_num_labels_renumbers_as_transformers_does(mlx_model: Any, torch_model: 
         _ = mlx_model.config.foo
 
 
-# Torch's habits -----------------------------------------------------------------------------------------------------
+# The torch.nn.Module API ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("row", FAMILIES[:12], ids=row_name)
@@ -237,7 +237,7 @@ def test_a_copy_has_the_config_that_was_asked_for(classifier: Path) -> None:
 
 
 class FakeHub:
-    """HfApi that keeps what is uploaded."""
+    """HfApi stand-in that records calls and copies uploaded folders."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
         self.calls: dict[str, Any] = {}
@@ -274,7 +274,7 @@ tags: [torch]
 
 
 def from_hub(classifier: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, **given: Any) -> Any:
-    """The classifier as a repo of the Hub with a card."""
+    """Load the classifier as if from a Hub repo with a model card."""
     shutil.copytree(classifier, folder)
     (folder / "README.md").write_text(CARD)
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(folder))

@@ -1,4 +1,4 @@
-"""Search, paraphrase mining and communities, against sentence_transformers.util."""
+"""Semantic search, paraphrase mining and community detection match sentence_transformers.util."""
 
 import inspect
 from pathlib import Path
@@ -15,7 +15,7 @@ from mlx_hf_bridge import sentence_transformers as mlx_model
 from mlx_hf_bridge.errors import InputError
 from mlx_hf_bridge.sentence_transformers.scoring import nearest
 
-# float32 products in another order of summation.
+# float32 dot products summed in a different order.
 TOLERANCE = 2e-6
 NAMES = ("semantic_search", "paraphrase_mining", "paraphrase_mining_embeddings", "community_detection")
 
@@ -142,7 +142,7 @@ def test_the_largest_by_blocks_are_the_largest(count: int, columns: int) -> None
 def test_mining_finds_what_sentence_transformers_finds(options: dict[str, int], vectors: np.ndarray) -> None:
     found = mlx_model.paraphrase_mining_embeddings(vectors, **options)
     expected = util.paraphrase_mining_embeddings(torch.from_numpy(vectors), **options)
-    # Scores that differ by less than the tolerance may change places.
+    # Pairs whose scores differ by less than the tolerance may swap.
     assert sorted(pair[1:] for pair in found) == sorted(pair[1:] for pair in expected)
     assert np.abs(np.array(found)[:, 0] - np.array(expected)[:, 0]).max() < TOLERANCE
     places = {(i, j): score for score, i, j in expected}

@@ -1,4 +1,4 @@
-"""MLXSentenceTransformer against sentence-transformers, through files on disk."""
+"""MLXSentenceTransformer matches sentence-transformers after a round trip through files on disk."""
 
 import json
 import logging
@@ -23,14 +23,14 @@ from mlx_hf_bridge.layers.encoder import Encoder
 from mlx_hf_bridge.models import family_for
 from mlx_hf_bridge.sentence_transformers.modules.pooling import Pooling as MLXPooling
 
-# float32 on other kernels; vectors of tiny models with weights of std 0.3 reach 10 in size, so relative too.
+# float32 on different kernels; embeddings of tiny models with weights of std 0.3 reach 10, hence also a relative one.
 TOLERANCE = {"rtol": 1e-5, "atol": 1e-5}
 TEXTS = ["the cat sat on the mat.", "a dog", "stock market rose today!", "", "i love this film, i hate news ?", "cats"]
 MODES = ["cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken"]
 
 
 def make_repo(folder: Path, *after: Any, pooling: Any = "mean", row: Row | None = None, **options: Any) -> Any:
-    """A tiny sentence-transformers repo -> the torch model that was saved."""
+    """Save a tiny sentence-transformers repo and return its torch model."""
     make_checkpoint(folder / "source", row)
     transformer = Transformer(str(folder / "source"))
     pool = Pooling(transformer.get_embedding_dimension(), pooling_mode=pooling, **options.pop("pooling_options", {}))
@@ -53,7 +53,7 @@ def test_pools_as_the_checkpoint_says(mode: Any, tmp_path: Path) -> None:
 
 
 def test_texts_with_equal_ids_and_other_token_types_get_vectors_of_their_own(tmp_path: Path) -> None:
-    """Both are [CLS] a [SEP] the [SEP]; only the pair's second part has token type 1."""
+    """Both inputs are [CLS] a [SEP] the [SEP]; only the second text of the pair has token type 1."""
     torch_model = make_repo(tmp_path)
     texts = ["a [SEP] the", ("a", "the")]
     assert_same(tmp_path, torch_model, texts)
@@ -94,8 +94,8 @@ def test_legacy_pooling_keys_are_read(mode: str, tmp_path: Path) -> None:
     assert_same(tmp_path, torch_model)
 
 
-# sentence-transformers loads through AutoModel, which has no entry for SigLIP's text encoders. Rows whose padding shows
-# have a test of their own below.
+# sentence-transformers loads through AutoModel, which has no entry for SigLIP's text encoders. Rows whose outputs
+# depend on padding are tested separately below.
 @pytest.mark.parametrize(
     "row",
     [row for row in FAMILIES if type(row.config) in transformers.MODEL_MAPPING and not row.length_dependent],
@@ -222,7 +222,7 @@ def test_truncates_to_the_smallest_limit_and_warns_once(
     config.write_text(json.dumps({"max_seq_length": limit}))
     mlx_model = MLXSentenceTransformer(tmp_path / "repo")
     assert mlx_model.max_seq_length == min(limit, 44)
-    config.write_text(json.dumps({"max_seq_length": min(limit, 44)}))  # theirs reads past its positions and raises
+    config.write_text(json.dumps({"max_seq_length": min(limit, 44)}))  # the reference raises past its positions
     torch_model = SentenceTransformer(str(tmp_path / "repo"), device="cpu")
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
@@ -394,7 +394,7 @@ def test_sentence_transformers_is_new_enough_to_be_the_reference() -> None:
 
 
 def test_pairs_get_segments_only_where_the_tokenizer_class_gives_them(tmp_path: Path) -> None:
-    """A RoBERTa with segments in its tables, whose tokenizer lists none: transformers gives it none."""
+    """transformers passes no token_type_ids to a RoBERTa with a token type table whose tokenizer does not list them."""
     row = next(row for row in FAMILIES if row.model_type == "roberta")
     make_checkpoint(tmp_path / "repo", row)
     path = tmp_path / "repo" / "tokenizer_config.json"
@@ -417,7 +417,7 @@ def test_text_that_cannot_be_read_is_one_clear_error(call: Any, message: str, tm
 
 
 def test_a_limit_below_the_special_tokens_is_refused(tmp_path: Path) -> None:
-    """tokenizers itself would not cut at all, without a word."""
+    """tokenizers itself would silently not truncate at all."""
     make_checkpoint(tmp_path / "repo")
     model = MLXSentenceTransformer(tmp_path / "repo")
     model.max_seq_length = 1

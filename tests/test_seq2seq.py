@@ -1,4 +1,4 @@
-"""The encoder of a checkpoint that has a decoder too."""
+"""The encoder of an encoder-decoder checkpoint loads without its decoder and matches transformers."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -16,14 +16,14 @@ from mlx_hf_bridge.errors import ConfigError
 from mlx_hf_bridge.layers.attention import relative_buckets
 from mlx_hf_bridge.loading import load as load_module
 
-# float32 on other kernels, as in test_parity.
+# float32 tolerance across kernels, as in test_parity.py.
 ABSOLUTE = 2e-5
 T5_ROWS = [row for row in FAMILIES if row.model_type in ("t5", "mt5", "umt5")]
 T5GEMMA_ROW = next(row for row in FAMILIES if row.model_type == "t5gemma")
 
 
 def make_whole(folder: Path, row: Row) -> Any:
-    """Save encoder, decoder and word scorer -> the transformers model."""
+    """Save an encoder-decoder model with its LM head and return the transformers model."""
     torch.manual_seed(0)
     whole = getattr(transformers, f"{row.classes}ForConditionalGeneration")(row.config).eval()
     with torch.no_grad():
@@ -53,7 +53,7 @@ def test_a_decoder_is_left_out_and_its_encoder_answers_as_transformers(row: Row,
 
 
 def test_copies_of_the_word_table_are_passed_over(tmp_path: Path) -> None:
-    """Files of old transformers hold the one table up to four times."""
+    """Files written by old versions of transformers store the shared embedding table up to four times."""
     whole = make_whole(tmp_path, T5_ROWS[0])
     copies = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight", "lm_head.weight")
     rewrite(tmp_path, lambda tensors: {**tensors, **dict.fromkeys(copies, tensors["shared.weight"])})
@@ -93,7 +93,7 @@ def test_every_distance_falls_into_the_bucket_of_transformers(buckets: int, far:
 def test_float16_sums_beyond_its_largest_number_do_not_become_nan(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """T5's hidden states pass 65504 in real checkpoints; transformers clamps them."""
+    """Hidden states of real T5 checkpoints exceed 65504; transformers clamps them."""
     monkeypatch.setattr(load_module, "activation_dtype", lambda stored: stored)
     torch_model = transformers.T5EncoderModel(T5_ROWS[0].config).eval()
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Products of few rows by weights in blocks, and layers that are begun one by one."""
+"""Small-batch matmul with packed weight tiles, and early evaluation of layers."""
 
 import mlx.core as mx
 import numpy as np
@@ -8,13 +8,13 @@ from mlx_hf_bridge.layers import linear, single_batch, small_batch
 from mlx_hf_bridge.layers.linear import Linear
 from mlx_hf_bridge.layers.small_batch import PackedTiles
 
-# Sums of 384 products of numbers near 1 in another order; worst seen 4e-5.
+# Dot products of 384 terms near 1, summed in a different order; worst observed 4e-5.
 ABSOLUTE = 1e-4
 
 
 @pytest.fixture(autouse=True)
 def sixteen_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever processor this is: elsewhere blocks are slower, not wrong."""
+    """Set the row limit to 16 on every processor: where tiles do not pay off, they are slower but still correct."""
     monkeypatch.setattr(small_batch, "SMALL_BATCH_ROWS", 16)
     monkeypatch.setattr(linear, "SMALL_BATCH_ROWS", 16)
 

@@ -1,4 +1,4 @@
-"""MLXSparseEncoder against sentence-transformers, through files on disk."""
+"""MLXSparseEncoder matches sentence-transformers after a round trip through files on disk."""
 
 import json
 from pathlib import Path
@@ -134,7 +134,7 @@ def test_similarities_of_sparse_and_dense_vectors(name: str, tmp_path: Path) -> 
     vectors, others = torch_model.encode(TEXTS), torch_model.encode(TEXTS[:3])
     expected = torch_model.similarity(vectors, others)
     for given, second in ((vectors, others), (vectors.to_dense(), others), (list(vectors), others.to_dense().numpy())):
-        # Theirs takes roots of differences of squares.
+        # sentence-transformers takes the square root of a difference of squares, which loses digits.
         np.testing.assert_allclose(mlx_model.similarity(given, second), expected, rtol=1e-4, atol=2e-3)
     expected = torch_model.similarity_pairwise(vectors, torch_model.encode(TEXTS[::-1]))
     actual = mlx_model.similarity_pairwise(vectors, mlx_model.encode(TEXTS[::-1]))

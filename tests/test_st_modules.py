@@ -1,4 +1,4 @@
-"""sentence-transformers' module types beside Pooling, Dense and Normalize, through files on disk."""
+"""sentence-transformers' module types other than Pooling, Dense and Normalize, through files on disk."""
 
 import json
 from pathlib import Path
@@ -37,7 +37,7 @@ def saved(folder: Path, *modules: Any, **options: Any) -> Any:
 
 
 def assert_same(folder: Path, torch_model: Any, texts: Any = TEXTS, method: str = "encode", **arguments: Any) -> None:
-    """Ours, ours saved and read again, and theirs reading what ours saved give the vectors of theirs."""
+    """Assert that the MLX model, and its saved copy loaded by either library, match the torch model's embeddings."""
     mlx_model = MLXSentenceTransformer(folder / "repo")
     expected = getattr(torch_model, method)(texts, **arguments)
     np.testing.assert_allclose(getattr(mlx_model, method)(texts, **arguments), expected, **TOLERANCE)
@@ -207,7 +207,7 @@ def test_a_transformer_that_is_not_computed_is_refused(config: Any, message: str
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_half_precision_models_pool_and_normalize_in_float32(dtype: str, tmp_path: Path) -> None:
-    """A long text's sum of tokens is past float16's largest number, and bfloat16 counts no further than 256 tokens."""
+    """Summing the tokens of a long text overflows float16, and bfloat16 cannot count past 256 tokens."""
     make_checkpoint(tmp_path / "repo")
     mlx_model = MLXSentenceTransformer(tmp_path / "repo", dtype=dtype, prompts={})
     pooling, tokens = mlx_model[1], 400
@@ -236,7 +236,7 @@ def test_a_cross_encoders_folder_is_read_as_an_encoder_with_mean_pooling(tmp_pat
 
 
 def test_a_model_of_vectors_is_no_sparse_encoder(tmp_path: Path) -> None:
-    """sentence-transformers puts an autoencoder of random weights on it, though its weights are a masked LM's."""
+    """sentence-transformers adds a randomly initialized autoencoder, although `architectures` names a masked LM."""
     saved(tmp_path, transformer(tmp_path / "source"), Pooling(24))
     path = tmp_path / "repo" / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "architectures": ["BertForMaskedLM"]}))

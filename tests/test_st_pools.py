@@ -1,4 +1,4 @@
-"""Pools of worker processes: the same results as here, and clear ends when something fails."""
+"""Worker process pools return the results of a single process and fail with clear errors."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""Our four classes' signatures are those of sentence-transformers', but for what is listed here with its reason."""
+"""The four encoder classes have sentence-transformers' signatures, except for the listed differences."""
 
 import inspect
 import re
@@ -13,11 +13,11 @@ from mlx_hf_bridge.errors import InputError
 
 CLASSES = ("SentenceTransformer", "CrossEncoder", "SparseEncoder", "MultiVectorEncoder")
 
-# Arguments that we add: how weights are packed and stored, and what becomes of texts that are too long.
+# Added arguments: quantization, dtype, and the handling of texts that are too long.
 ADDED = {"__init__": {"quantization_config", "dtype", "overlong"}, "encode": {"overlong"}}
-# Arguments whose default differs: there is one backend here.
+# Arguments with a different default: MLX is the only backend.
 OTHER_DEFAULT = {("__init__", "backend")}
-# Methods and properties that are left out, by their reason.
+# Methods and properties that are not implemented, grouped by reason.
 LEFT_OUT = {
     "training": {
         "fit", "old_fit", "smart_batching_collate", "smart_batching_collate_text_only",
@@ -38,7 +38,7 @@ LEFT_OUT = {
 
 
 def own_names(torch_model: Any) -> set[str]:
-    """Public names that sentence-transformers defines, torch's own left out."""
+    """Return the public names that sentence-transformers defines, without those inherited from torch."""
     bases = [base for base in torch_model.__mro__ if base.__module__.startswith("sentence_transformers")]
     return {name for base in bases for name in vars(base) if not name.startswith("_")}
 
@@ -79,13 +79,13 @@ def test_properties_are_properties_and_can_be_set_where_theirs_can(name: str) ->
             continue
         actual = inspect.getattr_static(mlx_model, public)
         assert isinstance(actual, property), public
-        # A configuration is of weights that are there; another would not fit them.
+        # The config describes the loaded weights, so replacing it would not match them.
         assert (actual.fset is None) == (expected.fset is None) or public == "config", public
 
 
 @pytest.mark.parametrize("name", CLASSES)
 def test_class_checks_by_name_take_our_classes_for_sentence_transformers(name: str) -> None:
-    """BERTopic and KeyBERT look for this text before they ask for an instance."""
+    """BERTopic and KeyBERT look for this string in the class before they call isinstance."""
     assert "sentence_transformers" in str(getattr(mlx_hf_bridge, f"MLX{name}"))
 
 

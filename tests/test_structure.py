@@ -1,4 +1,4 @@
-"""Imports point one way, one file stands for one model type, and importing the package costs next to nothing."""
+"""Imports go in one direction, each model type has one file, and importing the package is cheap."""
 
 import ast
 import importlib
@@ -18,7 +18,7 @@ from mlx_hf_bridge.models import family_for, model_types
 from mlx_hf_bridge.runtime import device
 
 ROOT = Path(mlx_hf_bridge.__file__).parent
-# docs/architecture.md: a part imports from parts before it, and from itself; of those on one line, in one direction.
+# docs/architecture.md: a package imports from itself and earlier ones; within one line, in one direction only.
 ORDER = [
     {"errors", "version"},
     {"runtime"},
@@ -56,7 +56,7 @@ def is_type_checking(node: ast.AST) -> bool:
 
 
 def statements(node: ast.AST) -> Iterator[ast.AST]:
-    """Every node, functions' bodies too, but for what only a type checker reads."""
+    """Yield every AST node, including function bodies, except those under TYPE_CHECKING."""
     for child in ast.iter_child_nodes(node):
         if not is_type_checking(child):
             yield child
@@ -65,7 +65,7 @@ def statements(node: ast.AST) -> Iterator[ast.AST]:
 
 @cache
 def imports(module: str) -> frozenset[str]:
-    """The modules of this package that a module imports, anywhere in it."""
+    """Return the modules of this package that a module imports anywhere, including inside functions."""
     found = set()
     for node in statements(ast.parse(MODULES[module].read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -154,7 +154,7 @@ def test_type_checkers_see_the_same_names() -> None:
 def test_every_module_imports_and_says_what_it_is_for() -> None:
     silent = []
     for module in INSIDE:
-        # Modules of integrations/ import their tool, which the default test environment does not have.
+        # Modules of integrations/ import a third-party library that the default test environment lacks.
         if part(module) == "integrations":
             text = ast.get_docstring(ast.parse(MODULES[module].read_text(encoding="utf-8")))
         elif not module.endswith("__main__"):

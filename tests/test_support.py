@@ -1,4 +1,4 @@
-"""The support list: read from the code, whole, and the same as the page in docs."""
+"""The list of supported models is complete, generated from the code, and equal to docs/models.md."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ from mlx_hf_bridge.cli.support import as_markdown, supported_types
 from mlx_hf_bridge.errors import UnsupportedModelError
 from mlx_hf_bridge.models import family_for, model_types
 
-# In transformers' tables beside encoders of text, and none: decoders, and models of sound alone.
+# Listed in transformers' tables but not text encoders: decoders and audio-only models.
 NOT_TEXT_ENCODERS = {
     "audioflamingo3", "emu3", "emu3_text_model", "glmasr", "granite_speech", "granite_speech_plus",
     "kosmos_2_5_text_model", "kosmos_2_text_model", "llama4", "mistral4", "mllama", "mllama_text_model",
@@ -33,7 +33,7 @@ def test_the_page_in_docs_is_what_the_code_says() -> None:
 
 
 def test_every_encoder_of_transformers_is_native_or_refused_with_a_reason() -> None:
-    """What transformers trains to fill masks, to encode text or to pair texts, and does not let generate alone."""
+    """Check the types that transformers maps to an encoding task, except those that are decoder-only."""
     tables = {name: set(getattr(modeling_auto, f"MODEL_{name}_MAPPING_NAMES")) for name in ENCODING | {"FOR_CAUSAL_LM"}}
     decoders = tables.pop("FOR_CAUSAL_LM") - tables["FOR_MASKED_LM"]
     towers = {name for name in CONFIG_MAPPING_NAMES if name.endswith(("_text_model", "t5gemma2_encoder"))}

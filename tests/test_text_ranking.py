@@ -1,4 +1,4 @@
-"""pipeline("text-ranking") against CrossEncoder.rank of sentence-transformers on torch."""
+"""pipeline("text-ranking") matches CrossEncoder.rank of sentence-transformers on torch."""
 
 import logging
 from pathlib import Path

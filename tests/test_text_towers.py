@@ -1,4 +1,4 @@
-"""What only text encoders of image models and decoders turned embedders do: the token that stands for a text."""
+"""Pooling at a specific token, as in text towers of image models and decoders adapted as embedding models."""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from weight_files import edit_config, max_difference, output_array, read_tensors
 from mlx_hf_bridge import MLXAutoModel, MLXAutoModelForSequenceClassification
 from mlx_hf_bridge.errors import ConfigError, InputError
 
-# float32 on other kernels, as in test_parity.
+# float32 tolerance across kernels, as in test_parity.py.
 ABSOLUTE = 2e-5
 
 
@@ -22,7 +22,7 @@ def split_rows(*model_types: str) -> list[Row]:
 
 
 def with_ends(row: Row) -> dict[str, np.ndarray]:
-    """Ragged texts, each ending in the end token, which also pads the second."""
+    """Return a ragged batch whose texts end in the EOS token, with the second one also padded with EOS."""
     inputs = ragged_inputs(row)
     end = row.config.eos_token_id if row.config.eos_token_id != 2 else 100
     for index, length in enumerate((17, 9, 4)):

@@ -1,4 +1,4 @@
-"""Any thread may load and call a model, processes end well, forks are refused, and memory stays bounded."""
+"""Models work from any thread, processes exit cleanly, forks raise an error, and memory stays bounded."""
 
 import asyncio
 import sys
@@ -33,7 +33,7 @@ def in_thread(work: Any) -> Any:
 
 @pytest.mark.parametrize("recipe", [None, "q8"])
 def test_a_model_of_the_main_thread_answers_alike_in_four_threads(recipe: str | None, tmp_path: Path) -> None:
-    """MLX arrays that are not evaluated yet cannot be used in another thread."""
+    """Unevaluated MLX arrays cannot be used in another thread."""
     make_checkpoint(tmp_path)
     model = MLXAutoModel.from_pretrained(tmp_path, quantization_config=recipe)
     expected = [hidden(model, inputs) for inputs in BATCHES]
@@ -45,7 +45,7 @@ def test_a_model_of_the_main_thread_answers_alike_in_four_threads(recipe: str | 
 
 @pytest.mark.parametrize("recipe", [None, "mxfp4"])
 def test_a_model_loaded_in_a_worker_thread_answers_everywhere(recipe: str | None, tmp_path: Path) -> None:
-    """MLX streams belong to the thread that made them."""
+    """MLX streams belong to the thread that created them."""
     make_checkpoint(tmp_path)
     model = in_thread(lambda: MLXAutoModel.from_pretrained(tmp_path, quantization_config=recipe))
     inputs = BATCHES[5]
@@ -123,7 +123,7 @@ with ThreadPoolExecutor(4) as pool:
 
 
 def test_a_process_with_finished_worker_threads_exits_with_code_0(tmp_path: Path) -> None:
-    """Plain MLX aborts such processes at exit (code 134) in 27 to 60 % of runs."""
+    """MLX on its own aborts such processes at exit (code 134) in 27% to 60% of runs."""
     make_checkpoint(tmp_path)
     MLXAutoModel.from_pretrained(tmp_path)
     for _ in range(8):
@@ -158,7 +158,7 @@ print(os.waitstatus_to_exitcode(status))
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no fork")
 def test_a_child_forked_after_use_is_refused_instead_of_hanging(tmp_path: Path) -> None:
-    """A child that is forked after any use of MLX hangs in MLX."""
+    """A child process that is forked after any use of MLX hangs inside MLX."""
     make_checkpoint(tmp_path)
     code, output, _ = wait_for(start_python(FORK, tmp_path, "after"))
     assert code == 0
@@ -181,7 +181,7 @@ def test_forked_process_error_is_a_runtime_error() -> None:
 
 
 def test_random_lengths_do_not_grow_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """MLX keeps freed buffers: without a limit, 320 different lengths grew a server from 2.3 to 24 GB."""
+    """MLX caches freed buffers: without a limit, 320 different lengths grew a server from 2.3 GB to 24 GB."""
     make_checkpoint(tmp_path)
     model = MLXAutoModel.from_pretrained(tmp_path)
     kept = 2**18
@@ -194,7 +194,7 @@ def test_random_lengths_do_not_grow_memory(tmp_path: Path, monkeypatch: pytest.M
         model(random.integers(5, 101, shape))
         if step == 20:
             active = mx.get_active_memory()
-        # What the caller lets go of after the call comes on top.
+        # Buffers that the caller frees after the call add to the cache.
         assert mx.get_cache_memory() <= 2 * kept
     assert active is not None
     assert mx.get_active_memory() <= active + 2**16

@@ -1,4 +1,4 @@
-"""pipeline() for the tasks that answer for tokens, and what all pipelines have: batches, streams, files, kinship."""
+"""pipeline() for token-level tasks, and what all pipelines share: batching, streaming, saving, isinstance checks."""
 
 import dataclasses
 import json
@@ -43,7 +43,7 @@ from mlx_hf_bridge.pipelines.base import STREAM_SEQUENCES
 from mlx_hf_bridge.pretrained.arrays import match_array_type
 from mlx_hf_bridge.pretrained.model import create_model
 
-# Logits at masked slots against those of all slots: the same sums over other shapes.
+# Logits computed at masked positions only versus at all positions: equal sums over different shapes.
 AT_SLOTS = 2e-5
 
 
@@ -54,7 +54,7 @@ def three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ThreePipelines]:
 
 @pytest.fixture
 def forwards(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
-    """The shape (rows, tokens) of each batch that goes through a model."""
+    """Record the shape (rows, tokens) of each batch that runs through a model."""
     shapes: list[tuple[int, ...]] = []
     original = Model.__call__
 
@@ -68,7 +68,7 @@ def forwards(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
 
 
 def test_labels_words_and_vectors_depend_on_the_text(three: ThreePipelines) -> None:
-    """The comparisons with transformers would pass on a model that answers the same to everything."""
+    """Guard against a constant model, on which the comparisons with transformers would pass trivially."""
     labels = {one["entity"] for text in three.mlx[NER](TEXTS, ignore_labels=[]) for one in text}
     assert len(labels) > 3 and "O" in labels
     groups = three.mlx[NER](TEXTS, aggregation_strategy="simple")
@@ -110,7 +110,7 @@ def test_words_are_scored_at_masked_slots_alone_in_every_family(row: Row, tmp_pa
 
 
 class Whole:
-    """A model that can only answer for all slots, as a traced graph does."""
+    """A model that can only compute logits at all positions, like a traced graph."""
 
     def __init__(self, model: Model) -> None:
         self.model = model
@@ -128,7 +128,7 @@ def test_words_of_a_model_that_answers_for_all_slots_are_the_same(three: ThreePi
 
 
 def test_a_text_s_vectors_do_not_depend_on_its_batch(three: ThreePipelines) -> None:
-    """transformers pads a batch's vectors to its longest text."""
+    """transformers pads the features of a batch to its longest text."""
     together = three.mlx[FEATURES]([*TEXTS, "cat"], batch_size=8)
     assert_same(together, [three.torch[FEATURES](text) for text in [*TEXTS, "cat"]])
 
@@ -141,7 +141,7 @@ def test_vectors_at_padding_are_given_where_they_are_asked_for(three: ThreePipel
 
 
 def test_equal_ids_with_other_masks_get_vectors_of_their_own(three: ThreePipelines) -> None:
-    """Both texts have the ids of `the cat` and ten [PAD]s, of which the first counts as a token in the second text."""
+    """Both texts have the ids of `the cat` and ten [PAD]s, but the second text contains the first [PAD] as a token."""
     texts = ["the cat", "the cat [PAD]"]
     options = {"padding": "max_length", "max_length": 12, "add_special_tokens": False}
     actual = three.mlx[FEATURES](texts, tokenize_kwargs=options)
@@ -318,7 +318,7 @@ def test_transformers_pipelines_say_and_save_what_they_hold(three: ThreePipeline
 
 
 def test_a_transformers_pipeline_on_another_device_gets_its_answers_there() -> None:
-    """On a Mac it moves what it hands to the model to mps, and expects answers there; meta stands for mps."""
+    """On a Mac, the pipeline moves inputs to mps and expects outputs there; this test uses meta instead of mps."""
     assert match_array_type(mx.array([1.0]), torch.empty(1, device="meta")).device == torch.device("meta")
 
 

@@ -1,4 +1,4 @@
-"""The tokenizer of a converted folder gives the ids that transformers' AutoTokenizer gives on the source."""
+"""The tokenizer of a converted folder produces the ids of transformers' AutoTokenizer on the source."""
 
 import json
 from collections.abc import Callable
@@ -82,7 +82,7 @@ def mpnet_vocab(folder: Path) -> None:
 
 
 def bpe(folder: Path) -> None:
-    """RoBERTa's vocab.json and merges.txt alone, trained on the words."""
+    """Write only RoBERTa's vocab.json and merges.txt, trained on WORDS."""
     trained = tokenizers.ByteLevelBPETokenizer()
     special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
     trained.train_from_iterator([" ".join(WORDS)] * 50, vocab_size=330, min_frequency=1, special_tokens=special)
@@ -110,7 +110,7 @@ def sentence_piece(file: str, **options: Any) -> Callable[[Path], None]:
 
 
 def deberta_bpe(folder: Path) -> None:
-    """DeBERTa's vocab.json and merges.txt, with its tokenizer_config.json."""
+    """Write DeBERTa's vocab.json and merges.txt with its tokenizer_config.json."""
     trained = tokenizers.ByteLevelBPETokenizer()
     special = ["[CLS]", "[PAD]", "[SEP]", "[UNK]", "[MASK]"]
     trained.train_from_iterator([" ".join(WORDS)] * 50, vocab_size=330, min_frequency=1, special_tokens=special)
@@ -119,14 +119,14 @@ def deberta_bpe(folder: Path) -> None:
 
 
 def deberta_v3(folder: Path) -> None:
-    """spm.model with the tokenizer_config.json of microsoft/deberta-v3-base."""
+    """Write spm.model with the tokenizer_config.json of microsoft/deberta-v3-base."""
     sentence_piece("spm.model", **DEBERTA_PIECES)(folder)
     (folder / "tokenizer_config.json").write_text('{"do_lower_case": false, "vocab_type": "spm"}')
 
 
 ALBERT_PIECES = {"pad_id": 0, "unk_id": 1, "bos_id": -1, "eos_id": -1, "control_symbols": ["[CLS]", "[SEP]"]}
 ALBERT_PIECES |= {"user_defined_symbols": ["[MASK]"], "pad_piece": "<pad>"}
-# [MASK] is outside the vocabulary, as in the Hub's files.
+# [MASK] is not in the SentencePiece vocabulary, as in the files on the Hub.
 DEBERTA_PIECES = {"pad_id": 0, "bos_id": 1, "eos_id": 2, "unk_id": 3}
 DEBERTA_PIECES |= {"pad_piece": "[PAD]", "bos_piece": "[CLS]", "eos_piece": "[SEP]", "unk_piece": "[UNK]"}
 
@@ -162,7 +162,7 @@ def convert(folder: Path) -> tuple[Path, Tokenizer]:
 
 def assert_same_ids(mlx_model: Tokenizer, torch_model: Any) -> None:
     for text, tokens in zip(TEXTS, mlx_model.encode(TEXTS), strict=True):
-        # In a list, since transformers takes an empty second text on its own for none.
+        # Passed as a list, since transformers treats an empty second text outside a list as missing.
         expected = torch_model([text])
         assert tokens.ids.tolist() == expected["input_ids"][0], text
         if "token_type_ids" in expected:
@@ -207,7 +207,7 @@ DECLARED = [
 def test_a_declared_class_is_taken_as_auto_tokenizer_takes_it(
     model_type: str, declared: str, where: str, tmp_path: Path
 ) -> None:
-    """A tokenizer.json that no class would rebuild: lower-casing off, accents kept, another template."""
+    """Use a tokenizer.json that no class would rebuild: no lowercasing, accents kept, a different template."""
     make_source(tmp_path, model_type, as_saved)
     odd = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
     odd.normalizer = tokenizers.normalizers.BertNormalizer(lowercase=False, strip_accents=False)
@@ -226,7 +226,7 @@ def test_a_declared_class_is_taken_as_auto_tokenizer_takes_it(
 
 
 def test_stored_padding_and_truncation_are_reset(tmp_path: Path) -> None:
-    """Padding that is configured inside tokenizer.json would change ragged batches."""
+    """Padding configured in tokenizer.json would change ragged batches."""
     make_checkpoint(tmp_path)
     stored = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
     stored.enable_padding(length=40)

@@ -1,4 +1,4 @@
-"""A graph file is data from anywhere: what no conversion writes is refused, and nothing of it is run as code."""
+"""Graph files are untrusted input: anything that conversion would not write is rejected, and no code is executed."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,7 @@ from mlx_hf_bridge.tracing.serial import from_json, to_json
 
 
 def graph(*nodes: Any, **changed: Any) -> dict[str, Any]:
-    """graph.json's content: ids (B, L), then the nodes, the last of them the answer."""
+    """Return the contents of graph.json: input ids of shape (B, L), then the nodes, the last of which is the output."""
     facts = {
         "model_class": "OwnModel", "model_type": "own", "task": "feature-extraction", "base_prefix": "",
         "vocab_size": 9,
@@ -115,7 +115,7 @@ def test_a_graph_that_asks_for_too_much_is_refused_before_it_is_computed(fault: 
 
 
 def test_a_look_up_outside_its_table_is_refused() -> None:
-    """MLX itself reads foreign memory there."""
+    """MLX itself would read out of bounds."""
     content = graph(["weight", ["words.weight"]], ["add.Tensor", [IDS, 7]], ["embedding", [{"n": 1}, {"n": 2}]])
     with pytest.raises(TokenRangeError, match="reads the indices 8 to 10 of a table of 9 rows"):
         model(content)(BATCH)

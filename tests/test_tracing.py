@@ -1,4 +1,4 @@
-"""Traced modules against transformers and against native families, through files on disk."""
+"""Traced models match transformers and the native families after a round trip through files on disk."""
 
 import dataclasses
 import re
@@ -23,7 +23,7 @@ from mlx_hf_bridge.layers.token_batch import TokenBatch
 from mlx_hf_bridge.tracing.model import LENGTH_MULTIPLE, MAX_COMPILED_SHAPES, TracedModel
 
 BERT = FAMILIES[0]
-# float32 on other kernels, tiny models with weights of std 0.3; worst seen 1e-6.
+# Absolute float32 tolerance across kernels, for tiny models with weights of std 0.3; worst observed 1e-6.
 ABSOLUTE = 2e-5
 
 
@@ -37,7 +37,7 @@ def reference(model: Any, inputs: Mapping[str, Any], **options: Any) -> Any:
 
 
 def assert_close(actual: Any, expected: Any, mask: np.ndarray) -> None:
-    """Every answer, where a token is."""
+    """Assert that every output matches at non-padding positions."""
     valid = mask.astype(bool)
     assert list(actual) == list(expected)
     for name in actual:
@@ -63,7 +63,7 @@ def test_a_traced_bert_answers_as_transformers(head: str, tmp_path: Path) -> Non
 
 @pytest.fixture(scope="module")
 def roberta(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
-    """A folder of RoBERTa's, wide enough to be packed, and its transformers model."""
+    """Return a RoBERTa folder, wide enough to be quantized, and its transformers model."""
     folder = tmp_path_factory.mktemp("roberta")
     row = row_of("roberta")
     wide = dataclasses.replace(row, config=type(row.config).from_dict({**row.config.to_dict(), **row.wide}))
@@ -95,7 +95,7 @@ VIEWS = {"Transpose", "Reshape", "Broadcast", "Slice", "ExpandDims", "Squeeze", 
 
 
 def primitives(model: Any, batch: TokenBatch, folder: Path) -> int:
-    """How many of MLX's operations one forward takes, views apart."""
+    """Return the number of MLX operations of one forward pass, not counting views."""
     mx.export_to_dot(str(folder / "graph.dot"), model(batch).hidden)
     text = (folder / "graph.dot").read_text()
     names = re.findall(r'label ?= ?"([A-Za-z]\w+)"[^\n]*shape ?= ?rectangle', text)
@@ -111,7 +111,7 @@ def test_a_trace_takes_few_more_operations_than_the_native_model(
     make_checkpoint(tmp_path, row)
     inputs = ragged_inputs(row)
     models = [MLXAutoModel.from_pretrained(tmp_path, trace=trace).loaded.model for trace in ("never", "always")]
-    # On CPUs MLX spells its own kernels out; each counts as one.
+    # On CPUs, MLX expands its fused kernels into several operations; count each kernel as one.
     for kernel in ("layer_norm", "rms_norm", "rope"):
         monkeypatch.setattr(mx.fast, kernel, lambda x, *others, **options: mx.abs(x))
     batch = TokenBatch(mx.array(inputs["input_ids"].astype(np.int32)), mx.array(inputs["attention_mask"].astype(bool)))
@@ -120,7 +120,7 @@ def test_a_trace_takes_few_more_operations_than_the_native_model(
 
 
 class OwnConfig(transformers.PreTrainedConfig):
-    """Of a model that transformers has never heard of."""
+    """Config of a custom model that is not part of transformers."""
 
     model_type = "own_encoder_of_these_tests"
 
@@ -131,7 +131,7 @@ class OwnConfig(transformers.PreTrainedConfig):
 
 
 class OwnModel(transformers.PreTrainedModel):
-    """Words mixed by a gate of their neighbours' means."""
+    """Custom encoder that adds a gated mean of the token embeddings to each of them."""
 
     config_class = OwnConfig
 
@@ -155,7 +155,7 @@ class OwnModel(transformers.PreTrainedModel):
 
 @pytest.fixture(scope="module")
 def own(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
-    """A saved model of a class that is registered with transformers and not part of it."""
+    """Return the folder and model of a custom class that is registered with transformers."""
     transformers.AutoConfig.register(OwnConfig.model_type, OwnConfig, exist_ok=True)
     transformers.AutoModel.register(OwnConfig, OwnModel, exist_ok=True)
     folder = tmp_path_factory.mktemp("own")
@@ -190,7 +190,7 @@ def test_a_traced_model_encodes_texts(own: tuple[Path, Any]) -> None:
 
 
 def test_encoders_and_pipelines_are_traced_on_request(tmp_path: Path) -> None:
-    """And answer as the native model does."""
+    """Traced encoders and pipelines match the native ones."""
     make_checkpoint(tmp_path, BERT, "ForSequenceClassification")
     texts = ["the cat sat on the mat", "a good film"]
     traced = MLXSentenceTransformer(tmp_path, model_kwargs={"trace": "always"})
@@ -256,7 +256,7 @@ def test_what_a_graph_cannot_answer_is_one_clear_error(own: tuple[Path, Any]) ->
 
 def test_texts_longer_than_the_positions_are_refused(roberta: tuple[Path, Any]) -> None:
     model = MLXAutoModel.from_pretrained(roberta[0], trace="always")
-    assert model.loaded.config.max_length == roberta[1].config.max_position_embeddings - 3  # the padding id is 2
+    assert model.loaded.config.max_length == roberta[1].config.max_position_embeddings - 3  # positions start at 3
     with pytest.raises(InputError, match="the texts have 42 tokens"):
         model(np.full((1, 42), 7))
 
@@ -291,8 +291,8 @@ def test_half_precision_stays_half_and_close(roberta: tuple[Path, Any]) -> None:
     assert np.abs(actual - expected).max() < 0.02 * np.abs(expected).max()
 
 
-# test_parity.py compares every family with transformers, and the test below does so for every kind of graph. What is
-# left for this test is that tracing follows the blocks that only some native families have: one family for each.
+# test_parity.py compares every family with transformers, and the test below does so for every kind of graph. This test
+# covers building blocks that only some native families have, with one family for each.
 ONE_OF_A_KIND = (
     "albert", "convbert", "deberta-v2", "esm", "eurobert", "fnet", "gemma3_text", "mobilebert", "modernbert", "mpnet",
     "nomic_bert", "roformer", "squeezebert", "t5", "xlm",
@@ -311,7 +311,7 @@ def test_a_native_family_answers_as_its_own_trace(row: Any, tmp_path: Path) -> N
     np.testing.assert_allclose(other[valid], one[valid], rtol=0, atol=1e-4 * np.abs(one[valid]).max())
 
 
-# One for each kind of attention, position and embedding that the variants have, and those that were hard.
+# One model for each kind of attention, position and embedding among the variants, and those that were hard to trace.
 SAMPLE = (
     "albert", "xlnet", "tapas", "roc_bert", "luke:entities", "xmod", "openai_privacy_filter", "bart:encoder",
     "m2m_100:encoder", "nystromformer", "layoutlmv3:text", "longt5:local", "t5gemma2:text_encoder", "clip_text_model",

@@ -1,4 +1,4 @@
-"""Our models inside transformers' own pipelines, unchanged, against the same calls on torch."""
+"""MLX models in unmodified transformers pipelines match the results of torch models."""
 
 import copy
 import multiprocessing
@@ -15,7 +15,7 @@ from checkpoints import FAMILIES, make_checkpoint
 import mlx_hf_bridge
 from mlx_hf_bridge import MLXAutoModel, MLXAutoModelForSequenceClassification
 
-# Probabilities in float32 on other kernels.
+# Tolerance for float32 probabilities across kernels.
 SCORE = 1e-4
 HEADS = {
     "feature-extraction": "Model",
@@ -51,7 +51,7 @@ CALLS: list[tuple[str, Any, dict[str, Any]]] = [
 
 
 def assert_alike(actual: Any, expected: Any) -> None:
-    """The same structure, types and strings; numbers within SCORE."""
+    """Assert equal structure, types and strings, with numbers within SCORE."""
     assert type(actual) is type(expected)
     if isinstance(expected, dict):
         assert list(actual) == list(expected)

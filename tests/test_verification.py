@@ -1,4 +1,4 @@
-"""Verification: figures that are another program's, faults that are found, and reports that are whole."""
+"""Verification computes its measures as scikit-learn and SciPy do, detects faults and writes complete reports."""
 
 import json
 from pathlib import Path

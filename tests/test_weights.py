@@ -1,4 +1,4 @@
-"""Every tensor of a checkpoint is placed, carried along, ignored by name, or named in an error."""
+"""Every tensor of a checkpoint is assigned, kept unused, ignored by name, or named in an error."""
 
 import json
 import os
@@ -36,7 +36,7 @@ from mlx_hf_bridge.models import family_for
 from mlx_hf_bridge.weights.name_mapping import NameMapping
 
 BERT, ROBERTA = FAMILIES[0], FAMILIES[2]
-# float32 on other kernels; worst seen 1e-6 (tests/test_parity.py).
+# float32 tolerance across kernels; worst observed 1e-6 (tests/test_parity.py).
 ABSOLUTE = 2e-5
 
 
@@ -248,7 +248,7 @@ def test_weights_in_subfolders_do_not_confuse(tmp_path: Path) -> None:
 
 
 def as_bin(folder: Path, dtype: torch.dtype, shards: int = 1, **options: Any) -> None:
-    """Replace model.safetensors by what torch.save writes."""
+    """Replace model.safetensors with a file written by torch.save."""
     tensors = {name: t.to(dtype) for name, t in read_tensors(folder).items()}
     (folder / "model.safetensors").unlink()
     if shards == 1:
@@ -357,7 +357,7 @@ def test_a_bin_file_in_torchs_old_layout_says_how_to_save_it_again(tmp_path: Pat
 def test_a_bin_tensor_that_leaves_its_storage_is_refused(
     offset: int, shape: tuple[int, ...], stride: tuple[int, ...], tmp_path: Path
 ) -> None:
-    """as_strided would read foreign memory."""
+    """as_strided would read out of bounds."""
     rebuild = torch._utils._rebuild_tensor_v2
 
     class Forged:
@@ -390,7 +390,7 @@ def test_bin_bytes_beyond_the_archive_are_a_checkpoint_error(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("recipe", [None, "q8", "mxfp4"])
 def test_joined_queries_keys_and_values_equal_separate_ones(recipe: str | None, tmp_path: Path) -> None:
-    """The rows of the joined product, packed or not, are those of the three in the file."""
+    """The rows of the fused QKV weight, quantized or not, equal those of the three weights in the file."""
     config = transformers.BertConfig(**{**BERT.config.to_dict(), "hidden_size": 64, "intermediate_size": 64})
     make_checkpoint(tmp_path, Row("bert", "Bert", config, token_types=3))
     mlx_model = MLXAutoModel.from_pretrained(tmp_path, quantization_config=recipe)

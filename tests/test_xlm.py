@@ -1,4 +1,4 @@
-"""What XLM and FlauBERT do unlike BERT, beyond the table of families."""
+"""Differences between XLM or FlauBERT and BERT that test_parity.py does not cover."""
 
 from pathlib import Path
 

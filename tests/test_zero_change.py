@@ -1,4 +1,4 @@
-"""Zero-change mode: untouched programs print the same, and what MLX cannot serve goes to torch."""
+"""In zero-change mode, unmodified programs print equal results, and unsupported uses fall back to torch."""
 
 import copy
 import json
@@ -31,7 +31,7 @@ from mlx_hf_bridge.facade import Facade
 from mlx_hf_bridge.zero_change.script import run_script
 
 SCRIPTS = Path(__file__).parent / "scripts"
-# What a reader of printed results would call the same.
+# Tolerance for printed numbers.
 PRINTED = 1e-3
 FLOAT32 = 2e-5
 IDS = torch.tensor([[1, 7, 8, 2]])
@@ -48,7 +48,7 @@ def mode() -> Iterator[None]:
 
 @pytest.fixture
 def checkpoint(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
-    """A tiny BERT with the head that the script needs."""
+    """Save a tiny BERT with the head that the script needs."""
     head, labels = getattr(request, "param", ("Model", 3))
     make_checkpoint(tmp_path / "model", head=head, labels=labels)
     if labels == len(NLI):
@@ -59,7 +59,7 @@ def checkpoint(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
 
 
 def in_mode(*arguments: Any, **environment: str) -> tuple[int, str, str]:
-    """Run `python -m mlx_hf_bridge arguments...` -> return code, standard output, standard error."""
+    """Run `python -m mlx_hf_bridge arguments...` and return its exit code, stdout and stderr."""
     program = "import runpy, sys; sys.argv.pop(0); runpy._run_module_as_main('mlx_hf_bridge', False)"
     return wait_for(start_python(program, "mlx_hf_bridge", *arguments, **environment))
 
@@ -72,7 +72,7 @@ def assert_printed_alike(actual: str, wanted: str) -> None:
 
 
 def plainly(script: str, model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
-    """What a script prints without us."""
+    """Return what a script prints without mlx_hf_bridge."""
     monkeypatch.setattr(sys, "argv", [script, str(model)])
     capsys.readouterr()
     runpy.run_path(str(SCRIPTS / script), run_name="__main__")
@@ -142,7 +142,7 @@ def test_every_class_of_sentence_transformers_answers_the_same(checkpoint: Path,
     make_checkpoint(tmp_path / "words", head="ForMaskedLM")
 
     def answers() -> list[Any]:
-        torch.manual_seed(0)  # for the projection that MultiVectorEncoder draws
+        torch.manual_seed(0)  # MultiVectorEncoder initializes its projection randomly
         models: list[Any] = [SentenceTransformer(str(checkpoint)), MultiVectorEncoder(str(checkpoint))]
         sparse = SparseEncoder(str(tmp_path / "words"))
         found = [models[0].encode(texts), *models[1].encode(texts), sparse.encode(texts).to_dense()]
@@ -171,7 +171,7 @@ def test_a_cross_encoder_scores_the_same(mode: None, checkpoint: Path) -> None:
     np.testing.assert_allclose(bridged.predict(pairs), CrossEncoder(str(checkpoint)).predict(pairs), atol=1e-5)
 
 
-# Arguments that MLX does not serve -> the reason.
+# Unsupported arguments and the reported reason.
 UNSUPPORTED_HEADS: dict[str, tuple[dict[str, Any], str]] = {
     "layers": ({"num_hidden_layers": 1}, "its config was changed: num_hidden_layers=1"),
     "decoder": ({"is_decoder": True}, "its config was changed: is_decoder=True"),
@@ -216,7 +216,7 @@ def test_arguments_that_change_no_answer_stay_on_mlx(mode: None, checkpoint: Pat
         model = plain(checkpoint, **options)
         assert_on_mlx(model)
         if "device_map" in options:
-            continue  # transformers itself asks for accelerate
+            continue  # transformers itself requires accelerate for this
         mlx_hf_bridge.uninstall()
         torch_model = plain(checkpoint, **options)
         mlx_hf_bridge.install()
@@ -236,7 +236,7 @@ def test_models_that_mlx_does_not_have_go_to_torch(mode: None, tmp_path: Path) -
     transformers.GPT2LMHeadModel(config).save_pretrained(tmp_path / "gpt2")
 
     class Own(BertModel):
-        """A class of the user's own."""
+        """A user-defined subclass."""
 
     make_checkpoint(tmp_path / "bert")
     assert type(transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "gpt2")) is transformers.GPT2LMHeadModel
@@ -301,7 +301,7 @@ def test_a_pickled_model_still_knows_the_way_to_torch(mode: None, checkpoint: Pa
 
 
 class Classifier(nn.Module):
-    """A model as users write them, around an encoder."""
+    """A typical user-defined model around an encoder."""
 
     def __init__(self, checkpoint: Path) -> None:
         super().__init__()
@@ -414,7 +414,7 @@ def test_a_recipe_packs_every_model(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def registries() -> list[Any]:
-    """Everything outside this package that the mode touches, or that it could have."""
+    """Snapshot everything outside this package that zero-change mode changes or might change."""
     autos = [value for value in vars(modeling_auto).values() if hasattr(value, "_model_mapping")]
     extra = [dict(getattr(auto._model_mapping, "_extra_content", {})) for auto in autos]
     classes = [transformers.PreTrainedModel, BertModel, transformers.Trainer, torch.optim.Optimizer, nn.Module]
@@ -529,7 +529,7 @@ def test_wrong_usage_says_what_is_right(arguments: list[str], message: str, caps
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no getrusage")
 def test_importing_transformers_costs_at_most_a_tenth_more() -> None:
-    """Measured again where it is more, since other programs' work only adds to a process's own."""
+    """Measure up to three times, since load from other processes can only increase the ratio."""
 
     def ratio() -> float:
         code, printed, complaint = wait_for(start_python("from benchmarks.startup import main; main()", "--runs", 4))

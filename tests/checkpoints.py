@@ -1,4 +1,4 @@
-"""Tiny checkpoints of every supported architecture, saved by transformers, and the table that tests are run over."""
+"""Tiny checkpoints of every supported architecture, saved by transformers, and the table that tests iterate over."""
 
 import tempfile
 from collections.abc import Callable, Mapping
@@ -13,7 +13,7 @@ import transformers
 import mlx_hf_bridge
 from mlx_hf_bridge.architecture.family import HF_SUFFIXES
 
-# No value is a default, so that a key that is not read changes the outputs.
+# No value equals transformers' default, so that ignoring a key changes the outputs.
 SHARED: dict[str, Any] = {
     "vocab_size": 101,
     "hidden_size": 24,
@@ -24,7 +24,7 @@ SHARED: dict[str, Any] = {
     "layer_norm_eps": 1e-5,
 }
 WITH_TOKEN_TYPES = {**SHARED, "type_vocab_size": 3}
-# Heads are wider than D / H, and distances reach the logarithmic buckets.
+# d_kv is larger than d_model / num_heads, and distances reach the logarithmic buckets.
 T5: dict[str, Any] = {
     "vocab_size": 101,
     "d_model": 24,
@@ -45,7 +45,7 @@ STD = 0.3
 
 @dataclass(frozen=True)
 class Row:
-    """The smallest config of a model_type that takes every branch, and how its tests differ from others.
+    """A small config of a model_type that covers every branch, and how its tests differ from others.
 
     `classes` is the prefix of its transformers classes, `base` the suffix of the bare encoder's class.
     """
@@ -57,35 +57,35 @@ class Row:
     # Number of token type ids that inputs use; 0 = the model has none.
     token_types: int = 0
     base: str = "Model"
-    # Whether positions are limited by a table.
+    # Whether a position embedding table limits the length.
     has_position_table: bool = True
-    # Whether token_type_ids are accepted without an effect.
+    # Whether token_type_ids are accepted but ignored.
     ignores_token_types: bool = False
     accepts_inputs_embeds: bool = True
     # Whether hidden states can exceed float16's range, so that float16 weights are computed with in float32.
     exceeds_float16: bool = False
     # Whether padding changes the outputs of real tokens, in transformers too.
     length_dependent: bool = False
-    # Whether transformers gives padding no attention, or uniform attention. Outputs at padded positions are then not
-    # comparable, nor is a head that reads the first position of texts padded on the left.
+    # Whether padded queries attend to nothing, or to everything uniformly, in transformers. Outputs at padded positions
+    # are then not comparable, nor is a head that reads the first position of left-padded texts.
     ignores_padding_outputs: bool = False
     # Tolerance relative to the largest compared value, for models without norms whose values reach 1e4 to 1e7.
     relative: float = 0.0
     # Whether half precision is inaccurate in transformers too: unscaled attention scores (T5), or values without norms.
     inaccurate_in_half: bool = False
-    # Parts of the names of further weights that stay in float, such as those of heads.
+    # Substrings of the names of additional weights that are never quantized, such as those of heads.
     never_quantized: tuple[str, ...] = ()
-    # Parts of the names of tensors that conversion drops, since text does not need them.
+    # Substrings of the names of tensors that conversion drops because text does not need them.
     not_converted: tuple[str, ...] = ()
-    # Suffixes of classes that are not named like those of other models.
+    # Class suffixes that differ from those of other models: usual suffix -> actual one.
     named: Mapping[str, str] = field(default_factory=dict)
-    # An id that heads or the pooler look for; it is put into every text three times.
+    # A token id that heads or the pooler search for; every text contains it three times.
     separator_id: int | None = None
-    # Config values for quantization tests, which need widths that are multiples of the group size.
+    # Config values for quantization tests, which need sizes that are multiples of the group size.
     wide: Mapping[str, Any] = field(default_factory=lambda: {"hidden_size": 128, "intermediate_size": 256})
 
 
-# Heads that are not supported, by their transformers class -> reason.
+# transformers class of an unsupported head -> reason.
 _DECODES = "reads the output of its decoder"
 UNSUPPORTED_HEADS = {
     f"{name}For{task}": _DECODES
@@ -118,7 +118,7 @@ T5GEMMA: dict[str, Any] = {
     "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
     "rope_parameters": {"rope_type": "default", "rope_theta": 700.0},
 }
-# How the rows of T5 and its variants differ from others.
+# How the rows of T5 and its variants differ from the others.
 AS_T5: dict[str, Any] = {
     "base": "EncoderModel",
     "has_position_table": False,
@@ -153,7 +153,7 @@ SPECIAL = {"pad_token_id": 3, "bos_token_id": 1, "eos_token_id": 2}
 # Their config.json has head_dim in addition to hidden_size.
 WIDE_HEADS = {"hidden_size": 128, "intermediate_size": 256, "head_dim": 32}
 MODERN: dict[str, Any] = {**ROTARY, **SPECIAL, "norm_eps": 1e-3}
-# Tolerance of float32 through sums without norms; the worst seen is 8e-6.
+# float32 tolerance for models without norms; largest difference seen 8e-6.
 NO_NORM = 5e-5
 MOBILE: dict[str, Any] = {
     **WITH_TOKEN_TYPES,
@@ -720,7 +720,7 @@ def heads_of(row: Row) -> list[str]:
 
 
 def plainest_head(row: Row) -> tuple[str, str]:
-    """Return a head with few weights and the name of its output; the bare encoder if the model has no heads."""
+    """Return a head with few weights and the name of its output, or the bare encoder if the model has no heads."""
     for head in ("ForSequenceClassification", "ForTokenClassification"):
         if head in heads_of(row):
             return head, "logits"
@@ -738,7 +738,7 @@ def mlx_class(head: str) -> Any:
 
 
 def make_model(row: Row, head: str = "Model", labels: int = 3, seed: int = 0) -> Any:
-    """Return a transformers model with random parameters; fresh norms are ones and biases zeros, which hides swaps."""
+    """Return a transformers model with random parameters: norms of ones and biases of zeros would hide mix-ups."""
     names = {number: f"class {number}" for number in range(labels)}
     changed = {"id2label": names, "label2id": {name: number for number, name in names.items()}}
     config = type(row.config).from_dict({**row.config.to_dict(), **changed})
@@ -766,7 +766,7 @@ def ragged_inputs(row: Row, lengths: tuple[int, ...] = (17, 9, 4), seed: int = 0
 
 @dataclass(frozen=True)
 class Saved:
-    """A model that tests share, the files that save_pretrained wrote, and the model's state at that time."""
+    """A model shared by tests, the files that save_pretrained wrote, and the state of the model at that time."""
 
     row: Row
     model: Any

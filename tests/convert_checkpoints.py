@@ -1,4 +1,4 @@
-"""A checkpoint to convert, and what the tests of conversion look at."""
+"""A tiny checkpoint to convert, and helpers for the tests of conversion."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ from checkpoints import Row, make_checkpoint
 
 MB = 2**20
 Capture = pytest.CaptureFixture[str]
-# Widths that every group size up to 64 divides, so that recipes have something to pack.
+# Sizes divisible by every group size up to 64, so that every layer can be quantized.
 SMALL = Row(
     "bert",
     "Bert",
@@ -26,7 +26,7 @@ SMALL = Row(
 
 
 def make_bert(folder: Path) -> Path:
-    """A sentence-transformers checkpoint with CLS pooling."""
+    """Write a sentence-transformers checkpoint with CLS pooling and return its folder."""
     make_checkpoint(folder, SMALL)
     kinds = [("", "Transformer"), ("1_Pooling", "Pooling")]
     modules = [

@@ -1,6 +1,6 @@
-"""Calls of pipelines, and what none of them takes: tables for any pipeline of a task, ours or transformers'.
+"""Valid and invalid pipeline calls by task, for pipelines of mlx_hf_bridge and of transformers alike.
 
-Imports no torch, so that a process without it can run them.
+This module does not import torch, so that a process without torch can use it.
 """
 
 import importlib
@@ -87,18 +87,18 @@ TEXT_CALLS: dict[str, Call] = {
 
 
 def masked(pipe: Any, *texts: str) -> list[str]:
-    """Texts with the pipeline's own mask token for each _."""
+    """Return the texts with each _ replaced by the tokenizer's mask token."""
     return [text.replace("_", pipe.tokenizer.mask_token) for text in texts]
 
 
 def aggregations() -> Any:
-    """transformers' enumeration, from whichever of its modules is at hand: members are equal to their strings."""
+    """Return the AggregationStrategy enum, whose members are equal to their strings."""
     module = importlib.import_module("mlx_hf_bridge.pipelines.transformers_tasks.pipelines.token_classification")
     return module.AggregationStrategy
 
 
 def filled(*texts: str, **options: Any) -> Call:
-    """A call with a list of texts."""
+    """Return a fill-mask call with a list of texts."""
     return lambda pipe: pipe(masked(pipe, *texts), **options)
 
 
@@ -203,7 +203,7 @@ FEATURE_CALLS: dict[str, Call] = {
     "an empty generator": lambda pipe: pipe(text for text in []),
 }
 
-# (task, call, type that both raise, a part of our message)
+# name -> (task, call, type that both libraries raise, regular expression for the mlx_hf_bridge message)
 ERRORS: dict[str, tuple[str, Call, type[Exception], str]] = {
     "no labels given": (ZERO_SHOT, lambda pipe: pipe("cat"), TypeError, "candidate_labels is None"),
     "labels None": (ZERO_SHOT, lambda pipe: pipe("cat", None), TypeError, "candidate_labels is None"),

@@ -1,4 +1,4 @@
-"""Tiny repos of sentence-transformers' four classes, made by sentence-transformers itself."""
+"""Modules and texts for tiny repos of the four sentence-transformers classes, built by sentence-transformers itself."""
 
 import shutil
 from pathlib import Path
@@ -15,14 +15,14 @@ PAIRS = [
     ("i love this film", "good"),
     ("stock market rose", "bad news today !"),
 ]
-# float32 on other kernels; vectors of tiny models with weights of std 0.3 reach 10 in size, so relative too.
+# float32 rounding of different kernels. The relative part: values reach 10 with random weights of std 0.3.
 TOLERANCE = {"rtol": 1e-5, "atol": 1e-5}
 
 
 def transformer(
     folder: Path, row: Row | None = None, head: str = "Model", labels: int = 3, **options: Any
 ) -> Transformer:
-    """sentence-transformers' first module, of a family's tiny checkpoint with that head."""
+    """Return a sentence-transformers Transformer module of a tiny checkpoint with the given head."""
     make_checkpoint(folder, row, head)
     module = Transformer(str(folder), **options)
     shutil.rmtree(folder)
@@ -30,7 +30,7 @@ def transformer(
 
 
 def randomized(module: torch.nn.Module) -> Any:
-    """The module with all of its weights drawn anew, so that none is at its usual value."""
+    """Reinitialize all weights of the module at random, so that none keeps its default, and return the module."""
     torch.manual_seed(0)
     with torch.no_grad():
         for parameter in module.parameters():

@@ -1,4 +1,4 @@
-"""Programs run in a fresh Python process, for claims about imports, threads, forks and exit codes."""
+"""Run programs in a fresh Python process, for tests of imports, threads, forks and exit codes."""
 
 import os
 import subprocess
@@ -11,7 +11,7 @@ TIMEOUT = 120
 def start_python(
     program: str, *arguments: Any, options: tuple[str, ...] = (), **environment: str
 ) -> "subprocess.Popen[str]":
-    """Start `python -c program arguments...` with further environment variables."""
+    """Start `python -c program arguments...` with additional environment variables."""
     command = [sys.executable, *options, "-c", program, *map(str, arguments)]
     return subprocess.Popen(
         command, env={**os.environ, **environment}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -19,7 +19,7 @@ def start_python(
 
 
 def wait_for(process: "subprocess.Popen[str]") -> tuple[int, str, str]:
-    """Wait for a program -> return code, standard output, standard error."""
+    """Wait for a program and return its exit code, standard output and standard error."""
     try:
         output, errors = process.communicate(timeout=TIMEOUT)
     except subprocess.TimeoutExpired:
@@ -29,7 +29,7 @@ def wait_for(process: "subprocess.Popen[str]") -> tuple[int, str, str]:
 
 
 def run_python(program: str, *arguments: Any, **options: Any) -> str:
-    """Run a program that must end well -> its standard output."""
+    """Run a program, assert that it exits with code 0, and return its standard output."""
     code, output, errors = wait_for(start_python(program, *arguments, **options))
     assert code == 0, errors
     return output

@@ -1,4 +1,4 @@
-"""LoRA adapters, in PEFT's files, merged at conversion; the truth is the same sum done by torch on the base."""
+"""Tests of PEFT LoRA adapters merged at conversion, compared with merging them into the base model in torch."""
 
 import json
 import shutil
@@ -17,14 +17,14 @@ from mlx_hf_bridge import MLXAutoModel, MLXAutoModelForSequenceClassification, M
 from mlx_hf_bridge.conversion.api import convert
 
 BERT = FAMILIES[0]
-ABSOLUTE = 2e-5  # as in tests/test_parity.py
+ABSOLUTE = 2e-5  # as in test_parity.py
 VALUE = "encoder.layer.1.attention.self.value"
 WORDS = "embeddings.word_embeddings"
 Tensors = dict[str, torch.Tensor]
 
 
 def write_adapter(folder: Path, base: Path, tensors: Tensors, **config: Any) -> Path:
-    """An adapter as PEFT saves one."""
+    """Write an adapter in the format of PEFT and return its folder."""
     folder.mkdir(exist_ok=True)
     named = {f"base_model.model.{name}": tensor.contiguous() for name, tensor in tensors.items()}
     save_file(named, folder / "adapter_model.safetensors")
@@ -53,7 +53,7 @@ def as_dora(weight: torch.Tensor) -> torch.Tensor:
     return random_tensor(24, seed=5)[:, None] * both / both.norm(dim=1, keepdim=True)
 
 
-# The adapter's tensors, its config, and what it does to the base's state.
+# name -> (tensors of the adapter, its config, the change that it makes to the state dict of the base model).
 KINDS: dict[str, tuple[Tensors, dict[str, Any], Callable[[Tensors], None]]] = {
     "plain": (LORA, {}, summed(f"{VALUE}.weight", lambda w: w + 6 / 4 * B @ A)),
     "prefixed, with the adapter's name": (
@@ -170,14 +170,14 @@ def test_an_adapter_in_a_bin_file_is_merged(base: Path, tmp_path: Path) -> None:
 
 
 def test_an_adapter_beside_its_base_is_merged_into_that(base: Path, tmp_path: Path) -> None:
-    """transformers: a folder with a config.json is its own base."""
+    """Like transformers, load the base model from the adapter folder when it has a config.json."""
     shutil.copytree(base, tmp_path, dirs_exist_ok=True)
     write_adapter(tmp_path, Path("org/elsewhere"), LORA)
     assert differs_by(MLXAutoModel.from_pretrained(tmp_path), torch_model(base, KINDS["plain"][2])) < ABSOLUTE
 
 
 def test_an_adapter_that_transformers_has_found_is_merged(base: Path, tmp_path: Path) -> None:
-    """AutoModel hands on the base, and the adapter's place in adapter_kwargs."""
+    """AutoModel passes the folder of the base model, and that of the adapter in adapter_kwargs."""
     adapter = write_adapter(tmp_path, base, LORA)
     mlx_model = MLXAutoModel.from_pretrained(
         base, adapter_kwargs={"_adapter_model_path": str(adapter), "revision": None}
@@ -191,7 +191,7 @@ def test_base_and_adapter_are_conversions_of_their_own(base: Path, tmp_path: Pat
     plain = MLXAutoModel.from_pretrained(base)
     folders = [MLXAutoModel.from_pretrained(write_adapter(tmp_path, base, LORA)).folder for _ in range(2)]
     other = MLXAutoModel.from_pretrained(write_adapter(tmp_path, base, LORA, use_rslora=True))
-    assert len({plain.folder, *folders, other.folder}) == 4  # each writing is another file
+    assert len({plain.folder, *folders, other.folder}) == 4  # a rewritten adapter is a new source
     assert MLXAutoModel.from_pretrained(tmp_path).folder == other.folder
     assert differs_by(plain, transformers.BertModel.from_pretrained(base)) < ABSOLUTE
 
@@ -301,7 +301,7 @@ def test_an_adapter_to_packed_weights_is_refused(base: Path, tmp_path: Path) -> 
 def test_queries_keys_and_values_that_the_file_joins_take_their_own_sums(
     model_type: str, weights_decomposed: bool, tmp_path: Path
 ) -> None:
-    """Every product of every layer, as the adapters of jina's tasks have them."""
+    """Adapt every linear layer, as the task adapters of Jina Embeddings do."""
     row = next(row for row in FAMILIES if row.model_type == model_type)
     torch_model, tensors = make_checkpoint(tmp_path / "base", row), {}
     products = {

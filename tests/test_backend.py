@@ -1,4 +1,4 @@
-"""backend="mlx" in sentence-transformers' own classes, against the same classes on torch."""
+"""Tests of backend="mlx" in sentence-transformers' own classes, compared with their torch backend."""
 
 import copy
 import pickle
@@ -29,7 +29,7 @@ from mlx_hf_bridge.errors import (
 )
 from mlx_hf_bridge.sentence_transformers.backend import batching
 
-# float32 parity, of tokens and of what is made of them.
+# float32 rounding of different kernels, for token embeddings and sentence embeddings.
 TOLERANCE = 2e-5
 TEXTS = ["the cat sat on a mat", "a dog", "", "stock market news is good today . i love this example", "cats"]
 PAIRS = [("the cat", text) for text in TEXTS]
@@ -37,7 +37,7 @@ PAIRS = [("the cat", text) for text in TEXTS]
 
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Transformer, mean pooling, Dense, Normalize; with prompts."""
+    """Save a model of Transformer, mean pooling, Dense and Normalize with prompts, and return its folder."""
     base, folder = tmp_path_factory.mktemp("base"), tmp_path_factory.mktemp("encoder")
     make_checkpoint(base)
     modules = [Transformer(str(base)), Pooling(24, "mean"), Dense(24, 10), Normalize()]
@@ -48,7 +48,7 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def pair(encoder: Path) -> tuple[SentenceTransformer, SentenceTransformer]:
-    """The model on torch, and on MLX."""
+    """Return the model on torch and on MLX."""
     torch_model = SentenceTransformer(str(encoder), device="cpu")
     return torch_model, SentenceTransformer(str(encoder), device="cpu", backend="mlx")
 
@@ -126,7 +126,7 @@ def test_the_classes_are_the_real_ones(pair: Any) -> None:
 def test_every_way_to_encode_gives_what_torch_gives(options: dict[str, Any], pair: Any) -> None:
     expected, found = (model.encode(TEXTS, **options) for model in pair)
     if options.get("output_value", "") is None:
-        for row in (*expected, *found):  # slots of padding are never read
+        for row in (*expected, *found):  # values at padded positions are arbitrary
             row["token_embeddings"] = row["token_embeddings"] * row["attention_mask"][:, None]
     check_same(found, expected)
 
@@ -158,7 +158,7 @@ def test_pairs_queries_documents_and_single_texts_are_encoded(pair: Any) -> None
 def test_evaluators_and_util_work_on_it(pair: Any) -> None:
     evaluator = EmbeddingSimilarityEvaluator(TEXTS, TEXTS[::-1], [0.1, 0.7, 0.3, 0.2, 0.9], show_progress_bar=False)
     expected, found = (model.evaluate(evaluator) for model in pair)
-    # A correlation of cosines that are all close to 1 magnifies what is lost in them.
+    # The cosines are all close to 1, and their correlation magnifies rounding differences.
     assert found == pytest.approx(expected, abs=2e-3)
     mined = [util.paraphrase_mining(model, TEXTS) for model in pair]
     assert np.abs(np.array(mined[1]) - np.array(mined[0])).max() < TOLERANCE

@@ -1,4 +1,4 @@
-"""What BERT's and RoBERTa's kin do unlike them, beyond the table of families."""
+"""Tests of what variants of BERT and RoBERTa do differently, beyond the table of families."""
 
 from pathlib import Path
 from typing import Any

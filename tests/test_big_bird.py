@@ -1,4 +1,4 @@
-"""BigBird's block_sparse attention: full while transformers itself makes it full, refused beyond."""
+"""Tests of BigBird's block_sparse attention: computed while transformers uses full attention, an error beyond."""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from mlx_hf_bridge import MLXAutoModel
 from mlx_hf_bridge.errors import ConfigError, TokenRangeError
 
 ABSOLUTE = 2e-5
-# Sparse beyond (5 + 2 x 1) x 4 tokens.
+# transformers switches to sparse attention beyond (5 + 2 * num_random_blocks) * block_size tokens.
 LONGEST = 28
 ROW = Row(
     "big_bird",

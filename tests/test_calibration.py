@@ -1,4 +1,4 @@
-"""Calibrated rounding: smaller errors than MLX's own rounding, in MLX's own storage, the same each time."""
+"""Tests of calibrated rounding: smaller errors than mx.quantize, in the format of MLX, reproducible."""
 
 import json
 from dataclasses import replace
@@ -35,12 +35,12 @@ def unpacked(packed: Any, bits: int, group_size: int) -> np.ndarray:
 
 
 def own_rounding(weights: np.ndarray, bits: int, group_size: int) -> np.ndarray:
-    """What mx.quantize makes of the weights."""
+    """Return the weights quantized by mx.quantize and dequantized."""
     return unpacked(mx.quantize(mx.array(weights), group_size=group_size, bits=bits), bits, group_size)
 
 
 def error_of(weights: np.ndarray, quantized: QuantizedWeights, second: np.ndarray) -> float:
-    """The squared error of a linear layer over inputs of second moment `second`, summed over its outputs."""
+    """Return the squared error of a linear layer for inputs of second moment `second`, summed over its outputs."""
     off = weights - quantized.dequantize()
     return float(((off @ second) * off).sum())
 
@@ -103,7 +103,7 @@ def test_rows_that_are_not_of_texts_count_alike() -> None:
 
 
 def cosine_to_float(folder: Path, recipe: Any) -> float:
-    """The mean cosine of hidden states to the float model's."""
+    """Return the mean cosine between hidden states of the quantized and the float model."""
     ids = np.random.default_rng(5).integers(5, 60, (12, 9))
     floats, mlx_model = (
         MLXAutoModel.from_pretrained(folder),
@@ -123,17 +123,17 @@ def test_a_calibrated_folder_is_nearer_to_the_float_model_than_a_plain_one(tmp_p
     assert plain < by_method["least_squares"] < min(by_method["data_free"], by_method["gptq"]) < 1
 
 
-# The rows of bert differ in their activation alone, which calibration does not see.
+# The rows of bert differ only in their activation, which does not matter to calibration.
 CALIBRATED = [row for row in FAMILIES if row.model_type in ("bert", "albert", "modernbert", "t5")][1:]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("row", CALIBRATED, ids=lambda row: row.model_type)
 def test_other_families_are_calibrated_too(row: Any, tmp_path: Path) -> None:
-    """Shared layers, gated products, layers that pass on more than they give: what is written loads and is finite."""
+    """ALBERT's shared layers, ModernBERT's gated feed-forwards and T5: the result loads, with finite outputs."""
     from test_quantization import widened
 
-    # Half as wide as elsewhere: rounding takes a fourth of the time, and groups of 64 still fit.
+    # Half the usual width: rounding takes a fourth of the time, and groups of 64 still fit.
     wide = {name: width // 2 for name, width in ({"embedding_size": 128} | row.wide).items()}
     if not hasattr(row.config, "embedding_size"):
         del wide["embedding_size"]

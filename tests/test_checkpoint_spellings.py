@@ -1,4 +1,4 @@
-"""Checkpoints whose files or config.json are spelled otherwise than transformers 5 spells them."""
+"""Tests of checkpoints whose tensor names or config keys differ from those of transformers 5."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -15,12 +15,12 @@ from mlx_hf_bridge import MLXAutoModel
 from mlx_hf_bridge.errors import ConfigError, WeightsError
 from mlx_hf_bridge.inference.tokenizer import Tokenizer
 
-# float32 on other kernels, as in test_parity.py.
+# float32 rounding of different kernels, as in test_parity.py.
 ABSOLUTE = 2e-5
 BY_TYPE = {row.model_type: row for row in reversed(FAMILIES)}
 Tensors = dict[str, torch.Tensor]
 
-# Written out after transformers/conversion_mapping.py, no file of the Hub at hand: names of classes -> the Hub's.
+# Names in transformers -> names on the Hub, from transformers/conversion_mapping.py; not checked against Hub files.
 _NOMIC = {
     "nomic_bert.": "",
     "embeddings.LayerNorm": "emb_ln",
@@ -57,7 +57,7 @@ _RENAMED = {"nomic_bert": _NOMIC, "gte": _GTE, "jina_embeddings_v3": _JINA}
 
 
 def as_on_the_hub(model_type: str, tensors: Tensors) -> Tensors:
-    """A state dict of transformers -> the names and joined tensors of the authors' files."""
+    """Return a state dict of transformers with the names and fused tensors of the authors' files on the Hub."""
     renamed = dict(tensors)
     for joined, parts in _JOINED[model_type].items():
         for name in [name for name in renamed if parts[0] in name]:
@@ -124,7 +124,7 @@ def hidden_differ(row: Row, torch_model: Any, folder: Path) -> float:
 
 
 def test_modernberts_old_keys_are_read(tmp_path: Path) -> None:
-    """Keys that configuration_modernbert.py still reads: no layer_types and no rope_parameters."""
+    """configuration_modernbert.py still reads configs without layer_types and rope_parameters."""
     row = FAMILIES[[row.model_type for row in FAMILIES].index("modernbert") + 1]
     config = type(row.config).from_dict({**row.config.to_dict(), "rope_parameters": None})
     config.rope_parameters = {
@@ -139,7 +139,7 @@ def test_modernberts_old_keys_are_read(tmp_path: Path) -> None:
 
 
 def test_nomics_old_keys_are_read(tmp_path: Path) -> None:
-    """The keys of GPT-2, as the authors' code is remembered to have them; not checked against a file of the Hub."""
+    """The authors' code uses the keys of GPT-2; they are written from memory, not checked against a file on the Hub."""
     row = BY_TYPE["nomic_bert"]
     config = type(row.config).from_dict({**row.config.to_dict(), "hidden_act": "silu"})
     torch_model = make_model(Row(row.model_type, row.classes, config))
@@ -194,7 +194,7 @@ def test_scaled_rotary_positions_are_refused(model_type: str, tmp_path: Path) ->
     ids=["a key of its own", "in rope_parameters"],
 )
 def test_a_partial_rotation_is_refused(keys: dict[str, Any], model_type: str, tmp_path: Path) -> None:
-    """The whole of each head would be rotated, which gives other vectors without an error."""
+    """Rotating all dimensions of each head would silently give different embeddings."""
     save_model(tmp_path, BY_TYPE[model_type])
     edit_config(tmp_path, **keys)
     with pytest.raises(ConfigError, match=r"partial_rotary_factor=0\.5; supported are 'default' and 1\."):
@@ -202,7 +202,7 @@ def test_a_partial_rotation_is_refused(keys: dict[str, Any], model_type: str, tm
 
 
 def test_lora_weights_of_tasks_are_never_dropped_without_a_word(tmp_path: Path) -> None:
-    """As torch's parametrizations write them (the authors' files of Jina Embeddings v3)."""
+    """The authors' files of Jina Embeddings v3 name them as torch.nn.utils.parametrize does."""
     save_model(tmp_path, BY_TYPE["jina_embeddings_v3"])
     name = "roberta.encoder.layers.0.mlp.fc1.parametrizations.weight"
     lora = {f"{name}.0.lora_A": torch.zeros(5, 4, 24), f"{name}.0.lora_B": torch.zeros(5, 40, 4)}

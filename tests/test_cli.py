@@ -1,4 +1,4 @@
-"""`mlx-hf-bridge`: exit codes, encode, classify and demo."""
+"""Tests of the command mlx-hf-bridge: exit codes, encode, classify and demo."""
 
 import hashlib
 import io

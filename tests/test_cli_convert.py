@@ -1,4 +1,4 @@
-"""`mlx-hf-bridge convert`: what is written, what is left alone, and what is refused."""
+"""Tests of `mlx-hf-bridge convert`: what it writes, what it leaves unchanged, and its errors."""
 
 import json
 import os
@@ -39,7 +39,7 @@ PACKINGS: list[tuple[list[str], str, dict[str, Any] | None]] = [
 
 @pytest.fixture
 def bert(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The checkpoint "bert" in an empty working directory."""
+    """Create the checkpoint "bert" in an empty working directory."""
     monkeypatch.chdir(tmp_path)
     return make_bert(tmp_path / "bert")
 

@@ -1,4 +1,4 @@
-"""Sizes predicted, targeted and written, and the tasks that a model is converted for."""
+"""Tests of predicted, target and actual sizes of conversions, and of the tasks that a model is converted for."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from mlx_hf_bridge.errors import SizeTargetError
 
 @pytest.fixture
 def bert(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The checkpoint "bert" in an empty working directory."""
+    """Create the checkpoint "bert" in an empty working directory."""
     monkeypatch.chdir(tmp_path)
     return make_bert(tmp_path / "bert")
 
@@ -72,7 +72,7 @@ def test_an_unknown_task_and_one_without_a_head_are_errors(bert: Path, capsys: C
 
 @pytest.fixture(scope="module")
 def mnli(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """typeform/distilbert-base-uncased-mnli in its exact shape, with random weights."""
+    """Save a model with the shapes of typeform/distilbert-base-uncased-mnli and random weights."""
     folder = tmp_path_factory.mktemp("mnli")
     config = transformers.DistilBertConfig(
         vocab_size=30522, dim=768, n_layers=6, n_heads=12, hidden_dim=3072, max_position_embeddings=512, num_labels=3

@@ -1,4 +1,4 @@
-"""Conversion happens once for each source, recipe and dtype, whole or not at all; what it makes is a model folder."""
+"""Tests of the conversion cache: one complete model folder per source, recipe and dtype."""
 
 import json
 import os
@@ -42,7 +42,7 @@ from mlx_hf_bridge.runtime.environment import bridge_cache as bridge_cache_place
 
 BERT = FAMILIES[0]
 INPUTS = ragged_inputs(BERT)
-# float32 on other kernels; worst seen 1e-6 (tests/test_parity.py).
+# float32 rounding of different kernels, as in test_parity.py; largest difference seen 1e-6.
 ABSOLUTE = 2e-5
 FIRST, SECOND = "a" * 40, "b" * 40
 
@@ -57,7 +57,7 @@ def hidden(model: Any) -> np.ndarray:
 
 @pytest.fixture
 def hub(tmp_path: Path) -> Path:
-    """A Hub cache with org/name at two commits: main and v1, then v2; v2 has another model in `inner`."""
+    """Create a Hub cache with two commits of org/name (main and v1, then v2, which has another model in `inner`)."""
     folder = tmp_path / "hub" / "models--org--name"
     make_checkpoint(folder / "snapshots" / FIRST, seed=1)
     make_checkpoint(folder / "snapshots" / SECOND, seed=2)
@@ -69,7 +69,7 @@ def hub(tmp_path: Path) -> Path:
 
 
 def spoil(path: Path) -> None:
-    """Other bytes in the same size, with the same mtime."""
+    """Overwrite a file with other bytes, keeping its size and mtime."""
     stat = path.stat()
     path.write_bytes(b"\xff" * stat.st_size)
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
@@ -77,7 +77,7 @@ def spoil(path: Path) -> None:
 
 @pytest.fixture
 def opened(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """The paths that Python opens or hands to mx.load, from here on."""
+    """Record the paths that Python opens or passes to mx.load from now on."""
     paths: list[str] = []
     listening = True
 
@@ -375,7 +375,7 @@ def test_an_unquantised_save_loads_in_transformers_with_equal_outputs(row: Row, 
         assert (
             max_difference(output_array(loaded, inputs, name), output_array(mlx_model, inputs, name), inputs) < ABSOLUTE
         )
-    # Against its own reading of the source: Chinese CLIP's class empties the padding's row on the way.
+    # Compared with the source as loaded by the same class: Chinese CLIP's zeros the padding embedding on loading.
     reread = torch_class(row, head).from_pretrained(tmp_path / "source").state_dict()
     for name, tensor in reread.items():
         if not any(word in name for word in row.not_converted):
@@ -390,7 +390,7 @@ def test_save_pretrained_onto_a_file_says_so(tmp_path: Path) -> None:
 
 
 def make_old_layout(folder: Path) -> Any:
-    """A sentence-transformers repo of old: the model in 0_Transformer, with Pooling and Dense."""
+    """Save a sentence-transformers repo in the old layout: 0_Transformer, 1_Pooling, 2_Dense, 3_Normalize."""
     torch_model = save_model(folder / "0_Transformer", BERT)
     make_wordpiece(folder / "0_Transformer")
     (folder / "0_Transformer" / "sentence_bert_config.json").write_text('{"max_seq_length": 11}')

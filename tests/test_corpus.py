@@ -1,4 +1,4 @@
-"""A stream of texts becomes a file of vectors that a crash cannot spoil."""
+"""Tests of encoding a stream of texts into a file of embeddings that survives crashes."""
 
 import itertools
 import signal

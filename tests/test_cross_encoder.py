@@ -1,4 +1,4 @@
-"""MLXCrossEncoder against sentence-transformers, through files on disk."""
+"""Tests of MLXCrossEncoder against sentence-transformers, on saved models."""
 
 import json
 from pathlib import Path
@@ -25,14 +25,14 @@ CLASSIFIERS = [
     if "ForSequenceClassification" in heads_of(row)
     and type(row.config) in transformers.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
     and not row.length_dependent
-    # Its tiny tokenizer has another class than the family's, for which AutoTokenizer gives no segments.
+    # With the BERT tokenizer of the tests, AutoTokenizer returns no token type ids for this model type.
     and row.model_type != "xlm-roberta-xl"
 ]
 QWEN3 = next(row for row in FAMILIES if row.model_type == "qwen3")
 
 
 def both(folder: Path, labels: int = 1, row: Row | None = None, **options: Any) -> tuple[Any, MLXCrossEncoder]:
-    """sentence-transformers' model and ours of one tiny classifier, its activation the identity."""
+    """Return the sentence-transformers and the MLX cross encoder of one tiny classifier."""
     make_checkpoint(folder, row, "ForSequenceClassification", labels)
     torch_model = CrossEncoder(str(folder), device="cpu", **options)
     return torch_model, MLXCrossEncoder(folder, **options)

@@ -1,4 +1,4 @@
-"""What errors of products cost the answers: the factors against torch's gradients, and rounding that goes by them."""
+"""Tests of curvature (the effect of rounding errors on outputs) against torch's gradients, and its use in rounding."""
 
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,8 @@ from mlx_hf_bridge.quantization.resume_store import ResumeStore
 from mlx_hf_bridge.quantization.two_sided_rounding import round_weights
 from mlx_hf_bridge.quantization.widths import BitWidth
 
-# The mean of that many looks, each of one random mix of the answers, is within this of the sum over all answers.
+# The mean of that many gradient samples, each of a random combination of the outputs, is within SPREAD of the sum
+# over all outputs.
 GRADIENT_SAMPLES, SPREAD = 1000, 0.2
 IDS = np.array([[2, 17, 44, 9, 3], [2, 60, 31, 77, 3]], np.int32)
 PATHS = ["encoder.layers.0.attention.out", "encoder.layers.1.feed_forward.up"]
@@ -42,7 +43,7 @@ def job_on(folder: Path) -> CalibrationJob:
 
 
 def sums_over_answers(folder: Path) -> dict[str, np.ndarray]:
-    """The sum of M M' over every answer, by torch; that of the words' vectors last."""
+    """Return the sum of G G^T over the gradients G of every output, computed by torch, token embeddings last."""
     model = transformers.BertModel.from_pretrained(folder).eval()
     words = model.embeddings.word_embeddings(torch.tensor(IDS)).detach().requires_grad_()
     hidden = model(inputs_embeds=words).last_hidden_state
@@ -119,7 +120,7 @@ def test_errors_are_put_where_they_cost_least() -> None:
 
 @pytest.mark.parametrize("blocks", [1, 8])
 def test_rows_that_cost_the_same_thing_do_not_outbid_each_other(blocks: int) -> None:
-    """Rows that are rounded at a time once answered, all of them, for one error: codes grew until they overflowed."""
+    """Rows rounded together once all corrected the same error, so quantized values grew until they overflowed."""
     random = np.random.default_rng(5)
     size = 24 * blocks
     weights = random.normal(size=(size, 64)).astype(np.float32)

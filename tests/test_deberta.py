@@ -1,4 +1,4 @@
-"""DeBERTa's buckets of distance, and its files as they lie on the Hub."""
+"""Tests of DeBERTa's relative position buckets, and of its checkpoints as they are on the Hub."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from mlx_hf_bridge import MLXAutoModel, MLXAutoModelForMaskedLM, MLXAutoModelFor
 from mlx_hf_bridge.errors import ConfigError, TokenRangeError, WeightsError
 from mlx_hf_bridge.layers.relative_positions import RelativePositionTable, log_buckets
 
-# float32 on other kernels, hidden states of size 1; worst seen 6e-7.
+# float32 rounding of different kernels, hidden states of about 1; largest difference seen 6e-7.
 ABSOLUTE = 2e-5
 ROWS = {
     model_type: [row for row in FAMILIES if row.model_type == model_type] for model_type in ("deberta", "deberta-v2")
@@ -25,7 +25,7 @@ BUCKETS = [(buckets, distance) for buckets in (4, 6, 32, 256, 512) for distance 
 
 @pytest.mark.parametrize(("buckets", "max_distance"), [(256, 512), *(pair for pair in BUCKETS if pair[0] < pair[1])])
 def test_buckets_are_those_of_transformers(buckets: int, max_distance: int) -> None:
-    """A logarithm that is rounded up: its last bit decides the bucket."""
+    """The logarithm is rounded up, so its last bit can change the bucket."""
     length = 700
     tokens = torch.zeros(1, length, 1)
     expected = build_relative_position(tokens, tokens, buckets, max_distance)[0].numpy()
@@ -45,7 +45,7 @@ def test_short_texts_compute_only_the_places_that_they_reach() -> None:
 
 
 def on_the_hub(tensors: Tensors) -> Tensors:
-    """What microsoft's files have besides: a table of places that the config does not use, and pre-training heads."""
+    """Add what Microsoft's files also contain: a position table unused by the config, and pre-training heads."""
     size = tensors["deberta.embeddings.word_embeddings.weight"].shape[1]
     return {
         **tensors,
@@ -79,7 +79,7 @@ def test_files_of_the_hub_are_read_whole(row: object, recipe: str | None, tmp_pa
 
 
 def test_a_word_head_of_the_other_kind_is_missing_not_guessed(tmp_path: Path) -> None:
-    """legacy=true, the default, beside the original code's head: transformers would start a new one at random."""
+    """With legacy=true, the default, and the other head in the file, transformers would initialize a head at random."""
     save_model(tmp_path, V2, "ForMaskedLM")
     edit_config(tmp_path, legacy=True)
     with pytest.raises(WeightsError, match=r"lacks 5 tensors that the model needs: cls\.predictions"):

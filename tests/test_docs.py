@@ -1,4 +1,4 @@
-"""The pages name files, modules and commands that exist, and their links lead somewhere."""
+"""Tests that the files, modules and commands named in the documentation exist, and that its links work."""
 
 import re
 from pathlib import Path
@@ -10,7 +10,7 @@ import mlx_hf_bridge
 ROOT = Path(mlx_hf_bridge.__file__).parent.parent
 PACKAGE = ROOT / "mlx_hf_bridge"
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
-# Files of transformers and sentence-transformers that pages refer to, and files that programs write.
+# Files of transformers and sentence-transformers, and files that the reader creates.
 _ELSEWHERE = ("transformers/", "sentence_transformers/util", "script.py", "conversion_mapping.py", "modeling_")
 
 

@@ -1,7 +1,7 @@
-"""Every public name says what it does, and the public API says what it takes, returns and raises.
+"""Tests that every public name has a docstring, and that those of the public API have all sections.
 
-Google style, read from the source, so that nothing has to be imported: a summary line, then `Args:`, `Returns:` and
-`Raises:`. What an editor shows on hovering must be enough.
+The docstrings are in Google style, a summary line, then `Args:`, `Returns:` and `Raises:`, and each must be
+understandable by itself, as editors show it. They are read from the source, without importing the modules.
 """
 
 import ast
@@ -17,7 +17,7 @@ import pytest
 import mlx_hf_bridge
 
 ROOT = Path(mlx_hf_bridge.__file__).parent
-# What users call, and the blocks that authors of model files compose: full sections are held here.
+# What users call, and the blocks that authors of model files compose: all sections are required here.
 FULL = (
     "architecture",
     "conversion/api.py",
@@ -33,7 +33,7 @@ FULL = (
     "verification/verify.py",
     "zero_change/__init__.py",
 )
-# The twenty most used names of the public API, each with a short program.
+# The most used names of the public API, whose docstrings contain a short example.
 WITH_EXAMPLE = {
     "conversion/api.py": {"convert"},
     "conversion/metal_export.py": {"export_metal"},
@@ -59,7 +59,7 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 @dataclass(frozen=True)
 class Public:
-    """A public class, function or method: where it is, and its definition."""
+    """A public class, function or method: its file, name and definition."""
 
     file: str
     name: str
@@ -89,7 +89,7 @@ def _public(file: str, body: list[ast.stmt], inside: str = "") -> Iterator[Publi
 
 @cache
 def public_names() -> tuple[Public, ...]:
-    """Every public definition of the package."""
+    """Return every public definition of the package."""
     found: list[Public] = []
     for path in sorted(ROOT.rglob("*.py")):
         tree = ast.parse(path.read_text(encoding="utf-8"))
@@ -102,7 +102,7 @@ def is_full(found: Public) -> bool:
 
 
 def parameters(node: Function | ast.ClassDef) -> list[str]:
-    """The parameters of a function, or of a class's __init__ or dataclass fields."""
+    """Return the parameters of a function, or those of the __init__ or dataclass fields of a class."""
     if isinstance(node, ast.ClassDef):
         init = next((item for item in node.body if isinstance(item, Function) and item.name == "__init__"), None)
         return parameters(init) if init else []
@@ -113,13 +113,13 @@ def parameters(node: Function | ast.ClassDef) -> list[str]:
 
 
 def section(doc: str, name: str) -> str:
-    """The lines of a section, without its heading."""
+    """Return the lines of a section, without its heading."""
     match = re.search(rf"^{name}:\n((?:[ \t]+.*\n|\n)*)", f"{doc}\n", re.MULTILINE)
     return match.group(1) if match else ""
 
 
 def described(doc: str, name: str = "Args") -> set[str]:
-    """The names that a section describes: `name:`, `name (type):`, `a, b:` or `*args, **kwargs:`."""
+    """Return the names that a section describes: `name:`, `name (type):`, `a, b:` or `*args, **kwargs:`."""
     lines = re.findall(r"^[ \t]{4}([\w*`, ]+?)(?: \([^)]*\))?:", section(doc, name), re.MULTILINE)
     return {word.strip(" *`") for line in lines for word in line.split(",")}
 
@@ -206,7 +206,7 @@ SHARED = [
 
 @pytest.mark.parametrize(("name", "method"), SHARED)
 def test_shared_docstrings_describe_the_whole_signature(name: str, method: str) -> None:
-    """What `help()` and a notebook show of the constructors and methods that take over another one's arguments."""
+    """Constructors and methods that forward arguments document these as well, for `help()` and notebooks."""
     owner = getattr(mlx_hf_bridge, name)
     shown = getattr(owner, method) if method else owner
     taken = [parameter for parameter in inspect.signature(shown).parameters if parameter not in ("self", "kwargs")]

@@ -1,4 +1,4 @@
-"""`doctor` tells what the machine is and what to do, in tables and in JSON."""
+"""Tests of `mlx-hf-bridge doctor`: the machine, speeds and advice, as tables and as JSON."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Each bad input is one clear error: what was given, what was expected, what to do, in HF's own type too."""
+"""Tests that bad input raises one clear error (given, expected, what to do) of the type that HF raises."""
 
 import json
 import os
@@ -23,7 +23,7 @@ from mlx_hf_bridge.models import family_for, model_types
 
 BERT = FAMILIES[0]
 QUERY = "encoder.layer.1.attention.self.query.weight"
-ABSOLUTE = 2e-5  # as in tests/test_parity.py
+ABSOLUTE = 2e-5  # as in test_parity.py
 
 
 def cut_in_half(folder: Path) -> None:
@@ -65,7 +65,7 @@ def modules(**changes: Any) -> Callable[[Path], None]:
     return text("modules.json", json.dumps([{key: value for key, value in entry.items() if value is not ...}]))
 
 
-# What is done to a good folder -> the error's class, the type that HF raises there, and what it says.
+# name -> (change to a valid folder, class of the error, type that HF raises there, regular expression for the message).
 FOLDERS: dict[str, tuple[Callable[[Path], Any], type, type, str]] = {
     "no config": (
         removed("config.json"),
@@ -525,7 +525,7 @@ CALLS: dict[str, tuple[dict[str, Any], type, type, str]] = {
 @pytest.mark.parametrize("kind", ["numpy", "torch", "mlx"])
 @pytest.mark.parametrize("call", CALLS)
 def test_a_bad_call_is_one_clear_error(call: str, kind: str, bert: Any) -> None:
-    """MLX itself reads past the end of a table for ids, token types and positions that are out of range."""
+    """MLX itself would read past the end of an embedding table for ids, token types and positions out of range."""
     arguments, own, torch_model, message = CALLS[call]
     made = {"numpy": np.asarray, "torch": torch.tensor, "mlx": mx.array}[kind]
     convertible = {name: value for name, value in arguments.items() if isinstance(value, np.ndarray)}
@@ -540,7 +540,7 @@ def test_a_bad_call_is_one_clear_error(call: str, kind: str, bert: Any) -> None:
 
 @pytest.mark.parametrize("row", [row for row in FAMILIES if row.has_position_table], ids=row_name)
 def test_the_longest_text_works_as_in_transformers_and_one_more_token_raises(row: Row, tmp_path: Path) -> None:
-    """RoBERTa takes texts of up to max_position_embeddings - pad_token_id - 1 tokens."""
+    """RoBERTa accepts texts of up to max_position_embeddings - pad_token_id - 1 tokens."""
     torch_model = save_model(tmp_path, row)
     mlx_model = MLXAutoModel.from_pretrained(tmp_path)
     kind = family_for({"model_type": row.model_type}).config
@@ -574,7 +574,7 @@ def test_the_longest_text_works_as_in_transformers_and_one_more_token_raises(row
     "row", [row for row in FAMILIES if not row.token_types and not row.ignores_token_types], ids=row_name
 )
 def test_segments_for_a_family_without_them_are_ignored_as_in_transformers(row: Row, tmp_path: Path) -> None:
-    """transformers' AutoTokenizer gives DistilBERT's pairs segments, and its model takes them without a word."""
+    """AutoTokenizer returns token type ids for DistilBERT pairs, and transformers' model silently ignores them."""
     save_model(tmp_path, row)
     mlx_model = MLXAutoModel.from_pretrained(tmp_path)
     np.testing.assert_array_equal(
@@ -601,7 +601,7 @@ def test_each_key_that_a_family_needs_is_named_when_it_is_missing(row: Row, tmp_
     assert len(needed) > 5
     for key in needed - {"model_type"}:
         config = json.loads(original)
-        # T5Gemma's keys are those of its encoder.
+        # The keys of T5Gemma are in the config of its encoder.
         part = config["encoder"] if isinstance(config.get("encoder"), dict) else config
         del part[key]
         (tmp_path / "config.json").write_text(json.dumps(config))

@@ -1,4 +1,4 @@
-"""Every example runs, as a user would start it."""
+"""Tests that every example runs as a user would run it."""
 
 import dataclasses
 import subprocess
@@ -20,7 +20,7 @@ def run_example(name: str, *arguments: str) -> str:
 
 @pytest.fixture
 def nli(tmp_path: Path) -> Path:
-    """A tiny DistilBERT with the labels of natural language inference, wide enough for groups of 64."""
+    """Save a tiny DistilBERT with the labels of natural language inference, wide enough for groups of 64."""
     row = dataclasses.replace(next(row for row in FAMILIES if row.model_type == "distilbert"))
     labels = {0: "ENTAILMENT", 1: "NEUTRAL", 2: "CONTRADICTION"}
     config = type(row.config).from_dict(

@@ -1,4 +1,4 @@
-"""A model behind its transformers class: what it answers, what it hands to torch, and what it refuses."""
+"""Tests of the facade, an MLX model behind a transformers class: outputs, fallbacks to torch, and errors."""
 
 import copy
 import inspect
@@ -20,7 +20,7 @@ from mlx_hf_bridge.facade import facade, fall_back_to_torch
 from mlx_hf_bridge.pretrained.arrays import match_array_type
 from mlx_hf_bridge.runtime import executor
 
-# float32 on other kernels, as in test_parity.py.
+# float32 rounding of different kernels, as in test_parity.py.
 FLOAT32 = 2e-5
 IDS = torch.tensor([[1, 7, 8, 2], [1, 9, 2, 0]])
 MASK = torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]])
@@ -31,7 +31,7 @@ def row_of(model_type: str) -> Row:
 
 
 class TorchFallback:
-    """A fall_back that notes the reasons that it was called for."""
+    """A `fall_back` callback that records the reasons it is called with."""
 
     def __init__(self, hf_class: Any, folder: Path) -> None:
         self.hf_class, self.folder = hf_class, folder
@@ -45,7 +45,7 @@ class TorchFallback:
 def pair(
     folder: Path, head: str = "Model", model_type: str = "bert", torch_behind: bool = True
 ) -> tuple[Any, Any, Any]:
-    """A facade, the torch model of the same checkpoint, and what the facade falls back on."""
+    """Return a facade, the torch model of the same checkpoint, and the fallback of the facade."""
     row = row_of(model_type)
     make_checkpoint(folder, row, head, labels=2 if head == "ForQuestionAnswering" else 3)
     hf_class = torch_class(row, head)
@@ -55,7 +55,7 @@ def pair(
 
 
 def assert_same(actual: Any, expected: Any) -> None:
-    """The same class and fields, and numbers within FLOAT32 where a token is."""
+    """Assert equal classes, fields and dtypes, and values within FLOAT32 at positions that are not padding."""
     assert type(actual) is type(expected)
     if isinstance(expected, dict):
         assert list(actual) == list(expected)
@@ -200,10 +200,10 @@ def test_compiling_changes_nothing(tmp_path: Path) -> None:
 
 
 def hook(*arguments: Any) -> None:
-    """A forward hook that does nothing."""
+    """Do nothing, as a forward hook."""
 
 
-# What only torch serves -> the reason that is given.
+# name -> (use that needs the torch model, reason that is logged).
 USES: dict[str, tuple[Callable[[Any], Any], str]] = {
     "parameters": (lambda model: list(model.parameters()), "parameters() was called"),
     "named_parameters": (lambda model: dict(model.named_parameters()), "named_parameters() was called"),

@@ -1,4 +1,4 @@
-"""Arguments of a call that one family alone has, against transformers; elsewhere they are errors."""
+"""Tests of call arguments specific to one family against transformers; for other families they are errors."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ ABSOLUTE = 2e-5
 OWN = {"ernie": ("task_type_ids", 5), "xlm": ("langs", 4), "flaubert": ("langs", 4)}
 
 
-# transformers' ErnieForMultipleChoice fails on task_type_ids, which it leaves in the shape of choices.
+# transformers' ErnieForMultipleChoice fails on task_type_ids, since it does not flatten the choices dimension.
 OWN_CASES = [
     (model_type, suffix)
     for model_type in OWN

@@ -1,4 +1,4 @@
-"""Exponentials and what is made of them by sums and products alone agree with torch over their whole range."""
+"""Tests of the polynomial exponential, and of activations and attention built on it, against torch and MLX."""
 
 from collections.abc import Callable
 
@@ -12,9 +12,9 @@ from mlx_hf_bridge.layers.attention import cpu_attention
 from mlx_hf_bridge.layers.fast_math import exp2, exp2_nonpositive, sigmoid, tanh
 from mlx_hf_bridge.layers.feed_forward import cpu_gelu
 
-# The approximations' own error in float32 is below 5e-7; in half precision the rounding of the answer is what is seen.
+# The approximations have errors below 5e-7 in float32; in half precision the rounding of the result dominates.
 ROUNDING = {mx.float32: 1e-6, mx.float16: 4e-3, mx.bfloat16: 3e-2}
-# Scores reach 30, and float32 holds such a number to 2e-6, so that much of a weight is rounding on either side.
+# Scores reach 30, which float32 represents to 2e-6, so the weights of both sides have relative errors of that size.
 CLOSE = 1e-5
 ALL = mx.concatenate([mx.linspace(-12, 12, 200_001), mx.array([0.0, -0.0, 1e-30, 90.0, -90.0, 1e4, -1e4])])
 
@@ -70,7 +70,7 @@ def masks(length: int) -> dict[str, mx.array | None]:
 @pytest.mark.parametrize("length", [1, 2, 17, 40])
 @pytest.mark.parametrize("shared", [1, 2])
 def test_attention_by_powers_is_mlxs(kind: str, length: int, shared: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whole, and in blocks of 7 queries."""
+    """Compare both a single block and blocks of 7 queries."""
     parts, mask = random_parts(length, shared), masks(length)[kind]
     expected = np.array(mx.fast.scaled_dot_product_attention(*parts, scale=0.3, mask=mask))
     for most in (2**23, 7 * 2 * 4 * length):

@@ -1,7 +1,7 @@
-"""Every argument of from_pretrained does what transformers' does, or ends in a clear error; one test a row.
+"""Tests that every argument of from_pretrained works as in transformers or raises a clear error, one test per case.
 
-The rows are those situations of transformers' AutoModel.from_pretrained that decide what a caller gets; each name says
-the claim, and where a second answer is possible transformers itself gives it.
+The cases are the situations of transformers' AutoModel.from_pretrained that affect the result. The name of each test
+states the expected behavior; where the result can be compared, transformers itself provides the reference.
 """
 
 import shutil
@@ -33,7 +33,7 @@ from mlx_hf_bridge.pretrained import arguments
 from mlx_hf_bridge.pretrained.arguments import NO_EFFECT, REFUSED
 
 BERT = FAMILIES[0]
-ABSOLUTE = 2e-5  # as in tests/test_parity.py
+ABSOLUTE = 2e-5  # as in test_parity.py
 HEAD = "ForSequenceClassification"
 
 
@@ -53,7 +53,7 @@ def classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Wide enough for groups of 64."""
+    """Save a checkpoint wide enough for quantization in groups of 64."""
     folder = tmp_path_factory.mktemp("wide")
     row = replace(BERT, config=type(BERT.config).from_dict({**BERT.config.to_dict(), **BERT.wide}))
     make_checkpoint(folder, row)
@@ -62,7 +62,7 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def copy(bare: Path, tmp_path: Path) -> Path:
-    """The bare checkpoint, to be changed."""
+    """Return a copy of the bare checkpoint that a test may change."""
     return Path(shutil.copytree(bare, tmp_path / "copy"))
 
 
@@ -164,11 +164,11 @@ def test_the_same_commit_under_another_revision_is_one_conversion(
     assert conversions(bridge_cache) == 1
 
 
-# What the folder holds ----------------------------------------------------------------------------------------------
+# Contents of the folder ---------------------------------------------------------------------------------------------
 
 
 def test_an_empty_folder_is_both_a_value_error_and_an_os_error(tmp_path: Path) -> None:
-    """transformers says ValueError ("Unrecognized model"); a missing file is an OSError."""
+    """transformers raises ValueError ("Unrecognized model") here, and OSError for a missing file."""
     for kind in (ValueError, OSError):
         with pytest.raises(kind, match=r"has no config\.json"):
             MLXAutoModel.from_pretrained(tmp_path)
@@ -345,7 +345,7 @@ def test_an_argument_that_is_refused_says_what_to_do(argument: str, bare: Path) 
 
 
 def test_every_argument_that_transformers_names_is_sorted() -> None:
-    """The names in PreTrainedModel.from_pretrained's own source, so that a new one is noticed."""
+    """The names are read from the source of transformers' from_pretrained, so that a new one fails the test."""
     import inspect
     import re
 
@@ -397,7 +397,7 @@ def test_a_checkpoint_of_another_quantiser_is_refused_by_its_method(method: str,
         MLXAutoModel.from_pretrained(copy)
 
 
-# The config and keys over it ----------------------------------------------------------------------------------------
+# The config and keys that override it -------------------------------------------------------------------------------
 
 
 def test_output_attentions_over_the_config_gives_them(bare: Path, bridge_cache: Path) -> None:
@@ -532,7 +532,7 @@ def test_output_loading_info_is_transformers_for_another_tasks_head(
 
 
 def test_a_head_that_is_missing_is_an_error_unless_asked_for(bare: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """transformers draws it at random whether asked or not."""
+    """transformers initializes it at random with or without the argument."""
     with pytest.raises(RuntimeError, match=r"lacks 2 tensors that the model needs: classifier"):
         MLXAutoModelForSequenceClassification.from_pretrained(bare)
     given = report_of(MLXAutoModelForSequenceClassification, bare, ignore_mismatched_sizes=True)
@@ -573,7 +573,7 @@ def test_a_drawn_head_stands_on_the_checkpoints_own_encoder(bare: Path) -> None:
     assert max_difference(last, hidden(transformers.BertModel.from_pretrained(bare)), ragged_inputs(BERT)) < ABSOLUTE
 
 
-# Code of the repo's own, transformers' AutoModel, and what is no argument -------------------------------------------
+# Custom code in the repo, transformers' AutoModel, and unsupported uses ---------------------------------------------
 
 
 def test_code_of_the_repos_own_is_never_run(copy: Path, caplog: pytest.LogCaptureFixture) -> None:

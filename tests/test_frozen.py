@@ -1,4 +1,4 @@
-"""The package runs where it is not installed: from a checkout, and frozen into one file, as application bundlers do."""
+"""Tests that the package runs without installation, from a checkout and from one archive as in bundled apps."""
 
 import zipfile
 from pathlib import Path
@@ -9,7 +9,7 @@ from subprocesses import run_python
 import mlx_hf_bridge
 
 PACKAGE = Path(mlx_hf_bridge.__file__).parent
-# Package metadata of other libraries stays, since httpx and others look their own up.
+# Only the metadata of this package is hidden: httpx and other libraries look up their own.
 PROGRAM = """
 import importlib.metadata, sys
 found = importlib.metadata.version
@@ -31,7 +31,7 @@ print(installed_version("mlx-hf-bridge"), installed_version("no-such-package"))
 
 
 def run_from(place: Path, tmp_path: Path) -> list[str]:
-    """Run the program with the package at `place`, and return the lines that it printed."""
+    """Run the program with the package imported from `place` and return the lines that it prints."""
     make_checkpoint(tmp_path / "source")
     printed = run_python(PROGRAM, place, tmp_path / "source", tmp_path / "converted", PYTHONPATH="", PYTHONSAFEPATH="1")
     return printed.splitlines()

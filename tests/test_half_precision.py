@@ -1,4 +1,4 @@
-"""Every head computed in half precision, as a GPU does: near transformers in float32, and no NaN for any padding."""
+"""Tests of every head computed in half precision, as on a GPU: close to transformers in float32, never NaN."""
 
 from pathlib import Path
 
@@ -10,11 +10,11 @@ from checkpoints import FAMILIES, Row, heads_of, mlx_class, ragged_inputs, save_
 
 from mlx_hf_bridge.loading import load as load_module
 
-# Of the largest value of an answer, or of 1 where its terms cancel: 11 or 8 bits of mantissa through three layers and a
-# head; worst seen 0.0031 and 0.034.
+# Tolerances relative to the largest output value, at least 1 because terms may cancel: rounding to 11 and 8 significant
+# bits through three layers and a head. Largest differences seen: 0.0031 and 0.034.
 SHARE = {mx.float16: 0.006, mx.bfloat16: 0.06}
 ANSWERS = ("last_hidden_state", "pooler_output", "logits", "start_logits", "end_logits", "prediction_logits")
-# One config a family: what other configs change lies below the heads, and is compared in test_quantization.py.
+# One config per family: other configs do not change the heads, and test_quantization.py compares them.
 FIRST = {row.model_type: row for row in reversed(FAMILIES)}
 CASES = [
     pytest.param(row, suffix, id=f"{row.model_type}-{suffix}") for row in FIRST.values() for suffix in heads_of(row)
@@ -22,7 +22,7 @@ CASES = [
 
 
 def padded_in_every_way(row: Row) -> dict[str, np.ndarray]:
-    """Texts padded on the right, on the left, in the middle, at every other slot, all but wholly and wholly."""
+    """Return texts padded right, left, in the middle, at every other position, all but the last token, and entirely."""
     inputs = ragged_inputs(row, (17,) * 6)
     mask = np.ones((6, 17), np.int64)
     mask[0, 9:] = mask[1, :9] = mask[2, 1:16] = mask[3, ::2] = mask[4, :16] = mask[5] = 0

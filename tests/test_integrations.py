@@ -1,6 +1,6 @@
-"""Tools that take embedding models: the same outcome on torch, on backend="mlx", and on the torch-free classes.
+"""Tests of tools that use embedding models: equal results with torch, backend="mlx" and the torch-free classes.
 
-`pytest -m integrations` runs these; they need the extra "integrations", and a missing tool fails.
+`pytest -m integrations` runs them. They need the extra "integrations"; a missing tool is a failure.
 """
 
 import runpy
@@ -15,7 +15,7 @@ from sentence_transformers import SentenceTransformer
 
 from mlx_hf_bridge import MLXSentenceTransformer
 
-# Warnings of these tools are not ours to answer for.
+# Warnings of these tools cannot be fixed here.
 pytestmark = [pytest.mark.integrations, pytest.mark.filterwarnings("ignore")]
 
 TOLERANCE = 1e-5
@@ -91,7 +91,7 @@ def test_bertopic(
     from sklearn.decomposition import PCA
 
     def topics(model: Any) -> tuple[list[int], dict[int, list[str]]]:
-        # UMAP and HDBSCAN are left out: they are not what is compared, and their first call compiles for minutes.
+        # PCA and KMeans replace UMAP and HDBSCAN, whose first call compiles for minutes; they are not under test.
         made = BERTopic(
             embedding_model=model,
             umap_model=PCA(3, random_state=0),
@@ -113,7 +113,7 @@ ANSWERS = {
     "keybert_keywords": "bakery",
     "langchain_search": "bakery",
     "llama_index_search": "bakery",
-    "mteb_scores": None,  # downloads its task; test_mteb does what it does, on a task of its own
+    "mteb_scores": None,  # downloads its task; test_mteb covers it with a local task
     "txtai_search": "bakery",
 }
 
@@ -222,7 +222,7 @@ def test_txtai(name: str, torch_free: MLXSentenceTransformer, on_torch: Sentence
 
 
 def test_txtai_takes_the_backend(name: str, on_torch: SentenceTransformer) -> None:
-    """Its `vectors` are handed to SentenceTransformer."""
+    """txtai passes its `vectors` option to SentenceTransformer as keyword arguments."""
     embeddings_class = import_module("txtai.embeddings").Embeddings
     embeddings = embeddings_class(
         path=name, method="sentence-transformers", vectors={"backend": "mlx"}, gpu=False, content=False

@@ -1,4 +1,4 @@
-"""The blocks that models are made of, against transformers' own or the slow way to do the same."""
+"""Tests of layers against transformers, or against a slow reference implementation."""
 
 import math
 from typing import Any
@@ -19,14 +19,14 @@ from mlx_hf_bridge.layers.heads import FirstTokenClassifier, PooledClassifier, P
 from mlx_hf_bridge.layers.norm import LayerNorm
 from mlx_hf_bridge.layers.token_batch import TokenBatch
 
-# float32, inputs from -8 to 8; worst seen 1e-6 (gelu_fast is gelu_new in another order).
+# float32, inputs from -8 to 8; largest difference seen 1e-6 (gelu_fast evaluates gelu_new in another order).
 ABSOLUTE = 3e-6
 GRID = np.linspace(-8, 8, 4001, dtype=np.float32)
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_each_activation_is_that_of_transformers(name: str) -> None:
-    """transformers' "gelu" is the erf form; MLX's approx="precise" is the tanh form, up to 5e-4 apart."""
+    """transformers' "gelu" is the erf form; MLX's approx="precise" is the tanh form, which differs by up to 5e-4."""
     expected = ACT2FN[name](torch.tensor(GRID)).numpy()
     np.testing.assert_allclose(np.array(ACTIVATIONS[name](mx.array(GRID))), expected, rtol=0, atol=ABSOLUTE)
 
@@ -34,14 +34,14 @@ def test_each_activation_is_that_of_transformers(name: str) -> None:
 @pytest.mark.parametrize("dtype", [mx.float16, mx.bfloat16])
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_no_activation_promotes_half_precision(name: str, dtype: mx.Dtype) -> None:
-    """One float32 operand would make everything after it float32."""
+    """A single float32 operand would promote all later activations to float32."""
     result = ACTIVATIONS[name](mx.array(GRID).astype(dtype))
     assert result.dtype == dtype
     assert mx.isfinite(result).all()
 
 
 class Counting(nn.Module):
-    """A module without parameters, which is false as a truth value, like nn.Identity."""
+    """A module that counts its calls and has no parameters, so that it is falsy like nn.Identity."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ class Counting(nn.Module):
 
 
 class Answering(Counting):
-    """Such a module in a head's place."""
+    """A counting module that returns logits, to be used as a head."""
 
     def __call__(self, x: Any, *_: Any) -> Any:
         return {"logits": super().__call__(x)}
@@ -69,7 +69,7 @@ class Ones(nn.Module):
 
 
 def test_a_module_that_is_false_is_still_used() -> None:
-    """nn.Module is a dict, so bool(nn.Identity()) is False."""
+    """nn.Module is a dict, so bool(nn.Identity()) is False and `if module` would skip it."""
     assert not nn.Identity()
     assert not Counting()
     projection, layer, pooler, head = Counting(), Counting(), Counting(), Answering()
@@ -82,7 +82,7 @@ def test_a_module_that_is_false_is_still_used() -> None:
 
 @pytest.mark.parametrize("dtype", [mx.float32, mx.float16, mx.bfloat16])
 def test_a_row_of_padding_alone_sees_itself(dtype: mx.Dtype) -> None:
-    """A softmax over keys that are all masked is NaN in a plain implementation."""
+    """A softmax over only masked keys would be NaN without special treatment."""
     attention = Attention(8, 2)
     attention.set_dtype(dtype)
     x = mx.random.normal((2, 3, 8)).astype(dtype)
@@ -108,7 +108,7 @@ def test_masked_tokens_have_no_weight_and_the_two_paths_agree() -> None:
 
 
 def test_attention_is_the_sum_written_out() -> None:
-    """One head at a time, one query at a time, in numpy."""
+    """The reference computes one head and one query at a time in NumPy."""
     attention = Attention(6, 3)
     weight, bias = mx.random.normal((18, 6)), mx.random.normal((18,))
     attention.qkv.weight, attention.qkv.bias = weight, bias
@@ -136,7 +136,7 @@ def test_a_trace_keeps_what_it_is_asked_for() -> None:
 @pytest.mark.parametrize("lengths", [(5, 5), (5, 3)])
 @pytest.mark.parametrize("term", [False, True])
 def test_the_first_token_alone_is_that_of_the_whole_layer(lengths: tuple[int, int], term: bool) -> None:
-    """Of plain attention, and of any other that a layer holds."""
+    """Compare both standard attention and another attention module in the same layer."""
     layer = PostNormLayer(Attention(8, 2), FeedForward(8, 16, gelu), 8, 1e-12)
     layer.update(tree_map(lambda array: mx.random.normal(array.shape), layer.parameters()))
     x, bias = mx.random.normal((2, 5, 8)), mx.random.normal((1, 2, 5, 5)) if term else None

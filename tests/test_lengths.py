@@ -1,4 +1,4 @@
-"""Texts as long as a family takes, and one token longer: computed, truncated or refused, never read out of bounds."""
+"""Tests of texts of the maximum length and one token longer: truncated or an error, never read out of bounds."""
 
 import logging
 from pathlib import Path
@@ -12,9 +12,9 @@ from mlx_hf_bridge import MLXAutoModel, MLXSentenceTransformer
 from mlx_hf_bridge.errors import OverlongTextError, TokenRangeError
 
 ABSOLUTE = 2e-5
-# Sentence vectors of tiny models with weights of std 0.3 reach 10 in size.
+# Sentence embeddings of tiny models with random weights of std 0.3 have values of up to 10.
 RELATIVE = 1e-5
-# What the rows' tokenizer allows, and the rows of their position tables.
+# Both model_max_length of the tokenizer and the number of position embeddings.
 LIMIT = 44
 
 
@@ -22,7 +22,7 @@ LIMIT = 44
 def test_the_longest_text_is_computed_and_one_token_more_truncated_or_refused(
     row: Row, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """MLX itself reads past the end of a position table without an error."""
+    """MLX itself would silently read past the end of a position embedding table."""
     torch_model = make_checkpoint(tmp_path, row)
     mlx_model = MLXAutoModel.from_pretrained(tmp_path)
     limit = min(mlx_model.loaded.config.max_length, LIMIT)

@@ -1,4 +1,4 @@
-"""Attention in blocks against one masked square, and rotary turns against transformers' own."""
+"""Tests of local attention in blocks against full attention with a window mask, and of rotary against transformers."""
 
 import mlx.core as mx
 import numpy as np
@@ -11,9 +11,9 @@ from mlx_hf_bridge.layers.local_attention import attend_locally, local_mask
 from mlx_hf_bridge.layers.rotary import Rotary
 from mlx_hf_bridge.layers.token_batch import TokenBatch
 
-# float32, unit normal inputs, sums in another order.
+# float32 rounding for standard normal inputs and another order of summation.
 ABSOLUTE = 5e-6
-# Angles to 8,000 radians in float32, whose sines are known to 5e-4.
+# float32 values near 8,000 are 5e-4 apart, so sines of such angles in radians are no more accurate than that.
 LONG = 1e-3
 
 

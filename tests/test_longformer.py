@@ -1,4 +1,4 @@
-"""What Longformer does unlike RoBERTa, beyond the table of families: windows, and tokens that see everything."""
+"""Tests of what Longformer does differently from RoBERTa: sliding windows and global attention."""
 
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from mlx_hf_bridge.errors import ConfigError, InputError, TokenRangeError
 
 ABSOLUTE = 2e-5
 BY_TYPE = {row.model_type: row for row in FAMILIES}
-# Windows of 4 and 8 tokens to each side: 33 and more tokens go in blocks.
+# Windows of 4 and 8 tokens to each side: texts of 33 tokens or more are computed in blocks.
 LONG: dict[str, Any] = {**WITH_TOKEN_TYPES, "max_position_embeddings": 100, "pad_token_id": 2, "sep_token_id": 4}
 LONG_ROW = Row(
     "longformer", "Longformer", transformers.LongformerConfig(**LONG, attention_window=[8, 16, 8]), 2, 3, separator_id=4

@@ -1,4 +1,4 @@
-"""Converting and loading take the memory that they must, and a call needs a fixed number of kernels on a GPU."""
+"""Tests of peak memory in conversion and loading, and of the number of GPU kernels in a forward pass."""
 
 import re
 from collections import Counter
@@ -23,7 +23,7 @@ from mlx_hf_bridge import MLXAutoModel
 model = MLXAutoModel.from_pretrained(sys.argv[1], quantization_config=sys.argv[2])
 print((Path(model.folder) / "model.safetensors").stat().st_size, mx.get_active_memory(), mx.get_peak_memory())
 """
-# The word table, 30,522 x 384 in float32.
+# Bytes of the token embedding table, 30,522 x 384 in float32.
 LARGEST = 30_522 * 384 * 4
 
 
@@ -37,7 +37,7 @@ def test_conversion_and_loading_hold_the_result_and_two_tensors_at_most(recipe: 
     assert peak <= 1.15 * size, "the second load read the source again"
 
 
-# What a forward pass of three tiny layers launches on a GPU, embeddings included. One more is a step back.
+# Kernels that a forward pass of three tiny layers launches on a GPU, embeddings included; more are a regression.
 KERNELS = {"bert": 38, "distilbert": 35, "roberta": 41, "mpnet": 38, "modernbert": 41, "t5": 32, "deberta-v2": 35}
 VIEWS = {
     "Broadcast", "Reshape", "Transpose", "Slice", "Split", "Squeeze", "ExpandDims", "Flatten", "Unflatten", "AsType",
@@ -47,7 +47,7 @@ VIEWS = {
 
 @pytest.fixture
 def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Everything that is one kernel on a GPU is one primitive: MLX spells its fast functions out on CPUs."""
+    """Replace mx.fast functions, single kernels on a GPU but many primitives on a CPU, by one primitive each."""
     monkeypatch.setattr(attention, "uses_cpu_attention", lambda scores: False)
     monkeypatch.setattr(norm, "SUMS_ARE_SLOW", False)
     monkeypatch.setattr(mx.fast, "layer_norm", lambda x, *rest: mx.abs(x))

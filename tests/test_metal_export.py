@@ -1,4 +1,4 @@
-"""The metal form: plain transformers, another program, loads it and computes what our packed model computes."""
+"""Tests that transformers loads exports in its metal format and computes the outputs of the quantized MLX model."""
 
 import json
 from pathlib import Path
@@ -17,7 +17,7 @@ from mlx_hf_bridge.conversion.api import convert
 from mlx_hf_bridge.conversion.metal_export import export_metal
 from mlx_hf_bridge.errors import QuantizationError, RepositoryError
 
-# The word table goes through float16 once more; logits of size 1 to 4.
+# The export rounds the token embedding table to float16 once more; logits are between 1 and 4.
 TOLERANCE = 5e-3
 
 

@@ -1,4 +1,4 @@
-"""The real all-MiniLM-L6-v2 against sentence-transformers, and what packing does to it."""
+"""Tests of the real all-MiniLM-L6-v2 against sentence-transformers, in float32 and quantized."""
 
 import random
 import subprocess
@@ -16,7 +16,7 @@ from benchmarks.sorted_batches import Inputs, encoder, mean
 from benchmarks.threads import CODE
 from mlx_hf_bridge import MLXSentenceTransformer
 
-# The project's bar for sentence embeddings of real models in float32; worst seen 4e-7.
+# Tolerance for float32 sentence embeddings of real models; largest difference seen 4e-7.
 ABSOLUTE = 1e-5
 SENTENCES = [
     "The committee postponed its decision until the spring.",
@@ -32,7 +32,7 @@ SENTENCES = [
 
 @pytest.mark.slow
 def test_hundreds_of_mixed_texts_agree_in_any_order_and_batch_size(minilm: Path) -> None:
-    """`python -m benchmarks.agreement` compares a thousand."""
+    """`python -m benchmarks.agreement` compares a thousand texts."""
     texts = mixed_texts(300, seed=1)
     expected = SentenceTransformer(str(minilm), device="cpu").encode(texts)
     mlx_model = MLXSentenceTransformer(minilm)
@@ -42,7 +42,7 @@ def test_hundreds_of_mixed_texts_agree_in_any_order_and_batch_size(minilm: Path)
     np.testing.assert_allclose(shuffled, expected[order], rtol=0, atol=ABSOLUTE)
 
 
-# Lowest mean cosine to float32 of these sentences; plain min-max rounding gave 0.99987, 0.9970 and 0.967.
+# Lowest accepted mean cosine to the float32 embeddings; plain min-max rounding gave 0.99987, 0.9970 and 0.967.
 @pytest.mark.parametrize(("recipe", "cosine", "ratio"), [("q8", 0.9998, 0.29), ("q6", 0.996, 0.23), ("q4", 0.95, 0.17)])
 def test_packed_models_keep_their_vectors_and_shrink(minilm: Path, recipe: str, cosine: float, ratio: float) -> None:
     expected = MLXSentenceTransformer(minilm).encode(SENTENCES)

@@ -1,4 +1,4 @@
-"""Every argument of encode on the real all-MiniLM-L6-v2, against sentence-transformers."""
+"""Tests of every argument of encode on the real all-MiniLM-L6-v2 against sentence-transformers."""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from mlx_hf_bridge import MLXSentenceTransformer
 from mlx_hf_bridge.errors import InputError
 from mlx_hf_bridge.sentence_transformers.encoding.precision import quantize_embeddings
 
-# The project's bar for sentence embeddings of real models in float32; worst seen 4e-7.
+# Tolerance for float32 sentence embeddings of real models; largest difference seen 4e-7.
 ABSOLUTE = 1e-5
 PROMPTS = {"query": "query: ", "passage": "passage: ", "news": "The news of the day: "}
 SENTENCES = [
@@ -75,7 +75,7 @@ def mlx_model(minilm: Path, tmp_path_factory: pytest.TempPathFactory) -> MLXSent
 
 
 def assert_alike(actual: Any, expected: Any) -> None:
-    """Values within the bar, and the kind: lists, dicts and singles as in the reference."""
+    """Assert values within the tolerance and the structure of the reference: lists, dicts or single arrays."""
     if isinstance(expected, dict):
         assert set(actual) == set(expected)
         length = int(expected["attention_mask"].sum())
@@ -119,7 +119,7 @@ def test_every_kind_of_input_is_read(
 def test_quantised_precisions_are_byte_equal_on_equal_vectors(
     precision: str, tensor: bool, torch_model: SentenceTransformer, mlx_model: MLXSentenceTransformer, monkeypatch: Any
 ) -> None:
-    """The codes of vectors that differ in the last bit may differ by one step, so both get the same vectors."""
+    """Embeddings that differ in the last bit may be quantized one step apart, so both sides get the same embeddings."""
     vectors = torch_model.encode(SENTENCES)
     monkeypatch.setattr(mlx_model, "_inference", lambda inputs, **_: list(vectors))
     expected = torch_model.encode(SENTENCES, precision=precision, convert_to_tensor=tensor)

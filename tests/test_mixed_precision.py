@@ -1,4 +1,4 @@
-"""Mixed precision to a size: the solver against trying everything, targets met in bytes, plans shown and reused."""
+"""Tests of mixed precision for a target size: solver against brute force, size in bytes, plans printed and reused."""
 
 import itertools
 import json

@@ -1,4 +1,4 @@
-"""MobileBERT's modules that a config passes by, its real config.json, and what it refuses."""
+"""Tests of MobileBERT modules that a config leaves unused, of its real config.json, and of unsupported configs."""
 
 import dataclasses
 from pathlib import Path
@@ -13,7 +13,7 @@ from weight_files import edit_config, max_difference, output_array, read_tensors
 from mlx_hf_bridge import MLXAutoModel, MLXAutoModelForSequenceClassification
 from mlx_hf_bridge.errors import ConfigError
 
-# float32 on other kernels, hidden states of size 1; worst seen 5e-7.
+# float32 rounding of different kernels, hidden states of about 1; largest difference seen 5e-7.
 ABSOLUTE = 2e-5
 ROW = next(row for row in FAMILIES if row.model_type == "mobilebert")
 
@@ -60,7 +60,7 @@ def test_one_block_and_the_config_of_the_hub_compute_as_transformers(tmp_path: P
 
 
 def test_two_tokens_and_one_are_computed_too(tmp_path: Path) -> None:
-    """Lengths at which neighbours on both sides are missing."""
+    """The trigram input then lacks neighbors on both sides."""
     torch_model = save_model(tmp_path, ROW)
     mlx_model = MLXAutoModel.from_pretrained(tmp_path)
     for length in (1, 2, 3):

@@ -1,4 +1,4 @@
-"""The YAML file of models that `mlx-hf-bridge convert` reads."""
+"""Tests of the YAML file of models that `mlx-hf-bridge convert` reads."""
 
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from mlx_hf_bridge.quantization.recipes import RECIPES
 
 @pytest.fixture
 def bert(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The checkpoint "bert" in an empty working directory."""
+    """Create the checkpoint "bert" in an empty working directory."""
     monkeypatch.chdir(tmp_path)
     return make_bert(tmp_path / "bert")
 

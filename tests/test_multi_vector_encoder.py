@@ -1,4 +1,4 @@
-"""MLXMultiVectorEncoder against sentence-transformers, through files on disk."""
+"""Tests of MLXMultiVectorEncoder against sentence-transformers, on saved models."""
 
 import json
 import shutil
@@ -34,7 +34,7 @@ def projection(width: int = 10) -> Any:
 
 
 def colbert(folder: Path, *after: Any, mask: Any = None, **options: Any) -> Any:
-    """A tiny repo: Transformer, projection, mask, unit length and what comes after -> the torch model."""
+    """Save a tiny ColBERT-style repo (Transformer, Dense, mask, Normalize, `after`) and return the torch model."""
     of_transformer = {
         key: options.pop(key) for key in ("query_expansion", "query_length", "document_length") if key in options
     }
@@ -121,7 +121,7 @@ def test_everything_of_a_text_is_there_on_request(tmp_path: Path) -> None:
             np.testing.assert_allclose(np.array(one[key])[:length], np.asarray(other[key])[:length], **TOLERANCE)
 
 
-# Vectors apart from one another: a tiny model's tokens are so alike that rounding would decide who is whose neighbour.
+# Random vectors: token embeddings of a tiny model are so similar that rounding would change which ones are merged.
 @pytest.mark.parametrize("options", [{}, {"normalize_embeddings": False}, {"num_protected_tokens": 0}], ids=str)
 @pytest.mark.parametrize("factor", [1.0, 1.5, 3])
 def test_tokens_are_clustered_as_in_sentence_transformers(options: dict[str, Any], factor: float) -> None:
@@ -228,7 +228,7 @@ def test_a_saved_folder_loads_back_here_and_in_sentence_transformers(tmp_path: P
 
 
 def test_pylates_files_are_read(tmp_path: Path) -> None:
-    """Its config_sentence_transformers.json, its class of Dense, its markers as tokens, and no mask module."""
+    """PyLate has its own config_sentence_transformers.json, Dense class and marker tokens, and no mask module."""
     make_checkpoint(tmp_path / "repo")
     repo = tmp_path / "repo"
     dense = projection()

@@ -1,4 +1,4 @@
-"""One tiny checkpoint in three pipelines: ours, transformers' on our model, and transformers' on torch."""
+"""One tiny checkpoint in three pipelines: mlx_hf_bridge's, and transformers' with the MLX model and with torch."""
 
 import json
 from collections.abc import Iterator
@@ -16,9 +16,9 @@ from pipeline_calls import TEXTS
 import mlx_hf_bridge
 from mlx_hf_bridge.pipelines import TASKS
 
-# Scores are float32 probabilities of logits scaled by SHARPNESS; worst seen 2.1e-5, at twice that scale.
+# Scores are float32 probabilities of logits scaled by SHARPNESS; largest difference seen 2.1e-5, at twice that scale.
 ABSOLUTE = 1e-4
-# The tiny models' logits hardly depend on the text; scaled up around their mean, a wrong score or order shows.
+# Logits of tiny models hardly depend on the text. Scaled up around their mean, they reveal a wrong score or order.
 SHARPNESS = 50.0
 NLI = {0: "contradiction", 1: "neutral", 2: "entailment"}
 ENTITIES = dict(enumerate(["O", "B-PER", "I-PER", "B-LOC", "I-LOC", "MISC"]))
@@ -40,7 +40,7 @@ NAMES = {"ForTokenClassification": ENTITIES}
 
 
 def make_byte_pairs(folder: Path) -> None:
-    """A RoBERTa vocabulary of single letters that fits the tiny models."""
+    """Save a RoBERTa tokenizer with a vocabulary of single letters that fits the tiny models."""
     tokens = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", "Ġ", ".", ",", "!", *map(chr, range(ord("a"), ord("z") + 1))]
     merges = ["Ġ t", "h e", "a t", "Ġt he", "i s", "e n", "o n"]
     tokens += [merge.replace(" ", "") for merge in merges]
@@ -50,7 +50,7 @@ def make_byte_pairs(folder: Path) -> None:
 
 
 def make_pieces(folder: Path) -> None:
-    """A SentencePiece vocabulary (Unigram, as XLM-R's) of words and letters that fits the tiny models."""
+    """Save an XLM-R tokenizer (Unigram) with a vocabulary of words and letters that fits the tiny models."""
     letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
     pieces = ["▁", "▁the", "▁cat", "▁dog", "▁s", "at", "▁on", "▁m", "ing", ".", ",", "!", *letters]
     special = [("<s>", 0.0), ("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
@@ -64,7 +64,7 @@ TOKENIZERS = {"roberta": make_byte_pairs, "xlm-roberta": make_pieces}
 def make_labelled(
     folder: Path, row: Row, names: dict[int, str] = NLI, sharpness: float = SHARPNESS, head: str | None = None
 ) -> Path:
-    """A model whose labels differ from text to text, or from token to token, with a tokenizer."""
+    """Save a tokenizer and a classifier whose labels differ between texts or between tokens."""
     head = head or "ForSequenceClassification"
     model = make_model(row, head, len(names))
     TOKENIZERS.get(row.model_type, make_wordpiece)(folder)
@@ -79,7 +79,7 @@ def make_labelled(
 
 
 def mean_logits(model: Any, row: Row, folder: Path, head: str) -> torch.Tensor:
-    """Over rows of random ids, or over the tokens that labels or words are wanted for."""
+    """Return the mean logits over random inputs, all tokens of TEXTS, or mask tokens, depending on the head."""
     if head == "ForSequenceClassification":
         inputs = {name: torch.tensor(array) for name, array in ragged_inputs(row).items()}
         return model(**inputs).logits.mean(dim=0)
@@ -90,8 +90,8 @@ def mean_logits(model: Any, row: Row, folder: Path, head: str) -> torch.Tensor:
 
 
 def make_words(folder: Path, row: Row) -> Path:
-    """A masked language model that is surer of some words than of others, with a tokenizer."""
-    # With this seed no two of the best words are so close that float32 could order them either way.
+    """Save a tokenizer and a masked language model that clearly prefers some tokens over others."""
+    # With this seed, the scores of the best tokens are far enough apart for float32 rounding not to change their order.
     model = make_model(row, "ForMaskedLM", seed=2)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -104,7 +104,7 @@ def make_words(folder: Path, row: Row) -> Path:
 
 
 def make_for(folder: Path, row: Row, head: str) -> Path:
-    """A checkpoint for any of HEADS."""
+    """Save a checkpoint and a tokenizer for a head of HEADS."""
     if head == "ForMaskedLM":
         return make_words(folder, row)
     if head in ("Model", "ForQuestionAnswering"):
@@ -120,7 +120,7 @@ def torch_pipeline(task: str, folder: Path, **options: Any) -> Any:
 
 
 def transformers_pipeline_on_mlx(task: str, folder: Path, **options: Any) -> Any:
-    """transformers' own pipeline on our model."""
+    """Return transformers' own pipeline on the MLX model."""
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     model = TASKS[task].loader.from_pretrained(folder)
     return transformers.pipeline(task, model=model, tokenizer=tokenizer, device="cpu", **options)
@@ -128,7 +128,7 @@ def transformers_pipeline_on_mlx(task: str, folder: Path, **options: Any) -> Any
 
 @dataclass
 class ThreePipelines:
-    """One family's pipelines by task."""
+    """The three pipelines of one model family for each task."""
 
     family: str
     folders: dict[str, Path]
@@ -140,7 +140,7 @@ class ThreePipelines:
 def build_three_pipelines(
     family: str, tasks: tuple[str, ...], factory: pytest.TempPathFactory
 ) -> Iterator[ThreePipelines]:
-    """For a fixture: one checkpoint a head of a family, loaded three times a task."""
+    """Build one checkpoint per head and three pipelines per task, for use in a fixture."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLX_HF_BRIDGE_CACHE", str(factory.mktemp("module_cache")))
         heads = sorted({HEADS[task] for task in tasks})
@@ -160,7 +160,7 @@ def edit_json(path: Path, **changes: Any) -> None:
 
 
 def assert_same(actual: Any, expected: Any) -> None:
-    """The same structure, types, strings and numbers; a tensor's counterpart is an array that answers .numpy()."""
+    """Assert equal structure, types and strings, and close numbers; an array with .numpy() corresponds to a tensor."""
     if isinstance(expected, (torch.Tensor, np.ndarray)):
         assert actual.shape == tuple(expected.shape)
         np.testing.assert_allclose(actual.numpy(), np.asarray(expected), rtol=0, atol=ABSOLUTE)

@@ -1,4 +1,4 @@
-"""Weight files read and rewritten by torch and safetensors, so that tests can spell a checkpoint in any way."""
+"""Read and rewrite weight files and config.json, and compare outputs, for tests that vary a checkpoint."""
 
 import json
 from collections.abc import Callable
@@ -22,7 +22,7 @@ def write_tensors(folder: Path, tensors: Tensors) -> None:
 
 
 def rewrite(folder: Path, change: Callable[[Tensors], Tensors]) -> None:
-    """Replace the folder's tensors by what `change` makes of them."""
+    """Replace the tensors of the folder with the result of `change`."""
     write_tensors(folder, change(read_tensors(folder)))
 
 
@@ -31,14 +31,14 @@ def rename(folder: Path, change: Callable[[str], str]) -> None:
 
 
 def edit_config(folder: Path, **values: Any) -> None:
-    """Set keys of config.json; a value of ... removes its key."""
+    """Set keys of config.json; a value of `...` removes the key."""
     path = folder / "config.json"
     config = {**json.loads(path.read_text()), **values}
     path.write_text(json.dumps({key: value for key, value in config.items() if value is not ...}))
 
 
 def output_array(model: Any, inputs: dict[str, np.ndarray], name: str) -> np.ndarray:
-    """One output field of a model of either library, as float32 numpy."""
+    """Return one output field of a torch or MLX model as a float32 NumPy array."""
     if isinstance(model, torch.nn.Module):
         with torch.no_grad():
             output = model(**{key: torch.tensor(value) for key, value in inputs.items()})
@@ -47,6 +47,6 @@ def output_array(model: Any, inputs: dict[str, np.ndarray], name: str) -> np.nda
 
 
 def max_difference(one: np.ndarray, other: np.ndarray, inputs: dict[str, np.ndarray]) -> float:
-    """The largest difference; of hidden states, where a token is."""
+    """Return the largest absolute difference, for hidden states that of the positions that are not padding."""
     kept = inputs["attention_mask"].astype(bool) if one.ndim == 3 else slice(None)
     return float(np.abs(one[kept] - other[kept]).max())

@@ -1,7 +1,7 @@
-"""What transformers 4.57's question-answering pipeline answers, which transformers 5 no longer has.
+"""Record the results of the question-answering pipeline of transformers 4.57, which transformers 5 has removed.
 
-In an environment of its own: pip install transformers==4.57.6 torch==2.13.0, then
-python tests/goldens/question_answering.py (writes question_answering.json beside it).
+In a separate environment: pip install transformers==4.57.6 torch==2.13.0, then
+python tests/goldens/question_answering.py (writes question_answering.json next to it).
 """
 
 import json
@@ -21,7 +21,7 @@ BOTH = {"question": QUESTION, "context": CONTEXT}
 NOTHING = {"question": "?", "context": "cat"}
 LONGER = {"question": OTHER, "context": LONG}
 
-# The positional and the named arguments of each call.
+# Positional and keyword arguments of each call.
 CALLS: list[tuple[list[Any], dict[str, Any]]] = [
     ([], BOTH),
     ([], {"question": OTHER, "context": CONTEXT}),
@@ -55,7 +55,7 @@ CALLS: list[tuple[list[Any], dict[str, Any]]] = [
     ([], {**BOTH, "padding": "max_length"}),
     ([], {**BOTH, "max_question_len": 2}),
     ([], {**LONGER, "padding": True, "top_k": 2}),
-    # What it refuses.
+    # Calls that raise an error.
     ([], {**BOTH, "top_k": 0}),
     ([], {**BOTH, "max_answer_len": 0}),
     ([], {**BOTH, "doc_stride": 50, "max_seq_len": 40}),

@@ -1,6 +1,7 @@
-"""Tiny question answering checkpoints that any version of transformers reads, the same bytes on every machine.
+"""Tiny question answering checkpoints that any version of transformers loads, byte-identical on every machine.
 
-Only numpy, tokenizers and safetensors are imported; numbers are from numpy's RandomState, whose stream is frozen.
+Only numpy, tokenizers and safetensors are imported. Random numbers come from numpy's RandomState, whose stream never
+changes between versions.
 """
 
 import json
@@ -16,12 +17,12 @@ LETTERS = [chr(code) for code in range(ord("a"), ord("z") + 1)]
 WORDS = ["the", "cat", "dog", "sat", "on", "mat", "in", "who", "where", "is", "man", "went", "home", "##s", "##ing"]
 DEPTH, WIDTH, INNER, HEADS, PLACES = 2, 32, 48, 4, 64
 STD = 0.3
-# Of the scores of places, so that some answers are much likelier than others.
+# Factor on the start and end logits, so that some answers are much likelier than others.
 SHARPNESS = 6.0
 
 
 def make_bert(folder: Path) -> None:
-    """BERT with WordPiece and segments."""
+    """Save a tiny BERT with a WordPiece tokenizer and token type ids."""
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     tokens = [*special, *dict.fromkeys([*WORDS, ".", ",", "?", *LETTERS, *(f"##{letter}" for letter in LETTERS)])]
     vocabulary = {token: number for number, token in enumerate(tokens)}
@@ -35,7 +36,7 @@ def make_bert(folder: Path) -> None:
 
 
 def make_roberta(folder: Path) -> None:
-    """RoBERTa with byte pairs, no segments, and places that begin after padding's."""
+    """Save a tiny RoBERTa with byte-level BPE, no token type ids, and positions that start at pad_token_id + 1."""
     special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
     tokens = [*special, "Ġ", ".", ",", "?", "-", *(chr(code) for code in range(ord("A"), ord("Z") + 1)), *LETTERS]
     merges = [("Ġ", "t"), ("h", "e"), ("a", "t"), ("Ġt", "he"), ("i", "n"), ("Ġ", "s"), ("o", "n")]

@@ -65,6 +65,7 @@ def test_an_error_is_raised_and_the_threads_of_the_blas_come_back() -> None:
 
 
 def test_little_work_is_split_among_the_streams(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A small workload is split into batches so that every stream gets a share."""
     monkeypatch.setattr("mlx_hf_bridge.inference.batching.STREAMS", 2)
     assert [len(rows) for rows in group_by_length([40] * 16, 32)] == [8, 8]
     assert [len(rows) for rows in group_by_length([4] * 8, 32)] == [8]
@@ -73,12 +74,14 @@ def test_little_work_is_split_among_the_streams(monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.parametrize(("bits", "group_size"), [(8, 32), (8, 128), (4, 32), (4, 64)])
 def test_weights_dequantized_in_passes_are_mlxs(bits: int, group_size: int) -> None:
+    """Dequantization in passes is bitwise equal to mx.dequantize."""
     weight, scales, biases = mx.quantize(mx.random.normal((48, 256)), group_size=group_size, bits=bits)
     expected = mx.dequantize(weight, scales, biases, group_size=group_size, bits=bits)
     assert mx.array_equal(linear._dequantize_in_passes(weight, scales, biases, bits), expected)
 
 
 def test_weights_are_dequantized_once_in_a_block_and_let_go_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Inside dequantizing_once(), dequantized weights are cached per dtype, and released on exit."""
     packed = Linear(64, 32).to_quantized(32, 8)
     counted: list[int] = []
     monkeypatch.setattr(

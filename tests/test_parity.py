@@ -112,6 +112,7 @@ def paddings(row: Row) -> dict[str, dict[str, np.ndarray]]:
 
 @pytest.mark.parametrize(("row", "suffix"), [case for case in CASES if "Masked" in case.id or "PreTraining" in case.id])
 def test_word_tables_that_are_not_tied_are_read(row: Row, suffix: str, tmp_path: Path) -> None:
+    """LM heads with untied embeddings load their own decoder weight."""
     untied = dataclasses.replace(
         row, config=type(row.config).from_dict({**row.config.to_dict(), "tie_word_embeddings": False})
     )
@@ -136,6 +137,7 @@ def test_every_head_that_transformers_has_is_here(row: Row) -> None:
 
 @pytest.mark.parametrize("row", [row for row in FAMILIES if row.accepts_inputs_embeds], ids=row_name)
 def test_vectors_in_place_of_ids_answer_as_transformers(row: Row, tmp_path: Path) -> None:
+    """Outputs for inputs_embeds match transformers."""
     torch_model = save_model(tmp_path, row)
     inputs = ragged_inputs(row)
     width = torch_model.get_input_embeddings().weight.shape[1]
@@ -148,6 +150,7 @@ def test_vectors_in_place_of_ids_answer_as_transformers(row: Row, tmp_path: Path
 
 @pytest.mark.parametrize("row", FAMILIES, ids=row_name)
 def test_explicit_positions_answer_as_transformers(row: Row, tmp_path: Path) -> None:
+    """Outputs for explicit position_ids match transformers."""
     torch_model = save_model(tmp_path, row)
     inputs = ragged_inputs(row)
     # Positions are given per text: transformers' XLM and FlauBERT do not broadcast position_ids over the batch.

@@ -193,6 +193,7 @@ def test_products_and_the_word_table_are_packed_and_nothing_else(row: Row, tmp_p
 
 @pytest.mark.parametrize("recipe", PLAIN)
 def test_packed_and_unpacking_products_agree(recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The quantized matmul and dequantization followed by a matmul agree."""
     save_model(tmp_path, BERT)
     mlx_model = MLXAutoModel.from_pretrained(tmp_path, quantization_config=recipe)
     inputs = ragged_inputs(BERT)
@@ -478,6 +479,7 @@ def test_a_packing_of_its_own_for_one_path_is_read(prefix: str, tmp_path: Path) 
 
 
 def test_parts_packed_differently_cannot_be_joined(tmp_path: Path) -> None:
+    """Query, key and value with different quantization settings cannot be fused."""
     make_mlx_checkpoint(tmp_path, "", {"encoder.layer.1.attention.self.key": {"group_size": 32, "bits": 8}})
     with pytest.raises(QuantizationError, match=r"packs the slices of encoder\.layers\.1\.attention\.qkv differently"):
         MLXAutoModel.from_pretrained(tmp_path)
@@ -534,6 +536,7 @@ def test_another_tools_quantisation_is_refused(packing: Any, tmp_path: Path) -> 
 @pytest.mark.parametrize("recipe", [None, *PLAIN])
 @pytest.mark.parametrize("dtype", [None, mx.float16])
 def test_planned_bytes_are_those_of_the_file(recipe: str | None, dtype: mx.Dtype | None, tmp_path: Path) -> None:
+    """The size that the plan predicts equals the size of the written weights."""
     config = {**BERT.config.to_dict(), "vocab_size": 5000, "num_hidden_layers": 1}
     row = replace(BERT, config=transformers.BertConfig(**config))
     save_model(tmp_path, row, "ForSequenceClassification")
@@ -551,6 +554,7 @@ def test_planned_bytes_are_those_of_the_file(recipe: str | None, dtype: mx.Dtype
 def test_half_checkpoints_of_every_family_answer_as_their_float32_reading(
     row: Row, dtype: mx.Dtype, tmp_path: Path
 ) -> None:
+    """Half-precision checkpoints match the reference computed in float32 or float64."""
     torch_model = make_model(row)
     torch_model.to(getattr(torch, str(dtype).rpartition(".")[2])).save_pretrained(tmp_path)
     mlx_model = MLXAutoModel.from_pretrained(tmp_path)
@@ -608,6 +612,7 @@ def test_float_weights_have_no_packing_in_config_json(tmp_path: Path) -> None:
 
 
 def test_packed_tensors_without_a_word_in_config_json_are_an_error(tmp_path: Path) -> None:
+    """Quantized tensors without quantization settings in config.json raise an error."""
     make_mlx_checkpoint(tmp_path)
     edit_config(tmp_path, quantization=...)
     with pytest.raises(WeightsError, match=r"no parameter for: embeddings\.position_embeddings\.biases"):

@@ -104,7 +104,7 @@ def test_num_labels_renumbers_as_transformers_does(mlx_model: Any, torch_model: 
         _ = mlx_model.config.foo
 
 
-# The torch.nn.Module API ---------------------------------------------------------------------------------------------
+# The torch.nn.Module API --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("row", FAMILIES[:12], ids=row_name)

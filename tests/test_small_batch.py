@@ -20,6 +20,7 @@ def sixteen_rows(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def asked_often(blocks: PackedTiles, x: mx.array, weight: mx.array) -> mx.array | None:
+    """Multiply often enough that the weight is packed into tiles, and return the last result."""
     for _ in range(10):
         product = blocks.matmul(x, weight)
     return product
@@ -31,6 +32,7 @@ def normal(*shape: int) -> mx.array:
 
 @pytest.mark.parametrize("shape", [(1, 10, 384), (384,), (2, 3, 384), (16, 384)])
 def test_blocks_give_the_product(shape: tuple[int, ...]) -> None:
+    """The matmul with packed tiles matches the plain matmul for every batch shape."""
     x, weight = normal(*shape), normal(96, 384)
     product = asked_often(PackedTiles(), x, weight)
     assert product is not None
@@ -50,15 +52,18 @@ def test_blocks_give_the_product(shape: tuple[int, ...]) -> None:
     ids=["many rows", "no rows", "no whole blocks", "too many products a block", "half precision"],
 )
 def test_other_products_are_left_to_the_usual_way(x: mx.array, weight: mx.array) -> None:
+    """Unsupported shapes and dtypes return None, so that the caller uses the plain matmul."""
     assert asked_often(PackedTiles(), x, weight) is None
 
 
 def test_weights_are_held_twice_for_those_alone_who_keep_asking() -> None:
+    """Tiles, a second copy of the weight, are packed only after several calls."""
     blocks, x, weight = PackedTiles(), normal(4, 384), normal(96, 384)
     assert [blocks.matmul(x, weight) is None for _ in range(6)] == [True] * 4 + [False] * 2
 
 
 def test_a_replaced_weight_is_the_one_that_counts() -> None:
+    """Replacing the weight of a layer invalidates its packed tiles."""
     layer, x = Linear(384, 96), normal(4, 384)
     for scale in (1.0, -2.0):
         layer.update({"weight": normal(96, 384) * scale, "bias": normal(96)})
@@ -70,6 +75,7 @@ def test_a_replaced_weight_is_the_one_that_counts() -> None:
 
 
 def test_what_is_not_served_alone_is_the_same_however_often_it_is_asked_for() -> None:
+    """Outside single-batch mode, no tiles are used and outputs stay bitwise equal."""
     layer, x = Linear(384, 96), normal(4, 384)
     layer.update({"weight": normal(96, 384), "bias": normal(96)})
     first = np.array(layer(x))
@@ -84,6 +90,7 @@ def test_what_is_not_served_alone_is_the_same_however_often_it_is_asked_for() ->
 
 
 def test_gradients_of_weights_are_those_of_the_usual_way() -> None:
+    """Gradients with respect to a weight that has packed tiles match the analytic ones."""
     layer, x = Linear(384, 96), normal(4, 384)
     layer.update({"weight": normal(96, 384), "bias": normal(96)})
 
@@ -101,6 +108,7 @@ def test_gradients_of_weights_are_those_of_the_usual_way() -> None:
 
 
 def test_layers_are_begun_within_the_block_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Layers are evaluated early only inside single_batch_mode()."""
     begun: list[mx.array] = []
     monkeypatch.setattr(single_batch, "EVALUATES_EARLY", True)
     monkeypatch.setattr(mx, "async_eval", begun.append)

@@ -54,6 +54,7 @@ def test_a_list_of_devices_makes_a_pool_for_one_call(kind: str, tmp_path: Path) 
 
 
 def test_what_cannot_be_sent_to_a_worker_is_refused_before_anything_waits(tmp_path: Path) -> None:
+    """Arguments that cannot be pickled raise an error before any worker is awaited."""
     make_checkpoint(tmp_path)
     mlx_model = MLXMultiVectorEncoder(modules=[MLXSentenceTransformer(tmp_path)[0]])
     halved = LambdaTokenPooling(lambda vectors: vectors[::2])

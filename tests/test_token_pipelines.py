@@ -98,6 +98,7 @@ def test_equal_texts_are_computed_once(three: ThreePipelines, forwards: list[tup
 
 @pytest.mark.parametrize("row", [row for row in FAMILIES if "ForMaskedLM" in heads_of(row)], ids=row_name)
 def test_words_are_scored_at_masked_slots_alone_in_every_family(row: Row, tmp_path: Path) -> None:
+    """`logits_at` the given positions equals the full logits gathered at those positions."""
     save_model(tmp_path, row, "ForMaskedLM")
     loaded = MLXAutoModelForMaskedLM.from_pretrained(tmp_path).loaded
     inputs = ragged_inputs(row)
@@ -120,6 +121,7 @@ class Whole:
 
 
 def test_words_of_a_model_that_answers_for_all_slots_are_the_same(three: ThreePipelines) -> None:
+    """fill-mask gives equal results with a model that only computes logits at all positions."""
     pipe = three.mlx[FILL]
     loaded = pipe.model.loaded
     whole = type(pipe)(create_model(dataclasses.replace(loaded, model=Whole(loaded.model))), pipe.tokenizer)

@@ -19,6 +19,7 @@ ROWS = [
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.model_type)
 def test_an_absent_mask_is_found_from_the_padding_id(row: Row, tmp_path: Path) -> None:
+    """Without an attention mask, padding is detected from the pad token id."""
     torch_model = save_model(tmp_path, row)
     mlx_model = MLXAutoModel.from_pretrained(tmp_path)
     inputs = ragged_inputs(row)
@@ -42,6 +43,7 @@ def test_old_spellings_of_keys_are_read(tmp_path: Path) -> None:
 
 
 def test_the_head_that_searches_by_beams_is_no_span_classifier(tmp_path: Path) -> None:
+    """XLM's beam search question answering head does not load as a span classification head."""
     model = transformers.XLMForQuestionAnswering(ROWS[0].config)
     model.save_pretrained(tmp_path)
     assert MLXAutoModel.from_pretrained(tmp_path)([[5, 6]]).last_hidden_state.shape == (1, 2, 24)
@@ -53,6 +55,7 @@ def test_the_head_that_searches_by_beams_is_no_span_classifier(tmp_path: Path) -
     "values", [{"pre_norm": True}, {"asm": True}, {"causal": True}, {"is_encoder": False}], ids=lambda v: next(iter(v))
 )
 def test_what_would_give_other_vectors_is_refused(values: dict[str, bool], tmp_path: Path) -> None:
+    """Config options that would change the outputs raise an error."""
     save_model(tmp_path, ROWS[1])
     edit_config(tmp_path, **values)
     key, value = next(iter(values.items()))
@@ -61,6 +64,7 @@ def test_what_would_give_other_vectors_is_refused(values: dict[str, bool], tmp_p
 
 
 def test_another_summary_than_the_first_tokens_is_refused(tmp_path: Path) -> None:
+    """A summary_type other than 'first' raises an error."""
     save_model(tmp_path, ROWS[0], "ForSequenceClassification")
     edit_config(tmp_path, summary_type="mean")
     with pytest.raises(ConfigError, match=r"summary_type='mean', .* supported are 'first', true and true\. Use"):

@@ -706,6 +706,7 @@ FAMILIES = [
 
 
 def row_name(row: Row) -> str:
+    """Return a test id: the model_type and the index of the row in FAMILIES."""
     return f"{row.model_type}-{FAMILIES.index(row)}"
 
 

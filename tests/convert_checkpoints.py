@@ -41,6 +41,7 @@ def make_bert(folder: Path) -> Path:
 
 
 def snapshot(*folders: Path) -> dict[str, tuple[int, int]]:
+    """Return the size and mtime of everything in the folders, by path."""
     return {
         str(path): (path.stat().st_size, path.stat().st_mtime_ns)
         for folder in folders
@@ -49,9 +50,11 @@ def snapshot(*folders: Path) -> dict[str, tuple[int, int]]:
 
 
 def converted(suffix: str = "q8") -> Path:
+    """Return the default output folder of a conversion of the checkpoint "bert"."""
     return Path("models/mlx_converted") / f"bert-mlx-{suffix}"
 
 
 def metadata_of(folder: Path) -> dict[str, Any]:
+    """Return the content of conversion_metadata.json."""
     content: dict[str, Any] = json.loads((folder / "conversion_metadata.json").read_text(encoding="utf-8"))
     return content

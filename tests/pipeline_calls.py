@@ -103,6 +103,7 @@ def filled(*texts: str, **options: Any) -> Call:
 
 
 def filled_one(text: str, **options: Any) -> Call:
+    """Return a fill-mask call with a single text."""
     return lambda pipe: pipe(*masked(pipe, text), **options)
 
 

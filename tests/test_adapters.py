@@ -34,6 +34,7 @@ def write_adapter(folder: Path, base: Path, tensors: Tensors, **config: Any) -> 
 
 
 def random_tensor(*shape: int, seed: int = 3) -> torch.Tensor:
+    """Return a standard normal tensor."""
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
@@ -42,6 +43,8 @@ LORA = {f"{VALUE}.lora_A.weight": A, f"{VALUE}.lora_B.weight": B}
 
 
 def summed(name: str, change: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[Tensors], None]:
+    """Return a function that replaces tensor `name` of a state dict with the result of `change`."""
+
     def apply(state: Tensors) -> None:
         state[name] = change(state[name])
 
@@ -49,6 +52,7 @@ def summed(name: str, change: Callable[[torch.Tensor], torch.Tensor]) -> Callabl
 
 
 def as_dora(weight: torch.Tensor) -> torch.Tensor:
+    """Return the weight with the adapter merged as DoRA does: rows of the sum rescaled to random magnitudes."""
     both = weight + 6 / 4 * B @ A
     return random_tensor(24, seed=5)[:, None] * both / both.norm(dim=1, keepdim=True)
 
@@ -119,12 +123,14 @@ KINDS: dict[str, tuple[Tensors, dict[str, Any], Callable[[Tensors], None]]] = {
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Save the base model and return its folder."""
     folder = tmp_path_factory.mktemp("base")
     make_checkpoint(folder)
     return folder
 
 
 def torch_model(base: Path, change: Callable[[Tensors], None]) -> Any:
+    """Return the base model in torch with `change` applied to its state dict."""
     model = transformers.BertModel.from_pretrained(base).eval()
     state = model.state_dict()
     change(state)
@@ -133,6 +139,7 @@ def torch_model(base: Path, change: Callable[[Tensors], None]) -> Any:
 
 
 def differs_by(mlx_model: Any, model: Any, name: str = "pooler_output") -> float:
+    """Return the largest difference between the outputs of the two models."""
     inputs = ragged_inputs(BERT)
     return max_difference(output_array(mlx_model, inputs, name), output_array(model, inputs, name), inputs)
 

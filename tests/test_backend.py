@@ -54,6 +54,7 @@ def pair(encoder: Path) -> tuple[SentenceTransformer, SentenceTransformer]:
 
 
 def arrays(value: Any) -> list[np.ndarray]:
+    """Return all arrays nested in lists and dicts, without the modality, in a fixed order."""
     if isinstance(value, dict):
         return [array for key in sorted(value) if key != "modality" for array in arrays(value[key])]
     if isinstance(value, list):
@@ -62,6 +63,7 @@ def arrays(value: Any) -> list[np.ndarray]:
 
 
 def check_same(found: Any, expected: Any, tolerance: float = TOLERANCE) -> None:
+    """Assert equal types, shapes and dtypes, and values within the tolerance."""
     assert type(found) is type(expected)
     for one, other in zip(arrays(found), arrays(expected), strict=True):
         assert one.shape == other.shape and one.dtype == other.dtype
@@ -144,6 +146,7 @@ def test_a_large_ragged_batch_is_computed_in_parts(pair: Any, monkeypatch: pytes
 
 
 def budgeted_into(rows: int, lengths: list[int], batch_size: int) -> Any:
+    """Split texts sorted by descending length into groups of `rows`, in place of group_by_length."""
     order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
     return (order[start : start + rows] for start in range(0, len(order), rows))
 

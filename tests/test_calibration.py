@@ -31,6 +31,7 @@ def random_weights(outputs: int = 24, inputs: int = 128) -> np.ndarray:
 
 
 def unpacked(packed: Any, bits: int, group_size: int) -> np.ndarray:
+    """Return the weights dequantized by MLX."""
     return np.array(mx.dequantize(*packed, group_size=group_size, bits=bits))
 
 

@@ -87,6 +87,7 @@ CASES = [
 
 
 def field(head: str) -> str:
+    """Return the name of the output that is compared for a head."""
     return {"Model": "last_hidden_state", "ForQuestionAnswering": "start_logits"}.get(head, "logits")
 
 
@@ -116,6 +117,7 @@ def test_a_joined_tensor_beside_its_parts_is_refused(tmp_path: Path) -> None:
 
 
 def hidden_differ(row: Row, torch_model: Any, folder: Path) -> float:
+    """Return the largest difference between hidden states of the converted folder and the torch model."""
     inputs = ragged_inputs(row)
     mlx_model = MLXAutoModel.from_pretrained(folder)
     return max_difference(

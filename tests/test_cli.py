@@ -33,16 +33,19 @@ def classifier(tmp_path: Path) -> str:
 
 
 def pipe(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make `text` the standard input."""
     monkeypatch.setattr("sys.stdin", io.StringIO(text))
 
 
 def exit_code(*arguments: str) -> Any:
+    """Run the command, assert that it exits through SystemExit, and return the exit code."""
     with pytest.raises(SystemExit) as stopped:
         main(arguments)
     return stopped.value.code
 
 
 def answer(capsys: Capture) -> Any:
+    """Return the JSON printed to standard output."""
     return json.loads(capsys.readouterr().out)
 
 

@@ -45,6 +45,7 @@ def bert(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def change_metadata(folder: Path, **changes: Any) -> None:
+    """Set keys of conversion_metadata.json."""
     (folder / "conversion_metadata.json").write_text(json.dumps({**metadata_of(folder), **changes}), encoding="utf-8")
 
 

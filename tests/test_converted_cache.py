@@ -48,10 +48,12 @@ FIRST, SECOND = "a" * 40, "b" * 40
 
 
 def conversions(bridge_cache: Path) -> list[Path]:
+    """Return the conversion folders in the cache."""
     return [path for path in (bridge_cache / "converted").iterdir() if path.suffix != ".lock"]
 
 
 def hidden(model: Any) -> np.ndarray:
+    """Return the hidden states of a model for INPUTS."""
     return output_array(model, INPUTS, "last_hidden_state")
 
 
@@ -116,6 +118,7 @@ def test_second_load_of_a_hub_repo_needs_no_source_weights(hub: Path) -> None:
 
 
 def key(name: str | Path, recipe: Any = None, dtype: mx.Dtype | None = None, **options: Any) -> Path:
+    """Return the cache folder of a conversion."""
     return cache_folder(locate(name, HubOptions(**options)), recipe_from(recipe), dtype, FORMAT)
 
 
@@ -234,6 +237,7 @@ def test_hub_arguments_reach_huggingface_hub(hub: Path, monkeypatch: pytest.Monk
 
 
 def python(script: str, *arguments: Any, **environment: str) -> subprocess.Popen[str]:
+    """Start a script in a fresh Python process."""
     command = [sys.executable, "-c", script, *map(str, arguments)]
     return subprocess.Popen(command, env={**os.environ, **environment}, stdout=subprocess.PIPE, text=True)
 

@@ -22,6 +22,7 @@ OPTIONS = {"batch_size": 2, "chunk_size": 7, "normalize_embeddings": True}
 
 
 def texts(count: int) -> Iterator[str]:
+    """Return an iterator over short texts of 0 to 6 words."""
     return (" ".join(itertools.islice(itertools.cycle(WORDS), n % 5, n % 5 + n % 7)) for n in range(count))
 
 
@@ -68,6 +69,7 @@ def test_a_precision_that_needs_all_vectors_is_refused(model: MLXSentenceTransfo
 
 
 def saved(array: np.ndarray, path: Path) -> bytes:
+    """Save the array with numpy.save and return the bytes of the file."""
     np.save(path, array)
     return path.read_bytes()
 
@@ -84,6 +86,8 @@ def test_a_file_is_what_numpy_would_save_and_nothing_is_left_beside_it(
 
 
 def broken_off(model: MLXSentenceTransformer, path: Path, after: int) -> None:
+    """Interrupt encode_to_file after some texts and assert that the output file does not exist."""
+
     def stopping() -> Iterator[str]:
         yield from itertools.islice(texts(40), after)
         raise KeyboardInterrupt

@@ -39,6 +39,7 @@ def both(folder: Path, labels: int = 1, row: Row | None = None, **options: Any) 
 
 
 def assert_same(torch_model: Any, mlx_model: MLXCrossEncoder, pairs: Any = PAIRS, **arguments: Any) -> None:
+    """Assert equal types and dtypes of predictions, and close scores."""
     expected, actual = torch_model.predict(pairs, **arguments), mlx_model.predict(pairs, **arguments)
     np.testing.assert_allclose(actual, expected, **TOLERANCE)
     assert type(actual) is type(expected)

@@ -32,6 +32,7 @@ THEIRS = ["encoder.layer.0.attention.output.dense", "encoder.layer.1.intermediat
 
 
 def job_on(folder: Path) -> CalibrationJob:
+    """Return a calibration job on IDS whose output is the hidden state of the first token."""
     model = MLXAutoModel.from_pretrained(folder).loaded.model
     batch = TokenBatch(mx.array(IDS))
     widths = {path: BitWidth(4, 64) for path in [*PATHS, TOKEN_EMBEDDING]}

@@ -15,6 +15,7 @@ _ELSEWHERE = ("transformers/", "sentence_transformers/util", "script.py", "conve
 
 
 def prose(page: Path) -> str:
+    """Return the text of a page."""
     return page.read_text(encoding="utf-8")
 
 

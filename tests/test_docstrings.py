@@ -98,6 +98,7 @@ def public_names() -> tuple[Public, ...]:
 
 
 def is_full(found: Public) -> bool:
+    """Return whether all sections are required."""
     return any(found.file == part or found.file.startswith(f"{part}/") for part in FULL)
 
 
@@ -125,6 +126,7 @@ def described(doc: str, name: str = "Args") -> set[str]:
 
 
 def returns_something(node: Function) -> bool:
+    """Return whether the function is annotated to return a value."""
     return node.returns is None or ast.unparse(node.returns) not in ("None", "NoReturn")
 
 

@@ -12,6 +12,7 @@ from mlx_hf_bridge.runtime import device
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measure speeds for only a moment."""
     monkeypatch.setattr(diagnosis, "_SECONDS", 0.01)
 
 

@@ -27,11 +27,14 @@ ABSOLUTE = 2e-5  # as in test_parity.py
 
 
 def cut_in_half(folder: Path) -> None:
+    """Truncate the weight file to half its size."""
     path = folder / "model.safetensors"
     os.truncate(path, path.stat().st_size // 2)
 
 
 def with_header(header: Any, length: int | None = None) -> Callable[[Path], None]:
+    """Return a change that writes a weight file with this safetensors header."""
+
     def write(folder: Path) -> None:
         content = header if isinstance(header, bytes) else json.dumps(header).encode()
         size = len(content) if length is None else length
@@ -41,26 +44,32 @@ def with_header(header: Any, length: int | None = None) -> Callable[[Path], None
 
 
 def entry(**changes: Any) -> Callable[[Path], None]:
+    """Return a change that writes a weight file with one tensor, whose header entry is altered."""
     return with_header({"x": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8], **changes}})
 
 
 def config(**values: Any) -> Callable[[Path], None]:
+    """Return a change that sets keys of config.json."""
     return lambda folder: edit_config(folder, **values)
 
 
 def text(name: str, content: str | bytes) -> Callable[[Path], None]:
+    """Return a change that writes a file."""
     return lambda folder: (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
 
 
 def removed(name: str) -> Callable[[Path], None]:
+    """Return a change that deletes a file."""
     return lambda folder: (folder / name).unlink()
 
 
 def changed(change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]) -> Callable[[Path], None]:
+    """Return a change that rewrites the tensors."""
     return lambda folder: rewrite(folder, change)
 
 
 def modules(**changes: Any) -> Callable[[Path], None]:
+    """Return a change that writes a modules.json of one module; a value of `...` removes its key."""
     entry = {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer", **changes}
     return text("modules.json", json.dumps([{key: value for key, value in entry.items() if value is not ...}]))
 

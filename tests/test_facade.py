@@ -27,6 +27,7 @@ MASK = torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]])
 
 
 def row_of(model_type: str) -> Row:
+    """Return the first row of a model type."""
     return next(row for row in FAMILIES if row.model_type == model_type)
 
 
@@ -325,6 +326,7 @@ def test_the_torch_model_takes_over_what_was_set(tmp_path: Path) -> None:
 
 
 def answer_of(model: Any) -> np.ndarray:
+    """Return the first output of a model."""
     with torch.no_grad():
         return np.asarray(model(IDS, MASK)[0])
 

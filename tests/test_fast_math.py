@@ -49,12 +49,14 @@ def test_powers_of_two_are_numpys_between_their_bounds_and_stay_there_outside() 
 
 
 def random_parts(length: int, shared: int = 1) -> list[mx.array]:
+    """Return random queries, keys and values, with key-value heads shared by `shared` query heads."""
     mx.random.seed(length)
     shapes = [(2, 4, length, 8), (2, 4 // shared, length, 8), (2, 4 // shared, length, 8)]
     return [mx.random.normal(shape) * 2 for shape in shapes]
 
 
 def masks(length: int) -> dict[str, mx.array | None]:
+    """Return attention masks by name: none, padding, causal, and both."""
     ragged = mx.arange(length)[None, None, None] < mx.array([length, max(1, length // 3)])[:, None, None, None]
     places = mx.arange(length)
     causal = (places[:, None] >= places[None])[None, None]

@@ -68,18 +68,22 @@ def copy(bare: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def nothing_warned() -> None:
+    """Forget which warnings were already given."""
     arguments._warned.clear()
 
 
 def hidden(model: Any, name: str = "last_hidden_state") -> np.ndarray:
+    """Return one output of a model as an array."""
     return output_array(model, ragged_inputs(BERT), name)
 
 
 def same(mlx_model: Any, torch_model: Any, name: str = "last_hidden_state") -> bool:
+    """Return whether two models have the same output within the tolerance."""
     return max_difference(hidden(mlx_model, name), hidden(torch_model, name), ragged_inputs(BERT)) < ABSOLUTE
 
 
 def conversions(cache: Path) -> int:
+    """Return the number of conversions in the cache."""
     return len(list((cache / "converted").glob("*/config.json")))
 
 
@@ -119,6 +123,7 @@ def test_proxies_are_said_not_to_be_passed_on(bare: Path, caplog: pytest.LogCapt
 
 
 def answered(kind: type[Exception]) -> Exception:
+    """Return an exception of huggingface_hub with a response of status 404."""
     response = SimpleNamespace(headers={}, request=None, status_code=404)
     return kind("refused", response=response)  # type: ignore[call-arg]
 
@@ -511,6 +516,7 @@ def test_add_pooling_layer_is_taken_by_name_and_by_position(bare: Path) -> None:
 
 
 def report_of(model: Any, folder: Path, **given: Any) -> dict[str, Any]:
+    """Return the loading info with sets of strings."""
     _, info = model.from_pretrained(folder, output_loading_info=True, **given)
     return {key: set(map(str, value)) for key, value in info.items()}
 

@@ -46,10 +46,12 @@ def torch_free(name: str) -> MLXSentenceTransformer:
 
 
 def adapter(tool: str, name: str) -> Any:
+    """Return a class of mlx_hf_bridge.integrations."""
     return getattr(import_module(f"mlx_hf_bridge.integrations.{tool}"), name)
 
 
 def close(found: Any, expected: Any) -> bool:
+    """Return whether all values agree within the tolerance."""
     return bool(np.abs(np.asarray(found) - np.asarray(expected)).max() < TOLERANCE)
 
 
@@ -129,6 +131,7 @@ def test_examples_answer(example: str, name: str, capsys: pytest.CaptureFixture[
 
 
 def local_task() -> Any:
+    """Return an MTEB task with local data."""
     import mteb
     from datasets import Dataset
     from mteb.abstasks.sts import AbsTaskSTS

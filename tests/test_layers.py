@@ -60,6 +60,8 @@ class Answering(Counting):
 
 
 class Ones(nn.Module):
+    """Embeddings that are all ones."""
+
     def __init__(self) -> None:
         super().__init__()
         self.word = None

@@ -24,6 +24,7 @@ def bert(tmp_path: Path) -> Path:
 
 
 def random_choices(seed: int) -> dict[str, list[Choice]]:
+    """Return random sizes and errors of six bit widths for four layers."""
     random = np.random.default_rng(seed)
     found = {}
     for name in "abcd":

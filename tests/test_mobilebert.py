@@ -19,6 +19,7 @@ ROW = next(row for row in FAMILIES if row.model_type == "mobilebert")
 
 
 def varied(**values: object) -> Row:
+    """Return the row with other config values."""
     config = transformers.MobileBertConfig(**{**ROW.config.to_dict(), **values})
     return dataclasses.replace(ROW, config=config)
 

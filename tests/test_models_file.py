@@ -22,6 +22,7 @@ def bert(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def write_models(*models: dict[str, Any], path: str = "config/models.yaml") -> None:
+    """Write a YAML file of models."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     Path(path).write_text(yaml.safe_dump({"models": list(models)}), encoding="utf-8")
 

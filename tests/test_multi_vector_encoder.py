@@ -30,6 +30,7 @@ METHODS = ("encode_query", "encode_document", "encode")
 
 
 def projection(width: int = 10) -> Any:
+    """Return a random Dense module for token embeddings."""
     return randomized(Dense(24, width, bias=False, activation_function=None, module_input_name="token_embeddings"))
 
 
@@ -47,12 +48,14 @@ def colbert(folder: Path, *after: Any, mask: Any = None, **options: Any) -> Any:
 
 
 def assert_rows(actual: Any, expected: Any) -> None:
+    """Assert equal shapes and close values of every array."""
     assert [tuple(one.shape) for one in actual] == [tuple(one.shape) for one in expected]
     for one, other in zip(actual, expected, strict=True):
         np.testing.assert_allclose(np.array(one), np.asarray(other), **TOLERANCE)
 
 
 def assert_same(torch_model: Any, mlx_model: MLXMultiVectorEncoder, texts: Any = TEXTS, **arguments: Any) -> None:
+    """Assert that all encode methods return close results."""
     for method in METHODS:
         assert_rows(getattr(mlx_model, method)(texts, **arguments), getattr(torch_model, method)(texts, **arguments))
 

@@ -116,6 +116,7 @@ def make_for(folder: Path, row: Row, head: str) -> Path:
 
 
 def torch_pipeline(task: str, folder: Path, **options: Any) -> Any:
+    """Return transformers' own pipeline on the torch model."""
     return transformers.pipeline(task, model=str(folder), device="cpu", **options)
 
 
@@ -156,6 +157,7 @@ def build_three_pipelines(
 
 
 def edit_json(path: Path, **changes: Any) -> None:
+    """Set keys of a JSON file."""
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 

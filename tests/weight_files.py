@@ -13,10 +13,12 @@ Tensors = dict[str, torch.Tensor]
 
 
 def read_tensors(folder: Path) -> Tensors:
+    """Return the tensors of model.safetensors."""
     return load_file(folder / "model.safetensors")
 
 
 def write_tensors(folder: Path, tensors: Tensors) -> None:
+    """Write the tensors to model.safetensors."""
     contiguous = {name: tensor.clone().contiguous() for name, tensor in tensors.items()}
     save_file(contiguous, folder / "model.safetensors", metadata={"format": "pt"})
 
@@ -27,6 +29,7 @@ def rewrite(folder: Path, change: Callable[[Tensors], Tensors]) -> None:
 
 
 def rename(folder: Path, change: Callable[[str], str]) -> None:
+    """Rename every tensor of the folder with `change`."""
     rewrite(folder, lambda tensors: {change(name): tensor for name, tensor in tensors.items()})
 
 

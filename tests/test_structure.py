@@ -34,7 +34,7 @@ ORDER = [
     {"pretrained"},
     {"facade"},
     {"sentence_transformers", "pipelines"},
-    {"verification", "zero_change", "support", "doctor", "integrations"},
+    {"verification", "zero_change", "integrations"},
     {"cli"},
     {"__main__"},
 ]

@@ -237,13 +237,13 @@ def test_what_only_torch_serves_goes_to_torch_once_and_for_good(use: str, tmp_pa
     bridged, torch_model, behind = pair(tmp_path)
     forward, served = bridged.forward, bridged.state_dict
     bridged.note = "kept"
-    bridged.name_or_path = "named anew"
+    bridged.name_or_path = "renamed"
     act, reason = USES[use]
     act(bridged)
     assert len(behind.reasons) == 1
     assert behind.reasons[0].startswith(reason)
     assert type(bridged) is type(torch_model)
-    assert (bridged.note, bridged.name_or_path) == ("kept", "named anew")
+    assert (bridged.note, bridged.name_or_path) == ("kept", "renamed")
     if use not in ("resizing", "replacing"):
         with torch.no_grad():
             assert_same(bridged(IDS, MASK), torch_model(IDS, MASK))

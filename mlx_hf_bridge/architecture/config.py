@@ -143,9 +143,18 @@ class EncoderConfig:
         return False
 
     @property
+    def has_position_table(self) -> bool:
+        """Whether positions are looked up in a table of `max_position_embeddings` rows.
+
+        False for rotary and relative positions: such a model computes texts of any length, and
+        `max_position_embeddings` is only the length that it was trained to.
+        """
+        return True
+
+    @property
     def max_length(self) -> int:
-        """Longest text, in tokens with special tokens, that has positions; longer texts are truncated to it."""
-        return self.max_position_embeddings
+        """Longest text, in tokens with special tokens, that has positions; `NO_POSITIONS` without a position table."""
+        return self.max_position_embeddings if self.has_position_table else NO_POSITIONS
 
     @property
     def max_sequence_length(self) -> int:
@@ -195,7 +204,7 @@ class EncoderConfig:
             The position id, to be checked against `max_position_embeddings`; 0 for models without a position table.
         """
         # From the width and not the mask: BERT's positions count padding too.
-        return int(ids.shape[1]) - 1
+        return int(ids.shape[1]) - 1 if self.has_position_table else 0
 
 
 @dataclass(frozen=True)
@@ -216,7 +225,7 @@ class OffsetPositionsConfig(EncoderConfig):
     @property
     def max_length(self) -> int:
         """Longest text in tokens, special tokens included: the positions behind the padding's."""
-        return self.max_position_embeddings - self.padding_idx - 1
+        return self.max_position_embeddings - self.padding_idx - 1 if self.has_position_table else NO_POSITIONS
 
     def last_position(self, ids: np.ndarray) -> int:
         """Return the highest position id of a batch; padding does not advance it.
@@ -225,8 +234,10 @@ class OffsetPositionsConfig(EncoderConfig):
             ids: Token ids of shape (B, L).
 
         Returns:
-            The padding id plus the number of real tokens in the longest text.
+            The padding id plus the number of real tokens in the longest text; 0 without a position table.
         """
+        if not self.has_position_table:
+            return 0
         return self.padding_idx + int((ids != self.padding_idx).sum(axis=1).max())
 
 

@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import numpy as np
-
 from mlx_hf_bridge.architecture.config import EncoderConfig
 from mlx_hf_bridge.errors import ConfigError
 
@@ -43,8 +41,8 @@ def rope_theta_from(parameters: Mapping[str, Any] | None, default: float) -> flo
 class RotaryConfig(EncoderConfig):
     """Config of models with rotary positions (Su et al., arXiv 2104.09864).
 
-    There is no position table: inputs longer than `max_length`, the trained length, can be computed too. The rotary
-    base is in `rope_parameters`, in files from before transformers 5 in `rope_theta`, else it is `default_theta`.
+    There is no position table: inputs longer than the trained length can be computed too. The rotary base is in
+    `rope_parameters`, in files from before transformers 5 in `rope_theta`, else it is `default_theta`.
 
     Attributes:
         rope_parameters: Rope type and base as transformers 5 writes them.
@@ -78,13 +76,7 @@ class RotaryConfig(EncoderConfig):
         """Width of an attention head."""
         return self.head_dim or self.hidden_size // self.num_attention_heads
 
-    def last_position(self, ids: np.ndarray) -> int:
-        """Return 0, since rotary positions are computed and not looked up in a table.
-
-        Args:
-            ids: Token ids of shape (B, L).
-
-        Returns:
-            0.
-        """
-        return 0
+    @property
+    def has_position_table(self) -> bool:
+        """Whether positions are looked up in a table: no, they are rotary."""
+        return False

@@ -8,8 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
-
 from mlx_hf_bridge.architecture.config import EncoderConfig
 from mlx_hf_bridge.architecture.family import (
     MASKED_LM,
@@ -73,9 +71,10 @@ class DebertaConfig(EncoderConfig):
         """Longest relative distance that has its own embedding."""
         return self.max_relative_positions if self.max_relative_positions > 0 else self.max_position_embeddings
 
-    def last_position(self, ids: np.ndarray) -> int:
-        """Return the highest position id of a batch; 0 without a position table."""
-        return super().last_position(ids) if self.position_biased_input else 0
+    @property
+    def has_position_table(self) -> bool:
+        """Whether absolute positions are added to the embeddings, besides the relative ones."""
+        return self.position_biased_input
 
 
 def embeddings(config: DebertaConfig) -> MaskedEmbeddings:

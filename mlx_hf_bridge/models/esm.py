@@ -9,7 +9,6 @@ from typing import ClassVar
 
 import mlx.core as mx
 import mlx.nn as nn
-import numpy as np
 
 from mlx_hf_bridge.architecture.config import OffsetPositionsConfig
 from mlx_hf_bridge.architecture.family import MASKED_LM, SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION, Family, Head
@@ -62,13 +61,9 @@ class EsmConfig(OffsetPositionsConfig):
         return self.position_embedding_type == "rotary"
 
     @property
-    def max_length(self) -> int:
-        """Longest text, in tokens with special tokens, that has positions."""
-        return self.max_position_embeddings if self.is_rotary else super().max_length
-
-    def last_position(self, ids: np.ndarray) -> int:
-        """Return the highest position id of a batch; 0 for rotary positions."""
-        return 0 if self.is_rotary else super().last_position(ids)
+    def has_position_table(self) -> bool:
+        """Whether positions are learned instead of rotary."""
+        return not self.is_rotary
 
 
 class EsmEmbeddings(nn.Module):

@@ -77,9 +77,10 @@ class Gemma3Config(EncoderConfig):
         full = rope_theta_from(given.get(_GLOBAL), self.rope_theta)
         return full, rope_theta_from(given.get(_LOCAL), self.rope_local_base_freq)
 
-    def last_position(self, ids: Any) -> int:
-        """Return 0, since rotary positions are not looked up in a table."""
-        return 0
+    @property
+    def has_position_table(self) -> bool:
+        """Whether positions are looked up in a table: no, they are rotary."""
+        return False
 
 
 def layer(config: Gemma3Config, attention_type: str) -> DoubleNormLayer:

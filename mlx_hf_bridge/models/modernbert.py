@@ -96,9 +96,10 @@ class ModernBertConfig(EncoderConfig):
         full = rope_theta_from(given.get(_GLOBAL), self.global_rope_theta)
         return full, rope_theta_from(given.get(_LOCAL), self.local_rope_theta)
 
-    def last_position(self, ids: Any) -> int:
-        """Return 0, since rotary positions are not looked up in a table."""
-        return 0
+    @property
+    def has_position_table(self) -> bool:
+        """Whether positions are looked up in a table: no, they are rotary."""
+        return False
 
 
 def norm(config: ModernBertConfig) -> LayerNorm:

@@ -47,6 +47,11 @@ class T5Config(EncoderConfig):
     unsupported_values: ClassVar = {"is_decoder": bool}
     default_feed_forward: ClassVar[str] = "relu"
 
+    @property
+    def has_position_table(self) -> bool:
+        """Whether positions are looked up in a table: no, they are relative."""
+        return False
+
     @classmethod
     def from_json(cls, raw: Mapping[str, Any]) -> Self:
         """Return the config of a parsed config.json, with `feed_forward_proj` ("relu", "gated-gelu") split in two.

@@ -70,6 +70,11 @@ class TracedConfig(EncoderConfig):
         return cls(facts.model_type, **{**general, **own})
 
     @property
+    def has_position_table(self) -> bool:
+        """Whether positions are looked up in a table: not outside the graph, which checks its own lookups."""
+        return False
+
+    @property
     def max_length(self) -> int:
         """The most tokens of a text."""
         return self.longest
@@ -98,10 +103,6 @@ class TracedConfig(EncoderConfig):
     def float_extra_inputs(self) -> frozenset[str]:
         """Names of the extra inputs that are float32."""
         return frozenset(name for name, spec in self.own.items() if spec.dtype == "float32")
-
-    def last_position(self, ids: Any) -> int:
-        """Return 0: the graph checks its own lookups."""
-        return 0
 
 
 # Values that from_json validates and a graph does not need.

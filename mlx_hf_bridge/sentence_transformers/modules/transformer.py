@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import mlx.core as mx
 import numpy as np
 
+from mlx_hf_bridge.architecture.config import NO_POSITIONS
 from mlx_hf_bridge.errors import InputError, UnsupportedModelError
 from mlx_hf_bridge.inference.batching import pad_tokens, report_truncation
 from mlx_hf_bridge.inference.model import EncoderOutput
@@ -59,10 +60,13 @@ class Transformer(InputModule):
         self._output = settings.output
         self._overlong = overlong
         self._warned_truncation = False
-        positions = loaded.config.max_length
-        length = settings.max_seq_length or tokenizer.model_max_length or positions
+        config = loaded.config
+        # As in sentence-transformers, the trained length bounds the tokenizer's limit but not one that was set.
+        length = settings.max_seq_length or min(
+            tokenizer.model_max_length or NO_POSITIONS, config.max_position_embeddings
+        )
         # MLX would read past the position table.
-        self._length = min(length, positions)
+        self._length = min(length, config.max_length)
 
     @property
     def auto_model(self) -> MLXPreTrainedModel:

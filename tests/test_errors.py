@@ -322,7 +322,6 @@ FOLDERS: dict[str, tuple[Callable[[Path], Any], type, type, str]] = {
         ValueError,
         r"modules\.json is not a list of",
     ),
-    "module without idx": (modules(idx=...), errors.ConfigError, ValueError, r"modules\.json is not a list of"),
     "module without type": (modules(type=...), errors.ConfigError, ValueError, r"modules\.json is not a list of"),
     "module path a number": (modules(path=3), errors.ConfigError, ValueError, r"modules\.json is not a list of"),
     "module path up": (

@@ -230,23 +230,66 @@ def test_a_saved_folder_loads_back_here_and_in_sentence_transformers(tmp_path: P
     assert_same(loaded, mlx_model)
 
 
-def test_pylates_files_are_read(tmp_path: Path) -> None:
-    """PyLate has its own config_sentence_transformers.json, Dense class and marker tokens, and no mask module."""
-    make_checkpoint(tmp_path / "repo")
-    repo = tmp_path / "repo"
-    dense = projection()
+PYLATE: dict[str, Any] = {
+    "query_prefix": "[unused1] ",
+    "document_prefix": "[unused2] ",
+    "query_length": 9,
+    "document_length": 10,
+    "attend_to_expansion_tokens": True,
+    "skiplist_words": ["."],
+    "prompts": {},
+}
+
+
+@pytest.fixture(scope="module")
+def pylate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Save a Transformer and a Dense with PyLate's class names, and no mask module."""
+    repo = tmp_path_factory.mktemp("pylate") / "repo"
+    make_checkpoint(repo)
     (repo / "1_Dense").mkdir()
-    dense.save(str(repo / "1_Dense"))
+    projection().save(str(repo / "1_Dense"))
     config = json.loads((repo / "1_Dense" / "config.json").read_text())
     old = {key: config[key] for key in ("in_features", "out_features", "bias", "activation_function")}
     (repo / "1_Dense" / "config.json").write_text(json.dumps(old))
     types = ["sentence_transformers.models.Transformer", "pylate.models.Dense.Dense"]
     entries = [{"idx": n, "name": str(n), "path": ["", "1_Dense"][n], "type": types[n]} for n in range(2)]
     (repo / "modules.json").write_text(json.dumps(entries))
-    marks = {"query_prefix": "[unused1] ", "document_prefix": "[unused2] ", "query_length": 9, "document_length": 10}
-    settings = {"model_type": "ColBERT", "prompts": {}, "attend_to_expansion_tokens": True, **marks}
-    (repo / "config_sentence_transformers.json").write_text(json.dumps(settings))
-    assert_same(MultiVectorEncoder(str(repo), device="cpu"), MLXMultiVectorEncoder(repo))
+    return repo
+
+
+@pytest.mark.parametrize("model_type", [None, "SentenceTransformer", "ColBERT", "MultiVectorEncoder"])
+@pytest.mark.parametrize("without", [(), ("skiplist_words",), ("query_prefix", "document_prefix"), tuple(PYLATE)])
+def test_pylates_files_are_read(pylate: Path, model_type: str | None, without: tuple[str, ...]) -> None:
+    """PyLate has its own settings and marker tokens, and named no model_type before sentence-transformers 5."""
+    settings = {key: value for key, value in PYLATE.items() if key not in without}
+    settings |= {} if model_type is None else {"model_type": model_type}
+    (pylate / "config_sentence_transformers.json").write_text(json.dumps(settings))
+    torch_model, mlx_model = MultiVectorEncoder(str(pylate), device="cpu"), MLXMultiVectorEncoder(pylate)
+    assert mlx_model.prompts == torch_model.prompts
+    assert [type(module).__name__ for module in mlx_model] == [type(module).__name__ for module in torch_model]
+    assert_same(torch_model, mlx_model, TEXTS[:3])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"query_expansion": None},
+        {"do_query_expansion": False},
+        {"prompts": {"query": "news "}, "default_prompt_name": "query"},
+    ],
+)
+def test_pylates_settings_apply_without_a_model_type(pylate: Path, changes: dict[str, Any]) -> None:
+    (pylate / "config_sentence_transformers.json").write_text(json.dumps({**PYLATE, **changes}))
+    torch_model, mlx_model = MultiVectorEncoder(str(pylate), device="cpu"), MLXMultiVectorEncoder(pylate)
+    assert mlx_model.default_prompt_name == torch_model.default_prompt_name
+    assert_same(torch_model, mlx_model, TEXTS[:3])
+
+
+def test_another_class_of_model_is_no_colbert(pylate: Path) -> None:
+    """sentence-transformers drops its modules and adds a randomly initialized projection."""
+    (pylate / "config_sentence_transformers.json").write_text(json.dumps({**PYLATE, "model_type": "CrossEncoder"}))
+    with pytest.raises(UnsupportedModelError, match="was saved as model_type='CrossEncoder'; sentence-tr"):
+        MLXMultiVectorEncoder(pylate)
 
 
 def test_stanfords_files_are_read(tmp_path: Path) -> None:

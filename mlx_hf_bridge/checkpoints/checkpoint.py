@@ -80,7 +80,7 @@ def read_json(path: Path) -> Any:
 
 
 def read_modules(folder: Path) -> tuple[ModuleEntry, ...] | None:
-    """Return the entries of modules.json in order, None without it; ConfigError if it is not valid."""
+    """Return the entries of modules.json in the file's order, None without it; ConfigError if it is not valid."""
     path = folder / MODULES_FILE
     if not path.is_file():
         return None
@@ -88,15 +88,16 @@ def read_modules(folder: Path) -> tuple[ModuleEntry, ...] | None:
     try:
         if not isinstance(content, list):
             raise TypeError(type(content).__name__)
-        # sentence-transformers runs modules in the order of idx, whatever their order in the file.
-        entries = sorted(content, key=lambda entry: entry["idx"])
+        # By name, as in sentence-transformers: of two entries with one name the first has the place, the last the rest.
+        # It does not read idx.
+        named = {str(entry.get("name", index)): entry for index, entry in enumerate(content)}
         return tuple(
             ModuleEntry(_inside(path, entry.get("path", "")), entry["type"].rsplit(".", 1)[-1], entry["type"])
-            for entry in entries
+            for entry in named.values()
         )
     except (TypeError, KeyError, AttributeError) as error:
         raise ConfigError(
-            f"{path} is not a list of modules with idx, path and type ({error!r}). Take the original file."
+            f"{path} is not a list of modules with name, path and type ({error!r}). Take the original file."
         ) from error
 
 

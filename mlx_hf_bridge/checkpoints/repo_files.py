@@ -8,7 +8,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from mlx_hf_bridge.checkpoints.checkpoint import CONFIG_FILE, MODULES_FILE, TRANSFORMER_KINDS, Checkpoint, read_json
+from mlx_hf_bridge.checkpoints.checkpoint import CONFIG_FILE, MODULES_FILE, TRANSFORMER_KINDS, Checkpoint
 from mlx_hf_bridge.checkpoints.safetensors_file import dtype_name
 
 # Files of sentence-transformers' Transformer module, read from that module's folder.
@@ -75,13 +75,13 @@ def copy_modules(checkpoint: Checkpoint, folder: Path) -> None:
             shutil.copyfile(checkpoint.folder / name, folder / name)
     if checkpoint.modules is None:
         return
-    entries = read_json(checkpoint.folder / MODULES_FILE)
-    for entry, module in zip(sorted(entries, key=lambda entry: entry["idx"]), checkpoint.modules, strict=True):
+    entries = []
+    for index, module in enumerate(checkpoint.modules):
         # The converted model's files are all at the root.
-        if module.kind in TRANSFORMER_KINDS:
-            entry["path"] = ""
-        elif module.path:
-            _copy_module(checkpoint, module.path, folder)
+        path = "" if module.kind in TRANSFORMER_KINDS else module.path
+        entries.append({"idx": index, "name": str(index), "path": path, "type": module.type})
+        if path:
+            _copy_module(checkpoint, path, folder)
     write_json(folder / MODULES_FILE, entries)
 
 

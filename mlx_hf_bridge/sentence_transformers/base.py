@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from mlx_hf_bridge.checkpoints.checkpoint import read_modules
 from mlx_hf_bridge.checkpoints.sources import HubOptions, Source, locate
 from mlx_hf_bridge.errors import ArgumentTypeError, InputError, RepositoryError
 from mlx_hf_bridge.inference.batching import Results
@@ -157,9 +156,10 @@ class MLXBaseModel(ModuleList, ABC):
 
     def _load(self, loader: ModuleLoader, saved: dict[str, Any]) -> tuple[list[Module], dict[str, Any]]:
         """Return the modules, and those of the saved settings that apply to them."""
-        entries = read_modules(loader.source.folder)
+        entries = loader.read_entries()
         if entries is None:
-            return self._default_modules(loader), saved
+            # As in sentence-transformers: without modules.json the saved settings are not read.
+            return self._default_modules(loader), {}
         saved_type = saved.get("model_type", "SentenceTransformer")
         # Modules of another class may still hold an encoder that this class can put its own modules on.
         if saved_type == self.model_type:

@@ -24,7 +24,7 @@ from mlx_hf_bridge.sentence_transformers.encoding.results import (
     tokens_and_mask,
 )
 from mlx_hf_bridge.sentence_transformers.loading.arguments import ConstructorOptions
-from mlx_hf_bridge.sentence_transformers.loading.colbert import default_modules, detect_legacy
+from mlx_hf_bridge.sentence_transformers.loading.colbert import load_multi_vector
 from mlx_hf_bridge.sentence_transformers.loading.loader import ModuleLoader
 from mlx_hf_bridge.sentence_transformers.modules.base import Features, Module
 from mlx_hf_bridge.sentence_transformers.modules.multi_vector import MultiVectorMask
@@ -81,15 +81,10 @@ class MLXMultiVectorEncoder(MLXEmbeddingModel):
             logger.warning("queries are expanded, but without a MultiVectorMask the added tokens are not scored")
 
     def _load(self, loader: ModuleLoader, saved: dict[str, Any]) -> tuple[list[Module], dict[str, Any]]:
-        legacy = detect_legacy(loader.source, saved)
-        if legacy is None:
-            return super()._load(loader, saved)
-        # PyLate keeps lengths and expansion in the model's settings, where a Transformer does not look for them.
-        loader.defaults = legacy.transformer
-        return legacy.load_modules(loader), legacy.settings
+        return load_multi_vector(loader, saved)
 
     def _default_modules(self, loader: ModuleLoader) -> list[Module]:
-        return default_modules(loader)
+        return load_multi_vector(loader, {})[0]
 
     def encode(
         self,

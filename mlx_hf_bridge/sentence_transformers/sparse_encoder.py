@@ -9,7 +9,6 @@ from typing import Any, ClassVar, Unpack
 
 import mlx.core as mx
 
-from mlx_hf_bridge.checkpoints.checkpoint import read_modules
 from mlx_hf_bridge.errors import UnsupportedModelError
 from mlx_hf_bridge.inference.batching import Results
 from mlx_hf_bridge.sentence_transformers.embedding_model import MLXEmbeddingModel
@@ -90,8 +89,13 @@ class MLXSparseEncoder(MLXEmbeddingModel):
         """Return a masked language model with SpladePooling; anything else would need randomly initialized weights."""
         folder, name = loader.source.folder, loader.source.name
         architectures = loader.read_config().get("architectures") or []
-        is_dense = read_modules(folder) and read_model_config(folder).get("model_type") in (None, _DENSE)
-        if is_dense or not any(str(architecture).endswith("ForMaskedLM") for architecture in architectures):
+        if loader.read_entries() and read_model_config(folder).get("model_type") in (None, _DENSE):
+            raise UnsupportedModelError(
+                f"{name} has a modules.json and no model_type 'SparseEncoder' in config_sentence_transformers.json, so "
+                "sentence-transformers takes it for a SentenceTransformer and adds a randomly initialized "
+                "SparseAutoEncoder. Give a SPLADE or CSR model, with all of its files."
+            )
+        if not any(str(architecture).endswith("ForMaskedLM") for architecture in architectures):
             raise UnsupportedModelError(
                 f"{name} is neither a saved SparseEncoder nor a masked language model (architectures {architectures}), "
                 "so its sparse layers would be randomly initialized. Give a SPLADE or CSR model."

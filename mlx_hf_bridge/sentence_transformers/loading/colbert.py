@@ -1,19 +1,19 @@
 """Loads ColBERT checkpoints of PyLate and of Stanford as modules of sentence-transformers' MultiVectorEncoder.
 
-Reference: sentence_transformers/multi_vector_encoder/model.py (_parse_model_config, _load_default_modules).
+Reference: sentence_transformers/multi_vector_encoder/model.py (_parse_model_config, _load_default_modules,
+_load_converted_modules, _apply_legacy_fixups).
 """
 
+import logging
 import string
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import tokenizers
 
-from mlx_hf_bridge.checkpoints.checkpoint import CONFIG_FILE, read_json, read_modules
+from mlx_hf_bridge.checkpoints.checkpoint import read_json
 from mlx_hf_bridge.checkpoints.safetensors_file import SINGLE_FILE, SafetensorsFile
-from mlx_hf_bridge.checkpoints.sources import Source
 from mlx_hf_bridge.errors import ConfigError, UnsupportedModelError
 from mlx_hf_bridge.runtime.executor import run
 from mlx_hf_bridge.sentence_transformers.loading.loader import ModuleLoader
@@ -21,7 +21,10 @@ from mlx_hf_bridge.sentence_transformers.modules.base import SENTENCE_EMBEDDING,
 from mlx_hf_bridge.sentence_transformers.modules.multi_vector import MultiVectorMask
 from mlx_hf_bridge.sentence_transformers.modules.pooling import Pooling
 from mlx_hf_bridge.sentence_transformers.modules.transformer import Transformer
+from mlx_hf_bridge.sentence_transformers.modules.transformer_settings import parse_settings
 from mlx_hf_bridge.sentence_transformers.modules.vectors import Dense, Normalize
+
+logger = logging.getLogger(__name__)
 
 _STANFORD = "HF_ColBERT"
 _STANFORD_FILE = "artifact.metadata"
@@ -41,6 +44,11 @@ _PYLATE_KEYS = (
 _DEFAULT_QUERY_LENGTH = 32
 
 
+# The class that writes modules.json and names no model_type: sentence-transformers before version 5, and PyLate on it.
+_OLDER = "SentenceTransformer"
+_PYLATE, _NATIVE = "ColBERT", "MultiVectorEncoder"
+
+
 @dataclass(frozen=True)
 class LegacyColBERT:
     """The settings of an older ColBERT checkpoint, as sentence-transformers has them today.
@@ -48,58 +56,51 @@ class LegacyColBERT:
     Args:
         transformer: Settings of the Transformer module: lengths and query expansion.
         settings: Settings of the model, such as prompts.
-        prefixes: Marker tokens before queries and documents.
-        skiplist: Words of documents that are not scored.
-        is_stanford: Whether it is Stanford's format, which has no modules.json.
+        prefixes: Marker tokens before queries and documents; None if the checkpoint names none.
+        skiplist: Words of documents that are not scored; None if the checkpoint does not say.
     """
 
     transformer: Mapping[str, Any]
     settings: dict[str, Any]
-    prefixes: tuple[str, ...] = ()
-    skiplist: list[str] = field(default_factory=list)
-    is_stanford: bool = False
-
-    def load_modules(self, loader: ModuleLoader) -> list[Module]:
-        """Load the modules, and add a mask and normalization if the checkpoint lists none.
-
-        Args:
-            loader: Reads the modules of the checkpoint; its defaults for Dense are changed.
-
-        Returns:
-            A Transformer, a projection, a MultiVectorMask and a Normalize.
-        """
-        loader.default_dense_input = TOKEN_EMBEDDINGS
-        if self.is_stanford:
-            transformer = loader.load_transformer(loader.source, loader.source.folder)
-            modules: list[Module] = [transformer, _stanford_projection(transformer)]
-        else:
-            modules = loader.load_modules(read_modules(loader.source.folder) or ())
-        for module in modules:
-            if isinstance(module, Transformer):
-                _register(module, self.prefixes)
-        if any(isinstance(module, MultiVectorMask) for module in modules):
-            return modules
-        return [*modules, MultiVectorMask(self.skiplist), Normalize(TOKEN_EMBEDDINGS)]
+    prefixes: tuple[str, ...] | None = None
+    skiplist: list[str] | None = None
 
 
-def detect_legacy(source: Source, saved: Mapping[str, Any]) -> LegacyColBERT | None:
-    """Return the settings of an older ColBERT checkpoint.
+def load_multi_vector(loader: ModuleLoader, saved: dict[str, Any]) -> tuple[list[Module], dict[str, Any]]:
+    """Load the modules of a MultiVectorEncoder, or of an older checkpoint that becomes one.
 
     Args:
-        source: The folder or repository.
-        saved: The contents of its config_sentence_transformers.json.
+        loader: Reads the modules of the checkpoint; its defaults are changed.
+        saved: The contents of config_sentence_transformers.json.
 
     Returns:
-        The settings, or None if it is not an older ColBERT checkpoint.
+        The modules, and those of the saved settings that apply to them.
+
+    Raises:
+        UnsupportedModelError: If sentence-transformers would add a randomly initialized projection.
     """
-    architectures = _config(source.folder).get("architectures") or []
-    if not saved.get("model_type") and _STANFORD in architectures:
-        return _stanford(source)
-    if read_modules(source.folder) is None or saved.get("model_type") not in ("ColBERT", "MultiVectorEncoder"):
-        return None
-    if saved["model_type"] == "MultiVectorEncoder" and not any(key in saved for key in _PYLATE_KEYS):
-        return None
-    return _pylate(saved)
+    entries, is_stanford = loader.read_entries(), _STANFORD in (loader.read_config().get("architectures") or [])
+    loader.default_dense_input = TOKEN_EMBEDDINGS
+    if entries is None:
+        if not is_stanford:
+            raise _without_projection(loader)
+        return _load_stanford(loader)
+    legacy = _pylate(saved)
+    # PyLate keeps lengths and expansion in the model's settings, where a Transformer does not look for them.
+    loader.defaults = legacy.transformer
+    written_by = saved.get("model_type") or (_NATIVE if is_stanford else saved.get("model_type", _OLDER))
+    if written_by not in (_PYLATE, _NATIVE, _OLDER):
+        raise _without_projection(loader, f"was saved as model_type={written_by!r}")
+    modules = loader.load_modules(entries)
+    if written_by == _OLDER:
+        logger.warning("%s was saved as a %s and is loaded as a %s", loader.source.name, _OLDER, _NATIVE)
+        modules = _token_level(loader, modules)
+    if written_by != _NATIVE:
+        is_pylate = written_by == _PYLATE or legacy.prefixes is not None
+        skiplist = list(string.punctuation) if legacy.skiplist is None and is_pylate else legacy.skiplist
+        modules = [*modules, MultiVectorMask(skiplist), Normalize(TOKEN_EMBEDDINGS)]
+    _register(modules, legacy.prefixes or ())
+    return modules, legacy.settings
 
 
 def _pylate(saved: Mapping[str, Any]) -> LegacyColBERT:
@@ -111,12 +112,11 @@ def _pylate(saved: Mapping[str, Any]) -> LegacyColBERT:
             prefixes.append(prefix)
             # A prompt may begin with the prefix already, which must not be there twice.
             prompts[name] = prefix + (prompts.get(name) or "").removeprefix(prefix)
-    skiplist = saved.get("skiplist_words")
     return LegacyColBERT(
-        transformer=_pylate_lengths(saved),
+        transformer=_pylate_lengths(saved) if any(key in saved for key in _PYLATE_KEYS) else {},
         settings={**saved, "prompts": prompts},
-        prefixes=tuple(prefixes),
-        skiplist=list(string.punctuation) if skiplist is None else skiplist,
+        prefixes=tuple(prefixes) or None,
+        skiplist=saved.get("skiplist_words"),
     )
 
 
@@ -131,7 +131,9 @@ def _pylate_lengths(saved: Mapping[str, Any]) -> dict[str, Any]:
     return {**lengths, "query_expansion": {"strategy": "fixed", "attend": bool(attend), "length": length}}
 
 
-def _stanford(source: Source) -> LegacyColBERT:
+def _load_stanford(loader: ModuleLoader) -> tuple[list[Module], dict[str, Any]]:
+    """Load Stanford's format, which has no modules.json."""
+    source = loader.source
     source.fetch([_STANFORD_FILE])
     path = source.folder / _STANFORD_FILE
     metadata = read_json(path) if path.is_file() else {}
@@ -145,13 +147,14 @@ def _stanford(source: Source) -> LegacyColBERT:
         "length": metadata.get("query_maxlen") or _DEFAULT_QUERY_LENGTH,
     }
     length = metadata.get("doc_maxlen")
-    return LegacyColBERT(
-        transformer={"query_expansion": expansion} | ({} if length is None else {"document_length": length}),
-        settings={"prompts": prompts},
-        prefixes=tuple(prompts.values()),
-        skiplist=list(string.punctuation) if metadata.get("mask_punctuation", True) else [],
-        is_stanford=True,
-    )
+    lengths = {"query_expansion": expansion} | ({} if length is None else {"document_length": length})
+    settings = parse_settings(lengths, "feature-extraction", str(source.folder))
+    transformer = loader.load_transformer(source, source.folder, settings=settings)
+    skiplist = list(string.punctuation) if metadata.get("mask_punctuation", True) else []
+    projection = _stanford_projection(transformer)
+    modules = [transformer, projection, MultiVectorMask(skiplist), Normalize(TOKEN_EMBEDDINGS)]
+    _register(modules, tuple(prompts.values()))
+    return modules, {"prompts": prompts}
 
 
 def _stanford_projection(transformer: Transformer) -> Dense:
@@ -165,50 +168,40 @@ def _stanford_projection(transformer: Transformer) -> Dense:
     return Dense(arrays["linear.weight"], activation="Identity", module_input_name=TOKEN_EMBEDDINGS)
 
 
-def _register(transformer: Transformer, prefixes: tuple[str, ...]) -> None:
-    """Add marker tokens that the tokenizer would split when they are part of a text, although it has them."""
-    backend = transformer.tokenizer.backend
-    for prefix in prefixes:
-        # The prefix with its space if the vocabulary has that, else the bare marker.
-        for marker in (prefix, *prefix.split(None, 1)[:1]):
-            if not marker or backend.token_to_id(marker) is None:
-                continue
-            if backend.encode(marker, add_special_tokens=False).tokens != [marker]:
-                backend.add_special_tokens([tokenizers.AddedToken(marker, normalized=False, special=True)])
-            break
+def _register(modules: Sequence[Module], prefixes: Sequence[str]) -> None:
+    """Add marker tokens that the tokenizers would split when they are part of a text, although they have them."""
+    for transformer in modules:
+        if not isinstance(transformer, Transformer):
+            continue
+        backend = transformer.tokenizer.backend
+        for prefix in prefixes:
+            # The prefix with its space if the vocabulary has that, else the bare marker.
+            for marker in (prefix, *prefix.split(None, 1)[:1]):
+                if not marker.strip() or backend.token_to_id(marker) is None:
+                    continue
+                if backend.encode(marker, add_special_tokens=False).tokens != [marker]:
+                    backend.add_special_tokens([tokenizers.AddedToken(marker, normalized=False, special=True)])
+                break
 
 
-def default_modules(loader: ModuleLoader) -> list[Module]:
-    """Return the modules of a SentenceTransformer with a Dense, which is applied to every token instead.
-
-    Args:
-        loader: Reads the modules of the checkpoint.
-
-    Returns:
-        The modules without pooling, with a mask and normalization added.
-
-    Raises:
-        UnsupportedModelError: If the checkpoint has no Dense, so that the projection would be randomly initialized.
-    """
-    entries = read_modules(loader.source.folder)
-    modules = loader.load_modules(entries) if entries else []
-    if not any(isinstance(module, Dense) for module in modules) or not isinstance(modules[0], Transformer):
-        raise UnsupportedModelError(
-            f"{loader.source.name} is not a saved MultiVectorEncoder and has no Dense to project tokens with; "
-            "sentence-transformers would add a randomly initialized one. Give a ColBERT checkpoint."
-        )
+def _token_level(loader: ModuleLoader, modules: Sequence[Module]) -> list[Module]:
+    """Return the modules of a SentenceTransformer without pooling, with its Dense applied to every token instead."""
     kept = [module for module in modules if not isinstance(module, Pooling) and not _normalizes_sentences(module)]
-    for module in kept:
-        if isinstance(module, Dense) and module.module_input_name == SENTENCE_EMBEDDING:
+    projections = [module for module in kept if isinstance(module, Dense)]
+    if not projections or not any(isinstance(module, Transformer) for module in kept):
+        raise _without_projection(loader)
+    for module in projections:
+        if module.module_input_name == SENTENCE_EMBEDDING:
             module.module_input_name = module.module_output_name = TOKEN_EMBEDDINGS
-    return [*kept, MultiVectorMask(), Normalize(TOKEN_EMBEDDINGS)]
+    return kept
 
 
 def _normalizes_sentences(module: Module) -> bool:
     return isinstance(module, Normalize) and module.module_input_name == SENTENCE_EMBEDDING
 
 
-def _config(folder: Path) -> dict[str, Any]:
-    path = folder / CONFIG_FILE
-    config = read_json(path) if path.is_file() else {}
-    return config if isinstance(config, dict) else {}
+def _without_projection(loader: ModuleLoader, why: str = "has no Dense to project tokens with") -> Exception:
+    return UnsupportedModelError(
+        f"{loader.source.name} is not a saved MultiVectorEncoder and {why}; sentence-transformers would add a randomly "
+        "initialized projection. Give a ColBERT checkpoint."
+    )

@@ -8,7 +8,14 @@ from typing import Any
 from tokenizers.normalizers import Lowercase
 from tokenizers.normalizers import Sequence as NormalizerSequence
 
-from mlx_hf_bridge.checkpoints.checkpoint import CONFIG_FILE, TRANSFORMER_KINDS, ModuleEntry, read_json
+from mlx_hf_bridge.checkpoints.checkpoint import (
+    CONFIG_FILE,
+    MODULES_FILE,
+    TRANSFORMER_KINDS,
+    ModuleEntry,
+    read_json,
+    read_modules,
+)
 from mlx_hf_bridge.checkpoints.safetensors_file import SINGLE_FILE
 from mlx_hf_bridge.checkpoints.sources import Source, locate
 from mlx_hf_bridge.conversion.tokenizer_files import tokenizer_config
@@ -78,6 +85,19 @@ class ModuleLoader:
         """
         config = read_json(self.source.folder / CONFIG_FILE)
         return config if isinstance(config, dict) else {}
+
+    def read_entries(self) -> tuple[ModuleEntry, ...] | None:
+        """Return the entries of modules.json.
+
+        Returns:
+            At least one entry, in the file's order; None without the file. ConfigError is raised for an empty list.
+        """
+        entries = read_modules(self.source.folder)
+        if entries == ():
+            raise ConfigError(
+                f"{self.source.folder / MODULES_FILE} lists no modules, expected at least one. Take the original file."
+            )
+        return entries
 
     def load_modules(self, entries: Sequence[ModuleEntry]) -> list[Module]:
         """Load the modules that modules.json lists.

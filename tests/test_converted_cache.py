@@ -33,6 +33,7 @@ from weight_files import max_difference, output_array
 from mlx_hf_bridge import MLXAutoModel
 from mlx_hf_bridge.checkpoints import sources as source_module
 from mlx_hf_bridge.checkpoints.sources import HubOptions, locate
+from mlx_hf_bridge.conversion import cache
 from mlx_hf_bridge.conversion.cache import cache_folder
 from mlx_hf_bridge.conversion.write import FORMAT
 from mlx_hf_bridge.errors import RepositoryError
@@ -135,6 +136,14 @@ def test_each_recipe_and_dtype_has_a_place_of_its_own(tmp_path: Path) -> None:
     places = {key(tmp_path, recipe, dtype) for recipe in recipes for dtype in (None, mx.float16, mx.bfloat16)}
     assert len(places) == 3 * len(recipes)
     assert key(tmp_path, "q4") == key(tmp_path, {"bits": 4}) == key(tmp_path, {"bits": 4, "group_size": 64})
+
+
+def test_another_version_of_transformers_converts_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may build another tokenizer."""
+    make_checkpoint(tmp_path)
+    before = key(tmp_path)
+    monkeypatch.setattr(cache, "installed_version", lambda package: "99.0")
+    assert key(tmp_path) != before
 
 
 WATCHED = [

@@ -9,14 +9,16 @@ import numpy as np
 import pytest
 import sentencepiece
 import tokenizers
+import torch
 import transformers
 from checkpoints import FAMILIES, WORDS, make_checkpoint, make_wordpiece, save_model
 
-from mlx_hf_bridge import MLXAutoModel
+from mlx_hf_bridge import MLXAutoModel, MLXSentenceTransformer, pipeline
 from mlx_hf_bridge.checkpoints.checkpoint import read_checkpoint
 from mlx_hf_bridge.checkpoints.sources import HubOptions, locate
-from mlx_hf_bridge.conversion.tokenizer_files import tokenizer_config
-from mlx_hf_bridge.errors import InputError, RepositoryError
+from mlx_hf_bridge.conversion import tokenizer_files
+from mlx_hf_bridge.conversion.tokenizer_class import tokenizer_config
+from mlx_hf_bridge.errors import BackendError, InputError, RepositoryError, UnsupportedModelError
 from mlx_hf_bridge.inference.tokenizer import Text, Tokenizer
 
 TEXTS: list[Text] = [
@@ -292,11 +294,79 @@ def test_a_broken_tokenizer_json_is_a_clear_error(content: str, tmp_path: Path) 
     ):
         Tokenizer.from_folder(tmp_path, {})
     save_model(tmp_path, FAMILIES[0])
+    # Ids need no tokenizer.
+    model = MLXAutoModel.from_pretrained(tmp_path)
+    assert model([[5, 6]]).last_hidden_state.shape == (1, 2, 24)
     with pytest.raises(RepositoryError, match=r"has no tokenizer that BertTokenizer can read"):
-        MLXAutoModel.from_pretrained(tmp_path)
+        pipeline("feature-extraction", model=model)
+    with pytest.raises(RepositoryError, match=r"tokenizer\.json is not a tokenizer"):
+        MLXSentenceTransformer(str(tmp_path))
 
 
 def test_the_class_of_a_plain_folder_is_the_familys(tmp_path: Path) -> None:
     save_model(tmp_path, BY_TYPE["albert"])
     assert read_checkpoint(locate(tmp_path, HubOptions())).config.get("tokenizer_class") is None
     assert {row.model_type for row in FAMILIES} == set(BY_TYPE)
+
+
+@pytest.fixture(scope="module")
+def bertweet(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write a RoBERTa classifier with the files of a tokenizer that transformers has in Python only."""
+    folder = tmp_path_factory.mktemp("bertweet")
+    save_model(folder, BY_TYPE["roberta"], "ForSequenceClassification")
+    (folder / "vocab.txt").write_text("hello</w> 5\nworld</w> 4\nhe@@ 3\n")
+    (folder / "bpe.codes").write_text("h e 10\nhe l 9\nhel l 8\nhell o</w> 7\n")
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "BertweetTokenizer"}))
+    return folder
+
+
+@pytest.mark.parametrize("given", [True, False], ids=["a given tokenizer", "its own tokenizer"])
+def test_a_pipeline_uses_a_tokenizer_written_in_python(bertweet: Path, given: bool) -> None:
+    tokenizer = transformers.AutoTokenizer.from_pretrained(bertweet)
+    assert not tokenizer.is_fast
+    [expected] = transformers.pipeline("text-classification", str(bertweet), tokenizer=tokenizer, device="cpu")(
+        "hello he"
+    )
+    found = pipeline("text-classification", str(bertweet), tokenizer if given else None)(["hello he", "world"])[0]
+    assert found == {"label": expected["label"], "score": pytest.approx(expected["score"], abs=2e-5)}
+
+
+def test_weights_convert_without_a_tokenizer_written_in_python(bertweet: Path, tmp_path: Path) -> None:
+    ids = [[0, 4, 5, 2]]
+    expected = transformers.AutoModel.from_pretrained(bertweet)(torch.tensor(ids)).last_hidden_state.detach()
+    model = MLXAutoModel.from_pretrained(bertweet)
+    np.testing.assert_allclose(np.array(model(ids).last_hidden_state), expected, atol=2e-5)
+    model.save_pretrained(tmp_path)
+    assert (tmp_path / "bpe.codes").is_file()
+    with pytest.raises(UnsupportedModelError, match=r"of class BertweetTokenizer, which is written in Python"):
+        MLXSentenceTransformer(str(bertweet))
+
+
+def test_a_tokenizer_class_that_cannot_be_imported_is_named_when_texts_come(tmp_path: Path) -> None:
+    """Japanese tokenizers import a morphological analyzer, which is not installed here."""
+    make_checkpoint(tmp_path)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / name).unlink()
+    (tmp_path / "tokenizer_config.json").write_text(
+        json.dumps({"tokenizer_class": "BertJapaneseTokenizer", "word_tokenizer_type": "mecab"})
+    )
+    assert MLXAutoModel.from_pretrained(tmp_path)([[5]]).last_hidden_state.shape == (1, 1, 24)
+    with pytest.raises(BackendError, match=r"of class BertJapaneseTokenizer, which needs a package .* fugashi"):
+        MLXSentenceTransformer(str(tmp_path))
+
+
+def test_sentencepiece_is_named_where_its_file_is_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_source(tmp_path, "deberta-v2", sentence_piece("spm.model", **DEBERTA_PIECES))
+    with monkeypatch.context() as absent:
+        absent.setattr(tokenizer_files, "_is_installed", lambda name: name != "sentencepiece")
+        absent.setattr(transformers.DebertaV2Tokenizer, "from_pretrained", fail)
+        assert MLXAutoModel.from_pretrained(tmp_path)([[5]]).last_hidden_state.shape == (1, 1, 24)
+        with pytest.raises(BackendError, match=r"not installed: sentencepiece\. Run `pip install sentencepiece"):
+            MLXSentenceTransformer(str(tmp_path))
+    # Installed since: the conversion of then serves.
+    expected = transformers.AutoTokenizer.from_pretrained(tmp_path)("the cat").input_ids
+    assert MLXSentenceTransformer(str(tmp_path)).tokenizer.encode(["the cat"])[0].ids.tolist() == expected
+
+
+def fail(*args: Any, **options: Any) -> None:
+    raise ValueError("`tiktoken` is required to read a `tiktoken` file.")

@@ -123,7 +123,8 @@ class Family:
         prefix: First component of the encoder's names in files that were saved with a head: "bert" in
             "bert.encoder.layer.0...". Files of the bare encoder do not have it.
         hf_prefix: Start of the names of its transformers classes: "Bert".
-        tokenizer: Class name of its slow tokenizer in transformers, used where a repo does not name one.
+        tokenizer: Name of the tokenizer class that transformers has for the model type, used where a repo does not name
+            one; "PreTrainedTokenizerFast" reads tokenizer.json as it stands.
         heads: Task -> head.
         hf_base_suffix: End of the name of the bare encoder's class: "Model", "EncoderModel" for T5.
         hf_head_suffixes: Task -> end of the class name, for tasks whose class is not named as in `HF_SUFFIXES`:

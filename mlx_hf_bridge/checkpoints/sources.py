@@ -13,8 +13,8 @@ from tqdm.auto import tqdm
 from mlx_hf_bridge.errors import ArgumentTypeError, RepositoryError
 
 # Everything a model needs besides weights; exports for other runtimes are not downloaded.
-SMALL_FILES = ("*.json", "*.txt", "*.model", "README.md")
-_LOCAL_KINDS = (".json", ".txt", ".model", ".safetensors", ".bin")
+SMALL_FILES = ("*.json", "*.txt", "*.model", "*.codes", "README.md")
+_LOCAL_KINDS = (".json", ".txt", ".model", ".codes", ".safetensors", ".bin")
 OTHER_RUNTIMES = ("onnx/*", "openvino/*", "coreml/*", "tf_model*", "flax_model*", "rust_model*")
 # The organization of bare names, as sentence-transformers resolves them.
 SENTENCE_TRANSFORMERS = "sentence-transformers"

@@ -19,6 +19,7 @@ from mlx_hf_bridge.checkpoints.sources import Source
 from mlx_hf_bridge.quantization.recipes import MLXQuantizationConfig, recipe_name
 from mlx_hf_bridge.runtime.environment import bridge_cache
 from mlx_hf_bridge.tracing.serial import GRAPH_FORMAT
+from mlx_hf_bridge.version import installed_version
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +45,8 @@ def cache_folder(
         "recipe": recipe.to_dict() if recipe else None,
         "dtype": str(dtype) if dtype else None,
         "format": form,
+        # It builds the tokenizer that the folder holds, and may build another one in another version.
+        "transformers": installed_version("transformers"),
     }
     if traced is not None:
         key |= {"traced": traced, "graph": GRAPH_FORMAT}

@@ -20,7 +20,7 @@ from mlx_hf_bridge.architecture.family import BASE_TASK
 from mlx_hf_bridge.checkpoints.checkpoint import Checkpoint
 from mlx_hf_bridge.checkpoints.pooling_modes import read_pooling_modes
 from mlx_hf_bridge.conversion.plan import Plan
-from mlx_hf_bridge.conversion.tokenizer_files import has_tokenizer, tokenizer_config, write_tokenizer
+from mlx_hf_bridge.conversion.tokenizer_files import has_tokenizer, load_tokenizer, write_tokenizer
 from mlx_hf_bridge.errors import QuantizationError
 from mlx_hf_bridge.inference.batching import group_by_length, pad_tokens
 from mlx_hf_bridge.inference.model import EncoderOutput, Model, build_model
@@ -173,7 +173,7 @@ def _tokenize(plan: Plan, folder: Path) -> tuple[list[Tokens], int]:
             "files there, or use method='least_squares', which reads none."
         )
     write_tokenizer(plan.checkpoint, plan.family, folder)
-    tokenizer = Tokenizer.from_folder(folder, tokenizer_config(folder))
+    tokenizer = load_tokenizer(folder, plan.family, plan.checkpoint.config)
     limit = min(_MAX_TOKENS, plan.config.max_length, tokenizer.model_max_length or _MAX_TOKENS)
     if plan.recipe.method == "data_free":
         return tokenizer.encode(random_texts(tokenizer, plan.recipe.seed), limit), tokenizer.pad_token_id

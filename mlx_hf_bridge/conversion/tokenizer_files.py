@@ -5,50 +5,54 @@ is written. AutoTokenizer itself is not used: where torch is installed it import
 """
 
 import importlib
+import importlib.util
 import logging
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from mlx_hf_bridge.architecture.family import Family
-from mlx_hf_bridge.checkpoints.checkpoint import Checkpoint, read_json
+from mlx_hf_bridge.checkpoints.checkpoint import Checkpoint
 from mlx_hf_bridge.checkpoints.repo_files import write_json
+from mlx_hf_bridge.checkpoints.sources import HubOptions, locate
 from mlx_hf_bridge.conversion.esm_tokenizer import PYTHON_CLASS, as_fast
-from mlx_hf_bridge.errors import RepositoryError, UnsupportedModelError
+from mlx_hf_bridge.conversion.tokenizer_class import (
+    TOKENIZER_CONFIG_FILE,
+    TOKENIZER_FILE,
+    tokenizer_class_name,
+    tokenizer_config,
+)
+from mlx_hf_bridge.errors import BackendError, BridgeError, RepositoryError, UnsupportedModelError
+from mlx_hf_bridge.inference.tokenizer import Tokenizer
 
-TOKENIZER_FILE = "tokenizer.json"
-TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
-_VOCABULARIES = (TOKENIZER_FILE, "vocab.txt", "vocab.json", "sentencepiece.bpe.model", "spiece.model", "spm.model")
+logger = logging.getLogger(__name__)
+
+_SENTENCEPIECE = (
+    "sentencepiece.bpe.model",
+    "spiece.model",
+    "spm.model",
+    "sentencepiece.model",
+    "tokenizer.model",
+    "spm_char.model",
+)
+_VOCABULARIES = (TOKENIZER_FILE, "vocab.txt", "vocab.json", *_SENTENCEPIECE)
+# What the classes of transformers read beside their vocabulary.
+_COMPANIONS = (
+    TOKENIZER_CONFIG_FILE,
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "merges.txt",
+    "bpe.codes",
+    "dict.txt",
+)
 # Keys that save_pretrained adds about how the tokenizer was loaded.
 _NOT_SETTINGS = ("is_local", "local_files_only")
-_GENERIC = ("TokenizersBackend", "PreTrainedTokenizer", "PreTrainedTokenizerFast", "PythonBackend")
-
-
-def tokenizer_config(folder: Path) -> dict[str, Any]:
-    """Return the content of tokenizer_config.json, {} if there is none."""
-    path = folder / TOKENIZER_CONFIG_FILE
-    return read_json(path) if path.is_file() else {}
 
 
 def has_tokenizer(folder: Path) -> bool:
     """Whether the folder has vocabulary files of any known form."""
     return any((folder / name).is_file() for name in _VOCABULARIES)
-
-
-def tokenizer_class_name(checkpoint: Checkpoint, family: Family) -> str:
-    """Return the name of the class that AutoTokenizer would choose.
-
-    It is the class that tokenizer_config.json or config.json names, the generic fast class where they name a generic
-    one, and the family's where they name none (transformers/models/auto/tokenization_auto.py, from_pretrained).
-    """
-    declared = tokenizer_config(checkpoint.model_folder).get("tokenizer_class") or checkpoint.config.get(
-        "tokenizer_class"
-    )
-    if not declared:
-        return family.tokenizer
-    # transformers 5 has one class for both, under the name without "Fast".
-    declared = declared.removesuffix("Fast") if declared not in _GENERIC else declared
-    return "PreTrainedTokenizerFast" if declared in _GENERIC else declared
 
 
 def build_tokenizer(checkpoint: Checkpoint, family: Family) -> Any:
@@ -59,35 +63,50 @@ def build_tokenizer(checkpoint: Checkpoint, family: Family) -> Any:
         family: Its family, whose tokenizer class is the default.
 
     Returns:
-        transformers' fast tokenizer object.
+        transformers' tokenizer object, the class that AutoTokenizer would choose; a fast one for ESM.
 
     Raises:
         RepositoryError: If vocabulary files are missing or cannot be read.
-        UnsupportedModelError: If the tokenizer exists in Python only.
+        BackendError: If the class needs a package that is not installed.
     """
-    if not has_tokenizer(checkpoint.model_folder):
+    folder = checkpoint.model_folder
+    if not has_tokenizer(folder):
         raise RepositoryError(
-            f"{checkpoint.model_folder} has no tokenizer: none of {', '.join(_VOCABULARIES)}. Copy the files of the "
-            "original checkpoint there."
+            f"{folder} has no tokenizer: none of {', '.join(_VOCABULARIES)}. Copy the files of the original "
+            "checkpoint there."
         )
     transformers = import_transformers()
     name = tokenizer_class_name(checkpoint, family)
     tokenizer_class = getattr(transformers, name, None) or transformers.PreTrainedTokenizerFast
     try:
-        tokenizer = tokenizer_class.from_pretrained(str(checkpoint.model_folder), local_files_only=True)
+        tokenizer = tokenizer_class.from_pretrained(str(folder), local_files_only=True)
     except Exception as error:  # KeyError, TypeError, and the bare class from tokenizers, all for broken files
+        if package := _missing_package(folder, error):
+            raise BackendError(
+                f"{folder} has a tokenizer of class {name}, which needs a package that is not installed: {package}"
+            ) from error
         raise RepositoryError(
-            f"{checkpoint.model_folder} has no tokenizer that {name} can read ({error}). Copy tokenizer.json, "
+            f"{folder} has no tokenizer that {name} can read ({error}). Copy tokenizer.json, "
             "vocab.txt, vocab.json with merges.txt, or the SentencePiece model of the original checkpoint there."
         ) from error
-    if name == PYTHON_CLASS:
-        tokenizer = as_fast(tokenizer)
-    if not getattr(tokenizer, "is_fast", False):
-        raise UnsupportedModelError(
-            f"{checkpoint.model_folder} has a tokenizer of class {name}, which is written in Python and has no "
-            "tokenizer.json form. Use transformers on torch for this model."
-        )
-    return tokenizer
+    return as_fast(tokenizer) if name == PYTHON_CLASS else tokenizer
+
+
+def _missing_package(folder: Path, error: Exception) -> str:
+    """Return which package a tokenizer lacks, as the end of a sentence; "" if the error has another reason."""
+    # transformers' own words name tiktoken, which reads no SentencePiece file.
+    if any((folder / name).is_file() for name in _SENTENCEPIECE) and not (folder / TOKENIZER_FILE).is_file():
+        absent = [name for name in ("sentencepiece", "google.protobuf") if not _is_installed(name)]
+        if absent:
+            return f"{', '.join(absent)}. Run `pip install sentencepiece protobuf`."
+    return f"{error}" if isinstance(error, ImportError) else ""
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:  # the package that should contain it
+        return False
 
 
 def import_transformers() -> Any:
@@ -102,14 +121,67 @@ def import_transformers() -> Any:
 
 
 def write_tokenizer(checkpoint: Checkpoint, family: Family, folder: Path) -> None:
-    """Write tokenizer.json and tokenizer_config.json; nothing for a checkpoint without vocabulary files."""
-    if not has_tokenizer(checkpoint.model_folder):
+    """Write tokenizer.json and tokenizer_config.json; nothing for a checkpoint without vocabulary files.
+
+    A tokenizer that cannot be written in that form, or that this environment cannot build, is copied as it is: weights
+    are useful without it, and what needs it says why it cannot be used.
+    """
+    source = checkpoint.model_folder
+    if not has_tokenizer(source):
         return
-    tokenizer = build_tokenizer(checkpoint, family)
+    try:
+        tokenizer = _fast_tokenizer(checkpoint, family)
+    except BridgeError as error:
+        logger.warning("converted without a tokenizer.json: %s", error)
+        _copy(source, folder, (*_VOCABULARIES, *_COMPANIONS))
+        return
     tokenizer.save_pretrained(str(folder))
     # The class knows its inputs and does not save them; programs that read the folder without the class need them.
     saved = {key: value for key, value in tokenizer_config(folder).items() if key not in _NOT_SETTINGS}
     write_json(folder / TOKENIZER_CONFIG_FILE, {**saved, "model_input_names": list(tokenizer.model_input_names)})
-    special = checkpoint.model_folder / "special_tokens_map.json"
-    if special.is_file():
-        shutil.copyfile(special, folder / special.name)
+    _copy(source, folder, ("special_tokens_map.json",))
+
+
+def _fast_tokenizer(checkpoint: Checkpoint, family: Family) -> Any:
+    tokenizer = build_tokenizer(checkpoint, family)
+    if not getattr(tokenizer, "is_fast", False):
+        raise UnsupportedModelError(
+            f"{checkpoint.model_folder} has a tokenizer of class {type(tokenizer).__name__}, which is written in "
+            "Python and has no tokenizer.json form. Tokenize with transformers, and pass the ids to an MLXAutoModel "
+            "class; pipelines take this tokenizer too."
+        )
+    return tokenizer
+
+
+def _copy(source: Path, folder: Path, names: tuple[str, ...]) -> None:
+    for name in names:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, folder / name)
+
+
+def load_tokenizer(
+    folder: Path, family: Family, config: Mapping[str, Any], settings: Mapping[str, Any] | None = None
+) -> Tokenizer:
+    """Load the tokenizer of a converted folder.
+
+    Args:
+        folder: The folder.
+        family: The family of its model.
+        config: The content of its config.json.
+        settings: Keys that override those of tokenizer_config.json.
+
+    Returns:
+        The tokenizer.
+
+    Raises:
+        RepositoryError: If the folder has no tokenizer, or a broken one.
+        UnsupportedModelError: If the tokenizer exists in Python only.
+        BackendError: If a package is missing that reads its vocabulary.
+    """
+    given = {**tokenizer_config(folder), **(settings or {})}
+    if (folder / TOKENIZER_FILE).is_file() or not has_tokenizer(folder):
+        return Tokenizer.from_folder(folder, given)
+    # Copied as it was, since it could not be built when the folder was converted.
+    source = locate(folder, HubOptions())
+    built = _fast_tokenizer(Checkpoint(source, folder, folder, dict(config), None), family)
+    return Tokenizer(built.backend_tokenizer, {**given, "model_input_names": list(built.model_input_names)})

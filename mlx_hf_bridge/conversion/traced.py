@@ -5,6 +5,7 @@ torch is imported here only, and only to convert.
 
 import importlib
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from mlx_hf_bridge.architecture.unsupported import LORA_KEY, UNSUPPORTED, UNTRAC
 from mlx_hf_bridge.checkpoints.checkpoint import Checkpoint, open_weight_files, read_json
 from mlx_hf_bridge.checkpoints.safetensors_file import TensorInfo
 from mlx_hf_bridge.conversion.plan import QUANTIZED_DTYPE, Plan, TensorPlan, most_common
+from mlx_hf_bridge.conversion.tokenizer_class import AS_IT_STANDS
 from mlx_hf_bridge.errors import BackendError, ConfigError, QuantizationError, UnsupportedModelError, WeightsError
 from mlx_hf_bridge.layers.linear import QuantizedEmbedding
 from mlx_hf_bridge.models import is_native
@@ -155,8 +157,16 @@ def plan_traced(
     kept_in_float = tuple(sorted(found.packable - quantized)) if recipe else ()
     graph = found.graph
     config, extra_files = TracedConfig.of(graph, checkpoint.config), {GRAPH_FILE: to_json(graph)}
-    family = family_of(graph)
+    family = replace(family_of(graph), tokenizer=_registered_tokenizer(model_type))
     return Plan(checkpoint, family, config, task, recipe, float_dtype, (file,), tensors, kept_in_float, (), extra_files)
+
+
+def _registered_tokenizer(model_type: Any) -> str:
+    """Return the tokenizer class that transformers has for a model type; "" if it has none."""
+    auto = importlib.import_module("transformers.models.auto.tokenization_auto")
+    name: str = auto.TOKENIZER_MAPPING_NAMES.get(model_type) or ""
+    # What needs another package (Mistral's) is read from tokenizer.json here.
+    return AS_IT_STANDS if name in ("TokenizersBackend", "MistralCommonBackend") else name.removesuffix("Fast")
 
 
 def _fused(graph: Graph) -> list[set[str]]:

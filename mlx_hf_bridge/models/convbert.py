@@ -107,7 +107,7 @@ FAMILY = dataclasses.replace(
     names=NAMES,
     prefix="convbert",
     hf_prefix="ConvBert",
-    tokenizer="ConvBertTokenizer",
+    tokenizer="BertTokenizer",
     heads={
         MASKED_LM: electra.FAMILY.heads[MASKED_LM],
         SEQUENCE_CLASSIFICATION: first_token_head(),

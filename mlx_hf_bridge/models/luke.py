@@ -29,7 +29,7 @@ FAMILY = dataclasses.replace(
     config=LukeConfig,
     prefix="luke",
     hf_prefix="Luke",
-    tokenizer="RobertaTokenizer",
+    tokenizer="LukeTokenizer",
     heads={**roberta.HEADS, SEQUENCE_CLASSIFICATION: POOLED_SEQUENCE_HEAD},
     ignored_suffixes=(
         *bert.FAMILY.ignored_suffixes,

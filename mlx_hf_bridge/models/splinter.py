@@ -39,6 +39,7 @@ FAMILY = dataclasses.replace(
     names={**bert.EMBEDDING_NAMES, **bert.LAYER_NAMES},
     prefix="splinter",
     hf_prefix="Splinter",
+    tokenizer="SplinterTokenizer",
     pooler=None,
     heads={
         QUESTION_ANSWERING: Head(

@@ -23,5 +23,10 @@ def encoder(config: t5.T5Config) -> Encoder:
 _BIAS_NAMES = {"encoder.block.{i}.layer.0.SelfAttention.relative_attention_bias": "layers.{i}.position_bias.table"}
 
 FAMILY = dataclasses.replace(
-    mt5.FAMILY, model_type="umt5", encoder=encoder, names={**t5.LAYER_NAMES, **_BIAS_NAMES}, hf_prefix="UMT5"
+    mt5.FAMILY,
+    model_type="umt5",
+    encoder=encoder,
+    names={**t5.LAYER_NAMES, **_BIAS_NAMES},
+    hf_prefix="UMT5",
+    tokenizer="PreTrainedTokenizerFast",
 )

@@ -28,5 +28,10 @@ NAMES = {
 }
 
 FAMILY = dataclasses.replace(
-    xlm_roberta.FAMILY, model_type="xlm-roberta-xl", encoder=encoder, names=NAMES, hf_prefix="XLMRobertaXL"
+    xlm_roberta.FAMILY,
+    model_type="xlm-roberta-xl",
+    encoder=encoder,
+    names=NAMES,
+    hf_prefix="XLMRobertaXL",
+    tokenizer="PreTrainedTokenizerFast",
 )

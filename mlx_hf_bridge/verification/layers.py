@@ -5,8 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mlx_hf_bridge.conversion.tokenizer_files import tokenizer_config
-from mlx_hf_bridge.inference.tokenizer import Tokenizer
+from mlx_hf_bridge.conversion.tokenizer_files import load_tokenizer
 from mlx_hf_bridge.pretrained.auto import MLXAutoModel
 from mlx_hf_bridge.pretrained.model import MLXPreTrainedModel
 
@@ -26,7 +25,7 @@ def layer_errors(folder: Path, float_model: str, texts: Sequence[str]) -> tuple[
         ||converted - float|| / ||float|| of each hidden state over all tokens, that of the embeddings first.
     """
     models = MLXAutoModel.from_pretrained(str(folder)), MLXAutoModel.from_pretrained(float_model, dtype="float32")
-    tokenizer = Tokenizer.from_folder(folder, tokenizer_config(folder))
+    tokenizer = load_tokenizer(folder, models[0].loaded.family, models[0].loaded.raw_config)
     sequences = tokenizer.encode(list(texts[:_TEXTS]), models[0].loaded.config.max_length)
     sums = None
     for tokens in sequences:

@@ -11,7 +11,7 @@ from mlx_hf_bridge.checkpoints.checkpoint import CONFIG_FILE, METADATA_FILE, rea
 from mlx_hf_bridge.checkpoints.pooling_modes import read_pooling_modes
 from mlx_hf_bridge.checkpoints.safetensors_file import SINGLE_FILE, SafetensorsFile
 from mlx_hf_bridge.conversion.cache import is_complete
-from mlx_hf_bridge.conversion.tokenizer_files import tokenizer_config
+from mlx_hf_bridge.conversion.tokenizer_class import tokenizer_config
 from mlx_hf_bridge.inference.tokenizer import Tokenizer
 from mlx_hf_bridge.verification.measures import Floats
 from mlx_hf_bridge.verification.predictors import Predictor, load_converted, try_step

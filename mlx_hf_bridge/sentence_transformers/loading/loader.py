@@ -18,7 +18,7 @@ from mlx_hf_bridge.checkpoints.checkpoint import (
 )
 from mlx_hf_bridge.checkpoints.safetensors_file import SINGLE_FILE
 from mlx_hf_bridge.checkpoints.sources import Source, locate
-from mlx_hf_bridge.conversion.tokenizer_files import tokenizer_config
+from mlx_hf_bridge.conversion.tokenizer_files import load_tokenizer
 from mlx_hf_bridge.errors import ConfigError, UnsupportedModelError
 from mlx_hf_bridge.inference.tokenizer import Tokenizer
 from mlx_hf_bridge.loading.load import LoadedModel, load
@@ -170,7 +170,7 @@ class ModuleLoader:
             config = {**loaded.raw_config, "output_hidden_states": arguments.output_hidden_states}
             loaded = replace(loaded, raw_config=config)
         _check_output_embedding(loaded, settings)
-        tokenizer = Tokenizer.from_folder(loaded.folder, {**tokenizer_config(loaded.folder), **arguments.tokenizer})
+        tokenizer = load_tokenizer(loaded.folder, loaded.family, loaded.raw_config, arguments.tokenizer)
         if settings.do_lower_case:
             _lowercase_first(tokenizer)
         return Transformer(loaded, tokenizer, settings, arguments.overlong)

@@ -13,7 +13,7 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_hf_bridge.checkpoints.checkpoint import read_json
-from mlx_hf_bridge.conversion.tokenizer_files import tokenizer_config
+from mlx_hf_bridge.conversion.tokenizer_class import tokenizer_config
 from mlx_hf_bridge.errors import ConfigError, TokenRangeError
 from mlx_hf_bridge.inference.tokenizer import Text, Tokenizer, Tokens
 from mlx_hf_bridge.layers.token_batch import TokenBatch

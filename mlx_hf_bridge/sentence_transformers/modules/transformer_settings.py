@@ -11,7 +11,7 @@ from mlx_hf_bridge.architecture.config import NO_POSITIONS
 from mlx_hf_bridge.architecture.family import BASE_TASK, MASKED_LM, SEQUENCE_CLASSIFICATION
 from mlx_hf_bridge.checkpoints.checkpoint import MODULES_FILE, read_json
 from mlx_hf_bridge.checkpoints.repo_files import TRANSFORMER_FILES, write_json
-from mlx_hf_bridge.conversion.tokenizer_files import TOKENIZER_CONFIG_FILE, tokenizer_config
+from mlx_hf_bridge.conversion.tokenizer_class import TOKENIZER_CONFIG_FILE, tokenizer_config
 from mlx_hf_bridge.errors import ConfigError, UnsupportedModelError
 from mlx_hf_bridge.sentence_transformers.modules.base import SCORES, TOKEN_EMBEDDINGS
 from mlx_hf_bridge.sentence_transformers.modules.query_expansion import QueryExpansion

@@ -133,6 +133,10 @@ class Family:
         alternate_names: Module name in files of another origin -> the name in `names` or in a head. If the file has one
             module where `names` has several slices, the value is the fused module's path here:
             {"encoder.layers.{i}.attn.Wqkv": "layers.{i}.attention.qkv"} for NomicBERT.
+        copied_modules: Module -> the module in `names` that it is a copy of: {"encoder.embed_tokens": "shared"} for T5.
+            Where a file has both, transformers computes with the copy.
+        ignored_decoders: Decoders among `ignored_prefixes` that transformers ties to the token embeddings: ("lm_head",)
+            for Qwen3. One that differs from them makes `tie_word_embeddings` false.
         pooler: Function of the config that returns the pooler; None = the model has none.
         base_model_has_pooler: Whether the bare encoder has the pooler too; False if only heads use it.
         other_heads: First components of the names of heads that are not implemented. See the table.
@@ -157,6 +161,8 @@ class Family:
     hf_head_suffixes: Mapping[str, str] = field(default_factory=dict)
     alternate_prefixes: tuple[str, ...] = ()
     alternate_names: Mapping[str, str] = field(default_factory=dict)
+    copied_modules: Mapping[str, str] = field(default_factory=dict)
+    ignored_decoders: tuple[str, ...] = ()
     pooler: Callable[[Any], nn.Module] | None = None
     base_model_has_pooler: bool = True
     other_heads: tuple[str, ...] = ()

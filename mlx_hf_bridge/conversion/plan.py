@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import mlx.core as mx
@@ -21,6 +21,7 @@ from mlx_hf_bridge.quantization.recipes import MLXQuantizationConfig
 from mlx_hf_bridge.weights.lora import merge_adapter
 from mlx_hf_bridge.weights.name_mapping import KEEP_FILE_DTYPE, NameMapping, TensorTarget, resolve_names
 from mlx_hf_bridge.weights.quantized import read_packing
+from mlx_hf_bridge.weights.ties import settle_ties
 from mlx_hf_bridge.weights.validation import STRICT, Tolerance, check_fit
 
 # The dtype of scales, biases and unquantized tensors of a quantized folder, unless `dtype` says otherwise.
@@ -130,16 +131,20 @@ def plan_conversion(
         UnsupportedModelError: If the family has no head for the task.
     """
     family = family_for(checkpoint.config)
-    config = family.config.from_json(checkpoint.config)
     if checkpoint.is_converted or read_packing(checkpoint.config):
         raise QuantizationError(
             f"{checkpoint.source.name} is already converted; convert the checkpoint that it was made from"
             f"{', with the adapter' if checkpoint.adapter else ''}."
         )
-    names, where = NameMapping(family, config, task), str(checkpoint.model_folder)
     files = open_weight_files(checkpoint) if fetch else read_headers(checkpoint)
+    files, raw = settle_ties(files, family, checkpoint.config, compare=fetch)
     if checkpoint.adapter is not None:
-        files = merge_adapter(files, checkpoint.adapter, names)
+        base = NameMapping(family, family.config.from_json(raw), task)
+        # An adapter may bring a decoder of its own (modules_to_save).
+        files, raw = settle_ties(merge_adapter(files, checkpoint.adapter, base), family, raw, compare=fetch)
+    checkpoint = replace(checkpoint, config=raw)
+    config, where = family.config.from_json(raw), str(checkpoint.model_folder)
+    names = NameMapping(family, config, task)
     tensor_infos = {name: info for file in files for name, info in file.tensor_infos.items()}
     targets = resolve_names(names, tensor_infos, where)
     # Read from the file, since checkpoints without a pooler have the same config.

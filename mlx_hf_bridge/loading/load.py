@@ -41,6 +41,7 @@ from mlx_hf_bridge.tracing.model import TracedModel
 from mlx_hf_bridge.weights.assign import assign_weights, random_init
 from mlx_hf_bridge.weights.name_mapping import KEEP_FILE_DTYPE, NameMapping, TensorTarget, resolve_names
 from mlx_hf_bridge.weights.quantized import check_same_recipe, quantize_modules, read_packing, recipe_from_packing
+from mlx_hf_bridge.weights.ties import settle_ties
 from mlx_hf_bridge.weights.validation import Tolerance, check_fit, pooler_names
 
 logger = logging.getLogger(__name__)
@@ -234,10 +235,10 @@ def load_converted(
     """
     raw = _as_stored(requested, checkpoint.config)
     family = family_for(raw)
+    files, raw = settle_ties(open_weight_files(checkpoint), family, raw)
     config = family.config.from_json(raw)
     packing = read_packing(checkpoint.config)
     names, where = NameMapping(family, config, task), str(checkpoint.folder)
-    files = open_weight_files(checkpoint)
     tensor_infos = {name: info for file in files for name, info in file.tensor_infos.items()}
     targets = resolve_names(names, tensor_infos, where)
     stored = _stored_dtype(tensor_infos, targets)
@@ -294,9 +295,10 @@ def load_traced(checkpoint: Checkpoint, task: str, pooler: bool, source: Source)
 
 
 def _as_stored(requested: dict[str, Any], stored: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the requested config, with the dtype and quantization of the folder."""
+    """Return the requested config, with the dtype and quantization of the folder, and its own decoder if it has one."""
     kept = {key: value for key, value in requested.items() if key not in STORAGE_KEYS}
-    return kept | {key: value for key, value in stored.items() if key in STORAGE_KEYS}
+    untied = {"tie_word_embeddings": False} if stored.get("tie_word_embeddings") is False else {}
+    return kept | untied | {key: value for key, value in stored.items() if key in STORAGE_KEYS}
 
 
 def _unused(targets: Mapping[str, TensorTarget], model: Model) -> list[str]:

@@ -94,4 +94,5 @@ FAMILY = Family(
     },
     uses_token_type_ids=False,
     ignored_prefixes=("lm_head",),
+    ignored_decoders=("lm_head",),
 )

@@ -97,7 +97,7 @@ class NameMapping:
         module, _, leaf = name.rpartition(".")
         leaf = _LEGACY_LEAVES.get(leaf, leaf)
         # The name as it is first, then without the prefixes that tools and base models add.
-        for spelled in self._spellings(module):
+        for spelled in spellings(self._family, module):
             if found := self._lookup(spelled, leaf):
                 return found
         return None
@@ -107,7 +107,7 @@ class NameMapping:
         if any(
             spelled.startswith(f"{word}.")
             for word in self._family.ignored_prefixes
-            for spelled in self._spellings(name)
+            for spelled in spellings(self._family, name)
         ):
             return True
         ignored = (*self._family.ignored_suffixes, *self._ignored_suffixes)
@@ -125,15 +125,6 @@ class NameMapping:
             modules = [_concrete(hf, numbers) for _, hf in sorted(sources[pattern])]
             found.append(ModuleSources(path, tuple(modules)))
         return found
-
-    def _spellings(self, module: str) -> Iterable[str]:
-        stripped = module
-        for wrapper in _WRAPPERS:
-            stripped = stripped.removeprefix(wrapper)
-        bare = [
-            stripped.removeprefix(f"{prefix}.") for prefix in (self._family.prefix, *self._family.alternate_prefixes)
-        ]
-        yield from dict.fromkeys((module, stripped, *bare))
 
     def _lookup(self, module: str, leaf: str) -> TensorTarget | None:
         if alternate := self._alternate(module, leaf):
@@ -161,6 +152,23 @@ class NameMapping:
                 return replace(found, module=module)
             return TensorTarget(module, leaf, f"encoder.{known}", is_base=True, is_fused=True)
         return None
+
+
+def spellings(family: Family, module: str) -> Iterator[str]:
+    """Yield a module's name as a file has it, then without the prefixes that tools and base models add.
+
+    Args:
+        family: The implementation of the model_type, for its prefixes.
+        module: The module's name in a file, or a tensor's.
+
+    Yields:
+        Names, the file's own first.
+    """
+    stripped = module
+    for wrapper in _WRAPPERS:
+        stripped = stripped.removeprefix(wrapper)
+    bare = [stripped.removeprefix(f"{prefix}.") for prefix in (family.prefix, *family.alternate_prefixes)]
+    yield from dict.fromkeys((module, stripped, *bare))
 
 
 def _abstract(path: str) -> tuple[str, list[str]]:

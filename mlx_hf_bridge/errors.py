@@ -57,6 +57,10 @@ class EmptyInputError(InputError, IndexError):
     """Raised when a list is empty where at least one text is needed."""
 
 
+class FixedSettingError(InputError, AttributeError):
+    """Raised when a setting is set that a module does not have, such as the maximum length of static embeddings."""
+
+
 class TemplateError(InputError, AttributeError):
     """Raised when a hypothesis_template has no placeholder for the label."""
 

@@ -1,6 +1,7 @@
 """Tokenization by the tokenizers library: reads tokenizer.json without transformers, and reports truncated texts.
 
-Padding and truncation settings inside tokenizer.json are reset: they are those of the session that saved it.
+Padding settings inside tokenizer.json are dropped: they are those of the session that saved it. Truncation settings are
+kept for the modules that use them, and written back.
 
 Axes: L tokens.
 """
@@ -53,7 +54,8 @@ class Tokenizer:
     """A tokenizer: tokenizer.json, with the settings of tokenizer_config.json for padding, length and token types.
 
     Args:
-        backend: The tokenizers.Tokenizer of tokenizer.json; its padding and truncation are reset.
+        backend: The tokenizers.Tokenizer of tokenizer.json; its padding is dropped, its truncation moved to
+            `saved_truncation`.
         config: Content of tokenizer_config.json.
     """
 
@@ -63,14 +65,15 @@ class Tokenizer:
         # Truncation is a setting of the backend, so setting it and encoding must not be interleaved.
         self._lock = threading.Lock()
         self._limit: tuple[int, str] | None = None
-        # The length in the file's own truncation settings; only static embeddings use it.
-        self.saved_max_length = backend.truncation["max_length"] if backend.truncation else None
+        # The file's own truncation settings; only static embeddings truncate by them.
+        self.saved_truncation: dict[str, Any] | None = backend.truncation
         # tokenizer.json may ask for padding to a fixed length; batches here are padded to their longest text.
         backend.no_padding()
         backend.no_truncation()
         limit = config.get("model_max_length")
         self.model_max_length = int(limit) if limit and limit < NO_LIMIT else None
-        self.truncation_side = config.get("truncation_side", "right")
+        # As transformers: the side in tokenizer.json, where tokenizer_config.json names none.
+        self.truncation_side = config.get("truncation_side") or (self.saved_truncation or {}).get("direction", "right")
         self.pad_token_id = self.special_id("pad_token") or 0  # any id will do, since padding is masked
         # transformers passes token type ids to a model only if its tokenizer lists them.
         self.returns_token_type_ids = _TOKEN_TYPE_IDS in (config.get("model_input_names") or [_TOKEN_TYPE_IDS])
@@ -111,12 +114,24 @@ class Tokenizer:
             folder: An existing folder.
         """
         with self._lock:
-            # Without the limit of the last call, which is not part of the tokenizer.
+            # The file's own truncation, and not the limit of the last call.
             self._truncate(None, "longest_first")
+            if self.saved_truncation:
+                self.backend.enable_truncation(**self.saved_truncation)
             self.backend.save(str(folder / "tokenizer.json"))
-        if self.config:
-            text = json.dumps(self.config, indent=2, ensure_ascii=False)
+            self.backend.no_truncation()
+        if config := self._current_config():
+            text = json.dumps(config, indent=2, ensure_ascii=False)
             (folder / "tokenizer_config.json").write_text(text + "\n", encoding="utf-8")
+
+    def _current_config(self) -> dict[str, Any]:
+        """Return the content of tokenizer_config.json with what has changed since it was read."""
+        limit = self.config.get("model_max_length")
+        kept = self.model_max_length is None and (limit is None or limit >= NO_LIMIT)
+        now = {} if kept else {"model_max_length": self.model_max_length or int(1e30)}
+        if self.truncation_side != self.config.get("truncation_side", "right"):
+            now["truncation_side"] = self.truncation_side
+        return {**self.config, **now}
 
     def encode(
         self,
@@ -218,9 +233,15 @@ class Tokenizer:
             return self.backend.id_to_token(int(ids))
         return [self.convert_ids_to_tokens(one) for one in ids]
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Rebuild the tokenizer for copies and other processes, since locks cannot be pickled."""
-        return Tokenizer, (self.backend, {**self.config, "model_max_length": self.model_max_length})
+    def __getstate__(self) -> dict[str, Any]:
+        """Return everything but the lock, which copies and other processes cannot have."""
+        with self._lock:
+            self._truncate(None, "longest_first")
+        return {name: value for name, value in self.__dict__.items() if name != "_lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._lock = threading.Lock()
 
     def num_special_tokens_to_add(self, pair: bool = False) -> int:
         """Return the number of special tokens that are added to a text.

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
 
-from mlx_hf_bridge.errors import ArgumentTypeError, RepositoryError
+from mlx_hf_bridge.errors import ArgumentTypeError, FixedSettingError, RepositoryError
 from mlx_hf_bridge.inference.tokenizer import Tokenizer
 from mlx_hf_bridge.pretrained.model import MLXPreTrainedModel
 from mlx_hf_bridge.quantization.recipes import MLXQuantizationConfig
@@ -85,10 +85,15 @@ class ModuleList:
 
     @max_seq_length.setter
     def max_seq_length(self, length: int) -> None:
+        # Before any of them: after an error nothing has changed.
+        if fixed := [module for module in self._input_modules if not _can_be_set(module, "max_seq_length")]:
+            raise FixedSettingError(
+                f"max_seq_length={length!r} cannot be set: {type(fixed[0]).__name__} has no maximum length, as in "
+                "sentence-transformers. Truncate the texts, or set model[0].tokenizer.saved_truncation to "
+                '{"max_length": ..., "strategy": "longest_first"}.'
+            )
         for module in self._input_modules:
-            # In a Router, static embeddings next to a Transformer keep their own limits.
-            if isinstance(module, Transformer) or len(self._input_modules) == 1:
-                module.max_seq_length = length  # type: ignore[attr-defined]
+            module.max_seq_length = length  # type: ignore[attr-defined]
 
     def get_max_seq_length(self) -> Any:
         """Return the most tokens of a text; an older form of `max_seq_length`.
@@ -185,3 +190,8 @@ class ModuleList:
             This model.
         """
         return self
+
+
+def _can_be_set(module: Module, name: str) -> bool:
+    found = getattr(type(module), name, None)
+    return not isinstance(found, property) or found.fset is not None

@@ -83,14 +83,14 @@ def load_multi_vector(loader: ModuleLoader, saved: dict[str, Any]) -> tuple[list
     loader.default_dense_input = TOKEN_EMBEDDINGS
     if entries is None:
         if not is_stanford:
-            raise _without_projection(loader)
+            raise UnsupportedModelError(_without_projection(loader))
         return _load_stanford(loader)
     legacy = _pylate(saved)
     # PyLate keeps lengths and expansion in the model's settings, where a Transformer does not look for them.
     loader.defaults = legacy.transformer
     written_by = saved.get("model_type") or (_NATIVE if is_stanford else saved.get("model_type", _OLDER))
     if written_by not in (_PYLATE, _NATIVE, _OLDER):
-        raise _without_projection(loader, f"was saved as model_type={written_by!r}")
+        raise UnsupportedModelError(_without_projection(loader, f"was saved as model_type={written_by!r}"))
     modules = loader.load_modules(entries)
     if written_by == _OLDER:
         logger.warning("%s was saved as a %s and is loaded as a %s", loader.source.name, _OLDER, _NATIVE)
@@ -189,7 +189,7 @@ def _token_level(loader: ModuleLoader, modules: Sequence[Module]) -> list[Module
     kept = [module for module in modules if not isinstance(module, Pooling) and not _normalizes_sentences(module)]
     projections = [module for module in kept if isinstance(module, Dense)]
     if not projections or not any(isinstance(module, Transformer) for module in kept):
-        raise _without_projection(loader)
+        raise UnsupportedModelError(_without_projection(loader))
     for module in projections:
         if module.module_input_name == SENTENCE_EMBEDDING:
             module.module_input_name = module.module_output_name = TOKEN_EMBEDDINGS
@@ -200,8 +200,8 @@ def _normalizes_sentences(module: Module) -> bool:
     return isinstance(module, Normalize) and module.module_input_name == SENTENCE_EMBEDDING
 
 
-def _without_projection(loader: ModuleLoader, why: str = "has no Dense to project tokens with") -> Exception:
-    return UnsupportedModelError(
+def _without_projection(loader: ModuleLoader, why: str = "has no Dense to project tokens with") -> str:
+    return (
         f"{loader.source.name} is not a saved MultiVectorEncoder and {why}; sentence-transformers would add a randomly "
         "initialized projection. Give a ColBERT checkpoint."
     )

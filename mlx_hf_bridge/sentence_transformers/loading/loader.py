@@ -90,7 +90,10 @@ class ModuleLoader:
         """Return the entries of modules.json.
 
         Returns:
-            At least one entry, in the file's order; None without the file. ConfigError is raised for an empty list.
+            At least one entry, in the file's order; None without the file.
+
+        Raises:
+            ConfigError: If the list is empty.
         """
         entries = read_modules(self.source.folder)
         if entries == ():
@@ -218,4 +221,6 @@ def _check_output_embedding(loaded: LoadedModel, settings: TransformerSettings) 
 def _lowercase_first(tokenizer: Tokenizer) -> None:
     # sentence-transformers lowercases texts before the tokenizer sees them.
     present = tokenizer.backend.normalizer
+    if isinstance(present, NormalizerSequence) and len(present) and isinstance(present[0], Lowercase):
+        return  # saved with it
     tokenizer.backend.normalizer = NormalizerSequence([Lowercase()] + ([present] if present else []))

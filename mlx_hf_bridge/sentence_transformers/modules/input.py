@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from mlx_hf_bridge.errors import InputError
 from mlx_hf_bridge.inference.tokenizer import Text, Tokenizer, Tokens
 from mlx_hf_bridge.sentence_transformers.modules.base import Features, Module
 
@@ -66,6 +67,23 @@ class InputModule(Module):
         Returns:
             Features whose ids and mask have the shape (B, L), where L is the longest of the texts.
         """
+
+
+def check_optional_length(length: Any) -> int | None:
+    """Return a maximum length once it is checked.
+
+    Args:
+        length: An integer of 1 or more, or None for no limit.
+
+    Returns:
+        The length.
+
+    Raises:
+        InputError: If it is anything else.
+    """
+    if length is not None and (isinstance(length, bool) or not isinstance(length, int) or length < 1):
+        raise InputError(f"max_seq_length={length!r}, expected an integer of 1 or more, or None for no limit.")
+    return length
 
 
 def add_prompt(texts: Sequence[Text], prompt: str) -> list[Text]:

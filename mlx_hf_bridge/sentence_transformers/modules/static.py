@@ -18,7 +18,12 @@ from mlx_hf_bridge.errors import ConfigError, TokenRangeError
 from mlx_hf_bridge.inference.tokenizer import Text, Tokenizer, Tokens
 from mlx_hf_bridge.layers.token_batch import TokenBatch
 from mlx_hf_bridge.sentence_transformers.modules.base import SENTENCE_EMBEDDING, Features
-from mlx_hf_bridge.sentence_transformers.modules.input import EncodeOptions, InputModule, add_prompt
+from mlx_hf_bridge.sentence_transformers.modules.input import (
+    EncodeOptions,
+    InputModule,
+    add_prompt,
+    check_optional_length,
+)
 from mlx_hf_bridge.sentence_transformers.modules.weights import read_module_config, read_module_weights
 
 # The id at padded positions, which the mask excludes; any row of the table would do.
@@ -34,10 +39,14 @@ class StaticEmbedding(InputModule):
     """
 
     reference: ClassVar[str] = "sentence_transformers.sentence_transformer.modules.static_embedding.StaticEmbedding"
-    max_seq_length = math.inf
 
     def __init__(self, tokenizer: Tokenizer, weight: mx.array) -> None:
         self.tokenizer, self.weight = tokenizer, weight
+
+    @property
+    def max_seq_length(self) -> float:
+        """Infinity, as in sentence-transformers: texts are truncated only if tokenizer.json says so; cannot be set."""
+        return math.inf
 
     @classmethod
     def read(cls, folder: Path) -> Self:
@@ -76,9 +85,11 @@ class StaticEmbedding(InputModule):
         Returns:
             The tokens of each text, in order, without padding.
         """
-        limit = self.tokenizer.saved_max_length
+        saved = self.tokenizer.saved_truncation or {"max_length": None, "strategy": "longest_first"}
         # The mean would count special tokens as words.
-        return self.tokenizer.encode(add_prompt(texts, options.prompt), limit, add_special_tokens=False)
+        return self.tokenizer.encode(
+            add_prompt(texts, options.prompt), saved["max_length"], saved["strategy"], add_special_tokens=False
+        )
 
     def features(self, tokens: list[Tokens], options: EncodeOptions) -> Features:
         """Pad the tokens of one batch and pack them into features.
@@ -138,7 +149,15 @@ class SparseStaticEmbedding(InputModule):
 
     def __init__(self, tokenizer: Tokenizer, weight: mx.array, frozen: bool = False) -> None:
         self.tokenizer, self.weight, self.frozen = tokenizer, weight, frozen
-        self.max_seq_length = tokenizer.model_max_length
+
+    @property
+    def max_seq_length(self) -> int | None:
+        """The most tokens of a text; can be set. None for no limit."""
+        return self.tokenizer.model_max_length
+
+    @max_seq_length.setter
+    def max_seq_length(self, length: int | None) -> None:
+        self.tokenizer.model_max_length = check_optional_length(length)
 
     @classmethod
     def read(cls, folder: Path) -> Self:
@@ -158,7 +177,9 @@ class SparseStaticEmbedding(InputModule):
         weights_file = config.get("path")
         if weights_file is not None:
             return cls(
-                tokenizer, _weights_of(read_json(folder / Path(weights_file).name), tokenizer), bool(config["frozen"])
+                tokenizer,
+                _weights_of(read_json(folder / Path(weights_file).name), tokenizer),
+                bool(config.get("frozen", False)),
             )
         weight = read_module_weights(folder).get("weight")
         if weight is None or weight.ndim != 1:

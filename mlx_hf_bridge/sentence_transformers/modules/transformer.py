@@ -66,7 +66,9 @@ class Transformer(InputModule):
             tokenizer.model_max_length or NO_POSITIONS, config.max_position_embeddings
         )
         # MLX would read past the position table.
-        self._length = min(length, config.max_length)
+        length = min(length, config.max_length)
+        # The tokenizer has the length, as in sentence-transformers, so that it is saved and copied with it.
+        tokenizer.model_max_length = length if length < NO_POSITIONS else None
 
     @property
     def auto_model(self) -> MLXPreTrainedModel:
@@ -106,14 +108,14 @@ class Transformer(InputModule):
     @property
     def max_seq_length(self) -> int:
         """The most tokens of a text that are used, special ones included; it may be set up to the model's positions."""
-        return self._length
+        return min(self.tokenizer.model_max_length or NO_POSITIONS, self.loaded.config.max_length)
 
     @max_seq_length.setter
     def max_seq_length(self, length: int) -> None:
         most = self.loaded.config.max_length
         if isinstance(length, bool) or not isinstance(length, int) or not 1 <= length <= most:
             raise InputError(f"max_seq_length={length!r}, expected an integer from 1 to {most}, the model's positions.")
-        self._length = length
+        self.tokenizer.model_max_length = length
 
     def tokens(self, texts: Sequence[Text], options: EncodeOptions) -> list[Tokens]:
         """Tokenize texts with the prompt before each, truncated to the length of the task, and expand queries.
@@ -129,13 +131,15 @@ class Transformer(InputModule):
         expansion = self._expansion if options.task == "query" else None
         if expansion:
             limit = expansion.length if expansion.strategy == "fixed" else limit and max(limit, expansion.length)
-        tokenizing = resolve_text_options(self.processing_kwargs, options.processing_kwargs, limit or self._length)
+        tokenizing = resolve_text_options(
+            self.processing_kwargs, options.processing_kwargs, limit or self.max_seq_length
+        )
         if expansion and expansion.strategy == "fixed":
             tokenizing = replace(tokenizing, max_length=expansion.length)
         tokens = self.tokenizer.encode(
             add_prompt(texts, options.prompt), tokenizing.max_length, tokenizing.strategy, tokenizing.add_special_tokens
         )
-        most = tokenizing.max_length or self._length
+        most = tokenizing.max_length or self.max_seq_length
         # Warned once for each model, since every batch could have long texts.
         self._warned_truncation = report_truncation(
             tokens, most, options.overlong or self._overlong, self._warned_truncation
@@ -244,7 +248,7 @@ class Transformer(InputModule):
         Args:
             folder: An existing folder.
         """
-        save_transformer(self.loaded.folder, folder, self.get_config_dict(), self.max_seq_length)
+        save_transformer(self.loaded, self.tokenizer, folder, self.get_config_dict())
 
 
 def _expansion_mask(tokens: list[Tokens], width: int) -> np.ndarray | None:

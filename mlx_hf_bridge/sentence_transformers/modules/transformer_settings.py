@@ -1,18 +1,18 @@
 """The settings of a Transformer module, sentence_bert_config.json: task, outputs, lengths and lower-casing."""
 
-import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mlx_hf_bridge.architecture.config import NO_POSITIONS
 from mlx_hf_bridge.architecture.family import BASE_TASK, MASKED_LM, SEQUENCE_CLASSIFICATION
-from mlx_hf_bridge.checkpoints.checkpoint import MODULES_FILE, read_json
+from mlx_hf_bridge.checkpoints.checkpoint import CONFIG_FILE, MODULES_FILE, read_json
 from mlx_hf_bridge.checkpoints.repo_files import TRANSFORMER_FILES, write_json
-from mlx_hf_bridge.conversion.tokenizer_class import TOKENIZER_CONFIG_FILE, tokenizer_config
+from mlx_hf_bridge.conversion.tokenizer_class import tokenizer_config
 from mlx_hf_bridge.errors import ConfigError, UnsupportedModelError
+from mlx_hf_bridge.inference.tokenizer import Tokenizer
+from mlx_hf_bridge.loading.load import LoadedModel
 from mlx_hf_bridge.sentence_transformers.modules.base import SCORES, TOKEN_EMBEDDINGS
 from mlx_hf_bridge.sentence_transformers.modules.query_expansion import QueryExpansion
 
@@ -152,19 +152,19 @@ def refuse_chat_template(folder: Path, name: str) -> None:
         )
 
 
-def save_transformer(converted: Path, folder: Path, config: dict[str, Any], max_seq_length: int) -> None:
-    """Copy the converted model's own files into a folder, and write the current settings.
+def save_transformer(loaded: LoadedModel, tokenizer: Tokenizer, folder: Path, config: Mapping[str, Any]) -> None:
+    """Write the converted model's own files into a folder, with its current config, tokenizer and settings.
 
     Args:
-        converted: The folder of the converted model.
-        folder: The folder to write; it may be the same one.
+        loaded: The model, whose converted folder is copied.
+        tokenizer: The tokenizer, which may have changed since it was read.
+        folder: The folder to write; it may be the converted one.
         config: The content of sentence_bert_config.json.
-        max_seq_length: The current maximum length, which is written into tokenizer_config.json.
     """
-    for path in converted.iterdir():
+    for path in loaded.folder.iterdir():
         if path.is_file() and path.name not in _NOT_OF_THE_MODULE and path.parent.resolve() != folder.resolve():
             shutil.copyfile(path, folder / path.name)
-    write_json(folder / TRANSFORMER_FILES[0], config)
-    if (folder / TOKENIZER_CONFIG_FILE).is_file() and max_seq_length < NO_POSITIONS:
-        settings = json.loads((folder / TOKENIZER_CONFIG_FILE).read_text(encoding="utf-8"))
-        write_json(folder / TOKENIZER_CONFIG_FILE, {**settings, "model_max_length": max_seq_length})
+    # raw_config has what the constructor changed, such as output_hidden_states.
+    write_json(folder / CONFIG_FILE, {**read_json(loaded.folder / CONFIG_FILE), **loaded.raw_config})
+    write_json(folder / TRANSFORMER_FILES[0], dict(config))
+    tokenizer.save(folder)

@@ -1,6 +1,7 @@
 """Tests of the facade, an MLX model behind a transformers class: outputs, fallbacks to torch, and errors."""
 
 import copy
+import gc
 import inspect
 import multiprocessing
 import pickle
@@ -16,7 +17,7 @@ from checkpoints import FAMILIES, Row, make_checkpoint, mlx_class, ragged_inputs
 from torch import nn
 
 from mlx_hf_bridge.errors import TokenRangeError, UnservedUseError
-from mlx_hf_bridge.facade import facade, fall_back_to_torch
+from mlx_hf_bridge.facade import Facade, facade, fall_back_to_torch
 from mlx_hf_bridge.pretrained.arrays import match_array_type
 from mlx_hf_bridge.runtime import executor
 
@@ -178,17 +179,137 @@ def test_every_device_is_accepted_and_none_changes_anything(tmp_path: Path) -> N
     assert behind.reasons == []
 
 
-def test_a_container_sees_one_parameter_that_counts_as_many_as_there_are(tmp_path: Path) -> None:
+def test_a_container_describes_the_torch_model_s_parameters(tmp_path: Path) -> None:
     bridged, torch_model, behind = pair(tmp_path)
-    container = nn.Sequential(bridged, nn.Linear(2, 2))
-    count = torch_model.num_parameters()
-    assert [tuple(parameter.shape) for parameter in container.parameters()] == [(0,), (2, 2), (2,)]
-    assert [parameter.numel() for parameter in container.parameters()] == [count, 4, 2]
-    assert [parameter.nelement() for parameter in container.half().parameters()] == [count, 4, 2]
-    assert [type(module).__name__ for module in container.modules()] == ["Sequential", "BertModel", "Linear"]
+    container, wanted = nn.Sequential(bridged, nn.Linear(2, 2)), nn.Sequential(torch_model, nn.Linear(2, 2))
+
+    def described(module: nn.Module) -> list[Any]:
+        return [
+            (name, one.shape, one.numel(), one.dtype, one.device, one.requires_grad, one.is_floating_point(), one.grad)
+            for name, one in module.named_parameters()
+        ]
+
+    assert next(container.parameters()).device == torch.device("cpu")
+    assert described(container) == described(wanted)
+    bridged.requires_grad_(False)
+    next(bridged._parameters.values().__iter__()).requires_grad = True
+    copied = pickle.loads(pickle.dumps(copy.deepcopy(container.half())))
+    assert described(copied) == described(container)
+    torch_model.requires_grad_(False)
+    next(torch_model.parameters()).requires_grad = True
+    assert described(container) == described(wanted.half())
     assert not container.eval().training
-    assert [parameter.numel() for parameter in copy.deepcopy(list(container.parameters()))] == [0, 4, 2]
     assert behind.reasons == []
+    assert type(copied[0]).__mro__[1] is Facade
+
+
+# What a program does to parameters or modules that a container lists; it changes the outputs.
+CHANGES: dict[str, Callable[[nn.Module], Any]] = {
+    "scaled in a loop": lambda net: [parameter.mul_(0.5) for parameter in net.parameters()],
+    "scaled as a list": lambda net: [parameter.mul_(0.5) for parameter in list(net.parameters())],
+    "scaled by name": lambda net: [one.mul_(0.5) for name, one in net.named_parameters() if "LayerNorm" in name],
+    "new data": lambda net: [setattr(parameter, "data", parameter.data * 0.5) for parameter in net.parameters()],
+    "the first alone": lambda net: next(net.parameters()).data.mul_(0.5),
+    "copied from others": lambda net: [one.copy_(torch.full(one.shape, 0.1)) for one in net.parameters()],
+    "as a vector": lambda net: nn.utils.vector_to_parameters(
+        nn.utils.parameters_to_vector(net.parameters()) * 0.5, net.parameters()
+    ),
+    "initialized": lambda net: [nn.init.constant_(one, 0.1) for one in net.parameters() if one.dim() > 1],
+    "foreach": lambda net: torch._foreach_mul_(list(net.parameters()), 0.5),
+    "modules patched": lambda net: [
+        module.register_forward_hook(lambda module, given, result: result * 2)
+        for module in net.modules()
+        if isinstance(module, nn.LayerNorm)
+    ],
+    "modules by name": lambda net: [
+        module.weight.mul_(0.5) for name, module in net.named_modules() if name.endswith("LayerNorm")
+    ],
+    "a function applied": lambda net: net._apply(lambda tensor: tensor * 0.5 if tensor.is_floating_point() else tensor),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_a_program_changes_through_a_container_counts(change: str, tmp_path: Path) -> None:
+    bridged, torch_model, behind = pair(tmp_path)
+    nets = nn.Sequential(bridged).eval(), nn.Sequential(torch_model).eval()
+    with torch.no_grad():
+        before = nets[0](IDS)[0]
+        for net in nets:
+            CHANGES[change](net)
+        got, wanted = (net(IDS)[0] for net in nets)
+    assert not torch.allclose(before, wanted, atol=1e-3)
+    torch.testing.assert_close(got, wanted, rtol=0, atol=FLOAT32)
+    assert len(behind.reasons) == 1
+
+
+def test_functional_call_through_a_container(tmp_path: Path) -> None:
+    bridged, torch_model, _ = pair(tmp_path)
+    weights = {f"0.{name}": parameter.detach() * 0.5 for name, parameter in torch_model.named_parameters()}
+    with torch.no_grad():
+        got, wanted = (
+            torch.func.functional_call(nn.Sequential(model).eval(), weights, (IDS,))[0]
+            for model in (bridged, torch_model)
+        )
+    torch.testing.assert_close(got, wanted, rtol=0, atol=FLOAT32)
+
+
+def test_a_container_lists_the_torch_model_s_modules_and_buffers(tmp_path: Path) -> None:
+    bridged, torch_model, _ = pair(tmp_path / "one")
+    nets = nn.Sequential(bridged), nn.Sequential(torch_model)
+    assert next(iter(nets[0].modules())) is nets[0]
+    assert isinstance(bridged, Facade)
+    names = [[(name, type(module)) for name, module in net.named_modules()] for net in nets]
+    assert [name for name, _ in names[0]] == [name for name, _ in names[1]]
+    assert names[0][3:] == names[1][3:]
+    bridged, torch_model, _ = pair(tmp_path / "two")
+    buffers = [dict(nn.Sequential(model).named_buffers()) for model in (bridged, torch_model)]
+    assert [*buffers[0]] == [*buffers[1]] != []
+    bridged, torch_model, _ = pair(tmp_path / "three")
+    both = [dict(nn.Sequential(model).named_parameters(remove_duplicate=False)) for model in (bridged, torch_model)]
+    torch.testing.assert_close(*both, rtol=0, atol=0)
+
+
+def test_a_parameter_that_was_listed_is_the_torch_model_s_afterwards(tmp_path: Path) -> None:
+    bridged, torch_model, _ = pair(tmp_path)
+    listed = dict(nn.Sequential(bridged).named_parameters(prefix="x"))
+    bridged(IDS)[0].sum().backward()
+    torch_model(IDS)[0].sum().backward()
+    for name, parameter in torch_model.named_parameters():
+        own = bridged.get_parameter(name)
+        assert own is listed[f"x.0.{name}"]
+        assert type(own) is nn.Parameter
+        torch.testing.assert_close(own.grad, parameter.grad, rtol=1e-4, atol=1e-4)
+
+
+def test_a_hook_of_every_module_is_called_in_the_torch_model(tmp_path: Path) -> None:
+    bridged, torch_model, behind = pair(tmp_path)
+    seen: list[str] = []
+    handle = nn.modules.module.register_module_forward_hook(lambda module, *call: seen.append(type(module).__name__))
+    try:
+        with torch.no_grad():
+            bridged(IDS)
+            first, seen[:] = list(seen), []
+            torch_model(IDS)
+    finally:
+        handle.remove()
+    assert behind.reasons == ["hooks of all modules were registered"]
+    # The hook was looked up before the model became the torch model.
+    assert [name for name in first if name != "BertModel"] == [name for name in seen if name != "BertModel"]
+
+
+def test_values_of_parameters_without_torch_behind_are_an_error(tmp_path: Path) -> None:
+    bridged, torch_model, _ = pair(tmp_path, torch_behind=False)
+    net = nn.Sequential(bridged)
+    assert sum(one.numel() for one in net.parameters()) == torch_model.num_parameters()
+    kept = list(net.parameters())
+    uses: list[Callable[[Any], Any]] = [lambda net: kept[0].sum(), lambda net: list(net.modules())]
+    for use in uses:
+        with pytest.raises(UnservedUseError, match=r"for inference only, and .* Load the model with"):
+            use(net)
+    del net, bridged
+    gc.collect()
+    with pytest.raises(UnservedUseError, match="kept beyond its model"):
+        kept[0].sum()
 
 
 def test_compiling_changes_nothing(tmp_path: Path) -> None:

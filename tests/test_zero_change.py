@@ -9,7 +9,7 @@ import re
 import runpy
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from transformers.models.auto import modeling_auto
 
 import mlx_hf_bridge
 from mlx_hf_bridge import zero_change
-from mlx_hf_bridge.errors import FallBackError, QuantizationError, UnservedUseError
+from mlx_hf_bridge.errors import FallBackError, QuantizationError
 from mlx_hf_bridge.facade import Facade
 from mlx_hf_bridge.zero_change.script import run_script
 
@@ -378,21 +378,45 @@ def test_an_optimizer_of_a_container_trains_the_torch_model(mode: None, checkpoi
         return weights(container)
 
     actual = step()
-    assert zero_change.report().records[0].reason == "an optimizer was given its parameters"
+    reason = zero_change.report().records[0].reason
+    assert reason == "the values of its parameters were requested (is_leaf)"
     mlx_hf_bridge.uninstall()
     wanted = step()
     assert len(actual) == len(wanted)
     torch.testing.assert_close(actual, wanted, rtol=0, atol=0)
 
 
-def test_groups_made_of_a_container_s_parameters_are_an_error(mode: None, checkpoint: Path) -> None:
-    container = nn.Sequential(BertModel.from_pretrained(checkpoint))
-    with pytest.raises(UnservedUseError, match=r"groups were made from a model on MLX.*Call train\(\) on the model"):
-        torch.optim.SGD([{"params": list(container.parameters()), "lr": 0.1}])
-    with pytest.raises(UnservedUseError, match="groups were made"):
-        torch.optim.SGD([{"params": container.parameters()}], lr=0.1)
-    container.train()
-    assert len(list(container.parameters())) > 1
+def test_groups_made_of_a_container_s_parameters_train_the_torch_model(mode: None, checkpoint: Path) -> None:
+    def step() -> list[torch.Tensor]:
+        torch.manual_seed(1)
+        net = nn.Sequential(BertModel.from_pretrained(checkpoint))
+        decayed = [one for name, one in net.named_parameters() if one.ndim > 1 and "LayerNorm" not in name]
+        others = [one for name, one in net.named_parameters() if one.ndim == 1 or "LayerNorm" in name]
+        optimizer = torch.optim.AdamW([{"params": decayed, "weight_decay": 0.5}, {"params": others, "lr": 0.01}])
+        net(IDS)[0].sum().backward()
+        optimizer.step()
+        return weights(net)
+
+    actual = step()
+    mlx_hf_bridge.uninstall()
+    torch.testing.assert_close(actual, step(), rtol=0, atol=0)
+
+
+def test_what_is_changed_through_sentence_transformers_counts(mode: None, checkpoint: Path) -> None:
+    def answer(part: Callable[[SentenceTransformer], nn.Module]) -> np.ndarray:
+        model = SentenceTransformer(str(checkpoint), device="cpu")
+        model.encode("the cat")
+        with torch.no_grad():
+            for parameter in part(model).parameters():
+                parameter.mul_(0.5)
+        vectors: np.ndarray = model.encode("the cat")
+        return vectors
+
+    parts: list[Callable[[SentenceTransformer], nn.Module]] = [lambda model: model, lambda model: model[0]]
+    got = [answer(part) for part in parts]
+    assert [record.mlx_calls for record in zero_change.report().records] == [1, 1]
+    mlx_hf_bridge.uninstall()
+    np.testing.assert_allclose(got, [answer(part) for part in parts], atol=FLOAT32)
 
 
 def test_a_recipe_packs_every_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

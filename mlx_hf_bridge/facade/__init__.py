@@ -7,14 +7,15 @@ The facade is an instance of a subclass of the transformers class, with that cla
 `forward` and output classes, for programs that were written for torch: transformers' pipelines, sentence-transformers'
 modules, torch containers.
 
-- It holds no weights. Its one parameter has no elements (its `numel()` is the model's) and carries `dtype`; `_apply`,
-  `.half()` and `.to(dtype)` change the dtype of the outputs, never what MLX computes with. `device` is always the CPU,
+- It holds no weights. Its parameters have the names, shapes and dtype of the torch model's, and become the torch
+  model's when their values are read or written; `.half()` and `.to(dtype)` change the dtype of the outputs, never what
+  MLX computes with. `device` is always the CPU,
   whose memory MLX shares; moving is accepted. Outputs are on the device of the caller's ids, without a copy on the CPU.
 - `.eval()`, `.compile()`, `.requires_grad_()`, `num_parameters()`, copies (which share the MLX model), pickles and
   spawned workers (which read the converted folder again) work, and `save_pretrained` writes the weights.
-- Anything else (training mode, gradients, hooks, submodules, parameters, state_dict, arguments of `forward` that MLX
-  does not support) calls `fall_back(reason)`, which returns the torch model; from then on the object *is* that model,
-  including its class. Without `fall_back` it raises UnservedUseError.
+- Anything else (training mode, gradients, hooks, submodules, values of parameters, state_dict, arguments of `forward`
+  that MLX does not support) calls `fall_back(reason)`, which returns the torch model; from then on the object *is* that
+  model, including its class. Without `fall_back` it raises UnservedUseError.
 
 Importing this package imports torch and transformers.
 """

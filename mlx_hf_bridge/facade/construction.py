@@ -10,9 +10,17 @@ import torch
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
-from mlx_hf_bridge.facade.fallback import BRIDGE, Bridge, assign_probe, fall_back_to_torch, get_probe, own_attributes
+from mlx_hf_bridge.facade.fallback import (
+    BRIDGE,
+    Bridge,
+    add_parameters,
+    fall_back_to_torch,
+    lazy_parameters,
+    own_attributes,
+)
 from mlx_hf_bridge.facade.forward import forward_for
 from mlx_hf_bridge.facade.model import Facade
+from mlx_hf_bridge.facade.parameters import set_dtype
 
 # Methods that work unchanged: they only read the class and the config, or call methods that Facade overrides.
 _INHERITED = {
@@ -50,7 +58,7 @@ def build_facade(hf_class: Any, bridge: Bridge, config: PretrainedConfig) -> Any
     fresh = set(model.__dict__)
     model.__dict__.update({name: value for name, value in bridge.shape.__dict__.items() if name not in fresh})
     model.__dict__[BRIDGE] = bridge
-    assign_probe(model, bridge.dtype, requires_grad=True)
+    add_parameters(model, bridge.dtype)
     return model.eval()
 
 
@@ -136,10 +144,15 @@ def _own_state(model: Facade) -> dict[str, Any]:
     return {
         "attributes": {name: value for name, value in own_attributes(model).items() if name != "config"},
         "training": model.training,
-        "probe": (model.dtype, get_probe(model).requires_grad),
+        "dtype": model.dtype,
+        "requires_grad": {name: parameter.requires_grad for name, parameter in lazy_parameters(model).items()},
     }
 
 
 def _restore(model: Facade, state: dict[str, Any]) -> None:
     model.__dict__.update(state["attributes"], training=state["training"])
-    assign_probe(model, *state["probe"])
+    wanted = state["requires_grad"]
+    add_parameters(model, state["dtype"], most=len(wanted))
+    set_dtype(lazy_parameters(model), state["dtype"])
+    for name, parameter in lazy_parameters(model).items():
+        parameter.requires_grad_(wanted[name])

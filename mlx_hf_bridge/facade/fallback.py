@@ -4,23 +4,21 @@ import threading
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.weak import WeakTensorKeyDictionary
 from transformers import PreTrainedModel
 
 from mlx_hf_bridge.errors import UnservedUseError
+from mlx_hf_bridge.facade.parameters import hand_over, lazy_parameter
 from mlx_hf_bridge.pretrained.model import MLXPreTrainedModel
 
 BRIDGE = "_mlx_bridge"
-# The name of the one parameter, from which containers read the dtype and the device.
-PROBE = "mlx_dtype"
 # Reentrant: loading the torch model may call methods that fall back themselves.
 _lock = threading.RLock()
-# Weak, so that a parameter and its facade do not keep each other alive.
-_owners: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 # Attributes that every torch module has.
 _MODULE_ATTRIBUTES = set(nn.Module().__dict__)
 
@@ -44,22 +42,6 @@ class Bridge:
     shape: PreTrainedModel | None = None
 
 
-class Probe(nn.Parameter):
-    """The one parameter of a facade: it has no elements, and its numel() is that of the whole torch model."""
-
-    def numel(self) -> int:
-        """Return the model's number of parameters, which containers add up.
-
-        Returns:
-            The number of elements.
-        """
-        owner = facade_of(self)
-        bridge = None if owner is None else get_bridge(owner)
-        return super().numel() if bridge is None or bridge.shape is None else bridge.shape.num_parameters()
-
-    nelement = numel
-
-
 def get_bridge(module: nn.Module) -> Bridge | None:
     """Return the bridge of a facade.
 
@@ -73,8 +55,21 @@ def get_bridge(module: nn.Module) -> Bridge | None:
     return bridge
 
 
-def get_probe(module: nn.Module) -> nn.Parameter:
-    """Return a facade's one parameter.
+def lazy_parameters(module: nn.Module) -> dict[str, Any]:
+    """Return the parameters that a facade has so far; the first one has the dtype of its outputs.
+
+    Args:
+        module: A facade.
+
+    Returns:
+        Name in the torch model to parameter.
+    """
+    parameters: dict[str, Any] = module._parameters
+    return parameters
+
+
+def first_parameter(module: nn.Module) -> nn.Parameter:
+    """Return the first of a facade's parameters, which has the dtype of its outputs.
 
     Args:
         module: A facade.
@@ -82,36 +77,41 @@ def get_probe(module: nn.Module) -> nn.Parameter:
     Returns:
         The parameter.
     """
-    probe = module._parameters[PROBE]
-    assert probe is not None
-    return probe
+    first: nn.Parameter = next(iter(lazy_parameters(module).values()))
+    return first
 
 
-def assign_probe(module: nn.Module, dtype: torch.dtype, requires_grad: bool) -> None:
-    """Give a facade the parameter that carries its dtype.
+def add_parameters(module: nn.Module, dtype: torch.dtype, requires_grad: bool = True, most: int | None = 1) -> None:
+    """Give a facade the parameters that it does not have yet, in the torch model's order.
 
     Args:
         module: A facade.
         dtype: The dtype of its outputs.
-        requires_grad: Whether its outputs require gradients.
+        requires_grad: Whether the new ones require gradients.
+        most: How many it is to have; None is all. One is enough for programs that read the dtype and the device, and
+            costs no time.
     """
-    # No elements: containers that add up memory or move parameters find nothing to do.
-    probe = Probe(torch.empty(0, dtype=dtype), requires_grad)
-    _owners[probe] = weakref.ref(module)
-    module._parameters[PROBE] = probe
+    bridge = get_bridge(module)
+    assert bridge is not None
+    assert bridge.shape is not None
+    load = partial(_load, weakref.ref(module))
+    # A new dict, since a caller may be iterating over the present one.
+    added = {
+        name: lazy_parameter(parameter.shape, dtype, requires_grad, load)
+        for name, parameter in islice(bridge.shape.named_parameters(), most)
+        if name not in module._parameters
+    }
+    module._parameters = {**module._parameters, **added}
 
 
-def facade_of(parameter: nn.Parameter) -> nn.Module | None:
-    """Return the facade that a parameter belongs to.
-
-    Args:
-        parameter: Any torch parameter.
-
-    Returns:
-        The facade; None for ordinary parameters.
-    """
-    owner = _owners.get(parameter)
-    return owner() if owner else None
+def _load(module: Callable[[], nn.Module | None], reason: str) -> None:
+    """Fall back to torch for a parameter; the facade is held weakly, since it holds the parameter."""
+    if (owner := module()) is None:
+        raise UnservedUseError(
+            f"a parameter of a model on MLX was kept beyond its model, and {reason}; its values are gone with the "
+            "model. Keep a reference to the model."
+        )
+    fall_back_to_torch(owner, reason)
 
 
 def fall_back_to_torch(module: nn.Module, reason: str) -> None:
@@ -138,12 +138,13 @@ def fall_back_to_torch(module: nn.Module, reason: str) -> None:
 
 
 def _become(module: nn.Module, bridge: Bridge, real: Any) -> None:
-    probe = get_probe(module)
+    first = first_parameter(module)
     # What callers did to the facade since it was built is repeated on the torch model.
-    if probe.dtype != bridge.dtype:
-        real.to(probe.dtype)
-    if not probe.requires_grad:
+    if first.dtype != bridge.dtype:
+        real.to(first.dtype)
+    if not first.requires_grad and len(lazy_parameters(module)) == 1:
         real.requires_grad_(False)
+    hand_over(lazy_parameters(module), real)
     real.train(module.training)
     real.__dict__.update({name: value for name, value in own_attributes(module).items() if name != "config"})
     _share_config(real, module.config)

@@ -8,18 +8,27 @@ from typing import Any, get_args, get_type_hints
 
 import torch
 from torch import nn
+from torch.nn.modules import module as hooks
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
 from mlx_hf_bridge.errors import ForkedProcessError, InputError, TokenRangeError
-from mlx_hf_bridge.facade.fallback import Bridge, fall_back_to_torch, get_bridge, get_probe
+from mlx_hf_bridge.facade.fallback import Bridge, fall_back_to_torch, get_bridge, lazy_parameters
 from mlx_hf_bridge.facade.gradient import DeferredGradient
 from mlx_hf_bridge.pretrained.model import MLXPreTrainedModel
 
 _SUPPORTED = set(inspect.signature(MLXPreTrainedModel.__call__).parameters) - {"self"}
 # Options of a call that default to the config's value; every transformers class takes them.
 _OPTIONS = ("output_hidden_states", "output_attentions", "return_dict")
+
+# Hooks that torch.nn.modules.module.register_module_..._hook registers for every module, so for submodules too.
+_GLOBAL_HOOKS = (
+    "_global_forward_hooks",
+    "_global_forward_pre_hooks",
+    "_global_backward_hooks",
+    "_global_backward_pre_hooks",
+)
 
 # Returned by tokenizers for every model; a forward with **kwargs that does not declare one ignores it.
 _TOKENIZER_OUTPUTS = ("attention_mask", "token_type_ids")
@@ -77,6 +86,8 @@ def _unsupported(model: nn.Module, bridge: Bridge, given: dict[str, Any], suppor
     """Return what MLX does not support of a call, as the middle of a sentence; "" if it supports the call."""
     if model.training:
         return "forward was called in training mode"
+    if any(getattr(hooks, name) for name in _GLOBAL_HOOKS):
+        return "hooks of all modules were registered"
     if others := [
         name for name, value in given.items() if name not in supported and value is not None and value is not False
     ]:
@@ -91,13 +102,13 @@ def _compute(model: nn.Module, bridge: Bridge, hf_class: Any, given: dict[str, A
     options = {name: _option(model.config, name, given) for name in _OPTIONS}
     arrays = {name: value for name, value in given.items() if name in _SUPPORTED and name not in _OPTIONS}
     as_dict = options.pop("return_dict")
-    probe, output_class = get_probe(model), _output_class(hf_class)
+    dtype, output_class = model.dtype, _output_class(hf_class)
 
     def compute() -> Any:
         start = time.perf_counter()
         output = _as_class(output_class, bridge.model(**arrays, **options, return_dict=True))
         # MLX computes in its own dtype; callers get the one that the model claims to have.
-        output = tree_map(lambda tensor: tensor.to(probe.dtype), output)
+        output = tree_map(lambda tensor: tensor.to(dtype), output)
         if bridge.on_call:
             bridge.on_call(time.perf_counter() - start)
         return output
@@ -106,8 +117,9 @@ def _compute(model: nn.Module, bridge: Bridge, hf_class: Any, given: dict[str, A
         fall_back_to_torch(model, "a gradient was requested")
         return model(**given)
 
-    if bridge.fall_back and probe.requires_grad and torch.is_grad_enabled():
-        output = _differentiable(probe, compute, compute_on_torch)
+    requires_grad = any(parameter.requires_grad for parameter in lazy_parameters(model).values())
+    if bridge.fall_back and requires_grad and torch.is_grad_enabled():
+        output = _differentiable(compute, compute_on_torch)
     else:
         output = compute()
     return output if as_dict else output.to_tuple()
@@ -118,7 +130,7 @@ def _option(config: Any, name: str, given: dict[str, Any]) -> bool:
     return bool(getattr(config, name, name == "return_dict") if value is None else value)
 
 
-def _differentiable(probe: nn.Parameter, compute: Callable[[], Any], compute_on_torch: Callable[[], Any]) -> Any:
+def _differentiable(compute: Callable[[], Any], compute_on_torch: Callable[[], Any]) -> Any:
     """Return MLX's outputs in torch's graph; the torch model computes their gradients when backward() is called."""
     specs = []
 
@@ -127,7 +139,9 @@ def _differentiable(probe: nn.Parameter, compute: Callable[[], Any], compute_on_
         specs.append(spec)
         return tuple(flat)
 
-    outputs = DeferredGradient.apply(probe, leaves, lambda: tree_flatten(compute_on_torch())[0])
+    # What makes the outputs require a gradient; it has no elements.
+    leaf = torch.empty(0, requires_grad=True)
+    outputs = DeferredGradient.apply(leaf, leaves, lambda: tree_flatten(compute_on_torch())[0])
     return tree_unflatten(list(outputs), specs[0])
 
 

@@ -12,7 +12,7 @@ class DeferredGradient(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        probe: torch.Tensor,
+        leaf: torch.Tensor,
         compute: Callable[[], tuple[torch.Tensor, ...]],
         compute_on_torch: Callable[[], Sequence[torch.Tensor]],
     ) -> tuple[torch.Tensor, ...]:
@@ -20,7 +20,7 @@ class DeferredGradient(torch.autograd.Function):
 
         Args:
             ctx: torch's context.
-            probe: A leaf tensor that requires a gradient, so that the outputs do too.
+            leaf: A tensor that requires a gradient, so that the outputs do too.
             compute: Computes the outputs on MLX.
             compute_on_torch: Computes the same outputs, in that order, with the torch model.
 
@@ -50,5 +50,5 @@ class DeferredGradient(torch.autograd.Function):
             (output, gradient) for output, gradient in zip(outputs, gradients, strict=True) if gradient is not None
         ]
         torch.autograd.backward([output for output, _ in pairs], [gradient for _, gradient in pairs])
-        # The probe has no elements; gradients reach the torch model's parameters above.
+        # The leaf has no elements; gradients reach the torch model's parameters above.
         return None, None, None

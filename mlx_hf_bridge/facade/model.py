@@ -8,8 +8,10 @@ import mlx.core as mx
 import torch
 from torch import nn
 
-from mlx_hf_bridge.facade.fallback import BRIDGE, assign_probe, fall_back_to_torch, get_bridge, get_probe
+from mlx_hf_bridge.facade.fallback import BRIDGE, fall_back_to_torch, first_parameter, get_bridge, lazy_parameters
+from mlx_hf_bridge.facade.parameters import set_dtype
 from mlx_hf_bridge.facade.saving import save
+from mlx_hf_bridge.facade.walk import walk
 from mlx_hf_bridge.pretrained.model import MLXPreTrainedModel
 
 
@@ -43,7 +45,7 @@ class Facade(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         """The dtype of the outputs."""
-        return get_probe(self).dtype
+        return first_parameter(self).dtype
 
     def to(self, *args: Any, **kwargs: Any) -> Self:
         """Change the dtype of the outputs if a dtype is given; a device is accepted and changes nothing.
@@ -79,10 +81,14 @@ class Facade(nn.Module):
         return self
 
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        # Containers call half() or to() by passing a function here; what it does to a number shows what is meant.
+        given = torch.full((1,), 1.5, dtype=self.dtype)
         with torch.no_grad():
-            # Containers call half() or to() by passing a function here; what it does to the probe shows what is meant.
-            dtype = fn(get_probe(self)).dtype
-        assign_probe(self, dtype, get_probe(self).requires_grad)
+            result = fn(given.clone())
+        if result.is_meta or not torch.equal(result.to(given), given):
+            fall_back_to_torch(self, "a function was applied to its parameters")
+            return self._apply(fn, recurse)
+        set_dtype(lazy_parameters(self), result.dtype)
         return self
 
     def train(self, mode: bool = True) -> Self:
@@ -112,7 +118,8 @@ class Facade(nn.Module):
         Returns:
             The model itself.
         """
-        get_probe(self).requires_grad_(requires_grad)
+        for parameter in lazy_parameters(self).values():
+            parameter.requires_grad_(requires_grad)
         return self
 
     def zero_grad(self, set_to_none: bool = True) -> None:
@@ -144,9 +151,9 @@ class Facade(nn.Module):
         return number
 
     def named_modules(self, memo: Any = None, prefix: str = "", remove_duplicate: bool = True) -> Any:
-        """Yield the facade itself to a container that lists its modules; fall back to torch for a direct call.
+        """Yield what a container asks for when it lists its modules, parameters or buffers (walk.py).
 
-        A direct call asks for submodules, which only the torch model has.
+        A direct call falls back to torch, since it asks for submodules, which only the torch model has.
 
         Args:
             memo: The modules that a container has seen; None for a direct call.
@@ -159,11 +166,7 @@ class Facade(nn.Module):
         if memo is None:
             fall_back_to_torch(self, "its submodules were requested")
             return self.named_modules(memo, prefix, remove_duplicate)
-        # As torch does: a module that two attributes share is listed once.
-        if self in memo:
-            return iter(())
-        memo.add(self)
-        return iter([(prefix, self)])
+        return walk(self, memo, prefix, remove_duplicate)
 
     def save_pretrained(self, save_directory: str | Path, **options: Any) -> None:
         """Save config.json and the weights that were loaded; quantized weights in MLX's format.

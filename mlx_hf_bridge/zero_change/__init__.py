@@ -61,10 +61,8 @@ def install(quantization_config: Any = None, *, strict: bool = False, watch_torc
     def on_models(module: ModuleType) -> None:
         # Imported here, because it imports transformers and torch, which the program may not want.
         from mlx_hf_bridge.zero_change.loading import Mode, replace_loading
-        from mlx_hf_bridge.zero_change.training import replace_optimizers
 
         replace_loading(patches, module, Mode(recipe, strict, watch_torch, _report))
-        replace_optimizers(patches)
 
     def on_trainer(module: ModuleType) -> None:
         from mlx_hf_bridge.zero_change.training import replace_training

@@ -109,6 +109,7 @@ __all__ = [
     "ConfigError",
     "EmptyInputError",
     "FallBackError",
+    "FixedSettingError",
     "ForkedProcessError",
     "InputError",
     "MaskError",

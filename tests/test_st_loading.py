@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 import torch
 from checkpoints import make_checkpoint
+from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Dense, Normalize
 from sentence_transformers.sentence_transformer.modules import Pooling
 from st_checkpoints import TEXTS, TOLERANCE, randomized, transformer
 
 from mlx_hf_bridge import MLXSentenceTransformer
-from mlx_hf_bridge.errors import ConfigError
+from mlx_hf_bridge.errors import ArgumentTypeError, ConfigError, UnsupportedModelError
 
 
 @pytest.fixture(scope="module")
@@ -70,3 +71,115 @@ def test_saved_settings_are_not_read_without_modules(tmp_path: Path) -> None:
     settings = {"prompts": {"query": "news "}, "default_prompt_name": "query", "truncate_dim": 5}
     (tmp_path / "config_sentence_transformers.json").write_text(json.dumps(settings))
     assert_same(tmp_path, TEXTS[:3])
+
+
+@pytest.fixture(scope="module")
+def two_weights(repo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Save a copy of the repo with other weights in pytorch_model.bin."""
+    folder = tmp_path_factory.mktemp("two") / "repo"
+    shutil.copytree(repo, folder)
+    weights = {name: tensor.clone() * 0.5 for name, tensor in load_file(folder / "model.safetensors").items()}
+    torch.save(weights, folder / "pytorch_model.bin")
+    return folder
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"model_kwargs": {"use_safetensors": False}},
+        {"model_kwargs": {"add_pooling_layer": False, "low_cpu_mem_usage": True, "ignore_mismatched_sizes": False}},
+        {"model_kwargs": {"revision": "x", "token": "x", "local_files_only": True, "code_revision": "x"}},
+        {"processor_kwargs": {"do_lower_case": False}},
+        {"processor_kwargs": {"do_lower_case": True, "truncation_side": "left", "model_max_length": 5}},
+        {"config_kwargs": {"attention_probs_dropout_prob": 0.5, "unpad_inputs": True, "use_cache": False}},
+        {"config_kwargs": {"hidden_act": "relu", "layer_norm_eps": 0.1}},
+    ],
+    ids=str,
+)
+def test_dicts_of_options_are_taken_as_sentence_transformers_takes_them(
+    arguments: dict[str, Any], two_weights: Path
+) -> None:
+    assert_same(two_weights, ["The CAT sat on the mat", "a dog"], **arguments)
+
+
+@pytest.mark.parametrize(
+    "saved",
+    [
+        {"model_args": {"use_safetensors": False}},
+        {"tokenizer_args": {"model_max_length": 5, "truncation_side": "left"}, "unpad_inputs": None},
+        {"config_kwargs": {"hidden_act": "relu", "revision": "x", "trust_remote_code": True}},
+    ],
+    ids=str,
+)
+def test_sentence_bert_config_holds_options_too(saved: dict[str, Any], two_weights: Path, tmp_path: Path) -> None:
+    folder = rewrite(two_weights, tmp_path, "sentence_bert_config.json", lambda _: saved)
+    assert_same(folder, TEXTS[:2])
+    kwargs = {"processor_kwargs": {"model_max_length": 4}}
+    assert_same(folder, TEXTS[:2], **kwargs)
+
+
+@pytest.mark.parametrize(
+    ("saved", "error", "message"),
+    [
+        ({"max_sequence_length": 5}, ConfigError, "has max_sequence_length, which is not an argument"),
+        ({"model_kwargs": [1]}, ConfigError, r"has model_kwargs=\[1\], expected an object"),
+        ({"tokenizer_name_or_path": "org/x"}, UnsupportedModelError, "another repo's tokenizer"),
+    ],
+)
+def test_settings_that_would_be_ignored_are_errors(
+    saved: Any, error: type, message: str, repo: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(error, match=message):
+        MLXSentenceTransformer(rewrite(repo, tmp_path, "sentence_bert_config.json", lambda _: saved))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"model_kwargs": {"subfolder": "x"}}, "model_kwargs has subfolder='x'.*Give the path"),
+        ({"model_kwargs": {"gguf_file": "x"}}, "model_kwargs has gguf_file.*Load the original checkpoint"),
+        ({"model_kwargs": {"frobnicate": 1}}, "model_kwargs has frobnicate, which is not supported here. Leave it out"),
+        ({"processor_kwargs": {"frobnicate": 1}}, "processor_kwargs has frobnicate"),
+        ({"config_kwargs": {"cross_attention_hidden_size": 1, "chunk_size": 1}}, None),
+        ({"processor_kwargs": [1]}, "processor_kwargs is a list, expected a dict"),
+    ],
+)
+def test_options_that_would_be_ignored_are_named(arguments: Any, message: str | None, repo: Path) -> None:
+    if message is None:
+        # transformers' config class does not have them, and AutoConfig drops them.
+        assert_same(repo, TEXTS[:1], **arguments)
+        return
+    with pytest.raises(ArgumentTypeError, match=message):
+        MLXSentenceTransformer(repo, **arguments)
+
+
+def test_another_revision_in_a_dict_is_refused(repo: Path, tmp_path: Path) -> None:
+    """sentence-transformers takes weights of that revision, and everything else of the constructor's."""
+    first, second = "a" * 40, "b" * 40
+    base = tmp_path / "models--org--m"
+    (base / "refs").mkdir(parents=True)
+    (base / "refs" / "main").write_text(first)
+    for commit in (first, second):
+        shutil.copytree(repo, base / "snapshots" / commit)
+    options: dict[str, Any] = {"cache_folder": str(tmp_path), "local_files_only": True}
+    for kind in ("model_kwargs", "processor_kwargs", "config_kwargs"):
+        with pytest.raises(ArgumentTypeError, match=rf"{kind} has revision='b+', .* Pass revision='b+' to the constr"):
+            MLXSentenceTransformer("org/m", **options, **{kind: {"revision": second}})
+    loaded = MLXSentenceTransformer("org/m", revision=second, model_kwargs={"revision": second}, **options)
+    assert loaded[0].loaded.source.revision == second
+    kwargs = {"model_kwargs": {"cache_dir": str(tmp_path), "local_files_only": True}}
+    assert MLXSentenceTransformer("org/m", **kwargs)[0].loaded.source.revision == first
+
+
+@pytest.mark.parametrize("arguments", [{"trust_remote_code": True}, {"model_kwargs": {"trust_remote_code": True}}])
+def test_a_repos_own_code_is_named_if_it_is_asked_for(
+    arguments: Any, repo: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = rewrite(repo, tmp_path, "config.json", lambda config: {**config, "auto_map": {"AutoModel": "code.Model"}})
+    MLXSentenceTransformer(folder)
+    assert not caplog.records
+    MLXSentenceTransformer(folder, **arguments)
+    MLXSentenceTransformer(folder, **arguments)
+    assert [record.message.partition(" has ")[2] for record in caplog.records] == [
+        "custom modeling code, which is not run"
+    ]

@@ -3,7 +3,7 @@
 Reference: transformers/configuration_utils.py (from_dict, num_labels).
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ _GENERAL = (
     *("finetuning_task", "task_specific_params", "tokenizer_class"),
 )
 # Read only in training; families name them differently, and files of older versions lack some.
-_TRAINING = (
+TRAINING_KEYS = (
     *("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout", "classifier_dropout_prob"),
     *("dropout", "attention_dropout", "hidden_dropout", "activation_dropout", "embedding_dropout", "mlp_dropout"),
     *("seq_classif_dropout", "qa_dropout", "dropout_rate", "summary_last_dropout", "layerdrop", "encoder_layerdrop"),
@@ -55,7 +55,34 @@ def _object(content: Any, where: str) -> dict[str, Any]:
 
 def _is_config_key(name: str, raw: Mapping[str, Any], family: Family) -> bool:
     """Return whether transformers' config class has an attribute of this name, which from_pretrained would set."""
-    return name in raw or name in _GENERAL or name in _TRAINING or name in _spellings(family.config)
+    return name in raw or name in _GENERAL or name in TRAINING_KEYS or name in _spellings(family.config)
+
+
+def split_overrides(
+    overrides: Mapping[str, Any], raw: Mapping[str, Any], family: Family, known_elsewhere: Callable[[str], bool]
+) -> tuple[dict[str, Any], list[str]]:
+    """Sort config keys into those that apply and those that AutoConfig.from_pretrained ignores.
+
+    Args:
+        overrides: Keys and values.
+        raw: The content of config.json.
+        family: The implementation of the model_type.
+        known_elsewhere: Whether transformers' config class has an attribute of this name.
+
+    Returns:
+        The keys that apply, with their values, and the names of the others.
+
+    Raises:
+        ArgumentTypeError: If transformers' config class has a key that is not implemented here.
+    """
+    applied = {name: value for name, value in overrides.items() if _is_config_key(name, raw, family)}
+    others = sorted(set(overrides) - set(applied))
+    if unknown := [name for name in others if known_elsewhere(name)]:
+        raise ArgumentTypeError(
+            f"config_kwargs has {', '.join(unknown)}, which a {family.model_type!r} model here does not read. "
+            "Leave it out."
+        )
+    return applied, others
 
 
 def override_config(raw: Mapping[str, Any], overrides: Mapping[str, Any], family: Family) -> dict[str, Any]:

@@ -118,6 +118,18 @@ def parse_arguments(
     return ParsedArguments(options, recipe, dtype, changes, pooler, report)
 
 
+def note_custom_code(name: str, config: Mapping[str, Any], trust_remote_code: Any) -> None:
+    """Warn once that a repo's own modeling code is not run, if it has some and trust_remote_code asks for it.
+
+    Args:
+        name: The repo or folder.
+        config: The content of its config.json.
+        trust_remote_code: The argument of the call.
+    """
+    if trust_remote_code and "auto_map" in config:
+        _warn_once(f"{name} has custom modeling code, which is not run")
+
+
 def _hub_options(rest: dict[str, Any]) -> HubOptions:
     cache_dir, safe = rest.pop("cache_dir", None), rest.pop("use_safetensors", None)
     return HubOptions(

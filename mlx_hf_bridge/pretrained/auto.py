@@ -19,7 +19,7 @@ from mlx_hf_bridge.architecture.family import (
 )
 from mlx_hf_bridge.errors import RepositoryError, UnservedUseError
 from mlx_hf_bridge.loading.load import load
-from mlx_hf_bridge.pretrained.arguments import parse_arguments
+from mlx_hf_bridge.pretrained.arguments import note_custom_code, parse_arguments
 from mlx_hf_bridge.pretrained.model import MLXPreTrainedModel, create_model
 from mlx_hf_bridge.quantization.recipes import QuantizationLike
 
@@ -131,8 +131,7 @@ class MLXAutoModel:
             trace=trace,
         )
         loaded.report.log(loaded.family.hf_class_name(loaded.task), str(pretrained_model_name_or_path))
-        if kwargs.get("trust_remote_code") and "auto_map" in loaded.raw_config:
-            logger.warning("%s has custom modeling code, which is not run", pretrained_model_name_or_path)
+        note_custom_code(str(pretrained_model_name_or_path), loaded.raw_config, kwargs.get("trust_remote_code"))
         model = create_model(loaded)
         return (model, loaded.report.to_dict()) if request.output_loading_info else model
 

@@ -30,7 +30,12 @@ from mlx_hf_bridge.sentence_transformers.encoding.pools import (
 )
 from mlx_hf_bridge.sentence_transformers.encoding.results import features_to_numpy
 from mlx_hf_bridge.sentence_transformers.loading import saving
-from mlx_hf_bridge.sentence_transformers.loading.arguments import check_model_name, device_list, parse_load_arguments
+from mlx_hf_bridge.sentence_transformers.loading.arguments import (
+    check_model_name,
+    device_list,
+    hub_options,
+    parse_load_arguments,
+)
 from mlx_hf_bridge.sentence_transformers.loading.loader import ModuleLoader
 from mlx_hf_bridge.sentence_transformers.loading.settings import check_prompt_name, merge_prompts, read_model_config
 from mlx_hf_bridge.sentence_transformers.module_list import ModuleList
@@ -58,14 +63,17 @@ class MLXBaseModel(ModuleList, ABC):
             None, the saved name.
         cache_folder: Where downloads from the Hub are kept. Default: None, the environment variable
             SENTENCE_TRANSFORMERS_HOME if it is set, else the Hub's usual cache.
-        trust_remote_code: Accepted for compatibility and ignored: code in a repository is never run.
+        trust_remote_code: Accepted for compatibility: code in a repository is never run, which a warning says if there
+            is some.
         revision: A branch, tag or commit id of the Hub repository. Default: None, its main branch.
         local_files_only: Use downloaded files only, and never the network. Default: False.
         token: An access token of the Hub; True for the one that is saved on this machine. Default: None.
-        model_kwargs: Options of the encoder by name: `dtype` (or `torch_dtype`), `quantization_config` and `trace`
-            (as of MLXAutoModel.from_pretrained). Options that concern only torch are ignored. Default: None.
-        processor_kwargs: Options of the tokenizer by name: `model_max_length` and `truncation_side`. Default: None.
-        config_kwargs: Changes to config.json by name: `output_hidden_states`, `num_labels` and `dtype`. Default: None.
+        model_kwargs: Options of the encoder by name: `dtype` (or `torch_dtype`), `quantization_config`, `trace`,
+            `variant`, `use_safetensors` and `add_pooling_layer` (as of MLXAutoModel.from_pretrained). Options that
+            concern only torch are ignored. Default: None.
+        processor_kwargs: Options of the tokenizer: `model_max_length`, `truncation_side` and `do_lower_case`. Default:
+            None.
+        config_kwargs: Changes to config.json by name. Default: None.
         model_card_data: Accepted for compatibility and ignored: no new model card is generated from it.
         backend: "mlx" or, as sentence-transformers names its own default, "torch"; both are computed by MLX. Default:
             "mlx".
@@ -123,6 +131,7 @@ class MLXBaseModel(ModuleList, ABC):
             model_kwargs=model_kwargs,
             processor_kwargs=processor_kwargs,
             config_kwargs=config_kwargs,
+            trust_remote_code=trust_remote_code,
         )
         saved: dict[str, Any] = {}
         self._name = ""
@@ -149,6 +158,7 @@ class MLXBaseModel(ModuleList, ABC):
 
     def _load_repository(self, name: str, options: HubOptions) -> dict[str, Any]:
         """Load the modules of a folder or Hub repository, and return its saved settings."""
+        options = hub_options(options, self._arguments, Path(name).expanduser().is_dir())
         source = self._locate(name, options)
         self._name, self._readme = source.name, source.folder / "README.md"
         self._modules, saved = self._load(ModuleLoader(source, self._arguments), read_model_config(source.folder))

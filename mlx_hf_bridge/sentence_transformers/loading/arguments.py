@@ -1,19 +1,29 @@
 """Constructor arguments: the ones that the four classes share, and what the dicts of further options may hold."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypedDict
 
+from mlx_hf_bridge.checkpoints.sources import HubOptions
 from mlx_hf_bridge.errors import ArgumentTypeError, InputError
+from mlx_hf_bridge.loading.overrides import TRAINING_KEYS
+from mlx_hf_bridge.pretrained.arguments import NO_EFFECT, REFUSED
 from mlx_hf_bridge.quantization.recipes import QuantizationLike
 from mlx_hf_bridge.sentence_transformers.modules.base import Module
 
 _OVERLONG = ("truncate", "error")
-# Accepted and ignored: the constructor has its own argument for them, or they have no effect on MLX.
-_HUB_OPTIONS = ("token", "revision", "cache_dir", "local_files_only", "trust_remote_code")
-_MODEL_OPTIONS = ("attn_implementation", "device_map", "low_cpu_mem_usage", "use_safetensors", "torch_dtype", "dtype")
-_PROCESSOR_OPTIONS = ("padding_side", "use_fast")
+# transformers' arguments about the Hub, which each of the three dicts may have.
+_HUB = ("token", "cache_dir", "local_files_only", "force_download")
+_PLACE = ("revision", "subfolder")
+# Accepted and ignored: they have no effect on what MLX computes. Besides those of MLXAutoModel.from_pretrained.
+_CODE = ("trust_remote_code", "code_revision")
+_MODEL_OPTIONS = ("attn_implementation", "device_map", *NO_EFFECT)
+_PROCESSOR_OPTIONS = ("padding_side", "use_fast", "clean_up_tokenization_spaces")
+# Overrides of tokenizer_config.json; the loader changes the tokenizer by them.
+_TOKENIZER_KEYS = ("truncation_side", "do_lower_case")
+_KINDS = ("model_kwargs", "processor_kwargs", "config_kwargs")
+_KINDS_BEFORE = {"model_args": "model_kwargs", "tokenizer_args": "processor_kwargs", "config_args": "config_kwargs"}
 
 
 class ConstructorOptions(TypedDict, total=False):
@@ -50,7 +60,11 @@ class LoadArguments:
         num_labels: The number of labels that is expected; None for any.
         overlong: "truncate" or "error".
         trace: When to run the graph of transformers' own module: "auto", "never" or "always".
+        pooler: Whether the encoder's pooler may be loaded.
         tokenizer: Options that override tokenizer_config.json.
+        config: Other keys that override those of config.json.
+        trust_remote_code: Whether code of the repository was asked for, which is never run.
+        given: What the constructor was given, for `over`.
     """
 
     quantization_config: QuantizationLike = None
@@ -60,7 +74,30 @@ class LoadArguments:
     num_labels: int | None = None
     overlong: str = "truncate"
     trace: str = "auto"
+    pooler: bool = True
     tokenizer: Mapping[str, Any] = field(default_factory=dict)
+    config: Mapping[str, Any] = field(default_factory=dict)
+    trust_remote_code: bool = False
+    given: Mapping[str, Any] = field(default_factory=dict)
+
+    def over(self, saved: Mapping[str, Any]) -> "LoadArguments":
+        """Return these arguments with those that a file holds where the constructor was given none.
+
+        Args:
+            saved: The content of sentence_bert_config.json, with model_kwargs and the like, or their older names.
+
+        Returns:
+            New arguments; these if the file holds none.
+        """
+        saved = {_KINDS_BEFORE.get(key, key): value for key, value in saved.items()}
+        dicts = {}
+        for kind in _KINDS:
+            # The Hub options of a file are never used, and it cannot ask for code.
+            own = {key: value for key, value in (saved.get(kind) or {}).items() if key not in (*_HUB, *_PLACE, *_CODE)}
+            dicts[kind] = {**own, **(self.given.get(kind) or {})}
+        if not any(saved.get(kind) for kind in _KINDS):
+            return self
+        return parse_load_arguments(**{**self.given, **dicts})
 
 
 def parse_load_arguments(
@@ -71,6 +108,7 @@ def parse_load_arguments(
     model_kwargs: Mapping[str, Any] | None,
     processor_kwargs: Mapping[str, Any] | None,
     config_kwargs: Mapping[str, Any] | None,
+    trust_remote_code: bool = False,
 ) -> LoadArguments:
     """Read a constructor's arguments and dicts of options.
 
@@ -81,6 +119,7 @@ def parse_load_arguments(
         model_kwargs: Options of the encoder by name.
         processor_kwargs: Options of the tokenizer by name.
         config_kwargs: Changes to config.json by name.
+        trust_remote_code: Whether code of the repository was asked for. Default: False.
 
     Returns:
         How to load the modules.
@@ -89,12 +128,22 @@ def parse_load_arguments(
         ArgumentTypeError: If an option is not known, since ignoring it could change the result.
         InputError: If `model_max_length` or `overlong` has an unsupported value.
     """
-    model, processor, config = dict(model_kwargs or {}), dict(processor_kwargs or {}), dict(config_kwargs or {})
-    requested = model.get("dtype") or model.get("torch_dtype") or config.pop("dtype", None) or "auto"
-    recipe = model.pop("quantization_config", None)
-    length, side = processor.pop("model_max_length", None), processor.pop("truncation_side", None)
+    given = {
+        "quantization_config": quantization_config,
+        "dtype": dtype,
+        "overlong": overlong,
+        "trust_remote_code": trust_remote_code,
+        "model_kwargs": model_kwargs,
+        "processor_kwargs": processor_kwargs,
+        "config_kwargs": config_kwargs,
+    }
+    model, processor, config = (_without_hub_options(kind, given[kind]) for kind in _KINDS)
+    old = model.pop("torch_dtype", None) or config.pop("torch_dtype", None)
+    requested = model.pop("dtype", None) or config.pop("dtype", None) or old or "auto"
+    recipe, length = model.pop("quantization_config", None), processor.pop("model_max_length", None)
     if length is not None and (isinstance(length, bool) or not isinstance(length, int) or length < 1):
         raise InputError(f"model_max_length={length!r}, expected an integer of 1 or more.")
+    asked = trust_remote_code or any((given[kind] or {}).get("trust_remote_code") for kind in _KINDS)
     arguments = LoadArguments(
         quantization_config=recipe if quantization_config is None else quantization_config,
         dtype=requested if dtype == "auto" else dtype,
@@ -103,17 +152,77 @@ def parse_load_arguments(
         num_labels=config.pop("num_labels", None),
         overlong=check_overlong(overlong),
         trace=model.pop("trace", "auto"),
-        tokenizer={} if side is None else {"truncation_side": side},
+        pooler=bool(model.pop("add_pooling_layer", True)),
+        tokenizer={key: processor.pop(key) for key in _TOKENIZER_KEYS if key in processor},
+        config={key: value for key, value in config.items() if key not in TRAINING_KEYS},
+        trust_remote_code=bool(asked),
+        given=given,
     )
     # What is left was read by nobody: an option that may change results must not be ignored silently.
-    for name, rest, known in (
-        ("model_kwargs", model, (*_HUB_OPTIONS, *_MODEL_OPTIONS)),
-        ("processor_kwargs", processor, (*_HUB_OPTIONS, *_PROCESSOR_OPTIONS)),
-        ("config_kwargs", config, _HUB_OPTIONS),
-    ):
-        if unknown := sorted(set(rest) - set(known)):
-            raise ArgumentTypeError(f"{name} has {', '.join(unknown)}, which is not supported here. Leave it out.")
+    _refuse("model_kwargs", model, _MODEL_OPTIONS)
+    _refuse("processor_kwargs", processor, _PROCESSOR_OPTIONS)
     return arguments
+
+
+def _without_hub_options(kind: str, given: Mapping[str, Any] | None) -> dict[str, Any]:
+    if given is not None and not isinstance(given, Mapping):
+        raise ArgumentTypeError(f"{kind} is a {type(given).__name__}, expected a dict of options by name, or None.")
+    rest = {key: value for key, value in (given or {}).items() if key not in (*_HUB, *_PLACE, *_CODE)}
+    if kind == "model_kwargs":
+        return {key: value for key, value in rest.items() if key not in ("use_safetensors", "variant")}
+    return rest
+
+
+def _refuse(kind: str, rest: Mapping[str, Any], known: Sequence[str]) -> None:
+    for name in sorted(set(rest) - set(known)):
+        # Programs pass such options with their neutral values too, which change nothing.
+        if name in (*REFUSED, "ignore_mismatched_sizes", "output_loading_info") and not rest[name]:
+            continue
+        advice = REFUSED.get(name, "Leave it out.") if kind == "model_kwargs" else "Leave it out."
+        raise ArgumentTypeError(f"{kind} has {name}, which is not supported here. {advice}")
+
+
+def hub_options(own: HubOptions, arguments: LoadArguments, is_folder: bool) -> HubOptions:
+    """Return the Hub options of a constructor, with those that its dicts of options name.
+
+    Args:
+        own: Those of the constructor's own arguments, which take precedence.
+        arguments: The constructor's arguments.
+        is_folder: Whether the model is a folder, which has no revisions.
+
+    Returns:
+        The options for all files of the model.
+
+    Raises:
+        ArgumentTypeError: If a dict names another revision or subfolder than the constructor.
+    """
+    dicts = {kind: arguments.given[kind] or {} for kind in _KINDS}
+    for kind, options in dicts.items():
+        revision, subfolder = options.get("revision"), options.get("subfolder")
+        if revision not in (None, own.revision, own.revision or "main") and not is_folder:
+            raise ArgumentTypeError(
+                f"{kind} has revision={revision!r}, which would mix files of two revisions. Pass revision={revision!r} "
+                "to the constructor, which then applies to all files."
+            )
+        if subfolder:
+            raise ArgumentTypeError(
+                f"{kind} has subfolder={subfolder!r}, which is not supported here. Give the path of that folder as "
+                "model_name_or_path, or load it with MLXAutoModel."
+            )
+
+    def named(key: str) -> Any:
+        return next((options[key] for options in dicts.values() if options.get(key) is not None), None)
+
+    cache, safe = named("cache_dir"), dicts["model_kwargs"].get("use_safetensors")
+    return replace(
+        own,
+        token=named("token") if own.token is None else own.token,
+        cache_dir=str(cache) if own.cache_dir is None and cache is not None else own.cache_dir,
+        local_files_only=own.local_files_only or bool(named("local_files_only")),
+        force_download=bool(named("force_download")),
+        variant=dicts["model_kwargs"].get("variant"),
+        use_safetensors=None if safe is None else bool(safe),
+    )
 
 
 def check_overlong(overlong: str) -> str:

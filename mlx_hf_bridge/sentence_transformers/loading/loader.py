@@ -5,9 +5,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from tokenizers.normalizers import Lowercase
-from tokenizers.normalizers import Sequence as NormalizerSequence
-
 from mlx_hf_bridge.checkpoints.checkpoint import (
     CONFIG_FILE,
     MODULES_FILE,
@@ -20,9 +17,10 @@ from mlx_hf_bridge.checkpoints.safetensors_file import SINGLE_FILE
 from mlx_hf_bridge.checkpoints.sources import Source, locate
 from mlx_hf_bridge.conversion.tokenizer_files import load_tokenizer
 from mlx_hf_bridge.errors import ConfigError, UnsupportedModelError
-from mlx_hf_bridge.inference.tokenizer import Tokenizer
 from mlx_hf_bridge.loading.load import LoadedModel, load
+from mlx_hf_bridge.pretrained.arguments import note_custom_code
 from mlx_hf_bridge.sentence_transformers.loading.arguments import LoadArguments
+from mlx_hf_bridge.sentence_transformers.loading.changes import config_changes, lowercase_first, set_lowercase
 from mlx_hf_bridge.sentence_transformers.modules.base import SENTENCE_EMBEDDING, Module
 from mlx_hf_bridge.sentence_transformers.modules.layers import WeightedLayerPooling
 from mlx_hf_bridge.sentence_transformers.modules.logit_score import LogitScore
@@ -156,9 +154,11 @@ class ModuleLoader:
         Returns:
             The module.
         """
+        arguments = self.arguments
         if settings is None:
             settings = read_settings(folder, kind, self.defaults)
-        arguments = self.arguments
+            arguments = arguments.over(settings.saved_arguments)
+            source = _with_selection(source, arguments.given.get("model_kwargs") or {})
         settings = replace(settings, max_seq_length=arguments.max_length or settings.max_seq_length)
         loaded = load(
             source,
@@ -166,16 +166,20 @@ class ModuleLoader:
             quantization_config=arguments.quantization_config,
             dtype=arguments.dtype,
             options=source.options,
-            pooler="pooler_output" in settings.output,
+            pooler="pooler_output" in settings.output and arguments.pooler,
+            changes=config_changes(source, arguments.config),
             trace=arguments.trace,
         )
+        note_custom_code(source.name, loaded.raw_config, arguments.trust_remote_code)
         if arguments.output_hidden_states is not None:
             config = {**loaded.raw_config, "output_hidden_states": arguments.output_hidden_states}
             loaded = replace(loaded, raw_config=config)
         _check_output_embedding(loaded, settings)
         tokenizer = load_tokenizer(loaded.folder, loaded.family, loaded.raw_config, arguments.tokenizer)
+        if "do_lower_case" in arguments.tokenizer:
+            set_lowercase(tokenizer, bool(arguments.tokenizer["do_lower_case"]))
         if settings.do_lower_case:
-            _lowercase_first(tokenizer)
+            lowercase_first(tokenizer)
         return Transformer(loaded, tokenizer, settings, arguments.overlong)
 
     def _routed(self, path: str, type_: str) -> Module:
@@ -188,13 +192,20 @@ class ModuleLoader:
         inner = f"{options.subfolder}/{path}".lstrip("/")
         # Located again, for an identity of its own in the cache.
         source = locate(self.source.name, replace(options, subfolder=inner))
-        return self.load_transformer(source, source.folder, kind)
+        return replace(self, defaults={}).load_transformer(source, source.folder, kind)
 
     def _folder(self, path: str) -> Path:
         # Modules before a Transformer, or without one, are still to be downloaded.
         if self.modules_root == self.source.folder:
             self.source.fetch([f"{path}/*"] if path else [SINGLE_FILE])
         return self.modules_root / path
+
+
+def _with_selection(source: Source, model_kwargs: Mapping[str, Any]) -> Source:
+    """Return the source with the weight files that the options choose, located again if they are other ones."""
+    chosen: dict[str, Any] = {key: model_kwargs.get(key) for key in ("variant", "use_safetensors")}
+    options = replace(source.options, **{key: value for key, value in chosen.items() if value is not None})
+    return source if options == source.options else locate(source.name, options)
 
 
 def _check_known(kind: str, type_: str, where: str) -> None:
@@ -216,11 +227,3 @@ def _check_output_embedding(loaded: LoadedModel, settings: TransformerSettings) 
             f"{loaded.source.name} has its own output embedding (tie_word_embeddings is false), which is not "
             "implemented here. Use sentence-transformers with torch for this model."
         )
-
-
-def _lowercase_first(tokenizer: Tokenizer) -> None:
-    # sentence-transformers lowercases texts before the tokenizer sees them.
-    present = tokenizer.backend.normalizer
-    if isinstance(present, NormalizerSequence) and len(present) and isinstance(present[0], Lowercase):
-        return  # saved with it
-    tokenizer.backend.normalizer = NormalizerSequence([Lowercase()] + ([present] if present else []))

@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,12 @@ TASKS: dict[str, tuple[str, str, str]] = {
     "text-generation": (BASE_TASK, "logits", "causal_logits"),
 }
 _LENGTHS = ("max_seq_length", "query_length", "document_length")
+# The other keys of sentence_bert_config.json: arguments of sentence-transformers' Transformer.
+_KEYS = (
+    *("transformer_task", "modality_config", "module_output_name", "processing_kwargs", "query_expansion"),
+    *("do_lower_case", "unpad_inputs", "backend", "tokenizer_name_or_path"),
+)
+_ARGUMENTS = ("model_kwargs", "processor_kwargs", "config_kwargs", "model_args", "tokenizer_args", "config_args")
 _NOT_OF_THE_MODULE = (MODULES_FILE, "config_sentence_transformers.json", *TRANSFORMER_FILES)
 
 
@@ -41,6 +47,7 @@ class TransformerSettings:
         document_length: The most tokens of a document; None for `max_seq_length`.
         query_expansion: ColBERT's query expansion; None for none.
         processing_kwargs: Tokenizer arguments by group ("common", "text").
+        saved_arguments: Arguments of the constructor that the file has: model_kwargs and the like.
     """
 
     transformer_task: str = "feature-extraction"
@@ -52,6 +59,7 @@ class TransformerSettings:
     document_length: int | None = None
     query_expansion: QueryExpansion | None = None
     processing_kwargs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    saved_arguments: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def head(self) -> str:
@@ -79,10 +87,10 @@ def read_settings(folder: Path, kind: str, defaults: Mapping[str, Any]) -> Trans
     Raises:
         ConfigError: If the file is not a JSON object, or a length is not a positive integer.
     """
-    path = next((folder / name for name in TRANSFORMER_FILES if (folder / name).is_file()), None)
-    found = read_json(path) if path else {}
+    path, found = _first_settings(folder)
     if not isinstance(found, dict):
         raise ConfigError(f"{path} is not a JSON object. Take the original file.")
+    _check_keys(found, path)
     config = {**defaults, **found}
     for key in _LENGTHS:
         value = config.get(key)
@@ -90,7 +98,31 @@ def read_settings(folder: Path, kind: str, defaults: Mapping[str, Any]) -> Trans
             raise ConfigError(
                 f"{folder} has {key}={value!r}, expected an integer of 1 or more. Take the original file."
             )
-    return parse_settings(config, "fill-mask" if kind == "MLMTransformer" else "feature-extraction", str(folder))
+    settings = parse_settings(config, "fill-mask" if kind == "MLMTransformer" else "feature-extraction", str(folder))
+    return replace(settings, saved_arguments={key: found[key] for key in _ARGUMENTS if key in found})
+
+
+def _first_settings(folder: Path) -> tuple[Path, Any]:
+    """Return the first of the files that is not empty, as sentence-transformers does, and its content."""
+    for path in (folder / name for name in TRANSFORMER_FILES):
+        if path.is_file() and (found := read_json(path)):
+            return path, found
+    return folder / TRANSFORMER_FILES[0], {}
+
+
+def _check_keys(found: Mapping[str, Any], path: Path) -> None:
+    if found.get("tokenizer_name_or_path") is not None:
+        raise UnsupportedModelError(
+            f"{path} has tokenizer_name_or_path={found['tokenizer_name_or_path']!r}, another repo's tokenizer, which "
+            "is not read here. Copy its files next to config.json, and remove the key."
+        )
+    if unknown := sorted(set(found) - {*_LENGTHS, *_KEYS, *_ARGUMENTS}):
+        raise ConfigError(
+            f"{path} has {', '.join(unknown)}, which is not an argument of sentence-transformers' Transformer. "
+            "Take the original file."
+        )
+    if wrong := [key for key in _ARGUMENTS if not isinstance(found.get(key) or {}, dict)]:
+        raise ConfigError(f"{path} has {wrong[0]}={found[wrong[0]]!r}, expected an object. Take the original file.")
 
 
 def parse_settings(config: Mapping[str, Any], default_task: str, where: str) -> TransformerSettings:

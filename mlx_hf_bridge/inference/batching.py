@@ -46,6 +46,7 @@ def make_batch(
     position_ids: np.ndarray | None = None,
     inputs_embeds: mx.array | None = None,
     extra_inputs: Mapping[str, np.ndarray] | None = None,
+    attention_bias: mx.array | None = None,
 ) -> TokenBatch:
     """Check model inputs against the model's tables and return them as a batch.
 
@@ -59,6 +60,7 @@ def make_batch(
         position_ids: Positions, (B, L), or None.
         inputs_embeds: Embeddings to use instead of the ids', (B, L, E), or None.
         extra_inputs: Model-specific inputs by name, (B, L) or (B, L, ...), or None.
+        attention_bias: What is added to the attention scores instead of the mask, or None; see TokenBatch.
 
     Returns:
         The batch. A mask that hides nothing is dropped, since layers are faster without one.
@@ -86,6 +88,7 @@ def make_batch(
         None if token_type_ids is None or not config.type_vocab_size else mx.array(token_type_ids.astype(np.int32)),
         None if position_ids is None else mx.array(position_ids.astype(np.int32)),
         inputs_embeds,
+        attention_bias,
         {name: mx.array(_to_32_bits(values)) for name, values in extra.items()},
     )
 

@@ -19,7 +19,7 @@ class Attention(nn.Module):
     """Multi-head self-attention.
 
     Takes x (B, L, D), mask (B, 1, 1 or L, L) with True for visible keys or None, and bias (1, H, L, L) that is added
-    to the scores or None. Returns (B, L, D).
+    to the scores or None. A mask of floats is added to the scores too. Returns (B, L, D).
 
     Args:
         hidden_size: D.
@@ -89,12 +89,17 @@ def attend(
         keys: (B, H, L, K), or fewer heads if queries share them.
         values: Shape of `keys`.
         scale: Factor of the scores.
-        mask: True for visible keys, (1 or B, 1 or H, 1 or L, L), or None. Every query must see at least one key.
+        mask: True for visible keys, (1 or B, 1 or H, 1 or L, L), or None. Every query must see at least one key. A
+            mask of floats is added to the scores; a query from which -inf hides all keys gets zeros.
         bias: Added to the scores, (1 or B, 1 or H, L, L), or None.
 
     Returns:
         The attention output, (B, H, L, K).
     """
+    if mask is not None and mask.dtype != mx.bool_:
+        shared = queries.shape[1] // keys.shape[1]
+        keys, values = (mx.repeat(part, shared, axis=1) for part in (keys, values))
+        return attend_with_weights(queries, keys, values, scale, mask, bias)[0]
     scores = queries.shape[0] * queries.shape[1] * queries.shape[2] * keys.shape[2]
     # The fast exponential works on the bits of float32, so other dtypes keep MLX's kernel.
     if uses_cpu_attention(scores) and queries.dtype == mx.float32:
@@ -120,7 +125,7 @@ def attend_with_weights(
         keys: (B, H, L, K).
         values: (B, H, L, K).
         scale: Factor of the scores.
-        mask: True for visible keys, (1 or B, 1 or H, 1 or L, L), or None.
+        mask: True for visible keys, (1 or B, 1 or H, 1 or L, L), or None; floats are added to the scores.
         bias: Added to the scores, (1 or B, 1 or H, L, L), or None.
         cap: Soft-caps the scores to (-cap, cap) by tanh, as in Gemma 2; None for no cap.
 
@@ -133,10 +138,28 @@ def attend_with_weights(
     if bias is not None:
         scores = scores + bias.astype(scores.dtype)
     if mask is not None:
-        scores = mx.where(mask, scores, mx.array(-mx.inf, scores.dtype))
+        scores = mask_scores(scores, mask)
     # `precise` sums in float32, also for half-precision scores.
-    weights = mx.softmax(scores, axis=-1, precise=True)
+    weights = mx.softmax(scores, axis=-1, precise=True).astype(values.dtype)
+    if mask is not None and mask.dtype != mx.bool_:
+        # As torch's fused attention: softmax over no key would give NaN.
+        weights = mx.where((mask == -mx.inf).all(axis=-1, keepdims=True), 0, weights)
     return weights @ values, weights
+
+
+def mask_scores(scores: mx.array, mask: mx.array) -> mx.array:
+    """Apply an attention mask to scores.
+
+    Args:
+        scores: (B, H, L, L).
+        mask: True for visible keys, or floats that are added, (1 or B, 1 or H, 1 or L, L).
+
+    Returns:
+        The scores, -inf for hidden keys; float32 if floats were added.
+    """
+    if mask.dtype == mx.bool_:
+        return mx.where(mask, scores, mx.array(-mx.inf, scores.dtype))
+    return scores + mask
 
 
 def split_heads(x: mx.array, heads: int) -> mx.array:

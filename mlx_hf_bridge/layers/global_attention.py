@@ -7,6 +7,7 @@ one side.
 """
 
 from dataclasses import dataclass
+from functools import reduce
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -18,6 +19,8 @@ from mlx_hf_bridge.layers.local_attention import SharedKeys, attend_locally, loc
 from mlx_hf_bridge.layers.token_batch import TokenBatch
 
 GLOBAL_ATTENTION_MASK = "global_attention_mask"
+# Tokens that attention_mask marks with 2; they have global attention beside those of global_attention_mask.
+MARKED_AS_GLOBAL = "attention_mask with 2"
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ class GlobalMask:
 
 
 def make_global_mask(batch: TokenBatch) -> GlobalMask:
-    """Read the batch's `global_attention_mask`; padding never has global attention.
+    """Read which tokens the batch gives global attention; padding never has it.
 
     Args:
         batch: The batch. Its mask is evaluated, since shapes depend on the number of global tokens.
@@ -82,11 +85,13 @@ def make_global_mask(batch: TokenBatch) -> GlobalMask:
     Returns:
         The mask for the layers.
     """
-    given = batch.extra_inputs.get(GLOBAL_ATTENTION_MASK)
-    if given is None:
+    given = [
+        batch.extra_inputs[key] > 0 for key in (GLOBAL_ATTENTION_MASK, MARKED_AS_GLOBAL) if key in batch.extra_inputs
+    ]
+    if not given:
         return GlobalMask(batch.mask, None)
-    real = mx.ones(given.shape, mx.bool_) if batch.mask is None else batch.mask
-    tokens = mx.logical_and(given > 0, real)
+    marked = reduce(mx.logical_or, given)
+    tokens = marked if batch.mask is None else mx.logical_and(marked, batch.mask)
     # Evaluates, because the number of global tokens is a shape of what follows.
     most = int(np.array(tokens).sum(axis=1).max())
     if most == 0:

@@ -39,15 +39,20 @@ def local_mask(length: int, window: int, mask: mx.array | None) -> mx.array:
     Args:
         length: L.
         window: Visible tokens on each side.
-        mask: True for real tokens, (B, 1, 1, L), or None.
+        mask: True for real tokens, (B, 1, 1, L), or None; floats to add, also (B, 1 or H, L, L).
 
     Returns:
         Bool array of shape (1 or B, 1, L, L), True for keys that are real and near. A query always sees itself, so that
-        no row of scores is empty.
+        no row of scores is empty. Floats if the mask is one; with a row for each query it says which are near, too.
     """
+    if mask is not None and mask.dtype != mx.bool_ and mask.shape[2] > 1:
+        return mask
     positions = mx.arange(length, dtype=mx.int32)
     distance = mx.abs(positions[:, None] - positions[None, :])
     near = (distance <= window)[None, None]
+    if mask is not None and mask.dtype != mx.bool_:
+        # What hides a key in this mask, -inf or the least number, hides one that is far away too.
+        return mx.where(near, mask, mask.min())
     # A padded token sees itself, so that no row of scores is all -inf, whose softmax is NaN.
     return near if mask is None else mx.logical_or(mx.logical_and(near, mask), distance == 0)
 
@@ -68,7 +73,7 @@ def attend_locally(
         keys: (B, H, L, K).
         values: (B, H, L, K).
         scale: Factor of the scores.
-        mask: True for real tokens, (B, 1, 1, L), or None.
+        mask: True for real tokens, (B, 1, 1, L), or None; floats as in `local_mask`.
         window: Visible tokens on each side.
         shared: Keys and values that every query sees too, or None.
 
@@ -76,8 +81,8 @@ def attend_locally(
         The attention output, (B, H, L, K).
     """
     length, size = queries.shape[2], max(_WINDOWS_PER_BLOCK * window, 1)
-    if length <= size + window:
-        # One block would see almost every key anyway.
+    if length <= size + window or (mask is not None and mask.dtype != mx.bool_):
+        # One block would see almost every key anyway. A mask of floats is rare, and computed in full.
         near = prepend_shared(keys, values, local_mask(length, window, mask), shared)
         return attend(queries, near[0], near[1], scale, near[2], None)
     blocks = -(-length // size)

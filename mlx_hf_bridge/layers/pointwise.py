@@ -82,7 +82,8 @@ class PointwiseAttention(nn.Module):
         if mask is not None:
             # These are returned, not normalized, so masked ones hold the dtype's minimum as in transformers, and not
             # -inf.
-            scores = mx.where(mask, scores, mx.array(mx.finfo(scores.dtype).min, scores.dtype))
+            lowest = mx.array(mx.finfo(scores.dtype).min, scores.dtype)
+            scores = mx.where(mask, scores, lowest) if mask.dtype == mx.bool_ else scores + mask
         return self(x, mask, bias), scores
 
     def _heads(self, x: mx.array) -> tuple[mx.array, mx.array, mx.array]:

@@ -1,6 +1,6 @@
 """A batch of token sequences, and the masks and positions that layers derive from it.
 
-Axes: B texts, L tokens, D hidden size, E embedding width.
+Axes: B texts, L tokens, H heads, D hidden size, E embedding width.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,6 +19,8 @@ class TokenBatch:
         token_type_ids: Token type ids, (B, L), int32; None means that all are 0.
         position_ids: Positions, (B, L), int32; None means that they follow from the row.
         inputs_embeds: Embeddings to use instead of the token embedding table, (B, L, E); None to look `ids` up.
+        attention_bias: Numbers to add to the attention scores instead of the mask that follows from `mask`, (1 or B,
+            1 or H, 1 or L, L); -inf hides a key, and a query from which all are hidden gets zeros. None for no such.
         extra_inputs: Model-specific inputs by their names in transformers (`langs`, `bbox`), (B, L) or (B, L, ...).
     """
 
@@ -27,6 +29,7 @@ class TokenBatch:
     token_type_ids: mx.array | None = None
     position_ids: mx.array | None = None
     inputs_embeds: mx.array | None = None
+    attention_bias: mx.array | None = None
     extra_inputs: Mapping[str, mx.array] = field(default_factory=dict)
 
     def embed(self, table: Callable[[mx.array], mx.array]) -> mx.array:
@@ -45,8 +48,11 @@ class TokenBatch:
 
         Returns:
             Bool array of shape (B, 1, 1, L), True for keys that may be attended to, or None if all may be. A row
-            that is all padding may attend to itself, since softmax over no key would give NaN.
+            that is all padding may attend to itself, since softmax over no key would give NaN. The caller's
+            `attention_bias`, if there is one.
         """
+        if self.attention_bias is not None:
+            return self.attention_bias
         if self.mask is None:
             return None
         # A row of padding sees all its keys: with none, its softmax would be NaN.
@@ -58,10 +64,14 @@ class TokenBatch:
 
         Returns:
             Bool array of shape (1 or B, 1, L, L), True for real tokens at or before the query's position. A query
-            may always attend to itself, so that no row of scores is empty.
+            may always attend to itself, so that no row of scores is empty. Floats to add if there is an
+            `attention_bias`; one with a row for each query replaces this mask.
         """
         positions = mx.arange(self.ids.shape[1], dtype=mx.int32)
         visible = (positions[:, None] >= positions[None, :])[None, None]
+        if self.attention_bias is not None:
+            per_query = self.attention_bias.shape[2] > 1
+            return self.attention_bias if per_query else mx.where(visible, self.attention_bias, -mx.inf)
         if self.mask is None:
             return visible
         itself = (positions[:, None] == positions[None, :])[None, None]

@@ -4,6 +4,7 @@ B texts, L tokens, N choices, D hidden size.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import mlx.core as mx
@@ -13,9 +14,11 @@ from mlx_hf_bridge.architecture.family import MULTIPLE_CHOICE
 from mlx_hf_bridge.errors import ArgumentTypeError, InputError
 from mlx_hf_bridge.inference.batching import make_batch
 from mlx_hf_bridge.inference.model import EncoderOutput
+from mlx_hf_bridge.layers.global_attention import MARKED_AS_GLOBAL
 from mlx_hf_bridge.layers.token_batch import TokenBatch
 from mlx_hf_bridge.loading.load import LoadedModel
 from mlx_hf_bridge.pretrained.arrays import to_integers, to_numpy
+from mlx_hf_bridge.pretrained.attention_mask import CheckedMask, check_attention_mask, mask_numbers
 
 
 class ModelInputs:
@@ -65,7 +68,7 @@ class ModelInputs:
         else:
             self._ids = self._placeholder_ids(self._inputs_embeds)
         self.choices = self._flatten()
-        self._mask = self._like_ids("attention_mask", attention_mask)
+        self._mask = self._check_mask(attention_mask)
         # Ignored as in transformers: AutoTokenizer returns token_type_ids for DistilBERT, which has no table for them.
         self._token_type_ids = (
             self._like_ids("token_type_ids", token_type_ids) if loaded.family.uses_token_type_ids else None
@@ -82,15 +85,19 @@ class ModelInputs:
         Raises:
             TokenRangeError: If an id, token type id or position is outside its embedding table.
         """
-        return make_batch(
+        batch = make_batch(
             self.loaded.config,
             self._ids,
-            self._mask,
+            self._mask.flags,
             self._token_type_ids,
             self._position_ids,
             self._inputs_embeds,
             self._extra_inputs,
+            self._mask.bias,
         )
+        if self._mask.is_global is None:
+            return batch
+        return replace(batch, extra_inputs={**batch.extra_inputs, MARKED_AS_GLOBAL: mx.array(self._mask.is_global)})
 
     def unflatten_choices(self, encoded: EncoderOutput) -> EncoderOutput:
         """Reshape the logits of multiple choice from (B * N, 1) to (B, N).
@@ -125,14 +132,20 @@ class ModelInputs:
             self._inputs_embeds = self._inputs_embeds.reshape(-1, *self._inputs_embeds.shape[-2:])
         return choices
 
+    def _check_mask(self, given: Any) -> CheckedMask:
+        if given is None:
+            return CheckedMask()
+        array = mask_numbers(given)
+        if self.choices is not None and array.ndim == 3:
+            array = array.reshape(-1, array.shape[-1])
+        return check_attention_mask(array, self._ids.shape, self.loaded)
+
     def _like_ids(self, name: str, given: Any) -> np.ndarray | None:
         """Convert an argument to the shape of the ids; (1, L) is broadcast over the texts."""
         if given is None:
             return None
         config = self.loaded.config
-        # Callers pass masks as floats too.
-        real = name == "attention_mask" or name in config.float_extra_inputs
-        array = to_numpy(given) if real else to_integers(name, given)
+        array = to_numpy(given) if name in config.float_extra_inputs else to_integers(name, given)
         if self.choices is not None and array.ndim == 3:
             array = array.reshape(-1, array.shape[-1])
         shape = (*self._ids.shape, *config.extra_input_axes.get(name, ()))

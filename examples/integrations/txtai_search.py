@@ -7,8 +7,6 @@ import sys
 
 from txtai.embeddings import Embeddings
 
-from mlx_hf_bridge import MLXSentenceTransformer
-
 TEXTS = [
     "The bakery on the corner opens at six in the morning.",
     "A new bridge will connect the two banks of the river next year.",
@@ -19,8 +17,7 @@ QUESTION = "When can I buy bread?"
 
 
 def main(model_name: str = "sentence-transformers/all-MiniLM-L6-v2") -> None:
-    model = MLXSentenceTransformer(model_name)
-    embeddings = Embeddings(method="external", transform=lambda texts: model.encode(texts), content=False)
+    embeddings = Embeddings(path=model_name, method="mlx_hf_bridge.integrations.txtai.MLXVectors", content=False)
     embeddings.index(list(enumerate(TEXTS)))
     number, _ = embeddings.search(QUESTION, 1)[0]
     print(TEXTS[number])

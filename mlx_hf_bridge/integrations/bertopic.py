@@ -1,16 +1,21 @@
-"""Use MLX embeddings in BERTopic: a bertopic.backend.BaseEmbedder."""
+"""Use MLX embeddings in BERTopic: a bertopic.backend.BaseEmbedder.
+
+Reference: bertopic/backend/_sentencetransformers.py.
+"""
+
+from collections.abc import Sequence
 
 import numpy as np
 from bertopic.backend import BaseEmbedder
 
-from mlx_hf_bridge.sentence_transformers import MLXSentenceTransformer
+from mlx_hf_bridge.integrations.models import ModelLike, as_model
 
 
 class MLXBackend(BaseEmbedder):
-    """A BERTopic embedder that computes with MLX.
+    """A BERTopic embedder that computes with MLX, as BERTopic's SentenceTransformerBackend does with torch.
 
     Args:
-        model: The embedding model.
+        embedding_model: The embedding model, or a Hub id or folder.
 
     Example:
         >>> from bertopic import BERTopic
@@ -20,12 +25,12 @@ class MLXBackend(BaseEmbedder):
         >>> topics = BERTopic(embedding_model=MLXBackend(model))
     """
 
-    def __init__(self, model: MLXSentenceTransformer) -> None:
+    def __init__(self, embedding_model: ModelLike) -> None:
         super().__init__()
-        self.embedding_model = model
+        self.embedding_model = as_model(embedding_model)
 
-    def embed(self, documents: list[str], verbose: bool = False) -> np.ndarray:
-        """Compute the embeddings of documents or words.
+    def embed(self, documents: Sequence[str], verbose: bool = False) -> np.ndarray:
+        """Compute the embeddings of documents or words, with the model's default prompt if it has one.
 
         Args:
             documents: N texts.
@@ -34,5 +39,5 @@ class MLXBackend(BaseEmbedder):
         Returns:
             Embeddings of shape (N, V), float32.
         """
-        vectors: np.ndarray = self.embedding_model.encode(list(documents), show_progress_bar=verbose)
+        vectors: np.ndarray = self.embedding_model.encode(documents, show_progress_bar=verbose)
         return vectors

@@ -43,6 +43,12 @@ WORDS = [
 STD = 0.3
 
 
+def newer_config(name: str, **keys: Any) -> Any:
+    """Return a config of a class that transformers 5.0 lacks, or None where it is lacking."""
+    config_class = getattr(transformers, name, None)
+    return config_class and config_class(**keys)
+
+
 @dataclass(frozen=True)
 class Row:
     """A small config of a model_type that covers every branch, and how its tests differ from others.
@@ -447,7 +453,7 @@ FAMILIES = [
     Row(
         "nomic_bert",
         "NomicBert",
-        transformers.NomicBertConfig(**WITH_TOKEN_TYPES, rope_theta=50.0, hidden_act="gelu_new"),
+        newer_config("NomicBertConfig", **WITH_TOKEN_TYPES, rope_theta=50.0, hidden_act="gelu_new"),
         token_types=3,
         has_position_table=False,
         never_quantized=("emb_ln",),
@@ -456,7 +462,7 @@ FAMILIES = [
     Row(
         "jina_embeddings_v3",
         "JinaEmbeddingsV3",
-        transformers.JinaEmbeddingsV3Config(**WITH_TOKEN_TYPES, rope_theta=50.0, hidden_act="relu", pad_token_id=2),
+        newer_config("JinaEmbeddingsV3Config", **WITH_TOKEN_TYPES, rope_theta=50.0, hidden_act="relu", pad_token_id=2),
         2,
         3,
         has_position_table=False,
@@ -465,7 +471,7 @@ FAMILIES = [
     Row(
         "gte",
         "Gte",
-        transformers.GteConfig(**WITH_TOKEN_TYPES, rope_theta=50.0),
+        newer_config("GteConfig", **WITH_TOKEN_TYPES, rope_theta=50.0),
         1,
         3,
         has_position_table=False,
@@ -474,7 +480,7 @@ FAMILIES = [
     Row(
         "gte",
         "Gte",
-        transformers.GteConfig(**SHARED, type_vocab_size=0, rope_theta=50.0, hidden_act="relu"),
+        newer_config("GteConfig", **SHARED, type_vocab_size=0, rope_theta=50.0, hidden_act="relu"),
         1,
         has_position_table=False,
         ignores_token_types=True,
@@ -483,7 +489,8 @@ FAMILIES = [
     Row(
         "eurobert",
         "EuroBert",
-        transformers.EuroBertConfig(
+        newer_config(
+            "EuroBertConfig",
             **ROTARY,
             **SPECIAL,
             rms_norm_eps=1e-3,
@@ -503,7 +510,9 @@ FAMILIES = [
     Row(
         "eurobert",
         "EuroBert",
-        transformers.EuroBertConfig(**ROTARY, **SPECIAL, rms_norm_eps=1e-3, rope_theta=50.0, classifier_pooling="mean"),
+        newer_config(
+            "EuroBertConfig", **ROTARY, **SPECIAL, rms_norm_eps=1e-3, rope_theta=50.0, classifier_pooling="mean"
+        ),
         3,
         has_position_table=False,
         never_quantized=("dense.weight",),
@@ -512,7 +521,7 @@ FAMILIES = [
     Row(
         "eurobert",
         "EuroBert",
-        transformers.EuroBertConfig(**ROTARY, **SPECIAL, rope_theta=50.0, classifier_pooling="bos"),
+        newer_config("EuroBertConfig", **ROTARY, **SPECIAL, rope_theta=50.0, classifier_pooling="bos"),
         3,
         has_position_table=False,
         never_quantized=("dense.weight",),
@@ -703,6 +712,9 @@ FAMILIES = [
         separator_id=4,
     ),
 ]
+
+# Types that the installed transformers does not have yet cannot be compared with it.
+FAMILIES = [row for row in FAMILIES if row.config is not None]
 
 
 def row_name(row: Row) -> str:

@@ -1,0 +1,1 @@
+"""A replacement of transformers.models.bert for transformers' pipeline files."""

@@ -110,6 +110,27 @@ def paddings(row: Row) -> dict[str, dict[str, np.ndarray]]:
     }
 
 
+def has_own_kernel(row: Row) -> bool:
+    """Return whether padded queries of a row are torch's: causal and windowed families, and BERT for all."""
+    names = ("bert", "qwen3", "gemma3_text", "modernbert", "eurobert", "clip_text_model", "nomic_bert")
+    return row.model_type in names and row is next(one for one in FAMILIES if one.model_type == row.model_type)
+
+
+@pytest.mark.parametrize("row", [row for row in FAMILIES if has_own_kernel(row)], ids=row_name)
+def test_queries_that_see_little_or_nothing_answer_as_transformers(row: Row, tmp_path: Path) -> None:
+    """Hidden states of padding are those of torch's attention, which gives 0 where no key is visible."""
+    torch_model = save_model(tmp_path, row)
+    mlx_model = mlx_class("Model").from_pretrained(tmp_path)
+    inputs = ragged_inputs(row, (23, 9, 4))
+    mask = inputs["attention_mask"]
+    torch_model.set_attn_implementation("sdpa")
+    holes = np.where(np.arange(23)[None] % 7 == 3, 0, mask)
+    for given in (mask, mask[:, ::-1].copy(), holes, mask * [[1], [0], [1]]):
+        changed = {**inputs, "attention_mask": given}
+        expected = reference(torch_model, changed).last_hidden_state
+        np.testing.assert_allclose(mlx_model(**changed).last_hidden_state, expected, rtol=0, atol=ABSOLUTE)
+
+
 @pytest.mark.parametrize(("row", "suffix"), [case for case in CASES if "Masked" in case.id or "PreTraining" in case.id])
 def test_word_tables_that_are_not_tied_are_read(row: Row, suffix: str, tmp_path: Path) -> None:
     """LM heads with untied embeddings load their own decoder weight."""

@@ -89,6 +89,7 @@ def make_batch(
         None if position_ids is None else mx.array(position_ids.astype(np.int32)),
         inputs_embeds,
         attention_bias,
+        not full and mask is not None and not bool(mask.any(axis=1).all()),
         {name: mx.array(_to_32_bits(values)) for name, values in extra.items()},
     )
 

@@ -89,17 +89,29 @@ def attend(
         keys: (B, H, L, K), or fewer heads if queries share them.
         values: Shape of `keys`.
         scale: Factor of the scores.
-        mask: True for visible keys, (1 or B, 1 or H, 1 or L, L), or None. Every query must see at least one key. A
+        mask: True for visible keys, (1 or B, 1 or H, 1 or L, L), or None. One row for all queries must see a key. A
             mask of floats is added to the scores; a query from which -inf hides all keys gets zeros.
         bias: Added to the scores, (1 or B, 1 or H, L, L), or None.
 
     Returns:
-        The attention output, (B, H, L, K).
+        The attention output, (B, H, L, K); 0 for a query that sees no key, as in torch's scaled_dot_product_attention.
     """
     if mask is not None and mask.dtype != mx.bool_:
         shared = queries.shape[1] // keys.shape[1]
         keys, values = (mx.repeat(part, shared, axis=1) for part in (keys, values))
         return attend_with_weights(queries, keys, values, scale, mask, bias)[0]
+    if mask is None or mask.shape[2] != queries.shape[2]:
+        return _attend(queries, keys, values, scale, mask, bias)
+    sees = mask.any(axis=-1, keepdims=True)
+    # Softmax over no key would be NaN, so such a query sees all keys first.
+    attended = _attend(queries, keys, values, scale, mx.logical_or(mask, mx.logical_not(sees)), bias)
+    return mx.where(sees, attended, mx.array(0, attended.dtype))
+
+
+def _attend(
+    queries: mx.array, keys: mx.array, values: mx.array, scale: float, mask: mx.array | None, bias: mx.array | None
+) -> mx.array:
+    """Compute attention in which every query sees a key."""
     scores = queries.shape[0] * queries.shape[1] * queries.shape[2] * keys.shape[2]
     # The fast exponential works on the bits of float32, so other dtypes keep MLX's kernel.
     if uses_cpu_attention(scores) and queries.dtype == mx.float32:
@@ -130,7 +142,8 @@ def attend_with_weights(
         cap: Soft-caps the scores to (-cap, cap) by tanh, as in Gemma 2; None for no cap.
 
     Returns:
-        The attention output (B, H, L, K) and the attention weights (B, H, L, L).
+        The attention output (B, H, L, K) and the attention weights (B, H, L, L), which are equal for all keys where a
+        query sees none, as in transformers' eager attention.
     """
     scores = (queries * scale) @ keys.swapaxes(-1, -2)
     if cap is not None:
@@ -139,6 +152,8 @@ def attend_with_weights(
         scores = scores + bias.astype(scores.dtype)
     if mask is not None:
         scores = mask_scores(scores, mask)
+        if mask.dtype == mx.bool_:
+            scores = mx.where(mask.any(axis=-1, keepdims=True), scores, mx.array(0, scores.dtype))
     # `precise` sums in float32, also for half-precision scores.
     weights = mx.softmax(scores, axis=-1, precise=True).astype(values.dtype)
     if mask is not None and mask.dtype != mx.bool_:

@@ -42,19 +42,17 @@ def local_mask(length: int, window: int, mask: mx.array | None) -> mx.array:
         mask: True for real tokens, (B, 1, 1, L), or None; floats to add, also (B, 1 or H, L, L).
 
     Returns:
-        Bool array of shape (1 or B, 1, L, L), True for keys that are real and near. A query always sees itself, so that
-        no row of scores is empty. Floats if the mask is one; with a row for each query it says which are near, too.
+        Bool array of shape (1 or B, 1, L, L), True for keys that are real and near; a padded query may see none. Floats
+        if the mask is one; with a row for each query it says which are near, too.
     """
     if mask is not None and mask.dtype != mx.bool_ and mask.shape[2] > 1:
         return mask
     positions = mx.arange(length, dtype=mx.int32)
-    distance = mx.abs(positions[:, None] - positions[None, :])
-    near = (distance <= window)[None, None]
+    near = (mx.abs(positions[:, None] - positions[None, :]) <= window)[None, None]
     if mask is not None and mask.dtype != mx.bool_:
         # What hides a key in this mask, -inf or the least number, hides one that is far away too.
         return mx.where(near, mask, mask.min())
-    # A padded token sees itself, so that no row of scores is all -inf, whose softmax is NaN.
-    return near if mask is None else mx.logical_or(mx.logical_and(near, mask), distance == 0)
+    return near if mask is None else mx.logical_and(near, mask)
 
 
 def attend_locally(
@@ -141,9 +139,6 @@ def _block_mask(batch: int, length: int, window: int, positions: mx.array, mask:
     # Padded keys are False in the mask, so zeros beyond the ends take no part in the softmax.
     visible = mx.pad(visible, [(0, 0), (window, window + blocks * size - length)])[:, positions][:, :, None]
     ahead = mx.arange(positions.shape[1])[None, :] - mx.arange(size)[:, None]  # (C, S); `window` = the query's own key
-    # The own key is always visible: padded queries would otherwise have no key, and NaN.
-    visible = mx.logical_or(
-        mx.logical_and(mx.logical_and(ahead >= 0, ahead <= 2 * window), visible), ahead == window
-    )  # (1 or B, N, C, S)
+    visible = mx.logical_and(mx.logical_and(ahead >= 0, ahead <= 2 * window), visible)  # (1 or B, N, C, S)
     visible = mx.broadcast_to(visible, (batch, *visible.shape[1:]))
     return visible.reshape(-1, 1, *visible.shape[2:])

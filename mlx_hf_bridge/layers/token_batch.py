@@ -21,6 +21,7 @@ class TokenBatch:
         inputs_embeds: Embeddings to use instead of the token embedding table, (B, L, E); None to look `ids` up.
         attention_bias: Numbers to add to the attention scores instead of the mask that follows from `mask`, (1 or B,
             1 or H, 1 or L, L); -inf hides a key, and a query from which all are hidden gets zeros. None for no such.
+        has_empty_rows: Whether a row of `mask` is known to be all padding.
         extra_inputs: Model-specific inputs by their names in transformers (`langs`, `bbox`), (B, L) or (B, L, ...).
     """
 
@@ -30,6 +31,7 @@ class TokenBatch:
     position_ids: mx.array | None = None
     inputs_embeds: mx.array | None = None
     attention_bias: mx.array | None = None
+    has_empty_rows: bool = False
     extra_inputs: Mapping[str, mx.array] = field(default_factory=dict)
 
     def embed(self, table: Callable[[mx.array], mx.array]) -> mx.array:
@@ -47,15 +49,17 @@ class TokenBatch:
         """Return the bidirectional attention mask.
 
         Returns:
-            Bool array of shape (B, 1, 1, L), True for keys that may be attended to, or None if all may be. A row
-            that is all padding may attend to itself, since softmax over no key would give NaN. The caller's
+            Bool array of shape (B, 1, 1, L), True for keys that may be attended to, or None if all may be; of shape
+            (B, 1, L, L) if a row is known to be all padding, whose queries then see none. The caller's
             `attention_bias`, if there is one.
         """
         if self.attention_bias is not None:
             return self.attention_bias
         if self.mask is None:
             return None
-        # A row of padding sees all its keys: with none, its softmax would be NaN.
+        if self.has_empty_rows:
+            return mx.broadcast_to(self.mask[:, None, None, :], (len(self.ids), 1, *(self.ids.shape[1],) * 2))
+        # Without that knowledge a row of padding sees all its keys: with none, its softmax would be NaN.
         nothing = mx.logical_not(self.mask.any(axis=1, keepdims=True))
         return mx.logical_or(self.mask, nothing)[:, None, None, :]
 
@@ -63,20 +67,16 @@ class TokenBatch:
         """Return the causal attention mask.
 
         Returns:
-            Bool array of shape (1 or B, 1, L, L), True for real tokens at or before the query's position. A query
-            may always attend to itself, so that no row of scores is empty. Floats to add if there is an
-            `attention_bias`; one with a row for each query replaces this mask.
+            Bool array of shape (1 or B, 1, L, L), True for real tokens at or before the query's position. A padded
+            query may see none. Floats to add if there is an `attention_bias`; one with a row for each query replaces
+            this mask.
         """
         positions = mx.arange(self.ids.shape[1], dtype=mx.int32)
         visible = (positions[:, None] >= positions[None, :])[None, None]
         if self.attention_bias is not None:
             per_query = self.attention_bias.shape[2] > 1
             return self.attention_bias if per_query else mx.where(visible, self.attention_bias, -mx.inf)
-        if self.mask is None:
-            return visible
-        itself = (positions[:, None] == positions[None, :])[None, None]
-        # Padded queries see themselves, or a row of left padding would have no key at all.
-        return mx.logical_or(mx.logical_and(visible, self.mask[:, None, None, :]), itself)
+        return visible if self.mask is None else mx.logical_and(visible, self.mask[:, None, None, :])
 
     def positions(self) -> mx.array:
         """Return position ids that count every position of the row from 0, padding included (BERT).

@@ -20,11 +20,12 @@ from mlx_hf_bridge.models import bert
 
 @dataclass(frozen=True, kw_only=True)
 class CLIPTextConfig(EncoderConfig):
-    """CLIP's keys: the end-of-text token; no token types."""
+    """CLIP's keys: the end-of-text token and the direction of attention; no token types."""
 
     type_vocab_size: int = field(default=0, init=False)
     layer_norm_eps: float = 1e-5
     eos_token_id: int = 49407
+    is_causal: bool = True
 
     @property
     def pooler_has_weights(self) -> bool:
@@ -32,14 +33,17 @@ class CLIPTextConfig(EncoderConfig):
         return False
 
 
-def encoder(
-    config: EncoderConfig, attention_mask: Callable[[TokenBatch], mx.array | None] = TokenBatch.causal_mask
-) -> Encoder:
-    """Return the encoder.
+def encoder(config: CLIPTextConfig) -> Encoder:
+    """Return the encoder, which is causal unless config.json has is_causal=false (masking_utils.py)."""
+    return pre_norm_encoder(config, TokenBatch.causal_mask if config.is_causal else TokenBatch.key_mask)
+
+
+def pre_norm_encoder(config: EncoderConfig, attention_mask: Callable[[TokenBatch], mx.array | None]) -> Encoder:
+    """Return the encoder of CLIP and SigLIP.
 
     Args:
         config: The model's config.
-        attention_mask: Function of the batch that returns the attention mask; causal by default.
+        attention_mask: Function of the batch that returns the attention mask.
 
     Returns:
         The encoder, whose last norm applies to the output but not to the recorded hidden states.

@@ -46,6 +46,11 @@ class Gemma3Config(EncoderConfig):
     use_bidirectional_attention: bool = False
 
     attribute_map: ClassVar = {"layer_norm_eps": "rms_norm_eps", "hidden_act": "hidden_activation"}
+    unsupported_values: ClassVar = {
+        **EncoderConfig.unsupported_values,
+        # Next to use_bidirectional_attention, transformers then lets tokens attend to padding (masking_utils.py).
+        "is_causal": lambda value: value is False,
+    }
 
     def __post_init__(self) -> None:
         super().__post_init__()

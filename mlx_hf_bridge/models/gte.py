@@ -21,6 +21,11 @@ class GteConfig(RotaryConfig):
     """Rotary config with GTE's default base."""
 
     default_theta: ClassVar = 160_000.0
+    unsupported_values: ClassVar = {
+        **RotaryConfig.unsupported_values,
+        # "rope" in files of the authors' code, where it means what transformers always does.
+        "position_embedding_type": lambda value: value not in (None, "absolute", "rope"),
+    }
 
 
 def layer(config: GteConfig) -> PostNormLayer:

@@ -37,6 +37,7 @@ class Qwen3Config(GroupedQueryConfig):
     pad_token_id: int | None = None
     head_dim: int | None = 128
     layer_types: Sequence[str] | None = None
+    is_causal: bool = True
 
     unsupported_values: ClassVar = {"use_sliding_window": bool}
 
@@ -61,7 +62,8 @@ def encoder(config: Qwen3Config) -> Encoder:
         TokenEmbeddings(config.vocab_size, config.hidden_size),
         [layer(config) for _ in range(config.num_hidden_layers)],
         final_norm=RMSNorm(config.hidden_size, config.layer_norm_eps),
-        attention_mask=TokenBatch.causal_mask,
+        # Decoders that were turned into bidirectional encoders say so in config.json (masking_utils.py).
+        attention_mask=TokenBatch.causal_mask if config.is_causal else TokenBatch.key_mask,
         rotary=Rotary(config.attention_head_dim, config.theta),
     )
 

@@ -25,7 +25,7 @@ class SiglipTextConfig(EncoderConfig):
 
 def encoder(config: SiglipTextConfig) -> Encoder:
     """Return CLIP's encoder without the causal mask."""
-    return clip.encoder(config, TokenBatch.key_mask)
+    return clip.pre_norm_encoder(config, TokenBatch.key_mask)
 
 
 FAMILY = dataclasses.replace(

@@ -56,7 +56,8 @@ class T5Config(EncoderConfig):
     def from_json(cls, raw: Mapping[str, Any]) -> Self:
         """Return the config of a parsed config.json, with `feed_forward_proj` ("relu", "gated-gelu") split in two.
 
-        "gated-gelu" means the tanh approximation of gelu, as in transformers.
+        "gated-gelu" means the tanh approximation of gelu. `dense_act_fn` and `is_gated_act` of the file win over what
+        `feed_forward_proj` says, as in transformers.
         """
         given = raw.get("feed_forward_proj", cls.default_feed_forward)
         gate, _, activation = str(given).rpartition("-")
@@ -66,7 +67,8 @@ class T5Config(EncoderConfig):
                 "Take the file of the original checkpoint."
             )
         activation = "gelu_new" if given == "gated-gelu" else activation
-        return super().from_json({**raw, "hidden_act": activation, "is_gated": bool(gate)})
+        split = {"hidden_act": raw.get("dense_act_fn", activation), "is_gated": raw.get("is_gated_act", bool(gate))}
+        return super().from_json({**raw, **split})
 
 
 def position_bias(config: T5Config) -> RelativePositionBias:

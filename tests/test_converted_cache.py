@@ -28,15 +28,18 @@ from checkpoints import (
     save_model,
     torch_class,
 )
+from filelock import FileLock
 from weight_files import max_difference, output_array
 
 from mlx_hf_bridge import MLXAutoModel
+from mlx_hf_bridge.checkpoints import fingerprint
 from mlx_hf_bridge.checkpoints import sources as source_module
 from mlx_hf_bridge.checkpoints.sources import HubOptions, locate
 from mlx_hf_bridge.conversion import cache
+from mlx_hf_bridge.conversion import write as write_module
 from mlx_hf_bridge.conversion.cache import cache_folder
 from mlx_hf_bridge.conversion.write import FORMAT
-from mlx_hf_bridge.errors import RepositoryError
+from mlx_hf_bridge.errors import CheckpointError, RepositoryError, WeightsError
 from mlx_hf_bridge.loading import load as load_module
 from mlx_hf_bridge.quantization.recipes import recipe_from
 from mlx_hf_bridge.runtime.environment import bridge_cache as bridge_cache_place
@@ -96,18 +99,15 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 
 
 @pytest.mark.parametrize("recipe", [None, "mxfp4"])
-def test_second_load_reads_no_source_file(recipe: str | None, tmp_path: Path, opened: list[str]) -> None:
+def test_second_load_reads_only_samples_of_the_source(recipe: str | None, tmp_path: Path, opened: list[str]) -> None:
     make_checkpoint(tmp_path)
     first = MLXAutoModel.from_pretrained(tmp_path, quantization_config=recipe)
     assert str(tmp_path / "model.safetensors") in opened
-    for name in ("model.safetensors", "vocab.txt", "tokenizer.json", "tokenizer_config.json"):
-        if (tmp_path / name).is_file():
-            spoil(tmp_path / name)
     opened.clear()
     second = MLXAutoModel.from_pretrained(tmp_path, quantization_config=recipe)
     np.testing.assert_array_equal(hidden(first), hidden(second))
-    read = {Path(path).name for path in opened if Path(path).parent == tmp_path}
-    assert read == {"config.json"}
+    # Once, for its digest.
+    assert opened.count(str(tmp_path / "model.safetensors")) == 1
     assert str(second.folder / "model.safetensors") in opened
 
 
@@ -157,22 +157,135 @@ WATCHED = [
     "0_Transformer/vocab.txt",
     "0_Transformer/sentencepiece.bpe.model",
     "0_Transformer/pytorch_model.bin",
+    "mods/1_Pooling/config.json",
+    "route/0_Router/query_0_Transformer/config.json",
+    "chat_template.jinja",
 ]
 
 
 @pytest.mark.parametrize("file", WATCHED)
-@pytest.mark.parametrize("change", ["size", "mtime"])
+@pytest.mark.parametrize("change", ["size", "mtime", "content", "replaced"])
 def test_a_local_folders_place_changes_with_its_files(file: str, change: str, tmp_path: Path) -> None:
     path = tmp_path / file
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(exist_ok=True, parents=True)
     path.write_text("{}")
     before, stat = key(tmp_path), path.stat()
-    if change == "size":
+    if change == "content":
+        spoil(path)
+    elif change == "replaced":
+        path.with_name("new").write_text("{}")
+        os.utime(path.with_name("new"), ns=(stat.st_atime_ns, stat.st_mtime_ns))
+        path.with_name("new").replace(path)
+    elif change == "size":
         path.write_text("{ }")
         os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     else:
         os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
     assert key(tmp_path) != before
+
+
+@pytest.mark.parametrize("size", [0, 100, 2**20, 2**20 + 1, 3 * 2**20])
+def test_a_digest_tells_the_beginning_the_end_and_the_whole(size: int, tmp_path: Path) -> None:
+    contents = {bytes(size), b"x" * size, b"x" * min(size, 1) + bytes(max(size - 1, 0)), bytes(size + 1)}
+    contents.add(bytes(max(size - 1, 0)) + b"x" * min(size, 1))
+    digests = set()
+    for content in contents:
+        (tmp_path / "file").write_bytes(content)
+        digests.add(fingerprint.digest(tmp_path / "file"))
+    assert len(digests) == len(contents)
+
+
+def test_the_state_of_a_folder_with_links_in_a_circle_is_read_once(tmp_path: Path) -> None:
+    (tmp_path / "deep" / "er").mkdir(parents=True)
+    (tmp_path / "deep" / "er" / "config.json").write_text("{}")
+    (tmp_path / "deep" / "back").symlink_to(tmp_path)
+    for name in ("checkpoint-5", ".git"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text("{}")
+    assert [entry[0] for entry in fingerprint.folder_state(tmp_path)] == ["deep/er/config.json"]
+
+
+def test_a_hub_file_that_is_edited_by_hand_converts_again(hub: Path) -> None:
+    before = key("org/name", cache_dir=hub)
+    path = hub / "models--org--name" / "snapshots" / FIRST / "config.json"
+    path.write_text(path.read_text().replace("gelu", "relu"))
+    assert key("org/name", cache_dir=hub) != before
+
+
+def test_a_keyword_without_effect_on_the_weights_lets_no_tensor_pass(tmp_path: Path) -> None:
+    make_checkpoint(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 1}))
+    for options in ({}, {"output_attentions": False}, {"hidden_act": "relu"}, {"num_labels": 5}, {}):
+        with pytest.raises(WeightsError, match="tensors that the model has no parameter for"):
+            MLXAutoModel.from_pretrained(tmp_path, **options)
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert MLXAutoModel.from_pretrained(tmp_path, num_hidden_layers=1).config.num_hidden_layers == 1
+    with pytest.raises(WeightsError, match="another shape"):
+        MLXAutoModel.from_pretrained(tmp_path, intermediate_size=7)
+    MLXAutoModel.from_pretrained(tmp_path)
+
+
+def test_a_source_that_changes_during_its_conversion_is_an_error(
+    tmp_path: Path, bridge_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_checkpoint(tmp_path)
+    real = write_module.copy_modules
+
+    def change(*arguments: Any) -> None:
+        spoil(tmp_path / "model.safetensors")
+        real(*arguments)
+
+    monkeypatch.setattr(write_module, "copy_modules", change)
+    with pytest.raises(CheckpointError, match=r"changed while it was converted.* Load it again"):
+        MLXAutoModel.from_pretrained(tmp_path)
+    assert conversions(bridge_cache) == []
+
+    def cut(*arguments: Any) -> None:
+        os.truncate(tmp_path / "model.safetensors", 5000)
+        raise RuntimeError("[read] Unable to read from file.")
+
+    make_checkpoint(tmp_path)
+    monkeypatch.setattr(write_module, "_convert_one", cut)
+    with pytest.raises(CheckpointError, match="changed while it was converted"):
+        MLXAutoModel.from_pretrained(tmp_path)
+
+
+def test_what_killed_conversions_left_is_removed_and_work_in_progress_is_not(
+    tmp_path: Path, bridge_cache: Path
+) -> None:
+    make_checkpoint(tmp_path)
+    folder = bridge_cache / "converted"
+    left, running, started = (folder / f".{name}-x1.scratch" for name in ("other", "running", "started"))
+    for scratch in (left, running, started):
+        scratch.mkdir(parents=True)
+    (left / "lock").touch()
+    with FileLock(running / "lock"):
+        MLXAutoModel.from_pretrained(tmp_path)
+        assert sorted(folder.glob(".*")) == [running, started]
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(28, "No space left on device"), RuntimeError("[write] Unable to write 99 bytes to file.")]
+)
+def test_a_full_disk_names_the_cache(error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_checkpoint(tmp_path)
+
+    def fail(*arguments: Any, **options: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(mx, "save_safetensors", fail)
+    with pytest.raises(RepositoryError, match=r"converted cannot be written .* Set MLX_HF_BRIDGE_CACHE"):
+        MLXAutoModel.from_pretrained(tmp_path)
+
+
+def test_a_cache_that_is_a_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_checkpoint(tmp_path / "model")
+    (tmp_path / "file").touch()
+    for cache_path in (tmp_path / "file", tmp_path / "file" / "below"):
+        monkeypatch.setenv("MLX_HF_BRIDGE_CACHE", str(cache_path))
+        with pytest.raises(RepositoryError, match=r"converted cannot be written .* Set MLX_HF_BRIDGE_CACHE"):
+            MLXAutoModel.from_pretrained(tmp_path / "model")
 
 
 def test_a_folder_has_one_place_however_it_is_spelled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -322,6 +435,13 @@ def test_a_conversion_that_fails_midway_leaves_nothing(
     MLXAutoModel.from_pretrained(tmp_path)
 
 
+def flip(path: Path, place: int) -> None:
+    """Flip a bit of a byte of a file."""
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+
+
 BREAKAGES = {
     "weights truncated": lambda folder: os.truncate(folder / "model.safetensors", 1000),
     "weights missing": lambda folder: (folder / "model.safetensors").unlink(),
@@ -331,6 +451,10 @@ BREAKAGES = {
     "metadata cut": lambda folder: os.truncate(folder / "conversion_metadata.json", 50),
     "metadata of another kind": lambda folder: (folder / "conversion_metadata.json").write_text("[]"),
     "metadata without files": lambda folder: (folder / "conversion_metadata.json").write_text('{"files": 3}'),
+    "weights zeroed": lambda folder: spoil(folder / "model.safetensors"),
+    "config blank": lambda folder: spoil(folder / "config.json"),
+    "a header's bit": lambda folder: flip(folder / "model.safetensors", 8),
+    "the last weight": lambda folder: flip(folder / "model.safetensors", -1),
     "everything missing": lambda folder: [path.unlink() for path in folder.iterdir()],
     "a file in its place": lambda folder: (shutil.rmtree(folder), folder.write_text("")),
 }
@@ -344,7 +468,7 @@ def test_a_broken_converted_folder_is_made_again(
     first = MLXAutoModel.from_pretrained(tmp_path)
     BREAKAGES[breakage](first.folder)
     second = MLXAutoModel.from_pretrained(tmp_path)
-    assert f"{first.folder} is incomplete; converting again" in caplog.text
+    assert f"{first.folder} is incomplete or damaged; converting again" in caplog.text
     np.testing.assert_array_equal(hidden(first), hidden(second))
     assert conversions(bridge_cache) == [first.folder]
 

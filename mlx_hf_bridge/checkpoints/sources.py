@@ -10,6 +10,7 @@ import huggingface_hub  # submodules as attributes: huggingface_hub imports them
 from huggingface_hub import constants
 from tqdm.auto import tqdm
 
+from mlx_hf_bridge.checkpoints.fingerprint import folder_state, small_content
 from mlx_hf_bridge.errors import ArgumentTypeError, RepositoryError
 
 # Everything a model needs besides weights; exports for other runtimes are not downloaded.
@@ -19,7 +20,6 @@ OTHER_RUNTIMES = ("onnx/*", "openvino/*", "coreml/*", "tf_model*", "flax_model*"
 # The organization of bare names, as sentence-transformers resolves them.
 SENTENCE_TRANSFORMERS = "sentence-transformers"
 _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
-_LOCAL_FILES = tuple(f"{prefix}{kind}" for prefix in ("*", "*/*") for kind in _LOCAL_KINDS)
 
 if TYPE_CHECKING:
     _Bar = tqdm[Any]  # generic only for type checkers
@@ -66,8 +66,10 @@ class Source:
         name: The Hub id or folder as given.
         folder: The folder on this machine.
         revision: The commit of a Hub repo; None for a local folder.
-        identity: The key of the conversion cache: a Hub repo's commit, or the path, sizes and mtimes of a local folder.
+        identity: The key of the conversion cache: a Hub repo's commit and small files, or a local folder's path and the
+            state of its files.
         options: The options that it was located with.
+        state: The state of a local folder's files when it was located; None for a Hub repo, whose commits stay.
     """
 
     name: str
@@ -75,6 +77,14 @@ class Source:
     revision: str | None
     identity: dict[str, Any]
     options: HubOptions = field(default_factory=HubOptions)
+    state: list[list[Any]] | None = None
+
+    @property
+    def has_changed(self) -> bool:
+        """Whether files of a local folder have changed since it was located, or a folder or snapshot is gone."""
+        if not self.folder.is_dir():
+            return True
+        return self.state is not None and folder_state(self.folder) != self.state
 
     def fetch(self, patterns: Sequence[str]) -> None:
         """Download further files of a Hub repo into its folder; does nothing for a local folder."""
@@ -139,11 +149,9 @@ def _under(subfolder: str, pattern: str) -> str:
 def _local(name: str, folder: Path, options: HubOptions) -> Source:
     if not folder.is_dir():
         raise RepositoryError(f"{name!r} has no folder {options.subfolder!r}. Check `subfolder`.")
-    files = sorted({path for pattern in _LOCAL_FILES for path in folder.glob(pattern) if path.is_file()})
-    stats = [(path.relative_to(folder).as_posix(), path.stat()) for path in files]
-    # Sizes and times, since hashing the contents would read all weights at every load.
-    identity = {"path": str(folder), "files": [[file, stat.st_size, stat.st_mtime_ns] for file, stat in stats]}
-    return Source(name, folder, None, identity | options.weight_selection, options)
+    state = folder_state(folder)
+    identity = {"path": str(folder), "files": state}
+    return Source(name, folder, None, identity | options.weight_selection, options, state)
 
 
 def _hub(repo_id: str, options: HubOptions) -> Source:
@@ -152,7 +160,9 @@ def _hub(repo_id: str, options: HubOptions) -> Source:
     if not folder.is_dir():
         raise RepositoryError(f"the Hub repo {repo_id!r} has no folder {options.subfolder!r}. Check `subfolder`.")
     # The snapshot's folder is named by its commit, also when a branch was asked for.
-    identity = {"repo": repo_id, "commit": snapshot.name, "subfolder": options.subfolder}
+    identity: dict[str, Any] = {"repo": repo_id, "commit": snapshot.name, "subfolder": options.subfolder}
+    # A snapshot may lack files of the commit that are downloaded later, or be edited by hand.
+    identity["files"] = small_content(folder)
     return Source(repo_id, folder, snapshot.name, identity | options.weight_selection, options)
 
 

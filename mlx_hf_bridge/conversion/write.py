@@ -11,13 +11,14 @@ from tqdm.auto import tqdm
 
 from mlx_hf_bridge.checkpoints.card import read_card_metadata
 from mlx_hf_bridge.checkpoints.checkpoint import METADATA_FILE, modules_checkpoint
+from mlx_hf_bridge.checkpoints.fingerprint import digest
 from mlx_hf_bridge.checkpoints.repo_files import copy_modules, write_config, write_json
 from mlx_hf_bridge.checkpoints.safetensors_file import SINGLE_FILE, dtype_name
 from mlx_hf_bridge.conversion.calibrated import Tensors, calibrated_tensors
 from mlx_hf_bridge.conversion.mixed import module_widths, resolve_bits
 from mlx_hf_bridge.conversion.plan import Plan, TensorPlan
 from mlx_hf_bridge.conversion.tokenizer_files import has_tokenizer, write_tokenizer
-from mlx_hf_bridge.errors import WeightsError
+from mlx_hf_bridge.errors import CheckpointError, WeightsError
 from mlx_hf_bridge.quantization.grid import quantize_least_squares
 from mlx_hf_bridge.quantization.methods import RUNS_MODEL
 from mlx_hf_bridge.quantization.recipes import MLXQuantizationConfig, names_module
@@ -33,8 +34,41 @@ _LIBRARIES = ("mlx-hf-bridge", "mlx", "transformers", "tokenizers", "numpy")
 
 
 def write_conversion(plan: Plan, folder: Path, show_progress: bool = True) -> dict[str, Any]:
-    """Write a planned conversion into an empty folder and return its metadata (conversion_metadata.json)."""
-    plan = resolve_bits(plan, show_progress)
+    """Write a planned conversion into an empty folder.
+
+    Args:
+        plan: The plan.
+        folder: The folder.
+        show_progress: Whether to show a progress bar.
+
+    Returns:
+        Its metadata (conversion_metadata.json).
+
+    Raises:
+        CheckpointError: If files of the source changed since it was located; what was read may be a mixture.
+        WeightsError: If a tensor cannot be quantized or cast.
+    """
+    try:
+        metadata = _write(resolve_bits(plan, show_progress), folder, show_progress)
+    # MLX raises RuntimeError and ValueError for a file that is cut while it reads it.
+    except (OSError, RuntimeError, ValueError) as error:
+        _check_unchanged(plan, error)
+        raise
+    _check_unchanged(plan)
+    return metadata
+
+
+def _check_unchanged(plan: Plan, cause: Exception | None = None) -> None:
+    adapter = plan.checkpoint.adapter
+    for source in (plan.checkpoint.source, *([adapter.source] if adapter else [])):
+        if source.has_changed:
+            raise CheckpointError(
+                f"files of {source.name} changed while it was converted, so that nothing was kept of it. Load it again "
+                "when the program that writes them has ended."
+            ) from cause
+
+
+def _write(plan: Plan, folder: Path, show_progress: bool) -> dict[str, Any]:
     _log_exclusions(plan)
     calibrated = calibrated_tensors(plan, folder, show_progress) if _is_calibrated(plan) else {}
     # MLX writes a whole file at once, so the result is in memory; float tensors are freed one by one.
@@ -143,6 +177,7 @@ def _metadata(plan: Plan, folder: Path) -> dict[str, Any]:
         for tensor in plan.tensors.values()
         if tensor.name.endswith(".weight")
     }
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
     return {
         "format": FORMAT,
         "source": source.name,
@@ -160,9 +195,7 @@ def _metadata(plan: Plan, folder: Path) -> dict[str, Any]:
         "left_out": list(plan.dropped),
         "adapter": plan.checkpoint.adapter.source.name if plan.checkpoint.adapter else None,
         "card": read_card_metadata(modules_checkpoint(plan.checkpoint).folder),
-        "files": {
-            path.relative_to(folder).as_posix(): path.stat().st_size
-            for path in sorted(folder.rglob("*"))
-            if path.is_file()
-        },
+        "files": {path.relative_to(folder).as_posix(): path.stat().st_size for path in files},
+        # A file that decays is noticed by these (cache.is_complete).
+        "digests": {path.relative_to(folder).as_posix(): digest(path) for path in files},
     }

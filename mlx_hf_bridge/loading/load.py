@@ -30,7 +30,7 @@ from mlx_hf_bridge.conversion.traced import plan_traced, read_graph, read_model,
 from mlx_hf_bridge.conversion.write import FORMAT, write_conversion
 from mlx_hf_bridge.errors import ArgumentTypeError, ConfigError, UnsupportedModelError
 from mlx_hf_bridge.inference.model import Model, build_model, set_activation_dtype
-from mlx_hf_bridge.loading.overrides import ConfigLike, load_config, override_config, weight_differences
+from mlx_hf_bridge.loading.overrides import ConfigLike, load_config, override_config, shrinks_model, weight_differences
 from mlx_hf_bridge.loading.report import LoadReport
 from mlx_hf_bridge.models import family_for
 from mlx_hf_bridge.quantization.recipes import MLXQuantizationConfig, QuantizationLike, recipe_from
@@ -144,7 +144,8 @@ def load(
     if wants_tracing(checkpoint, trace):
         return _load_traced(checkpoint, task, recipe, stored, pooler, changes, show_progress)
     config = _changed_config(checkpoint, changes)
-    tolerance = Tolerance(changes.ignore_mismatched_sizes, allow_unexpected=config is not checkpoint.config)
+    cut = config is not checkpoint.config and shrinks_model(family_for(config), checkpoint.config, config)
+    tolerance = Tolerance(changes.ignore_mismatched_sizes, allow_unexpected=cut)
     # With an adapter it goes on to the conversion, which refuses a base that is already quantized.
     if checkpoint.adapter is None and (checkpoint.is_converted or read_packing(checkpoint.config)):
         _check_converted(checkpoint, recipe, stored)

@@ -152,6 +152,28 @@ def weight_differences(family: Family, file: Mapping[str, Any], requested: Mappi
     return found
 
 
+def shrinks_model(family: Family, file: Mapping[str, Any], requested: Mapping[str, Any]) -> bool:
+    """Return whether a requested config makes the model smaller, so that tensors of the file belong nowhere.
+
+    Args:
+        family: The implementation of the model_type.
+        file: The checkpoint's own config.
+        requested: The requested config.
+
+    Returns:
+        True for fewer layers and other smaller numbers, and if the checkpoint has no valid config of its own.
+    """
+    wanted, own = family.config.from_json(requested), _usable(family, file)
+    pairs = [(getattr(wanted, spec.name), getattr(own, spec.name)) for spec in fields(wanted)] if own else []
+    return own is None or any(_is_smaller(one, other) for one, other in pairs)
+
+
+def _is_smaller(wanted: Any, own: Any) -> bool:
+    numbers = type(wanted) is int and type(own) is int
+    lists = isinstance(wanted, (list, tuple)) and isinstance(own, (list, tuple))
+    return (numbers and wanted < own) or (lists and len(wanted) < len(own))
+
+
 def _usable(family: Family, file: Mapping[str, Any]) -> EncoderConfig | None:
     try:
         return family.config.from_json(file)

@@ -7,6 +7,7 @@ import os
 import pickle
 import re
 import runpy
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -26,7 +27,7 @@ from transformers.models.auto import modeling_auto
 
 import mlx_hf_bridge
 from mlx_hf_bridge import zero_change
-from mlx_hf_bridge.errors import FallBackError, QuantizationError
+from mlx_hf_bridge.errors import CheckpointError, FallBackError, QuantizationError
 from mlx_hf_bridge.facade import Facade
 from mlx_hf_bridge.zero_change.script import run_script
 
@@ -400,6 +401,77 @@ def test_groups_made_of_a_container_s_parameters_train_the_torch_model(mode: Non
     actual = step()
     mlx_hf_bridge.uninstall()
     torch.testing.assert_close(actual, step(), rtol=0, atol=0)
+
+
+def first_number(model: Any) -> float:
+    with torch.no_grad():
+        return float(model(IDS)[0][0, 0, 0])
+
+
+# What becomes of the folder "model" in the working directory after it was loaded.
+FATES: dict[str, Callable[[Path], Any]] = {
+    "overwritten": lambda folder: make_checkpoint(folder, seed=5),
+    "gone": shutil.rmtree,
+    "renamed": lambda folder: folder.rename(folder.with_name("other")),
+    "another working directory": lambda folder: (
+        make_checkpoint(folder.parent / "elsewhere" / "model", seed=5),
+        os.chdir(folder.parent / "elsewhere"),
+    ),
+}
+
+
+@pytest.mark.parametrize("fate", FATES)
+@pytest.mark.parametrize("dtype", [None, torch.float32])
+def test_a_model_stays_what_was_loaded(
+    mode: None, fate: str, dtype: Any, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(checkpoint.parent)
+    models = [BertModel.from_pretrained("model", dtype=dtype) for _ in range(3)]
+    wanted = first_number(models[0])
+    models[2] = pickle.loads(pickle.dumps(models[2]))
+    FATES[fate](checkpoint)
+    models[0].get_input_embeddings()
+    nn.Sequential(models[1]).state_dict()
+    models[2](IDS)[0].sum().backward()
+    for model in models:
+        assert type(model) is BertModel
+        assert first_number(model) == pytest.approx(wanted, abs=FLOAT32)
+    assert models[0].name_or_path == models[0].config.name_or_path == "model"
+
+
+def test_a_quantized_model_whose_files_changed_says_so(checkpoint: Path) -> None:
+    mlx_hf_bridge.install("mxfp4")
+    try:
+        model = BertModel.from_pretrained(checkpoint)
+        make_checkpoint(checkpoint, seed=5)
+        with pytest.raises(CheckpointError, match=r"have changed since it was loaded.* Load it again"):
+            model.state_dict()
+        assert_on_mlx(model)
+    finally:
+        mlx_hf_bridge.uninstall()
+
+
+def test_a_branch_that_moved_gives_the_commit_that_was_loaded(mode: None, tmp_path: Path) -> None:
+    repo = tmp_path / "hub" / "models--org--name"
+    for seed, commit in enumerate(("a" * 40, "b" * 40)):
+        make_checkpoint(repo / "snapshots" / commit, seed=seed)
+    (repo / "refs").mkdir()
+    (repo / "refs" / "main").write_text("a" * 40)
+    one, two = (BertModel.from_pretrained("org/name", cache_dir=tmp_path / "hub") for _ in range(2))
+    wanted = first_number(one)
+    (repo / "refs" / "main").write_text("b" * 40)
+    one.state_dict()
+    assert first_number(one) == pytest.approx(wanted, abs=FLOAT32)
+    shutil.rmtree(repo)
+    two.state_dict()
+    assert first_number(two) == pytest.approx(wanted, abs=FLOAT32)
+
+
+def test_without_a_cache_models_run_on_torch(mode: None, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (checkpoint / "file").touch()
+    monkeypatch.setenv("MLX_HF_BRIDGE_CACHE", str(checkpoint / "file" / "cache"))
+    assert type(BertModel.from_pretrained(checkpoint)) is BertModel
+    assert "cannot be written" in str(zero_change.report().records[0].reason)
 
 
 def test_what_is_changed_through_sentence_transformers_counts(mode: None, checkpoint: Path) -> None:

@@ -20,6 +20,7 @@ from mlx_hf_bridge.loading.load import load
 from mlx_hf_bridge.pretrained.model import create_model
 from mlx_hf_bridge.quantization.recipes import MLXQuantizationConfig
 from mlx_hf_bridge.zero_change.eligibility import check_eligibility, check_family
+from mlx_hf_bridge.zero_change.origin import Origin
 from mlx_hf_bridge.zero_change.patches import Patches
 from mlx_hf_bridge.zero_change.report import Record, Report
 
@@ -39,7 +40,7 @@ class Mode:
 
 @dataclass
 class TorchFallback:
-    """Loads the torch model that a facade falls back to, by the same call of from_pretrained.
+    """Loads the torch model that a facade falls back to: from where MLX loaded it, or else by the same call.
 
     Calling it with a reason returns what transformers returns; FallBackError if falling back is forbidden.
     """
@@ -50,11 +51,15 @@ class TorchFallback:
     record: Record
     strict: bool
     watch: bool
+    origin: Origin | None = None
 
     def __call__(self, reason: str) -> Any:
         self.record.fall_back(reason, self.strict)
         with _loading_on_torch():
-            loaded = self.hf_class.from_pretrained(*self.arguments, **self.options)
+            if self.origin is not None:
+                loaded = self.origin.load(self.hf_class)
+            else:
+                loaded = self.hf_class.from_pretrained(*self.arguments, **self.options)
         model = loaded[0] if isinstance(loaded, tuple) else loaded  # output_loading_info
         if self.watch:
             # On the instance, so that other models of the class are not timed.
@@ -139,12 +144,13 @@ def _on_mlx(mode: Mode, fallback: TorchFallback) -> Any:
         trace="never",
     )
     check_family(fallback.hf_class, loaded)
-    model = create_model(loaded)
+    dtype = request.output_dtype(loaded)
+    fallback.origin = Origin.of(loaded, request, dtype, mode.recipe is None)
     return facade(
-        model,
+        create_model(loaded),
         request.config,
         fallback.hf_class,
-        dtype=request.output_dtype(loaded),
+        dtype=dtype,
         fall_back=fallback,
         on_call=fallback.record.count_mlx_call,
     )

@@ -97,6 +97,10 @@ class UnservedUseError(BridgeError, NotImplementedError):
     """Raised when a model on MLX is used as only torch allows: training, gradients, hooks, submodules, parameters."""
 
 
+class NonFiniteError(BridgeError, FloatingPointError):
+    """Raised when a model computes NaN or infinity, which is no embedding or score of a text."""
+
+
 class FallBackError(BridgeError, RuntimeError):
     """Raised when a model would fall back to torch in zero-change mode, and `strict` forbids that."""
 
@@ -114,6 +118,7 @@ __all__ = [
     "InputError",
     "MaskError",
     "MissingConfigError",
+    "NonFiniteError",
     "OverlongTextError",
     "QuantizationError",
     "RepositoryError",

@@ -17,7 +17,7 @@ from sentence_transformers.sentence_transformer.modules import Pooling
 from st_checkpoints import TEXTS, TOLERANCE, randomized, transformer
 
 from mlx_hf_bridge import MLXSentenceTransformer
-from mlx_hf_bridge.errors import ArgumentTypeError, ConfigError, UnsupportedModelError
+from mlx_hf_bridge.errors import ArgumentTypeError, ConfigError, InputError, UnsupportedModelError
 
 
 @pytest.fixture(scope="module")
@@ -183,3 +183,42 @@ def test_a_repos_own_code_is_named_if_it_is_asked_for(
     assert [record.message.partition(" has ")[2] for record in caplog.records] == [
         "custom modeling code, which is not run"
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("tokenizer_config.json", {"pad_token": 5}, "pad_token=5, expected a text"),
+        ("1_Pooling/config.json", {"pooling_mode": [["mean"]]}, "pooling_mode="),
+        ("config_sentence_transformers.json", {"prompts": {"query": 5}}, "prompts={'query': 5}, expected texts"),
+        (
+            "config_sentence_transformers.json",
+            {"similarity_fn_name": [1]},
+            r"similarity_fn_name=\[1\], expected a text",
+        ),
+        ("config_sentence_transformers.json", {"default_prompt_name": ["x"]}, "default_prompt_name="),
+        ("2_Dense/config.json", {"module_output_name": [5]}, r"module_output_name=\[5\], expected a text"),
+        ("3_Normalize/config.json", {"module_input_name": [5]}, "module_input_name="),
+        ("sentence_bert_config.json", {"modality_config": {"text": 5}}, "another type or form than expected"),
+        ("sentence_bert_config.json", {"query_expansion": 5}, "another type or form than expected"),
+        ("sentence_bert_config.json", {"processing_kwargs": {"text": 5}}, "processing_kwargs="),
+    ],
+)
+def test_values_of_wrong_types_are_errors_when_they_are_read(
+    name: str, value: Any, message: str, repo: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        MLXSentenceTransformer(rewrite(repo, tmp_path, name, lambda content: {**content, **value}))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{"prompts": {"a": 5}}, {"prompts": ["a"]}, {"default_prompt_name": ["a"]}, {"similarity_fn_name": [1]}],
+)
+def test_arguments_of_wrong_types_are_named(arguments: dict[str, Any], repo: Path) -> None:
+    with pytest.raises((InputError, ConfigError), match=next(iter(arguments))):
+        MLXSentenceTransformer(repo, **arguments)
+    mlx_model = MLXSentenceTransformer(repo)
+    mlx_model.prompts["a"] = arguments
+    with pytest.raises(InputError, match=r"prompts\['a'\] is .*, expected a text"):
+        mlx_model.encode(TEXTS, prompt_name="a")

@@ -9,7 +9,7 @@ from checkpoints import make_checkpoint
 from st_checkpoints import PAIRS, TEXTS
 
 from mlx_hf_bridge import MLXCrossEncoder, MLXMultiVectorEncoder, MLXSentenceTransformer, MLXSparseEncoder
-from mlx_hf_bridge.errors import InputError
+from mlx_hf_bridge.errors import InputError, OverlongTextError
 from mlx_hf_bridge.sentence_transformers.encoding.pools import WorkerError
 from mlx_hf_bridge.sentence_transformers.modules.token_pooling import LambdaTokenPooling
 
@@ -30,8 +30,13 @@ def test_a_pool_encodes_in_order_with_every_setting_and_hands_errors_over(tmp_pa
         for one, other in zip(mlx_model.encode(TEXTS, output_value="token_embeddings", pool=pool), tokens, strict=True):
             np.testing.assert_allclose(np.array(one), np.array(other), **SAME)
         assert mlx_model.encode([], pool=pool).shape == (0,)
-        with pytest.raises(InputError, match="expected a text"):
-            mlx_model.encode(["a", 7], pool=pool)
+        with pytest.raises(InputError, match="item 5 to encode is a int"):
+            mlx_model.encode([*TEXTS[:5], 7], pool=pool, chunk_size=2)
+        with pytest.raises(OverlongTextError, match=r"more than 9 tokens.*\(texts 4 to 5 of this call"):
+            mlx_model.encode([*["a"] * 5, "a " * 9], pool=pool, chunk_size=2, overlong="error")
+        # Left over from a call that was interrupted.
+        pool["input"].put(("another call", 0, TEXTS[::-1], {}))
+        np.testing.assert_allclose(mlx_model.encode(TEXTS, pool=pool), mlx_model.encode(TEXTS), **SAME)
         np.testing.assert_allclose(mlx_model.encode(TEXTS[0], pool=pool), mlx_model.encode(TEXTS[0]), **SAME)
         pool["processes"][0].kill()
         pool["processes"][1].kill()
@@ -39,6 +44,10 @@ def test_a_pool_encodes_in_order_with_every_setting_and_hands_errors_over(tmp_pa
             mlx_model.encode(TEXTS, pool=pool)
     finally:
         mlx_model.stop_multi_process_pool(pool)
+    with pytest.raises(InputError, match="the pool was stopped"):
+        mlx_model.encode(TEXTS, pool=pool)
+    with pytest.raises(InputError, match="pool is a list, expected what start_multi_process_pool returned"):
+        mlx_model.encode(TEXTS, pool=["cpu"])  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("kind", ["ForSequenceClassification", "ForMaskedLM"])

@@ -60,7 +60,8 @@ def _first(hidden: mx.array, batch: TokenBatch) -> mx.array:
 def _last(hidden: mx.array, batch: TokenBatch) -> mx.array:
     mask = batch.token_mask(mx.int32)[:, :, 0]
     positions = mx.arange(mask.shape[1])[None]
-    return batch.take(hidden, mx.max(mx.where(mask > 0, positions, 0), axis=1))
+    # Without a token it is 0, as in the reference, where the mean is 0 too.
+    return batch.take(hidden, mx.max(mx.where(mask > 0, positions, 0), axis=1)) * mask.max(axis=1, keepdims=True)
 
 
 def _max(hidden: mx.array, batch: TokenBatch) -> mx.array:

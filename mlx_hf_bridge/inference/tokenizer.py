@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import tokenizers
 
-from mlx_hf_bridge.errors import InputError, RepositoryError
+from mlx_hf_bridge.errors import ConfigError, InputError, RepositoryError
 
 Text = str | tuple[str, str]
 
@@ -178,18 +178,27 @@ class Tokenizer:
                 "Pass truncation=True, which truncates the longer text of a pair."
             ) from error
 
-    def count_prompt_tokens(self, text: str) -> int:
+    def count_prompt_tokens(
+        self,
+        text: str,
+        max_length: int | None = None,
+        strategy: str = "longest_first",
+        add_special_tokens: bool = True,
+    ) -> int:
         """Return the number of tokens of a prompt, with special tokens in front but without one at the end.
 
         Args:
             text: The prompt.
+            max_length: Most tokens of a text, as in `encode`: the reference truncates the prompt too.
+            strategy: Truncation strategy, as in `encode`.
+            add_special_tokens: Whether texts get special tokens, as in `encode`.
 
         Returns:
-            Number of tokens, without truncation.
+            Number of tokens.
         """
         with self._lock:
-            self._truncate(None, "longest_first")
-            special = self.backend.encode(text).special_tokens_mask
+            self._truncate(max_length, strategy)
+            special = self.backend.encode(text, add_special_tokens=add_special_tokens).special_tokens_mask
         # As sentence-transformers counts: the end token follows the text, not the prompt.
         return len(special) - (1 if special and special[-1] else 0)
 
@@ -201,9 +210,14 @@ class Tokenizer:
 
         Returns:
             The id, or None if the tokenizer has no such token.
+
+        Raises:
+            ConfigError: If tokenizer_config.json has something else than a text there.
         """
         token = self.config.get(name)
         content = token.get("content") if isinstance(token, dict) else token
+        if content is not None and not isinstance(content, str):
+            raise ConfigError(f"tokenizer_config.json has {name}={token!r}, expected a text. Take the original file.")
         return self.backend.token_to_id(content) if content else None
 
     def convert_tokens_to_ids(self, tokens: str | Sequence[str]) -> Any:

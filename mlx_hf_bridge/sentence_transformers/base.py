@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 from mlx_hf_bridge.checkpoints.sources import HubOptions, Source, locate
 from mlx_hf_bridge.errors import ArgumentTypeError, InputError, RepositoryError
 from mlx_hf_bridge.inference.batching import Results
+from mlx_hf_bridge.inference.finite import check_finite
 from mlx_hf_bridge.quantization.recipes import QuantizationLike
 from mlx_hf_bridge.sentence_transformers.encoding.inputs import (
     as_list,
@@ -47,6 +48,10 @@ from mlx_hf_bridge.sentence_transformers.signatures import shares_docstring
 logger = logging.getLogger(__name__)
 
 # Keyword arguments of encode that every model takes, whether or not one of its modules reads them.
+_NOTHING_POOLED = (
+    "; max pooling also gives it for a text of which nothing is pooled, because its prompt fills max_seq_length and "
+    "include_prompt is False"
+)
 _ALWAYS_KNOWN = {"task", "processing_kwargs"}
 
 
@@ -384,9 +389,12 @@ class MLXBaseModel(ModuleList, ABC):
         name = self.default_prompt_name if name is None else name
         if name is None:
             return ""
-        if name not in self.prompts:
+        if not isinstance(name, str) or name not in self.prompts:
             raise InputError(f"prompt_name={name!r} is not one of the model's prompts, {sorted(self.prompts)}.")
-        return self.prompts[name]
+        text = self.prompts[name]
+        if not isinstance(text, str):
+            raise InputError(f"prompts[{name!r}] is {text!r:.80}, expected a text. Set it to one.")
+        return text
 
     def _check_kwargs(self, method: str, kwargs: Mapping[str, Any]) -> None:
         """Raise InputError for keyword arguments that no module reads."""
@@ -406,7 +414,7 @@ class MLXBaseModel(ModuleList, ABC):
         task = kwargs.get("task")
         if task is None and isinstance(self._modules[0], Router):
             task, inputs = split_task_dicts(inputs)
-        texts = [as_text(item, f"item {index} to encode") for index, item in enumerate(inputs)]
+        texts = [as_text(item, index) for index, item in enumerate(inputs)]
         options = EncodeOptions(
             prompt=prompt,
             task=task,
@@ -431,10 +439,19 @@ class MLXBaseModel(ModuleList, ABC):
             show = logger.getEffectiveLevel() in (logging.INFO, logging.DEBUG)
         check_optional_count("chunk_size", workers.chunk_size)
         devices = device_list(workers.device)
+        if workers.pool is None and (devices is None or not inputs):
+            rows = self._inference(inputs, show_progress=show, **kwargs)
+        else:
+            # Here, where an item has its number in the whole list, and not in a worker's part of it.
+            self._parse_inputs(inputs, "", kwargs)
+            rows = self._rows_of_pool(inputs, workers, devices, show, kwargs)
+        return check_finite(rows, self._name or type(self).__name__, _NOTHING_POOLED)
+
+    def _rows_of_pool(
+        self, inputs: list[Any], workers: Workers, devices: list[str] | None, show: bool, kwargs: dict[str, Any]
+    ) -> Results:
         if workers.pool is not None:
             return encode_in_pool(workers.pool, inputs, kwargs, workers.chunk_size, show)
-        if devices is None or not inputs:
-            return self._inference(inputs, show_progress=show, **kwargs)
         pool = self.start_multi_process_pool(devices)
         try:
             return encode_in_pool(pool, inputs, kwargs, workers.chunk_size, show)

@@ -39,30 +39,45 @@ def as_list(inputs: Any) -> list[Any]:
     return inputs.tolist() if isinstance(inputs, np.ndarray) else list(inputs)
 
 
-def as_text(item: Any, where: str) -> Text:
+def as_text(item: Any, index: int) -> Text:
     """Return one input as a text or a pair of texts.
 
     Args:
         item: A text, a pair of texts, or a dict {"text": ...} of either.
-        where: What the input is called in an error message, such as "item 3 to encode".
+        index: Its place among the inputs, for the error message.
 
     Returns:
         A str, or a tuple of two.
 
     Raises:
-        InputError: If it is anything else.
+        InputError: If it is anything else, or not valid Unicode.
     """
     if isinstance(item, dict) and set(item) == {"text"}:
         item = item["text"]
     if isinstance(item, str):
-        return str(item)
-    if isinstance(item, (list, tuple)) and len(item) == 2 and all(isinstance(part, str) for part in item):
         # str() turns subclasses such as numpy.str_ into plain strings.
-        return str(item[0]), str(item[1])
+        return _unicode(str(item), index)
+    if isinstance(item, (list, tuple)) and len(item) == 2 and all(isinstance(part, str) for part in item):
+        return _unicode(str(item[0]), index), _unicode(str(item[1]), index)
     hint = ""
     if isinstance(item, dict):
         hint = f" A dict may only have the key 'text', but this one has {sorted(map(str, item))}."
-    raise InputError(f"{where} is a {type(item).__name__} ({item!r:.80}), expected a text or a pair of texts.{hint}")
+    raise InputError(
+        f"item {index} to encode is a {type(item).__name__} ({item!r:.80}), expected a text or a pair of texts.{hint}"
+    )
+
+
+def _unicode(text: str, index: int) -> str:
+    # Almost all texts are ASCII, for which this is a look at a flag.
+    if not text.isascii():
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise InputError(
+                f"text {index} is {text!r:.80}, which is not a text in Unicode ({error}). Decode it with "
+                "errors='replace', or remove it."
+            ) from error
+    return text
 
 
 def split_task_dicts(inputs: Sequence[Any]) -> tuple[str | None, list[Any]]:

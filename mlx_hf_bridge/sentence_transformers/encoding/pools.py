@@ -8,6 +8,7 @@ import math
 import multiprocessing
 import pickle
 import queue
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -103,21 +104,38 @@ def encode_in_pool(
     if not inputs:
         return []
     _check_sendable(arguments)
+    _check_running(pool)
     usual = math.ceil(len(inputs) / len(pool["processes"]) / _CHUNKS_PER_WORKER)
     size = check_optional_count("chunk_size", chunk_size) or min(usual, _MAX_CHUNK_SIZE)
     starts = range(0, len(inputs), size)
+    # After an interruption the pool still computes the rest of that call, whose results must not become this call's.
+    call = uuid.uuid4().hex
     for number, start in enumerate(starts):
-        pool["input"].put((number, list(inputs[start : start + size]), dict(arguments)))
+        pool["input"].put((call, number, list(inputs[start : start + size]), dict(arguments)))
     results: list[Any] = [None] * len(starts)
     for _ in tqdm(starts, desc="Chunks", disable=None if show_progress else True):
-        number, result = _next_result(pool)
+        number, result = _next_result(pool, call)
         # Chunks come back in any order.
         results[number] = result
-    for result in results:
-        # After all chunks have been collected, or the next call would receive the rest of this one.
+    for start, result in zip(starts, results, strict=True):
+        # After all chunks have been collected, so that the workers are free for the next call.
         if isinstance(result, Exception):
+            _locate_error(result, start, min(start + size, len(inputs)), len(inputs))
             raise result
     return [row for result in results for row in result]
+
+
+def _check_running(pool: Pool) -> None:
+    """Raise InputError for a pool that was stopped, or anything else than a pool."""
+    try:
+        stopped = pool["input"]._closed or pool["output"]._closed
+        processes = pool["processes"]
+    except (TypeError, KeyError, AttributeError) as error:
+        raise InputError(
+            f"pool is a {type(pool).__name__}, expected what start_multi_process_pool returned."
+        ) from error
+    if stopped or not processes:
+        raise InputError("the pool was stopped. Start another one with start_multi_process_pool.")
 
 
 def _check_sendable(arguments: Mapping[str, Any]) -> None:
@@ -131,11 +149,19 @@ def _check_sendable(arguments: Mapping[str, Any]) -> None:
         ) from error
 
 
-def _next_result(pool: Pool) -> tuple[int, Any]:
+def _locate_error(error: Exception, start: int, end: int, count: int) -> None:
+    """Let the error of a worker say which inputs it is about, unless these are all."""
+    if isinstance(error, BridgeError) and (start > 0 or end < count):
+        error.args = (f"{error} (texts {start} to {end - 1} of this call, numbered from 0)",)
+
+
+def _next_result(pool: Pool, call: str) -> tuple[int, Any]:
     while True:
         try:
-            number, result = pool["output"].get(timeout=_POLL_SECONDS)
-            return int(number), result
+            of, number, result = pool["output"].get(timeout=_POLL_SECONDS)
+            if of == call:
+                return int(number), result
+            continue
         except queue.Empty:
             dead = [process for process in pool["processes"] if not process.is_alive()]
         if dead:
@@ -149,12 +175,12 @@ def _next_result(pool: Pool) -> tuple[int, Any]:
 def _serve(compute: Callable[..., Results], inputs: Any, outputs: Any) -> None:
     """Run in a worker: take chunks, and return their results or an error, until the process is stopped."""
     while True:
-        number, texts, arguments = inputs.get()
+        call, number, texts, arguments = inputs.get()
         try:
             result: Any = compute(texts, **arguments)
         except Exception as error:  # the caller raises it
             result = _sendable(error)
-        outputs.put((number, result))
+        outputs.put((call, number, result))
 
 
 def _sendable(error: Exception) -> Exception:

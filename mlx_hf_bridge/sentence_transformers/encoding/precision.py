@@ -46,7 +46,7 @@ def quantize_embeddings(
     """Quantize embeddings to a smaller format.
 
     Args:
-        embeddings: Float embeddings (N, V), or a list of such arrays, which then share one range.
+        embeddings: Float embeddings (N, V) of any library, or a list of such arrays, which then share one range.
         precision: "int8" or "uint8": 256 values between the least and the largest value of each dimension. "binary" or
             "ubinary": one bit for each dimension, 1 for values above 0, eight to a byte. "float32": no change.
         ranges: The least and the largest value of each dimension, (2, V), for "int8" and "uint8". Default: None, those
@@ -83,7 +83,8 @@ def quantize_embeddings(
 
 
 def _scalar(vectors: np.ndarray, ranges: np.ndarray, precision: str) -> np.ndarray:
-    starts, ends = ranges.astype(np.float32, copy=False)
+    # [:2]: embeddings of three axes have more rows of ranges, of which the reference reads two.
+    starts, ends = ranges.astype(np.float32, copy=False)[:2]
     steps = (ends - starts) / _STEPS
     steps = np.where(steps == 0, 1, steps)  # a constant dimension becomes 0 instead of 0 / 0
     # floor, as in sentence-transformers; values outside the given ranges are clipped instead of wrapping around.

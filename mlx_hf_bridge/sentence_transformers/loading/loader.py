@@ -33,6 +33,7 @@ from mlx_hf_bridge.sentence_transformers.modules.token_pooling import Hierarchic
 from mlx_hf_bridge.sentence_transformers.modules.transformer import Transformer
 from mlx_hf_bridge.sentence_transformers.modules.transformer_settings import TransformerSettings, read_settings
 from mlx_hf_bridge.sentence_transformers.modules.vectors import Dense, Dropout, LayerNorm, Normalize
+from mlx_hf_bridge.sentence_transformers.modules.weights import config_errors
 
 # By the last part of a type: the dotted names in older and newer checkpoints differ only before it.
 READERS: dict[str, Callable[[Path], Module]] = {
@@ -134,11 +135,12 @@ class ModuleLoader:
             The module.
         """
         folder = self._folder(path)
-        if kind in ("Router", "Asym"):
-            return Router.read(folder, lambda name, type_: self._routed(f"{path}/{name}".lstrip("/"), type_))
-        if kind == "Dense":
-            return Dense.read(folder, self.default_dense_input)
-        return READERS[kind](folder)
+        with config_errors(folder / CONFIG_FILE):
+            if kind in ("Router", "Asym"):
+                return Router.read(folder, lambda name, type_: self._routed(f"{path}/{name}".lstrip("/"), type_))
+            if kind == "Dense":
+                return Dense.read(folder, self.default_dense_input)
+            return READERS[kind](folder)
 
     def load_transformer(
         self, source: Source, folder: Path, kind: str = "Transformer", settings: TransformerSettings | None = None

@@ -20,15 +20,26 @@ def read_model_config(folder: Path) -> dict[str, Any]:
         Its contents; {} without the file.
 
     Raises:
-        ConfigError: If it is not a JSON object, or its prompts are not.
+        ConfigError: If it is not a JSON object, its prompts are not texts by name, or a name is none.
     """
     path = folder / MODEL_FILE
     if not path.is_file():
         return {}
     config = read_json(path)
-    if not isinstance(config, dict) or not isinstance(config.get("prompts") or {}, dict):
-        raise ConfigError(f"{path} is not a JSON object with prompts by name. Use the original file.")
+    if not isinstance(config, dict):
+        raise ConfigError(f"{path} is not a JSON object. Take the original file.")
+    prompts = config.get("prompts") or {}
+    if not isinstance(prompts, dict) or (wrong := [name for name in prompts if not _is_prompt(prompts[name])]):
+        found = prompts if not isinstance(prompts, dict) else {name: prompts[name] for name in wrong}
+        raise ConfigError(f"{path} has prompts={found!r:.80}, expected texts by name. Take the original file.")
+    for key in ("default_prompt_name", "similarity_fn_name", "model_type", "activation_fn"):
+        if config.get(key) is not None and not isinstance(config[key], str):
+            raise ConfigError(f"{path} has {key}={config[key]!r:.80}, expected a text. Take the original file.")
     return config
+
+
+def _is_prompt(text: Any) -> bool:
+    return text is None or isinstance(text, str)
 
 
 def merge_prompts(
@@ -43,7 +54,12 @@ def merge_prompts(
 
     Returns:
         Prompts by name.
+
+    Raises:
+        InputError: If the given ones are not texts by name.
     """
+    if given and not (isinstance(given, Mapping) and all(_is_prompt(text) for text in given.values())):
+        raise InputError(f"prompts={given!r:.80}, expected a dict of texts by prompt name.")
     prompts = {**defaults, **(given or {})}
     for name, text in (saved.get("prompts") or {}).items():
         if prompts.get(name) is None:
@@ -65,7 +81,7 @@ def check_prompt_name(name: str | None, prompts: Mapping[str, str]) -> str | Non
     Raises:
         InputError: If there is no such prompt.
     """
-    if name is not None and name not in prompts:
+    if name is not None and (not isinstance(name, str) or name not in prompts):
         raise InputError(
             f"default_prompt_name={name!r} is not one of the model's prompts, {sorted(prompts)}. Give one of these."
         )

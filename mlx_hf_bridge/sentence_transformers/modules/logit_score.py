@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Self
 
 from mlx_hf_bridge.errors import TokenRangeError
 from mlx_hf_bridge.sentence_transformers.modules.base import SCORES, Features, Module
-from mlx_hf_bridge.sentence_transformers.modules.weights import check_integer, read_module_config
+from mlx_hf_bridge.sentence_transformers.modules.weights import check_integer, get_feature_name, read_module_config
 
 
 class LogitScore(Module):
@@ -43,7 +43,7 @@ class LogitScore(Module):
         return cls(
             check_integer(config, "true_token_id", folder, least=0),
             None if false_id is None else check_integer(config, "false_token_id", folder, least=0),
-            config.get("module_input_name", "causal_logits"),
+            get_feature_name(config, "module_input_name", folder, "causal_logits"),
         )
 
     def __call__(self, features: Features) -> Features:

@@ -10,6 +10,8 @@ from typing import Any, ClassVar, Self
 
 import mlx.core as mx
 
+from mlx_hf_bridge.checkpoints.checkpoint import CONFIG_FILE
+from mlx_hf_bridge.errors import ConfigError
 from mlx_hf_bridge.inference.tokenizer import Tokenizer
 from mlx_hf_bridge.sentence_transformers.modules.base import Features, Module
 from mlx_hf_bridge.sentence_transformers.modules.weights import read_module_config
@@ -53,8 +55,19 @@ class MultiVectorMask(Module):
 
         Returns:
             The module, whose skiplist is looked up in `on_model_ready`.
+
+        Raises:
+            ConfigError: If a list is none, or holds values of another type.
         """
         config = read_module_config(folder)
+        for key in ("skiplist_words", "keep_only_token_ids"):
+            kind = str if key == "skiplist_words" else int
+            value = config.get(key)
+            if value is not None and (not isinstance(value, list) or not all(isinstance(one, kind) for one in value)):
+                raise ConfigError(
+                    f"{folder / CONFIG_FILE} has {key}={value!r:.80}, expected a list of {kind.__name__}. "
+                    "Take the original file."
+                )
         return cls(
             config.get("skiplist_words"),
             skiplist_tasks=config.get("skiplist_tasks"),

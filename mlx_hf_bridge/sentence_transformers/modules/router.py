@@ -3,6 +3,7 @@
 Reference: sentence_transformers/base/modules/router.py.
 """
 
+import logging
 from ast import literal_eval
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -12,6 +13,8 @@ from mlx_hf_bridge.checkpoints.checkpoint import read_json
 from mlx_hf_bridge.checkpoints.repo_files import write_json
 from mlx_hf_bridge.errors import ConfigError, InputError
 from mlx_hf_bridge.sentence_transformers.modules.base import Features, Module
+
+logger = logging.getLogger(__name__)
 
 _FILE, _OLD_FILE = "router_config.json", "config.json"
 # The only modality here, under sentence-transformers' name.
@@ -80,10 +83,9 @@ class Router(Module):
             modules = {name: read_module(name, kind) for name, kind in config["types"].items()}
             routes = {route: [modules[name] for name in names] for route, names in config["structure"].items()}
             parameters = dict(config.get("parameters", {}))
-            # JSON has no tuples as keys, so they are written as Python literals; literal_eval runs no code.
-            mappings = {literal_eval(key): route for key, route in (parameters.pop("route_mappings", {}) or {}).items()}
+            mappings = _parse_mappings(parameters.pop("route_mappings", {}) or {})
             return cls(routes, route_mappings=mappings, **parameters)
-        except (KeyError, AttributeError, TypeError, SyntaxError) as error:
+        except (KeyError, AttributeError, TypeError) as error:
             raise ConfigError(
                 f"{path} is not a Router's config with types, structure and parameters ({error!r}). "
                 "Take the original file."
@@ -165,6 +167,18 @@ class Router(Module):
                     types[name] = module.reference
             structure[route] = [ids[id(module)] for module in modules]
         write_json(folder / _FILE, {"types": types, "structure": structure, "parameters": self.get_config_dict()})
+
+
+def _parse_mappings(saved: Mapping[str, str]) -> dict[_Route, str]:
+    """Return the routes by (task, modality); a key that cannot be read is skipped, as in sentence-transformers."""
+    mappings: dict[_Route, str] = {}
+    for key, route in saved.items():
+        try:
+            # JSON has no tuples as keys, so they are written as Python literals; literal_eval runs no code.
+            mappings[literal_eval(key)] = route
+        except (ValueError, SyntaxError):
+            logger.warning("the route_mappings key %r cannot be read and is skipped", key)
+    return mappings
 
 
 def flatten_route(modules: Sequence[Module], task: str | None, modality: Any = _TEXT) -> list[Module]:

@@ -166,12 +166,17 @@ class Transformer(InputModule):
             batch = replace(batch, mask=mx.array(seen & ~added))
         return Features(
             batch,
-            prompt_length=self.tokenizer.count_prompt_tokens(options.prompt) if options.prompt else 0,
+            prompt_length=self._prompt_length(options.prompt) if options.prompt else 0,
             task=options.task,
             expansion_mask=None if added is None else mx.array(added),
             max_active_dims=options.max_active_dims,
             has_token_type_ids=self.tokenizer.returns_token_type_ids,
         )
+
+    def _prompt_length(self, prompt: str) -> int:
+        # Without the lengths of the task and the options of the call, as in the reference.
+        text = resolve_text_options(self.processing_kwargs, None, self.max_seq_length)
+        return self.tokenizer.count_prompt_tokens(prompt, text.max_length, text.strategy, text.add_special_tokens)
 
     def __call__(self, features: Features) -> Features:
         wants_states = bool(self.loaded.raw_config.get("output_hidden_states")) or self._output[0] == "hidden_states"

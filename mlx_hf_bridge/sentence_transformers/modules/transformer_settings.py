@@ -15,6 +15,7 @@ from mlx_hf_bridge.inference.tokenizer import Tokenizer
 from mlx_hf_bridge.loading.load import LoadedModel
 from mlx_hf_bridge.sentence_transformers.modules.base import SCORES, TOKEN_EMBEDDINGS
 from mlx_hf_bridge.sentence_transformers.modules.query_expansion import QueryExpansion
+from mlx_hf_bridge.sentence_transformers.modules.weights import config_errors
 
 # sentence-transformers' tasks: the head that is loaded, the output that is read, and its name among the features.
 TASKS: dict[str, tuple[str, str, str]] = {
@@ -98,7 +99,10 @@ def read_settings(folder: Path, kind: str, defaults: Mapping[str, Any]) -> Trans
             raise ConfigError(
                 f"{folder} has {key}={value!r}, expected an integer of 1 or more. Take the original file."
             )
-    settings = parse_settings(config, "fill-mask" if kind == "MLMTransformer" else "feature-extraction", str(folder))
+    with config_errors(path):
+        settings = parse_settings(
+            config, "fill-mask" if kind == "MLMTransformer" else "feature-extraction", str(folder)
+        )
     return replace(settings, saved_arguments={key: found[key] for key in _ARGUMENTS if key in found})
 
 
@@ -138,6 +142,7 @@ def parse_settings(config: Mapping[str, Any], default_task: str, where: str) -> 
 
     Raises:
         UnsupportedModelError: If the task or the way that texts are read is not computed here.
+        ConfigError: If processing_kwargs is not a dict of dicts.
     """
     task = config.get("transformer_task", default_task)
     if task not in TASKS:
@@ -152,7 +157,11 @@ def parse_settings(config: Mapping[str, Any], default_task: str, where: str) -> 
             f"{where} reads texts through {'a chat template' if 'message' in modalities else text.get('method')}; "
             "supported is the model's forward on plain texts. Use sentence-transformers on torch for this model."
         )
-    output = text.get("method_output_name") or TASKS[task][1]
+    output, kwargs = text.get("method_output_name") or TASKS[task][1], config.get("processing_kwargs") or {}
+    if not isinstance(kwargs, Mapping) or not all(isinstance(group, Mapping) for group in kwargs.values()):
+        raise ConfigError(
+            f"{where} has processing_kwargs={kwargs!r:.80}, expected options by group and name. Take the original file."
+        )
     return TransformerSettings(
         transformer_task=task,
         module_output_name=config.get("module_output_name") or TASKS[task][2],
@@ -162,7 +171,7 @@ def parse_settings(config: Mapping[str, Any], default_task: str, where: str) -> 
         query_length=config.get("query_length"),
         document_length=config.get("document_length"),
         query_expansion=QueryExpansion.from_dict(config.get("query_expansion")),
-        processing_kwargs=config.get("processing_kwargs") or {},
+        processing_kwargs=kwargs,
     )
 
 

@@ -14,6 +14,7 @@ from mlx_hf_bridge.sentence_transformers.modules.activations import ACTIVATIONS,
 from mlx_hf_bridge.sentence_transformers.modules.base import SENTENCE_EMBEDDING, Features, Module
 from mlx_hf_bridge.sentence_transformers.modules.weights import (
     check_integer,
+    get_feature_name,
     get_tensor,
     read_module_config,
     read_module_weights,
@@ -78,8 +79,8 @@ class Dense(Module):
             ),
             residual=get_tensor(arrays, "residual.weight", shape, folder) if projects else None,
             use_residual=use_residual,
-            module_input_name=config.get("module_input_name", input_name),
-            module_output_name=config.get("module_output_name"),
+            module_input_name=get_feature_name(config, "module_input_name", folder, input_name),
+            module_output_name=get_feature_name(config, "module_output_name", folder),
         )
 
     def __call__(self, features: Features) -> Features:
@@ -154,7 +155,8 @@ class Normalize(Module):
             The module.
         """
         config = read_module_config(folder, optional=True)
-        return cls(config.get("module_input_name", SENTENCE_EMBEDDING), config.get("module_output_name"))
+        source = get_feature_name(config, "module_input_name", folder, SENTENCE_EMBEDDING)
+        return cls(source, get_feature_name(config, "module_output_name", folder))
 
     def __call__(self, features: Features) -> Features:
         if self.module_input_name not in features.arrays:

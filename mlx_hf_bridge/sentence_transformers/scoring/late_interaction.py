@@ -83,7 +83,7 @@ def maxsim_pairwise(
             array.
         b_mask: (N, tokens), which tokens of the documents count; without it all do, except rows of zeros in a padded
             array.
-        chunk_elements: Accepted for sentence-transformers' signature and ignored.
+        chunk_elements: Accepted for sentence-transformers' signature: a pair is computed at a time, within any budget.
         length_normalize: Whether scores are divided by the number of the query's tokens.
         device: Accepted for sentence-transformers' signature and ignored.
 

@@ -66,7 +66,7 @@ def check_similarity_name(name: Any, known: Collection[str]) -> str | None:
     """
     # sentence-transformers' SimilarityFunction is an enum.
     name = getattr(name, "value", name)
-    if name is not None and name not in known:
+    if name is not None and (not isinstance(name, str) or name not in known):
         raise ConfigError(f"similarity_fn_name={name!r} is not supported; use one of {', '.join(known)}.")
     return None if name is None else str(name)
 

@@ -342,9 +342,9 @@ USES: dict[str, tuple[Callable[[Any], Any], str]] = {
         lambda model: model(IDS, encoder_hidden_states=torch.zeros(2, 4, 24)),
         "forward was given encoder_hidden_states",
     ),
-    "a mask for every pair": (
-        lambda model: model(IDS, torch.ones(2, 1, 4, 4).bool()),
-        "MLX does not support the call (attention_mask has the shape (2, 1, 4, 4)",
+    "a mask of no numbers": (
+        lambda model: model(IDS, torch.full((2, 4), torch.nan)),
+        "MLX does not support the call (attention_mask contains NaN",
     ),
     "a gradient of the inputs": (
         lambda model: model(inputs_embeds=torch.zeros(1, 2, 24, requires_grad=True)),

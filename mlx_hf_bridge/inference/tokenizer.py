@@ -22,7 +22,14 @@ Text = str | tuple[str, str]
 
 # transformers writes a huge number for "no limit" (VERY_LARGE_INTEGER).
 NO_LIMIT = 1_000_000
-_TOKEN_TYPE_IDS = "token_type_ids"
+TOKEN_TYPE_IDS = "token_type_ids"
+# transformers has never given this class's models token type ids, although they have a table for them.
+WITHOUT_TOKEN_TYPES = "BigBirdTokenizer"
+# What to say of a tokenizer that keeps them back: transformers 5 does so for ALBERT, RemBERT, Splinter and a few more.
+LOST_TOKEN_TYPES = (
+    "%s tells the texts of a pair apart by token_type_ids, and its tokenizer gives it none, as in transformers 5: both "
+    "are read as one text. If the model was trained with them, %s."
+)
 # An Encoding of tokenizers takes many times the memory of its ids, so texts are encoded some at a time.
 _TEXTS_PER_CALL = 128
 
@@ -76,7 +83,7 @@ class Tokenizer:
         self.truncation_side = config.get("truncation_side") or (self.saved_truncation or {}).get("direction", "right")
         self.pad_token_id = self.special_id("pad_token") or 0  # any id will do, since padding is masked
         # transformers passes token type ids to a model only if its tokenizer lists them.
-        self.returns_token_type_ids = _TOKEN_TYPE_IDS in (config.get("model_input_names") or [_TOKEN_TYPE_IDS])
+        self.returns_token_type_ids = TOKEN_TYPE_IDS in (config.get("model_input_names") or [TOKEN_TYPE_IDS])
 
     @classmethod
     def from_folder(cls, folder: Path, config: dict[str, Any]) -> "Tokenizer":
@@ -219,6 +226,15 @@ class Tokenizer:
         if content is not None and not isinstance(content, str):
             raise ConfigError(f"tokenizer_config.json has {name}={token!r}, expected a text. Take the original file.")
         return self.backend.token_to_id(content) if content else None
+
+    @property
+    def loses_token_type_ids(self) -> bool:
+        """Whether the tokenizer marks the second text of a pair, and the model is not given these token type ids."""
+        if self.returns_token_type_ids or self.config.get("tokenizer_class") == WITHOUT_TOKEN_TYPES:
+            return False
+        with self._lock:
+            self._truncate(None, "longest_first")
+            return max(self.backend.encode("a", "b").type_ids, default=0) > 0
 
     def convert_tokens_to_ids(self, tokens: str | Sequence[str]) -> Any:
         """Return the ids of tokens.

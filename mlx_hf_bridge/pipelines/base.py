@@ -14,17 +14,19 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_hf_bridge.errors import ArgumentTypeError, BridgeError, InputError, UnknownNameError
+from mlx_hf_bridge.inference.tokenizer import LOST_TOKEN_TYPES
 from mlx_hf_bridge.layers.token_batch import TokenBatch
 from mlx_hf_bridge.pipelines.batched_forward import check_lengths, forward_in_batches, to_tokens
 from mlx_hf_bridge.pipelines.host_array import as_host_array
 from mlx_hf_bridge.pipelines.inputs import run_on_inputs
-from mlx_hf_bridge.pipelines.tokenizer import HostTokenizer, tokenizer_lock
+from mlx_hf_bridge.pipelines.tokenizer import HostTokenizer, loses_token_types, tokenizer_lock
 from mlx_hf_bridge.pretrained.model import MLXPreTrainedModel
 
 logger = logging.getLogger(__name__)
 
 Chunk = dict[str, Any]
 
+_TYPED_TOKENIZER = "pass a tokenizer loaded with model_input_names=['input_ids', 'token_type_ids', 'attention_mask']"
 BATCH_SIZE = 32
 # A stream is read at most this many token sequences ahead, so that it can be infinite and still be sorted by length.
 STREAM_SEQUENCES = 256
@@ -72,6 +74,7 @@ class Pipeline:
         self._batch_size = check_batch_size(batch_size, BATCH_SIZE)
         self._show_progress = show_progress
         self._warned_of_truncation = False
+        self._warned_of_token_types = False
         self._preprocess_params, self._postprocess_params = self._split_options(options)
 
     def __call__(
@@ -194,7 +197,7 @@ class Pipeline:
             return [self._postprocess_text(output, postprocess_params) for output in outputs]
 
     def _model_outputs(self, chunks: Sequence[Chunk], batch_size: int) -> list[np.ndarray]:
-        names = self.tokenizer.model_input_names
+        names = self._input_names()
         sequences = [to_tokens(chunk, names, not self.outputs_at_padding) for chunk in chunks]
         check_lengths(self.model.loaded, sequences, self.length_remedy)
         pad_token_id = self.tokenizer.pad_token_id or 0
@@ -202,6 +205,14 @@ class Pipeline:
             self.model.loaded, sequences, self._call_model, pad_token_id, batch_size, self._show_progress
         )
         return [self._unpad(output, len(tokens)) for output, tokens in zip(outputs, sequences, strict=True)]
+
+    def _input_names(self) -> list[str]:
+        """Return the names of the tokenizer's outputs that the model gets; warns once of token types that are not."""
+        if not self._warned_of_token_types and self.tokenizer.marked:
+            self._warned_of_token_types = True
+            if loses_token_types(self.tokenizer, self.model.loaded):
+                logger.warning(LOST_TOKEN_TYPES, self.model.name_or_path, _TYPED_TOKENIZER)
+        return list(self.tokenizer.model_input_names)
 
     def _sanitize_parameters(self, **options: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         """Return the arguments of preprocess, of forward (empty here) and of postprocess, as in transformers."""

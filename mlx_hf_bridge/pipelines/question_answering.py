@@ -11,10 +11,12 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_hf_bridge.errors import ArgumentTypeError, InputError, UnknownNameError
+from mlx_hf_bridge.inference.tokenizer import TOKEN_TYPE_IDS
 from mlx_hf_bridge.layers.token_batch import TokenBatch
 from mlx_hf_bridge.pipelines.answer_spans import best_spans
 from mlx_hf_bridge.pipelines.base import Chunk, ChunkPipeline, PerTokenMixin
 from mlx_hf_bridge.pipelines.host_array import as_host_array
+from mlx_hf_bridge.pipelines.tokenizer import loses_token_types
 
 Answer = dict[str, Any]
 
@@ -118,6 +120,11 @@ class QuestionAnsweringPipeline(PerTokenMixin, ChunkPipeline):
         if encodings is None:
             raise InputError("the tokenizer is written in Python and gives no character offsets. Use a fast tokenizer.")
         return [self._window(example, encoding, int(question_first)) for encoding in encodings]
+
+    def _input_names(self) -> list[str]:
+        """Return the inputs of transformers 4.57, which gave token type ids to more models than transformers 5."""
+        added = [TOKEN_TYPE_IDS] if loses_token_types(self.tokenizer, self.model.loaded) else []
+        return [*self.tokenizer.model_input_names, *added]
 
     def postprocess(
         self,

@@ -4,11 +4,12 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from mlx_hf_bridge.checkpoints.checkpoint import CONFIG_FILE, Checkpoint, read_json
+from mlx_hf_bridge.checkpoints.checkpoint import CONFIG_FILE, METADATA_FILE, Checkpoint, read_json
 from mlx_hf_bridge.checkpoints.sources import HubOptions, locate
+from mlx_hf_bridge.conversion.tokenizer_class import tokenizer_config
 from mlx_hf_bridge.conversion.tokenizer_files import build_tokenizer, import_transformers
 from mlx_hf_bridge.errors import ArgumentTypeError
-from mlx_hf_bridge.inference.tokenizer import NO_LIMIT
+from mlx_hf_bridge.inference.tokenizer import NO_LIMIT, TOKEN_TYPE_IDS, WITHOUT_TOKEN_TYPES
 from mlx_hf_bridge.loading.load import LoadedModel
 from mlx_hf_bridge.pipelines.host_array import as_host_array
 
@@ -47,6 +48,29 @@ def load_tokenizer(given: Any, loaded: LoadedModel, options: HubOptions) -> Any:
     return given
 
 
+def loses_token_types(tokenizer: Any, loaded: LoadedModel) -> bool:
+    """Return whether a model has token types that transformers 4.57 gave it, and transformers 5 does not.
+
+    Args:
+        tokenizer: The tokenizer of transformers, or a HostTokenizer of it.
+        loaded: The model.
+
+    Returns:
+        False for a tokenizer that gives them, and for one whose own files say that it gives none.
+    """
+    if TOKEN_TYPE_IDS in tokenizer.model_input_names or tokenizer.__class__.__name__ == WITHOUT_TOKEN_TYPES:
+        return False
+    if loaded.config.type_vocab_size < 2 or not loaded.family.uses_token_type_ids:
+        return False
+    place = Path(tokenizer.name_or_path or "")
+    folder = loaded.source.folder if place == loaded.folder else place
+    # A converted folder always lists the inputs, and they are those of the class.
+    if (folder / METADATA_FILE).is_file():
+        return True
+    chosen = tokenizer_config(folder) if folder.is_dir() else tokenizer.init_kwargs
+    return chosen.get("model_input_names") is None
+
+
 class HostTokenizer:
     """A tokenizer of transformers that returns HostArrays where torch tensors are asked for.
 
@@ -60,7 +84,7 @@ class HostTokenizer:
 
     def __init__(self, tokenizer: Any, max_length: int) -> None:
         # Not plain assignments: __setattr__ writes to the wrapped tokenizer.
-        vars(self).update(tokenizer=tokenizer, max_length=max_length, truncated=0)
+        vars(self).update(tokenizer=tokenizer, max_length=max_length, truncated=0, marked=False)
 
     def __call__(self, *texts: Any, return_tensors: str | None = None, **options: Any) -> Any:
         """Tokenize texts as the wrapped tokenizer does.
@@ -81,10 +105,17 @@ class HostTokenizer:
         encoding = own["tokenizer"](*texts, return_tensors=return_tensors and "np", **options)
         if truncates and not options.get("return_overflowing_tokens"):
             own["truncated"] += sum(bool(one.overflowing) for one in encoding.encodings or ())
+        # Within one call all are texts, or all are pairs.
+        own["marked"] |= any(any(one.type_ids) for one in (encoding.encodings or ())[:1])
         if return_tensors:
             # In place, since BatchEncoding also carries the encodings with their offsets.
             encoding.data = {name: as_host_array(array) for name, array in encoding.data.items()}
         return encoding
+
+    @property
+    def marked(self) -> bool:
+        """Whether a call has marked tokens by type ids other than 0, given to the model or not."""
+        return bool(vars(self)["marked"])
 
     def pop_truncated_count(self) -> int:
         """Return how many texts were truncated since the last call of this method.

@@ -17,7 +17,7 @@ from mlx_hf_bridge.architecture.config import NO_POSITIONS
 from mlx_hf_bridge.errors import InputError, UnsupportedModelError
 from mlx_hf_bridge.inference.batching import pad_tokens, report_truncation
 from mlx_hf_bridge.inference.model import EncoderOutput
-from mlx_hf_bridge.inference.tokenizer import Text, Tokenizer, Tokens
+from mlx_hf_bridge.inference.tokenizer import LOST_TOKEN_TYPES, Text, Tokenizer, Tokens
 from mlx_hf_bridge.layers.token_batch import TokenBatch
 from mlx_hf_bridge.loading.load import LoadedModel, load
 from mlx_hf_bridge.pretrained.model import MLXPreTrainedModel, create_model
@@ -60,6 +60,7 @@ class Transformer(InputModule):
         self._output = settings.output
         self._overlong = overlong
         self._warned_truncation = False
+        self._warned_token_types = loaded.config.type_vocab_size < 2 or not loaded.family.uses_token_type_ids
         config = loaded.config
         # As in sentence-transformers, the trained length bounds the tokenizer's limit but not one that was set.
         length = settings.max_seq_length or min(
@@ -139,6 +140,8 @@ class Transformer(InputModule):
         tokens = self.tokenizer.encode(
             add_prompt(texts, options.prompt), tokenizing.max_length, tokenizing.strategy, tokenizing.add_special_tokens
         )
+        if not self._warned_token_types and any(not isinstance(text, str) for text in texts):
+            self._warn_of_lost_token_types()
         most = tokenizing.max_length or self.max_seq_length
         # Warned once for each model, since every batch could have long texts.
         self._warned_truncation = report_truncation(
@@ -148,6 +151,12 @@ class Transformer(InputModule):
             return tokens
         token_id = expansion.token_id(self.tokenizer)
         return [expand_query(one, expansion.length, token_id) for one in tokens]
+
+    def _warn_of_lost_token_types(self) -> None:
+        self._warned_token_types = True
+        if self.tokenizer.loses_token_type_ids:
+            remedy = "set model.tokenizer.returns_token_type_ids = True"
+            logger.warning(LOST_TOKEN_TYPES, self.loaded.source.name, remedy)
 
     def features(self, tokens: list[Tokens], options: EncodeOptions) -> Features:
         """Pad the tokens of one batch and pack them into features.

@@ -717,6 +717,10 @@ FAMILIES = [
 FAMILIES = [row for row in FAMILIES if row.config is not None]
 
 
+# One config of each family, for what does not depend on a family's options.
+FIRST_ROWS = list({row.model_type: row for row in reversed(FAMILIES)}.values())[::-1]
+
+
 def row_name(row: Row) -> str:
     """Return a test id: the model_type and the index of the row in FAMILIES."""
     return f"{row.model_type}-{FAMILIES.index(row)}"

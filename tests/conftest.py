@@ -17,7 +17,8 @@ import transformers
 
 import mlx_hf_bridge  # noqa: F401  must come before anything that imports mlx
 from mlx_hf_bridge.conversion import calibrated
-from mlx_hf_bridge.quantization import curvature
+from mlx_hf_bridge.quantization import curvature, recipes
+from mlx_hf_bridge.quantization.methods import bundled_texts
 
 transformers.utils.logging.disable_progress_bar()
 # Handing a tiny model's matmuls to a second thread takes longer than computing them, especially when xdist workers
@@ -28,11 +29,22 @@ pytest.register_assert_rewrite("st_checkpoints", "three_pipelines", "weight_file
 _NUMBERS = itertools.count()
 
 
+def selects_a_part(config: pytest.Config) -> bool:
+    """Return whether files or -k were given."""
+    return config.args_source is not pytest.Config.ArgsSource.TESTPATHS or bool(config.option.keyword)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Run the slow tests of a part too: only the whole suite leaves them to a run of their own."""
+    if selects_a_part(config) and config.option.markexpr == "not integrations and not slow":
+        config.option.markexpr = "not integrations"
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
-    """Use no workers when files or -k are given: a few tests finish sooner than workers start."""
-    everything = config.args_source is pytest.Config.ArgsSource.TESTPATHS and not config.option.keyword
-    return None if everything else 0
+    """Use no workers for a part: a few tests finish sooner than workers start."""
+    return 0 if selects_a_part(config) else None
 
 
 @pytest.fixture(autouse=True)
@@ -48,6 +60,8 @@ def short_calibration(monkeypatch: pytest.MonkeyPatch) -> None:
     """Calibrate tiny random models with fewer gradient samples and texts, in a tenth of the time."""
     monkeypatch.setattr(curvature, "GRADIENT_SAMPLES", 8)
     monkeypatch.setattr(calibrated, "_VARIATIONS", 0)
+    monkeypatch.setattr(calibrated, "_RANDOM_TEXTS", 40)
+    monkeypatch.setattr(recipes, "bundled_texts", lambda: bundled_texts()[:40])
 
 
 @pytest.fixture(scope="session")

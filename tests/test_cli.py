@@ -214,6 +214,7 @@ def test_labels_without_a_label_are_an_error(classifier: str, capsys: Capture) -
         assert "expected labels separated by commas" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_demo_searches_with_the_real_model_and_needs_no_torch(bridge_cache: Path) -> None:
     code = (
         "import sys; sys.modules['torch'] = None; sys.modules['sentence_transformers'] = None\n"

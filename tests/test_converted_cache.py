@@ -17,6 +17,7 @@ import torch
 import transformers
 from checkpoints import (
     FAMILIES,
+    FIRST_ROWS,
     Row,
     make_checkpoint,
     make_model,
@@ -375,6 +376,7 @@ print(json.dumps(model([[5, 6, 7]]).last_hidden_state.tolist()))
 """
 
 
+@pytest.mark.slow
 def test_processes_that_convert_at_once_make_one_conversion(tmp_path: Path, bridge_cache: Path) -> None:
     make_checkpoint(tmp_path)
     processes = [python(LOAD_AND_COUNT, tmp_path, tmp_path / "count") for _ in range(4)]
@@ -498,7 +500,7 @@ def test_a_saved_model_loads_back_without_its_source_and_cache(recipe: str | Non
     assert transformers.AutoTokenizer.from_pretrained(tmp_path / "saved")("the cat").input_ids[0] == 2
 
 
-@pytest.mark.parametrize("row", FAMILIES, ids=row_name)
+@pytest.mark.parametrize("row", FIRST_ROWS, ids=row_name)
 def test_an_unquantised_save_loads_in_transformers_with_equal_outputs(row: Row, tmp_path: Path) -> None:
     save_model(tmp_path / "source", row, plainest_head(row)[0])
     inputs = ragged_inputs(row)

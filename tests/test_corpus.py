@@ -246,6 +246,7 @@ MLXSentenceTransformer(sys.argv[1]).encode_to_file(slowly(), sys.argv[2], chunk_
 """
 
 
+@pytest.mark.slow
 def test_a_killed_process_leaves_what_another_one_finishes(folder: Path, tmp_path: Path) -> None:
     path = tmp_path / "vectors.npy"
     command = [sys.executable, "-c", KILLED, str(folder), str(path)]
@@ -271,6 +272,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="no getrusage")
 def test_memory_does_not_grow_with_the_corpus(folder: Path, tmp_path: Path) -> None:
     few, many = (int(run_python(PEAK, folder, tmp_path / "v.npy", count)) for count in (500, 8_000))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from checkpoints import FAMILIES, Row, heads_of, make_checkpoint, row_name
+from checkpoints import FAMILIES, FIRST_ROWS, Row, heads_of, make_checkpoint, row_name
 from sentence_transformers import CrossEncoder
 from sentence_transformers.base.modules import Dense
 from sentence_transformers.cross_encoder.modules import LogitScore
@@ -21,7 +21,7 @@ from mlx_hf_bridge.errors import ConfigError, InputError, UnsupportedModelError,
 
 CLASSIFIERS = [
     row
-    for row in FAMILIES
+    for row in FIRST_ROWS
     if "ForSequenceClassification" in heads_of(row)
     and type(row.config) in transformers.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
     and not row.length_dependent

@@ -10,6 +10,7 @@ import transformers
 from checkpoints import FAMILIES, make_wordpiece
 from three_pipelines import ROWS, make_for
 
+pytestmark = pytest.mark.slow
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 

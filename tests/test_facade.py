@@ -452,6 +452,7 @@ def answer_of(model: Any) -> np.ndarray:
         return np.asarray(model(IDS, MASK)[0])
 
 
+@pytest.mark.slow
 def test_copies_pickles_and_spawned_workers_answer_the_same(tmp_path: Path) -> None:
     bridged, torch_model, behind = pair(tmp_path)
     bridged.half().requires_grad_(False)

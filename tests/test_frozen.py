@@ -3,11 +3,13 @@
 import zipfile
 from pathlib import Path
 
+import pytest
 from checkpoints import make_checkpoint
 from subprocesses import run_python
 
 import mlx_hf_bridge
 
+pytestmark = pytest.mark.slow
 PACKAGE = Path(mlx_hf_bridge.__file__).parent
 # Only the metadata of this package is hidden: httpx and other libraries look up their own.
 PROGRAM = """

@@ -27,6 +27,7 @@ print((Path(model.folder) / "model.safetensors").stat().st_size, mx.get_active_m
 LARGEST = 30_522 * 384 * 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["q8", "q4"])
 def test_conversion_and_loading_hold_the_result_and_two_tensors_at_most(recipe: str, tmp_path: Path) -> None:
     for _ in ("converted", "loaded"):

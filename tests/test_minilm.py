@@ -30,14 +30,13 @@ SENTENCES = [
 ]
 
 
-@pytest.mark.slow
-def test_hundreds_of_mixed_texts_agree_in_any_order_and_batch_size(minilm: Path) -> None:
+def test_mixed_texts_agree_in_any_order_and_batch_size(minilm: Path) -> None:
     """`python -m benchmarks.agreement` compares a thousand texts."""
-    texts = mixed_texts(300, seed=1)
+    texts = mixed_texts(60, seed=1)
     expected = SentenceTransformer(str(minilm), device="cpu").encode(texts)
     mlx_model = MLXSentenceTransformer(minilm)
     np.testing.assert_allclose(mlx_model.encode(texts), expected, rtol=0, atol=ABSOLUTE)
-    order = random.Random(2).sample(range(len(texts)), 100)
+    order = random.Random(2).sample(range(len(texts)), 40)
     shuffled = mlx_model.encode([texts[index] for index in order], batch_size=3)
     np.testing.assert_allclose(shuffled, expected[order], rtol=0, atol=ABSOLUTE)
 
@@ -53,12 +52,13 @@ def test_packed_models_keep_their_vectors_and_shrink(minilm: Path, recipe: str, 
     assert folder <= ratio * (minilm / "model.safetensors").stat().st_size
 
 
+@pytest.mark.slow
 def test_processes_with_encoding_threads_exit_with_code_0(minilm: Path) -> None:
     runs = [
         subprocess.run([sys.executable, "-c", CODE, str(minilm), "40"], capture_output=True, text=True, timeout=300)
-        for _ in range(4)
+        for _ in range(2)
     ]
-    assert [run.returncode for run in runs] == [0] * 4, runs[0].stderr
+    assert [run.returncode for run in runs] == [0, 0], runs[0].stderr
     assert len({run.stdout for run in runs}) == 1
 
 

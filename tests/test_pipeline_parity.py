@@ -87,6 +87,8 @@ with open(sys.argv[3], "wb") as file:
 """
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("three", ["bert", "roberta"], indirect=True)
 def test_the_same_calls_without_torch_give_the_same_answers(three: ThreePipelines, tmp_path: Path) -> None:
     """With `installed`, torch is available but never imported; with `blocked`, importing it raises."""
     torch = "installed" if three.family == "bert" else "blocked"

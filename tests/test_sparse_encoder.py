@@ -9,7 +9,7 @@ import pytest
 import scipy.sparse
 import torch
 import transformers
-from checkpoints import FAMILIES, Row, heads_of, make_checkpoint, row_name
+from checkpoints import FIRST_ROWS, Row, heads_of, make_checkpoint, row_name
 from sentence_transformers import SparseEncoder
 from sentence_transformers.base.modules import Router
 from sentence_transformers.sentence_transformer.modules import Pooling
@@ -22,7 +22,7 @@ from mlx_hf_bridge.errors import ArgumentTypeError, ConfigError, InputError, Uns
 
 MASKED = [
     row
-    for row in FAMILIES
+    for row in FIRST_ROWS
     if "ForMaskedLM" in heads_of(row)
     and type(row.config) in transformers.MODEL_FOR_MASKED_LM_MAPPING
     and not row.length_dependent

@@ -314,8 +314,7 @@ print(sys.modules.get("torch"))
 """
 
 
-@pytest.mark.parametrize("torch", ["installed", "blocked"])
-@pytest.mark.parametrize("weights", ["safetensors", "bin"])
+@pytest.mark.parametrize(("torch", "weights"), [("installed", "safetensors"), ("blocked", "bin")])
 def test_converting_and_running_needs_and_imports_no_torch(torch: str, weights: str, tmp_path: Path) -> None:
     torch_model = make_checkpoint(tmp_path)
     if weights == "bin":

@@ -290,6 +290,7 @@ print(isinstance(pipe, transformers.TokenClassificationPipeline), isinstance(pip
 """
 
 
+@pytest.mark.slow
 def test_isinstance_holds_where_transformers_comes_later(three: ThreePipelines) -> None:
     assert run_python(KINSHIP, three.folders[NER]) == "True True\nTrue False"
 

@@ -103,7 +103,9 @@ def primitives(model: Any, batch: TokenBatch, folder: Path) -> int:
     return sum(name not in VIEWS for name in names)
 
 
-@pytest.mark.parametrize("model_type", ["bert", "mpnet", "t5", "modernbert"])
+@pytest.mark.parametrize(
+    "model_type", ["bert", *(pytest.param(name, marks=pytest.mark.slow) for name in ("mpnet", "t5", "modernbert"))]
+)
 def test_a_trace_takes_few_more_operations_than_the_native_model(
     model_type: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -317,10 +319,13 @@ SAMPLE = (
     "m2m_100:encoder", "nystromformer", "layoutlmv3:text", "longt5:local", "t5gemma2:text_encoder", "clip_text_model",
     "aimv2:text", "groupvit:text", "videoprism:text", "clvp:encoder", "ultrabert",
 )  # fmt: skip
+# Those that run with every other test; each trace takes seconds.
+QUICK = ("albert", "xlnet", "tapas", "luke:entities")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", SAMPLE)
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in SAMPLE]
+)
 def test_a_variant_answers_as_transformers_at_other_shapes(name: str) -> None:
     variant = next(variant for variant in VARIANTS if variant.name == name)
     found = run_variant(variant)

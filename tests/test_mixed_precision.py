@@ -53,6 +53,7 @@ def test_a_front_is_convex_and_falls() -> None:
     assert [(one.bytes, one.error) for one in convex_front(points)] == [(10, 9), (30, 1), (50, 0)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", [{"bits_per_weight": 4.5}, {"target_size_mb": 0.06}], ids=str)
 def test_a_target_is_met_in_bytes_and_beats_plain_rounding_of_that_size(
     target: dict[str, float], bert: Path, tmp_path: Path

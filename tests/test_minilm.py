@@ -63,7 +63,7 @@ def test_processes_with_encoding_threads_exit_with_code_0(minilm: Path) -> None:
 
 
 def test_the_batches_that_rivals_are_timed_with_give_the_vectors_of_sentence_transformers(minilm: Path) -> None:
-    texts = mixed_texts(40, seed=3)
+    texts = mixed_texts(16, seed=3)
     forward = transformers.AutoModel.from_pretrained(minilm).eval()
 
     def embed(inputs: Inputs) -> np.ndarray:

@@ -23,7 +23,6 @@ SENTENCES = [
     "Oil prices fell for the third day in a row, and analysts expect them to fall further before the year is over.",
     "How do I reset a forgotten password?",
     "naïve café, Zürich 東京 🙂",
-    "word " * 400,
 ]
 ARGUMENTS: list[dict[str, Any]] = [
     {},
@@ -52,6 +51,7 @@ ARGUMENTS: list[dict[str, Any]] = [
 ]
 INPUTS: dict[str, Any] = {
     "list": SENTENCES,
+    "truncated": ["word " * 400],
     "single": SENTENCES[0],
     "tuple": tuple(SENTENCES[:3]),
     "array": np.array(SENTENCES[:4]),

@@ -98,6 +98,7 @@ def test_a_plan_is_used_again(bert: Path, tmp_path: Path) -> None:
         recipe_from(str(tmp_path / "no.json"))
 
 
+@pytest.mark.slow
 def test_a_target_that_cannot_be_met_names_the_smallest_size(bert: Path, tmp_path: Path) -> None:
     with pytest.raises(SizeTargetError, match=r"target_size_mb=0.01 cannot be met.* smallest possible is 0\.\d+ MB"):
         convert(bert, tmp_path / "out", quantization_config={"target_size_mb": 0.01}, show_progress=False)

@@ -128,6 +128,7 @@ def hidden_of(model: Any) -> np.ndarray:
     return np.asarray(model(np.array([[1, 7, 8, 2]])).last_hidden_state)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pooler", [True, False])
 def test_copies_and_other_processes_have_the_same_model(pooler: bool, tmp_path: Path) -> None:
     make_checkpoint(tmp_path)

@@ -16,9 +16,9 @@ from functools import partial
 
 import mlx.core as mx
 
+from mlx_hf_bridge.layers.activations import cpu_gelu
 from mlx_hf_bridge.layers.attention import cpu_attention
 from mlx_hf_bridge.layers.fast_math import LOG2_E, exp2_nonpositive, sigmoid, tanh
-from mlx_hf_bridge.layers.feed_forward import cpu_gelu
 
 ROUNDS = 15
 PAIRS: dict[str, tuple[Callable[[mx.array], mx.array], Callable[[mx.array], mx.array]]] = {

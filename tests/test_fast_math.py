@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from mlx_hf_bridge.layers import attention
+from mlx_hf_bridge.layers.activations import cpu_gelu
 from mlx_hf_bridge.layers.attention import cpu_attention
 from mlx_hf_bridge.layers.fast_math import exp2, exp2_nonpositive, sigmoid, tanh
-from mlx_hf_bridge.layers.feed_forward import cpu_gelu
 
 # The approximations have errors below 5e-7 in float32; in half precision the rounding of the result dominates.
 ROUNDING = {mx.float32: 1e-6, mx.float16: 4e-3, mx.bfloat16: 3e-2}

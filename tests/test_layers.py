@@ -12,9 +12,10 @@ from mlx.utils import tree_map
 from transformers.activations import ACT2FN
 
 from mlx_hf_bridge.inference.model import Model
+from mlx_hf_bridge.layers.activations import ACTIVATIONS, gelu
 from mlx_hf_bridge.layers.attention import Attention
 from mlx_hf_bridge.layers.encoder import Encoder, OutputRecorder, PostNormLayer
-from mlx_hf_bridge.layers.feed_forward import ACTIVATIONS, FeedForward, gelu
+from mlx_hf_bridge.layers.feed_forward import FeedForward
 from mlx_hf_bridge.layers.heads import FirstTokenClassifier, PooledClassifier, Pooler, TokenClassifier
 from mlx_hf_bridge.layers.norm import LayerNorm
 from mlx_hf_bridge.layers.token_batch import TokenBatch
@@ -29,6 +30,10 @@ def test_each_activation_is_that_of_transformers(name: str) -> None:
     """transformers' "gelu" is the erf form; MLX's approx="precise" is the tanh form, which differs by up to 5e-4."""
     expected = ACT2FN[name](torch.tensor(GRID)).numpy()
     np.testing.assert_allclose(np.array(ACTIVATIONS[name](mx.array(GRID))), expected, rtol=0, atol=ABSOLUTE)
+
+
+def test_every_activation_of_transformers_without_weights_of_its_own_is_here() -> None:
+    assert set(ACT2FN) - {"prelu", "xielu"} == set(ACTIVATIONS)
 
 
 @pytest.mark.parametrize("dtype", [mx.float16, mx.bfloat16])

@@ -12,7 +12,7 @@ from subprocesses import run_python
 
 from benchmarks.models import minilm_folder
 from mlx_hf_bridge import MLXAutoModel
-from mlx_hf_bridge.layers import attention, feed_forward, norm
+from mlx_hf_bridge.layers import activations, attention, norm
 from mlx_hf_bridge.layers.token_batch import TokenBatch
 
 MEASURED = """
@@ -55,8 +55,8 @@ def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mx.fast, "rms_norm", lambda x, *rest: mx.abs(x))
     monkeypatch.setattr(mx.fast, "rope", lambda x, *rest, **options: mx.abs(x))
     monkeypatch.setattr(mx.fast, "scaled_dot_product_attention", lambda q, k, v, **options: mx.where(q, k, v))
-    for name in feed_forward.ACTIVATIONS:
-        monkeypatch.setitem(feed_forward.ACTIVATIONS, name, mx.abs)
+    for name in activations.ACTIVATIONS:
+        monkeypatch.setitem(activations.ACTIVATIONS, name, mx.abs)
 
 
 @pytest.mark.parametrize("model_type", KERNELS)

@@ -6,22 +6,21 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
+from mlx_hf_bridge.architecture.config_checks import DEFAULT_LABELS, check_types, with_labels
+from mlx_hf_bridge.architecture.config_defaults import default_values
 from mlx_hf_bridge.errors import ConfigError
-from mlx_hf_bridge.layers.feed_forward import activation_for
+from mlx_hf_bridge.layers.activations import activation_for
 
 # The length limit of models without a position embedding table, so that only the tokenizer's limit applies.
 NO_POSITIONS = 2**31 - 1
-# transformers' two default labels (PreTrainedConfig.num_labels); save_pretrained leaves them out of config.json.
-_DEFAULT_LABELS = {0: "LABEL_0", 1: "LABEL_1"}
-# Fields for which 0 is a value and not a mistake; all other integers are 1 or more.
-_MAY_BE_ZERO = ("num_hidden_layers", "type_vocab_size", "pad_token_id")
 
 
 @dataclass(frozen=True)
 class EncoderConfig:
     """The values of config.json that a model is built from, under transformers' names.
 
-    A field without a default must be in the file. A subclass adds the keys of its model type; a field with `init=False`
+    Keys that the file lacks have transformers' defaults of the model type (`default_values`), or else the field's; a
+    field that has neither must be in the file. A subclass adds the keys of its model type; a field with `init=False`
     has one value whatever the file says (DistilBERT: `type_vocab_size` 0).
 
     Attributes:
@@ -60,7 +59,7 @@ class EncoderConfig:
     pad_token_id: int | None = 0
     type_vocab_size: int = 2
     tie_word_embeddings: bool = True
-    id2label: Mapping[int, str] = field(default_factory=lambda: dict(_DEFAULT_LABELS))
+    id2label: Mapping[int, str] = field(default_factory=lambda: dict(DEFAULT_LABELS))
     label2id: Mapping[str, int] = field(default_factory=dict)
     problem_type: str | None = None
     head_dim: int | None = None
@@ -94,21 +93,24 @@ class EncoderConfig:
                     f"config.json has {key}={raw[key]!r}, which {raw.get('model_type')!r} does not support here; "
                     "the outputs would differ from the original model's. Use a checkpoint without it."
                 )
-        values = {}
+        values, defaults = {}, default_values(str(raw.get("model_type")))
         for spec in fields(cls):
             key = cls.attribute_map.get(spec.name, spec.name)
             if not spec.init:
                 continue
             # transformers writes null for keys that were never set; that means the default.
-            if key in raw and not (raw[key] is None and spec.default is not MISSING):
+            has_default = spec.default is not MISSING or spec.default_factory is not MISSING
+            if key in raw and not (raw[key] is None and has_default):
                 values[spec.name] = raw[key]
-            elif spec.default is MISSING and spec.default_factory is MISSING:
+            elif key not in raw and spec.name in defaults:
+                values[spec.name] = defaults[spec.name]
+            elif not has_default:
                 raise ConfigError(
                     f"config.json has no {key!r}, which model_type {raw.get('model_type')!r} needs. "
                     "Take the file of the original checkpoint."
                 )
-        _check_types(cls, values)
-        return cls(**_labels(values, raw))
+        check_types(cls, values)
+        return cls(**with_labels(values, raw))
 
     def __post_init__(self) -> None:
         if self.head_dim is None and self.hidden_size % self.num_attention_heads:
@@ -239,46 +241,3 @@ class OffsetPositionsConfig(EncoderConfig):
         if not self.has_position_table:
             return 0
         return self.padding_idx + int((ids != self.padding_idx).sum(axis=1).max())
-
-
-def _check_types(cls: type[EncoderConfig], values: Mapping[str, Any]) -> None:
-    """Raise ConfigError for an int or float field whose value has another type or is too small."""
-    for spec in fields(cls):
-        if spec.name not in values:
-            continue
-        value = values[spec.name]
-        minimum = cls.minimum_values.get(spec.name, 0 if spec.name in _MAY_BE_ZERO else 1)
-        # type() and not isinstance, because bool is a subclass of int: true is no number of layers.
-        wrong_int = spec.type in (int, int | None) and (type(value) is not int or value < minimum)
-        wrong_float = spec.type is float and type(value) not in (int, float)
-        if wrong_int or wrong_float:
-            key = cls.attribute_map.get(spec.name, spec.name)
-            kind = "a number" if wrong_float else f"an integer of {minimum} or more"
-            raise ConfigError(f"config.json has {key}={value!r}, expected {kind}. Take the original file.")
-
-
-def _labels(values: dict[str, Any], raw: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `values` with integer keys in id2label, label2id filled in, and `num_labels` of old files honored."""
-    if "id2label" in values:
-        values["id2label"] = _with_integer_keys(values["id2label"])
-    elif (count := raw.get("num_labels", raw.get("_num_labels"))) is not None:
-        if type(count) is not int or count < 1:
-            raise ConfigError(f"config.json has num_labels={count!r}, expected an integer of 1 or more.")
-        values["id2label"] = {number: f"LABEL_{number}" for number in range(count)}
-    labels = values.get("id2label", _DEFAULT_LABELS)
-    if not isinstance(values.setdefault("label2id", {}), Mapping):
-        raise ConfigError(f"config.json has label2id={values['label2id']!r}, expected a mapping of labels to ids.")
-    # save_pretrained leaves out label2id together with the default labels.
-    values["label2id"] = values["label2id"] or {label: number for number, label in labels.items()}
-    return values
-
-
-def _with_integer_keys(labels: Any) -> dict[int, str]:
-    try:
-        numbered = {int(number): str(label) for number, label in labels.items()}
-    except (AttributeError, ValueError) as error:
-        raise ConfigError(f"config.json has id2label={labels!r}, expected a mapping of ids to labels.") from error
-    # Logits are indexed by these ids, so none may be missing.
-    if sorted(numbered) != list(range(len(numbered))):
-        raise ConfigError(f"config.json has id2label with ids {sorted(numbered)}, expected 0 to {len(numbered) - 1}.")
-    return numbered

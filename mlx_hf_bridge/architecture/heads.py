@@ -8,7 +8,7 @@ from typing import Any
 
 from mlx_hf_bridge.architecture.config import EncoderConfig
 from mlx_hf_bridge.architecture.family import Head
-from mlx_hf_bridge.layers.feed_forward import Activation, activation_for
+from mlx_hf_bridge.layers.activations import Activation, activation_for
 from mlx_hf_bridge.layers.heads import (
     FirstTokenClassifier,
     MaskedLMHead,

@@ -10,7 +10,8 @@ import mlx.nn as nn
 
 from mlx_hf_bridge.architecture.rope import RotaryConfig
 from mlx_hf_bridge.errors import ConfigError
-from mlx_hf_bridge.layers.feed_forward import GatedFeedForward, activation_for
+from mlx_hf_bridge.layers.activations import activation_for
+from mlx_hf_bridge.layers.feed_forward import GatedFeedForward
 from mlx_hf_bridge.layers.norm import RMSNorm
 from mlx_hf_bridge.layers.pre_norm import PreNormLayer
 from mlx_hf_bridge.layers.rotary_attention import RotaryAttention

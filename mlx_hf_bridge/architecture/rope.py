@@ -3,6 +3,7 @@
 Only the default rope type (no scaling, all of each head rotated) is implemented.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -33,8 +34,26 @@ def rope_theta_from(parameters: Mapping[str, Any] | None, default: float) -> flo
             f"config.json has rope_type={kind!r} and partial_rotary_factor={part!r}; supported are 'default' and "
             "1. Use transformers on torch for this model."
         )
-    theta = given.get("rope_theta") or default
-    return float(theta)
+    theta = float(given.get("rope_theta") or default)
+    if not 0 < theta < math.inf:
+        raise ConfigError(f"config.json has rope_theta={theta}, expected a number above 0. Take the original file.")
+    return theta
+
+
+def check_head_width(width: int) -> None:
+    """Check that the heads of a model with rotary positions can be rotated.
+
+    Args:
+        width: Width of an attention head.
+
+    Raises:
+        ConfigError: If it is odd, since pairs of coordinates are rotated.
+    """
+    if width % 2:
+        raise ConfigError(
+            f"config.json gives attention heads of width {width}, expected an even number (head_dim, or hidden_size / "
+            "num_attention_heads): rotary positions rotate pairs. Take the file of the original checkpoint."
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +80,9 @@ class RotaryConfig(EncoderConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        # Raises for values that cannot be computed with.
         assert self.theta > 0
+        check_head_width(self.attention_head_dim)
 
     @property
     def theta(self) -> float:

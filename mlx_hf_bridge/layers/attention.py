@@ -80,7 +80,13 @@ class Attention(nn.Module):
 
 
 def attend(
-    queries: mx.array, keys: mx.array, values: mx.array, scale: float, mask: mx.array | None, bias: mx.array | None
+    queries: mx.array,
+    keys: mx.array,
+    values: mx.array,
+    scale: float,
+    mask: mx.array | None,
+    bias: mx.array | None,
+    all_see: bool = False,
 ) -> mx.array:
     """Compute scaled dot-product attention by whichever implementation is faster on this device.
 
@@ -92,6 +98,7 @@ def attend(
         mask: True for visible keys, (1 or B, 1 or H, 1 or L, L), or None. One row for all queries must see a key. A
             mask of floats is added to the scores; a query from which -inf hides all keys gets zeros.
         bias: Added to the scores, (1 or B, 1 or H, L, L), or None.
+        all_see: Whether every query is known to see a key, which saves work.
 
     Returns:
         The attention output, (B, H, L, K); 0 for a query that sees no key, as in torch's scaled_dot_product_attention.
@@ -100,7 +107,8 @@ def attend(
         shared = queries.shape[1] // keys.shape[1]
         keys, values = (mx.repeat(part, shared, axis=1) for part in (keys, values))
         return attend_with_weights(queries, keys, values, scale, mask, bias)[0]
-    if mask is None or mask.shape[2] != queries.shape[2]:
+    # A mask that all texts share hides no padding, and a row that all queries share sees a key.
+    if all_see or mask is None or mask.shape[2] != queries.shape[2] or mask.shape[0] != queries.shape[0]:
         return _attend(queries, keys, values, scale, mask, bias)
     sees = mask.any(axis=-1, keepdims=True)
     # Softmax over no key would be NaN, so such a query sees all keys first.

@@ -12,9 +12,9 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
+from mlx_hf_bridge.layers.activations import Activation
 from mlx_hf_bridge.layers.attention import attend, attend_with_weights, merge_heads, split_heads
 from mlx_hf_bridge.layers.encoder import OutputRecorder
-from mlx_hf_bridge.layers.feed_forward import Activation
 from mlx_hf_bridge.layers.heads import HeadOutputs, TokenTable
 from mlx_hf_bridge.layers.linear import Embedding, Linear
 from mlx_hf_bridge.layers.token_batch import TokenBatch

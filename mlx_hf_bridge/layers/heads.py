@@ -11,7 +11,7 @@ A pooler takes hidden states (B, L, D) and the TokenBatch. A head takes hidden s
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_hf_bridge.layers.feed_forward import Activation
+from mlx_hf_bridge.layers.activations import Activation
 from mlx_hf_bridge.layers.linear import Embedding, Linear, QuantizedEmbedding
 from mlx_hf_bridge.layers.norm import LayerNorm
 from mlx_hf_bridge.layers.token_batch import TokenBatch

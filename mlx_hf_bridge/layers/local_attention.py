@@ -82,7 +82,7 @@ def attend_locally(
     if length <= size + window or (mask is not None and mask.dtype != mx.bool_):
         # One block would see almost every key anyway. A mask of floats is rare, and computed in full.
         near = prepend_shared(keys, values, local_mask(length, window, mask), shared)
-        return attend(queries, near[0], near[1], scale, near[2], None)
+        return attend(queries, near[0], near[1], scale, near[2], None, all_see=mask is None)
     blocks = -(-length // size)
     # Positions of each block's keys, (N, S), in keys that are padded by `window` in front.
     positions = mx.arange(blocks)[:, None] * size + mx.arange(size + 2 * window)
@@ -96,7 +96,8 @@ def attend_locally(
     if shared is not None:
         shared = SharedKeys(*(mx.repeat(x, blocks, axis=0) for x in (shared.keys, shared.values, shared.visible)))
     near = prepend_shared(near_keys, near_values, visible, shared)
-    attended = attend(rows, near[0], near[1], scale, near[2], None)
+    # Rows that fill up the last block see nothing, and are cut off.
+    attended = attend(rows, near[0], near[1], scale, near[2], None, all_see=mask is None and not padding)
     attended = attended.reshape(-1, blocks, *attended.shape[1:]).swapaxes(1, 2)  # (B, H, N, C, K)
     return attended.reshape(*attended.shape[:2], blocks * size, -1)[:, :, :length]
 

@@ -8,8 +8,8 @@ Axes: B texts, L tokens, D hidden size, F intermediate size, H heads, I inputs, 
 import mlx.core as mx
 import mlx.nn as nn
 
+from mlx_hf_bridge.layers.activations import Activation
 from mlx_hf_bridge.layers.attention import attend, merge_heads, split_heads
-from mlx_hf_bridge.layers.feed_forward import Activation
 
 
 class PointwiseConvolution(nn.Module):

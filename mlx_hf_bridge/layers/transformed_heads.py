@@ -11,7 +11,7 @@ from collections.abc import Callable
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_hf_bridge.layers.feed_forward import Activation, gelu
+from mlx_hf_bridge.layers.activations import Activation, gelu
 from mlx_hf_bridge.layers.heads import HeadOutputs, TokenTable
 from mlx_hf_bridge.layers.linear import Linear
 from mlx_hf_bridge.layers.norm import LayerNorm

@@ -26,10 +26,11 @@ from mlx_hf_bridge.architecture.heads import (
     masked_lm_head,
     pre_training_head,
 )
+from mlx_hf_bridge.layers.activations import activation_for
 from mlx_hf_bridge.layers.attention import Attention
 from mlx_hf_bridge.layers.embeddings import Embeddings, ExtraEmbedding
 from mlx_hf_bridge.layers.encoder import Encoder, PostNormLayer, SelfAttention
-from mlx_hf_bridge.layers.feed_forward import FeedForward, activation_for
+from mlx_hf_bridge.layers.feed_forward import FeedForward
 from mlx_hf_bridge.layers.heads import PooledClassifier, Pooler
 from mlx_hf_bridge.layers.norm import LayerNorm
 from mlx_hf_bridge.layers.pre_norm import PreNormLayer

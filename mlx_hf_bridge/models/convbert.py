@@ -18,9 +18,10 @@ from mlx_hf_bridge.architecture.family import (
 )
 from mlx_hf_bridge.architecture.heads import SPAN_HEAD, TOKEN_HEAD, first_token_head
 from mlx_hf_bridge.errors import ConfigError
+from mlx_hf_bridge.layers.activations import activation_for
 from mlx_hf_bridge.layers.dynamic_convolution import MixedAttention
 from mlx_hf_bridge.layers.encoder import Encoder, PostNormLayer
-from mlx_hf_bridge.layers.feed_forward import FeedForward, GroupedFeedForward, activation_for
+from mlx_hf_bridge.layers.feed_forward import FeedForward, GroupedFeedForward
 from mlx_hf_bridge.layers.heads import TokenClassifier, take_last_position
 from mlx_hf_bridge.layers.linear import Linear
 from mlx_hf_bridge.layers.transformed_heads import Transform, TransformedHead, take_first_position

@@ -19,6 +19,7 @@ from mlx_hf_bridge.architecture.family import (
 )
 from mlx_hf_bridge.architecture.heads import SPAN_HEAD, TOKEN_HEAD, masked_lm_head
 from mlx_hf_bridge.errors import ConfigError
+from mlx_hf_bridge.layers.activations import activation_for
 from mlx_hf_bridge.layers.disentangled import (
     DisentangledAttention,
     HeadwiseProjection,
@@ -27,7 +28,6 @@ from mlx_hf_bridge.layers.disentangled import (
 )
 from mlx_hf_bridge.layers.embeddings import MaskedEmbeddings
 from mlx_hf_bridge.layers.encoder import Encoder
-from mlx_hf_bridge.layers.feed_forward import activation_for
 from mlx_hf_bridge.layers.heads import FirstTokenClassifier, MaskedLMHead
 from mlx_hf_bridge.layers.linear import Linear
 from mlx_hf_bridge.layers.relative_positions import RelativePositionTable

@@ -13,9 +13,9 @@ import mlx.nn as nn
 
 from mlx_hf_bridge.architecture.family import MULTIPLE_CHOICE
 from mlx_hf_bridge.errors import ConfigError
+from mlx_hf_bridge.layers.activations import Activation, activation_for
 from mlx_hf_bridge.layers.disentangled import DisentangledAttention, QueryKeyValueProjection
 from mlx_hf_bridge.layers.encoder import Encoder
-from mlx_hf_bridge.layers.feed_forward import Activation, activation_for
 from mlx_hf_bridge.layers.norm import LayerNorm
 from mlx_hf_bridge.layers.relative_positions import RelativePositionTable
 from mlx_hf_bridge.models import bert, deberta

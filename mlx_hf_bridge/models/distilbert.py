@@ -16,7 +16,7 @@ from mlx_hf_bridge.architecture.family import (
     Family,
 )
 from mlx_hf_bridge.architecture.heads import SPAN_HEAD, TOKEN_HEAD, first_token_head, masked_lm_head
-from mlx_hf_bridge.layers.feed_forward import relu
+from mlx_hf_bridge.layers.activations import relu
 from mlx_hf_bridge.models import bert
 
 

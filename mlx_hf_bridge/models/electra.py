@@ -19,8 +19,8 @@ from mlx_hf_bridge.architecture.family import (
 )
 from mlx_hf_bridge.architecture.heads import SPAN_HEAD, TOKEN_HEAD, first_token_head, masked_lm_head
 from mlx_hf_bridge.errors import ConfigError
+from mlx_hf_bridge.layers.activations import activation_for, gelu
 from mlx_hf_bridge.layers.encoder import Encoder
-from mlx_hf_bridge.layers.feed_forward import activation_for, gelu
 from mlx_hf_bridge.layers.heads import FirstTokenClassifier, TokenDiscriminator
 from mlx_hf_bridge.layers.linear import Linear
 from mlx_hf_bridge.models import bert

@@ -13,10 +13,12 @@ import mlx.nn as nn
 from mlx_hf_bridge.architecture.config import OffsetPositionsConfig
 from mlx_hf_bridge.architecture.family import MASKED_LM, SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION, Family, Head
 from mlx_hf_bridge.architecture.heads import TOKEN_HEAD, first_token_head
+from mlx_hf_bridge.architecture.rope import check_head_width
 from mlx_hf_bridge.errors import ConfigError
+from mlx_hf_bridge.layers.activations import gelu
 from mlx_hf_bridge.layers.attention import Attention
 from mlx_hf_bridge.layers.encoder import Encoder
-from mlx_hf_bridge.layers.feed_forward import FeedForward, gelu
+from mlx_hf_bridge.layers.feed_forward import FeedForward
 from mlx_hf_bridge.layers.linear import Embedding
 from mlx_hf_bridge.layers.norm import LayerNorm
 from mlx_hf_bridge.layers.pre_norm import PreNormLayer
@@ -54,6 +56,8 @@ class EsmConfig(OffsetPositionsConfig):
         super().__post_init__()
         if self.token_dropout and self.mask_token_id is None:
             raise ConfigError("config.json has token_dropout and no mask_token_id. Take the original file.")
+        if self.is_rotary:
+            check_head_width(self.hidden_size // self.num_attention_heads)
 
     @property
     def is_rotary(self) -> bool:

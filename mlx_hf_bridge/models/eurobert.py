@@ -11,9 +11,9 @@ from mlx_hf_bridge.architecture.family import MASKED_LM, SEQUENCE_CLASSIFICATION
 from mlx_hf_bridge.architecture.heads import TOKEN_HEAD
 from mlx_hf_bridge.architecture.llama import GroupedQueryConfig
 from mlx_hf_bridge.errors import ConfigError
+from mlx_hf_bridge.layers.activations import gelu
 from mlx_hf_bridge.layers.embeddings import TokenEmbeddings
 from mlx_hf_bridge.layers.encoder import Encoder
-from mlx_hf_bridge.layers.feed_forward import gelu
 from mlx_hf_bridge.layers.heads import TokenClassifier
 from mlx_hf_bridge.layers.norm import RMSNorm
 from mlx_hf_bridge.layers.rotary import Rotary

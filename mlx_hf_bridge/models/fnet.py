@@ -8,8 +8,9 @@ import dataclasses
 from dataclasses import dataclass, field
 
 from mlx_hf_bridge.architecture.config import EncoderConfig
+from mlx_hf_bridge.layers.activations import activation_for
 from mlx_hf_bridge.layers.encoder import Encoder
-from mlx_hf_bridge.layers.feed_forward import FeedForward, activation_for
+from mlx_hf_bridge.layers.feed_forward import FeedForward
 from mlx_hf_bridge.layers.fourier import FourierLayer
 from mlx_hf_bridge.layers.linear import Linear
 from mlx_hf_bridge.models import bert

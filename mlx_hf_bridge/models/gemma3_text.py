@@ -12,11 +12,12 @@ from typing import Any, ClassVar
 
 from mlx_hf_bridge.architecture.config import EncoderConfig
 from mlx_hf_bridge.architecture.family import SEQUENCE_CLASSIFICATION
-from mlx_hf_bridge.architecture.rope import rope_theta_from
+from mlx_hf_bridge.architecture.rope import check_head_width, rope_theta_from
 from mlx_hf_bridge.errors import ConfigError
+from mlx_hf_bridge.layers.activations import activation_for
 from mlx_hf_bridge.layers.embeddings import TokenEmbeddings
 from mlx_hf_bridge.layers.encoder import Encoder
-from mlx_hf_bridge.layers.feed_forward import GatedFeedForward, activation_for
+from mlx_hf_bridge.layers.feed_forward import GatedFeedForward
 from mlx_hf_bridge.layers.norm import RMSNorm
 from mlx_hf_bridge.layers.pre_norm import DoubleNormLayer
 from mlx_hf_bridge.layers.rotary import Rotary
@@ -66,7 +67,12 @@ class Gemma3Config(EncoderConfig):
                 f"num_key_value_heads={self.num_key_value_heads}; expected a type for each layer, and heads that are a "
                 "multiple of the latter. Take the file of the original checkpoint."
             )
+        if not self.query_pre_attn_scalar:
+            raise ConfigError(
+                "config.json has query_pre_attn_scalar=0, expected a number above 0. Take the original file."
+            )
         assert all(theta > 0 for theta in self.thetas)
+        check_head_width(self.head_dim or 0)
 
     @property
     def attention_types(self) -> Sequence[str]:

@@ -10,8 +10,9 @@ from typing import ClassVar
 from mlx_hf_bridge.architecture.family import MASKED_LM, SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION, Family
 from mlx_hf_bridge.architecture.heads import POOLED_SEQUENCE_HEAD, TOKEN_HEAD, masked_lm_head
 from mlx_hf_bridge.architecture.rope import RotaryConfig
+from mlx_hf_bridge.layers.activations import activation_for, gelu
 from mlx_hf_bridge.layers.encoder import Encoder, PostNormLayer
-from mlx_hf_bridge.layers.feed_forward import GatedFeedForward, activation_for, gelu
+from mlx_hf_bridge.layers.feed_forward import GatedFeedForward
 from mlx_hf_bridge.layers.rotary_attention import RotaryAttention
 from mlx_hf_bridge.models import bert, nomic_bert
 

@@ -9,8 +9,9 @@ from typing import ClassVar
 
 from mlx_hf_bridge.architecture.family import MULTIPLE_CHOICE, Family
 from mlx_hf_bridge.architecture.rope import RotaryConfig
+from mlx_hf_bridge.layers.activations import activation_for
 from mlx_hf_bridge.layers.encoder import Encoder, PostNormLayer
-from mlx_hf_bridge.layers.feed_forward import FeedForward, activation_for
+from mlx_hf_bridge.layers.feed_forward import FeedForward
 from mlx_hf_bridge.layers.rotary_attention import RotaryAttention
 from mlx_hf_bridge.models import bert, nomic_bert, roberta
 

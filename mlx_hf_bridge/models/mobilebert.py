@@ -13,6 +13,7 @@ from mlx_hf_bridge.architecture.config import EncoderConfig
 from mlx_hf_bridge.architecture.family import MASKED_LM, PRE_TRAINING, Family, Head
 from mlx_hf_bridge.architecture.heads import pre_training_head
 from mlx_hf_bridge.errors import ConfigError
+from mlx_hf_bridge.layers.activations import activation_for
 from mlx_hf_bridge.layers.bottleneck import (
     Bottleneck,
     BottleneckAttention,
@@ -24,7 +25,7 @@ from mlx_hf_bridge.layers.bottleneck import (
     TrigramEmbeddings,
 )
 from mlx_hf_bridge.layers.encoder import Encoder
-from mlx_hf_bridge.layers.feed_forward import FeedForward, activation_for
+from mlx_hf_bridge.layers.feed_forward import FeedForward
 from mlx_hf_bridge.layers.heads import Pooler
 from mlx_hf_bridge.layers.linear import Embedding, Linear
 from mlx_hf_bridge.layers.norm import LayerNorm

@@ -21,11 +21,12 @@ from mlx_hf_bridge.architecture.family import (
     Family,
     Head,
 )
-from mlx_hf_bridge.architecture.rope import rope_theta_from
+from mlx_hf_bridge.architecture.rope import check_head_width, rope_theta_from
 from mlx_hf_bridge.errors import ConfigError
+from mlx_hf_bridge.layers.activations import activation_for
 from mlx_hf_bridge.layers.embeddings import NormalizedEmbeddings
 from mlx_hf_bridge.layers.encoder import Encoder
-from mlx_hf_bridge.layers.feed_forward import GatedFeedForward, activation_for
+from mlx_hf_bridge.layers.feed_forward import GatedFeedForward
 from mlx_hf_bridge.layers.heads import SpanClassifier, TokenClassifier
 from mlx_hf_bridge.layers.norm import LayerNorm
 from mlx_hf_bridge.layers.pre_norm import PreNormLayer
@@ -80,6 +81,7 @@ class ModernBertConfig(EncoderConfig):
                 f"num_hidden_layers={self.num_hidden_layers}. Take the file of the original checkpoint."
             )
         assert all(theta > 0 for theta in self.thetas)
+        check_head_width(self.hidden_size // self.num_attention_heads)
 
     @property
     def attention_types(self) -> tuple[str, ...]:

@@ -10,9 +10,10 @@ from typing import Any, ClassVar, Self
 from mlx_hf_bridge.architecture.family import MASKED_LM, SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION, Family
 from mlx_hf_bridge.architecture.heads import POOLED_SEQUENCE_HEAD, TOKEN_HEAD, masked_lm_head
 from mlx_hf_bridge.architecture.rope import RotaryConfig
+from mlx_hf_bridge.layers.activations import activation_for
 from mlx_hf_bridge.layers.embeddings import NormalizedEmbeddings
 from mlx_hf_bridge.layers.encoder import Encoder, PostNormLayer
-from mlx_hf_bridge.layers.feed_forward import GatedFeedForward, activation_for
+from mlx_hf_bridge.layers.feed_forward import GatedFeedForward
 from mlx_hf_bridge.layers.norm import LayerNorm
 from mlx_hf_bridge.layers.rotary import Rotary
 from mlx_hf_bridge.layers.rotary_attention import RotaryAttention

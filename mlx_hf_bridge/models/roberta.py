@@ -16,8 +16,8 @@ from mlx_hf_bridge.architecture.family import (
     TOKEN_CLASSIFICATION,
 )
 from mlx_hf_bridge.architecture.heads import POOLED_CHOICE_HEAD, SPAN_HEAD, TOKEN_HEAD, first_token_head, masked_lm_head
+from mlx_hf_bridge.layers.activations import gelu
 from mlx_hf_bridge.layers.encoder import Encoder
-from mlx_hf_bridge.layers.feed_forward import gelu
 from mlx_hf_bridge.models import bert
 
 # The masked-LM head's activation is gelu whatever config.json says (RobertaLMHead).

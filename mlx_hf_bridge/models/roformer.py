@@ -19,10 +19,12 @@ from mlx_hf_bridge.architecture.family import (
     Head,
 )
 from mlx_hf_bridge.architecture.heads import SPAN_HEAD, TOKEN_HEAD, first_token_head, masked_lm_head
+from mlx_hf_bridge.architecture.rope import check_head_width
 from mlx_hf_bridge.errors import ConfigError
+from mlx_hf_bridge.layers.activations import activation_for
 from mlx_hf_bridge.layers.embeddings import NormalizedEmbeddings
 from mlx_hf_bridge.layers.encoder import Encoder, PostNormLayer
-from mlx_hf_bridge.layers.feed_forward import FeedForward, activation_for
+from mlx_hf_bridge.layers.feed_forward import FeedForward
 from mlx_hf_bridge.layers.heads import TokenClassifier, take_last_position
 from mlx_hf_bridge.layers.linear import Linear
 from mlx_hf_bridge.layers.norm import LayerNorm
@@ -41,6 +43,10 @@ class RoFormerConfig(EncoderConfig):
     summary_type: str = "last"
     summary_use_proj: bool = False
     summary_activation: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_head_width(self.hidden_size // self.num_attention_heads)
 
     @property
     def width(self) -> int:

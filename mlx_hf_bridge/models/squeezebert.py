@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from mlx_hf_bridge.architecture.config import EncoderConfig
 from mlx_hf_bridge.architecture.family import NEXT_SENTENCE, PRE_TRAINING
 from mlx_hf_bridge.errors import ConfigError
+from mlx_hf_bridge.layers.activations import activation_for
 from mlx_hf_bridge.layers.encoder import Encoder, PostNormLayer
-from mlx_hf_bridge.layers.feed_forward import activation_for
 from mlx_hf_bridge.layers.pointwise import PointwiseAttention, PointwiseConvolution, PointwiseFeedForward
 from mlx_hf_bridge.models import bert
 

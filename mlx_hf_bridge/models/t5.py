@@ -13,10 +13,11 @@ from mlx_hf_bridge.architecture.config import NO_POSITIONS, EncoderConfig
 from mlx_hf_bridge.architecture.family import TOKEN_CLASSIFICATION, Family
 from mlx_hf_bridge.architecture.heads import TOKEN_HEAD
 from mlx_hf_bridge.errors import ConfigError
+from mlx_hf_bridge.layers.activations import activation_for
 from mlx_hf_bridge.layers.attention import Attention
 from mlx_hf_bridge.layers.embeddings import TokenEmbeddings
 from mlx_hf_bridge.layers.encoder import Encoder
-from mlx_hf_bridge.layers.feed_forward import FeedForward, GatedFeedForward, activation_for
+from mlx_hf_bridge.layers.feed_forward import FeedForward, GatedFeedForward
 from mlx_hf_bridge.layers.norm import RMSNorm
 from mlx_hf_bridge.layers.pre_norm import PreNormLayer
 from mlx_hf_bridge.layers.relative_positions import RelativePositionBias

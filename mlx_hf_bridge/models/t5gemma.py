@@ -16,9 +16,10 @@ import numpy as np
 from mlx_hf_bridge.architecture.family import SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION, Head
 from mlx_hf_bridge.architecture.rope import rope_theta_from
 from mlx_hf_bridge.errors import ConfigError
+from mlx_hf_bridge.layers.activations import activation_for
 from mlx_hf_bridge.layers.embeddings import TokenEmbeddings
 from mlx_hf_bridge.layers.encoder import Encoder
-from mlx_hf_bridge.layers.feed_forward import GatedFeedForward, activation_for
+from mlx_hf_bridge.layers.feed_forward import GatedFeedForward
 from mlx_hf_bridge.layers.heads import LastTokenClassifier, TokenClassifier
 from mlx_hf_bridge.layers.norm import RMSNorm
 from mlx_hf_bridge.layers.pre_norm import DoubleNormLayer

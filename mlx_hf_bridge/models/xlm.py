@@ -23,9 +23,9 @@ from mlx_hf_bridge.architecture.family import (
 )
 from mlx_hf_bridge.architecture.heads import SPAN_HEAD, TOKEN_HEAD
 from mlx_hf_bridge.errors import ConfigError
+from mlx_hf_bridge.layers.activations import activation_for
 from mlx_hf_bridge.layers.embeddings import ExtraEmbedding, XLMEmbeddings
 from mlx_hf_bridge.layers.encoder import Encoder
-from mlx_hf_bridge.layers.feed_forward import activation_for
 from mlx_hf_bridge.layers.heads import SummaryClassifier
 from mlx_hf_bridge.layers.norm import LayerNorm
 from mlx_hf_bridge.layers.transformed_heads import LMHead

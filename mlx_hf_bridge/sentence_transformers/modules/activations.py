@@ -8,7 +8,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_hf_bridge.errors import UnsupportedModelError
-from mlx_hf_bridge.layers.feed_forward import gelu
+from mlx_hf_bridge.layers.activations import gelu
 
 Activation = Callable[[mx.array], mx.array]
 

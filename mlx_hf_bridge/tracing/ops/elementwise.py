@@ -7,7 +7,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_hf_bridge.layers.feed_forward import ACTIVATIONS, gelu, gelu_tanh, silu
+from mlx_hf_bridge.layers.activations import ACTIVATIONS, gelu, gelu_tanh, silu
 from mlx_hf_bridge.tracing.ops.dtypes import DTYPES, is_float, promote_to_float
 
 

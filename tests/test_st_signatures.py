@@ -29,10 +29,9 @@ LEFT_OUT = {
         "set_adapter",
     },
     "torch's own": {
-        "clear_placement_cache", "compile", "cpu", "cuda", "forward", "module_kwargs", "model_card_data",
+        "clear_placement_cache", "module_kwargs",
     },
     "weights of several models": {"merge"},
-    "deprecated since 5.0, for push_to_hub": {"save_to_hub"},
     "constants of the class": {"model_card_data_class", "SUPPORTED_SIMILARITY_FN_NAMES"},
 }  # fmt: skip
 

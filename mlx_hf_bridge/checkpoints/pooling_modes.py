@@ -12,7 +12,7 @@ from mlx_hf_bridge.errors import ConfigError
 from mlx_hf_bridge.inference.pooling import POOLING_MODES
 
 # Boolean keys of sentence-transformers before 5.6, in the order in which several modes are concatenated.
-_LEGACY_MODES = {
+OLDER_MODES = {
     "pooling_mode_cls_token": "cls",
     "pooling_mode_max_tokens": "max",
     "pooling_mode_mean_tokens": "mean",
@@ -46,7 +46,7 @@ def parse_pooling_modes(config: Mapping[str, Any], path: Path) -> tuple[str, ...
     """
     if "pooling_mode" not in config:
         # Mean is sentence-transformers' default.
-        return tuple(mode for key, mode in _LEGACY_MODES.items() if config.get(key)) or ("mean",)
+        return tuple(mode for key, mode in OLDER_MODES.items() if config.get(key)) or ("mean",)
     given = config["pooling_mode"]
     modes = given if isinstance(given, list) else [given]
     if not modes or not all(isinstance(mode, str) and mode in POOLING_MODES for mode in modes):

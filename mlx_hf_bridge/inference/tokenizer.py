@@ -17,6 +17,7 @@ import numpy as np
 import tokenizers
 
 from mlx_hf_bridge.errors import ConfigError, InputError, RepositoryError
+from mlx_hf_bridge.inference.tokenizer_methods import TokenizerMethods
 
 Text = str | tuple[str, str]
 
@@ -57,7 +58,7 @@ class Tokens:
         return self.ids.tobytes(), None if self.token_type_ids is None else self.token_type_ids.tobytes()
 
 
-class Tokenizer:
+class Tokenizer(TokenizerMethods):
     """A tokenizer: tokenizer.json, with the settings of tokenizer_config.json for padding, length and token types.
 
     Args:

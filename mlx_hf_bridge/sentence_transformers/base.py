@@ -39,11 +39,12 @@ from mlx_hf_bridge.sentence_transformers.loading.arguments import (
 )
 from mlx_hf_bridge.sentence_transformers.loading.loader import ModuleLoader
 from mlx_hf_bridge.sentence_transformers.loading.settings import check_prompt_name, merge_prompts, read_model_config
-from mlx_hf_bridge.sentence_transformers.module_list import ModuleList
 from mlx_hf_bridge.sentence_transformers.modules.base import Module
 from mlx_hf_bridge.sentence_transformers.modules.input import EncodeOptions, InputModule
 from mlx_hf_bridge.sentence_transformers.modules.router import Router, flatten_route
+from mlx_hf_bridge.sentence_transformers.older_names import deprecated, older_names
 from mlx_hf_bridge.sentence_transformers.signatures import shares_docstring
+from mlx_hf_bridge.sentence_transformers.torch_methods import ModelCardData, TorchMethods
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +56,7 @@ _NOTHING_POOLED = (
 _ALWAYS_KNOWN = {"task", "processing_kwargs"}
 
 
-class MLXBaseModel(ModuleList, ABC):
+class MLXBaseModel(TorchMethods, ABC):
     """A pipeline of modules with prompts; the base of the four model classes, which differ in what they return.
 
     Args:
@@ -138,6 +139,7 @@ class MLXBaseModel(ModuleList, ABC):
             config_kwargs=config_kwargs,
             trust_remote_code=trust_remote_code,
         )
+        self.model_card_data = ModelCardData() if model_card_data is None else model_card_data
         saved: dict[str, Any] = {}
         self._name = ""
         self._readme: Path | None = None
@@ -368,6 +370,54 @@ class MLXBaseModel(ModuleList, ABC):
         name = type(self).__name__
         return saving.push(
             self.save, repo_id, token, private, commit_message, local_model_path, exist_ok, revision, create_pr, name
+        )
+
+    @deprecated("save_to_hub is an older name. Use push_to_hub.")
+    @older_names({"repo_name": "repo_id"})
+    def save_to_hub(
+        self,
+        repo_id: str,
+        organization: str | None = None,
+        token: str | None = None,
+        private: bool | None = None,
+        safe_serialization: bool = True,
+        commit_message: str = "Add new model.",
+        local_model_path: str | None = None,
+        exist_ok: bool = False,
+        replace_model_card: bool = False,
+        train_datasets: Sequence[str] | None = None,
+    ) -> str:
+        """Upload the model to a repository of the Hugging Face Hub; an older form of `push_to_hub`.
+
+        Args:
+            repo_id: The repository, "organization/name" or "name".
+            organization: The organization, if `repo_id` has none. Default: None.
+            token: An access token of the Hub. Default: None, the one that is saved on this machine.
+            private: Whether a new repository is private. Default: None, the organization's setting.
+            safe_serialization: Accepted for compatibility and ignored; only safetensors files are written.
+            commit_message: The title of the commit. Default: "Add new model."
+            local_model_path: A folder to upload instead of the model. Default: None.
+            exist_ok: Whether the repository may exist already. Default: False.
+            replace_model_card: Accepted for compatibility and ignored; the card is always written.
+            train_datasets: Accepted for compatibility and ignored.
+
+        Returns:
+            The address of the commit.
+
+        Raises:
+            InputError: If `repo_id` names another organization.
+        """
+        if organization and repo_id.partition("/")[0] != organization:
+            if "/" in repo_id:
+                raise InputError(f"got organization={organization!r} and repo_id={repo_id!r}. Leave organization out.")
+            repo_id = f"{organization}/{repo_id}"
+        return self.push_to_hub(
+            repo_id,
+            token,
+            private,
+            commit_message=commit_message,
+            local_model_path=local_model_path,
+            exist_ok=exist_ok,
         )
 
     def _model_config(self) -> dict[str, Any]:

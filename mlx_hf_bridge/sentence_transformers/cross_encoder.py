@@ -4,6 +4,7 @@ Reference: sentence_transformers/cross_encoder/model.py.
 """
 
 import logging
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Unpack
@@ -27,11 +28,23 @@ from mlx_hf_bridge.sentence_transformers.modules.logit_score import LogitScore
 from mlx_hf_bridge.sentence_transformers.modules.transformer import Transformer
 from mlx_hf_bridge.sentence_transformers.modules.transformer_settings import parse_settings, refuse_chat_template
 from mlx_hf_bridge.sentence_transformers.modules.vectors import Dense
+from mlx_hf_bridge.sentence_transformers.older_names import deprecated, older_names, older_positions
 from mlx_hf_bridge.sentence_transformers.signatures import extends_constructor
 
 logger = logging.getLogger(__name__)
 
 Activation = Callable[[Any], Any]
+
+_CONSTRUCTOR_NAMES = {
+    "model_name": "model_name_or_path",
+    "automodel_args": "model_kwargs",
+    "tokenizer_args": "processor_kwargs",
+    "tokenizer_kwargs": "processor_kwargs",
+    "config_args": "config_kwargs",
+    "cache_dir": "cache_folder",
+    "default_activation_function": "activation_fn",
+}
+_CALL_NAMES = {"sentences": "inputs", "activation_fct": "activation_fn"}
 
 # A causal language model that names no tokens of its own is scored by the logits of these two.
 _TRUE, _FALSE = "yes", "no"
@@ -71,6 +84,8 @@ class MLXCrossEncoder(MLXBaseModel):
     default_huggingface_organization: ClassVar[str | None] = "cross-encoder"
     _default_prompts: ClassVar[Mapping[str, str | None]] = {}
 
+    @older_positions(("num_labels", "max_length", "activation_fn", "device"))
+    @older_names(_CONSTRUCTOR_NAMES, ("classifier_dropout",))
     def __init__(
         self,
         model_name_or_path: str | Path | None = None,
@@ -132,15 +147,18 @@ class MLXCrossEncoder(MLXBaseModel):
         return self.transformers_model
 
     @property
+    @deprecated("max_length is an older name. Use max_seq_length.")
     def max_length(self) -> Any:
         """The most tokens of a pair; an older name of `max_seq_length`."""
         return self.max_seq_length
 
     @max_length.setter
+    @deprecated("max_length is an older name. Use max_seq_length.")
     def max_length(self, length: int) -> None:
         self.max_seq_length = length
 
     @property
+    @deprecated("default_activation_function is an older name. Use activation_fn.")
     def default_activation_function(self) -> Activation:
         """The activation function; an older name of `activation_fn`."""
         return self.activation_fn
@@ -189,6 +207,7 @@ class MLXCrossEncoder(MLXBaseModel):
             return super().is_singular_input(inputs)
         return len(inputs) > 0 and not isinstance(inputs[0], (list, tuple))
 
+    @older_names(_CALL_NAMES, ("num_workers",))
     def predict(
         self,
         inputs: Any,
@@ -259,6 +278,7 @@ class MLXCrossEncoder(MLXBaseModel):
         results = convert_embeddings(scores, convert_to_numpy and not convert_to_tensor, convert_to_tensor)
         return results[0] if single else results
 
+    @older_names(_CALL_NAMES, ("num_workers", "apply_softmax", "convert_to_numpy", "convert_to_tensor"))
     def rank(
         self,
         query: str,
@@ -361,18 +381,38 @@ def apply_activation(activation: Activation, logits: np.ndarray) -> np.ndarray:
     """Apply an activation function to logits.
 
     Args:
-        activation: A function of MLX arrays, or a module of torch.
+        activation: A function of MLX arrays or of torch tensors, or a module of torch.
         logits: Logits (N, labels), float32.
 
     Returns:
         A float32 array of whatever shape the function returns.
+
+    Raises:
+        InputError: If the function is for neither.
     """
     if any(base.__module__.partition(".")[0] == "torch" for base in type(activation).__mro__):
-        import torch
+        return _apply_to_tensor(activation, logits)
+    try:
+        result = run(lambda: activation(mx.array(logits)))
+    # What functions of torch raise for another array: a missing method, or a wrong type.
+    except (TypeError, AttributeError) as error:
+        if "torch" not in sys.modules:
+            raise InputError(
+                f"activation_fn cannot be applied to an MLX array ({error}). Use functions of mlx."
+            ) from error
+        return _apply_to_tensor(activation, logits)
+    return to_numpy(result).astype(np.float32)
 
+
+def _apply_to_tensor(activation: Activation, logits: np.ndarray) -> np.ndarray:
+    import torch
+
+    try:
         return to_numpy(activation(torch.from_numpy(logits)))
-    result = run(lambda: activation(mx.array(logits)))
-    return np.array(result, np.float32)
+    except (TypeError, AttributeError) as error:
+        raise InputError(
+            f"activation_fn is applied neither to an MLX array nor to a torch tensor ({error}). Give a function of one."
+        ) from error
 
 
 def _activation(reference: Any) -> Activation | None:

@@ -163,26 +163,6 @@ class ModuleList:
         """
         return "mlx"
 
-    def to(self, *args: Any, **kwargs: Any) -> Self:
-        """Return the model as it is, since MLX selects its device itself.
-
-        Args:
-            *args: A device, which is ignored.
-            **kwargs: A device, which is ignored.
-
-        Returns:
-            This model.
-
-        Raises:
-            ArgumentTypeError: If a dtype is given.
-        """
-        dtypes = [given for given in (*args, *kwargs.values()) if type(given).__name__ in ("dtype", "Dtype")]
-        if dtypes:
-            raise ArgumentTypeError(
-                f"to() got the dtype {dtypes[0]}, but a loaded model keeps its own. Pass dtype to the constructor."
-            )
-        return self
-
     def eval(self) -> Self:
         """Return the model as it is, since it is always in evaluation mode.
 

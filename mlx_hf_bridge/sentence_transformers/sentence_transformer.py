@@ -3,6 +3,7 @@
 Reference: sentence_transformers/sentence_transformer/model.py.
 """
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -36,6 +37,7 @@ from mlx_hf_bridge.sentence_transformers.loading.loader import ModuleLoader
 from mlx_hf_bridge.sentence_transformers.modules.base import SENTENCE_EMBEDDING, TOKEN_EMBEDDINGS, Features, Module
 from mlx_hf_bridge.sentence_transformers.modules.pooling import Pooling
 from mlx_hf_bridge.sentence_transformers.modules.transformer_settings import parse_settings, refuse_chat_template
+from mlx_hf_bridge.sentence_transformers.older_names import deprecated, older_names
 from mlx_hf_bridge.sentence_transformers.scoring.similarity import (
     SIMILARITIES,
     pairwise_similarity,
@@ -83,6 +85,7 @@ class MLXSentenceTransformer(MLXEmbeddingModel):
     encode_stream = encode_stream
     encode_to_file = encode_to_file
 
+    @older_names({"tokenizer_kwargs": "processor_kwargs"})
     def __init__(
         self,
         model_name_or_path: str | Path | None = None,
@@ -97,6 +100,7 @@ class MLXSentenceTransformer(MLXEmbeddingModel):
                 raise InputError(
                     "got both token and use_auth_token, which is its older name. Leave use_auth_token out."
                 )
+            warnings.warn("use_auth_token is an older name. Use token.", FutureWarning, stacklevel=4)
             kwargs["token"] = use_auth_token
         super().__init__(model_name_or_path, similarity_fn_name=similarity_fn_name, **kwargs)
         width = self._saved_config.get("truncate_dim") if truncate_dim is None else truncate_dim
@@ -114,6 +118,7 @@ class MLXSentenceTransformer(MLXEmbeddingModel):
         mode = "lasttoken" if architecture.endswith("ForCausalLM") and config.get("is_causal", True) else "mean"
         return [transformer, Pooling(transformer.get_embedding_dimension(), mode)]
 
+    @older_names({"sentences": "inputs"})
     def encode(
         self,
         inputs: Any,
@@ -217,6 +222,7 @@ class MLXSentenceTransformer(MLXEmbeddingModel):
         embeddings = convert_embeddings(rows, convert_to_numpy and not convert_to_tensor, convert_to_tensor)
         return embeddings[0] if single else embeddings
 
+    @older_names({"sentences": "inputs"})
     @shares_docstring(encode, without=["overlong"])
     def encode_query(self, *args: Any, **kwargs: Any) -> Any:
         """Return the embeddings of search queries: encode with the model's query prompt and the task "query".
@@ -231,6 +237,7 @@ class MLXSentenceTransformer(MLXEmbeddingModel):
         """
         return self._encode_queries(*args, **kwargs)
 
+    @older_names({"sentences": "inputs"})
     @shares_docstring(encode, without=["overlong"])
     def encode_document(self, *args: Any, **kwargs: Any) -> Any:
         """Return the embeddings of documents to search in: encode with the model's document prompt and task.
@@ -245,6 +252,7 @@ class MLXSentenceTransformer(MLXEmbeddingModel):
         """
         return self._encode_documents(*args, **kwargs)
 
+    @deprecated("encode_multi_process is an older form. Use encode with pool.")
     def encode_multi_process(
         self,
         sentences: Sequence[str],
@@ -332,6 +340,7 @@ class MLXSentenceTransformer(MLXEmbeddingModel):
             return self.truncate_dim if width is None else width
         return min(width, self.truncate_dim)
 
+    @deprecated("get_sentence_embedding_dimension is an older name. Use get_embedding_dimension.", FutureWarning)
     def get_sentence_embedding_dimension(self) -> int | None:
         """Return the width of the embeddings; an older name of `get_embedding_dimension`.
 
@@ -358,6 +367,7 @@ class MLXSentenceTransformer(MLXEmbeddingModel):
             self.truncate_dim = before
 
     @contextmanager
+    @deprecated("truncate_sentence_embeddings is an older name. Use truncate_embeddings.", FutureWarning)
     def truncate_sentence_embeddings(self, truncate_dim: int | None) -> Iterator[None]:
         """Let `encode` return fewer dimensions within a with block; an older name of `truncate_embeddings`.
 
@@ -382,6 +392,7 @@ class MLXSentenceTransformer(MLXEmbeddingModel):
                 return
 
     @staticmethod
+    @deprecated("MLXSentenceTransformer.load is an older form. Use MLXSentenceTransformer(...).")
     def load(input_path: str) -> "MLXSentenceTransformer":
         """Load a model with all options at their defaults; an older form of the constructor.
 

@@ -4,10 +4,13 @@
 them from ParamSpec (methods) and from Unpack[ConstructorOptions] (constructors).
 """
 
+import functools
 import inspect
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, ParamSpec, TypeVar
+
+from mlx_hf_bridge.sentence_transformers.older_names import check_constructor_arguments
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -71,11 +74,23 @@ def extends_constructor(base: type, before: Mapping[str, str] | None = None) -> 
             merged += [given[one] for one in added if (before or {}).get(one, _FIRST_ADDED) == name]
             merged.append(parameter)
         target: Any = cls
+        target.__init__ = _checked(target.__init__)
         target.__init__.__signature__ = inspect.Signature(merged, return_annotation=None)
         target.__doc__ = merge_docstrings(cls.__doc__, base.__doc__, (parameter.name for parameter in merged))
         return cls
 
     return decorate
+
+
+def _checked(init: Any) -> Any:
+    """Return a constructor that names arguments which it does not take, and those that it takes."""
+
+    @functools.wraps(init)
+    def wrapper(self: Any, *args: Any, **kwargs: Any) -> None:
+        check_constructor_arguments(self, wrapper, args, kwargs)
+        init(self, *args, **kwargs)
+
+    return wrapper
 
 
 def _parameters(cls: type) -> Mapping[str, inspect.Parameter]:

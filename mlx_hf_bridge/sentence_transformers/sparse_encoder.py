@@ -22,6 +22,7 @@ from mlx_hf_bridge.sentence_transformers.modules.base import SENTENCE_EMBEDDING,
 from mlx_hf_bridge.sentence_transformers.modules.pooling import Pooling
 from mlx_hf_bridge.sentence_transformers.modules.sparse import SparseAutoEncoder, SpladePooling, keep_largest
 from mlx_hf_bridge.sentence_transformers.modules.transformer_settings import parse_settings
+from mlx_hf_bridge.sentence_transformers.older_names import deprecated, older_names
 from mlx_hf_bridge.sentence_transformers.scoring.similarity import SIMILARITIES
 from mlx_hf_bridge.sentence_transformers.scoring.sparse_results import (
     collect_sparse_vectors,
@@ -72,6 +73,7 @@ class MLXSparseEncoder(MLXEmbeddingModel):
     _similarities = SIMILARITIES
     _default_similarity = "dot"
 
+    @older_names({"tokenizer_kwargs": "processor_kwargs"})
     def __init__(
         self,
         model_name_or_path: str | Path | None = None,
@@ -120,6 +122,7 @@ class MLXSparseEncoder(MLXEmbeddingModel):
             logger.warning("the model has no SpladePooling, so splade_pooling_chunk_size has no effect")
         return found
 
+    @older_names({"sentences": "inputs"})
     def encode(
         self,
         inputs: Any,
@@ -187,6 +190,7 @@ class MLXSparseEncoder(MLXEmbeddingModel):
         )
         return collect_sparse_vectors(list(rows), single, convert_to_tensor, convert_to_sparse_tensor)
 
+    @older_names({"sentences": "inputs"})
     @shares_docstring(encode)
     def encode_query(self, *args: Any, **kwargs: Any) -> Any:
         """Return the sparse embeddings of search queries: encode with the model's query prompt and the task "query".
@@ -196,6 +200,7 @@ class MLXSparseEncoder(MLXEmbeddingModel):
         """
         return self._encode_queries(*args, **kwargs)
 
+    @older_names({"sentences": "inputs"})
     @shares_docstring(encode)
     def encode_document(self, *args: Any, **kwargs: Any) -> Any:
         """Return the sparse embeddings of documents: encode with the model's document prompt and task "document".
@@ -269,6 +274,7 @@ class MLXSparseEncoder(MLXEmbeddingModel):
         """
         return decode_tokens(embeddings, self.tokenizer, check_optional_count("top_k", top_k))
 
+    @deprecated("get_sentence_embedding_dimension is an older name. Use get_embedding_dimension.", FutureWarning)
     def get_sentence_embedding_dimension(self) -> int | None:
         """Return the width of the embeddings; an older name of `get_embedding_dimension`.
 

@@ -119,6 +119,14 @@ class Module(ABC):
         """
         return None
 
+    def get_sentence_embedding_dimension(self) -> int | None:
+        """Return the width of the embeddings; an older name of `get_embedding_dimension`.
+
+        Returns:
+            The width, or None for a module that keeps the width of its input.
+        """
+        return self.get_embedding_dimension()
+
     def get_config_dict(self) -> dict[str, Any]:
         """Return the content of config.json in the module's folder.
 

@@ -15,6 +15,7 @@ from mlx_hf_bridge.sentence_transformers.modules.weights import (
     read_module_config,
     read_module_weights,
 )
+from mlx_hf_bridge.sentence_transformers.older_names import older_names
 
 
 class WeightedLayerPooling(Module):
@@ -33,6 +34,7 @@ class WeightedLayerPooling(Module):
         "sentence_transformers.sentence_transformer.modules.weighted_layer_pooling.WeightedLayerPooling"
     )
 
+    @older_names({"word_embedding_dimension": "embedding_dimension"})
     def __init__(self, embedding_dimension: int, layer_weights: mx.array, layer_start: int) -> None:
         self.embedding_dimension = embedding_dimension
         self.layer_weights = layer_weights

@@ -3,14 +3,17 @@
 Reference: sentence_transformers/sentence_transformer/modules/pooling.py. Shapes: B texts, L tokens, D hidden size.
 """
 
+import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from mlx_hf_bridge.checkpoints.pooling_modes import parse_pooling_modes
-from mlx_hf_bridge.errors import ConfigError
+from mlx_hf_bridge.checkpoints.pooling_modes import OLDER_MODES, parse_pooling_modes
+from mlx_hf_bridge.errors import ArgumentTypeError, ConfigError
 from mlx_hf_bridge.inference.pooling import POOLING_MODES, pool
 from mlx_hf_bridge.sentence_transformers.modules.base import SENTENCE_EMBEDDING, TOKEN_EMBEDDINGS, Features, Module
 from mlx_hf_bridge.sentence_transformers.modules.weights import read_module_config
+from mlx_hf_bridge.sentence_transformers.older_names import older_names
 
 
 class Pooling(Module):
@@ -21,19 +24,25 @@ class Pooling(Module):
         pooling_mode: "mean", "cls", "max", "lasttoken", "weightedmean" or "mean_sqrt_len_tokens"; several are
             concatenated in the order given.
         include_prompt: Whether the tokens of the prompt take part.
+        **older: The older form of pooling_mode, such as pooling_mode_cls_token=True.
 
     Raises:
+        ArgumentTypeError: If an argument is not known.
         ConfigError: If a mode is not known, or there is none.
     """
 
     reference: ClassVar[str] = "sentence_transformers.sentence_transformer.modules.pooling.Pooling"
 
+    @older_names({"word_embedding_dimension": "embedding_dimension"})
     def __init__(
         self,
         embedding_dimension: int | None = None,
         pooling_mode: str | tuple[str, ...] | list[str] = "mean",
         include_prompt: bool = True,
+        **older: bool,
     ) -> None:
+        if older:
+            pooling_mode = _older_modes(older)
         modes = (pooling_mode,) if isinstance(pooling_mode, str) else tuple(pooling_mode)
         if not modes or (unknown := [mode for mode in modes if mode not in POOLING_MODES]):
             raise ConfigError(
@@ -83,6 +92,11 @@ class Pooling(Module):
             SENTENCE_EMBEDDING, pool(features[TOKEN_EMBEDDINGS], features.batch, self.modes, skipped)
         )
 
+    @property
+    def pooling_output_dimension(self) -> int | None:
+        """The width of the embedding; another name of `get_embedding_dimension`."""
+        return self.get_embedding_dimension()
+
     def get_embedding_dimension(self) -> int | None:
         """Return the width of the embedding.
 
@@ -103,3 +117,10 @@ class Pooling(Module):
             "pooling_mode": modes,
             "include_prompt": self.include_prompt,
         }
+
+
+def _older_modes(flags: Mapping[str, bool]) -> tuple[str, ...]:
+    if unknown := sorted(set(flags) - set(OLDER_MODES)):
+        raise ArgumentTypeError(f"Pooling() got {', '.join(unknown)}, which it does not take. Give pooling_mode.")
+    warnings.warn(f"{', '.join(flags)} are older names. Use pooling_mode.", FutureWarning, stacklevel=4)
+    return parse_pooling_modes(flags, Path("Pooling()"))

@@ -18,6 +18,7 @@ from mlx_hf_bridge.sentence_transformers.modules.weights import (
     read_module_config,
     read_module_weights,
 )
+from mlx_hf_bridge.sentence_transformers.older_names import older_names
 
 _STRATEGIES = ("max", "sum")
 _ACTIVATIONS = ("relu", "log1p_relu")
@@ -43,6 +44,7 @@ class SpladePooling(Module):
 
     reference: ClassVar[str] = "sentence_transformers.sparse_encoder.modules.splade_pooling.SpladePooling"
 
+    @older_names({"word_embedding_dimension": "embedding_dimension"})
     def __init__(
         self,
         pooling_strategy: str = "max",

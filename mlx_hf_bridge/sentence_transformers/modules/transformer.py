@@ -225,6 +225,14 @@ class Transformer(InputModule):
         """
         return int(self.loaded.config.hidden_size)
 
+    def get_word_embedding_dimension(self) -> int | None:
+        """Return the hidden size D; an older name of `get_embedding_dimension`.
+
+        Returns:
+            `hidden_size` of the config.
+        """
+        return self.get_embedding_dimension()
+
     def get_config_dict(self) -> dict[str, Any]:
         """Return the content of sentence_bert_config.json.
 

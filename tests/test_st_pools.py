@@ -1,5 +1,9 @@
 """Worker process pools return the results of a single process and fail with clear errors."""
 
+import queue
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +14,8 @@ from st_checkpoints import PAIRS, TEXTS
 
 from mlx_hf_bridge import MLXCrossEncoder, MLXMultiVectorEncoder, MLXSentenceTransformer, MLXSparseEncoder
 from mlx_hf_bridge.errors import InputError, OverlongTextError
-from mlx_hf_bridge.sentence_transformers.encoding.pools import WorkerError
+from mlx_hf_bridge.sentence_transformers.encoding import pools
+from mlx_hf_bridge.sentence_transformers.encoding.pools import Pool, WorkerError
 from mlx_hf_bridge.sentence_transformers.modules.token_pooling import LambdaTokenPooling
 
 SAME = {"rtol": 1e-5, "atol": 1e-5}
@@ -48,6 +53,62 @@ def test_a_pool_encodes_in_order_with_every_setting_and_hands_errors_over(tmp_pa
         mlx_model.encode(TEXTS, pool=pool)
     with pytest.raises(InputError, match="pool is a list, expected what start_multi_process_pool returned"):
         mlx_model.encode(TEXTS, pool=["cpu"])  # type: ignore[arg-type]
+
+
+class FakeProcess:
+    """A worker that is a thread of the test."""
+
+    pid = exitcode = 0
+
+    def is_alive(self) -> bool:
+        return True
+
+
+class OpenQueue(queue.Queue[Any]):
+    """A queue between threads, with what is looked at of one between processes."""
+
+    _closed = False
+
+
+def thread_pool(compute: Callable[[list[str]], list[str]]) -> Pool:
+    """Return a pool whose worker is a thread."""
+    pool: Pool = {"input": OpenQueue(), "output": OpenQueue(), "processes": [FakeProcess()]}
+    pool["lock"] = threading.Lock()
+    threading.Thread(target=pools._serve, args=(compute, pool["input"], pool["output"]), daemon=True).start()
+    return pool
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, WorkerError])
+def test_an_interrupted_call_leaves_nothing_to_the_next(
+    error: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may_work, real = threading.Event(), pools._next_result
+
+    def compute(texts: list[str]) -> list[str]:
+        may_work.wait()
+        return [text.upper() for text in texts]
+
+    def interrupted(*arguments: Any) -> Any:
+        raise error
+
+    pool = thread_pool(compute)
+    monkeypatch.setattr(pools, "_next_result", interrupted)
+    with pytest.raises(error):
+        pools.encode_in_pool(pool, ["a", "b", "c"], {}, 1, False)
+    assert pool["input"].qsize() == 0
+    # Of the first call, one chunk was taken already, and a late result comes in.
+    may_work.set()
+    pool["output"].put((-1, 5, ["late"]))
+    monkeypatch.setattr(pools, "_next_result", real)
+    for texts in (["d", "e", "f"], ["g"]):
+        assert pools.encode_in_pool(pool, texts, {}, 1, False) == [text.upper() for text in texts]
+
+
+def test_threads_share_a_pool_one_call_at_a_time() -> None:
+    pool = thread_pool(lambda texts: [text.upper() for text in texts])
+    with ThreadPoolExecutor(4) as threads:
+        calls = [threads.submit(pools.encode_in_pool, pool, [f"a{n}", f"b{n}"], {}, 1, False) for n in range(40)]
+    assert [call.result() for call in calls] == [[f"A{n}", f"B{n}"] for n in range(40)]
 
 
 @pytest.mark.parametrize("kind", ["ForSequenceClassification", "ForMaskedLM"])

@@ -3,13 +3,16 @@
 Workers are spawned, never forked: a child that is forked after MLX was used would hang.
 """
 
+import itertools
 import logging
 import math
 import multiprocessing
 import pickle
 import queue
-import uuid
+import signal
+import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +20,7 @@ from tqdm.auto import tqdm
 
 from mlx_hf_bridge.errors import BridgeError, InputError
 from mlx_hf_bridge.inference.batching import Results
+from mlx_hf_bridge.layers.single_batch import repeatable_results
 from mlx_hf_bridge.runtime.device import BACKEND
 from mlx_hf_bridge.sentence_transformers.encoding.inputs import check_optional_count
 
@@ -30,6 +34,7 @@ _CHUNKS_PER_WORKER = 10
 _MAX_CHUNK_SIZE = 5000
 # How long to wait for a result before checking whether a worker died.
 _POLL_SECONDS = 1.0
+_calls = itertools.count()
 
 
 @dataclass(frozen=True)
@@ -54,16 +59,16 @@ def start_pool(compute: Callable[..., Results], devices: Sequence[str] | None) -
         devices: One entry for each worker. None starts 4 on a CPU and 1 on a GPU, which more workers could only share.
 
     Returns:
-        The queues "input" and "output", and the list "processes".
+        The queues "input" and "output", the list "processes", and the "lock" of a call.
     """
     count = len(devices) if devices else (_CPU_WORKERS if BACKEND == "cpu" else 1)
     logger.info("starting %d worker processes", count)
     # MLX cannot be used in a forked child of a process that has used it.
     context = multiprocessing.get_context("spawn")
-    pool: Pool = {"input": context.Queue(), "output": context.Queue(), "processes": []}
+    pool: Pool = {"input": context.Queue(), "output": context.Queue(), "processes": [], "lock": threading.Lock()}
     for _ in range(count):
         # daemon: a worker ends with the process that started it, even if the pool is never stopped.
-        process = context.Process(target=_serve, args=(compute, pool["input"], pool["output"]), daemon=True)
+        process = context.Process(target=_serve_process, args=(compute, pool["input"], pool["output"]), daemon=True)
         process.start()
         pool["processes"].append(process)
     return pool
@@ -108,15 +113,9 @@ def encode_in_pool(
     usual = math.ceil(len(inputs) / len(pool["processes"]) / _CHUNKS_PER_WORKER)
     size = check_optional_count("chunk_size", chunk_size) or min(usual, _MAX_CHUNK_SIZE)
     starts = range(0, len(inputs), size)
-    # After an interruption the pool still computes the rest of that call, whose results must not become this call's.
-    call = uuid.uuid4().hex
-    for number, start in enumerate(starts):
-        pool["input"].put((call, number, list(inputs[start : start + size]), dict(arguments)))
-    results: list[Any] = [None] * len(starts)
-    for _ in tqdm(starts, desc="Chunks", disable=None if show_progress else True):
-        number, result = _next_result(pool, call)
-        # Chunks come back in any order.
-        results[number] = result
+    # One call at a time: calls of two threads would take each other's results.
+    with pool["lock"]:
+        results = _collect(pool, [list(inputs[start : start + size]) for start in starts], arguments, show_progress)
     for start, result in zip(starts, results, strict=True):
         # After all chunks have been collected, so that the workers are free for the next call.
         if isinstance(result, Exception):
@@ -138,6 +137,27 @@ def _check_running(pool: Pool) -> None:
         raise InputError("the pool was stopped. Start another one with start_multi_process_pool.")
 
 
+def _collect(pool: Pool, chunks: list[list[Any]], arguments: Mapping[str, Any], show_progress: bool) -> list[Any]:
+    """Return the result of every chunk, an Exception for one that failed."""
+    # A call that was interrupted leaves jobs and results in the queues, which must not become this call's.
+    call = next(_calls)
+    results: list[Any] = [None] * len(chunks)
+    try:
+        for number, chunk in enumerate(chunks):
+            pool["input"].put((call, number, chunk, dict(arguments)))
+        for _ in tqdm(chunks, desc="Chunks", disable=None if show_progress else True):
+            number, result = _next_result(pool, call)
+            # Chunks come back in any order.
+            results[number] = result
+    except BaseException:
+        # KeyboardInterrupt too: workers need not compute what nobody waits for.
+        with suppress(queue.Empty):
+            while True:
+                pool["input"].get_nowait()
+        raise
+    return results
+
+
 def _check_sendable(arguments: Mapping[str, Any]) -> None:
     """Raise InputError for what cannot be pickled; a queue would drop it, and the caller would wait forever."""
     try:
@@ -155,7 +175,7 @@ def _locate_error(error: Exception, start: int, end: int, count: int) -> None:
         error.args = (f"{error} (texts {start} to {end - 1} of this call, numbered from 0)",)
 
 
-def _next_result(pool: Pool, call: str) -> tuple[int, Any]:
+def _next_result(pool: Pool, call: int) -> tuple[int, Any]:
     while True:
         try:
             of, number, result = pool["output"].get(timeout=_POLL_SECONDS)
@@ -172,12 +192,21 @@ def _next_result(pool: Pool, call: str) -> tuple[int, Any]:
             )
 
 
+def _serve_process(compute: Callable[..., Results], inputs: Any, outputs: Any) -> None:
+    """Run in a worker process."""
+    # Ctrl-C in a terminal reaches every process; the caller's call is interrupted, and the pool can be used again.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _serve(compute, inputs, outputs)
+
+
 def _serve(compute: Callable[..., Results], inputs: Any, outputs: Any) -> None:
-    """Run in a worker: take chunks, and return their results or an error, until the process is stopped."""
+    """Take chunks, and return their results or an error, until the process is stopped."""
     while True:
         call, number, texts, arguments = inputs.get()
         try:
-            result: Any = compute(texts, **arguments)
+            # Whichever worker takes a chunk, and whatever it took before.
+            with repeatable_results():
+                result: Any = compute(texts, **arguments)
         except Exception as error:  # the caller raises it
             result = _sendable(error)
         outputs.put((call, number, result))

@@ -158,13 +158,28 @@ def test_texts_come_from_arguments_a_file_or_stdin(
         return [one["text"] for one in answer(capsys)["embeddings"]]
 
     (tmp_path / "texts.txt").write_bytes("\ufeffthe cat\r\n\n  a caf\u00e9\x0cbar  \n".encode())
-    assert texts("--file", str(tmp_path / "texts.txt")) == ["the cat", "a caf\u00e9\x0cbar"]
+    assert texts("--file", str(tmp_path / "texts.txt")) == [
+        "the cat",
+        "",
+        "  a caf\u00e9\x0cbar  ",
+    ]
     pipe("one\n\ntwo\n", monkeypatch)
-    assert texts() == ["one", "two"]
+    assert texts() == ["one", "", "two"]
     pipe("one\n", monkeypatch)
     assert texts("--file", "-") == ["one"]
     pipe("not read", monkeypatch)
     assert texts("first", "--normalize", "second", "--", "--third") == ["first", "second", "--third"]
+
+
+def test_row_i_of_the_result_is_line_i_of_the_file(bert: str, classifier: str, tmp_path: Path, capsys: Capture) -> None:
+    (tmp_path / "texts.txt").write_bytes(b"\n  \nthe cat\n\na\rb\nthe dog")
+    lines = ["", "  ", "the cat", "", "a\rb", "the dog"]
+    assert main(["encode", bert, "--file", str(tmp_path / "texts.txt"), "--output", str(tmp_path / "v.npy")]) == 0
+    expected = MLXSentenceTransformer(bert).encode(lines)
+    np.testing.assert_allclose(np.load(tmp_path / "v.npy"), expected, atol=2e-5)
+    capsys.readouterr()
+    assert main(["classify", classifier, "--file", str(tmp_path / "texts.txt"), "--json"]) == 0
+    assert [one["text"] for one in answer(capsys)["results"]] == lines
 
 
 def test_no_texts_an_unreadable_file_and_no_folder_for_the_output_are_errors(

@@ -1,9 +1,12 @@
 """Verification computes its measures as scikit-learn and SciPy do, detects faults and writes complete reports."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
+import mlx.core as mx
 import numpy as np
 import pytest
 import scipy.stats
@@ -15,14 +18,17 @@ from weight_files import rewrite
 import mlx_hf_bridge
 from mlx_hf_bridge.cli import main
 from mlx_hf_bridge.conversion.api import convert
-from mlx_hf_bridge.errors import InputError
+from mlx_hf_bridge.errors import InputError, RepositoryError
 from mlx_hf_bridge.quantization.methods import bundled_texts as calibration_texts
 from mlx_hf_bridge.verification import predictors
 from mlx_hf_bridge.verification.html import render_html
 from mlx_hf_bridge.verification.inputs import bundled_texts, read_labeled, read_pairs
 from mlx_hf_bridge.verification.measures import accuracy, compare_embeddings, macro_f1, spearman
+from mlx_hf_bridge.verification.reference import find_reference
+from mlx_hf_bridge.verification.report import Report
 from mlx_hf_bridge.verification.result_store import store_result
-from mlx_hf_bridge.verification.thresholds import Check, resolve_bounds
+from mlx_hf_bridge.verification.steps import full_steps
+from mlx_hf_bridge.verification.thresholds import Check, check_measured, resolve_bounds
 
 TEXTS = ["the cat sat", "a dog ran on the mat", "the dog", "on a mat sat the cat", "cat dog cat"]
 
@@ -142,6 +148,95 @@ def test_a_checkpoint_is_verified_in_a_recipe(source: Path) -> None:
     assert report.packing == "4 bits in groups of 64, affine"
     with pytest.raises(InputError, match=r"has no conversion_metadata.json that names its source, and no recipe"):
         mlx_hf_bridge.verify(source, texts=TEXTS)
+
+
+def test_the_source_is_found_from_any_directory(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(source, tmp_path / "one" / "model")
+    make_checkpoint(tmp_path / "two" / "model", SMALL, seed=5)
+    monkeypatch.chdir(tmp_path / "one")
+    convert("model", tmp_path / "q8", show_progress=False)
+    monkeypatch.chdir(tmp_path / "two")
+    report = mlx_hf_bridge.verify(tmp_path / "q8", texts=TEXTS)
+    assert report.passed, report
+    assert report.reference.startswith(str(tmp_path / "one" / "model"))
+    shutil.rmtree(tmp_path / "one")
+    with pytest.raises(RepositoryError, match=r"converted from .*one/model, which does not exist any more\. Give"):
+        mlx_hf_bridge.verify(tmp_path / "q8", texts=TEXTS)
+
+
+def test_the_commit_that_was_converted_is_the_reference(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repo = tmp_path / "hub" / "models--org--name"
+    shutil.copytree(source, repo / "snapshots" / ("a" * 40))
+    make_checkpoint(repo / "snapshots" / ("b" * 40), SMALL, seed=5)
+    (repo / "refs").mkdir()
+    (repo / "refs" / "main").write_text("a" * 40)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    convert("org/name", tmp_path / "q8", show_progress=False)
+    (repo / "refs" / "main").write_text("b" * 40)
+    found = find_reference(str(tmp_path / "q8"), None, None)
+    assert (found.name, found.revision, found.folder.name) == ("org/name", "a" * 40, "a" * 40)
+    [step] = [step for step in full_steps(str(tmp_path / "q8"), found.folder, "embedding", TEXTS) if "ids" in step.name]
+    assert (step.verdict, step.detail) == ("ok", f"{len(TEXTS)} texts have the same ids")
+
+
+def test_shards_are_measured(packed: Path) -> None:
+    before = mlx_hf_bridge.verify(packed, texts=TEXTS, full_test=True)
+    arrays = mx.load(str(packed / "model.safetensors"))
+    (packed / "model.safetensors").unlink()
+    parts = [sorted(arrays)[::2], sorted(arrays)[1::2]]
+    names = [f"model-{number + 1:05}-of-00002.safetensors" for number in range(2)]
+    for name, part in zip(names, parts, strict=True):
+        mx.save_safetensors(str(packed / name), {key: arrays[key] for key in part}, {"format": "mlx"})
+    where = {key: name for name, part in zip(names, parts, strict=True) for key in part}
+    (packed / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": where}))
+    after = mlx_hf_bridge.verify(packed, texts=TEXTS, full_test=True)
+    assert after.figures["weights_mb"] == pytest.approx(before.figures["weights_mb"], rel=0.02)
+    details = [next(step.detail for step in report.steps if "headers" in step.name) for report in (before, after)]
+    assert details[0] == details[1] == f"{len(arrays)} tensors"
+
+
+def test_what_is_not_compared_is_skipped(packed: Path, source: Path, tmp_path: Path) -> None:
+    shutil.copytree(source, tmp_path / "bare", ignore=shutil.ignore_patterns("tokenizer.json"))
+    (packed / "conversion_metadata.json").unlink()
+    steps = {step.name: step for step in full_steps(str(packed), tmp_path / "bare", "embedding", TEXTS)}
+    skipped = [name for name, step in steps.items() if step.verdict == "skipped"]
+    assert skipped == ["files are complete", "the tokenizer gives the source's ids"]
+    report = Report("m", "r", "embedding", "", 1, {}, (), tuple(steps[name] for name in skipped))
+    assert not report.passed
+    assert "<td class='n mark'>-</td>" in render_html([report])
+    words = (packed / "tokenizer.json").read_text()
+    (packed / "tokenizer.json").write_text(
+        words.replace('"cat"', '"?"').replace('"dog"', '"cat"').replace('"?"', '"dog"')
+    )
+    [step] = [step for step in full_steps(str(packed), source, "embedding", TEXTS) if "ids" in step.name]
+    assert step.verdict == "FAILED"
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "message"),
+    [
+        ("cosine_mean", (False, False, False), "needs an embedding model"),
+        ("label_agreement", (True, True, True), "needs a classifier"),
+        ("spearman_loss", (True, False, False), r"needs pairs \(--pairs\)"),
+        ("accuracy_loss", (False, True, False), r"needs labelled .* measured are label_agreement, spearman_loss"),
+        ("f1_loss", (False, False, False), "needs labelled"),
+    ],
+)
+def test_bounds_of_what_is_not_measured_are_refused(name: str, given: tuple[bool, bool, bool], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        check_measured([name], *given)
+    check_measured([name], not given[0], True, True)
+
+
+def test_bounds_are_refused_before_the_work(packed: Path, tmp_path: Path, capsys: Capture) -> None:
+    with pytest.raises(InputError, match=r"thresholds has f1_loss, which is not measured here"):
+        mlx_hf_bridge.verify(packed, texts=TEXTS, thresholds={"f1_loss": 1.0})
+    assert main(["verify", str(packed), "--html", str(tmp_path / "gone" / "r.html")]) == 1
+    assert "is in a folder that does not exist" in capsys.readouterr().err
+    assert main(["verify", str(tmp_path / "gone"), "--recipe", "q4", "--store"]) == 1
+    assert "--store needs a converted folder" in capsys.readouterr().err
 
 
 def test_bounds_follow_the_bits() -> None:

@@ -4,34 +4,57 @@ import argparse
 import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
+from io import TextIOWrapper
 from pathlib import Path
+from typing import TextIO
 
 from mlx_hf_bridge.errors import InputError
 
 
 def read_texts(args: argparse.Namespace) -> list[str]:
-    """Return the texts of the arguments, or every nonblank line of a file or stdin; InputError if there is none."""
+    """Return the texts of the arguments, or every line of a file or stdin; InputError if all of them are blank."""
     return list(stream_texts(args))
 
 
 def stream_texts(args: argparse.Namespace) -> Iterator[str]:
-    """Yield what read_texts returns, one text at a time."""
+    """Yield what read_texts returns, one text at a time.
+
+    Blank lines are texts too, so that row i of the result is line i.
+    """
     if args.text:
         yield from args.text
         return
     is_piped = args.file in (None, "-")
     origin = "stdin" if is_piped else str(args.file)
-    found = False
+    # Blank lines so far; None after the first text.
+    blank: list[str] | None = []
     try:
-        with nullcontext(sys.stdin) if is_piped else Path(args.file).expanduser().open(encoding="utf-8-sig") as lines:
+        with nullcontext(_stdin()) if is_piped else _open(args.file) as lines:
             for line in lines:
-                if text := line.strip():
-                    found = True
-                    yield text
+                text = line.removesuffix("\n").removesuffix("\r")
+                # Held back until the first text, since a file of blank lines has none.
+                if blank is not None:
+                    if not text.strip():
+                        blank.append(text)
+                        continue
+                    yield from blank
+                    blank = None
+                yield text
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{origin} cannot be read as UTF-8 text ({error}). Give another file.") from error
-    if not found:
+    if blank is not None:
         raise InputError(f"{origin} has no text, expected one per line. Give texts as arguments, with --file or piped.")
+
+
+def _open(path: str) -> TextIO:
+    # Only "\n" ends a line: a lone carriage return would otherwise too.
+    return Path(path).expanduser().open(encoding="utf-8-sig", newline="\n")
+
+
+def _stdin() -> TextIO:
+    if isinstance(sys.stdin, TextIOWrapper):
+        sys.stdin.reconfigure(encoding="utf-8-sig", errors="strict", newline="\n")
+    return sys.stdin
 
 
 def read_lines(path: str) -> list[str]:

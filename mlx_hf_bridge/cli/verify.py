@@ -21,6 +21,8 @@ def run(args: argparse.Namespace) -> int:
     thresholds = dict(_threshold(text) for text in args.threshold)
     resolve_bounds(None, thresholds)
     texts = read_lines(args.texts) if args.texts else None
+    # Before minutes of work, which would be lost.
+    _check_targets(args)
     quantization = options_from_flags(args).to_kwargs()
     reports = [
         verify(
@@ -36,17 +38,29 @@ def run(args: argparse.Namespace) -> int:
         )
         for model in args.models
     ]
-    if args.html:
-        Path(args.html).expanduser().write_text(render_html(reports), encoding="utf-8")
-    if args.store:
-        for model, report in zip(args.models, reports, strict=True):
-            store_result(report, Path(model).expanduser())
     if args.json:
         show_json([report.to_dict() for report in reports])
     else:
         for report in reports:
             _show(report)
+    # Last, so that the figures are seen even if a file cannot be written.
+    if args.html:
+        Path(args.html).expanduser().write_text(render_html(reports), encoding="utf-8")
+    if args.store:
+        for model, report in zip(args.models, reports, strict=True):
+            store_result(report, Path(model).expanduser())
     return 0 if all(report.passed for report in reports) else _FAILED
+
+
+def _check_targets(args: argparse.Namespace) -> None:
+    """Raise InputError if a requested file has no folder to be in."""
+    if args.html and not Path(args.html).expanduser().absolute().parent.is_dir():
+        raise InputError(f"--html {args.html} is in a folder that does not exist. Create it, or give another path.")
+    for model in args.models if args.store else ():
+        if not Path(model).expanduser().is_dir():
+            raise InputError(
+                f"--store needs a converted folder, and {model} is none. Convert it first, or omit --store."
+            )
 
 
 def _show(report: Report) -> None:
@@ -58,7 +72,7 @@ def _show(report: Report) -> None:
     title = f"{report.model}: {verdict} ({report.packing}; compared with {report.reference})"
     show(table(title, ("figure", "value", "bound", ""), shown, ("value", "bound")))
     if report.steps:
-        steps = [(step.name, _verdict(step.passed), step.detail) for step in report.steps]
+        steps = [(step.name, step.verdict, step.detail) for step in report.steps]
         show(table("", ("step", "", "details"), steps))
 
 

@@ -48,7 +48,8 @@ def _model_sections(report: Report) -> str:
         for check in report.checks
     )
     steps = "".join(
-        f"<tr><td>{html.escape(step.name)}</td><td>{html.escape(step.detail)}</td>{_mark(step.passed)}</tr>"
+        f"<tr><td>{html.escape(step.name)}</td><td>{html.escape(step.detail)}</td>"
+        f"{_mark(step.passed, step.skipped)}</tr>"
         for step in report.steps
     )
     figures = "".join(
@@ -65,7 +66,9 @@ def _model_sections(report: Report) -> str:
     )
 
 
-def _mark(passed: bool) -> str:
+def _mark(passed: bool, skipped: bool = False) -> str:
+    if skipped:
+        return "<td class='n mark'>-</td>"
     return f"<td class='n mark {'ok' if passed else 'bad'}'>{'✓' if passed else '✗'}</td>"
 
 

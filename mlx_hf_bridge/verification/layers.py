@@ -8,32 +8,36 @@ import numpy as np
 from mlx_hf_bridge.conversion.tokenizer_files import load_tokenizer
 from mlx_hf_bridge.pretrained.auto import MLXAutoModel
 from mlx_hf_bridge.pretrained.model import MLXPreTrainedModel
+from mlx_hf_bridge.verification.reference import Reference
 
 # Enough texts for a stable mean; every one costs two forward passes, unbatched.
 _TEXTS = 16
 
 
-def layer_errors(folder: Path, float_model: str, texts: Sequence[str]) -> tuple[float, ...]:
+def layer_errors(folder: Path, reference: Reference, texts: Sequence[str]) -> tuple[float, ...]:
     """Return the relative error of every hidden state, with both models computed by this package.
 
     Args:
         folder: The converted model.
-        float_model: The Hub id or folder of the float model.
+        reference: The float model.
         texts: The texts to compare on; the first 16 are used.
 
     Returns:
         ||converted - float|| / ||float|| of each hidden state over all tokens, that of the embeddings first.
     """
-    models = MLXAutoModel.from_pretrained(str(folder)), MLXAutoModel.from_pretrained(float_model, dtype="float32")
+    models = (
+        MLXAutoModel.from_pretrained(str(folder)),
+        MLXAutoModel.from_pretrained(reference.name, revision=reference.revision, dtype="float32"),
+    )
     tokenizer = load_tokenizer(folder, models[0].loaded.family, models[0].loaded.raw_config)
     sequences = tokenizer.encode(list(texts[:_TEXTS]), models[0].loaded.config.max_length)
     sums = None
     for tokens in sequences:
-        converted, reference = (
+        converted, exact = (
             np.stack([np.array(state, np.float32)[0] for state in _hidden_states(model, tokens.ids)])
             for model in models
         )
-        squares = np.stack([((converted - reference) ** 2).sum(axis=(1, 2)), (reference**2).sum(axis=(1, 2))])
+        squares = np.stack([((converted - exact) ** 2).sum(axis=(1, 2)), (exact**2).sum(axis=(1, 2))])
         sums = squares if sums is None else sums + squares
     assert sums is not None
     # Summed over all texts before dividing, so that one text with a small norm does not decide a layer's error.

@@ -10,11 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from mlx_hf_bridge.checkpoints.adapter import is_adapter
 from mlx_hf_bridge.errors import BridgeError
 from mlx_hf_bridge.pipelines import pipeline
 from mlx_hf_bridge.quantization.recipes import QuantizationLike
 from mlx_hf_bridge.sentence_transformers import MLXSentenceTransformer
 from mlx_hf_bridge.verification.measures import Floats
+from mlx_hf_bridge.verification.reference import Reference
 
 EMBEDDING, CLASSIFICATION = "embedding", "classification"
 _LATENCY_CALLS = 5
@@ -38,7 +40,9 @@ class Predictor:
         return [self.labels[int(best)] for best in self.predict(texts).argmax(axis=1)]
 
 
-def load_converted(model: str, task: str, recipe: QuantizationLike = None, dtype: Any = "auto") -> Predictor:
+def load_converted(
+    model: str, task: str, recipe: QuantizationLike = None, dtype: Any = "auto", revision: str | None = None
+) -> Predictor:
     """Load a model with this package.
 
     Args:
@@ -46,34 +50,46 @@ def load_converted(model: str, task: str, recipe: QuantizationLike = None, dtype
         task: "embedding" or "classification".
         recipe: The quantization to apply; None for the model as it is.
         dtype: The dtype of the weights that are not quantized.
+        revision: The commit of a Hub repo; None is the main branch.
 
     Returns:
         The model as a function of texts.
     """
     if task == CLASSIFICATION:
         options = {} if recipe is None and dtype == "auto" else {"quantization_config": recipe, "dtype": dtype}
-        pipe = pipeline("text-classification", model=model, **options)
+        pipe = pipeline("text-classification", model=model, revision=revision, **options)
         return _classifier("mlx_hf_bridge", pipe, Path(pipe.model.folder))
-    encoder = MLXSentenceTransformer(model, quantization_config=recipe, dtype=dtype)
+    encoder = MLXSentenceTransformer(model, revision=revision, quantization_config=recipe, dtype=dtype)
     return Predictor("mlx_hf_bridge", lambda texts: np.asarray(encoder.encode(list(texts))), folder=_folder(encoder))
 
 
-def load_reference(model: str, task: str) -> Predictor:
-    """Load the float model with torch if it and the task's library are installed, else in float32 with this package."""
-    package = "sentence_transformers" if task == EMBEDDING else "transformers"
-    if not all(importlib.util.find_spec(name) for name in ("torch", package)):
-        found = load_converted(model, task, dtype="float32")
+def load_reference(reference: Reference, task: str) -> Predictor:
+    """Load the float model with torch if it and the task's library are installed, else in float32 with this package.
+
+    Args:
+        reference: The float checkpoint.
+        task: "embedding" or "classification".
+
+    Returns:
+        The model as a function of texts.
+    """
+    needed = ["torch", "sentence_transformers" if task == EMBEDDING else "transformers"]
+    if is_adapter(reference.folder):
+        needed.append("peft")
+    if not all(importlib.util.find_spec(name) for name in needed):
+        found = load_converted(reference.name, task, dtype="float32", revision=reference.revision)
         return Predictor("mlx_hf_bridge in float32", found.predict, found.labels)
-    return _load_on_torch(model, task)
+    return _load_on_torch(reference, task)
 
 
-def _load_on_torch(model: str, task: str) -> Predictor:
+def _load_on_torch(reference: Reference, task: str) -> Predictor:
     transformers = importlib.import_module("transformers")
+    model, revision = reference.name, reference.revision
     if task == CLASSIFICATION:
-        pipe = transformers.pipeline("text-classification", model=model, device="cpu")
+        pipe = transformers.pipeline("text-classification", model=model, revision=revision, device="cpu")
         return _classifier(f"transformers {transformers.__version__} on torch", pipe, None)
     library = importlib.import_module("sentence_transformers")
-    encoder = library.SentenceTransformer(model, device="cpu")
+    encoder = library.SentenceTransformer(model, revision=revision, device="cpu")
     return Predictor(
         f"sentence-transformers {library.__version__} on torch",
         lambda texts: np.asarray(encoder.encode(list(texts), show_progress_bar=False), np.float32),
@@ -112,10 +128,20 @@ def measure_speed(predictor: Predictor, texts: Sequence[str]) -> dict[str, float
     return {"latency_ms": 1000 * float(np.median(calls)), "texts_per_second": len(texts) / seconds}
 
 
-def try_step(function: Callable[[], Any]) -> tuple[Any, str]:
-    """Return a function's result and "", or None and the text of the error that it raised."""
+def try_step(function: Callable[[], Any], raised: tuple[type[Exception], ...] = ()) -> tuple[Any, str]:
+    """Return a function's result and "", or None and the text of the error that it raised.
+
+    Args:
+        function: The function.
+        raised: Errors that are not caught.
+
+    Returns:
+        The result and the text of the error.
+    """
     # MLX and the tokenizers raise plain RuntimeError and ValueError.
     try:
         return function(), ""
+    except raised:
+        raise
     except (BridgeError, OSError, RuntimeError, ValueError) as error:
         return None, f"{type(error).__name__}: {error}"

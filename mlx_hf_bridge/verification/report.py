@@ -9,11 +9,17 @@ from mlx_hf_bridge.verification.thresholds import Check
 
 @dataclass(frozen=True)
 class Step:
-    """One thing that must work, whether it did, and what was observed."""
+    """One thing that must work, whether it did, and what was observed; `skipped` if it could not be checked."""
 
     name: str
     passed: bool
     detail: str
+    skipped: bool = False
+
+    @property
+    def verdict(self) -> str:
+        """Return "ok", "FAILED" or "skipped"."""
+        return "skipped" if self.skipped else "ok" if self.passed else "FAILED"
 
 
 @dataclass(frozen=True)
@@ -41,7 +47,7 @@ class Report:
     @property
     def passed(self) -> bool:
         """Return whether there was a check or step and every one passed."""
-        results = [check.passed for check in self.checks] + [step.passed for step in self.steps]
+        results = [check.passed for check in self.checks] + [step.passed for step in self.steps if not step.skipped]
         return bool(results) and all(results)
 
     def to_dict(self) -> dict[str, Any]:

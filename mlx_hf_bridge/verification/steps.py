@@ -7,9 +7,16 @@ from typing import Any
 
 import numpy as np
 
-from mlx_hf_bridge.checkpoints.checkpoint import CONFIG_FILE, METADATA_FILE, read_json, read_modules
+from mlx_hf_bridge.checkpoints.checkpoint import (
+    CONFIG_FILE,
+    METADATA_FILE,
+    open_weight_files,
+    read_checkpoint,
+    read_json,
+    read_modules,
+)
 from mlx_hf_bridge.checkpoints.pooling_modes import read_pooling_modes
-from mlx_hf_bridge.checkpoints.safetensors_file import SINGLE_FILE, SafetensorsFile
+from mlx_hf_bridge.checkpoints.sources import HubOptions, locate
 from mlx_hf_bridge.conversion.cache import is_complete
 from mlx_hf_bridge.conversion.tokenizer_class import tokenizer_config
 from mlx_hf_bridge.inference.tokenizer import Tokenizer
@@ -21,24 +28,22 @@ from mlx_hf_bridge.verification.report import Step
 _BATCH_TOLERANCE = 1e-3
 
 
-def basic_steps(converted: Predictor, float_model: str, outputs: Floats) -> tuple[Step, ...]:
+def basic_steps(converted: Predictor, source: Path, outputs: Floats) -> tuple[Step, ...]:
     """Check that all outputs are finite and that the pooling is the source's.
 
     Args:
         converted: The converted model.
-        float_model: The Hub id or folder of the source; its pooling is compared only if it is a folder.
+        source: The folder of the source's small files.
         outputs: What the converted model returned for all texts.
 
     Returns:
-        One or two steps.
+        Two steps.
     """
     bad = int((~np.isfinite(outputs)).any(axis=1).sum())
     steps = [Step("outputs are finite", bad == 0, f"{bad} of {len(outputs)} texts have inf or nan")]
     assert converted.folder is not None
-    source = Path(float_model).expanduser()
-    if source.is_dir():
-        modes = [_pooling(folder) for folder in (converted.folder, source)]
-        steps.append(Step("pooling matches the source", modes[0] == modes[1], f"{modes[0]}, the source has {modes[1]}"))
+    modes = [_pooling(folder) for folder in (converted.folder, source)]
+    steps.append(Step("pooling matches the source", modes[0] == modes[1], f"{modes[0]}, the source has {modes[1]}"))
     return tuple(steps)
 
 
@@ -49,16 +54,17 @@ def _pooling(folder: Path) -> str:
     return "mean" if path is None else ", ".join(read_pooling_modes(folder / path))
 
 
-def _tensor_count(path: Path) -> str:
-    return f"{len(SafetensorsFile(path).tensor_infos)} tensors"
+def _tensor_count(folder: Path) -> str:
+    files = open_weight_files(read_checkpoint(locate(folder, HubOptions())))
+    return f"{sum(len(file.tensor_infos) for file in files)} tensors"
 
 
-def full_steps(model: str, float_model: str, task: str, texts: Sequence[str]) -> tuple[Step, ...]:
+def full_steps(model: str, source: Path, task: str, texts: Sequence[str]) -> tuple[Step, ...]:
     """Check files, weights, tokenizer, loading, single texts, batches, and empty and long texts, one after the other.
 
     Args:
         model: The converted folder.
-        float_model: The Hub id or folder of the source; token ids are compared only if it is a folder.
+        source: The folder of the source's small files.
         task: "embedding" or "classification".
         texts: The texts to try.
 
@@ -68,9 +74,9 @@ def full_steps(model: str, float_model: str, task: str, texts: Sequence[str]) ->
     folder = Path(model)
     done = [
         _step("config.json can be read", lambda: read_json(folder / CONFIG_FILE)["model_type"]),
-        _step("the weights file has a valid header", lambda: _tensor_count(folder / SINGLE_FILE)),
+        _step("the weight files have valid headers", lambda: _tensor_count(folder)),
         _step("files are complete", lambda: _complete(folder)),
-        _step("token ids match the source", lambda: _same_ids(folder, Path(float_model), texts)),
+        _step("the tokenizer gives the source's ids", lambda: _same_ids(folder, source, texts)),
     ]
     predictor, error = try_step(lambda: load_converted(model, task))
     done.append(Step("the model loads", predictor is not None, error or model))
@@ -88,25 +94,30 @@ class _Failed(ValueError):
     """Raised by a check that ran and found an error."""
 
 
+class _Skipped(ValueError):
+    """Raised by a check that has nothing to compare with."""
+
+
 def _step(name: str, function: Callable[[], Any]) -> Step:
-    found, error = try_step(function)
+    try:
+        found, error = try_step(function, (_Skipped,))
+    except _Skipped as reason:
+        return Step(name, True, str(reason), skipped=True)
     return Step(name, not error, error or str(found))
 
 
 def _complete(folder: Path) -> str:
     if not (folder / METADATA_FILE).is_file():
-        return f"no {METADATA_FILE}, so there is no list of files to check"
+        raise _Skipped(f"no {METADATA_FILE}, so there is no list of files to check")
     if not is_complete(folder):
-        raise _Failed(f"files that {METADATA_FILE} lists are missing or have other sizes")
+        raise _Failed(f"files that {METADATA_FILE} lists are missing or changed")
     return f"{len(json.loads((folder / METADATA_FILE).read_text(encoding='utf-8'))['files'])} files"
 
 
 def _same_ids(folder: Path, source: Path, texts: Sequence[str]) -> str:
     converted = Tokenizer.from_folder(folder, tokenizer_config(folder)).encode(list(texts), 10_000)
     if not (source / "tokenizer.json").is_file():
-        return (
-            f"{len(texts)} texts tokenized; not compared, because the source is not a local folder with tokenizer.json"
-        )
+        raise _Skipped(f"{len(texts)} texts tokenized; the source has no tokenizer.json to compare with")
     reference = Tokenizer.from_folder(source, tokenizer_config(source)).encode(list(texts), 10_000)
     different = sum(not np.array_equal(one.ids, other.ids) for one, other in zip(converted, reference, strict=True))
     if different:

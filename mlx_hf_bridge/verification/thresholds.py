@@ -1,7 +1,7 @@
 """The bounds that a model's figures must meet to pass, by the bits of its weights."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from mlx_hf_bridge.errors import InputError
@@ -61,6 +61,35 @@ def resolve_bounds(bits: int | None, overrides: Mapping[str, float] | None = Non
     if unknown := sorted(set(overrides or {}) - set(defaults)):
         raise InputError(f"thresholds has {unknown}, which are not known; use {', '.join(defaults)}.")
     return {**defaults, **(overrides or {})}
+
+
+def check_measured(overrides: Iterable[str], embeds: bool, has_pairs: bool, has_labels: bool) -> None:
+    """Raise InputError for bounds of figures that are not measured, which would never be applied.
+
+    Args:
+        overrides: Figures that the caller gives bounds for.
+        embeds: Whether the model returns embeddings; otherwise it is a classifier.
+        has_pairs: Whether scored pairs are given.
+        has_labels: Whether labeled texts are given.
+
+    Raises:
+        InputError: If there is such a figure; the message says what it needs.
+    """
+    embedding = dict.fromkeys(("cosine_mean", "mean_squared_error", "largest_difference"), embeds)
+    needs = {
+        **{name: (measured, "an embedding model") for name, measured in embedding.items()},
+        "label_agreement": (not embeds, "a classifier"),
+        "spearman_loss": (has_pairs, "pairs (--pairs)"),
+        "accuracy_loss": (has_labels, "labelled (--labelled)"),
+        "f1_loss": (has_labels, "labelled (--labelled)"),
+    }
+    for name in overrides:
+        measured, needed = needs[name]
+        if not measured:
+            raise InputError(
+                f"thresholds has {name}, which is not measured here: it needs {needed}. Give that, or omit the bound; "
+                f"measured are {', '.join(known for known, (here, _) in needs.items() if here)}."
+            )
 
 
 def check_figures(figures: Mapping[str, float], bounds: Mapping[str, float]) -> tuple[Check, ...]:

@@ -1,6 +1,5 @@
 """Compare a converted model with its float reference and report figures, bounds and functional steps."""
 
-import json
 import resource
 import sys
 from collections.abc import Mapping, Sequence
@@ -10,8 +9,15 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from mlx_hf_bridge.checkpoints.checkpoint import CONFIG_FILE, METADATA_FILE, read_json
-from mlx_hf_bridge.checkpoints.safetensors_file import MB, SINGLE_FILE
+from mlx_hf_bridge.checkpoints.checkpoint import (
+    CONFIG_FILE,
+    METADATA_FILE,
+    open_weight_files,
+    read_checkpoint,
+    read_json,
+)
+from mlx_hf_bridge.checkpoints.safetensors_file import MB
+from mlx_hf_bridge.checkpoints.sources import HubOptions, locate
 from mlx_hf_bridge.errors import InputError
 from mlx_hf_bridge.quantization.recipes import QuantizationLike
 from mlx_hf_bridge.verification.inputs import LabeledTexts, ScoredPairs, check_texts, read_labeled, read_pairs
@@ -25,9 +31,10 @@ from mlx_hf_bridge.verification.predictors import (
     load_reference,
     measure_speed,
 )
+from mlx_hf_bridge.verification.reference import find_reference
 from mlx_hf_bridge.verification.report import Report, Step
 from mlx_hf_bridge.verification.steps import basic_steps, full_steps
-from mlx_hf_bridge.verification.thresholds import check_figures, resolve_bounds
+from mlx_hf_bridge.verification.thresholds import check_figures, check_measured, resolve_bounds
 from mlx_hf_bridge.version import installed_version
 from mlx_hf_bridge.weights.quantized import read_packing
 
@@ -57,7 +64,7 @@ def verify(
         labelled: A CSV or TSV file of text, label, for accuracy and F1 of a classifier.
         task: "embedding" or "classification". Default: by the architecture in config.json.
         thresholds: Bounds by figure that replace the defaults: cosine_mean, mean_squared_error, largest_difference,
-            spearman_loss, accuracy_loss, f1_loss, label_agreement.
+            spearman_loss, accuracy_loss, f1_loss, label_agreement. Those of figures that are not measured are refused.
         full_test: Whether to check files, tokenizer, loading and embedding step by step too. Default: False.
 
     Returns:
@@ -74,17 +81,19 @@ def verify(
         True
     """
     checked = check_texts(texts)
-    float_model = str(reference_model) if reference_model is not None else _source(str(model), quantization_config)
-    resolved_task = _resolve_task(task, str(model), float_model)
+    resolve_bounds(None, thresholds)
+    source = find_reference(str(model), reference_model, quantization_config)
+    resolved_task = _resolve_task(task, str(model), source.folder)
+    check_measured(thresholds or {}, resolved_task == EMBEDDING, pairs is not None, labelled is not None)
     converted, reference = (
         load_converted(str(model), resolved_task, quantization_config),
-        load_reference(float_model, resolved_task),
+        load_reference(source, resolved_task),
     )
     assert converted.folder is not None
     outputs = converted.predict(checked), reference.predict(checked)
     if outputs[0].shape != outputs[1].shape:
         raise InputError(
-            f"{model} gives arrays {outputs[0].shape} and its reference {float_model} {outputs[1].shape}; they are not "
+            f"{model} gives arrays {outputs[0].shape} and its reference {source.name} {outputs[1].shape}; they are not "
             "the same model. Give the checkpoint that it was converted from."
         )
     figures = (
@@ -92,13 +101,13 @@ def verify(
     )
     figures |= _compare_pairs(converted, reference, read_pairs(pairs)) if pairs is not None else {}
     figures |= _compare_labels(converted, reference, read_labeled(labelled)) if labelled is not None else {}
-    steps = basic_steps(converted, float_model, outputs[0])
-    steps += full_steps(str(converted.folder), float_model, resolved_task, checked) if full_test else ()
-    figures |= measure_speed(converted, checked) | _sizes(converted.folder, float_model)
+    steps = basic_steps(converted, source.folder, outputs[0])
+    steps += full_steps(str(converted.folder), source.folder, resolved_task, checked) if full_test else ()
+    figures |= measure_speed(converted, checked) | _sizes(converted.folder, source.folder)
     config = read_json(converted.folder / CONFIG_FILE)
     return Report(
         str(model),
-        f"{float_model} ({reference.name})",
+        f"{source.name} ({reference.name})",
         resolved_task,
         _describe_quantization(config),
         len(checked),
@@ -106,29 +115,17 @@ def verify(
         check_figures(figures, resolve_bounds(_fewest_bits(config), thresholds)),
         steps,
         tuple(float(value) for value in cosines(*outputs)),
-        layer_errors(converted.folder, float_model, checked),
+        layer_errors(converted.folder, source, checked),
         {name: installed_version(name) or "unknown" for name in ("mlx-hf-bridge", "mlx", "transformers")},
     )
 
 
-def _source(model: str, recipe: QuantizationLike) -> str:
-    path = Path(model).expanduser() / METADATA_FILE
-    if path.is_file():
-        return str(read_json(path)["source"])
-    if recipe is None:
-        raise InputError(
-            f"{model} has no {METADATA_FILE} that names its source, and no recipe was given. Give reference_model "
-            "(--reference), the float checkpoint, or a recipe to convert with."
-        )
-    return model
-
-
-def _resolve_task(task: str | None, model: str, float_model: str) -> str:
+def _resolve_task(task: str | None, model: str, source: Path) -> str:
     if task is not None:
         if task not in (EMBEDDING, CLASSIFICATION):
             raise InputError(f"task={task!r} is not verified; use {EMBEDDING!r} or {CLASSIFICATION!r}.")
         return task
-    for folder in (Path(model).expanduser(), Path(float_model).expanduser()):
+    for folder in (Path(model).expanduser(), source):
         if (folder / CONFIG_FILE).is_file():
             named = read_json(folder / CONFIG_FILE).get("architectures") or []
             return CLASSIFICATION if any("ForSequenceClassification" in name for name in named) else EMBEDDING
@@ -168,8 +165,8 @@ def _compare_labels(converted: Predictor, reference: Predictor, labeled: Labeled
     return figures
 
 
-def _sizes(folder: Path, float_model: str) -> dict[str, float]:
-    size = (folder / SINGLE_FILE).stat().st_size
+def _sizes(folder: Path, source: Path) -> dict[str, float]:
+    size = _weight_bytes(folder)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     figures = {
         "weights_mb": size / MB,
@@ -177,12 +174,15 @@ def _sizes(folder: Path, float_model: str) -> dict[str, float]:
         "peak_memory_mb": mx.get_peak_memory() / MB,
         "process_peak_mb": peak / MB,
     }
-    source = Path(float_model).expanduser() / SINGLE_FILE
     noted = folder / METADATA_FILE
-    original = source.stat().st_size if source.is_file() else None
-    if original is None and noted.is_file():
-        original = json.loads(noted.read_text(encoding="utf-8")).get("source_bytes")
+    original = read_json(noted).get("source_bytes") if noted.is_file() else _weight_bytes(source)
     return figures | ({"size_ratio": size / original} if original else {})
+
+
+def _weight_bytes(folder: Path) -> int:
+    """Return the bytes of the files that the weights are read from, which may be shards."""
+    files = open_weight_files(read_checkpoint(locate(folder, HubOptions())))
+    return sum(file.path.stat().st_size for file in files)
 
 
 def _fewest_bits(config: dict[str, Any]) -> int | None:

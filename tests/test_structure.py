@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import re
 import sys
 from collections.abc import Iterator
 from functools import cache
@@ -14,8 +15,10 @@ from subprocesses import run_python, start_python, wait_for
 
 import mlx_hf_bridge
 from mlx_hf_bridge import errors
+from mlx_hf_bridge.errors import BackendError
 from mlx_hf_bridge.models import family_for, model_types
 from mlx_hf_bridge.runtime import device
+from mlx_hf_bridge.runtime.environment import check_environment
 
 ROOT = Path(mlx_hf_bridge.__file__).parent
 # docs/architecture.md: a package imports from itself and earlier ones; within one line, in one direction only.
@@ -271,11 +274,20 @@ def test_variables_override_what_was_measured(variables: dict[str, str], printed
     assert run_python(CHOICES, **variables) == printed
 
 
-@pytest.mark.parametrize("variable", ["MLX_HF_BRIDGE_STREAMS", "MLX_HF_BRIDGE_UNPACK"])
-def test_a_variable_of_another_kind_is_refused(variable: str) -> None:
-    code, _, stderr = wait_for(start_python(CHOICES, **{variable: "many"}))
+@pytest.mark.parametrize("variable", ["MLX_HF_BRIDGE_STREAMS", "MLX_HF_BRIDGE_UNPACK", "MLX_HF_BRIDGE_FEW_ROWS"])
+@pytest.mark.parametrize("value", ["many", "-1", "1.5", "\u0664"])
+def test_a_variable_of_another_kind_is_refused(variable: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(BackendError, match=re.escape(f"{variable}={value!r}, expected a number")):
+        check_environment()
+    monkeypatch.setenv(variable, "")
+    check_environment()
+
+
+def test_a_wrong_variable_is_refused_at_import() -> None:
+    code, _, stderr = wait_for(start_python(CHOICES, MLX_HF_BRIDGE_FEW_ROWS="x", MLX_HF_BRIDGE_BLAS="none"))
     assert code == 1
-    assert f"BackendError: {variable}='many', expected a number" in stderr
+    assert "BackendError: MLX_HF_BRIDGE_FEW_ROWS='x', expected a number" in stderr
 
 
 @on_linux_cpu

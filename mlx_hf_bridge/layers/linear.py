@@ -11,7 +11,7 @@ from contextvars import ContextVar
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_hf_bridge.layers.single_batch import in_single_batch_mode
+from mlx_hf_bridge.layers.single_batch import may_use_tiles
 from mlx_hf_bridge.layers.small_batch import PackedTiles
 from mlx_hf_bridge.runtime.device import (
     KEEPS_DEQUANTIZED,
@@ -155,7 +155,7 @@ class Linear(nn.Module):
         self._tiles = PackedTiles() if SMALL_BATCH_ROWS else None
 
     def __call__(self, x: mx.array) -> mx.array:
-        if self._tiles is not None and in_single_batch_mode():
+        if self._tiles is not None and may_use_tiles():
             result = self._tiles.matmul(x, self.weight)
             if result is not None:
                 return result + self.bias if "bias" in self else result

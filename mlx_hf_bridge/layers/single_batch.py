@@ -15,6 +15,7 @@ from mlx_hf_bridge.runtime.device import EVALUATES_EARLY
 
 # A context variable: another thread that encodes many texts at the same time must not see it.
 _single_batch: ContextVar[bool] = ContextVar("_single_batch", default=False)
+_repeatable: ContextVar[bool] = ContextVar("_repeatable", default=False)
 
 
 @contextmanager
@@ -35,13 +36,29 @@ def single_batch_mode() -> Iterator[None]:
         _single_batch.reset(token)
 
 
-def in_single_batch_mode() -> bool:
-    """Return whether the code runs inside a `single_batch_mode()` block.
+@contextmanager
+def repeatable_results() -> Iterator[None]:
+    """Declare that results inside the `with` block do not depend, to the last bit, on what was computed before.
+
+    Packed tiles, which appear after some calls and round differently, are not used.
+
+    Yields:
+        Nothing.
+    """
+    token = _repeatable.set(True)
+    try:
+        yield
+    finally:
+        _repeatable.reset(token)
+
+
+def may_use_tiles() -> bool:
+    """Return whether linear layers may use packed tiles.
 
     Returns:
-        True inside of it.
+        True inside of single-batch mode, unless results must be repeatable.
     """
-    return _single_batch.get()
+    return _single_batch.get() and not _repeatable.get()
 
 
 def start_evaluation(array: mx.array) -> None:

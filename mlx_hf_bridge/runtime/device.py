@@ -15,10 +15,8 @@ from contextlib import AbstractContextManager
 from mlx_hf_bridge.errors import BackendError
 from mlx_hf_bridge.runtime.blas import MLX_CAME_FIRST, BlasThreads, kernel_name, load_blas
 from mlx_hf_bridge.runtime.environment import (
-    FEW_ROWS_VARIABLE,
-    STREAMS_VARIABLE,
-    UNPACK_VARIABLE,
     blas_choice,
+    check_environment,
     small_batch_rows_choice,
     streams_choice,
     unpack_choice,
@@ -29,6 +27,8 @@ _INSTALL_ADVICE = (
     "'mlx-hf-bridge[cuda12]' or 'mlx-hf-bridge[cuda13]' (NVIDIA); on a Mac, pip install mlx is enough."
 )
 
+
+check_environment()
 
 # Must stay above the import of mlx.core, which binds its BLAS when it is loaded.
 BLAS = load_blas()
@@ -67,12 +67,7 @@ def _dequantization() -> tuple[float, bool]:
         return (_DEQUANTIZATION_ROWS if BACKEND == "cpu" else math.inf), False
     if choice in ("never", "keep"):
         return (0.0, True) if choice == "keep" else (math.inf, False)
-    if choice.isdecimal():
-        return float(choice), False
-    raise BackendError(
-        f"{UNPACK_VARIABLE}={choice!r}, expected a number of rows, 'never', or 'keep' for float weights that stay in "
-        "memory. Unset it for the default, which was measured to be fastest."
-    )
+    return float(choice), False
 
 
 DEQUANTIZATION_ROWS, KEEPS_DEQUANTIZED = _dequantization()
@@ -83,18 +78,13 @@ _SMALL_MATMUL_KERNELS = ("SkylakeX", "Cooperlake", "SapphireRapids")
 
 def _small_batch_rows() -> int:
     """Return the rows up to which a float matmul is faster with packed weight tiles; 0 for never."""
-    # Other kernels copy the weights of a tile as they copy the whole matrix, so that tiles would only cost memory.
-    if BACKEND != "cpu" or BLAS is None or kernel_name(BLAS) not in _SMALL_MATMUL_KERNELS:
-        return 0
     choice = small_batch_rows_choice()
-    if choice is None:
-        return _SMALL_BATCH_ROWS
-    if choice.isdecimal():
+    if BACKEND != "cpu":
+        return 0
+    if choice is not None:
         return int(choice)
-    raise BackendError(
-        f"{FEW_ROWS_VARIABLE}={choice!r}, expected a number of rows, or 0 to keep float weights in memory only once. "
-        "Unset it for the default, which was measured to be fastest."
-    )
+    # Other kernels copy the weights of a tile as they copy the whole matrix, so that tiles would only cost memory.
+    return _SMALL_BATCH_ROWS if BLAS is not None and kernel_name(BLAS) in _SMALL_MATMUL_KERNELS else 0
 
 
 # Measured by benchmarks/small_batch_matmul.py.
@@ -172,8 +162,6 @@ def _stream_count() -> int:
     MLX runs everything except matmuls on one thread per stream, which leaves the other cores idle.
     """
     if choice := streams_choice():
-        if not choice.isdecimal() or choice == "0":
-            raise BackendError(f"{STREAMS_VARIABLE}={choice!r}, expected a number of 1 or more, or leave it unset.")
         return int(choice)
     # Without a limit, each stream's matmul would start a thread per core, and they would compete for the cores.
     if BACKEND != "cpu" or sys.platform != "linux" or (BLAS and not BLAS_THREADS.known):

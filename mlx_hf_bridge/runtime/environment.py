@@ -1,7 +1,10 @@
 """The environment variables that the package reads, and the folders that depend on them."""
 
 import os
+import re
 from pathlib import Path
+
+from mlx_hf_bridge.errors import BackendError
 
 CACHE_VARIABLE = "MLX_HF_BRIDGE_CACHE"
 BLAS_VARIABLE = "MLX_HF_BRIDGE_BLAS"
@@ -28,9 +31,32 @@ def bridge_cache() -> Path:
     return hub_cache().parent / "mlx_hf_bridge"
 
 
+# What the other variables may be, by regular expressions, with the words of the message; checked at import, so that a
+# wrong value is refused on every machine.
+_EXPECTED = {
+    UNPACK_VARIABLE: (r"\d+|never|keep", "a number of rows, 'never', or 'keep' for float weights that stay in memory"),
+    FEW_ROWS_VARIABLE: (r"\d+", "a number of rows, or 0 to keep float weights in memory only once"),
+    STREAMS_VARIABLE: (r"0*[1-9]\d*", "a number of 1 or more"),
+}
+
+
+def check_environment() -> None:
+    """Raise BackendError if a variable has a value that it cannot have.
+
+    Raises:
+        BackendError: With the variable, its value and what is expected.
+    """
+    for name, (pattern, expected) in _EXPECTED.items():
+        value = os.environ.get(name)
+        # An empty variable counts as unset, here and below.
+        if value and not re.fullmatch(pattern, value, re.ASCII):
+            raise BackendError(
+                f"{name}={value!r}, expected {expected}. Unset it for the default, which was measured to be fastest."
+            )
+
+
 def blas_choice() -> str | None:
     """Return MLX_HF_BRIDGE_BLAS: path of a BLAS to load before MLX, "none" for MLX's own; None to search for one."""
-    # An empty variable counts as unset, here and below.
     return os.environ.get(BLAS_VARIABLE) or None
 
 

@@ -10,7 +10,9 @@ import os
 import queue
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from contextvars import copy_context
 from dataclasses import dataclass, field, fields, is_dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import mlx.core as mx
@@ -64,7 +66,8 @@ def run(work: Callable[[], T]) -> T:
     # thread, or one worker that never ends.
     if threading.current_thread() in (threading.main_thread(), _worker):
         return _evaluate(work)
-    job = _Job(work)
+    # With the caller's context variables, which say how to compute.
+    job = _Job(partial(copy_context().run, work))
     _start_worker()
     _jobs.put(job)
     job.done.wait()

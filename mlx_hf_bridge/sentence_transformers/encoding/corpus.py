@@ -1,6 +1,5 @@
 """encode_to_file: embeddings of a corpus of any size in a .npy or Parquet file, resumed after an interruption."""
 
-import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from mlx_hf_bridge.errors import BackendError, InputError, RepositoryError
+from mlx_hf_bridge.layers.single_batch import repeatable_results
 from mlx_hf_bridge.sentence_transformers.encoding.corpus_file import CorpusFile
 from mlx_hf_bridge.sentence_transformers.encoding.streaming import (
     CHUNK_SIZE,
@@ -93,14 +93,15 @@ def encode_to_file(
         truncate_dim=truncate_dim,
         **kwargs,
     )
-    # Resuming with other weights, prompts or tokenizer settings must fail, whatever these are called.
-    probe: np.ndarray = self.encode(_PROBE, show_progress_bar=False, **options)
     settings = {name: value for name, value in options.items() if name not in _NOT_SETTINGS}
-    settings |= {"chunk_size": chunk_size, "max_seq_length": self.max_seq_length}
-    # The probe's embeddings change with anything that matters, which a list of settings could not promise.
-    settings |= {"version": __version__, "model": hashlib.sha256(probe.tobytes()).hexdigest()[:16]}
+    settings |= {"chunk_size": chunk_size, "max_seq_length": self.max_seq_length, "version": __version__}
+    with repeatable_results():
+        row = self.encode(_PROBE[:1], show_progress_bar=False, **options)[0]
+        # Resuming with other weights, prompts or tokenizer settings must fail, whatever these are called. The probe's
+        # embeddings change with anything that matters, which a list of settings could not promise.
+        probe = self.encode(_PROBE, show_progress_bar=False, **{**options, "precision": "float32"})
     total = len(inputs) if isinstance(inputs, (list, tuple)) else None
-    with CorpusFile(target, settings, probe[0], restart) as file:
+    with CorpusFile(target, settings, row, probe, restart) as file, repeatable_results():
         file.skip(texts)
         with progress_bar(show_progress_bar, total, file.rows) as bar:
             for chunk in split_into_chunks(texts, chunk_size):

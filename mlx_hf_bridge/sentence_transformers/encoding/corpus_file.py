@@ -22,7 +22,9 @@ from filelock import FileLock, Timeout
 from mlx_hf_bridge.errors import InputError, RepositoryError
 
 # The version of progress.json.
-_FORMAT = 1
+_FORMAT = 2
+# By how much embeddings of one model may differ, relative to the largest number; other processors' kernels give 1e-6.
+_SAME_MODEL = 1e-4
 # Finished texts that are read at a time on resuming; they are only hashed.
 _SKIP_CHUNK = 2048
 
@@ -34,6 +36,7 @@ class CorpusFile:
         path: Where the finished file goes.
         settings: All settings that the embeddings depend on; values that JSON can hold.
         row: One of the embeddings, (V,), for the width and dtype.
+        probe: Embeddings of texts that are always the same, (n, D) in float32, which tell another model.
         restart: Discard what an earlier run left. Default: False.
 
     Raises:
@@ -41,11 +44,13 @@ class CorpusFile:
         RepositoryError: On entering, if another process is writing, or what an earlier run left is damaged.
     """
 
-    def __init__(self, path: Path, settings: dict[str, Any], row: np.ndarray, restart: bool = False) -> None:
+    def __init__(
+        self, path: Path, settings: dict[str, Any], row: np.ndarray, probe: np.ndarray, restart: bool = False
+    ) -> None:
         self.path, self.folder = path, path.with_name(f"{path.name}.partial")
         self.rows = 0
         self._settings = {**settings, "width": len(row), "type": row.dtype.str}
-        self._row = row
+        self._row, self._probe = row, np.asarray(probe, np.float32)
         self._texts = hashlib.sha256()
         self._restart = restart
         # timeout=0: a second process gets an error and does not wait for hours.
@@ -168,6 +173,7 @@ class CorpusFile:
 
     def _save_progress(self) -> None:
         content = {"format": _FORMAT, "rows": self.rows, "texts": self._texts.hexdigest(), "settings": self._settings}
+        content["probe"] = self._probe.tolist()
         fresh = self._progress.with_suffix(".new")
         with fresh.open("w", encoding="utf-8") as file:
             json.dump(content, file)
@@ -178,6 +184,7 @@ class CorpusFile:
         try:
             content: dict[str, Any] = json.loads(self._progress.read_text(encoding="utf-8"))
             known, done = content["format"], content["settings"]
+            probe = np.array(content["probe"] if known == _FORMAT else [], np.float32)
         except (ValueError, KeyError, TypeError) as error:
             raise RepositoryError(f"{self._progress} is not a record of unfinished work ({error}). Restart.") from error
         if known != _FORMAT:
@@ -190,7 +197,18 @@ class CorpusFile:
                 f"{self.folder} holds {content['rows']} embeddings of an earlier run with other settings: "
                 f"{then_and_now}. Use the same settings, or restart."
             )
+        self._check_probe(probe, content["rows"])
         return content
+
+    def _check_probe(self, probe: np.ndarray, rows: int) -> None:
+        """Raise InputError for another model; another number of threads or processor rounds differently."""
+        same_shape = probe.shape == self._probe.shape
+        difference = float(np.abs(probe - self._probe).max()) if same_shape else np.inf
+        if not difference <= _SAME_MODEL * max(float(np.abs(self._probe).max()), 1e-30):
+            raise InputError(
+                f"{self.folder} holds {rows} embeddings of an earlier run with another model, whose embeddings of four "
+                f"short texts differ by up to {difference:.1g}. Use the same model, or restart."
+            )
 
     @staticmethod
     def _sync(file: IO[Any]) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from mlx_hf_bridge.errors import InputError
+from mlx_hf_bridge.layers.single_batch import repeatable_results
 from mlx_hf_bridge.sentence_transformers.scoring.nearest import check_positive_integer
 
 logger = logging.getLogger(__name__)
@@ -164,7 +165,9 @@ def split_into_chunks(texts: Iterator[Any], size: int) -> Iterator[list[Any]]:
 def _encoded(model: Encoder, chunks: Iterator[list[Any]], options: Mapping[str, Any], bar: Any) -> Iterator[np.ndarray]:
     with bar:
         for chunk in chunks:
-            # One bar counts all chunks; encode's own would start again with each.
-            vectors: np.ndarray = model.encode(chunk, show_progress_bar=False, **options)
+            # Not around `yield`, where the caller's own code would see it.
+            with repeatable_results():
+                # One bar counts all chunks; encode's own would start again with each.
+                vectors: np.ndarray = model.encode(chunk, show_progress_bar=False, **options)
             bar.update(len(chunk))
             yield vectors

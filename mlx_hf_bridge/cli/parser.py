@@ -169,7 +169,9 @@ def _add_export_metal(parser: argparse.ArgumentParser) -> None:
 def _add_texts(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="a Hub id or a folder")
     parser.add_argument("text", metavar="TEXT", nargs="*", help="texts; default: read from stdin, one per line")
-    parser.add_argument("--file", metavar="F", help="read the texts from a file, one per line (- is stdin)")
+    parser.add_argument(
+        "--file", metavar="F", help="read the texts from a file, one per line, blank ones too (- is stdin)"
+    )
     parser.add_argument("--revision", help="branch, tag or commit on the Hub")
     parser.add_argument("--batch-size", type=_count, default=32, metavar="N", help="texts per batch; default: 32")
     parser.add_argument("--json", action="store_true", help="one JSON document instead of a table")

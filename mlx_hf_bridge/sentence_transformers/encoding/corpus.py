@@ -96,10 +96,10 @@ def encode_to_file(
     settings = {name: value for name, value in options.items() if name not in _NOT_SETTINGS}
     settings |= {"chunk_size": chunk_size, "max_seq_length": self.max_seq_length, "version": __version__}
     with repeatable_results():
-        row = self.encode(_PROBE[:1], show_progress_bar=False, **options)[0]
         # Resuming with other weights, prompts or tokenizer settings must fail, whatever these are called. The probe's
         # embeddings change with anything that matters, which a list of settings could not promise.
         probe = self.encode(_PROBE, show_progress_bar=False, **{**options, "precision": "float32"})
+        row = probe[0] if precision == "float32" else self.encode(_PROBE[1], show_progress_bar=False, **options)
     total = len(inputs) if isinstance(inputs, (list, tuple)) else None
     with CorpusFile(target, settings, row, probe, restart) as file, repeatable_results():
         file.skip(texts)

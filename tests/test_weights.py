@@ -266,11 +266,12 @@ def as_bin(folder: Path, dtype: torch.dtype, shards: int = 1, **options: Any) ->
     (folder / "pytorch_model.bin.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
 
 
-@pytest.mark.parametrize("shards", [1, 3])
+@pytest.mark.parametrize("form", ["one", "shards", "before torch 1.6"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
-def test_bin_files_load_as_the_same_tensors(dtype: torch.dtype, shards: int, tmp_path: Path) -> None:
+def test_bin_files_load_as_the_same_tensors(dtype: torch.dtype, form: str, tmp_path: Path) -> None:
     save_model(tmp_path, BERT)
-    as_bin(tmp_path, dtype, shards)
+    options = {"_use_new_zipfile_serialization": False} if form == "before torch 1.6" else {}
+    as_bin(tmp_path, dtype, 3 if form == "shards" else 1, **options)
     edit_config(tmp_path, dtype=str(dtype).removeprefix("torch."))
     kept = torch.float32 if dtype == torch.float64 else dtype
     torch_model = transformers.BertModel.from_pretrained(tmp_path, dtype=kept).float()
@@ -346,13 +347,6 @@ def test_a_bin_file_that_holds_no_tensors_by_name_is_refused(content: str, tmp_p
         TorchFile(pickled(NO_CHECKPOINTS[content], tmp_path))
 
 
-def test_a_bin_file_in_torchs_old_layout_says_how_to_save_it_again(tmp_path: Path) -> None:
-    make_checkpoint(tmp_path)
-    as_bin(tmp_path, torch.float32, _use_new_zipfile_serialization=False)
-    with pytest.raises(CheckpointError, match=r"not a torch checkpoint.*Save it again as safetensors: model\.save_pre"):
-        MLXAutoModel.from_pretrained(tmp_path)
-
-
 @pytest.mark.parametrize(
     ("offset", "shape", "stride"),
     [(0, (3, 3), (3, 1)), (-4, (8,), (1,)), (0, (-2, -2), (1, 1)), (0, (4,), (-1,)), (0, (2, 2), (1,))],
@@ -376,7 +370,7 @@ def test_a_bin_tensor_that_leaves_its_storage_is_refused(
         Pickler(file, 2).dump({"weight": Forged()})
     with zipfile.ZipFile(tmp_path / "forged.bin", "a") as archive:
         archive.writestr("a/data/0", np.zeros(4, np.float32).tobytes())
-    with pytest.raises(CheckpointError, match=r"weight reaches past its storage|a tensor has offset"):
+    with pytest.raises(CheckpointError, match=r"'weight' reaches past its storage|a tensor has offset"):
         dict(TorchFile(tmp_path / "forged.bin").arrays())
 
 

@@ -282,6 +282,23 @@ def test_bin_files_load_as_the_same_tensors(dtype: torch.dtype, form: str, tmp_p
     assert max_difference(output_array(mlx_model, inputs, "last_hidden_state"), expected, inputs) < ABSOLUTE
 
 
+@pytest.mark.parametrize("others", [torch.float32, torch.bfloat16])
+def test_a_tensor_of_float64_in_a_safetensors_file_is_cast(others: torch.dtype, tmp_path: Path) -> None:
+    """Also one that nothing reads, and a dtype of 8 bits; mx.load refuses the whole file."""
+    save_model(tmp_path, BERT)
+    edit_config(tmp_path, dtype=str(others).removeprefix("torch."))
+    tensors = {name: tensor.to(others) for name, tensor in read_tensors(tmp_path).items()}
+    tensors["embeddings.LayerNorm.weight"] = tensors["embeddings.LayerNorm.weight"].double()
+    tensors["embeddings.position_ids"] = torch.arange(44).double()[None]
+    tensors["classifier.weight"] = torch.zeros(2, 24).to(torch.float8_e5m2)
+    write_tensors(tmp_path, tensors)
+    torch_model = transformers.BertModel.from_pretrained(tmp_path, dtype=others).float()
+    inputs = ragged_inputs(BERT)
+    expected = output_array(torch_model, inputs, "last_hidden_state")
+    found = output_array(MLXAutoModel.from_pretrained(tmp_path), inputs, "last_hidden_state")
+    assert max_difference(found, expected, inputs) < (ABSOLUTE if others == torch.float32 else 0.05)
+
+
 def test_bin_tensors_that_are_views_parameters_or_scalars_are_read_as_torch_does(tmp_path: Path) -> None:
     base = torch.arange(24.0).reshape(4, 6)
     tensors = {

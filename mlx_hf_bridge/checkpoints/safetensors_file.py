@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import mlx.core as mx
+import numpy as np
 
 from mlx_hf_bridge.errors import CheckpointError
 
@@ -24,6 +25,13 @@ _ITEM_SIZES = {"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16"
 _ITEM_SIZES |= {"I8": 1, "U8": 1, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1}
 _MLX_DTYPES = {"F32": mx.float32, "F16": mx.float16, "BF16": mx.bfloat16, "U32": mx.uint32, "U8": mx.uint8}
 _MLX_DTYPES |= {"F64": mx.float64, "I64": mx.int64, "I32": mx.int32}
+
+_NOT_READ_BY_MLX = ("F64", "F8_E5M2")
+# MLX has no 8-bit floats either, and reads their bytes.
+_NUMPY_DTYPES: dict[str, type[np.generic]] = {
+    "F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": np.uint16, "I64": np.int64, "I32": np.int32,
+    "I16": np.int16, "I8": np.int8, "U64": np.uint64, "U32": np.uint32, "U16": np.uint16, "BOOL": np.bool_,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -65,22 +73,38 @@ class SafetensorsFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.tensor_infos = _read_header(path)
+        self.tensor_infos, self._starts = _read_header(path)
 
     def arrays(self) -> Iterator[tuple[str, mx.array]]:
-        """Yield each tensor by name, lazily; no reference is kept, so that memory holds one at a time."""
+        """Yield each tensor by name, lazily and F64 as float32; no reference is kept, so that one is in memory."""
+        if any(info.dtype in _NOT_READ_BY_MLX for info in self.tensor_infos.values()):
+            # mx.load refuses a whole file because of one such tensor.
+            yield from self._arrays_of_numpy()
+            return
         loaded = mx.load(str(self.path))
         assert isinstance(loaded, dict)
         for name in sorted(loaded):
             # mx.load is lazy: a tensor is read when it is computed, and freed with its last reference.
             yield name, loaded.pop(name)
 
+    def _arrays_of_numpy(self) -> Iterator[tuple[str, mx.array]]:
+        data = np.memmap(self.path, np.uint8, mode="r")
+        for name in sorted(self.tensor_infos):
+            info, start = self.tensor_infos[name], self._starts[name]
+            part = np.array(data[start : start + byte_size(info)])
+            view = part.view(_NUMPY_DTYPES.get(info.dtype, np.uint8)).reshape(*info.shape)
+            # Values that float32 cannot hold become infinite, as torch casts them.
+            with np.errstate(over="ignore"):
+                array = mx.array(view.astype(np.float32) if info.dtype == "F64" else view)
+            yield name, array.view(mx.bfloat16) if info.dtype == "BF16" else array
+
 
 def _broken(path: Path, what: str) -> CheckpointError:
     return CheckpointError(f"{path} {what}. Delete it and download or copy it again.")
 
 
-def _read_header(path: Path) -> dict[str, TensorInfo]:
+def _read_header(path: Path) -> tuple[dict[str, TensorInfo], dict[str, int]]:
+    """Return what the header says of each tensor, and the position of its first byte."""
     size = path.stat().st_size
     with path.open("rb") as file:
         prefix = file.read(8)
@@ -90,11 +114,9 @@ def _read_header(path: Path) -> dict[str, TensorInfo]:
             raise _broken(path, f"has {size} bytes, too few for a safetensors header")
         try:
             header = json.loads(file.read(length))
-            return {
-                name: _tensor_info(path, name, entry, 8 + length, size)
-                for name, entry in header.items()
-                if name != "__metadata__"
-            }
+            entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
+            infos = {name: _tensor_info(path, name, entry, 8 + length, size) for name, entry in entries.items()}
+            return infos, {name: 8 + length + entry["data_offsets"][0] for name, entry in entries.items()}
         except (ValueError, TypeError, LookupError, AttributeError) as error:
             raise _broken(path, f"has no readable safetensors header ({error})") from error
 

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Self
 import mlx.core as mx
 
 from mlx_hf_bridge.inference.pooling import normalize
-from mlx_hf_bridge.sentence_transformers.modules.activations import ACTIVATIONS, parse_activation, torch_name
+from mlx_hf_bridge.sentence_transformers.modules.activations import DENSE_ACTIVATIONS, parse_activation, torch_name
 from mlx_hf_bridge.sentence_transformers.modules.base import SENTENCE_EMBEDDING, Features, Module
 from mlx_hf_bridge.sentence_transformers.modules.weights import (
     check_integer,
@@ -20,6 +20,8 @@ from mlx_hf_bridge.sentence_transformers.modules.weights import (
     read_module_weights,
 )
 
+# The weight of torch.nn.PReLU, the only activation that has one.
+_SLOPE = "activation_function.weight"
 # torch.nn.LayerNorm's default, which the reference does not change.
 _NORM_EPS = 1e-5
 
@@ -30,11 +32,12 @@ class Dense(Module):
     Args:
         weight: (W, V), float32.
         bias: (W,), or None for no bias.
-        activation: A key of `ACTIVATIONS`, torch's class name.
+        activation: A key of `DENSE_ACTIVATIONS`, torch's class name.
         residual: (W, V), which projects the input for the residual connection; None if V equals W.
         use_residual: Whether the input is added to the result.
         module_input_name: The array of the features that is read.
         module_output_name: The array that is set; None for the one that is read.
+        slope: The weight (1,) of the activation "PReLU"; None for torch's initial one.
     """
 
     reference: ClassVar[str] = "sentence_transformers.base.modules.dense.Dense"
@@ -48,8 +51,9 @@ class Dense(Module):
         use_residual: bool = False,
         module_input_name: str = SENTENCE_EMBEDDING,
         module_output_name: str | None = None,
+        slope: mx.array | None = None,
     ) -> None:
-        self.weight, self.bias, self.residual = weight, bias, residual
+        self.weight, self.bias, self.residual, self.slope = weight, bias, residual, slope
         self.activation, self.use_residual = activation, use_residual
         self.module_input_name = module_input_name
         self.module_output_name = module_output_name or module_input_name
@@ -71,25 +75,32 @@ class Dense(Module):
         shape = (check_integer(config, "out_features", folder), width)
         use_residual = bool(config.get("use_residual"))
         projects = use_residual and shape[0] != shape[1]
+        activation = parse_activation(
+            config.get("activation_function", torch_name("Tanh")), str(folder / "config.json"), DENSE_ACTIVATIONS
+        )
         return cls(
             weight=get_tensor(arrays, "linear.weight", shape, folder),
             bias=get_tensor(arrays, "linear.bias", shape[:1], folder) if config.get("bias", True) else None,
-            activation=parse_activation(
-                config.get("activation_function", torch_name("Tanh")), str(folder / "config.json")
-            ),
+            activation=activation,
             residual=get_tensor(arrays, "residual.weight", shape, folder) if projects else None,
             use_residual=use_residual,
             module_input_name=get_feature_name(config, "module_input_name", folder, input_name),
             module_output_name=get_feature_name(config, "module_output_name", folder),
+            slope=get_tensor(arrays, _SLOPE, (1,), folder) if activation == "PReLU" else None,
         )
 
     def __call__(self, features: Features) -> Features:
         x = features[self.module_input_name].astype(mx.float32)
         projected = x @ self.weight.T
-        result = ACTIVATIONS[self.activation][1](projected if self.bias is None else projected + self.bias)
+        result = self._activated(projected if self.bias is None else projected + self.bias)
         if self.use_residual:
             result = result + (x if self.residual is None else x @ self.residual.T)
         return features.with_array(self.module_output_name, result)
+
+    def _activated(self, x: mx.array) -> mx.array:
+        if self.slope is not None:
+            return mx.where(x > 0, x, self.slope * x)
+        return DENSE_ACTIVATIONS[self.activation][1](x)
 
     @property
     def out_features(self) -> int:
@@ -124,9 +135,14 @@ class Dense(Module):
         """Return the weights of the module.
 
         Returns:
-            "linear.weight", and "linear.bias" and "residual.weight" where there are any.
+            "linear.weight", and "linear.bias", "residual.weight" and "activation_function.weight" where there are any.
         """
-        named = {"linear.weight": self.weight, "linear.bias": self.bias, "residual.weight": self.residual}
+        named = {
+            "linear.weight": self.weight,
+            "linear.bias": self.bias,
+            "residual.weight": self.residual,
+            _SLOPE: self.slope,
+        }
         return {name: array for name, array in named.items() if array is not None}
 
 

@@ -155,6 +155,15 @@ def test_prompts_are_prepended_and_left_out_of_pooling_as_asked(
     assert_same(tmp_path, torch_model, **arguments)
 
 
+def test_prompts_replaced_by_others_without_the_default_one_put_nothing_before(tmp_path: Path) -> None:
+    torch_model = make_repo(tmp_path, prompts={"query": "about the news: "}, default_prompt_name="query")
+    mlx_model = MLXSentenceTransformer(tmp_path / "repo")
+    torch_model.prompts = mlx_model.prompts = {"other": "the dog "}
+    for arguments in ({}, {"prompt_name": "other"}):
+        found, expected = (model.encode(TEXTS, **arguments) for model in (mlx_model, torch_model))
+        np.testing.assert_allclose(found, expected, **TOLERANCE)
+
+
 @pytest.mark.parametrize("normalize", [False, True])
 @pytest.mark.parametrize("width", [None, 7, 24, 99])
 def test_truncates_before_it_normalizes(width: int | None, normalize: bool, tmp_path: Path) -> None:

@@ -17,8 +17,8 @@ from mlx_hf_bridge.models import family_for, model_types
 NOT_TEXT_ENCODERS = {
     "audioflamingo3", "emu3", "emu3_text_model", "glmasr", "granite_speech", "granite_speech_plus",
     "kosmos_2_5_text_model", "kosmos_2_text_model", "llama4", "mistral4", "mllama", "mllama_text_model",
-    "molmo2_text", "moss_transcribe_diarize", "musicflamingo", "nemo_speechlm", "pix2struct_text_model", "qwen2_audio",
-    "qwen3_asr", "vibevoice_asr", "voxtral", "voxtral_realtime",
+    "molmo2_text", "moss_transcribe_diarize", "musicflamingo", "nemo_speechlm", "omniasr", "pix2struct_text_model",
+    "qwen2_audio", "qwen3_asr", "vibevoice_asr", "voxtral", "voxtral_realtime",
 }  # fmt: skip
 
 ENCODING = {f"FOR_{name}" for name in (

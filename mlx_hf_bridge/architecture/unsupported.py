@@ -7,7 +7,7 @@ _SEQ2SEQ = "the encoder of a sequence-to-sequence model, used through its decode
 _LAYOUT = "it needs the positions of words on a page, or the page's image"
 _SPARSE = "its sparse or approximate attention is not implemented"
 
-# model_type -> reason. Every type that transformers 5.23 has for encoding text is here or has a file in models/.
+# model_type -> reason. Every type that transformers 5.24 has for encoding text is here or has a file in models/.
 UNSUPPORTED: dict[str, str] = {
     "aimv2": _IMAGE_PARTNER,
     "aimv2_text_model": _TOWER,

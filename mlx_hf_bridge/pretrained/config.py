@@ -41,6 +41,9 @@ class ModelConfig:
         name_or_path: The name that the model was loaded by.
     """
 
+    # The pipelines of older transformers read it of every model.
+    _commit_hash: str | None = None
+
     def __init__(self, raw: Mapping[str, Any], checked: EncoderConfig, name_or_path: str = "") -> None:
         # Not by assignment: __setattr__ writes into the config itself.
         self.__dict__.update(_raw=dict(raw), _checked=checked, _set={}, _name=name_or_path)

@@ -436,7 +436,9 @@ class MLXBaseModel(TorchMethods, ABC):
             if name is not None:
                 logger.warning("both prompt and prompt_name were given; prompt_name=%r is ignored", name)
             return prompt
-        name = self.default_prompt_name if name is None else name
+        if name is None:
+            # Prompts can be replaced by others, among which the default one may be missing.
+            name = self.default_prompt_name if self.default_prompt_name in self.prompts else None
         if name is None:
             return ""
         if not isinstance(name, str) or name not in self.prompts:

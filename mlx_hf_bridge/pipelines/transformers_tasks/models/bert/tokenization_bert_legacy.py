@@ -1,4 +1,4 @@
-"""A replacement of the module of this name for transformers' token-classification file, which imports it up to 5.20."""
+"""A replacement of the module of this name for transformers' token-classification file, which imports it up to 5.21."""
 
 from typing import Any
 

@@ -120,9 +120,9 @@ FOLDERS: dict[str, tuple[Callable[[Path], Any], type, type, str]] = {
     ),
     "model_type a number": (
         config(model_type=3),
-        errors.UnsupportedModelError,
+        errors.ConfigError,
         ValueError,
-        r"model_type=3; supported are",
+        r"model_type=3, expected a string such as 'bert'",
     ),
     "model_type a path": (
         config(model_type="../bert"),

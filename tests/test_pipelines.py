@@ -380,3 +380,65 @@ def test_arguments_of_torch_code_are_taken_and_unknown_ones_are_not(bert: Path) 
     assert str(pipeline(TEXT, bert, dtype="float32", torch_dtype="float16").model.dtype) == "mlx.core.float32"
     with pytest.raises(errors.ArgumentTypeError, match="got use_slow, which it does not take"):
         pipeline(TEXT, bert, use_slow=False)
+
+
+class Column:
+    """A column of a table, such as pandas.Series, which is neither a list nor a tuple."""
+
+    def __init__(self, *values: str) -> None:
+        self.values = values
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __getitem__(self, index: int) -> str:
+        return self.values[index]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.values)
+
+
+def test_numbers_of_numpy_and_columns_are_taken(three: ThreePipelines) -> None:
+    classify, zero_shot = three.mlx[TEXT], three.mlx[ZERO_SHOT]
+    assert classify(TEXTS[0], top_k=np.int64(2), batch_size=np.int32(1)) == classify(TEXTS[0], top_k=2)
+    found = zero_shot(TEXTS[0], Column("cat", "dog"), multi_label=np.bool_(True))
+    assert_same(found, three.torch[ZERO_SHOT](TEXTS[0], Column("cat", "dog"), multi_label=True))
+
+
+@pytest.mark.parametrize(
+    "text", ["a\ud800b", ["fine", "a\ud800b"], [{"text": "fine", "text_pair": "\udfff"}]], ids=ascii
+)
+def test_half_of_a_surrogate_pair_is_a_clear_error(three: ThreePipelines, text: Any) -> None:
+    with pytest.raises(errors.InputError, match=r"text \d is .* not a text in Unicode"):
+        three.mlx[TEXT](text)
+    if isinstance(text, str):
+        with pytest.raises(errors.InputError, match="not a text in Unicode"):
+            three.mlx[ZERO_SHOT](text, LABELS)
+
+
+GROUPS: list[Any] = [
+    [["the cat", "a dog"]],
+    ("the cat", "a dog"),
+    [["the cat", "a dog"], "the cat sat", ("a dog",)],
+    [[["the cat", "sat"], ["a dog", "sat"]]],
+]
+
+
+@pytest.mark.parametrize("texts", GROUPS, ids=str)
+def test_a_list_in_place_of_a_text_has_a_row_for_each(texts: Any, bert: Path) -> None:
+    task = "feature-extraction"
+    found, expected = (make(task, str(bert))(texts) for make in (pipeline, transformers.pipeline))
+    assert_same(found, expected)
+
+
+def test_such_a_list_is_padded_where_asked_and_refused_otherwise(bert: Path) -> None:
+    texts, options = [["the cat", "a dog sat on the mat"]], {"tokenize_kwargs": {"padding": True}}
+    extract, reference = pipeline("feature-extraction", bert), transformers.pipeline("feature-extraction", str(bert))
+    assert_same(extract(texts, **options), reference(texts, **options))
+    with pytest.raises(
+        errors.InputError, match=r"count as one, and have \[.*\] tokens, expected the same number\. Pass"
+    ):
+        extract(texts)
+    for other in ([[]], [[5]], [{"a": 1}], [("a", ["b"])]):
+        with pytest.raises(errors.InputError, match="expected a string, or a list of strings"):
+            extract(other)

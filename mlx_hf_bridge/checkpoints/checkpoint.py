@@ -179,6 +179,8 @@ def _read_config(path: Path, needed: bool) -> dict[str, Any]:
     config = read_json(path)
     if not isinstance(config, dict):
         raise ConfigError(f"{path} is not a JSON object. Take the original file.")
+    if not isinstance(name := config.get("model_type", ""), str):
+        raise ConfigError(f"{path} has model_type={name!r}, expected a string such as 'bert'. Take the original file.")
     return config
 
 

@@ -8,15 +8,24 @@ import mlx.core as mx
 from mlx_hf_bridge.errors import ConfigError, UnknownDtypeError
 
 _DTYPES = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}
+# Further names that torch has for them.
+_TORCH_NAMES = {"half": "float16", "float": "float32"}
 # Other dtypes of torch begin with these; any other name is not a dtype at all.
 _OTHERS = ("float", "int", "uint", "complex", "bool", "half", "double", "long", "short")
 
 
 def parse_dtype(given: Any) -> mx.Dtype | None:
-    """Return the MLX dtype of a name or of an mx, torch or numpy dtype; None for "auto" or None."""
+    """Return the MLX dtype of a name or of an mx, torch or numpy dtype; None for "auto" or None.
+
+    A dict of dtypes by submodel, as transformers takes one, has the encoder's under "".
+    """
+    if isinstance(given, Mapping):
+        # float32 is torch's default dtype, which transformers takes for a dict without "".
+        given = given.get("", mx.float32)
     if given is None or given == "auto":
         return None
     name = _name(given)
+    name = _TORCH_NAMES.get(name, name)
     if name not in _DTYPES:
         message = f"dtype={given!r} is not supported; use 'auto' or one of {', '.join(_DTYPES)}."
         raise ConfigError(message) if name.startswith(_OTHERS) else UnknownDtypeError(message)

@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 from mlx_hf_bridge.architecture.config import EncoderConfig
 from mlx_hf_bridge.errors import InputError, OverlongTextError, TokenRangeError
 from mlx_hf_bridge.inference.parallel import run_in_parallel
+from mlx_hf_bridge.inference.plain_values import plain_scalar
 from mlx_hf_bridge.inference.tokenizer import Tokens
 from mlx_hf_bridge.layers.token_batch import TokenBatch
 from mlx_hf_bridge.runtime.device import STREAMS, TOKENS_PER_TEXT, release_memory
@@ -275,6 +276,7 @@ def run_blocks(
     Raises:
         InputError: If `batch_size` is not a positive integer.
     """
+    batch_size = plain_scalar(batch_size)
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
         raise InputError(f"batch_size={batch_size!r}, expected an integer of 1 or more.")
     results: Results = [None] * count

@@ -177,7 +177,7 @@ class Tokenizer(TokenizerMethods):
                 ]
         # What tokenizers raises for lone surrogates too, which Python strings can hold and UTF-8 cannot.
         except TypeError as error:
-            raise InputError(_not_unicode(texts)) from error
+            raise InputError(describe_bad_text(texts)) from error
         except Exception as error:  # the bare class is what tokenizers raises
             if "Truncation error" not in str(error):
                 raise
@@ -309,8 +309,15 @@ class Tokenizer(TokenizerMethods):
         self._limit = wanted
 
 
-def _not_unicode(texts: Sequence[Text]) -> str:
-    """Return an error message for the first text that is no string, or has half of a surrogate pair."""
+def describe_bad_text(texts: Sequence[Any]) -> str:
+    """Return an error message for the first text that is no string, or has half of a surrogate pair.
+
+    Args:
+        texts: Texts or pairs of texts, as they were given to tokenizers.
+
+    Returns:
+        What is wrong, and what to do.
+    """
     for index, text in enumerate(texts):
         try:
             for part in (text,) if isinstance(text, str) else text:

@@ -33,7 +33,7 @@ def family_for(raw_config: dict[str, Any]) -> Family:
             "and outputs would differ without it. Load the form that transformers reads (for jina-embeddings-v3 "
             "jinaai/jina-embeddings-v3-hf), or use transformers on torch with trust_remote_code."
         )
-    if model_type in REMOTE_CODE_TYPES:
+    if isinstance(model_type, str) and model_type in REMOTE_CODE_TYPES:
         raise UnsupportedModelError(
             f"config.json has model_type={model_type!r}, which only the authors' remote code reads. "
             f"Load the form that transformers reads: {REMOTE_CODE_TYPES[model_type]}."

@@ -14,6 +14,7 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_hf_bridge.errors import ArgumentTypeError, BridgeError, InputError, UnknownNameError
+from mlx_hf_bridge.inference.plain_values import plain_scalar
 from mlx_hf_bridge.inference.tokenizer import LOST_TOKEN_TYPES
 from mlx_hf_bridge.layers.token_batch import TokenBatch
 from mlx_hf_bridge.pipelines.batched_forward import check_lengths, forward_in_batches, to_tokens
@@ -174,6 +175,7 @@ class Pipeline:
                 f"{self.task} got {', '.join(unknown)}, which it does not take; it takes {known}. Leave it out."
             )
         # transformers' _sanitize_parameters may tokenize (fill-mask's targets).
+        options = {name: plain_scalar(value) for name, value in options.items()}
         with _as_bridge_errors(), tokenizer_lock:
             preprocess_params, _, postprocess_params = self._sanitize_parameters(**options)
         return preprocess_params, postprocess_params
@@ -312,10 +314,10 @@ def check_batch_size(given: Any, default: int) -> int:
     Raises:
         InputError: If it is not an integer of 1 or more.
     """
-    size = default if given is None else given
+    size = default if given is None else plain_scalar(given)
     if isinstance(size, bool) or not isinstance(size, int) or size < 1:
         raise InputError(f"batch_size={size!r}, expected an integer of 1 or more.")
-    return size
+    return int(size)
 
 
 @contextmanager

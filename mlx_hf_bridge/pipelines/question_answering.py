@@ -11,6 +11,7 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_hf_bridge.errors import ArgumentTypeError, InputError, UnknownNameError
+from mlx_hf_bridge.inference.plain_values import plain_list
 from mlx_hf_bridge.inference.tokenizer import TOKEN_TYPE_IDS
 from mlx_hf_bridge.layers.token_batch import TokenBatch
 from mlx_hf_bridge.pipelines.answer_spans import best_spans
@@ -213,8 +214,8 @@ def _examples(examples: tuple[Any, ...], question: Any, context: Any) -> Any:
         raise InputError(
             f"got question={question!r:.80} and context={context!r:.80}, expected both. Pass them by name."
         )
-    questions = [question] if isinstance(question, str) else question
-    contexts = [context] * len(questions) if isinstance(context, str) else context
+    questions = [question] if isinstance(question, str) else plain_list(question)
+    contexts = [context] * len(questions) if isinstance(context, str) else plain_list(context)
     if not isinstance(questions, list) or not isinstance(contexts, list):
         raise InputError(
             f"got question={question!r:.80} and context={context!r:.80}, expected strings, or lists of strings."

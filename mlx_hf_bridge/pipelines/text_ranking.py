@@ -11,6 +11,7 @@ import numpy as np
 
 from mlx_hf_bridge.checkpoints.checkpoint import read_json
 from mlx_hf_bridge.errors import ArgumentTypeError, ConfigError, InputError, UnknownNameError
+from mlx_hf_bridge.inference.plain_values import plain_list
 from mlx_hf_bridge.pipelines.base import Chunk, Pipeline
 from mlx_hf_bridge.pipelines.text_inputs import check_tokenizer_options, tokenize_texts
 
@@ -165,11 +166,12 @@ class TextRankingPipeline(Pipeline):
 def _example(given: Any) -> tuple[str, list[str]]:
     """Return one query with its documents, checked."""
     match given:
-        case {"query": str() as query, "documents": list() | tuple() as documents}:
-            if not documents:
+        case {"query": str() as query, "documents": listed}:
+            documents = plain_list(listed)
+            if documents == []:
                 raise InputError("documents is empty, expected at least one.")
-            if all(isinstance(document, str) for document in documents):
-                return query, list(documents)
+            if isinstance(documents, list) and all(isinstance(document, str) for document in documents):
+                return query, documents
     raise InputError(
         f"one input is {given!r:.120}, expected a query (a text) and documents (a list of texts). "
         'Pass them by name, or as {"query": ..., "documents": [...]}.'

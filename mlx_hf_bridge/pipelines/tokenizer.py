@@ -8,8 +8,8 @@ from mlx_hf_bridge.checkpoints.checkpoint import CONFIG_FILE, METADATA_FILE, Che
 from mlx_hf_bridge.checkpoints.sources import HubOptions, locate
 from mlx_hf_bridge.conversion.tokenizer_class import tokenizer_config
 from mlx_hf_bridge.conversion.tokenizer_files import build_tokenizer, import_transformers
-from mlx_hf_bridge.errors import ArgumentTypeError
-from mlx_hf_bridge.inference.tokenizer import NO_LIMIT, TOKEN_TYPE_IDS, WITHOUT_TOKEN_TYPES
+from mlx_hf_bridge.errors import ArgumentTypeError, InputError
+from mlx_hf_bridge.inference.tokenizer import NO_LIMIT, TOKEN_TYPE_IDS, WITHOUT_TOKEN_TYPES, describe_bad_text
 from mlx_hf_bridge.loading.load import LoadedModel
 from mlx_hf_bridge.pipelines.host_array import as_host_array
 
@@ -102,7 +102,12 @@ class HostTokenizer:
         # The tokenizer's own limit may be larger than the model's number of positions.
         if truncates and options.get("max_length") is None and own["max_length"] < NO_LIMIT:
             options["max_length"] = min(own["max_length"], own["tokenizer"].model_max_length)
-        encoding = own["tokenizer"](*texts, return_tensors=return_tensors and "np", **options)
+        try:
+            encoding = own["tokenizer"](*texts, return_tensors=return_tensors and "np", **options)
+        # What tokenizers raises for lone surrogates too, which Python strings can hold and UTF-8 cannot.
+        except (TypeError, UnicodeEncodeError) as error:
+            flat = [one for part in texts for one in ([part] if isinstance(part, str) else part)]
+            raise InputError(describe_bad_text(flat)) from error
         if truncates and not options.get("return_overflowing_tokens"):
             own["truncated"] += sum(bool(one.overflowing) for one in encoding.encodings or ())
         # Within one call all are texts, or all are pairs.

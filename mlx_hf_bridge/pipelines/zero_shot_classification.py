@@ -12,6 +12,7 @@ import numpy as np
 
 import mlx_hf_bridge.pipelines.transformers_tasks.pipelines.zero_shot_classification as reference
 from mlx_hf_bridge.errors import ArgumentTypeError, InputError, TemplateError
+from mlx_hf_bridge.inference.plain_values import plain_list
 from mlx_hf_bridge.pipelines.base import Chunk, Pipeline
 from mlx_hf_bridge.pipelines.host_array import as_host_array
 
@@ -94,6 +95,8 @@ class ZeroShotClassificationPipeline(reference.ZeroShotClassificationPipeline):
                 f"truncation={options['truncation']!r}, and zero-shot-classification always truncates the text so "
                 "that its label fits too. Leave it out."
             )
+        if "candidate_labels" in options:
+            options["candidate_labels"] = plain_list(options["candidate_labels"])
         split: tuple[dict[str, Any], dict[str, Any], dict[str, Any]] = super()._sanitize_parameters(**options)
         return split
 
@@ -162,7 +165,7 @@ def _hypotheses(preprocess_params: Mapping[str, Any]) -> list[str]:
         preprocess_params.get("candidate_labels"),
         preprocess_params.get("hypothesis_template", _TEMPLATE),
     )
-    if not isinstance(labels, (list, tuple, np.ndarray)):
+    if not isinstance(labels, list):
         raise ArgumentTypeError(
             f"candidate_labels is {labels!r}, expected a list of labels, or a string of labels separated by commas."
         )

@@ -46,6 +46,26 @@ def to_numpy(array: Any) -> np.ndarray:
     return np.array(array) if isinstance(array, mx.array) else np.asarray(array)
 
 
+def to_array(name: str, given: Any) -> np.ndarray:
+    """Convert an argument to numpy.
+
+    Args:
+        name: The argument's name, for error messages.
+        given: An array of any type, or nested lists.
+
+    Returns:
+        The numpy array, of any shape and dtype.
+
+    Raises:
+        InputError: If nested lists have rows of different lengths.
+    """
+    try:
+        return to_numpy(given)
+    # What numpy raises for nested lists of different lengths.
+    except ValueError as error:
+        raise InputError(f"{name} has rows of different lengths. Pad them to one, and pass attention_mask.") from error
+
+
 def to_integers(name: str, given: Any) -> np.ndarray:
     """Convert an argument of integers (ids, token type ids, positions) to numpy.
 
@@ -60,11 +80,7 @@ def to_integers(name: str, given: Any) -> np.ndarray:
         InputError: If nested lists have rows of different lengths.
         ArgumentTypeError: If the numbers are not integers.
     """
-    try:
-        array = to_numpy(given)
-    # What numpy raises for nested lists of different lengths.
-    except ValueError as error:
-        raise InputError(f"{name} has rows of different lengths. Pad them to one, and pass attention_mask.") from error
+    array = to_array(name, given)
     if array.size and array.dtype.kind not in "iub":
         raise ArgumentTypeError(
             f"{name} has the dtype {array.dtype}, expected integers. Pass them as a tokenizer returns them."

@@ -15,7 +15,7 @@ import numpy as np
 from mlx_hf_bridge.errors import ArgumentTypeError, InputError
 from mlx_hf_bridge.layers.global_attention import GLOBAL_ATTENTION_MASK
 from mlx_hf_bridge.loading.load import LoadedModel
-from mlx_hf_bridge.pretrained.arrays import to_numpy
+from mlx_hf_bridge.pretrained.arrays import to_array
 from mlx_hf_bridge.tracing.model import TracedModel
 
 # Model types whose code in transformers computes with the mask's numbers: it takes only 0 and 1, of shape (B, L).
@@ -87,11 +87,7 @@ def mask_numbers(given: Any) -> np.ndarray:
         InputError: If nested lists have rows of different lengths.
         ArgumentTypeError: If it does not consist of numbers.
     """
-    try:
-        array = to_numpy(given)
-    # What numpy raises for nested lists of different lengths.
-    except ValueError as error:
-        raise InputError("attention_mask has rows of different lengths. Pad them with 0 to one length.") from error
+    array = to_array("attention_mask", given)
     if array.dtype.kind not in "biuf":
         raise ArgumentTypeError(
             f"attention_mask has the dtype {array.dtype}, expected numbers or booleans. Pass 1 for tokens and 0 for "

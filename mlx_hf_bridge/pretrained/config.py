@@ -3,6 +3,7 @@
 Reference: transformers/configuration_utils.py (PreTrainedConfig).
 """
 
+import copy
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -46,8 +47,9 @@ class ModelConfig:
 
     def __init__(self, raw: Mapping[str, Any], checked: EncoderConfig, name_or_path: str = "") -> None:
         # Not by assignment: __setattr__ writes into the config itself.
-        self.__dict__.update(_raw=dict(raw), _checked=checked, _set={}, _name=name_or_path)
-        self._raw.update(id2label=dict(checked.id2label), label2id=dict(checked.label2id))
+        labels = {"id2label": dict(checked.id2label), "label2id": dict(checked.label2id)}
+        # The same dicts twice: what a caller changes within them is read here, and saved.
+        self.__dict__.update(_raw={**raw, **labels}, _checked=checked, _set=dict(labels), _name=name_or_path)
 
     def __getattr__(self, name: str) -> Any:
         # Before __init__ has run, as in copying and unpickling, `_set` does not exist, and looking it up would never
@@ -78,6 +80,11 @@ class ModelConfig:
         return str(self._name)
 
     @property
+    def _name_or_path(self) -> str:
+        """The same under the name that programs read from transformers' configs."""
+        return self.name_or_path
+
+    @property
     def use_return_dict(self) -> bool:
         """The value of return_dict, by its older name."""
         return bool(self.return_dict)
@@ -89,6 +96,18 @@ class ModelConfig:
         if count != self.num_labels:
             self.id2label = {number: f"LABEL_{number}" for number in range(count)}
             self.label2id = {label: number for number, label in self.id2label.items()}
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """Return a value as a dict does.
+
+        Args:
+            key: A key of config.json, or one of HF's general names.
+            default: What to return where the config has no such key.
+
+        Returns:
+            The value.
+        """
+        return getattr(self, key, default)
 
     def get_text_config(self, decoder: bool = False) -> "ModelConfig":
         """Return the config itself: a text encoder has no sub-configs.
@@ -116,7 +135,7 @@ class ModelConfig:
         Returns:
             A copy; the keys of id2label are integers.
         """
-        return dict(self._raw)
+        return copy.deepcopy(self._raw)
 
     def to_diff_dict(self) -> dict[str, Any]:
         """Return the content of config.json, which holds only what differs from the defaults.

@@ -17,7 +17,7 @@ from mlx_hf_bridge.inference.model import EncoderOutput
 from mlx_hf_bridge.layers.global_attention import MARKED_AS_GLOBAL
 from mlx_hf_bridge.layers.token_batch import TokenBatch
 from mlx_hf_bridge.loading.load import LoadedModel
-from mlx_hf_bridge.pretrained.arrays import to_integers, to_numpy
+from mlx_hf_bridge.pretrained.arrays import to_array, to_integers
 from mlx_hf_bridge.pretrained.attention_mask import CheckedMask, check_attention_mask, mask_numbers
 
 
@@ -64,15 +64,14 @@ class ModelInputs:
         self.reference = inputs_embeds if input_ids is None else input_ids
         self._inputs_embeds = None if inputs_embeds is None else self._floats(inputs_embeds)
         if self._inputs_embeds is None:
-            self._ids = to_integers("input_ids", input_ids)
+            self._ids = _token_ids(input_ids)
         else:
             self._ids = self._placeholder_ids(self._inputs_embeds)
         self.choices = self._flatten()
         self._mask = self._check_mask(attention_mask)
         # Ignored as in transformers: AutoTokenizer returns token_type_ids for DistilBERT, which has no table for them.
-        self._token_type_ids = (
-            self._like_ids("token_type_ids", token_type_ids) if loaded.family.uses_token_type_ids else None
-        )
+        types = self._like_ids("token_type_ids", token_type_ids)
+        self._token_type_ids = types if loaded.family.uses_token_type_ids else None
         self._position_ids = self._like_ids("position_ids", position_ids)
         self._extra_inputs = self._check_extra_inputs(extra_inputs)
 
@@ -145,11 +144,12 @@ class ModelInputs:
         if given is None:
             return None
         config = self.loaded.config
-        array = to_numpy(given) if name in config.float_extra_inputs else to_integers(name, given)
+        array = to_array(name, given) if name in config.float_extra_inputs else to_integers(name, given)
         if self.choices is not None and array.ndim == 3:
             array = array.reshape(-1, array.shape[-1])
         shape = (*self._ids.shape, *config.extra_input_axes.get(name, ()))
-        if array.shape != shape and array.shape != (1, *shape[1:]):
+        # As torch broadcasts: one row for all texts, with or without its axis.
+        if array.shape not in (shape, (1, *shape[1:]), shape[1:]):
             raise InputError(f"{name} has the shape {array.shape}, expected that of input_ids, {shape}.")
         # A view: nothing is copied.
         return np.broadcast_to(array, shape)
@@ -169,13 +169,31 @@ class ModelInputs:
         return {argument: array for argument, array in arrays.items() if array is not None and known[argument]}
 
     def _floats(self, vectors: Any) -> mx.array:
-        array = to_numpy(vectors)
-        if array.ndim < 3 or array.dtype.kind != "f":
+        array, width = to_array("inputs_embeds", vectors), self._embedding_width()
+        if array.ndim < 3 or array.dtype.kind != "f" or array.shape[-1] != width:
             raise InputError(
-                f"inputs_embeds has the shape {array.shape} and dtype {array.dtype}, expected floats (B, L, D)."
+                f"inputs_embeds has the shape {array.shape} and dtype {array.dtype}, expected floats (texts, tokens, "
+                f"{width}), as wide as the model's token embeddings."
             )
         return mx.array(array.astype(np.float32))
+
+    def _embedding_width(self) -> int:
+        """Return the width of the token embeddings, which may differ from that of the hidden states."""
+        table = self.loaded.model.encoder.embeddings.word
+        # Lazy: only the shape is looked at.
+        return int(table(mx.zeros((1, 1), mx.int32)).shape[-1])
 
     def _placeholder_ids(self, vectors: mx.array) -> np.ndarray:
         """Return ids (B, L) for inputs_embeds, none of them padding: transformers numbers their positions so."""
         return np.full(vectors.shape[:-1], 0 if self.loaded.config.pad_token_id else 1, np.int32)
+
+
+def _token_ids(given: Any) -> np.ndarray:
+    """Convert input_ids to numpy; booleans are most likely a mask in the wrong place."""
+    ids = to_integers("input_ids", given)
+    if ids.dtype == bool:
+        raise ArgumentTypeError(
+            "input_ids has the dtype bool, expected integers. Pass the mask as attention_mask, and ids as a tokenizer "
+            "returns them."
+        )
+    return ids

@@ -155,7 +155,7 @@ class MLXPreTrainedModel(TorchModuleAPI):
         # Callers on torch may ask for isinstance(output, transformers.utils.ModelOutput).
         if array_type(inputs.reference) == "torch":
             output = to_transformers_output(output)
-        as_dict = self.config.to_dict().get("return_dict", True) if return_dict is None else return_dict
+        as_dict = self.config.return_dict if return_dict is None else return_dict
         return output if as_dict else output.to_tuple()
 
     def forward(
@@ -198,6 +198,16 @@ class MLXPreTrainedModel(TorchModuleAPI):
     def input_modalities(self) -> str:
         """What the model reads, "text"; shown by transformers' pipelines."""
         return "text"
+
+    @property
+    def main_input_name(self) -> str:
+        """The first argument of a call, "input_ids"."""
+        return "input_ids"
+
+    @property
+    def num_labels(self) -> int:
+        """The number of labels in the config, whether or not the model has a classification head."""
+        return self.config.num_labels
 
     @staticmethod
     def can_generate() -> bool:
@@ -333,7 +343,7 @@ class MLXPreTrainedModel(TorchModuleAPI):
         return _read_again, (str(self.folder), self._loaded.task, pooler, config, str(self._loaded.dtype))
 
     def _option(self, argument: bool | None, key: str) -> bool:
-        return bool(self.config.to_dict().get(key, False)) if argument is None else bool(argument)
+        return bool(getattr(self.config, key)) if argument is None else bool(argument)
 
     def _output(self, encoded: EncoderOutput, like: Any) -> ModelOutput:
         def convert(array: mx.array | None) -> Any:

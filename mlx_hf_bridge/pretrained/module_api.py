@@ -117,6 +117,11 @@ class TorchModuleAPI:
         self._loaded = replace(self._loaded, dtype=dtype)
         return self
 
+    @property
+    def training(self) -> bool:
+        """Always False: the model is for inference only."""
+        return False
+
     def eval(self) -> Self:
         """Return the model unchanged: it is always in evaluation mode.
 

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from mlx_hf_bridge.errors import InputError
+from mlx_hf_bridge.inference.plain_values import plain_scalar
 from mlx_hf_bridge.inference.tokenizer import Text
 
 # Keys of sentence-transformers' inputs by modality, which are not tasks.
@@ -117,6 +118,7 @@ def check_optional_count(name: str, value: Any) -> int | None:
     Raises:
         InputError: If it is anything else.
     """
+    value = plain_scalar(value)
     if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
         raise InputError(f"{name}={value!r}, expected an integer of 1 or more, or None.")
     return value

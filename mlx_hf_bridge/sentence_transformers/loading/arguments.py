@@ -7,6 +7,7 @@ from typing import Any, TypedDict
 
 from mlx_hf_bridge.checkpoints.sources import HubOptions
 from mlx_hf_bridge.errors import ArgumentTypeError, InputError
+from mlx_hf_bridge.inference.plain_values import plain_scalar
 from mlx_hf_bridge.loading.overrides import TRAINING_KEYS
 from mlx_hf_bridge.pretrained.arguments import NO_EFFECT, REFUSED
 from mlx_hf_bridge.quantization.recipes import QuantizationLike
@@ -141,6 +142,7 @@ def parse_load_arguments(
     old = model.pop("torch_dtype", None) or config.pop("torch_dtype", None)
     requested = model.pop("dtype", None) or config.pop("dtype", None) or old or "auto"
     recipe, length = model.pop("quantization_config", None), processor.pop("model_max_length", None)
+    length = plain_scalar(length)
     if length is not None and (isinstance(length, bool) or not isinstance(length, int) or length < 1):
         raise InputError(f"model_max_length={length!r}, expected an integer of 1 or more.")
     asked = trust_remote_code or any((given[kind] or {}).get("trust_remote_code") for kind in _KINDS)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from mlx_hf_bridge.errors import InputError
+from mlx_hf_bridge.inference.plain_values import plain_scalar
 from mlx_hf_bridge.inference.tokenizer import Text, Tokenizer, Tokens
 from mlx_hf_bridge.sentence_transformers.modules.base import Features, Module
 
@@ -81,6 +82,7 @@ def check_optional_length(length: Any) -> int | None:
     Raises:
         InputError: If it is anything else.
     """
+    length = plain_scalar(length)
     if length is not None and (isinstance(length, bool) or not isinstance(length, int) or length < 1):
         raise InputError(f"max_seq_length={length!r}, expected an integer of 1 or more, or None for no limit.")
     return length

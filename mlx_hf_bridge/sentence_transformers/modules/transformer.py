@@ -17,6 +17,7 @@ from mlx_hf_bridge.architecture.config import NO_POSITIONS
 from mlx_hf_bridge.errors import InputError, UnsupportedModelError
 from mlx_hf_bridge.inference.batching import pad_tokens, report_truncation
 from mlx_hf_bridge.inference.model import EncoderOutput
+from mlx_hf_bridge.inference.plain_values import plain_scalar
 from mlx_hf_bridge.inference.tokenizer import LOST_TOKEN_TYPES, Text, Tokenizer, Tokens
 from mlx_hf_bridge.layers.token_batch import TokenBatch
 from mlx_hf_bridge.loading.load import LoadedModel, load
@@ -113,7 +114,7 @@ class Transformer(InputModule):
 
     @max_seq_length.setter
     def max_seq_length(self, length: int) -> None:
-        most = self.loaded.config.max_length
+        most, length = self.loaded.config.max_length, plain_scalar(length)
         if isinstance(length, bool) or not isinstance(length, int) or not 1 <= length <= most:
             raise InputError(f"max_seq_length={length!r}, expected an integer from 1 to {most}, the model's positions.")
         self.tokenizer.model_max_length = length

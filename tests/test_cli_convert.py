@@ -49,6 +49,18 @@ def change_metadata(folder: Path, **changes: Any) -> None:
     (folder / "conversion_metadata.json").write_text(json.dumps({**metadata_of(folder), **changes}), encoding="utf-8")
 
 
+@pytest.mark.parametrize("content", ["default: {a: 1}\n", "models: [{name: other, hf_name: x, path: 3}]\n", "- [\n"])
+def test_another_program_s_config_does_not_matter_to_a_model_that_is_given(
+    content: str, bert: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config" / "models.yaml").write_text(content)
+    for model in ("bert", str(bert)):
+        assert main(["convert", "--model", model, "--bits", "8", "--dry-run"]) == 0
+    assert main(["convert", "--model", "other", "--bits", "8", "--dry-run"]) == 1
+    assert ("unknown key 'path'" in capsys.readouterr().err) is ("other" in content)
+
+
 @pytest.mark.parametrize(("flags", "suffix", "packing"), PACKINGS, ids=lambda value: "".join(value) if value else "")
 def test_the_flags_name_the_folder_and_the_packing_in_it(
     flags: list[str], suffix: str, packing: dict[str, Any] | None, bert: Path

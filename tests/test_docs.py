@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 import mlx_hf_bridge
+from mlx_hf_bridge.runtime import device
 
 ROOT = Path(mlx_hf_bridge.__file__).parent.parent
 PACKAGE = ROOT / "mlx_hf_bridge"
@@ -53,3 +54,9 @@ def test_every_room_is_on_the_page_of_the_architecture() -> None:
     page = prose(ROOT / "docs" / "architecture.md")
     rooms = [path.name for path in PACKAGE.iterdir() if (path / "__init__.py").exists()]
     assert [room for room in rooms if f"`{room}/`" not in page] == []
+
+
+@pytest.mark.skipif(device.BACKEND != "cpu", reason="the sentence has the numbers of both")
+def test_the_size_of_a_batch_is_that_of_the_code() -> None:
+    text = (DOCS / "compatibility.md").read_text(encoding="utf-8")
+    assert f"`batch_size` x {device.TOKENS_PER_TEXT} positions, padding included, on a CPU" in text

@@ -1,6 +1,7 @@
 """A loaded model can be used, cast to half precision, saved and pushed to the Hub like a transformers model."""
 
 import copy
+import importlib
 import json
 import pickle
 import shutil
@@ -9,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import huggingface_hub
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -25,6 +27,7 @@ from mlx_hf_bridge import (
     MLXSentenceTransformer,
     errors,
 )
+from mlx_hf_bridge.errors import RepositoryError
 from mlx_hf_bridge.pretrained.saving import parse_size
 
 BERT = FAMILIES[0]
@@ -356,6 +359,24 @@ def test_a_hub_that_refuses_is_an_os_error(mlx_model: Any) -> None:
         mlx_model.push_to_hub("me/mine")
     with pytest.raises(TypeError, match=r"got foo, which it does not take"):
         mlx_model.push_to_hub("me/mine", foo=1)
+
+
+@pytest.mark.parametrize("kind", [MLXAutoModel.from_pretrained, MLXSentenceTransformer])
+def test_a_hub_that_is_not_reached_is_a_repository_error(
+    kind: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    http = importlib.import_module(type(huggingface_hub.get_session()).__module__.partition(".")[0])
+    make_checkpoint(tmp_path)
+    model = kind(str(tmp_path))
+    offline = huggingface_hub.errors.OfflineModeIsEnabled("offline")
+    for error in (http.ConnectError("refused"), ConnectionError("reset"), offline):
+
+        def fail(*arguments: Any, error: Exception = error, **options: Any) -> None:
+            raise error
+
+        monkeypatch.setattr("huggingface_hub.HfApi.create_repo", fail)
+        with pytest.raises(RepositoryError, match=r"'me/mine' could not be written to the Hub .* the connection and"):
+            model.push_to_hub("me/mine")
 
 
 def test_sentence_models_are_pushed_with_a_card_of_their_own(

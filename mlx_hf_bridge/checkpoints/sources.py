@@ -200,8 +200,24 @@ def _download(repo_id: str, revision: str | None, options: HubOptions, patterns:
         ) from error
     except huggingface_hub.errors.HFValidationError as error:
         raise RepositoryError(f"{repo_id!r} is not a valid Hub id ({error}). Check the spelling.") from error
-    except (huggingface_hub.errors.HfHubHTTPError, OSError) as error:
+    except Exception as error:
+        if not isinstance(error, (huggingface_hub.errors.HfHubHTTPError, OSError)) and not is_network_error(error):
+            raise
         raise RepositoryError(
             f"the files of {repo_id!r} could not be downloaded ({error}). Check the connection and try again."
         ) from error
     return Path(folder)
+
+
+def is_network_error(error: Exception) -> bool:
+    """Return whether an error is one of the HTTP library that huggingface_hub uses, such as a refused connection.
+
+    Args:
+        error: Any error.
+
+    Returns:
+        True for errors of requests, httpx and httpx2 (huggingface_hub 0, 1 and 2), which are not the builtin
+        ConnectionError.
+    """
+    packages = {base.__module__.partition(".")[0] for base in type(error).__mro__}
+    return isinstance(error, ConnectionError) or not packages.isdisjoint(("requests", "httpx", "httpx2"))

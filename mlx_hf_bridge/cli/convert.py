@@ -43,12 +43,25 @@ def _entries(args: argparse.Namespace) -> list[ModelEntry]:
 
     Flags override the values of the file.
     """
-    path = Path(args.config or DEFAULT_CONFIG)
-    listed = read_models(path) if args.config or args.model is None or path.is_file() else []
+    listed = read_models(Path(args.config or DEFAULT_CONFIG)) if args.config or args.model is None else _default(args)
     chosen = [entry for entry in listed if args.model in (None, entry.name)]
     if args.model == "":
         raise ConfigError("--model is empty. Give a name from the config file, a Hub id or a folder.")
     return [_with_flags(entry, args) for entry in chosen or [ModelEntry(short_name(args.model), args.model)]]
+
+
+def _default(args: argparse.Namespace) -> list[ModelEntry]:
+    """Return the entries of the default file, in which --model may be a name; [] if it is another program's."""
+    path = Path(DEFAULT_CONFIG)
+    # Names in the file have no "/".
+    if "/" in args.model or not path.is_file():
+        return []
+    try:
+        return read_models(path)
+    except ConfigError:
+        if f"name: {args.model}" in path.read_text(encoding="utf-8", errors="replace"):
+            raise
+        return []
 
 
 def _with_flags(entry: ModelEntry, args: argparse.Namespace) -> ModelEntry:

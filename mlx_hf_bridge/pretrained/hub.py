@@ -23,6 +23,7 @@ from mlx_hf_bridge.architecture.family import (
 from mlx_hf_bridge.checkpoints.card import read_card_metadata
 from mlx_hf_bridge.checkpoints.checkpoint import CONFIG_FILE, METADATA_FILE, MODULES_FILE, VERIFICATION_FILE, read_json
 from mlx_hf_bridge.checkpoints.safetensors_file import MB
+from mlx_hf_bridge.checkpoints.sources import is_network_error
 from mlx_hf_bridge.errors import RepositoryError
 
 PUSH_ARGUMENTS = ("commit_message", "commit_description", "private", "token", "revision", "create_pr")
@@ -174,8 +175,29 @@ def push(
         create_pr: Whether to open a pull request instead of committing.
 
     Returns:
-        huggingface_hub's CommitInfo. Errors of huggingface_hub pass through; see `reporting_hub_errors`.
+        huggingface_hub's CommitInfo.
+
+    Raises:
+        RepositoryError: If the Hub refuses the upload or cannot be reached.
     """
+    with _reporting_hub_errors(repo_id):
+        return _push(
+            write, repo_id, folder, exist_ok, commit_message, commit_description, private, token, revision, create_pr
+        )
+
+
+def _push(
+    write: Callable[[Path, str], None],
+    repo_id: str,
+    folder: Path | None,
+    exist_ok: bool,
+    commit_message: str | None,
+    commit_description: str | None,
+    private: bool | None,
+    token: str | bool | None,
+    revision: str | None,
+    create_pr: bool,
+) -> "huggingface_hub.CommitInfo":
     api = huggingface_hub.HfApi(token=token)
     # The Hub returns the full id, with the user's name before a bare one.
     repo = api.create_repo(repo_id=repo_id, private=private, exist_ok=exist_ok).repo_id
@@ -193,7 +215,7 @@ def push(
 
 
 @contextmanager
-def reporting_hub_errors(repo_id: str) -> Iterator[None]:
+def _reporting_hub_errors(repo_id: str) -> Iterator[None]:
     """Turn errors of huggingface_hub during an upload into a RepositoryError with advice.
 
     Args:
@@ -207,13 +229,15 @@ def reporting_hub_errors(repo_id: str) -> Iterator[None]:
     """
     try:
         yield
-    except (
-        huggingface_hub.errors.HfHubHTTPError,
-        huggingface_hub.errors.HFValidationError,
-        huggingface_hub.errors.OfflineModeIsEnabled,
-        ConnectionError,
-    ) as error:
+    except Exception as error:
+        if not isinstance(error, _hub_errors()) and not is_network_error(error):
+            raise
         raise RepositoryError(
             f"{repo_id!r} could not be written to the Hub ({error}). Log in (hf auth login) or pass token=, and check "
             "the id, the connection and HF_HUB_OFFLINE."
         ) from error
+
+
+def _hub_errors() -> tuple[type[Exception], ...]:
+    errors = huggingface_hub.errors
+    return (errors.HfHubHTTPError, errors.HFValidationError, errors.OfflineModeIsEnabled)

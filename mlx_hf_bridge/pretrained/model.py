@@ -29,7 +29,7 @@ from mlx_hf_bridge.layers.single_batch import single_batch_mode
 from mlx_hf_bridge.loading.load import Changes, LoadedModel, load
 from mlx_hf_bridge.pretrained.arrays import array_type, match_array_type
 from mlx_hf_bridge.pretrained.config import ModelConfig
-from mlx_hf_bridge.pretrained.hub import PUSH_ARGUMENTS, build_model_card, push, reporting_hub_errors
+from mlx_hf_bridge.pretrained.hub import PUSH_ARGUMENTS, build_model_card, push
 from mlx_hf_bridge.pretrained.inputs import ModelInputs
 from mlx_hf_bridge.pretrained.module_api import TorchModuleAPI
 from mlx_hf_bridge.pretrained.outputs import (
@@ -314,8 +314,7 @@ class MLXPreTrainedModel(TorchModuleAPI):
             self._save(folder, max_shard_size, variant)
             build_model_card(folder, repo, self._loaded.task, tuple(tags or ()), fidelity).save(folder / CARD_FILE)
 
-        with reporting_hub_errors(repo_id):
-            return push(write, repo_id, **options)
+        return push(write, repo_id, **options)
 
     def _save(self, target: Path, max_shard_size: int | str, variant: str | None) -> None:
         self._refuse_random_weights("save_pretrained()")

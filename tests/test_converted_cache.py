@@ -1,11 +1,13 @@
 """Tests of the conversion cache: one complete model folder per source, recipe and dtype."""
 
+import copy
 import json
 import os
+import pickle
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +34,13 @@ from checkpoints import (
 from filelock import FileLock
 from weight_files import max_difference, output_array
 
-from mlx_hf_bridge import MLXAutoModel
+from mlx_hf_bridge import MLXAutoModel, MLXAutoModelForSequenceClassification, MLXSentenceTransformer
 from mlx_hf_bridge.checkpoints import fingerprint
 from mlx_hf_bridge.checkpoints import sources as source_module
 from mlx_hf_bridge.checkpoints.sources import HubOptions, locate
 from mlx_hf_bridge.conversion import cache
 from mlx_hf_bridge.conversion import write as write_module
+from mlx_hf_bridge.conversion.api import convert
 from mlx_hf_bridge.conversion.cache import cache_folder
 from mlx_hf_bridge.conversion.write import FORMAT
 from mlx_hf_bridge.errors import CheckpointError, RepositoryError, WeightsError
@@ -289,6 +292,47 @@ def test_a_cache_that_is_a_file_is_named(tmp_path: Path, monkeypatch: pytest.Mon
             MLXAutoModel.from_pretrained(tmp_path / "model")
 
 
+@pytest.mark.parametrize("kind", [MLXAutoModel.from_pretrained, MLXSentenceTransformer])
+def test_a_model_of_a_converted_folder_that_changes_is_not_copied_as_another(
+    kind: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_checkpoint(tmp_path / "source")
+    convert(tmp_path / "source", tmp_path / "model", quantization_config=None, show_progress=False)
+    monkeypatch.chdir(tmp_path)
+    model = kind("model")
+    model.save_pretrained("model")
+    (tmp_path / "model" / "README.md").write_text("a card")
+    monkeypatch.chdir(tmp_path / "source")
+    pickled = pickle.dumps(model)
+    assert type(copy.deepcopy(model)) is type(pickle.loads(pickled)) is type(model)
+    make_checkpoint(tmp_path / "source", seed=5)
+    convert(tmp_path / "source", tmp_path / "model", quantization_config=None, show_progress=False, overwrite=True)
+    uses: list[Callable[[], Any]] = [
+        lambda: copy.deepcopy(model),
+        lambda: pickle.loads(pickled),
+        lambda: model.save_pretrained(tmp_path / "other"),
+    ]
+    for use in uses:
+        with pytest.raises(CheckpointError, match=r"model\.safetensors in .* changed since the model was loaded"):
+            use()
+    shutil.rmtree(tmp_path / "model")
+    with pytest.raises(CheckpointError, match=r"loaded from .*/model, which is gone"):
+        copy.deepcopy(model)
+
+
+def test_errors_name_what_was_given_and_not_the_cache(hub: Path) -> None:
+    MLXAutoModel.from_pretrained("org/name", cache_dir=hub)
+    for _ in range(2):
+        with pytest.raises(WeightsError, match=r"^org/name lacks \d+ tensors") as error:
+            MLXAutoModelForSequenceClassification.from_pretrained("org/name", cache_dir=hub)
+        assert "converted" not in str(error.value)
+        assert "snapshots" not in str(error.value)
+    path = hub / "models--org--name" / "snapshots" / SECOND / "model.safetensors"
+    path.write_bytes(b"x" * 100)
+    with pytest.raises(CheckpointError, match=r"^org/name/model\.safetensors"):
+        MLXAutoModel.from_pretrained("org/name", cache_dir=hub, revision="v2")
+
+
 def test_a_folder_has_one_place_however_it_is_spelled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_checkpoint(tmp_path / "model")
     (tmp_path / "link").symlink_to(tmp_path / "model")
@@ -367,7 +411,7 @@ def python(script: str, *arguments: Any, **environment: str) -> subprocess.Popen
 
 LOAD_AND_COUNT = """
 import sys, json
-from mlx_hf_bridge import MLXAutoModel
+from mlx_hf_bridge import MLXAutoModel, MLXAutoModelForSequenceClassification, MLXSentenceTransformer
 from mlx_hf_bridge.loading import load
 real = load.write_conversion
 load.write_conversion = lambda *arguments: (open(sys.argv[2], "a").write("x"), real(*arguments))

@@ -58,5 +58,5 @@ def test_every_room_is_on_the_page_of_the_architecture() -> None:
 
 @pytest.mark.skipif(device.BACKEND != "cpu", reason="the sentence has the numbers of both")
 def test_the_size_of_a_batch_is_that_of_the_code() -> None:
-    text = (DOCS / "compatibility.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "compatibility.md").read_text(encoding="utf-8")
     assert f"`batch_size` x {device.TOKENS_PER_TEXT} positions, padding included, on a CPU" in text

@@ -9,6 +9,7 @@ from mlx_hf_bridge.checkpoints.checkpoint import CONFIG_FILE
 from mlx_hf_bridge.checkpoints.repo_files import PACKING_KEYS, write_json
 from mlx_hf_bridge.errors import RepositoryError
 from mlx_hf_bridge.facade.fallback import BRIDGE
+from mlx_hf_bridge.loading.stored import check_still_there
 
 # Options of transformers' save_pretrained, with the values that change nothing here.
 _NO_EFFECT = {"safe_serialization": (True, None), "is_main_process": (True,), "push_to_hub": (False,)}
@@ -30,6 +31,7 @@ def save(model: Any, folder: Path, options: dict[str, Any]) -> bool:
 
     Raises:
         RepositoryError: If the path is a file.
+        CheckpointError: If the folder that the weights are copied from has changed.
     """
     bridge = model.__dict__[BRIDGE]
     unsupported = [name for name, value in options.items() if value not in _NO_EFFECT.get(name, ())]
@@ -38,6 +40,7 @@ def save(model: Any, folder: Path, options: dict[str, Any]) -> bool:
         return False
     if folder.is_file():
         raise RepositoryError(f"{folder} is a file, expected a folder to save into. Give another path.")
+    check_still_there(bridge.model.folder, bridge.model.loaded.content)
     folder.mkdir(parents=True, exist_ok=True)
     # Packing and dtype of the copied weights, which the caller's config does not know.
     stored = json.loads((bridge.model.folder / CONFIG_FILE).read_text(encoding="utf-8"))

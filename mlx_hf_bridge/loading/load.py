@@ -32,6 +32,7 @@ from mlx_hf_bridge.errors import ArgumentTypeError, ConfigError, UnsupportedMode
 from mlx_hf_bridge.inference.model import Model, build_model, set_activation_dtype
 from mlx_hf_bridge.loading.overrides import ConfigLike, load_config, override_config, shrinks_model, weight_differences
 from mlx_hf_bridge.loading.report import LoadReport
+from mlx_hf_bridge.loading.stored import Content, content_of, naming
 from mlx_hf_bridge.models import family_for
 from mlx_hf_bridge.quantization.recipes import MLXQuantizationConfig, QuantizationLike, recipe_from
 from mlx_hf_bridge.runtime.device import activation_dtype
@@ -74,6 +75,11 @@ class LoadedModel:
     recipe: MLXQuantizationConfig | None
     source: Source
     report: LoadReport
+
+    @property
+    def content(self) -> Content:
+        """What the folder held when the weights were read from it; None for a folder of the cache."""
+        return content_of(self.source, self.folder)
 
 
 @dataclass(frozen=True)
@@ -139,6 +145,20 @@ def load(
     """
     recipe, stored = recipe_from(quantization_config), parse_dtype(dtype)
     source = name if isinstance(name, Source) else locate(name, options or HubOptions())
+    with naming(source):
+        return _load(source, task, recipe, stored, pooler, show_progress, changes, trace)
+
+
+def _load(
+    source: Source,
+    task: str,
+    recipe: MLXQuantizationConfig | None,
+    stored: mx.Dtype | None,
+    pooler: bool,
+    show_progress: bool,
+    changes: Changes,
+    trace: str,
+) -> LoadedModel:
     adapter = None if changes.adapter is None else locate(*changes.adapter)
     checkpoint = read_checkpoint(source, changes.config is None, adapter)
     if wants_tracing(checkpoint, trace):

@@ -27,6 +27,7 @@ from mlx_hf_bridge.errors import ArgumentTypeError, UnservedUseError
 from mlx_hf_bridge.inference.model import EncoderOutput
 from mlx_hf_bridge.layers.single_batch import single_batch_mode
 from mlx_hf_bridge.loading.load import Changes, LoadedModel, load
+from mlx_hf_bridge.loading.stored import Content, check_still_there
 from mlx_hf_bridge.pretrained.arrays import array_type, match_array_type
 from mlx_hf_bridge.pretrained.config import ModelConfig
 from mlx_hf_bridge.pretrained.hub import PUSH_ARGUMENTS, build_model_card, push
@@ -319,6 +320,7 @@ class MLXPreTrainedModel(TorchModuleAPI):
     def _save(self, target: Path, max_shard_size: int | str, variant: str | None) -> None:
         self._refuse_random_weights("save_pretrained()")
         config, dtype, folder = self.config.to_dict(), self._loaded.dtype, self.folder
+        check_still_there(folder, self._loaded.content)
         run(lambda: save_folder(folder, target, config, dtype, variant, max_shard_size))
 
     def _refuse_random_weights(self, use: str) -> None:
@@ -339,7 +341,8 @@ class MLXPreTrainedModel(TorchModuleAPI):
         """Copies and other processes read the converted folder again, under this config."""
         self._refuse_random_weights("a copy")
         pooler, config = "pooler" in self._loaded.model, None if self.is_traced else self.config.to_dict()
-        return _read_again, (str(self.folder), self._loaded.task, pooler, config, str(self._loaded.dtype))
+        content = self._loaded.content
+        return _read_again, (str(self.folder), self._loaded.task, pooler, config, str(self._loaded.dtype), content)
 
     def _option(self, argument: bool | None, key: str) -> bool:
         return bool(getattr(self.config, key)) if argument is None else bool(argument)
@@ -383,6 +386,9 @@ def _class_named(name: str) -> type[MLXPreTrainedModel]:
     return type(name, (MLXPreTrainedModel,), {"__doc__": MLXPreTrainedModel.__doc__})
 
 
-def _read_again(folder: str, task: str, pooler: bool, config: dict[str, Any] | None, dtype: str) -> MLXPreTrainedModel:
+def _read_again(
+    folder: str, task: str, pooler: bool, config: dict[str, Any] | None, dtype: str, content: Content = None
+) -> MLXPreTrainedModel:
+    check_still_there(Path(folder), content)
     model = create_model(load(folder, task, pooler=pooler, changes=Changes(config)))
     return model if str(model.dtype) == dtype else model.to(dtype=require_float_dtype(dtype))

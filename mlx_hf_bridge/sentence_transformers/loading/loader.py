@@ -18,6 +18,7 @@ from mlx_hf_bridge.checkpoints.sources import Source, locate
 from mlx_hf_bridge.conversion.tokenizer_files import load_tokenizer
 from mlx_hf_bridge.errors import ConfigError, UnsupportedModelError
 from mlx_hf_bridge.loading.load import LoadedModel, load
+from mlx_hf_bridge.loading.stored import naming
 from mlx_hf_bridge.pretrained.arguments import note_custom_code
 from mlx_hf_bridge.sentence_transformers.loading.arguments import LoadArguments
 from mlx_hf_bridge.sentence_transformers.loading.changes import config_changes, lowercase_first, set_lowercase
@@ -113,6 +114,10 @@ class ModuleLoader:
         for entry in entries:
             # All of them first, before the weights are downloaded.
             _check_known(entry.kind, entry.type, str(self.source.folder))
+        with naming(self.source):
+            return self._load_modules(entries)
+
+    def _load_modules(self, entries: Sequence[ModuleEntry]) -> list[Module]:
         modules: list[Module] = []
         for entry in entries:
             if entry.kind in TRANSFORMER_KINDS:

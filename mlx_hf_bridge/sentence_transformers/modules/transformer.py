@@ -21,6 +21,7 @@ from mlx_hf_bridge.inference.plain_values import plain_scalar
 from mlx_hf_bridge.inference.tokenizer import LOST_TOKEN_TYPES, Text, Tokenizer, Tokens
 from mlx_hf_bridge.layers.token_batch import TokenBatch
 from mlx_hf_bridge.loading.load import LoadedModel, load
+from mlx_hf_bridge.loading.stored import check_still_there, content_of
 from mlx_hf_bridge.pretrained.model import MLXPreTrainedModel, create_model
 from mlx_hf_bridge.sentence_transformers.modules.base import Features
 from mlx_hf_bridge.sentence_transformers.modules.input import EncodeOptions, InputModule, add_prompt
@@ -262,6 +263,7 @@ class Transformer(InputModule):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         folder, task, pooler, config, source = state["loaded"]
+        check_still_there(Path(folder), content_of(source, Path(folder)))
         loaded = load(folder, task, pooler=pooler, show_progress=False)
         self.__dict__.update({**state, "loaded": replace(loaded, raw_config=config, source=source)})
 
@@ -271,6 +273,7 @@ class Transformer(InputModule):
         Args:
             folder: An existing folder.
         """
+        check_still_there(self.loaded.folder, self.loaded.content)
         save_transformer(self.loaded, self.tokenizer, folder, self.get_config_dict())
 
 

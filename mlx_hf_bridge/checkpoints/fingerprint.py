@@ -10,8 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-# What a model is read from, by suffix; results, logs and exports for other runtimes do not count.
-_KINDS = {".bin", ".bpe", ".codes", ".jinja", ".json", ".md", ".model", ".safetensors", ".tiktoken", ".txt", ".vocab"}
+# Everything that is read of a model besides its weights, by suffix; a Hub repo's files of these kinds are downloaded.
+_SUFFIXES = "bpe codes jinja json metadata model spm tiktoken tokenizer txt vocab"
+SMALL_KINDS = tuple(f".{suffix}" for suffix in _SUFFIXES.split())
+# What a model is read from; results, logs and exports for other runtimes do not count.
+_KINDS = {*SMALL_KINDS, ".bin", ".md", ".safetensors"}
 # Folders of a trainer's checkpoints, which lie in the folder of the model that they become.
 _TRAINING_FOLDERS = "checkpoint-"
 # Modules of modules lie in folders of folders; deeper ones are no part of a model.

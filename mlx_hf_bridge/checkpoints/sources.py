@@ -10,12 +10,11 @@ import huggingface_hub  # submodules as attributes: huggingface_hub imports them
 from huggingface_hub import constants
 from tqdm.auto import tqdm
 
-from mlx_hf_bridge.checkpoints.fingerprint import folder_state, small_content
+from mlx_hf_bridge.checkpoints.fingerprint import SMALL_KINDS, folder_state, small_content
 from mlx_hf_bridge.errors import ArgumentTypeError, RepositoryError
 
 # Everything a model needs besides weights; exports for other runtimes are not downloaded.
-SMALL_FILES = ("*.json", "*.txt", "*.model", "*.codes", "README.md")
-_LOCAL_KINDS = (".json", ".txt", ".model", ".codes", ".safetensors", ".bin")
+SMALL_FILES = (*(f"*{kind}" for kind in SMALL_KINDS), "README.md")
 OTHER_RUNTIMES = ("onnx/*", "openvino/*", "coreml/*", "tf_model*", "flax_model*", "rust_model*")
 # The organization of bare names, as sentence-transformers resolves them.
 SENTENCE_TRANSFORMERS = "sentence-transformers"

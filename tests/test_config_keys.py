@@ -10,9 +10,9 @@ import pytest
 import transformers
 from checkpoints import FAMILIES, mlx_class, ragged_inputs, save_model
 from config_keys import DIFFERS, outcome, share_of
-from weight_files import edit_config, max_difference, output_array
+from weight_files import edit_config, max_difference, output_array, rename
 
-from mlx_hf_bridge.errors import ConfigError
+from mlx_hf_bridge.errors import ConfigError, RepositoryError, WeightsError
 from mlx_hf_bridge.models import family_for
 
 ABSOLUTE = 2e-5
@@ -116,3 +116,20 @@ def test_there_are_as_many_classes_as_labels_whatever_their_ids(labels: dict[str
     expected, found = (output_array(one, inputs, "logits") for one in (loaded, model))
     assert max_difference(found, expected, inputs) < ABSOLUTE
     assert model.config.id2label == loaded.config.id2label and model.config.num_labels == 3
+
+
+def test_an_error_about_a_repo_with_code_of_its_own_says_so(tmp_path: Path) -> None:
+    row = BY_TYPE["bert"]
+    save_model(tmp_path, row)
+    edit_config(tmp_path, auto_map={"AutoModel": "bert_layers.BertModel"}, position_embedding_type="alibi")
+    with pytest.raises(ConfigError, match=r"position_embedding_type='alibi'.* auto_map names remote code"):
+        mlx_class("Model").from_pretrained(tmp_path)
+    edit_config(tmp_path, position_embedding_type="absolute")
+    rename(tmp_path, lambda name: name.replace("self.query", "self.Wqkv"))
+    with pytest.raises(WeightsError, match=r"no parameter for: .*Wqkv.* auto_map names remote code"):
+        mlx_class("Model").from_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    (tmp_path / "onnx").mkdir()
+    (tmp_path / "onnx" / "model.onnx").write_bytes(b"x")
+    with pytest.raises(RepositoryError, match="Its onnx folder is for other runtimes"):
+        mlx_class("Model").from_pretrained(tmp_path)

@@ -8,6 +8,7 @@ import numpy as np
 
 from mlx_hf_bridge.architecture.config_checks import DEFAULT_LABELS, check_types, with_labels
 from mlx_hf_bridge.architecture.config_defaults import default_values
+from mlx_hf_bridge.architecture.unsupported import remote_code_note
 from mlx_hf_bridge.errors import ConfigError
 from mlx_hf_bridge.layers.activations import activation_for
 
@@ -91,7 +92,8 @@ class EncoderConfig:
             if key in raw and is_unsupported(raw[key]):
                 raise ConfigError(
                     f"config.json has {key}={raw[key]!r}, which {raw.get('model_type')!r} does not support here; "
-                    "the outputs would differ from the original model's. Use a checkpoint without it."
+                    f"the outputs would differ from the original model's. {remote_code_note(raw)}"
+                    "Use a checkpoint without it, or transformers on torch for this one."
                 )
         values, defaults = {}, default_values(str(raw.get("model_type")))
         for spec in fields(cls):

@@ -1,5 +1,8 @@
 """The encoder types of transformers that have no native implementation, each with its reason."""
 
+from collections.abc import Mapping
+from typing import Any
+
 _IMAGE_PARTNER = "it is a model of text and images or sound, and none of its checkpoints hold only the text encoder"
 _IMAGES = "it reads images in addition to text"
 _TOWER = "the text encoder of a model of text and images or sound, without a released checkpoint of its own"
@@ -111,3 +114,15 @@ UNTRACEABLE: dict[str, str] = {
     "reformer": _BRANCHES,
     "switch_transformers": "transformers' code casts a module in its forward pass, which torch.export does not support",
 }
+
+
+def remote_code_note(raw_config: Mapping[str, Any]) -> str:
+    """Return a sentence for errors about a repo whose auto_map names code of its own; "" for any other.
+
+    Args:
+        raw_config: The content of config.json.
+
+    Returns:
+        The sentence with a space at its end, or "".
+    """
+    return "Its auto_map names remote code of the repo, which is never run. " if raw_config.get("auto_map") else ""

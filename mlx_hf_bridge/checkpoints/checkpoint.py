@@ -261,6 +261,8 @@ def _remedy(checkpoint: Checkpoint, tried: list[str]) -> str:
         return f"It has {', '.join(there)}: omit {' and '.join(chosen) or 'transformers_weights'} to load that."
     if (folder / NPZ_FILE).is_file():
         return f"Its {NPZ_FILE} is another tool's float32 output; convert the original checkpoint."
+    if any((folder / "onnx").glob("*.onnx")):
+        return "Its onnx folder is for other runtimes; give the repo that it was exported from."
     return "Give a folder or repo with weights."
 
 

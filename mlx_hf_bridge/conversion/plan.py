@@ -9,11 +9,12 @@ import mlx.core as mx
 
 from mlx_hf_bridge.architecture.config import EncoderConfig
 from mlx_hf_bridge.architecture.family import Family
+from mlx_hf_bridge.architecture.unsupported import remote_code_note
 from mlx_hf_bridge.checkpoints.checkpoint import Checkpoint, open_weight_files
 from mlx_hf_bridge.checkpoints.dtypes import config_dtype
 from mlx_hf_bridge.checkpoints.remote import read_headers
 from mlx_hf_bridge.checkpoints.safetensors_file import TensorInfo, WeightFile, byte_size
-from mlx_hf_bridge.errors import QuantizationError
+from mlx_hf_bridge.errors import QuantizationError, WeightsError
 from mlx_hf_bridge.inference.model import build_model
 from mlx_hf_bridge.models import family_for
 from mlx_hf_bridge.quantization.policy import is_packable
@@ -146,7 +147,11 @@ def plan_conversion(
     config, where = family.config.from_json(raw), str(checkpoint.model_folder)
     names = NameMapping(family, config, task)
     tensor_infos = {name: info for file in files for name, info in file.tensor_infos.items()}
-    targets = resolve_names(names, tensor_infos, where)
+    try:
+        targets = resolve_names(names, tensor_infos, where)
+    except WeightsError as error:
+        # Other tensors than the class of that name has: the repo's own code is the likely reason.
+        raise WeightsError(f"{error} {remote_code_note(raw)}".rstrip()) from error
     # Read from the file, since checkpoints without a pooler have the same config.
     has_pooler = any(target.path and target.path.startswith("pooler.") for target in targets.values())
     model = build_model(family, config, task, pooler=has_pooler)

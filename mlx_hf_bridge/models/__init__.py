@@ -8,10 +8,8 @@ import pkgutil
 from typing import Any
 
 from mlx_hf_bridge.architecture.family import Family
-from mlx_hf_bridge.architecture.unsupported import LORA_KEY, REMOTE_CODE_TYPES, UNSUPPORTED
+from mlx_hf_bridge.architecture.unsupported import LORA_KEY, REMOTE_CODE_TYPES, UNSUPPORTED, remote_code_note
 from mlx_hf_bridge.errors import UnsupportedModelError
-
-_REMOTE_CODE = "Its auto_map names remote code of the repo, which is never run. "
 
 
 def model_types() -> list[str]:
@@ -41,7 +39,7 @@ def family_for(raw_config: dict[str, Any]) -> Family:
     if not is_native(raw_config):
         raise UnsupportedModelError(
             f"config.json has model_type={model_type!r}; supported are {', '.join(model_types())}. "
-            f"{_REMOTE_CODE if raw_config.get('auto_map') else ''}"
+            f"{remote_code_note(raw_config)}"
             "Use a checkpoint of one of these, or transformers on torch for this one."
         )
     return _family_in(str(model_type).replace("-", "_"))

@@ -26,8 +26,10 @@ from subprocesses import run_python
 
 from mlx_hf_bridge import MLXSentenceTransformer, MLXSparseEncoder
 from mlx_hf_bridge.errors import ConfigError, InputError, TokenRangeError, UnsupportedModelError
+from mlx_hf_bridge.inference.tokenizer import Tokenizer
 from mlx_hf_bridge.layers.token_batch import TokenBatch
 from mlx_hf_bridge.sentence_transformers.modules.base import Features
+from mlx_hf_bridge.sentence_transformers.modules.static import StaticEmbedding as StaticEmbeddingMLX
 
 
 def saved(folder: Path, *modules: Any, **options: Any) -> Any:
@@ -105,9 +107,48 @@ def test_static_embeddings_in_model2vecs_form_are_read(tmp_path: Path) -> None:
     save_file({"embedding.weight": table[:20].contiguous()}, path)
     with pytest.raises(TokenRangeError, match="the table has 20 rows"):
         MLXSentenceTransformer(tmp_path / "repo").encode(TEXTS)
-    save_file({"other": table}, path)
-    with pytest.raises(ConfigError, match=r"expected embedding\.weight or embeddings"):
-        MLXSentenceTransformer(tmp_path / "repo")
+    # sentence-transformers reads no mapping beside the expanded table, and takes negative rows from the end.
+    save_file({"embedding.weight": table, "mapping": mapping}, path)
+    same = MLXSentenceTransformer(tmp_path / "repo").encode(TEXTS)
+    expected = SentenceTransformer(str(tmp_path / "repo"), device="cpu").encode(TEXTS)
+    np.testing.assert_allclose(same, expected, **TOLERANCE)
+    save_file({"embeddings": table[:20].contiguous(), "mapping": mapping % 40 - 20, "weights": torch.ones(1)}, path)
+    negative = MLXSentenceTransformer(tmp_path / "repo").encode(TEXTS)
+    expected = SentenceTransformer(str(tmp_path / "repo"), device="cpu").encode(TEXTS)
+    np.testing.assert_allclose(negative, expected, **TOLERANCE)
+
+
+_ROWS = "embeddings have rows 0 to 19"
+
+
+@pytest.mark.parametrize(
+    ("tensors", "error", "message"),
+    [
+        ({"mapping": torch.full((101,), 20)}, TokenRangeError, _ROWS),
+        ({"mapping": torch.full((101,), -21)}, TokenRangeError, _ROWS),
+        ({"mapping": torch.full((101,), 2**32)}, TokenRangeError, _ROWS),
+        ({"mapping": torch.full((101,), 2**63 - 1)}, TokenRangeError, _ROWS),
+        ({"mapping": torch.arange(101) * 0.1}, ConfigError, "expected one row, an integer"),
+        ({"mapping": torch.zeros(101, 2, dtype=torch.int64)}, ConfigError, "expected one row, an integer"),
+        ({"weights": torch.ones(19)}, ConfigError, "expected one for each of 20 tokens"),
+        ({"weights": torch.ones(20, 1)}, ConfigError, "expected one for each of 20 tokens"),
+        ({"embeddings": torch.ones(20, 8, dtype=torch.int8)}, ConfigError, r"expected embedding\.weight or embeddings"),
+        ({"embeddings": torch.ones(20)}, ConfigError, r"expected embedding\.weight or embeddings"),
+        ({"embedding.weight": torch.ones(20, 2, 2)}, ConfigError, r"expected embedding\.weight or embeddings"),
+    ],
+)
+def test_a_table_of_static_embeddings_is_checked(
+    tensors: dict[str, torch.Tensor], error: type[Exception], message: str, tmp_path: Path
+) -> None:
+    save_file({"embeddings": torch.ones(20, 8)} | tensors, tmp_path / "model.safetensors")
+    with pytest.raises(error, match=message):
+        StaticEmbeddingMLX.read(tmp_path)
+
+
+def test_ids_of_a_tokenizer_that_no_table_has_are_an_error(tmp_path: Path) -> None:
+    far = tokenizers.Tokenizer(tokenizers.models.WordLevel({"the": 2**31, "[UNK]": 0}, unk_token="[UNK]"))
+    with pytest.raises(TokenRangeError, match="no table has"):
+        Tokenizer(far, {}).encode(["the"], None)
 
 
 @pytest.mark.parametrize("method", ["encode", "encode_query", "encode_document"])

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import tokenizers
 
-from mlx_hf_bridge.errors import ConfigError, InputError, RepositoryError
+from mlx_hf_bridge.errors import ConfigError, InputError, RepositoryError, TokenRangeError
 from mlx_hf_bridge.inference.tokenizer_methods import TokenizerMethods
 
 Text = str | tuple[str, str]
@@ -294,9 +294,16 @@ class Tokenizer(TokenizerMethods):
             )
 
     def _tokens(self, one: tokenizers.Encoding) -> Tokens:
-        token_type_ids = np.array(one.type_ids, np.int32) if self.returns_token_type_ids else None
+        try:
+            ids = np.array(one.ids, np.int32)
+            token_type_ids = np.array(one.type_ids, np.int32) if self.returns_token_type_ids else None
+        except OverflowError as error:  # tokenizer.json may name any id below 2**32
+            raise TokenRangeError(
+                f"the tokenizer gives the ids {one.ids!r:.200}, and no table has 2**31 rows. Check that the tokenizer "
+                "belongs to the model."
+            ) from error
         # `overflowing` holds the truncated rest; the counts alone cannot tell a text that fits exactly.
-        return Tokens(np.array(one.ids, np.int32), token_type_ids, bool(one.overflowing))
+        return Tokens(ids, token_type_ids, bool(one.overflowing))
 
     def _truncate(self, max_length: int | None, strategy: str) -> None:
         wanted = None if max_length is None else (max_length, strategy)

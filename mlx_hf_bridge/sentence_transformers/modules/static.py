@@ -24,6 +24,7 @@ from mlx_hf_bridge.sentence_transformers.modules.input import (
     add_prompt,
     check_optional_length,
 )
+from mlx_hf_bridge.sentence_transformers.modules.model2vec import expand_embeddings
 from mlx_hf_bridge.sentence_transformers.modules.weights import read_module_config, read_module_weights
 
 # The id at padded positions, which the mask excludes; any row of the table would do.
@@ -59,20 +60,17 @@ class StaticEmbedding(InputModule):
             The module.
 
         Raises:
-            ConfigError: If the file has neither `embedding.weight` nor `embeddings` with two axes.
+            ConfigError: If the file has neither `embedding.weight` nor `embeddings` with two axes of floats.
+            TokenRangeError: If the mapping names rows that the table does not have.
         """
         arrays = read_module_weights(folder, exact=("mapping",))
-        weight = arrays.get("embedding.weight", arrays.get("embeddings"))
-        if weight is None or weight.ndim != 2:
+        weight = arrays["embedding.weight"] if "embedding.weight" in arrays else expand_embeddings(arrays, folder)
+        if weight is None or weight.ndim != 2 or not mx.issubdtype(weight.dtype, mx.floating):
+            found = {name: (*array.shape, str(array.dtype)) for name, array in arrays.items()}
             raise ConfigError(
-                f"{folder} has the tensors {sorted(arrays)}, expected embedding.weight or embeddings (tokens, width). "
-                "Take the original files."
+                f"{folder} has the tensors {found!r:.300}, expected embedding.weight or embeddings (tokens, width) of "
+                "floats. Take the original files."
             )
-        if "mapping" in arrays:
-            # model2vec stores one row for several tokens; expanding it keeps the lookup a plain one.
-            weight = weight[arrays["mapping"].astype(mx.int32)]
-        if "weights" in arrays:
-            weight = weight * arrays["weights"].astype(mx.float32)[:, None]
         return cls(Tokenizer.from_folder(folder, {}), weight)
 
     def tokens(self, texts: Sequence[Text], options: EncodeOptions) -> list[Tokens]:

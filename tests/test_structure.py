@@ -292,21 +292,24 @@ def test_a_wrong_variable_is_refused_at_import() -> None:
 
 @on_linux_cpu
 def test_float32_products_are_fast() -> None:
-    """MLX's own reference BLAS reaches 2.6 GFLOP/s, OpenBLAS 180 and more."""
+    """MLX's own reference BLAS takes some 50 times as long as NumPy's OpenBLAS; the two are timed in turn."""
     script = """
 import time
 from mlx_hf_bridge.runtime import device
 import mlx.core as mx
+import numpy as np
 x, w = mx.random.normal((512, 768)), mx.random.normal((768, 768))
+a, b = np.array(x), np.array(w)
 mx.eval(x @ w.T)
-times = []
-for _ in range(5):
-    start = time.perf_counter()
-    mx.eval(x @ w.T)
-    times.append(time.perf_counter() - start)
-print(2 * 512 * 768 * 768 / min(times) / 1e9)
+times = [], []
+for _ in range(7):
+    for kept, multiply in zip(times, (lambda: mx.eval(x @ w.T), lambda: a @ b.T)):
+        start = time.perf_counter()
+        multiply()
+        kept.append(time.perf_counter() - start)
+print(min(times[0]) / min(times[1]))
 """
-    assert float(run_python(script)) > 10
+    assert float(run_python(script)) < 10
 
 
 WITHOUT_TORCH = """

@@ -26,6 +26,11 @@ _REFUSED = (
 )
 # Initializations that change the base model's weights too, so the adapter does not hold the whole change.
 _REFUSED_INITIALIZATIONS = ("pissa", "corda", "olora", "loftq", "lora_ga")
+# A regular expression with more of these, or with one after a group, can take exponential time.
+_QUANTIFIER, _QUANTIFIED_GROUP, _MAX_QUANTIFIERS = re.compile(r"[*+{]"), re.compile(r"\)[*+?{]"), 2
+_MAX_PATTERN = 200
+_MAX_ALPHA = 65504.0
+_MERGE = "Merge it with peft (merge_and_unload, save_pretrained) and load the result."
 
 
 @dataclass(frozen=True)
@@ -81,27 +86,51 @@ def read_adapter(source: Source, config: Any) -> Adapter:
     _refuse_others(path, config)
     base, alpha, alphas = config.get("base_model_name_or_path"), config.get("lora_alpha"), config.get("alpha_pattern")
     numbers = [alpha, *(alphas or {}).values()] if isinstance(alphas, dict | None) else [None]
-    if not isinstance(base, str) or not all(type(number) in (int, float) for number in numbers):
+    if not isinstance(base, str) or not all(_is_finite(number) for number in numbers):
         raise ConfigError(
-            f"{path} has base_model_name_or_path={base!r}, lora_alpha={alpha!r} and alpha_pattern={alphas!r}, expected "
-            "a name, a number and a dict of numbers. Take the adapter's original file."
+            f"{path} has base_model_name_or_path={base!r:.80}, lora_alpha={alpha!r:.80} and "
+            f"alpha_pattern={alphas!r:.80}, expected a name, a finite number and a dict of them. Take the "
+            "adapter's original file."
         )
+    for pattern in alphas or {}:
+        _check_pattern(path, pattern)
     rank_stabilised = bool(config.get("use_rslora"))
     return Adapter(source, base, config.get("revision"), float(alpha or 0), alphas or {}, rank_stabilised)
 
 
+def _is_finite(number: Any) -> bool:
+    # float16 has no larger numbers, and an integer of hundreds of digits is no float.
+    return type(number) in (int, float) and abs(number) < _MAX_ALPHA
+
+
+def _check_pattern(path: Path, pattern: str) -> None:
+    """Raise an error for a key of alpha_pattern that is no regular expression, or one that may take forever."""
+    is_slow = len(_QUANTIFIER.findall(pattern)) > _MAX_QUANTIFIERS or _QUANTIFIED_GROUP.search(pattern)
+    if is_slow or len(pattern) > _MAX_PATTERN:
+        raise UnsupportedModelError(
+            f"{path} has the key {pattern!r:.80} in alpha_pattern; expected module names, or regular expressions with "
+            f"at most {_MAX_QUANTIFIERS} quantifiers and none after a group. {_MERGE}"
+        )
+    try:
+        re.compile(pattern)
+    except (re.error, RecursionError, OverflowError) as error:
+        raise ConfigError(
+            f"{path} has the key {pattern!r:.80} in alpha_pattern, which is no regular expression ({error}). Take the "
+            "adapter's original file."
+        ) from error
+
+
 def _refuse_others(path: Path, config: Mapping[str, Any]) -> None:
-    advice = "Merge it with peft (merge_and_unload, save_pretrained) and load the result."
     if config.get("peft_type") != "LORA":
-        raise UnsupportedModelError(f"{path} has peft_type={config.get('peft_type')!r}; only LORA is merged. {advice}")
+        raise UnsupportedModelError(f"{path} has peft_type={config.get('peft_type')!r}; only LORA is merged. {_MERGE}")
     for name in _REFUSED:
         # Truthiness, since peft writes every option, with None, False or {} for those not used.
         if config.get(name):
-            raise UnsupportedModelError(f"{path} has {name}={config[name]!r}, which is not merged here. {advice}")
+            raise UnsupportedModelError(f"{path} has {name}={config[name]!r}, which is not merged here. {_MERGE}")
     if str(initialization := config.get("init_lora_weights")).lower().startswith(_REFUSED_INITIALIZATIONS):
         raise UnsupportedModelError(
             f"{path} has init_lora_weights={initialization!r}, which changes the base's weights before training. "
-            f"{advice}"
+            f"{_MERGE}"
         )
 
 

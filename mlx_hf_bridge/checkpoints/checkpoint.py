@@ -75,7 +75,7 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise RepositoryError(f"{path.parent} has no {path.name}. Give the folder or repo of a model.") from error
-    except (ValueError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is not JSON ({error}). Take the file of the original checkpoint.") from error
 
 
@@ -144,7 +144,11 @@ def read_checkpoint(source: Source, needs_config: bool = True, adapter: Source |
     found = _adapter_in(adapter)
     # The revision and subfolder that the caller gave are the adapter's.
     options = replace(source.options, revision=found.base_revision, subfolder="")
-    return _with_adapter(read_checkpoint(locate(found.base, options), needs_config), found)
+    base = locate(found.base, options)
+    # Before the base is read: two adapters may name each other.
+    if is_adapter(base.folder) and not (base.folder / CONFIG_FILE).is_file():
+        raise _adapter_of_an_adapter(found, base.name)
+    return _with_adapter(read_checkpoint(base, needs_config), found)
 
 
 def _adapter_in(source: Source) -> Adapter:
@@ -154,12 +158,15 @@ def _adapter_in(source: Source) -> Adapter:
 def _with_adapter(base: Checkpoint, adapter: Adapter) -> Checkpoint:
     """Return the base model with the adapter; the cache key has both, so it is converted even if the base was."""
     if base.adapter is not None:
-        raise UnsupportedModelError(
-            f"{adapter.source.name} is an adapter for {base.source.name}, which is an adapter too. "
-            "Merge the latter with peft."
-        )
+        raise _adapter_of_an_adapter(adapter, base.source.name)
     identity = {"base": base.source.identity, "adapter": adapter.source.identity}
     return replace(base, source=replace(base.source, identity=identity), adapter=adapter)
+
+
+def _adapter_of_an_adapter(adapter: Adapter, base: str) -> UnsupportedModelError:
+    return UnsupportedModelError(
+        f"{adapter.source.name} is an adapter for {base}, which is an adapter too. Merge the latter with peft."
+    )
 
 
 def modules_checkpoint(checkpoint: Checkpoint) -> Checkpoint:

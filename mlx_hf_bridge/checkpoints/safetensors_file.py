@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 import mlx.core as mx
 import numpy as np
+import safetensors
 
 from mlx_hf_bridge.errors import CheckpointError
 
@@ -81,7 +82,10 @@ class SafetensorsFile:
             # mx.load refuses a whole file because of one such tensor.
             yield from self._arrays_of_numpy()
             return
-        loaded = mx.load(str(self.path))
+        try:
+            loaded = mx.load(str(self.path))
+        except RuntimeError as error:
+            raise _broken(self.path, f"cannot be read by MLX ({error!s:.200})") from error
         assert isinstance(loaded, dict)
         for name in sorted(loaded):
             # mx.load is lazy: a tensor is read when it is computed, and freed with its last reference.
@@ -116,21 +120,32 @@ def _read_header(path: Path) -> tuple[dict[str, TensorInfo], dict[str, int]]:
             header = json.loads(file.read(length))
             entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
             infos = {name: _tensor_info(path, name, entry, 8 + length, size) for name, entry in entries.items()}
-            return infos, {name: 8 + length + entry["data_offsets"][0] for name, entry in entries.items()}
-        except (ValueError, TypeError, LookupError, AttributeError) as error:
-            raise _broken(path, f"has no readable safetensors header ({error})") from error
+            starts = {name: 8 + length + entry["data_offsets"][0] for name, entry in entries.items()}
+        except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+            raise _broken(path, f"has no readable safetensors header ({error!s:.200})") from error
+    _check_with_safetensors(path)
+    return infos, starts
+
+
+def _check_with_safetensors(path: Path) -> None:
+    """Refuse what the safetensors library refuses, such as tensors that overlap, gaps, or a header that is no UTF-8."""
+    try:
+        with safetensors.safe_open(str(path), framework="np"):
+            pass
+    except (safetensors.SafetensorError, OSError, ValueError) as error:
+        raise _broken(path, f"is refused by the safetensors library ({error!s:.200})") from error
 
 
 def _tensor_info(path: Path, name: str, entry: Any, data_start: int, size: int) -> TensorInfo:
     """Return one entry of the header, checked to lie within the file of `size` bytes."""
     info, (start, end) = TensorInfo(entry["dtype"], tuple(entry["shape"])), entry["data_offsets"]
     if info.dtype not in _ITEM_SIZES:
-        raise _broken(path, f"has {name} with the unknown dtype {info.dtype!r}")
+        raise _broken(path, f"has {name:.80} with the unknown dtype {info.dtype!r:.80}")
     # A shape that does not match its bytes could make MLX read past the tensor.
     if min(start, *info.shape, 0) < 0 or end - start != byte_size(info):
-        raise ValueError(f"{name} of shape {info.shape} has bytes {start} to {end}")
+        raise ValueError(f"{name:.80} of shape {info.shape!s:.80} has bytes {start} to {end}")
     if data_start + end > size:
-        raise _broken(path, f"is truncated: {name} ends at byte {data_start + end} of {size}")
+        raise _broken(path, f"is truncated: {name:.80} ends at byte {data_start + end} of {size}")
     return info
 
 
@@ -155,5 +170,5 @@ def shards(index: Path) -> list[Path]:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
         # Only the last part of a name: an index must not lead outside the folder.
         return [index.parent / Path(name).name for name in names]
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise _broken(index, "is not a weight index with a weight_map") from error

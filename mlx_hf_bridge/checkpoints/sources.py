@@ -115,13 +115,17 @@ def locate(name: str | Path, options: HubOptions) -> Source:
     """
     if not isinstance(name, (str, Path)):
         raise ArgumentTypeError(f"got a {type(name).__name__} for a model, expected a folder or a Hub id as text.")
-    path = Path(name).expanduser()
+    try:
+        path = Path(name).expanduser()
+        is_folder, is_file = path.is_dir(), path.is_file()
+    except (OSError, ValueError, RuntimeError) as error:  # too long, not encodable, or of an unknown user
+        raise RepositoryError(f"{str(name)!r:.80} is no path on this machine ({type(error).__name__}).") from error
     # An empty string would be the working directory.
-    if str(name) and path.is_dir():
+    if str(name) and is_folder:
         return _local(str(name), path.resolve() / options.subfolder, options)
-    if path.is_file() or not _HUB_ID.fullmatch(str(name)):
+    if is_file or not _HUB_ID.fullmatch(str(name)):
         raise RepositoryError(
-            f'{str(name)!r} is neither a folder on this machine nor a Hub id ("name" or "organization/name"). '
+            f'{str(name)!r:.200} is neither a folder on this machine nor a Hub id ("name" or "organization/name"). '
             "Check the path, or give the id of a repo."
         )
     if "/" in str(name):

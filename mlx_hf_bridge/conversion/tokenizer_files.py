@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from mlx_hf_bridge.architecture.family import Family
-from mlx_hf_bridge.checkpoints.checkpoint import Checkpoint
+from mlx_hf_bridge.checkpoints.checkpoint import Checkpoint, read_json
 from mlx_hf_bridge.checkpoints.repo_files import write_json
 from mlx_hf_bridge.checkpoints.sources import HubOptions, locate
 from mlx_hf_bridge.conversion.esm_tokenizer import PYTHON_CLASS, as_fast
+from mlx_hf_bridge.conversion.token_ids import check_token_ids
 from mlx_hf_bridge.conversion.tokenizer_class import (
     TOKENIZER_CONFIG_FILE,
     TOKENIZER_FILE,
@@ -46,6 +47,8 @@ _COMPANIONS = (
     "bpe.codes",
     "dict.txt",
 )
+# Key of tokenizer_config.json: the files are the checkpoint's own, so its class has to read them, and not tokenizers.
+_COPIED = "mlx_hf_bridge_copied"
 # Keys that save_pretrained adds about how the tokenizer was loaded.
 _NOT_SETTINGS = ("is_local", "local_files_only")
 
@@ -77,9 +80,11 @@ def build_tokenizer(checkpoint: Checkpoint, family: Family) -> Any:
         )
     transformers = import_transformers()
     name = tokenizer_class_name(checkpoint, family)
-    tokenizer_class = getattr(transformers, name, None) or transformers.PreTrainedTokenizerFast
+    check_token_ids(folder)
     try:
-        tokenizer = tokenizer_class.from_pretrained(str(folder), local_files_only=True)
+        tokenizer = _class_of(transformers, name).from_pretrained(
+            str(folder), local_files_only=True, trust_remote_code=False
+        )
     except Exception as error:  # KeyError, TypeError, and the bare class from tokenizers, all for broken files
         if package := _missing_package(folder, error):
             raise BackendError(
@@ -90,6 +95,18 @@ def build_tokenizer(checkpoint: Checkpoint, family: Family) -> Any:
             "vocab.txt, vocab.json with merges.txt, or the SentencePiece model of the original checkpoint there."
         ) from error
     return as_fast(tokenizer) if name == PYTHON_CLASS else tokenizer
+
+
+def _class_of(transformers: Any, name: str) -> Any:
+    """Return a tokenizer class of transformers; the generic one for any other name that a repo may give.
+
+    Classes such as AutoTokenizer or AutoModel would import torch, and ask whether to run the repo's own code.
+    """
+    if name.endswith(("Tokenizer", "TokenizerFast")) and not name.startswith("Auto"):
+        found = getattr(transformers, name, None)
+        if isinstance(found, type) and issubclass(found, transformers.PreTrainedTokenizerBase):
+            return found
+    return transformers.PreTrainedTokenizerFast
 
 
 def _missing_package(folder: Path, error: Exception) -> str:
@@ -134,6 +151,9 @@ def write_tokenizer(checkpoint: Checkpoint, family: Family, folder: Path) -> Non
     except BridgeError as error:
         logger.warning("converted without a tokenizer.json: %s", error)
         _copy(source, folder, (*_VOCABULARIES, *_COMPANIONS))
+        path = folder / TOKENIZER_CONFIG_FILE
+        settings = read_json(path) if path.is_file() else {}
+        write_json(path, {**(settings if isinstance(settings, dict) else {}), _COPIED: True})
         return
     tokenizer.save_pretrained(str(folder))
     # The class knows its inputs and does not save them; programs that read the folder without the class need them.
@@ -179,9 +199,9 @@ def load_tokenizer(
         BackendError: If a package is missing that reads its vocabulary.
     """
     given = {**tokenizer_config(folder), **(settings or {})}
-    if (folder / TOKENIZER_FILE).is_file() or not has_tokenizer(folder):
+    is_written = (folder / TOKENIZER_FILE).is_file() and not given.get(_COPIED)
+    if is_written or not has_tokenizer(folder):
         return Tokenizer.from_folder(folder, given)
-    # Copied as it was, since it could not be built when the folder was converted.
     source = locate(folder, HubOptions())
     built = _fast_tokenizer(Checkpoint(source, folder, folder, dict(config), None), family)
     return Tokenizer(built.backend_tokenizer, {**given, "model_input_names": list(built.model_input_names)})

@@ -118,6 +118,8 @@ def merge_adapter(files: list[WeightFile], adapter: Adapter, names: NameMapping)
     """
     tensor_infos = {name: info for file in files for name, info in file.tensor_infos.items()}
     path, tensors = load_adapter_tensors(adapter)
+    if not tensors:
+        raise WeightsError(f"{path} has no tensors, so it changes nothing. Take the adapter's original file.")
     merge = _plan_merge(adapter, names, tensor_infos, tensors, str(path))
     added = {name: array for name, array in merge.replacements.items() if name not in tensor_infos}
     return [*(MergedFile(file, merge) for file in files), AdapterFile(path, added)]
@@ -197,7 +199,13 @@ def _add_module(
     found = base.rows(names, names.resolve(_strip_wrappers(f"{module}.weight")), _shape(weight)[0])
     if found is None:
         return [f"{module}.lora_{name}" for name in factors]
-    scale = adapter.scale(module, factors[first].shape[0])
+    ranks = _ranks(factors, first, second)
+    if ranks[0] != ranks[1] or ranks[0] < 1:
+        raise WeightsError(
+            f"the adapter's factors of {module} have ranks {ranks[0]} and {ranks[1]}, expected one of 1 or more. Take "
+            "its original file."
+        )
+    scale = adapter.scale(module, ranks[0])
     merge.updates[found[0]].append(LoraUpdate(weight, scale, found[1]))
     if "B.bias" not in factors:
         return []
@@ -206,6 +214,12 @@ def _add_module(
         return [f"{module}.lora_B.bias"]
     merge.updates[bias[0]].append(LoraUpdate({"B.bias": factors["B.bias"]}, scale, bias[1]))
     return []
+
+
+def _ranks(factors: Factors, first: str, second: str) -> tuple[int, int]:
+    """Return the rank that each factor has; 0 for one that is no matrix."""
+    a, b = factors[first], factors[second]
+    return (a.shape[0] if a.ndim == 2 else 0), (b.shape[1] if b.ndim == 2 else 0)
 
 
 def _check_shapes(merge: AdapterMerge, tensor_infos: Mapping[str, TensorInfo], where: str) -> None:

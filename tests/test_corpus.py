@@ -187,6 +187,23 @@ def test_what_was_asked_before_changes_no_byte(folder: Path, tmp_path: Path, mon
     )
 
 
+def test_a_full_disk_says_so_and_the_work_continues(
+    model: MLXSentenceTransformer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = itertools.count()
+
+    def full(file: Any) -> None:
+        if next(calls) == 4:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("mlx_hf_bridge.sentence_transformers.encoding.corpus_file.os.fsync", full)
+    with pytest.raises(RepositoryError, match=r"vectors\.npy\.partial cannot be written .*No space left.* run again"):
+        model.encode_to_file(texts(20), tmp_path / "vectors.npy", **OPTIONS)
+    monkeypatch.undo()
+    whole = model.encode_to_file(texts(20), tmp_path / "whole.npy", **OPTIONS).read_bytes()
+    assert model.encode_to_file(texts(20), tmp_path / "vectors.npy", **OPTIONS).read_bytes() == whole
+
+
 def broken_texts(count: int) -> Iterator[str]:
     """Return texts that end in an error."""
     yield from texts(count)

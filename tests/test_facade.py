@@ -281,6 +281,29 @@ def test_a_parameter_that_was_listed_is_the_torch_model_s_afterwards(tmp_path: P
         torch.testing.assert_close(own.grad, parameter.grad, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("copied", [copy.deepcopy, copy.copy, lambda listed: pickle.loads(pickle.dumps(listed))])
+def test_copies_of_listed_parameters_have_the_values(copied: Callable[[Any], Any], tmp_path: Path) -> None:
+    bridged, torch_model, _ = pair(tmp_path)
+    first = next(nn.Sequential(bridged).parameters())
+    torch.testing.assert_close(copied(first), next(torch_model.parameters()), rtol=0, atol=0)
+
+
+def test_an_average_of_models_is_torch_s(tmp_path: Path) -> None:
+    bridged, torch_model, _ = pair(tmp_path)
+    averages = []
+    for model in (bridged, torch_model):
+        net = nn.Sequential(model).eval()
+        averaged = torch.optim.swa_utils.AveragedModel(net)
+        averaged.update_parameters(net)
+        with torch.no_grad():
+            for parameter in net.parameters():
+                parameter.mul_(0.5)
+        averaged.update_parameters(net)
+        with torch.no_grad():
+            averages.append(averaged.eval()(IDS)[0])
+    torch.testing.assert_close(*averages, rtol=0, atol=FLOAT32)
+
+
 def test_a_hook_of_every_module_is_called_in_the_torch_model(tmp_path: Path) -> None:
     bridged, torch_model, behind = pair(tmp_path)
     seen: list[str] = []

@@ -60,6 +60,10 @@ class LazyParameter(nn.Parameter):
         # By now an ordinary parameter.
         return copy.deepcopy(self, memo)
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        self.load("its parameters were pickled")
+        return self.__reduce_ex__(protocol)
+
 
 def lazy_parameter(
     shape: Sequence[int], dtype: torch.dtype, requires_grad: bool, load: Callable[[str], None]

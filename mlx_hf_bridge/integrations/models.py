@@ -72,7 +72,8 @@ def settings_of(model: MLXSentenceTransformer) -> dict[str, Any]:
     commit = folder.name if folder and folder.parent.name == "snapshots" else None
     config = {"output_hidden_states": arguments.output_hidden_states, "num_labels": arguments.num_labels}
     return {
-        "model": model._name,
+        # A relative path may be another folder where the file is read.
+        "model": str(folder) if folder and not commit else model._name,
         "revision": commit,
         "truncate_dim": model.truncate_dim,
         "prompts": dict(model.prompts),

@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
@@ -19,7 +20,7 @@ from typing import IO, Any, Self
 import numpy as np
 from filelock import FileLock, Timeout
 
-from mlx_hf_bridge.errors import InputError, RepositoryError
+from mlx_hf_bridge.errors import BridgeError, InputError, RepositoryError
 
 # The version of progress.json.
 _FORMAT = 2
@@ -57,15 +58,17 @@ class CorpusFile:
         self._lock = FileLock(str(self.folder / "lock"), timeout=0)
 
     def __enter__(self) -> Self:
-        self.folder.mkdir(exist_ok=True)
         try:
-            self._lock.acquire()
+            with self._reporting_write_errors():
+                self.folder.mkdir(exist_ok=True)
+                self._lock.acquire()
         except Timeout as error:
             raise RepositoryError(
                 f"{self.folder} is in use by another process. Wait until it ends, or stop it."
             ) from error
         try:
-            self._begin()
+            with self._reporting_write_errors():
+                self._begin()
         # KeyboardInterrupt too: a lock that is kept would block the next run in this process.
         except BaseException:
             self._lock.release()
@@ -73,7 +76,9 @@ class CorpusFile:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._file.close()
+        # What could not be written is tried again, and fails again.
+        with suppress(OSError) if error is not None else nullcontext():
+            self._file.close()
         self._lock.release()
         # Nothing was finished, so there is nothing to resume.
         if not self.rows and self.folder.is_dir():
@@ -106,12 +111,13 @@ class CorpusFile:
             texts: The next texts.
             vectors: Their embeddings, (n, V).
         """
-        self._file.write(np.ascontiguousarray(vectors).data)
-        # Before the record: after a crash it may know of fewer rows than there are, never of more.
-        self._sync(self._file)
-        self._note(texts)
-        self.rows += len(texts)
-        self._save_progress()
+        with self._reporting_write_errors():
+            self._file.write(np.ascontiguousarray(vectors).data)
+            # Before the record: after a crash it may know of fewer rows than there are, never of more.
+            self._sync(self._file)
+            self._note(texts)
+            self.rows += len(texts)
+            self._save_progress()
 
     def finish(self) -> Path:
         """Complete the .npy file.
@@ -119,10 +125,11 @@ class CorpusFile:
         Returns:
             Its path, still in the folder of unfinished work.
         """
-        self._file.seek(0)
-        self._file.write(self._header())
-        self._sync(self._file)
-        self._file.close()
+        with self._reporting_write_errors():
+            self._file.seek(0)
+            self._file.write(self._header())
+            self._sync(self._file)
+            self._file.close()
         return self._vectors
 
     def publish(self, complete: Path) -> None:
@@ -209,6 +216,18 @@ class CorpusFile:
                 f"{self.folder} holds {rows} embeddings of an earlier run with another model, whose embeddings of four "
                 f"short texts differ by up to {difference:.1g}. Use the same model, or restart."
             )
+
+    @contextmanager
+    def _reporting_write_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except (BridgeError, Timeout):
+            raise
+        except OSError as error:
+            raise RepositoryError(
+                f"{self.folder} cannot be written ({error}). Free space on its disk, and run again with the same "
+                "texts: what was finished is kept."
+            ) from error
 
     @staticmethod
     def _sync(file: IO[Any]) -> None:

@@ -14,6 +14,11 @@ from mlx_hf_bridge.layers.activations import activation_for
 
 # The length limit of models without a position embedding table, so that only the tokenizer's limit applies.
 NO_POSITIONS = 2**31 - 1
+# model_type of classes of transformers that add the least number to masked scores; the others mask them as booleans.
+_EAGER_TYPES = frozenset({
+    "align_text_model", "big_bird", "clap_text_model", "convbert", "flava_text_model", "ibert", "layoutlm", "luke",
+    "megatron-bert", "mpnet", "mt5", "rembert", "roformer", "splinter", "squeezebert", "t5", "umt5",
+})  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -168,6 +173,14 @@ class EncoderConfig:
         attention.
         """
         return NO_POSITIONS
+
+    @property
+    def has_eager_attention(self) -> bool:
+        """Whether a text that is all padding attends to all of it alike in transformers, instead of to nothing.
+
+        That is so where masked scores are lowered by the least number; torch's fused attention gives 0.
+        """
+        return self.model_type in _EAGER_TYPES
 
     @property
     def extra_input_axes(self) -> Mapping[str, tuple[int, ...]]:

@@ -83,14 +83,18 @@ def make_batch(
     mask = config.default_attention_mask(ids) if mask is None else mask
     # A mask without zeros is dropped: layers then skip its work.
     full = mask is None or bool(mask.all())
+    found = None if full or mask is None else mx.array(mask.astype(bool))
+    has_empty_rows = mask is not None and not bool(mask.any(axis=1).all())
+    if has_empty_rows and found is not None and attention_bias is None and config.has_eager_attention:
+        attention_bias = mx.where(found, 0, mx.finfo(mx.float32).min)[:, None, None]
     return TokenBatch(
         mx.array(ids.astype(np.int32)),
-        None if full or mask is None else mx.array(mask.astype(bool)),
+        found,
         None if token_type_ids is None or not config.type_vocab_size else mx.array(token_type_ids.astype(np.int32)),
         None if position_ids is None else mx.array(position_ids.astype(np.int32)),
         inputs_embeds,
         attention_bias,
-        not full and mask is not None and not bool(mask.any(axis=1).all()),
+        has_empty_rows,
         {name: mx.array(_to_32_bits(values)) for name, values in extra.items()},
     )
 

@@ -112,7 +112,8 @@ def test_langchain_loads_by_name_and_refuses_what_cannot_count(folder: str, mlx_
     wrapper = import_module("langchain_huggingface").HuggingFaceEmbeddings
     options = {"prompts": {"text": "a "}, "truncate_dim": 4}
     expected = wrapper(model_name=folder, model_kwargs={"device": "cpu", **options})
-    assert_close(made(folder, model_kwargs=options).embed_query("cats"), expected.embed_query("cats"))
+    for given in ({"model": folder}, {"model_name": folder}):
+        assert_close(made(**given, model_kwargs=options).embed_query("cats"), expected.embed_query("cats"))
     with pytest.raises(ArgumentTypeError, match="truncate_dim cannot be applied to a model that is loaded"):
         made(mlx_model, model_kwargs={"truncate_dim": 4})
     with pytest.raises(ArgumentTypeError, match="got a list"):

@@ -27,6 +27,7 @@ class MLXEmbeddings(Embeddings):
         show_progress: Whether to show a progress bar. Default: False.
         cache_folder: Where a model that is given by name is kept. Default: the Hub's usual cache.
         model_kwargs: Arguments of MLXSentenceTransformer for a model that is given by name. Default: none.
+        model_name: Another name of `model`, as in HuggingFaceEmbeddings. Default: None.
 
     Example:
         >>> from mlx_hf_bridge import MLXSentenceTransformer
@@ -44,8 +45,12 @@ class MLXEmbeddings(Embeddings):
         show_progress: bool = False,
         cache_folder: str | None = None,
         model_kwargs: Mapping[str, Any] | None = None,
+        *,
+        model_name: str | None = None,
     ) -> None:
-        self.model = as_model(model, {"cache_folder": cache_folder, **(model_kwargs or {})})
+        self.model = as_model(
+            model if model_name is None else model_name, {"cache_folder": cache_folder, **(model_kwargs or {})}
+        )
         self.encode_kwargs = dict(encode_kwargs or {})
         self.query_encode_kwargs = dict(query_encode_kwargs or {})
         self.multi_process = multi_process

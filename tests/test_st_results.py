@@ -12,7 +12,7 @@ from sentence_transformers.sentence_transformer.modules import Pooling
 from sentence_transformers.util.quantization import quantize_embeddings as reference_quantize
 from st_checkpoints import TEXTS, TOLERANCE, transformer
 
-from mlx_hf_bridge import MLXCrossEncoder, MLXMultiVectorEncoder, MLXSentenceTransformer, MLXSparseEncoder
+from mlx_hf_bridge import MLXCrossEncoder, MLXMultiVectorEncoder, MLXSentenceTransformer, MLXSparseEncoder, pipeline
 from mlx_hf_bridge.errors import NonFiniteError
 from mlx_hf_bridge.inference.finite import check_finite
 from mlx_hf_bridge.inference.pooling import POOLING_MODES
@@ -52,6 +52,17 @@ def test_a_prompt_that_leaves_no_token_to_pool(mode: str, repo: Path) -> None:
         np.testing.assert_allclose(mlx_model.encode(TEXTS[:2], prompt=prompt), expected, **TOLERANCE)
 
 
+def test_a_text_without_tokens_gets_the_same_in_any_batch(repo: Path) -> None:
+    """sentence-transformers gives zeros too, unless the batch holds no other text."""
+    torch_model, mlx_model = SentenceTransformer(str(repo), device="cpu"), MLXSentenceTransformer(repo)
+    options: dict[str, Any] = {"processing_kwargs": {"text": {"add_special_tokens": False}}}
+    expected = torch_model.encode(["a dog", ""], **options)
+    for batch_size in (32, 1):
+        actual = mlx_model.encode(["a dog", ""], batch_size=batch_size, **options)
+        np.testing.assert_allclose(actual, expected, **TOLERANCE)
+    np.testing.assert_array_equal(mlx_model.encode([""], **options), np.zeros((1, 24), np.float32))
+
+
 def test_numbers_that_are_not_finite_are_named_with_their_text(repo: Path) -> None:
     mlx_model = MLXSentenceTransformer(repo)
     broken = mlx_model[0].loaded.model.encoder.embeddings.word
@@ -81,6 +92,15 @@ def test_every_class_looks_at_its_results(kind: Any, tmp_path: Path) -> None:
             model.predict([("the cat", "a dog")])
         else:
             model.encode(["a dog"])
+
+
+def test_a_pipeline_names_the_text(tmp_path: Path) -> None:
+    make_checkpoint(tmp_path, None, "ForSequenceClassification", 2)
+    classify = pipeline("text-classification", model=tmp_path)
+    weight = classify.model.loaded.model.encoder.embeddings.word.weight
+    weight[classify.tokenizer.convert_tokens_to_ids("dog")] = mx.nan
+    with pytest.raises(NonFiniteError, match="NaN or infinity for text 1"):
+        classify(["the cat", "a dog"])
 
 
 @pytest.mark.parametrize(

@@ -140,7 +140,8 @@ def pad_tokens(config: EncoderConfig, tokens: Sequence[Tokens], pad_token_id: in
         One batch of shape (B, L). Token type ids that are all 0 are left out, unless the model
         distinguishes zeros from none.
     """
-    longest = max(len(one) for one in tokens)
+    # At least 1: a batch may hold nothing but a text without tokens, and gives it what a batch with others does.
+    longest = max(1, *(len(one) for one in tokens))
     ids = np.full((len(tokens), longest), pad_token_id, np.int32)
     mask = np.zeros((len(tokens), longest), bool)
     token_type_ids = np.zeros((len(tokens), longest), np.int32)

@@ -16,8 +16,8 @@ def check_finite(rows: Results, name: str, hint: str = "") -> Results:
     """Return the results, after a look at every number of them; well under a microsecond for each.
 
     Args:
-        rows: One result for each text: an array with a row for each, or a list of arrays, of dicts of arrays, or of
-            tuples whose second item is an array.
+        rows: One result for each text: an array with a row for each, or a list of arrays, of lists of them, of dicts of
+            them, or of tuples whose second item is one.
         name: The model, for the error message.
         hint: A further cause to name in the error message. Default: "".
 
@@ -45,5 +45,7 @@ def check_finite(rows: Results, name: str, hint: str = "") -> Results:
 def _is_finite(row: Any) -> bool:
     if isinstance(row, Mapping):
         return all(_is_finite(row[key]) for key in _CHECKED if key in row)
+    if isinstance(row, list):
+        return all(_is_finite(one) for one in row)
     values = np.asarray(row[1] if isinstance(row, tuple) else row)
     return not np.issubdtype(values.dtype, np.floating) or bool(np.isfinite(values).all())

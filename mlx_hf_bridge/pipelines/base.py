@@ -14,6 +14,7 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_hf_bridge.errors import ArgumentTypeError, BridgeError, InputError, UnknownNameError
+from mlx_hf_bridge.inference.finite import check_finite
 from mlx_hf_bridge.inference.plain_values import plain_scalar
 from mlx_hf_bridge.inference.tokenizer import LOST_TOKEN_TYPES
 from mlx_hf_bridge.layers.token_batch import TokenBatch
@@ -192,8 +193,13 @@ class Pipeline:
             texts_chunks = self._preprocess_texts(texts, preprocess_params)
             if self.truncates_by_default:
                 self._warn_if_truncated(self.tokenizer.pop_truncated_count(), len(texts))
-        logits = iter(self._model_outputs([chunk for chunks in texts_chunks for chunk in chunks], batch_size))
-        outputs = [[self._postprocess_inputs(chunk, next(logits)) for chunk in chunks] for chunks in texts_chunks]
+        found = iter(self._model_outputs([chunk for chunks in texts_chunks for chunk in chunks], batch_size))
+        logits = [[next(found) for _ in chunks] for chunks in texts_chunks]
+        check_finite(logits, self.model.name_or_path)
+        outputs = [
+            [self._postprocess_inputs(chunk, one) for chunk, one in zip(chunks, ones, strict=True)]
+            for chunks, ones in zip(texts_chunks, logits, strict=True)
+        ]
         # Post-processing decodes tokens; the model itself runs without the lock.
         with tokenizer_lock:
             return [self._postprocess_text(output, postprocess_params) for output in outputs]

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_type_hints
 
+import accelerate
 import numpy as np
 import pytest
 import torch
@@ -279,6 +280,15 @@ def test_a_parameter_that_was_listed_is_the_torch_model_s_afterwards(tmp_path: P
         assert own is listed[f"x.0.{name}"]
         assert type(own) is nn.Parameter
         torch.testing.assert_close(own.grad, parameter.grad, rtol=1e-4, atol=1e-4)
+
+
+def test_libraries_that_only_look_at_a_container_leave_it_on_mlx(tmp_path: Path) -> None:
+    bridged, _, behind = pair(tmp_path)
+    verify: Any = accelerate.Accelerator.verify_device_map
+    net = nn.Sequential(bridged)
+    assert verify(None, net) is False
+    assert not accelerate.utils.other.has_compiled_regions(net)
+    assert behind.reasons == []
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, copy.copy, lambda listed: pickle.loads(pickle.dumps(listed))])

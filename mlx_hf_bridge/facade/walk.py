@@ -14,9 +14,10 @@ from torch import nn
 from mlx_hf_bridge.facade.fallback import add_parameters, fall_back_to_torch, first_parameter, get_bridge
 
 _TORCH = nn.Module.__module__
-# Modules and packages that list parts of a container for inference, and only read a device or look for an object of
-# their own (checked in sentence-transformers 6.2); torch.compile leaves a facade's forward alone.
+# Functions and modules that list parts of a container for inference, and only read a device or look for an object of
+# their own (checked in sentence-transformers 6.2 and accelerate 1.15); torch.compile leaves a facade's forward alone.
 _HARMLESS_CALLERS = (
+    "accelerate.accelerator.verify_device_map",
     "accelerate.utils.other",
     "sentence_transformers.base.model",
     "sentence_transformers.sparse_encoder.model_card",
@@ -63,13 +64,13 @@ def walk(model: Any, memo: set[Any], prefix: str, remove_duplicate: bool) -> Ite
 
 
 def _callers() -> tuple[list[str], str]:
-    """Return the functions of torch.nn.Module that walk, and the name of the module that called them."""
+    """Return the functions of torch.nn.Module that walk, and the module and name of the function that called them."""
     frame = sys._getframe(2)
     functions = []
     while frame.f_back is not None and frame.f_globals.get("__name__") == _TORCH:
         functions.append(frame.f_code.co_name)
         frame = frame.f_back
-    return functions, str(frame.f_globals.get("__name__"))
+    return functions, f"{frame.f_globals.get('__name__')}.{frame.f_code.co_name}"
 
 
 def _has_buffers(model: Any) -> bool:

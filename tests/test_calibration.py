@@ -147,6 +147,7 @@ def test_other_families_are_calibrated_too(row: Any, tmp_path: Path) -> None:
     assert names[0] == names[1]
 
 
+@pytest.mark.slow
 def test_calibration_gives_the_same_bytes_each_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(calibration, "STEPS", 4)
     make_bert(tmp_path / "bert")
@@ -157,6 +158,7 @@ def test_calibration_gives_the_same_bytes_each_time(tmp_path: Path, monkeypatch:
     assert one == two
 
 
+@pytest.mark.slow
 def test_a_calibration_that_was_broken_off_goes_on_where_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -326,7 +326,7 @@ SAMPLE = (
     "aimv2:text", "groupvit:text", "videoprism:text", "clvp:encoder", "ultrabert",
 )  # fmt: skip
 # Those that run with every other test; each trace takes seconds.
-QUICK = ("xlnet", "luke:entities")
+QUICK = ("luke:entities",)
 
 
 @pytest.mark.parametrize(

@@ -558,6 +558,7 @@ print(type(model).__mro__[1].__name__)
 """
 
 
+@pytest.mark.slow
 def test_nothing_is_done_before_a_model_is_wanted(checkpoint: Path) -> None:
     code, printed, complaint = wait_for(start_python(WATCHED, checkpoint))
     assert code == 0, complaint

@@ -11,7 +11,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from checkpoints import FAMILIES, make_checkpoint, ragged_inputs
-from subprocesses import start_python, wait_for
+from subprocesses import run_python, start_python, wait_for
 
 from mlx_hf_bridge import MLXAutoModel
 from mlx_hf_bridge.errors import ForkedProcessError
@@ -130,6 +130,49 @@ def test_a_process_with_finished_worker_threads_exits_with_code_0(tmp_path: Path
     for _ in range(4):
         pair = [start_python(POOL, tmp_path, where) for where in ("main", "worker")]
         assert [wait_for(process)[::2] for process in pair] == [(0, "")] * 2
+
+
+DAEMONS = """
+import sys, threading, time
+from mlx_hf_bridge import MLXAutoModel
+model = MLXAutoModel.from_pretrained(sys.argv[1])
+model([[5]])
+def compute_for_ever():
+    while True:
+        model([[5] * 30] * 9)
+for _ in range(3):
+    threading.Thread(target=compute_for_ever, daemon=True).start()
+time.sleep(0.3)
+"""
+
+SHUTDOWN = """
+import sys
+from mlx_hf_bridge import MLXSentenceTransformer
+class Late:
+    def __init__(self, model):
+        self.model = model
+        model.encode("the cat")
+    def __del__(self):
+        print(self.model.encode(["the cat"]).shape, flush=True)
+late = Late(MLXSentenceTransformer(sys.argv[1]))
+"""
+
+
+@pytest.mark.slow
+def test_a_process_ends_while_daemon_threads_compute(tmp_path: Path) -> None:
+    """Without waiting for them, MLX aborts most such processes (exit code 134)."""
+    make_checkpoint(tmp_path)
+    MLXAutoModel.from_pretrained(tmp_path)
+    for _ in range(3):
+        pair = [start_python(DAEMONS, tmp_path) for _ in range(2)]
+        assert [wait_for(process)[::2] for process in pair] == [(0, "")] * 2
+
+
+@pytest.mark.slow
+def test_encoding_while_the_interpreter_shuts_down_ends(tmp_path: Path) -> None:
+    """No thread can be started then, and tqdm would start one."""
+    make_checkpoint(tmp_path)
+    assert run_python(SHUTDOWN, tmp_path) == "(1, 24)"
 
 
 FORK = """

@@ -4,14 +4,14 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import huggingface_hub  # submodules as attributes: huggingface_hub imports them on use, and a local folder needs none
 from huggingface_hub import constants
-from tqdm.auto import tqdm
 
 from mlx_hf_bridge.checkpoints.fingerprint import SMALL_KINDS, folder_state, small_content
 from mlx_hf_bridge.errors import ArgumentTypeError, RepositoryError
+from mlx_hf_bridge.runtime.progress import ProgressBar
 
 # Everything a model needs besides weights; exports for other runtimes are not downloaded.
 SMALL_FILES = (*(f"*{kind}" for kind in SMALL_KINDS), "README.md")
@@ -19,11 +19,6 @@ OTHER_RUNTIMES = ("onnx/*", "openvino/*", "coreml/*", "tf_model*", "flax_model*"
 # The organization of bare names, as sentence-transformers resolves them.
 SENTENCE_TRANSFORMERS = "sentence-transformers"
 _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
-
-if TYPE_CHECKING:
-    _Bar = tqdm[Any]  # generic only for type checkers
-else:
-    _Bar = tqdm
 
 
 @dataclass(frozen=True)
@@ -91,7 +86,7 @@ class Source:
             _download(self.name, self.revision, self.options, [_under(self.options.subfolder, p) for p in patterns])
 
 
-class _TerminalBar(_Bar):
+class _TerminalBar(ProgressBar):
     """huggingface_hub's progress bar, silent where there is no terminal."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

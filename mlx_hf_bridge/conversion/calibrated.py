@@ -14,7 +14,6 @@ from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
-from tqdm.auto import tqdm
 
 from mlx_hf_bridge.architecture.family import BASE_TASK
 from mlx_hf_bridge.checkpoints.checkpoint import Checkpoint
@@ -33,6 +32,7 @@ from mlx_hf_bridge.quantization.recipes import MLXQuantizationConfig
 from mlx_hf_bridge.quantization.resume_store import ResumeStore
 from mlx_hf_bridge.quantization.widths import BitWidth
 from mlx_hf_bridge.runtime.environment import bridge_cache
+from mlx_hf_bridge.runtime.progress import ProgressBar
 from mlx_hf_bridge.weights.assign import assign_weights
 from mlx_hf_bridge.weights.name_mapping import NameMapping, TensorTarget, resolve_names
 
@@ -256,7 +256,7 @@ def _progress_bar(plan: Plan, method: str, show_progress: bool) -> Iterator[Call
     targets = tensor_targets(plan, calibration_task(plan))
     modules = {target.path for name, target in targets.items() if plan.tensors[name].recipe and target.leaf == "weight"}
     total = count_steps(len(modules), method)
-    with tqdm(total=total, desc="Calibrating", unit="step", disable=None if show_progress else True) as bar:
+    with ProgressBar(total=total, desc="Calibrating", unit="step", disable=None if show_progress else True) as bar:
 
         def on_step(label: str) -> None:
             bar.set_postfix_str(label, refresh=False)

@@ -9,8 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tqdm.auto import tqdm
-
 from mlx_hf_bridge.checkpoints.safetensors_file import MB
 from mlx_hf_bridge.conversion.calibrated import calibration_task, create_calibration_job, tensor_targets
 from mlx_hf_bridge.conversion.plan import Plan, TensorPlan
@@ -21,6 +19,7 @@ from mlx_hf_bridge.quantization.resume_store import ResumeStore
 from mlx_hf_bridge.quantization.sensitivity import predict_errors
 from mlx_hf_bridge.quantization.solver import Choice, choose_widths, min_bytes
 from mlx_hf_bridge.quantization.widths import FLOAT_BITS, GROUP_SIZES, BitWidth
+from mlx_hf_bridge.runtime.progress import ProgressBar
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +50,9 @@ def resolve_bits(plan: Plan, show_progress: bool = True) -> Plan:
     ]
     with (
         tempfile.TemporaryDirectory() as scratch,
-        tqdm(total=len(by_module), desc="Measuring", unit="module", disable=None if show_progress else True) as bar,
+        ProgressBar(
+            total=len(by_module), desc="Measuring", unit="module", disable=None if show_progress else True
+        ) as bar,
     ):
         job = create_calibration_job(plan, Path(scratch), ResumeStore(None), lambda label: _advance(bar))
         # Methods that run the model leave less error in linear layers than the measured plain rounding.

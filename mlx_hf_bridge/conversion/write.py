@@ -7,7 +7,6 @@ from typing import Any
 
 import mlx.core as mx
 import numpy as np
-from tqdm.auto import tqdm
 
 from mlx_hf_bridge.checkpoints.card import read_card_metadata
 from mlx_hf_bridge.checkpoints.checkpoint import METADATA_FILE, modules_checkpoint
@@ -22,6 +21,7 @@ from mlx_hf_bridge.errors import CheckpointError, WeightsError
 from mlx_hf_bridge.quantization.grid import quantize_least_squares
 from mlx_hf_bridge.quantization.methods import RUNS_MODEL
 from mlx_hf_bridge.quantization.recipes import MLXQuantizationConfig, names_module
+from mlx_hf_bridge.runtime.progress import ProgressBar
 from mlx_hf_bridge.version import installed_version
 from mlx_hf_bridge.weights.name_mapping import summarize
 from mlx_hf_bridge.weights.quantized import packing_config
@@ -109,7 +109,7 @@ def _is_calibrated(plan: Plan) -> bool:
 
 def _convert(plan: Plan, calibrated: Tensors, show_progress: bool) -> Iterator[tuple[str, mx.array]]:
     total = len(plan.tensors)
-    bar = tqdm(total=total, desc="Converting", unit="tensor", disable=None if show_progress else True)
+    bar = ProgressBar(total=total, desc="Converting", unit="tensor", disable=None if show_progress else True)
     with bar:
         for file in plan.files:
             for name, array in file.arrays():

@@ -15,7 +15,6 @@ from typing import Any
 
 import mlx.core as mx
 import numpy as np
-from tqdm.auto import tqdm
 
 from mlx_hf_bridge.architecture.config import EncoderConfig
 from mlx_hf_bridge.errors import InputError, OverlongTextError, TokenRangeError
@@ -24,6 +23,7 @@ from mlx_hf_bridge.inference.plain_values import plain_scalar
 from mlx_hf_bridge.inference.tokenizer import Tokens
 from mlx_hf_bridge.layers.token_batch import TokenBatch
 from mlx_hf_bridge.runtime.device import STREAMS, TOKENS_PER_TEXT, release_memory
+from mlx_hf_bridge.runtime.progress import ProgressBar
 
 logger = logging.getLogger(__name__)
 
@@ -287,7 +287,7 @@ def run_blocks(
     results: Results = [None] * count
     pending: deque[list[list[int]]] = deque()
     batches = 0
-    with tqdm(total=count, desc="Encoding", unit="text", disable=None if show_progress else True) as bar:
+    with ProgressBar(total=count, desc="Encoding", unit="text", disable=None if show_progress else True) as bar:
         # `pending` is filled by the generator and emptied here, in one order; so each result finds its texts.
         for result in run_in_parallel(_batch_jobs(blocks, pipeline, batch_size, pending)):
             batches += 1

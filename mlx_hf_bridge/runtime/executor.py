@@ -6,6 +6,7 @@ function runs at a time: in the main thread if it is called there, otherwise in 
 the process.
 """
 
+import atexit
 import os
 import queue
 import threading
@@ -37,6 +38,10 @@ class _Job:
     result: Any = None
     error: BaseException | None = None
 
+
+# A process that ends waits this many seconds for what a daemon thread computes. MLX aborts a process (exit code 134)
+# whose threads still compute while it is torn down.
+_SECONDS_AT_EXIT = 60.0
 
 _jobs: "queue.SimpleQueue[_Job]" = queue.SimpleQueue()
 _worker: threading.Thread | None = None
@@ -118,3 +123,13 @@ def _serve() -> None:
             job.error = error
         finally:
             job.done.set()
+
+
+def _stop_at_exit() -> None:
+    """Let the evaluation that runs end, and no further one of another thread begin."""
+    if _process == os.getpid():
+        _lock.acquire(timeout=_SECONDS_AT_EXIT)
+
+
+# Handlers run in reverse order: those of programs, which may still compute, before this one.
+atexit.register(_stop_at_exit)

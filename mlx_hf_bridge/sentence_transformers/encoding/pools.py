@@ -16,12 +16,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from tqdm.auto import tqdm
-
 from mlx_hf_bridge.errors import BridgeError, InputError
 from mlx_hf_bridge.inference.batching import Results
 from mlx_hf_bridge.layers.single_batch import repeatable_results
 from mlx_hf_bridge.runtime.device import BACKEND
+from mlx_hf_bridge.runtime.progress import ProgressBar
 from mlx_hf_bridge.sentence_transformers.encoding.inputs import check_optional_count
 
 logger = logging.getLogger(__name__)
@@ -145,7 +144,7 @@ def _collect(pool: Pool, chunks: list[list[Any]], arguments: Mapping[str, Any], 
     try:
         for number, chunk in enumerate(chunks):
             pool["input"].put((call, number, chunk, dict(arguments)))
-        for _ in tqdm(chunks, desc="Chunks", disable=None if show_progress else True):
+        for _ in ProgressBar(chunks, desc="Chunks", disable=None if show_progress else True):
             number, result = _next_result(pool, call)
             # Chunks come back in any order.
             results[number] = result

@@ -6,10 +6,10 @@ from itertools import islice
 from typing import Any, Protocol
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from mlx_hf_bridge.errors import InputError
 from mlx_hf_bridge.layers.single_batch import repeatable_results
+from mlx_hf_bridge.runtime.progress import ProgressBar
 from mlx_hf_bridge.sentence_transformers.scoring.nearest import check_positive_integer
 
 logger = logging.getLogger(__name__)
@@ -112,7 +112,7 @@ def progress_bar(show: bool | None, total: int | None, done: int = 0) -> Any:
     if show is None:
         # sentence-transformers' rule for show_progress_bar=None.
         show = logger.getEffectiveLevel() in (logging.INFO, logging.DEBUG)
-    return tqdm(total=total, initial=done, desc="Encoding", unit="text", disable=None if show else True)
+    return ProgressBar(total=total, initial=done, desc="Encoding", unit="text", disable=None if show else True)
 
 
 def check_streamable_precision(precision: str) -> None:

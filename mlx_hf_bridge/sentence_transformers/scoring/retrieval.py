@@ -9,10 +9,10 @@ from typing import Any
 
 import mlx.core as mx
 import numpy as np
-from tqdm.auto import tqdm
 
 from mlx_hf_bridge.inference.pooling import normalize
 from mlx_hf_bridge.runtime.executor import run
+from mlx_hf_bridge.runtime.progress import ProgressBar
 from mlx_hf_bridge.sentence_transformers.scoring.nearest import (
     EmbeddingRows,
     Score,
@@ -226,7 +226,7 @@ def community_detection(
     step = min(batch_size, max(1, _BYTES_AT_A_TIME // (4 * len(rows))))
     found: list[tuple[int, np.ndarray]] = []
     starts = range(0, len(rows), step)
-    for start in tqdm(starts, desc="Finding clusters", disable=None if show_progress_bar else True):
+    for start in ProgressBar(starts, desc="Finding clusters", disable=None if show_progress_bar else True):
         found += _neighborhoods(unit, start, start + step, threshold, min_community_size)
     return _disjoint(found, len(rows), min_community_size)
 

@@ -586,7 +586,7 @@ def test_segments_for_a_family_without_them_are_ignored_as_in_transformers(row: 
 def test_every_error_is_a_bridge_error_and_one_of_pythons() -> None:
     tree = [value for value in vars(errors).values() if isinstance(value, type) and value is not BridgeError]
     assert all(issubclass(kind, BridgeError) for kind in tree)
-    ordinary = (OSError, ValueError, RuntimeError, TypeError, ImportError, KeyError)
+    ordinary = (OSError, ValueError, RuntimeError, TypeError, ImportError, KeyError, ArithmeticError)
     assert all(issubclass(kind, ordinary) for kind in tree)
 
 

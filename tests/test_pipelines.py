@@ -12,6 +12,7 @@ import torch
 import transformers
 from checkpoints import WITH_TOKEN_TYPES, Row, make_wordpiece
 from pipeline_calls import LABELS, LONG, TEXT, TEXTS, ZERO_SHOT, Call
+from safetensors.torch import load_file, save_file
 from three_pipelines import (
     ABSOLUTE,
     NLI,
@@ -442,3 +443,19 @@ def test_such_a_list_is_padded_where_asked_and_refused_otherwise(bert: Path) -> 
     for other in ([[]], [[5]], [{"a": 1}], [("a", ["b"])]):
         with pytest.raises(errors.InputError, match="expected a string, or a list of strings"):
             extract(other)
+
+
+@pytest.mark.parametrize("task", [TEXT, ZERO_SHOT])
+def test_scores_that_are_no_numbers_are_an_error(task: str, bert: Path) -> None:
+    tensors = load_file(str(bert / "model.safetensors"))
+    tensors["bert.embeddings.word_embeddings.weight"][id_of(bert, "dog")] = torch.inf
+    save_file(tensors, str(bert / "model.safetensors"), metadata={"format": "pt"})
+    classify = pipeline(task, bert, **({"candidate_labels": "cat, mat"} if task == ZERO_SHOT else {}))
+    assert len(classify(["the cat", "sat"])) == 2
+    with pytest.raises(errors.NonFiniteError, match=r"computed NaN or infinity for text 1\. Load it with dtype"):
+        classify(["the cat", "the dog", "sat"])
+
+
+def id_of(folder: Path, word: str) -> int:
+    """Return the id of a word."""
+    return int(transformers.AutoTokenizer.from_pretrained(folder).convert_tokens_to_ids(word))

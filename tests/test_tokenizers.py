@@ -1,6 +1,7 @@
 """The tokenizer of a converted folder produces the ids of transformers' AutoTokenizer on the source."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -328,6 +329,16 @@ def test_a_pipeline_uses_a_tokenizer_written_in_python(bertweet: Path, given: bo
     )
     found = pipeline("text-classification", str(bertweet), tokenizer if given else None)(["hello he", "world"])[0]
     assert found == {"label": expected["label"], "score": pytest.approx(expected["score"], abs=2e-5)}
+
+
+def test_entities_have_no_places_with_a_tokenizer_written_in_python(bertweet: Path, tmp_path: Path) -> None:
+    for name in ("vocab.txt", "bpe.codes", "tokenizer_config.json"):
+        shutil.copyfile(bertweet / name, tmp_path / name)
+    save_model(tmp_path, BY_TYPE["roberta"], "ForTokenClassification")
+    task = "token-classification"
+    found, expected = (make(task, str(tmp_path))("hello he") for make in (pipeline, transformers.pipeline))
+    assert [{**one, "score": None} for one in found] == [{**one, "score": None} for one in expected]
+    np.testing.assert_allclose([one["score"] for one in found], [one["score"] for one in expected], atol=2e-5)
 
 
 def test_weights_convert_without_a_tokenizer_written_in_python(bertweet: Path, tmp_path: Path) -> None:

@@ -98,6 +98,7 @@ class Pipeline:
             InputError: If an input is not what the task expects (a ValueError).
             EmptyInputError: If the list is empty (an IndexError, as in transformers).
             TokenRangeError: If a text is longer than the model's limit and is not truncated (an IndexError).
+            NonFiniteError: If the model computes NaN or infinity for a text.
             ArgumentTypeError: If an option is unknown or of the wrong type (a TypeError).
         """
         if args:

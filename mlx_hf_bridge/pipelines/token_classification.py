@@ -5,10 +5,12 @@ Reference: transformers/pipelines/token_classification.py, whose argument parsin
 
 from typing import Any, ClassVar, final
 
+import numpy as np
+
 import mlx_hf_bridge.pipelines.transformers_tasks.pipelines.token_classification as reference
 from mlx_hf_bridge.errors import InputError, UnknownNameError
 from mlx_hf_bridge.pipelines import host_array
-from mlx_hf_bridge.pipelines.base import PerTokenMixin, Pipeline
+from mlx_hf_bridge.pipelines.base import Chunk, PerTokenMixin, Pipeline
 from mlx_hf_bridge.pipelines.inputs import as_stream
 
 # All that transformers' file uses of torch is the names of two dtypes, which host_array has too.
@@ -81,3 +83,7 @@ class TokenClassificationPipeline(PerTokenMixin, reference.TokenClassificationPi
             )
         split: tuple[dict[str, Any], dict[str, Any], dict[str, Any]] = super()._sanitize_parameters(**options)
         return split
+
+    def _postprocess_inputs(self, chunk: Chunk, output: np.ndarray) -> Any:
+        # A tokenizer that is written in Python gives none.
+        return {"offset_mapping": None, **super()._postprocess_inputs(chunk, output)}

@@ -55,6 +55,9 @@ HOSTILE = {
     "long lists": (graph(["view", [IDS, [1] * 5000]]), "has a list of 5000"),
     "huge numbers": (graph(["view", [IDS, [2**70]]]), "out of bounds"),
     "options that are no names": (graph(["neg", [IDS], {"a b": 1}]), "expected names with values"),
+    "a long chain": (graph(*(["neg", [{"n": at}]] for at in range(6000))), "a chain of more than 5000 nodes"),
+    "a raw infinity": (graph(["add.Scalar", [IDS, float("inf")]]), "has inf for an argument of node 1"),
+    "a format that is true": (graph(*LOOK_UP, format=True), "has format=True"),
     "an output out of range": (graph(*LOOK_UP, outputs={"last_hidden_state": 7}), "has the node 7 for the output"),
     "no outputs": (graph(*LOOK_UP, outputs={}, axes={}), "has no outputs"),
     "an input that is none": (graph(["input", ["secrets"]]), "reads an input 'secrets'"),
@@ -95,11 +98,15 @@ def model(content: dict[str, Any]) -> TracedModel:
 
 BATCH = TokenBatch(mx.array([[1, 2, 3]]))
 RUNNING = {
-    "a huge array": (graph(["full", [[2**20, 2**20], 1.0]]), "makes an array of 1.100e[+]12 elements"),
-    "a huge range": (graph(["arange", [2**40]]), "makes an array of 1.100e[+]12 elements"),
+    "a huge array": (graph(["full", [[2**20, 2**20], 1.0]]), "makes an array of 4.398e[+]12 bytes"),
+    "a huge range": (graph(["arange", [2**40]]), "makes an array of 8.796e[+]12 bytes"),
     "a huge view": (graph(["expand", [["n"], [1]]]), "cannot be computed"),
-    "a huge spread": (graph(["unsqueeze", [IDS, 0]], ["expand", [{"n": 1}, [2**40, -1, -1]]]), "elements|be computed"),
-    "huge copies": (graph(["repeat", [IDS, [2**30, 2**30]]]), "elements|cannot be computed"),
+    "a huge spread": (graph(["unsqueeze", [IDS, 0]], ["expand", [{"n": 1}, [2**40, -1, -1]]]), "be computed"),
+    "a spread of no size in 64 bits": (
+        graph(["full", [[], 1.0]], ["expand", [{"n": 1}, [2**30] * 4]]),
+        "makes arrays .expand",
+    ),
+    "huge copies": (graph(["repeat", [IDS, [2**29, 2**29]]]), "makes arrays .repeat"),
     "a tower of powers": (graph(["sym.pow", [9, 999999999]]), "to the power 999999999"),
     "a size beyond bounds": (graph(["sym.mul", [2**62, 2**62]]), "computes a size of"),
     "operands that do not fit": (graph(["matmul", [IDS, 3]]), "node 1 of the graph .matmul. cannot be computed"),

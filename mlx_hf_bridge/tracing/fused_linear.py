@@ -4,6 +4,7 @@ from typing import Any
 
 import mlx.core as mx
 
+from mlx_hf_bridge.errors import UnsupportedModelError
 from mlx_hf_bridge.layers.linear import QuantizedEmbedding
 from mlx_hf_bridge.tracing.graph import WEIGHT, Graph, Node, input_nodes
 
@@ -17,14 +18,24 @@ def fuse_linear_layers(graph: Graph, table: dict[str, Any]) -> Graph:
 
     Returns:
         The graph that reads the fused weights.
+
+    Raises:
+        UnsupportedModelError: If a group is none that a conversion writes.
     """
     nodes: list[Node] = []
     for node in graph.nodes:
         # A list of weights is the form in files; after fusion it is one node.
         if node.op == "bridge.linears" and isinstance(node.args[1], list):
-            x, weights, biases = node.args[:3]
+            x, weights, biases = _parts(node)
             sizes = [_rows(table[weight.args[0]]) for weight in weights]
-            fused = [_concatenate(part, table) for part in (weights, biases)]
+            try:
+                fused = [_concatenate(part, table) for part in (weights, biases)]
+            # MLX's for shapes that do not fit; the others for packed tables next to float ones.
+            except (ValueError, TypeError, AttributeError, KeyError) as error:
+                raise UnsupportedModelError(
+                    f"graph.json joins linear layers whose weights do not fit each other ({error}). Convert the model "
+                    "again."
+                ) from error
             nodes += [part for part in fused if part is not None]
             node.replace("bridge.linears", x, fused[0], fused[1], sizes)
         nodes.append(node)
@@ -36,6 +47,23 @@ def fuse_linear_layers(graph: Graph, table: dict[str, Any]) -> Graph:
         # Frees the separate weights, which would double the memory.
         table.pop(name, None)
     return Graph(graph.facts, kept, graph.inputs, graph.outputs, graph.axes, graph.guards)
+
+
+def _parts(node: Node) -> tuple[Any, list[Node], list[Node] | None]:
+    """Return the input of a group, its weights, and its biases or None."""
+    x, weights, biases = node.args if len(node.args) == 3 else (None, [], None)
+    lists = [weights] if biases is None else [weights, biases]
+    if not weights or not all(
+        isinstance(part, list)
+        and len(part) == len(weights)
+        and all(isinstance(item, Node) and item.op == WEIGHT for item in part)
+        for part in lists
+    ):
+        raise UnsupportedModelError(
+            f"graph.json has {str(node.args)[:80]} for {node.op}, expected an input, weights, and as many biases or "
+            "none. Convert the model again."
+        )
+    return x, weights, biases
 
 
 def _rows(weight: Any) -> int:

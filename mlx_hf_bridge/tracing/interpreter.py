@@ -12,6 +12,7 @@ import mlx.core as mx
 from mlx_hf_bridge.errors import BridgeError, UnsupportedModelError
 from mlx_hf_bridge.tracing.graph import INPUT, TENSOR_OPS, Graph, Node, input_nodes
 from mlx_hf_bridge.tracing.ops import OPERATIONS
+from mlx_hf_bridge.tracing.ops.bounds import check_bytes, count_bytes, memory_budget
 from mlx_hf_bridge.tracing.ops.dtypes import is_float
 
 Step = Callable[[list[Any]], Any]
@@ -37,17 +38,27 @@ class Program:
         self._steps = [self._step(node, weights) for node in self._nodes]
         self._inputs = [(self._index[id(node)], node.args[0]) for node in self._nodes if node.op == INPUT]
         self._ends = self._last_reads()
+        # The model's own tensors are not counted: they are in memory already.
+        self._stored = {index for index, node in enumerate(self._nodes) if node.op in TENSOR_OPS}
+        self._budget = memory_budget()
 
     def __call__(self, inputs: Mapping[str, mx.array]) -> list[Any]:
         values: list[Any] = [None] * len(self._nodes)
         for index, name in self._inputs:
             values[index] = inputs[name]
+        # What is alive at once, checked before anything is evaluated: MLX is lazy.
+        sizes, alive = [0] * len(values), 0
         for index, step in enumerate(self._steps):
             if step is not None:
                 values[index] = self._run(index, step, values)
+                sizes[index] = 0 if index in self._stored else count_bytes(values[index])
+                alive += sizes[index]
+                if alive > self._budget:
+                    check_bytes(alive, f"makes arrays ({self._nodes[index].op}, node {index})")
             # Dropping the last reference lets MLX free or reuse the buffer.
             for end in self._ends[index]:
                 values[end] = None
+                alive -= sizes[end]
         return [values[index] for index in self._output_indices]
 
     def _run(self, index: int, step: Step, values: list[Any]) -> Any:

@@ -3,6 +3,7 @@
 B texts, L tokens, D hidden size.
 """
 
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -11,14 +12,16 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_hf_bridge.errors import InputError, TokenRangeError
+from mlx_hf_bridge.errors import InputError, TokenRangeError, UnsupportedModelError, WeightsError
 from mlx_hf_bridge.inference.model import EncoderOutput
+from mlx_hf_bridge.layers.linear import QuantizedModule
 from mlx_hf_bridge.layers.token_batch import TokenBatch
 from mlx_hf_bridge.runtime.device import COMPILES_GRAPHS
 from mlx_hf_bridge.tracing.graph import Graph, GraphInput
 from mlx_hf_bridge.tracing.guards import Guard
 from mlx_hf_bridge.tracing.index_checks import IndexChecks
 from mlx_hf_bridge.tracing.interpreter import Program
+from mlx_hf_bridge.tracing.ops.bounds import check_bytes
 from mlx_hf_bridge.tracing.ops.dtypes import DTYPES
 
 IDS, MASK, TOKEN_TYPE_IDS = "input_ids", "attention_mask", "token_type_ids"
@@ -61,6 +64,8 @@ class TracedModel(nn.Module):
         self._graph = graph
         self._dtype = dtype
         self._guards = [Guard(text) for text in graph.guards]
+        for name, stored in weights.items():
+            _check_packing(name, stored)
         self._index_checks = IndexChecks(graph, weights)
         # One for each choice of outputs: hidden states that nobody asked for are not computed.
         self._programs: dict[tuple[str, ...], Program] = {}
@@ -113,6 +118,8 @@ class TracedModel(nn.Module):
         # Outside the compiled function, since it reads values.
         self._index_checks.check(inputs)
         results = self._run(names, inputs)
+        for name, result in zip(names, results, strict=True):
+            self._check_shape(name, result, sizes)
         return [self._truncate(name, result, tokens) for name, result in zip(names, results, strict=True)]
 
     def check(self, batch: TokenBatch, sizes: Mapping[str, int]) -> None:
@@ -184,6 +191,7 @@ class TracedModel(nn.Module):
         known = {IDS: batch.ids, MASK: batch.mask, TOKEN_TYPE_IDS: batch.token_type_ids}
         found = known.get(name, batch.extra_inputs.get(name))
         dtype = DTYPES[spec.dtype]
+        check_bytes(math.prod(shape) * dtype.size, f"has an input {name!r:.40}")
         if found is None and not spec.optional:
             raise InputError(
                 f"{name} is not given, and the outputs of {self._graph.facts.model_class} depend on it. "
@@ -216,12 +224,40 @@ class TracedModel(nn.Module):
             self._compiled_calls.popitem(last=False)
         return call(*inputs.values())
 
+    def _check_shape(self, name: str, result: Any, sizes: Mapping[str, int]) -> None:
+        """Check that an output has the shape that the graph says, by which callers index it."""
+        wanted = [sizes.get(axis, axis) if isinstance(axis, str) else axis for axis in self._graph.axes[name]]
+        found = list(result.shape) if isinstance(result, mx.array) else None
+        if (
+            found is None
+            or [size if axis == "?" else axis for size, axis in zip(found, wanted, strict=False)] != found
+            or len(found) != len(wanted)
+        ):
+            raise UnsupportedModelError(
+                f"the graph computes {name} of shape {found}, expected {wanted}. Convert the model again."
+            )
+
     def _truncate(self, name: str, result: mx.array, tokens: int) -> mx.array:
         """Remove the padding of the length from an output."""
         for index, axis in enumerate(self._graph.axes[name]):
             if axis == "L" and result.shape[index] != tokens:
                 result = mx.split(result, [tokens], axis=index)[0]
         return result
+
+
+def _check_packing(name: str, stored: Any) -> None:
+    """Check that the parts of a packed table fit each other: MLX reads other memory where one has too few rows."""
+    if not isinstance(stored, QuantizedModule):
+        return
+    width = stored.scales.shape[-1] * stored.group_size
+    # 32 bits hold what a word of the packed weight holds.
+    wanted = {"weight": (*stored.scales.shape[:-1], width * stored.bits // 32), "biases": stored.scales.shape}
+    for part, shape in wanted.items():
+        if part in stored and stored[part].shape != shape:
+            raise WeightsError(
+                f"{part} of {name} has the shape {stored[part].shape}, and its scales have {stored.scales.shape}, "
+                f"expected {shape}. Convert the model again."
+            )
 
 
 def _call(program: Program, names: tuple[str, ...], *arrays: mx.array) -> list[mx.array]:

@@ -9,7 +9,7 @@ from dataclasses import asdict, fields
 from typing import Any
 
 from mlx_hf_bridge.errors import UnsupportedModelError
-from mlx_hf_bridge.tracing.graph import INPUT, TENSOR_OPS, Facts, Graph, GraphInput, Node
+from mlx_hf_bridge.tracing.graph import INPUT, TENSOR_OPS, Facts, Graph, GraphInput, Node, input_nodes
 from mlx_hf_bridge.tracing.guards import Guard
 from mlx_hf_bridge.tracing.ops import OPERATIONS
 
@@ -17,9 +17,12 @@ GRAPH_FORMAT = 1
 GRAPH_FILE = "graph.json"
 # Bounds on what is read, so that a file cannot exhaust memory or the stack.
 MAX_BYTES = 64 * 2**20
-_MAX_NODES = 200_000
+# The largest models have some thousands.
+_MAX_NODES = 50_000
+# How many nodes may follow one from the other: mx.compile recurses over them.
+_MAX_CHAIN = 5_000
 _MAX_ITEMS = 4_096
-_MAX_GUARDS = 10_000
+_MAX_GUARDS = 2_000
 _MAX_DEPTH = 4
 _MAX_CHARACTERS = 1_000
 _MAX_NUMBER = 2**63
@@ -72,13 +75,14 @@ def from_json(content: Any) -> Graph:
     Raises:
         UnsupportedModelError: If the content is anything that a conversion would not write.
     """
-    if not isinstance(content, dict) or content.get("format") != GRAPH_FORMAT:
+    if not isinstance(content, dict) or type(content.get("format")) is not int or content["format"] != GRAPH_FORMAT:
         given = content.get("format") if isinstance(content, dict) else type(content).__name__
         raise _error(f"has format={given!r}, and this version reads {GRAPH_FORMAT}")
     listed = _typed(content, "nodes", list, _MAX_NODES)
     nodes: list[Node] = []
     for number, entry in enumerate(listed):
         nodes.append(_node(entry, number, nodes))
+    _check_chains(nodes)
     inputs = {name: _input(name, entry) for name, entry in _typed(content, "inputs", dict, _MAX_ITEMS).items()}
     for number, node in enumerate(nodes):
         if node.op == INPUT and node.args[0] not in inputs:
@@ -92,6 +96,15 @@ def from_json(content: Any) -> Graph:
     known = {name: _axes(name, entry, ("B", "L", "?")) for name, entry in axes.items()}
     guards = tuple(Guard(text).text for text in _typed(content, "guards", list, _MAX_GUARDS))
     return Graph(_facts(content), tuple(nodes), inputs, outputs, known, guards)
+
+
+def _check_chains(nodes: list[Node]) -> None:
+    """Check that no node is at the end of a longer chain of nodes than any model needs."""
+    lengths: dict[int, int] = {}
+    for number, node in enumerate(nodes):
+        lengths[id(node)] = 1 + max((lengths[id(read)] for read in input_nodes(node)), default=0)
+        if lengths[id(node)] > _MAX_CHAIN:
+            raise _error(f"has a chain of more than {_MAX_CHAIN} nodes that ends at node {number}")
 
 
 def _typed(content: dict[str, Any], key: str, kind: type, most: int) -> Any:
@@ -134,10 +147,10 @@ def _read(value: Any, earlier: list[Node], number: int, depth: int) -> Any:
         return [_read(item, earlier, number, depth + 1) for item in value]
     if isinstance(value, str) and len(value) <= _MAX_CHARACTERS:
         return value
-    # bool before int, of which it is a subclass.
-    if value is None or isinstance(value, bool) or (isinstance(value, (int, float)) and abs(value) < _MAX_NUMBER):
+    # Only integers can be too large; floats that are not finite are spelled as {"f": "inf"}.
+    if value is None or (isinstance(value, int) and abs(value) < _MAX_NUMBER):
         return value
-    if isinstance(value, float):
+    if isinstance(value, float) and math.isfinite(value):
         return value
     raise _error(f"has {str(value)[:80]} for an argument of node {number}, which is out of bounds")
 

@@ -1,31 +1,13 @@
 """Operations that create arrays from sizes and numbers."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import mlx.core as mx
 
-from mlx_hf_bridge.errors import UnsupportedModelError
+from mlx_hf_bridge.tracing.ops.bounds import check_bytes
 from mlx_hf_bridge.tracing.ops.dtypes import mlx_dtype
-
-# 64 GB in float32, more than any model needs; it bounds what a graph from a stranger can allocate.
-MAX_ELEMENTS = 2**34
-
-
-def check_size(count: int) -> None:
-    """Check that an array has no more elements than any model needs.
-
-    Args:
-        count: The number of elements.
-
-    Raises:
-        UnsupportedModelError: If there are more than MAX_ELEMENTS.
-    """
-    if count > MAX_ELEMENTS:
-        raise UnsupportedModelError(
-            f"the graph makes an array of {count:.3e} elements, expected 2^34 at most. Pass fewer or shorter texts; "
-            "if they are few, the folder's graph.json is broken: convert the model again."
-        )
 
 
 def _natural_dtype(value: Any) -> mx.Dtype:
@@ -38,20 +20,18 @@ def _natural_dtype(value: Any) -> mx.Dtype:
 
 
 def _full(shape: Sequence[int], value: Any, dtype: str | None = None) -> mx.array:
-    count = 1
-    for size in shape:
-        # Python's integers, which do not overflow as a product of int64 sizes could.
-        count *= size
-    check_size(count)
-    return mx.full(tuple(shape), value, mlx_dtype(dtype, _natural_dtype(value)))
+    kind = mlx_dtype(dtype, _natural_dtype(value))
+    # Before MLX is asked, which takes sizes of 32 bits only and names neither the graph nor a remedy.
+    check_bytes(math.prod(shape) * kind.size)
+    return mx.full(tuple(shape), value, kind)
 
 
 def _arange(*bounds: Any, dtype: str | None = None) -> mx.array:
     kind = mx.int64 if all(isinstance(bound, int) for bound in bounds) else mx.float32
     start, stop, step = {1: (0, *bounds, 1), 2: (*bounds, 1), 3: bounds}[len(bounds)]
-    # Checked before MLX allocates.
-    check_size(abs((stop - start) / step))
-    return mx.arange(start, stop, step, mlx_dtype(dtype, kind))
+    kind = mlx_dtype(dtype, kind)
+    check_bytes(abs((stop - start) / step) * kind.size)
+    return mx.arange(start, stop, step, kind)
 
 
 def _full_like(x: mx.array, value: Any, dtype: str | None = None, **unused: Any) -> mx.array:

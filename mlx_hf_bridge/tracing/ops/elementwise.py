@@ -28,13 +28,31 @@ def _subtract(x: Any, y: Any, alpha: float = 1) -> mx.array:
 
 def _divide(x: Any, y: Any, rounding_mode: str | None = None) -> mx.array:
     if rounding_mode == "floor":
-        return mx.floor_divide(x, y)
+        return _floor_divide(x, y)
     quotient = mx.divide(x, y)
     if rounding_mode == "trunc":
         # MLX has no trunc; rounding towards 0 is ceil below 0 and floor above.
         whole = mx.where(quotient < 0, mx.ceil(quotient), mx.floor(quotient))
         return whole if is_float(x) or is_float(y) else whole.astype(mx.int64)
     return quotient
+
+
+def _may_be_minus_one(x: Any, y: Any) -> bool:
+    """Return whether an integer is divided by -1, for which processors end the process if it is the smallest one."""
+    if isinstance(y, mx.array):
+        return bool(mx.issubdtype(y.dtype, mx.signedinteger)) and not is_float(x)
+    return bool(y == -1) and not is_float(x)
+
+
+def _floor_divide(x: Any, y: Any) -> mx.array:
+    if not _may_be_minus_one(x, y):
+        return mx.floor_divide(x, y)
+    return mx.where(y == -1, -x, mx.floor_divide(x, mx.where(y == -1, 1, y)))
+
+
+def _remainder(x: Any, y: Any) -> mx.array:
+    # Every integer is a multiple of 1 and of -1.
+    return mx.remainder(x, mx.where(y == -1, 1, y) if _may_be_minus_one(x, y) else y)
 
 
 def _logical(function: Callable[..., mx.array], bits: Callable[..., mx.array]) -> Callable[..., mx.array]:
@@ -179,7 +197,7 @@ _BOTH: dict[str, Callable[..., Any]] = {
     "div": _divide,
     "divide": _divide,
     "true_divide": _divide,
-    "remainder": _binary(mx.remainder),
+    "remainder": _binary(_remainder),
     "eq": _binary(mx.equal),
     "ne": _binary(mx.not_equal),
     "lt": _binary(mx.less),
@@ -197,8 +215,8 @@ _BOTH: dict[str, Callable[..., Any]] = {
 }
 ELEMENTWISE |= {f"{name}.{kind}": function for name, function in _BOTH.items() for kind in ("Tensor", "Scalar")}
 ELEMENTWISE |= {
-    "floor_divide": mx.floor_divide,
-    "floor_divide.Scalar": mx.floor_divide,
+    "floor_divide": _floor_divide,
+    "floor_divide.Scalar": _floor_divide,
     "logical_and": mx.logical_and,
     "logical_or": mx.logical_or,
     "logical_xor": _binary(lambda x, y: mx.not_equal(x != 0, y != 0)),

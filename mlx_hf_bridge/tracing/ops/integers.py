@@ -1,7 +1,7 @@
 """Arithmetic on sizes: Python integers, kept within bounds."""
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import mlx.core as mx
@@ -16,8 +16,12 @@ _MAX_EXPONENT = 64
 
 def _bounded(function: Callable[..., Any]) -> Callable[..., Any]:
     def operation(*numbers: Any) -> Any:
+        # Python's operators would also repeat lists and texts, in any amount of memory.
+        if not all(isinstance(number, (int, float)) for number in numbers):
+            kinds = ", ".join(type(number).__name__ for number in numbers)
+            raise UnsupportedModelError(f"the graph computes a size of {kinds}, expected numbers. Convert it again.")
         result = function(*numbers)
-        if not isinstance(result, (mx.array, tuple, list)) and abs(result) > _MAX_SIZE:
+        if abs(result) > _MAX_SIZE:
             raise UnsupportedModelError(
                 f"the graph computes a size of {result:.3e}, expected at most 2^62. Convert the model again."
             )
@@ -35,7 +39,11 @@ def _power(x: Any, exponent: Any) -> Any:
     return float(x**exponent) if isinstance(exponent, float) or exponent < 0 else x**exponent
 
 
-def _getitem(values: Any, index: int) -> Any:
+def _getitem(values: Sequence[Any], index: int) -> Any:
+    if not isinstance(values, (list, tuple)):
+        raise UnsupportedModelError(
+            f"the graph takes a part of {type(values).__name__}, expected several results. Convert the model again."
+        )
     return values[index]
 
 

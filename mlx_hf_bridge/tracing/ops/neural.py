@@ -3,6 +3,7 @@
 B texts, H heads, L queries, S keys, K head size, I inputs, O outputs, C channels.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ import mlx.core as mx
 
 from mlx_hf_bridge.layers.attention import attend
 from mlx_hf_bridge.layers.linear import QuantizedModule
-from mlx_hf_bridge.tracing.ops.creation import check_size
+from mlx_hf_bridge.tracing.ops.bounds import check_bytes, check_positive, count_bytes
 from mlx_hf_bridge.tracing.ops.dtypes import promote_to_float
 
 
@@ -29,12 +30,6 @@ def linear(x: mx.array, weight: Any, bias: mx.array | None = None) -> mx.array:
         projected = weight.matmul(x)
         return projected if bias is None else projected + bias
     return x @ weight.T if bias is None else mx.addmm(bias, x, weight.T)
-
-
-def _matmul(x: mx.array, y: mx.array) -> mx.array:
-    result = mx.matmul(x, y)
-    check_size(result.size)
-    return result
 
 
 def _softmax(x: mx.array, axis: int, dtype: str | None = None) -> mx.array:
@@ -65,6 +60,7 @@ def _rms_norm(x: mx.array, shape: Sequence[int], weight: Any = None, eps: float 
 
 def _group_norm(x: mx.array, groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5, *unused: Any) -> Any:
     """Normalize x (B, C, ...) over each group of channels."""
+    check_positive("groups", groups)
     grouped = x.reshape(x.shape[0], groups, -1)
     # A group's values are one row here, so layer norm without weights does it.
     normed = mx.fast.layer_norm(grouped, None, None, eps).reshape(x.shape)
@@ -103,6 +99,8 @@ def attention(
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     shape = q.shape
     q, k, v, mask = (_four_axes(x) for x in (q, k, v, mask))
+    # MLX divides by the number of heads.
+    check_positive("keys of shape", *k.shape)
     if is_causal:
         # Aligned at the first position, as torch's is_causal; MLX's own "causal" aligns at the last.
         mask = mx.tri(q.shape[2], k.shape[2]).astype(mx.bool_)[None, None]
@@ -129,7 +127,12 @@ def _conv(
 ) -> mx.array:
     """Convolve x (B, C, ...) with weight (O, C / groups, ...): channels are second in torch, last in MLX."""
     convolve: Any = {3: mx.conv1d, 4: mx.conv2d}[x.ndim]
+    # MLX divides by the groups, and computes nothing sensible of empty arrays.
+    check_positive("groups and sizes of a convolution", groups, *x.shape, *weight.shape)
     stride, padding, dilation = (_per_axis(given, x.ndim - 2) for given in (stride, padding, dilation))
+    widths = [padding] if isinstance(padding, int) else padding
+    padded = [size + 2 * width for size, width in zip(x.shape[2:], widths, strict=True)]
+    check_bytes(math.prod((*x.shape[:2], *padded)) * x.itemsize, "pads to an array")
     result = convolve(mx.moveaxis(x, 1, -1), mx.moveaxis(weight, 1, -1), stride, padding, dilation, groups)
     return mx.moveaxis(result if bias is None else result + bias, -1, 1)
 
@@ -143,7 +146,9 @@ def _per_axis(given: Any, count: int) -> Any:
 
 def _windows(x: mx.array, size: int, stride: int, axis: int) -> mx.array:
     """Return overlapping windows along an axis, (..., windows, size); that axis is removed."""
+    check_positive("windows of the size and the stride", size, stride)
     count = (x.shape[axis] - size) // stride + 1
+    check_positive("a number of windows of", count)
     indices = mx.arange(count)[:, None] * stride + mx.arange(size)
     # The windowed axis last, so that one lookup gives (..., windows, size).
     moved = mx.moveaxis(x, axis, -1)
@@ -164,6 +169,7 @@ def _im2col(
 ) -> mx.array:
     """Unfold x (B, C, L, 1) by a kernel of width 1, as torch does -> (B, C x kernel, windows)."""
     x = mx.pad(x, [(0, 0), (0, 0), (padding[0],) * 2, (padding[1],) * 2])[..., 0]
+    check_bytes(count_bytes(x), "pads to an array")
     windows = _windows(x, kernel[0], stride[0], -1)  # (B, C, windows, kernel)
     return mx.swapaxes(windows, -1, -2).reshape(x.shape[0], -1, windows.shape[2])
 
@@ -177,22 +183,16 @@ def _view_as_real(x: mx.array) -> mx.array:
     return mx.stack([mx.real(x), mx.imag(x)], axis=-1)
 
 
-def _einsum(equation: str, arrays: Sequence[mx.array], **unused: Any) -> mx.array:
-    result = mx.einsum(equation, *arrays)
-    check_size(result.size)
-    return result
-
-
 NEURAL: dict[str, Callable[..., Any]] = {
     "linear": linear,
-    "matmul": _matmul,
-    "bmm": _matmul,
-    "mm": _matmul,
-    "mv": _matmul,
-    "dot": _matmul,
+    "matmul": mx.matmul,
+    "bmm": mx.matmul,
+    "mm": mx.matmul,
+    "mv": mx.matmul,
+    "dot": mx.matmul,
     "addmm": lambda x, y, z, beta=1, alpha=1: x * beta + mx.matmul(y, z) * alpha,
     "baddbmm": lambda x, y, z, beta=1, alpha=1: x * beta + mx.matmul(y, z) * alpha,
-    "einsum": _einsum,
+    "einsum": lambda equation, arrays, **unused: mx.einsum(equation, *arrays),
     "softmax.int": _softmax,
     "_softmax": _softmax,
     "log_softmax.int": _log_softmax,

@@ -5,6 +5,7 @@ from typing import Any
 
 import mlx.core as mx
 
+from mlx_hf_bridge.errors import UnsupportedModelError
 from mlx_hf_bridge.tracing.ops.dtypes import DTYPES, promote_to_float, promote_to_int
 
 Axes = int | Sequence[int] | None
@@ -73,6 +74,8 @@ def _largest(
     x: mx.array, count: int, axis: int = -1, largest: bool = True, sort: bool = True
 ) -> tuple[mx.array, mx.array]:
     values, indices = _sorted(x, axis, largest)
+    if not 0 <= count <= x.shape[axis]:
+        raise UnsupportedModelError(f"the graph takes the best {count} of {x.shape[axis]} values. Pass longer texts.")
     first = mx.arange(count)
     return mx.take(values, first, axis=axis), mx.take(indices, first, axis=axis)
 

@@ -5,11 +5,15 @@ from typing import Any
 
 import mlx.core as mx
 
-from mlx_hf_bridge.tracing.ops.creation import check_size
+from mlx_hf_bridge.errors import UnsupportedModelError
+from mlx_hf_bridge.tracing.ops.bounds import check_index, check_parts, check_positive, clip_indices
 from mlx_hf_bridge.tracing.ops.dtypes import DTYPES
 
 
 def _reshape(x: mx.array, shape: Sequence[int]) -> mx.array:
+    # MLX would take two negative sizes whose product fits.
+    if any(size < -1 for size in shape):
+        raise UnsupportedModelError(f"the graph makes a shape of {list(shape)!s:.80}. Convert the model again.")
     return mx.reshape(x, tuple(shape))
 
 
@@ -21,24 +25,35 @@ def _expand(x: mx.array, sizes: Sequence[int], **unused: Any) -> mx.array:
 
 def _slice(x: mx.array, axis: int = 0, start: Any = None, stop: Any = None, step: int = 1) -> mx.array:
     """Slice an axis; torch writes 2^63 - 1 for the end."""
-    index: list[Any] = [slice(None)] * x.ndim
+    return x[_part(x, axis, start, stop, step)]
+
+
+def _part(x: mx.array, axis: int, start: Any, stop: Any, step: int) -> tuple[slice, ...]:
+    """Return the index of a slice of an axis."""
+    # MLX divides by the step.
+    check_positive("the step", step)
+    index = [slice(None)] * x.ndim
     index[axis] = slice(start, None if stop is None or stop >= x.shape[axis] else stop, step)
-    return x[tuple(index)]
+    return tuple(index)
 
 
 def _select(x: mx.array, axis: int, at: Any) -> mx.array:
     """Return one index of an axis, which is removed."""
     # The index may be a computed array of no axes.
     if not isinstance(at, int):
-        return mx.take(x, at, axis=axis)
+        return mx.take(x, clip_indices(at, x.shape[axis], wraps=True), axis=axis)
     index: list[Any] = [slice(None)] * x.ndim
-    index[axis] = at
+    index[axis] = check_index(at, x.shape[axis])
     return x[tuple(index)]
 
 
 def _split(x: mx.array, size: Any, axis: int = 0) -> list[mx.array]:
     """Split into parts of one size, the last one smaller, or into the sizes of a list."""
-    sizes = size if isinstance(size, (list, tuple)) else [size] * -(-x.shape[axis] // size)
+    if not isinstance(size, (list, tuple)):
+        check_positive("parts of", size)
+        check_parts(-(-x.shape[axis] // size))
+        size = [size] * -(-x.shape[axis] // size)
+    sizes = size
     ends = [sum(sizes[: index + 1]) for index in range(len(sizes) - 1)]
     return list(mx.split(x, ends, axis=axis)) if ends else [x]
 
@@ -85,16 +100,14 @@ def _concatenate(arrays: Sequence[mx.array], axis: int = 0) -> mx.array:
 def _slice_scatter(
     x: mx.array, part: mx.array, axis: int = 0, start: Any = None, stop: Any = None, step: int = 1
 ) -> mx.array:
-    index: list[Any] = [slice(None)] * x.ndim
-    index[axis] = slice(start, None if stop is not None and stop >= x.shape[axis] else stop, step)
     changed = mx.array(x)
-    changed[tuple(index)] = part.astype(x.dtype)
+    changed[_part(x, axis, start, stop, step)] = part.astype(x.dtype)
     return changed
 
 
 def _select_scatter(x: mx.array, part: mx.array, axis: int, at: int) -> mx.array:
     index: list[Any] = [slice(None)] * x.ndim
-    index[axis] = at
+    index[axis] = check_index(at, x.shape[axis])
     changed = mx.array(x)
     changed[tuple(index)] = part.astype(x.dtype)
     return changed
@@ -106,7 +119,9 @@ def _roll(x: mx.array, shifts: Any, axes: Any = ()) -> mx.array:
 
 def _flip(x: mx.array, axes: Sequence[int]) -> mx.array:
     for axis in axes:
-        x = _slice(x, axis, None, None, -1)
+        index = [slice(None)] * x.ndim
+        index[axis] = slice(None, None, -1)
+        x = x[tuple(index)]
     return x
 
 
@@ -118,15 +133,9 @@ def _identity(x: mx.array, *unused: Any, **also_unused: Any) -> mx.array:
     return x
 
 
-def _bounded(function: Callable[..., mx.array]) -> Callable[..., mx.array]:
-    """Wrap an operation whose result may be larger than its arguments, to check the size before it is computed."""
-
-    def operation(*args: Any, **options: Any) -> mx.array:
-        result = function(*args, **options)
-        check_size(result.size)
-        return result
-
-    return operation
+def _unbind(x: mx.array, axis: int = 0) -> list[mx.array]:
+    check_parts(x.shape[axis])
+    return [_select(x, axis, at) for at in range(x.shape[axis])]
 
 
 SHAPES: dict[str, Callable[..., Any]] = {
@@ -134,12 +143,12 @@ SHAPES: dict[str, Callable[..., Any]] = {
     **dict.fromkeys(("view", "reshape", "_unsafe_view"), _reshape),
     "view.dtype": _view_as,
     "flatten.using_ints": lambda x, start=0, end=-1: mx.flatten(x, start, end),
-    "expand": _bounded(_expand),
+    "expand": _expand,
     "expand_as": lambda x, other: mx.broadcast_to(x, other.shape),
-    "broadcast_to": _bounded(_expand),
-    "repeat": _bounded(_repeat),
-    "tile": _bounded(_repeat),
-    "repeat_interleave.self_int": _bounded(_repeat_each),
+    "broadcast_to": _expand,
+    "repeat": _repeat,
+    "tile": _repeat,
+    "repeat_interleave.self_int": _repeat_each,
     "unsqueeze": lambda x, axis: mx.expand_dims(x, axis),
     "squeeze": _squeeze,
     "squeeze.dim": _squeeze,
@@ -157,12 +166,12 @@ SHAPES: dict[str, Callable[..., Any]] = {
     "split.sizes": _split,
     "split_with_sizes": _split,
     "chunk": _chunk,
-    "unbind.int": lambda x, axis=0: [_select(x, axis, at) for at in range(x.shape[axis])],
+    "unbind.int": _unbind,
     "cat": _concatenate,
     "concat": _concatenate,
     "stack": lambda arrays, axis=0: mx.stack(list(arrays), axis=axis),
-    "pad": _bounded(_pad),
-    "constant_pad_nd": _bounded(lambda x, widths, value=0: _pad(x, widths, value=value)),
+    "pad": _pad,
+    "constant_pad_nd": lambda x, widths, value=0: _pad(x, widths, value=value),
     "slice_scatter": _slice_scatter,
     "select_scatter": _select_scatter,
     "copy": lambda x, other: mx.broadcast_to(other.astype(x.dtype), x.shape),

@@ -188,6 +188,11 @@ CRASHES: dict[str, tuple[Any, ...]] = {
         ["full", [[1, 0, 2, 4], 1.0]],
         ["scaled_dot_product_attention", [{"n": 1}, {"n": 2}, {"n": 2}]],
     ),
+    "scores without end": (
+        ["full", [[1, 1, 2**20, 4], 1.0]],
+        ["full", [[1, 1], 0.0]],
+        ["scaled_dot_product_attention", [{"n": 1}, {"n": 1}, {"n": 1}, {"n": 2}]],
+    ),
     "more than there is": (["topk", [IDS, 900]], ["sym.getitem", [{"n": 1}, 0]]),
     "a negative count": (["topk", [IDS, -3]], ["sym.getitem", [{"n": 1}, 0]]),
     "wider indices than the array": (

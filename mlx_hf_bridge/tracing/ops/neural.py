@@ -101,6 +101,9 @@ def attention(
     q, k, v, mask = (_four_axes(x) for x in (q, k, v, mask))
     # MLX divides by the number of heads.
     check_positive("keys of shape", *k.shape)
+    if is_causal or (mask is not None and mask.dtype != mx.bool_):
+        # Without such a mask the scores are never in memory as a whole.
+        check_bytes(math.prod(q.shape[:3]) * k.shape[2] * q.itemsize, "computes attention scores")
     if is_causal:
         # Aligned at the first position, as torch's is_causal; MLX's own "causal" aligns at the last.
         mask = mx.tri(q.shape[2], k.shape[2]).astype(mx.bool_)[None, None]

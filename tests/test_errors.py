@@ -316,7 +316,7 @@ FOLDERS: dict[str, tuple[Callable[[Path], Any], type, type, str]] = {
         r"modules\.json is not a list of",
     ),
     "module without type": (modules(type=...), errors.ConfigError, ValueError, r"modules\.json is not a list of"),
-    "module path a number": (modules(path=3), errors.ConfigError, ValueError, r"modules\.json is not a list of"),
+    "module path a number": (modules(path=3), errors.ConfigError, ValueError, r"has the path 3, expected a text"),
     "module path up": (
         modules(path="../other"),
         errors.ConfigError,

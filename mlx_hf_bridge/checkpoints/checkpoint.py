@@ -2,10 +2,11 @@
 
 import json
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from mlx_hf_bridge.checkpoints.adapter import ADAPTER_FILE, Adapter, is_adapter, read_adapter
+from mlx_hf_bridge.checkpoints.paths import check_inside, relative_path
 from mlx_hf_bridge.checkpoints.safetensors_file import INDEX_FILE, SINGLE_FILE, SafetensorsFile, WeightFile, shards
 from mlx_hf_bridge.checkpoints.sources import Source, locate
 from mlx_hf_bridge.checkpoints.torch_file import TorchFile
@@ -72,6 +73,9 @@ class Checkpoint:
 def read_json(path: Path) -> Any:
     """Return a JSON file's content; RepositoryError if it is missing, ConfigError if it is not JSON."""
     try:
+        # A pipe or device, which a link may lead to, has no end.
+        if path.exists() and not path.is_file():
+            raise RepositoryError(f"{path} is not a plain file. Take the file of the original checkpoint.")
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise RepositoryError(f"{path.parent} has no {path.name}. Give the folder or repo of a model.") from error
@@ -80,7 +84,18 @@ def read_json(path: Path) -> Any:
 
 
 def read_modules(folder: Path) -> tuple[ModuleEntry, ...] | None:
-    """Return the entries of modules.json in the file's order, None without it; ConfigError if it is not valid."""
+    """Return the entries of modules.json in the file's order, None without it.
+
+    Args:
+        folder: The repo's folder.
+
+    Returns:
+        The entries.
+
+    Raises:
+        ConfigError: If the file is not valid, or gives a path outside the folder.
+        RepositoryError: If a module's folder is a link that leads outside.
+    """
     path = folder / MODULES_FILE
     if not path.is_file():
         return None
@@ -91,24 +106,17 @@ def read_modules(folder: Path) -> tuple[ModuleEntry, ...] | None:
         # By name, as in sentence-transformers: of two entries with one name the first has the place, the last the rest.
         # It does not read idx.
         named = {str(entry.get("name", index)): entry for index, entry in enumerate(content)}
-        return tuple(
-            ModuleEntry(_inside(path, entry.get("path", "")), entry["type"].rsplit(".", 1)[-1], entry["type"])
+        entries = tuple(
+            ModuleEntry(relative_path(entry.get("path", ""), path), entry["type"].rsplit(".", 1)[-1], entry["type"])
             for entry in named.values()
         )
     except (TypeError, KeyError, AttributeError) as error:
         raise ConfigError(
             f"{path} is not a list of modules with name, path and type ({error!r}). Take the original file."
         ) from error
-
-
-def _inside(modules_file: Path, module_path: str) -> str:
-    path = PurePosixPath(module_path)
-    # The file comes from a stranger's repo, and its paths are read and copied.
-    if path.is_absolute() or ".." in path.parts:
-        raise ConfigError(
-            f"{modules_file} has the path {module_path!r}, which is outside the folder. Give a path within it."
-        )
-    return "" if str(path) == "." else str(path)
+    for entry in entries:
+        check_inside(folder / entry.path, folder)
+    return entries
 
 
 def read_checkpoint(source: Source, needs_config: bool = True, adapter: Source | None = None) -> Checkpoint:
@@ -218,7 +226,7 @@ def open_weight_files(checkpoint: Checkpoint) -> list[WeightFile]:
         if path.is_file() and name.endswith(".json"):
             paths = shards(path)
             # Weights are downloaded only here, so that one of several formats is fetched and not all.
-            _fetch(checkpoint, [shard.name for shard in paths])
+            _fetch(checkpoint, [shard.relative_to(checkpoint.model_folder).as_posix() for shard in paths])
             _require(paths, name)
             return [opened(shard) for shard in paths]
         if path.is_file():
@@ -238,7 +246,8 @@ def _candidates(checkpoint: Checkpoint) -> list[str]:
         if (
             not isinstance(named, str)
             or not named.endswith((".safetensors", ".safetensors.index.json"))
-            or Path(named).name != named
+            or relative_path(named, CONFIG_FILE) != named
+            or "/" in named
         ):
             raise ConfigError(
                 f"config.json has transformers_weights={named!r}, expected the name of a .safetensors file, or of the "

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from mlx_hf_bridge.checkpoints.paths import is_inside
+
 # Everything that is read of a model besides its weights, by suffix; a Hub repo's files of these kinds are downloaded.
 _SUFFIXES = "bpe codes jinja json metadata model spm tiktoken tokenizer txt vocab"
 SMALL_KINDS = tuple(f".{suffix}" for suffix in _SUFFIXES.split())
@@ -99,7 +101,7 @@ def small_content(folder: Path) -> list[list[Any]]:
 
 
 def _files(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
-    """Yield the files that a model is read from, sorted; links are followed, each folder once."""
+    """Yield the files that a model is read from, sorted; links are followed, each folder once, to none outside."""
     seen: set[str] = set()
     found: list[Path] = []
     for place, folders, names in os.walk(folder, followlinks=True):
@@ -109,7 +111,11 @@ def _files(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
             continue
         seen.add(real)
         deepest = len(Path(place).relative_to(folder).parts) == _DEPTH
-        folders[:] = [name for name in folders if not (deepest or name.startswith((".", _TRAINING_FOLDERS)))]
+        folders[:] = [
+            name
+            for name in folders
+            if not (deepest or name.startswith((".", _TRAINING_FOLDERS))) and is_inside(Path(place, name), folder)
+        ]
         found += [Path(place, name) for name in names if Path(name).suffix in _KINDS]
     for path in sorted(found):
         if path.is_file():

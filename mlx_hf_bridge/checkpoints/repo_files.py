@@ -1,7 +1,6 @@
 """Write the files of a converted folder other than weights: config.json and sentence-transformers' modules."""
 
 import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 import mlx.core as mx
 
 from mlx_hf_bridge.checkpoints.checkpoint import CONFIG_FILE, MODULES_FILE, TRANSFORMER_KINDS, Checkpoint
+from mlx_hf_bridge.checkpoints.paths import copy_file, copy_folder
 from mlx_hf_bridge.checkpoints.safetensors_file import dtype_name
 
 # Files of sentence-transformers' Transformer module, read from that module's folder.
@@ -68,11 +68,9 @@ def copy_modules(checkpoint: Checkpoint, folder: Path) -> None:
         folder: The converted folder.
     """
     for name in TRANSFORMER_FILES:
-        if (checkpoint.model_folder / name).is_file():
-            shutil.copyfile(checkpoint.model_folder / name, folder / name)
+        copy_file(checkpoint.model_folder / name, folder / name, checkpoint.folder)
     for name in _ROOT_FILES:
-        if (checkpoint.folder / name).is_file():
-            shutil.copyfile(checkpoint.folder / name, folder / name)
+        copy_file(checkpoint.folder / name, folder / name, checkpoint.folder)
     if checkpoint.modules is None:
         return
     entries = []
@@ -90,4 +88,4 @@ def _copy_module(checkpoint: Checkpoint, path: str, folder: Path) -> None:
     (folder / path).mkdir(parents=True, exist_ok=True)
     source = checkpoint.folder / path
     if source.is_dir():
-        shutil.copytree(source, folder / path, dirs_exist_ok=True, copy_function=shutil.copyfile)
+        copy_folder(source, folder / path, checkpoint.folder)

@@ -16,7 +16,8 @@ import mlx.core as mx
 import numpy as np
 import safetensors
 
-from mlx_hf_bridge.errors import CheckpointError
+from mlx_hf_bridge.checkpoints.paths import relative_path
+from mlx_hf_bridge.errors import CheckpointError, ConfigError
 
 # A megabyte, in every size that is shown or given (`target_size_mb`).
 MB = 2**20
@@ -165,10 +166,14 @@ def byte_size(info: TensorInfo) -> int:
 
 
 def shards(index: Path) -> list[Path]:
-    """Return the paths of the files that an index names; CheckpointError if the index is not valid."""
+    """Return the paths of the files that an index names; CheckpointError if the index is not valid.
+
+    ConfigError is raised for a path that leads outside the folder.
+    """
     try:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        # Only the last part of a name: an index must not lead outside the folder.
-        return [index.parent / Path(name).name for name in names]
+        return [index.parent / relative_path(name, index) for name in names]
+    except ConfigError:
+        raise
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise _broken(index, "is not a weight index with a weight_map") from error

@@ -4,7 +4,6 @@ Reference: transformers/integrations/metal_quantization.py. The packing is MLX's
 embedding tables are float, and modules that are not packed are listed in config.json.
 """
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import mlx.core as mx
 
 from mlx_hf_bridge.architecture.family import BASE_TASK
 from mlx_hf_bridge.checkpoints.checkpoint import CONFIG_FILE, METADATA_FILE, read_checkpoint
+from mlx_hf_bridge.checkpoints.paths import copy_folder
 from mlx_hf_bridge.checkpoints.repo_files import write_json
 from mlx_hf_bridge.checkpoints.safetensors_file import SINGLE_FILE
 from mlx_hf_bridge.checkpoints.sources import HubOptions, locate
@@ -59,7 +59,7 @@ def export_metal(folder: str | Path, output_dir: str | Path) -> Path:
     def create(new: Path) -> None:
         arrays, in_float = run(lambda: _convert_tensors(source, checkpoint.config, packing))
         mx.save_safetensors(str(new / SINGLE_FILE), arrays, metadata={"format": "pt"})
-        shutil.copytree(source, new, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*_NOT_COPIED, ".*"))
+        copy_folder(source, new, source, skip=(*_NOT_COPIED, ".*"))
         config = {key: value for key, value in checkpoint.config.items() if key != "quantization"}
         method = {"quant_method": "metal", "bits": packing["bits"], "group_size": packing["group_size"]}
         config["dtype"] = "float32"

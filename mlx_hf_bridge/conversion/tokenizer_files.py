@@ -7,13 +7,13 @@ is written. AutoTokenizer itself is not used: where torch is installed it import
 import importlib
 import importlib.util
 import logging
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from mlx_hf_bridge.architecture.family import Family
 from mlx_hf_bridge.checkpoints.checkpoint import Checkpoint, read_json
+from mlx_hf_bridge.checkpoints.paths import copy_file
 from mlx_hf_bridge.checkpoints.repo_files import write_json
 from mlx_hf_bridge.checkpoints.sources import HubOptions, locate
 from mlx_hf_bridge.conversion.esm_tokenizer import PYTHON_CLASS, as_fast
@@ -150,7 +150,7 @@ def write_tokenizer(checkpoint: Checkpoint, family: Family, folder: Path) -> Non
         tokenizer = _fast_tokenizer(checkpoint, family)
     except BridgeError as error:
         logger.warning("converted without a tokenizer.json: %s", error)
-        _copy(source, folder, (*_VOCABULARIES, *_COMPANIONS))
+        _copy(source, folder, checkpoint.folder, (*_VOCABULARIES, *_COMPANIONS))
         path = folder / TOKENIZER_CONFIG_FILE
         settings = read_json(path) if path.is_file() else {}
         write_json(path, {**(settings if isinstance(settings, dict) else {}), _COPIED: True})
@@ -159,7 +159,7 @@ def write_tokenizer(checkpoint: Checkpoint, family: Family, folder: Path) -> Non
     # The class knows its inputs and does not save them; programs that read the folder without the class need them.
     saved = {key: value for key, value in tokenizer_config(folder).items() if key not in _NOT_SETTINGS}
     write_json(folder / TOKENIZER_CONFIG_FILE, {**saved, "model_input_names": list(tokenizer.model_input_names)})
-    _copy(source, folder, ("special_tokens_map.json",))
+    _copy(source, folder, checkpoint.folder, ("special_tokens_map.json",))
 
 
 def _fast_tokenizer(checkpoint: Checkpoint, family: Family) -> Any:
@@ -173,10 +173,9 @@ def _fast_tokenizer(checkpoint: Checkpoint, family: Family) -> Any:
     return tokenizer
 
 
-def _copy(source: Path, folder: Path, names: tuple[str, ...]) -> None:
+def _copy(source: Path, folder: Path, root: Path, names: tuple[str, ...]) -> None:
     for name in names:
-        if (source / name).is_file():
-            shutil.copyfile(source / name, folder / name)
+        copy_file(source / name, folder / name, root)
 
 
 def load_tokenizer(

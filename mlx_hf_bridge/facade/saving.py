@@ -1,11 +1,11 @@
 """Save a facade: the weights that it was loaded with, not the empty module that torch sees."""
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
 from mlx_hf_bridge.checkpoints.checkpoint import CONFIG_FILE
+from mlx_hf_bridge.checkpoints.paths import copy_file
 from mlx_hf_bridge.checkpoints.repo_files import PACKING_KEYS, write_json
 from mlx_hf_bridge.errors import RepositoryError
 from mlx_hf_bridge.facade.fallback import BRIDGE
@@ -49,5 +49,5 @@ def save(model: Any, folder: Path, options: dict[str, Any]) -> bool:
     config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
     write_json(folder / CONFIG_FILE, config | {key: stored[key] for key in (*PACKING_KEYS, "dtype") if key in stored})
     for file in bridge.model.folder.glob("*.safetensors*"):
-        shutil.copyfile(file, folder / file.name)
+        copy_file(file, folder / file.name, bridge.model.folder)
     return True

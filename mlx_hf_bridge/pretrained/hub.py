@@ -22,6 +22,7 @@ from mlx_hf_bridge.architecture.family import (
 )
 from mlx_hf_bridge.checkpoints.card import read_card_metadata
 from mlx_hf_bridge.checkpoints.checkpoint import CONFIG_FILE, METADATA_FILE, MODULES_FILE, VERIFICATION_FILE, read_json
+from mlx_hf_bridge.checkpoints.paths import check_inside
 from mlx_hf_bridge.checkpoints.safetensors_file import MB
 from mlx_hf_bridge.checkpoints.sources import is_network_error
 from mlx_hf_bridge.errors import RepositoryError
@@ -198,6 +199,9 @@ def _push(
     revision: str | None,
     create_pr: bool,
 ) -> "huggingface_hub.CommitInfo":
+    # upload_folder publishes what links lead to.
+    for path in folder.rglob("*") if folder else ():
+        check_inside(path, folder or path)
     api = huggingface_hub.HfApi(token=token)
     # The Hub returns the full id, with the user's name before a bare one.
     repo = api.create_repo(repo_id=repo_id, private=private, exist_ok=exist_ok).repo_id

@@ -1,7 +1,6 @@
 """Write a loaded model to a folder, with the config, dtype, file names and shard size of the caller."""
 
 import re
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,7 @@ import huggingface_hub
 import mlx.core as mx
 
 from mlx_hf_bridge.checkpoints.checkpoint import CONFIG_FILE, METADATA_FILE, add_variant, read_json
+from mlx_hf_bridge.checkpoints.paths import copy_folder
 from mlx_hf_bridge.checkpoints.repo_files import write_json
 from mlx_hf_bridge.checkpoints.safetensors_file import INDEX_FILE, SINGLE_FILE, dtype_name, shards
 from mlx_hf_bridge.errors import ArgumentTypeError, InputError, RepositoryError
@@ -71,8 +71,7 @@ def save_folder(
     # Files that would not change are copied, which needs no memory for the weights.
     unchanged = stored.get("dtype") == dtype_name(dtype) and size <= limit and variant is None and len(weights) == 1
     if target.resolve() != folder.resolve():
-        skipped = shutil.ignore_patterns("*.safetensors*" if not unchanged else "", METADATA_FILE)
-        shutil.copytree(folder, target, dirs_exist_ok=True, copy_function=shutil.copyfile, ignore=skipped)
+        copy_folder(folder, target, folder, skip=("*.safetensors*" if not unchanged else "", METADATA_FILE))
     elif not unchanged:
         raise RepositoryError(
             f"{target} is the folder that the model was loaded from, and its weights would change. Give another path."

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from mlx_hf_bridge.checkpoints.checkpoint import (
@@ -13,6 +13,7 @@ from mlx_hf_bridge.checkpoints.checkpoint import (
     read_json,
     read_modules,
 )
+from mlx_hf_bridge.checkpoints.paths import check_inside, relative_path
 from mlx_hf_bridge.checkpoints.safetensors_file import SINGLE_FILE
 from mlx_hf_bridge.checkpoints.sources import Source, locate
 from mlx_hf_bridge.conversion.tokenizer_files import load_tokenizer
@@ -51,7 +52,8 @@ READERS: dict[str, Callable[[Path], Module]] = {
     "MultiVectorMask": MultiVectorMask.read,
     "HierarchicalTokenPooling": HierarchicalTokenPooling.read,
 }
-_LOADED_HERE = (*TRANSFORMER_KINDS, "Router", "Asym", "Dense")
+_ROUTERS = ("Router", "Asym")
+_LOADED_HERE = (*TRANSFORMER_KINDS, *_ROUTERS, "Dense")
 # PyLate's classes are those of sentence-transformers under other names.
 _PACKAGES = ("sentence_transformers.", "pylate.")
 
@@ -141,8 +143,8 @@ class ModuleLoader:
         """
         folder = self._folder(path)
         with config_errors(folder / CONFIG_FILE):
-            if kind in ("Router", "Asym"):
-                return Router.read(folder, lambda name, type_: self._routed(f"{path}/{name}".lstrip("/"), type_))
+            if kind in _ROUTERS:
+                return Router.read(folder, lambda name, type_: self._routed(path, name, type_))
             if kind == "Dense":
                 return Dense.read(folder, self.default_dense_input)
             return READERS[kind](folder)
@@ -189,10 +191,18 @@ class ModuleLoader:
             lowercase_first(tokenizer)
         return Transformer(loaded, tokenizer, settings, arguments.overlong)
 
-    def _routed(self, path: str, type_: str) -> Module:
+    def _routed(self, router: str, name: str, type_: str) -> Module:
         """Load a module of a Router; a Transformer there is a complete checkpoint in a subfolder."""
-        kind = type_.rpartition(".")[2]
-        _check_known(kind, type_, str(self.source.folder / path))
+        kind, root = type_.rpartition(".")[2], self.source.folder
+        path = relative_path(f"{router}/{name}".strip("/"), root / router)
+        check_inside(root / path, root)
+        _check_known(kind, type_, str(root / path))
+        above = [(root / one).resolve() for one in (router, *PurePosixPath(router).parents)]
+        # The name "" does that, and links in a circle.
+        if kind in _ROUTERS and (root / path).resolve() in above:
+            raise ConfigError(
+                f"{root / router} is a Router that is a module of itself. Take the original router_config.json."
+            )
         if kind not in TRANSFORMER_KINDS:
             return self.load_module(path, kind)
         options = self.source.options

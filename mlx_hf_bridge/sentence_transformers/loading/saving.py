@@ -9,6 +9,7 @@ from typing import Any
 from mlx_hf_bridge.architecture.family import BASE_TASK
 from mlx_hf_bridge.checkpoints.card import CARD_FILE
 from mlx_hf_bridge.checkpoints.checkpoint import MODULES_FILE
+from mlx_hf_bridge.checkpoints.paths import copy_file, is_inside
 from mlx_hf_bridge.checkpoints.repo_files import write_json
 from mlx_hf_bridge.errors import RepositoryError
 from mlx_hf_bridge.pretrained import hub
@@ -40,8 +41,9 @@ def save(modules: Sequence[Module], config: Mapping[str, Any], target: Path, rea
     with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as scratch:
         folder = Path(scratch)
         _write(modules, config, folder)
-        if readme is not None and readme.is_file():
-            shutil.copyfile(readme, folder / "README.md")
+        # A card that lies elsewhere is none of the model's files, and no reason to fail.
+        if readme is not None and is_inside(readme, readme.parent):
+            copy_file(readme, folder / CARD_FILE, readme.parent)
         shutil.copytree(folder, target, dirs_exist_ok=True, copy_function=shutil.copyfile)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from mlx_hf_bridge.checkpoints.checkpoint import read_json
+from mlx_hf_bridge.checkpoints.paths import relative_path
 from mlx_hf_bridge.checkpoints.repo_files import write_json
 from mlx_hf_bridge.errors import ConfigError, InputError
 from mlx_hf_bridge.sentence_transformers.modules.base import Features, Module
@@ -56,6 +57,8 @@ class Router(Module):
                 f"{sorted(self.sub_modules)}. "
                 "Take the original router_config.json."
             )
+        for route in self.sub_modules:
+            _check_route(route)
         if not self.sub_modules or not all(self.sub_modules.values()):
             raise ConfigError("a Router has no routes, or one without modules. Take the original router_config.json.")
         self.allow_empty_key = allow_empty_key
@@ -75,12 +78,14 @@ class Router(Module):
             The module.
 
         Raises:
-            ConfigError: If the file lacks `types` or `structure`, or has other parameters than a Router.
+            ConfigError: If the file lacks `types` or `structure`, has other parameters than a Router, or gives a path
+                outside the folder.
         """
         path = folder / _FILE if (folder / _FILE).is_file() else folder / _OLD_FILE
         config = read_json(path)
         try:
-            modules = {name: read_module(name, kind) for name, kind in config["types"].items()}
+            types = {name: (relative_path(name, path), kind) for name, kind in config["types"].items()}
+            modules = {name: read_module(inner, kind) for name, (inner, kind) in types.items()}
             routes = {route: [modules[name] for name in names] for route, names in config["structure"].items()}
             parameters = dict(config.get("parameters", {}))
             mappings = _parse_mappings(parameters.pop("route_mappings", {}) or {})
@@ -160,13 +165,27 @@ class Router(Module):
         for route, modules in self.sub_modules.items():
             for index, module in enumerate(modules):
                 # By identity: a module that two routes share is one module when it is read again.
-                name = ids.setdefault(id(module), f"{route}_{index}_{type(module).__name__}")
+                name = ids.setdefault(id(module), _folder_name(route, index, type(module)))
                 if name not in types:
                     (folder / name).mkdir(parents=True, exist_ok=True)
                     module.save(folder / name)
                     types[name] = module.reference
             structure[route] = [ids[id(module)] for module in modules]
         write_json(folder / _FILE, {"types": types, "structure": structure, "parameters": self.get_config_dict()})
+
+
+def _check_route(route: Any) -> None:
+    """Refuse a route whose name sentence-transformers refuses, or that cannot begin a folder's name."""
+    # torch's ModuleDict takes no name that is empty or has a dot.
+    if not isinstance(route, str) or not route or "." in route:
+        raise ConfigError(
+            f"a Router has the route {route!r:.80}, expected a name without dots. Take the original router_config.json."
+        )
+    relative_path(_folder_name(route, 0, Router), _FILE)
+
+
+def _folder_name(route: str, index: int, module_class: type[Module]) -> str:
+    return f"{route}_{index}_{module_class.__name__}"
 
 
 def _parse_mappings(saved: Mapping[str, str]) -> dict[_Route, str]:

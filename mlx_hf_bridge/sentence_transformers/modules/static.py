@@ -6,13 +6,14 @@ sparse_encoder/modules/sparse_static_embedding.py. Shapes: B texts, L tokens, V 
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar, Self
 
 import mlx.core as mx
 import numpy as np
 
 from mlx_hf_bridge.checkpoints.checkpoint import read_json
+from mlx_hf_bridge.checkpoints.paths import relative_path
 from mlx_hf_bridge.conversion.tokenizer_class import tokenizer_config
 from mlx_hf_bridge.errors import ConfigError, TokenRangeError
 from mlx_hf_bridge.inference.tokenizer import Text, Tokenizer, Tokens
@@ -176,7 +177,7 @@ class SparseStaticEmbedding(InputModule):
         if weights_file is not None:
             return cls(
                 tokenizer,
-                _weights_of(read_json(folder / Path(weights_file).name), tokenizer),
+                _weights_of(read_json(folder / PurePosixPath(relative_path(weights_file, folder)).name), tokenizer),
                 bool(config.get("frozen", False)),
             )
         weight = read_module_weights(folder).get("weight")

@@ -1,6 +1,5 @@
 """The settings of a Transformer module, sentence_bert_config.json: task, outputs, lengths and lower-casing."""
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any
 
 from mlx_hf_bridge.architecture.family import BASE_TASK, MASKED_LM, SEQUENCE_CLASSIFICATION
 from mlx_hf_bridge.checkpoints.checkpoint import CONFIG_FILE, MODULES_FILE, read_json
+from mlx_hf_bridge.checkpoints.paths import copy_file
 from mlx_hf_bridge.checkpoints.repo_files import TRANSFORMER_FILES, write_json
 from mlx_hf_bridge.conversion.tokenizer_class import tokenizer_config
 from mlx_hf_bridge.errors import ConfigError, UnsupportedModelError
@@ -203,8 +203,9 @@ def save_transformer(loaded: LoadedModel, tokenizer: Tokenizer, folder: Path, co
         config: The content of sentence_bert_config.json.
     """
     for path in loaded.folder.iterdir():
-        if path.is_file() and path.name not in _NOT_OF_THE_MODULE and path.parent.resolve() != folder.resolve():
-            shutil.copyfile(path, folder / path.name)
+        is_other = path.name not in _NOT_OF_THE_MODULE and path.parent.resolve() != folder.resolve()
+        if is_other and not path.is_dir():
+            copy_file(path, folder / path.name, loaded.folder)
     # raw_config has what the constructor changed, such as output_hidden_states.
     write_json(folder / CONFIG_FILE, {**read_json(loaded.folder / CONFIG_FILE), **loaded.raw_config})
     write_json(folder / TRANSFORMER_FILES[0], dict(config))

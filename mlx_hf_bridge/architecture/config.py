@@ -134,6 +134,11 @@ class EncoderConfig:
         return len(self.id2label)
 
     @property
+    def num_stored_layers(self) -> int:
+        """Number of layers that have tensors of their own; fewer than `num_hidden_layers` where layers share them."""
+        return self.num_hidden_layers
+
+    @property
     def pooler_has_weights(self) -> bool:
         """Whether the pooler has parameters, so that a checkpoint without them has no pooler.
 

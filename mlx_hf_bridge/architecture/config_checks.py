@@ -11,6 +11,13 @@ from mlx_hf_bridge.errors import ConfigError
 DEFAULT_LABELS = {0: "LABEL_0", 1: "LABEL_1"}
 # Fields for which 0 is a value and not a mistake; all other integers are 1 or more.
 _MAY_BE_ZERO = ("num_hidden_layers", "type_vocab_size")
+# MLX's shapes and ids have 32 bits.
+_MOST = 2**31 - 1
+# Fields that count modules, which take memory before any weight is read; real models have 100 layers.
+_COUNTS = ("num_hidden_layers", "num_hidden_groups", "inner_group_num", "num_feedforward_networks")
+_MOST_MODULES = 10_000
+# Classes are counted out as labels.
+_MOST_LABELS = 2**20
 # -1 counts from the end of the table in torch, and is the id of no token.
 _MINIMUM_PAD_TOKEN_ID = -1
 
@@ -33,13 +40,16 @@ def check_types(config_class: type[Any], values: Mapping[str, Any]) -> None:
         minimum = config_class.minimum_values.get(spec.name, 0 if spec.name in _MAY_BE_ZERO else 1)
         minimum = _MINIMUM_PAD_TOKEN_ID if spec.name == "pad_token_id" else minimum
         # type() and not isinstance, because bool is a subclass of int: true is no number of layers.
-        wrong_int = spec.type in (int, int | None) and (type(value) is not int or value < minimum)
+        most = _MOST_MODULES if spec.name in _COUNTS else _MOST
+        wrong_int = spec.type in (int, int | None) and (type(value) is not int or not minimum <= value <= most)
         # Every float here is an epsilon, a rotary base or a factor: with less than 0 or NaN all outputs are NaN.
         wrong_float = spec.type in (float, float | None) and not _is_positive_number(value)
         if wrong_int or wrong_float:
             key = config_class.attribute_map.get(spec.name, spec.name)
-            kind = "a number of 0 or more" if wrong_float else f"an integer of {minimum} or more"
-            raise ConfigError(f"config.json has {key}={value!r}, expected {kind}. Take the original file.")
+            above = type(value) is int and value > most
+            integer = f"an integer of {most} or less" if above else f"an integer of {minimum} or more"
+            kind = "a number of 0 or more" if wrong_float else integer
+            raise ConfigError(f"config.json has {key}={value!r:.80}, expected {kind}. Take the original file.")
 
 
 def _is_positive_number(value: Any) -> bool:
@@ -63,8 +73,10 @@ def with_labels(values: dict[str, Any], raw: Mapping[str, Any]) -> dict[str, Any
     if values.get("id2label") is not None:
         values["id2label"] = _with_integer_keys(values["id2label"])
     elif (count := raw.get("num_labels", raw.get("_num_labels"))) is not None:
-        if type(count) is not int or count < 1:
-            raise ConfigError(f"config.json has num_labels={count!r}, expected an integer of 1 or more.")
+        if type(count) is not int or not 1 <= count <= _MOST_LABELS:
+            raise ConfigError(
+                f"config.json has num_labels={count!r:.80}, expected an integer of 1 or more, up to {_MOST_LABELS}."
+            )
         values["id2label"] = {number: f"LABEL_{number}" for number in range(count)}
     labels = values.get("id2label", DEFAULT_LABELS)
     # transformers takes null too, as if there were none.

@@ -172,6 +172,8 @@ def shards(index: Path) -> list[Path]:
     """
     try:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        if not all(isinstance(name, str) for name in names):
+            raise TypeError("a name is no text")
         return [index.parent / relative_path(name, index) for name in names]
     except ConfigError:
         raise

@@ -22,6 +22,7 @@ from mlx_hf_bridge.quantization.recipes import MLXQuantizationConfig
 from mlx_hf_bridge.weights.lora import merge_adapter
 from mlx_hf_bridge.weights.name_mapping import KEEP_FILE_DTYPE, NameMapping, TensorTarget, resolve_names
 from mlx_hf_bridge.weights.quantized import read_packing
+from mlx_hf_bridge.weights.sizes import check_sizes
 from mlx_hf_bridge.weights.ties import settle_ties
 from mlx_hf_bridge.weights.validation import STRICT, Tolerance, check_fit
 
@@ -149,6 +150,7 @@ def plan_conversion(
     tensor_infos = {name: info for file in files for name, info in file.tensor_infos.items()}
     try:
         targets = resolve_names(names, tensor_infos, where)
+        check_sizes(config, tensor_infos, where)
     except WeightsError as error:
         # Other tensors than the class of that name has: the repo's own code is the likely reason.
         raise WeightsError(f"{error} {remote_code_note(raw)}".rstrip()) from error

@@ -42,6 +42,7 @@ from mlx_hf_bridge.tracing.model import TracedModel
 from mlx_hf_bridge.weights.assign import assign_weights, random_init
 from mlx_hf_bridge.weights.name_mapping import KEEP_FILE_DTYPE, NameMapping, TensorTarget, resolve_names
 from mlx_hf_bridge.weights.quantized import check_same_recipe, quantize_modules, read_packing, recipe_from_packing
+from mlx_hf_bridge.weights.sizes import check_sizes
 from mlx_hf_bridge.weights.ties import settle_ties
 from mlx_hf_bridge.weights.validation import Tolerance, check_fit, pooler_names
 
@@ -262,6 +263,7 @@ def load_converted(
     names, where = NameMapping(family, config, task), str(checkpoint.folder)
     tensor_infos = {name: info for file in files for name, info in file.tensor_infos.items()}
     targets = resolve_names(names, tensor_infos, where)
+    check_sizes(config, tensor_infos, where)
     stored = _stored_dtype(tensor_infos, targets)
     has_pooler = any(target.path and target.path.startswith("pooler.") for target in targets.values())
     model = build_model(family, config, task, pooler=pooler and has_pooler)

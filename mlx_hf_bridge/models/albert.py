@@ -39,6 +39,11 @@ class AlbertConfig(EncoderConfig):
     num_hidden_groups: int = 1
     inner_group_num: int = 1
 
+    @property
+    def num_stored_layers(self) -> int:
+        """Number of layers that have tensors of their own: those of the groups."""
+        return self.num_hidden_groups * self.inner_group_num
+
 
 def group_of_layer(config: AlbertConfig) -> list[int]:
     """Return the index of the group whose parameters each layer uses."""

@@ -68,6 +68,11 @@ class MobileBertConfig(EncoderConfig):
             )
 
     @property
+    def num_stored_layers(self) -> int:
+        """Number of parts that have tensors of their own: every feed-forward block of every layer does."""
+        return self.num_hidden_layers * self.num_feedforward_networks
+
+    @property
     def narrow(self) -> int:
         """Width at which the layers work."""
         return self.intra_bottleneck_size if self.use_bottleneck else self.hidden_size

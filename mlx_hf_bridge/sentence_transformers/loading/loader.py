@@ -197,7 +197,7 @@ class ModuleLoader:
         path = relative_path(f"{router}/{name}".strip("/"), root / router)
         check_inside(root / path, root)
         _check_known(kind, type_, str(root / path))
-        above = [(root / one).resolve() for one in (router, *PurePosixPath(router).parents)]
+        above = [(root / one).resolve() for one in (PurePosixPath(router), *PurePosixPath(router).parents)]
         # The name "" does that, and links in a circle.
         if kind in _ROUTERS and (root / path).resolve() in above:
             raise ConfigError(

@@ -1,0 +1,93 @@
+"""Sizes of config.json that no file of the checkpoint has are refused before anything is built of them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from checkpoints import FAMILIES, make_checkpoint
+
+from mlx_hf_bridge import MLXAutoModel
+from mlx_hf_bridge.conversion import plan
+from mlx_hf_bridge.errors import BridgeError, ConfigError, WeightsError
+from mlx_hf_bridge.models import family_for
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("bert")
+    make_checkpoint(folder)
+    return folder
+
+
+def with_config(folder: Path, **values: Any) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | values))
+
+
+@pytest.fixture
+def not_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fail if a model is built, which would take the memory of the sizes."""
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise AssertionError("a model was built")
+
+    monkeypatch.setattr(plan, "build_model", fail)
+
+
+@pytest.mark.parametrize("value", [2**31 - 1, 2**31, 10**12, 10**30, -1, -(10**30), 1e30, True, "3"])
+@pytest.mark.parametrize(
+    "key",
+    [
+        *("num_hidden_layers", "vocab_size", "hidden_size", "intermediate_size"),
+        *("max_position_embeddings", "type_vocab_size", "num_attention_heads"),
+    ],
+)
+def test_an_absurd_size_is_refused_before_the_model_is_built(
+    key: str, value: Any, not_built: None, bert: Path, tmp_path: Path
+) -> None:
+    for path in bert.iterdir():
+        (tmp_path / path.name).symlink_to(path)
+    config = json.loads((bert / "config.json").read_text())
+    (tmp_path / "config.json").unlink()
+    (tmp_path / "config.json").write_text(json.dumps(config | {key: value}))
+    with pytest.raises((ConfigError, WeightsError), match=rf"config\.json has .*{key}="):
+        MLXAutoModel.from_pretrained(tmp_path)
+
+
+def test_more_layers_than_tensors_are_refused_before_the_model_is_built(
+    not_built: None, bert: Path, tmp_path: Path
+) -> None:
+    for path in bert.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    with_config(tmp_path, num_hidden_layers=9999)
+    with pytest.raises(WeightsError, match=r"has 9999 layers \(num_hidden_layers=9999\), and .* has \d+ tensors"):
+        MLXAutoModel.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("row", FAMILIES, ids=lambda row: row.model_type)
+def test_a_million_layers_are_refused_in_every_family(row: Any) -> None:
+    config = row.config.to_dict()
+    family = family_for(config)
+    key = family.config.attribute_map.get("num_hidden_layers", "num_hidden_layers")
+    absurd = {key: 10**12, "layer_types": None}
+    # T5Gemma's encoder has a config of its own.
+    nested = {"encoder": config["encoder"] | absurd} if isinstance(config.get("encoder"), dict) else {}
+    with pytest.raises(
+        BridgeError, match=rf"config\.json has {key}=1000000000000, expected an integer of 10000 or less"
+    ):
+        family.config.from_json(config | absurd | nested)
+
+
+def test_labels_are_counted_up_to_a_million(bert: Path) -> None:
+    config = json.loads((bert / "config.json").read_text())
+    config.pop("id2label", None)
+    with pytest.raises(ConfigError, match="num_labels=1000000000000, expected an integer of 1 or more"):
+        family_for(config).config.from_json(config | {"num_labels": 10**12})
+
+
+def test_fewer_layers_and_a_new_head_are_no_absurd_sizes(bert: Path) -> None:
+    short = MLXAutoModel.from_pretrained(bert, num_hidden_layers=1)
+    assert short.config.num_hidden_layers == 1
+    assert np.isfinite(np.array(short(input_ids=np.array([[1, 2, 3]])).last_hidden_state)).all()

@@ -1,5 +1,6 @@
 """Arguments of calls that no model can compute are clear errors, and those of other libraries' types are taken."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -137,3 +138,13 @@ def test_plain_values() -> None:
     assert plain_scalar(np.bool_(True)) is True
     assert plain_list(np.array(["a", "b"])) == plain_list(("a", "b")) == ["a", "b"]
     assert [plain_list(value) for value in ("ab", {"a": 1}, {"a"}, None)] == ["ab", {"a": 1}, {"a"}, None]
+
+
+@pytest.mark.parametrize("model_type", ["modernbert", "gemma3_text", "qwen3"])
+def test_layer_types_that_are_no_names_are_a_clear_error(model_type: str, tmp_path: Path) -> None:
+    row = BY_TYPE[model_type]
+    save_model(tmp_path, row)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "layer_types": [["a"]] * row.config.num_hidden_layers}))
+    with pytest.raises(ConfigError, match="has layer_types="):
+        MLXAutoModel.from_pretrained(tmp_path)

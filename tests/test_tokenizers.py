@@ -19,7 +19,14 @@ from mlx_hf_bridge.checkpoints.checkpoint import read_checkpoint
 from mlx_hf_bridge.checkpoints.sources import HubOptions, locate
 from mlx_hf_bridge.conversion import tokenizer_files
 from mlx_hf_bridge.conversion.tokenizer_class import tokenizer_config
-from mlx_hf_bridge.errors import BackendError, BridgeError, InputError, RepositoryError, UnsupportedModelError
+from mlx_hf_bridge.errors import (
+    BackendError,
+    BridgeError,
+    ConfigError,
+    InputError,
+    RepositoryError,
+    UnsupportedModelError,
+)
 from mlx_hf_bridge.inference.tokenizer import Text, Tokenizer
 
 TEXTS: list[Text] = [
@@ -362,6 +369,15 @@ def test_a_tokenizer_class_that_cannot_be_imported_is_named_when_texts_come(tmp_
     )
     assert MLXAutoModel.from_pretrained(tmp_path)([[5]]).last_hidden_state.shape == (1, 1, 24)
     with pytest.raises(BackendError, match=r"of class BertJapaneseTokenizer, which needs a package .* fugashi"):
+        MLXSentenceTransformer(str(tmp_path))
+
+
+@pytest.mark.parametrize("settings", [[], {"tokenizer_class": 5}], ids=str)
+def test_bad_settings_are_an_error_where_texts_come(settings: Any, tmp_path: Path) -> None:
+    make_checkpoint(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    assert MLXAutoModel.from_pretrained(tmp_path)([[5]]).last_hidden_state.shape == (1, 1, 24)
+    with pytest.raises(ConfigError, match=r"tokenizer_config\.json .*Take the"):
         MLXSentenceTransformer(str(tmp_path))
 
 

@@ -153,7 +153,9 @@ def write_tokenizer(checkpoint: Checkpoint, family: Family, folder: Path) -> Non
         _copy(source, folder, checkpoint.folder, (*_VOCABULARIES, *_COMPANIONS))
         path = folder / TOKENIZER_CONFIG_FILE
         settings = read_json(path) if path.is_file() else {}
-        write_json(path, {**(settings if isinstance(settings, dict) else {}), _COPIED: True})
+        # Anything but a dict stays as it is, for its error where texts come.
+        if isinstance(settings, dict):
+            write_json(path, {**settings, _COPIED: True})
         return
     tokenizer.save_pretrained(str(folder))
     # The class knows its inputs and does not save them; programs that read the folder without the class need them.

@@ -60,8 +60,12 @@ class Gemma3Config(EncoderConfig):
                 "config.json has use_bidirectional_attention=false, a decoder; expected true, as in EmbeddingGemma. "
                 "Use mlx-lm for decoders."
             )
-        wrong = len(self.attention_types) != self.num_hidden_layers or set(self.attention_types) - {_GLOBAL, _LOCAL}
-        if wrong or self.num_attention_heads % self.num_key_value_heads:
+        known = all(kind in (_GLOBAL, _LOCAL) for kind in self.attention_types)
+        if (
+            not known
+            or len(self.attention_types) != self.num_hidden_layers
+            or self.num_attention_heads % self.num_key_value_heads
+        ):
             raise ConfigError(
                 f"config.json has layer_types={self.layer_types!r}, num_attention_heads={self.num_attention_heads} and "
                 f"num_key_value_heads={self.num_key_value_heads}; expected a type for each layer, and heads that are a "

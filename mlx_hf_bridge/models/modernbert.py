@@ -75,7 +75,9 @@ class ModernBertConfig(EncoderConfig):
         activation_for(self.classifier_activation)
         if self.classifier_pooling not in ("cls", "mean"):
             raise ConfigError(f"config.json has classifier_pooling={self.classifier_pooling!r}, expected cls or mean.")
-        if len(self.attention_types) != self.num_hidden_layers or not set(self.attention_types) <= {_GLOBAL, _LOCAL}:
+        if len(self.attention_types) != self.num_hidden_layers or not all(
+            kind in (_GLOBAL, _LOCAL) for kind in self.attention_types
+        ):
             raise ConfigError(
                 f"config.json has layer_types={self.layer_types!r}, expected one of {_GLOBAL} and {_LOCAL} for each of "
                 f"num_hidden_layers={self.num_hidden_layers}. Take the file of the original checkpoint."

@@ -43,7 +43,7 @@ class Qwen3Config(GroupedQueryConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if set(self.layer_types or ()) - {"full_attention"}:
+        if any(kind != "full_attention" for kind in self.layer_types or ()):
             raise ConfigError(
                 f"config.json has layer_types={self.layer_types!r}; expected only full_attention. "
                 "Use transformers on torch for this model."

@@ -8,15 +8,19 @@ from typing import Any
 import pytest
 import tokenizers
 import torch
+from checkpoints import make_checkpoint
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Router
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 
 from mlx_hf_bridge import MLXSentenceTransformer
-from mlx_hf_bridge.checkpoints.checkpoint import read_json, read_modules
+from mlx_hf_bridge.checkpoints.checkpoint import read_checkpoint, read_json, read_modules
 from mlx_hf_bridge.checkpoints.paths import copy_file, copy_folder, is_inside, relative_path
 from mlx_hf_bridge.checkpoints.safetensors_file import shards
+from mlx_hf_bridge.checkpoints.sources import HubOptions, locate
+from mlx_hf_bridge.conversion.tokenizer_files import write_tokenizer
 from mlx_hf_bridge.errors import CheckpointError, ConfigError, RepositoryError
+from mlx_hf_bridge.models import family_for
 from mlx_hf_bridge.pretrained import hub
 from mlx_hf_bridge.sentence_transformers.modules import router as mlx_router
 from mlx_hf_bridge.sentence_transformers.modules.vectors import Normalize
@@ -177,3 +181,34 @@ def test_a_card_that_is_a_link_elsewhere_is_not_saved(routed: Path, tmp_path: Pa
     (folder / "README.md").symlink_to(tmp_path / "secret")
     MLXSentenceTransformer(folder).save_pretrained(tmp_path / "saved")
     assert not [path for path in (tmp_path / "saved").rglob("README.md") if path.read_text() == "a key"]
+
+
+@pytest.mark.parametrize("name", ["../../out", "/out", "a/b", "a\0b"])
+def test_a_chat_template_of_another_folder_is_not_written(name: str, words: Path, tmp_path: Path) -> None:
+    config = json.loads((words / "tokenizer_config.json").read_text())
+    copy_folder(words, tmp_path / "repo", words, skip=("*.safetensors",))
+    templates = {"chat_template": [{"name": "default", "template": "a"}, {"name": name, "template": "b"}]}
+    (tmp_path / "repo" / "tokenizer_config.json").write_text(json.dumps(config | templates))
+    with pytest.raises(ConfigError, match=r"tokenizer_config\.json has"):
+        _write_tokenizer(tmp_path / "repo", tmp_path / "new")
+
+
+def test_a_chat_template_that_is_a_link_elsewhere_is_not_written(words: Path, tmp_path: Path) -> None:
+    copy_folder(words, tmp_path / "repo", words, skip=("*.safetensors",))
+    (tmp_path / "secret").write_text("a key")
+    (tmp_path / "repo" / "chat_template.jinja").symlink_to(tmp_path / "secret")
+    with pytest.raises(RepositoryError, match="outside the model's folder"):
+        _write_tokenizer(tmp_path / "repo", tmp_path / "new")
+
+
+@pytest.fixture(scope="module")
+def words(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("words")
+    make_checkpoint(folder)
+    return folder
+
+
+def _write_tokenizer(folder: Path, target: Path) -> None:
+    target.mkdir()
+    checkpoint = read_checkpoint(locate(folder, HubOptions()))
+    write_tokenizer(checkpoint, family_for(checkpoint.config), target)

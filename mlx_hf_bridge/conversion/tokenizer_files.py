@@ -13,7 +13,7 @@ from typing import Any
 
 from mlx_hf_bridge.architecture.family import Family
 from mlx_hf_bridge.checkpoints.checkpoint import Checkpoint, read_json
-from mlx_hf_bridge.checkpoints.paths import copy_file
+from mlx_hf_bridge.checkpoints.paths import check_inside, copy_file, relative_path
 from mlx_hf_bridge.checkpoints.repo_files import write_json
 from mlx_hf_bridge.checkpoints.sources import HubOptions, locate
 from mlx_hf_bridge.conversion.esm_tokenizer import PYTHON_CLASS, as_fast
@@ -24,7 +24,7 @@ from mlx_hf_bridge.conversion.tokenizer_class import (
     tokenizer_class_name,
     tokenizer_config,
 )
-from mlx_hf_bridge.errors import BackendError, BridgeError, RepositoryError, UnsupportedModelError
+from mlx_hf_bridge.errors import BackendError, BridgeError, ConfigError, RepositoryError, UnsupportedModelError
 from mlx_hf_bridge.inference.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
@@ -157,11 +157,26 @@ def write_tokenizer(checkpoint: Checkpoint, family: Family, folder: Path) -> Non
         if isinstance(settings, dict):
             write_json(path, {**settings, _COPIED: True})
         return
+    _check_templates(checkpoint, tokenizer)
     tokenizer.save_pretrained(str(folder))
     # The class knows its inputs and does not save them; programs that read the folder without the class need them.
     saved = {key: value for key, value in tokenizer_config(folder).items() if key not in _NOT_SETTINGS}
     write_json(folder / TOKENIZER_CONFIG_FILE, {**saved, "model_input_names": list(tokenizer.model_input_names)})
     _copy(source, folder, checkpoint.folder, ("special_tokens_map.json",))
+
+
+def _check_templates(checkpoint: Checkpoint, tokenizer: Any) -> None:
+    """Refuse chat templates that are links to texts elsewhere, or whose names are paths: each is written to a file."""
+    folder = checkpoint.model_folder
+    for path in (folder / "chat_template.jinja", *(folder / "additional_chat_templates").glob("*")):
+        check_inside(path, checkpoint.folder)
+    templates = getattr(tokenizer, "chat_template", None)
+    for name in templates if isinstance(templates, dict) else ():
+        if "/" in relative_path(name, folder / TOKENIZER_CONFIG_FILE):
+            raise ConfigError(
+                f"{folder / TOKENIZER_CONFIG_FILE} has a chat template of the name {name!r:.80}, which is a path. "
+                "Take the original file."
+            )
 
 
 def _fast_tokenizer(checkpoint: Checkpoint, family: Family) -> Any:

@@ -164,6 +164,22 @@ def test_legitimate_indices_and_divisors_answer_as_torch(op: str, args: tuple[An
     np.testing.assert_array_equal(np.array(found), expected.numpy())
 
 
+@pytest.mark.parametrize("op", ["index_put", "scatter.src", "scatter_add", "scatter_reduce.two"])
+def test_writes_into_empty_arrays_write_nothing(op: str) -> None:
+    """MLX would divide by zero."""
+    empty, at = mx.zeros((4, 0)), mx.array([[0]])
+    args = [empty, [mx.array([0])], mx.ones((1,))] if op == "index_put" else [empty, 0, at, mx.ones((1, 1))]
+    found = OPERATIONS[op](*args, *(["sum"] if op == "scatter_reduce.two" else []))
+    mx.eval(found)
+    assert found.shape == (4, 0)
+
+
+def test_an_array_is_split_as_in_torch() -> None:
+    for whole, size in ((7, 3), (6, 3), (2, 3), (0, 3)):
+        parts = [list(part.shape) for part in OPERATIONS["split.Tensor"](mx.zeros((whole, 2)), size)]
+        assert parts == [list(part.shape) for part in torch.zeros(whole, 2).split(size)]
+
+
 LEAST = ["full_like", [IDS, -(2**63) + 1]]
 CRASHES: dict[str, tuple[Any, ...]] = {
     # Each of these ended the process, by a division by zero or by reading other memory.
@@ -182,6 +198,11 @@ CRASHES: dict[str, tuple[Any, ...]] = {
         ["conv1d", [{"n": 1}, {"n": 1}, None, [2**29], [2**30 - 8]]],
     ),
     "negative groups of a norm": (["full", [[1, 4, 4], 1.0]], ["group_norm", [{"n": 1}, -4]]),
+    "groups of an empty array": (["full", [[4, 1, 0], 1.0]], ["group_norm", [{"n": 1}, 2**31 - 1]]),
+    "padding that is cut off": (
+        ["full", [[2, 4, 4, 1], 1.0]],
+        ["im2col", [{"n": 1}, [3, 1], [1, 1], [2**20, 2**20], [9, 1]]],
+    ),
     "windows wider than the text": (["full", [[1, 4, 4], 1.0]], ["max_pool1d", [{"n": 1}, [9], [-1]]]),
     "no keys": (
         ["full", [[1, 2, 2, 4], 1.0]],
@@ -201,6 +222,14 @@ CRASHES: dict[str, tuple[Any, ...]] = {
         ["scatter_add", [IDS, 1, {"n": 1}, {"n": 2}]],
     ),
     "parts without end": (["arange", [2**20]], ["split.Tensor", [{"n": 1}, 1]]),
+    "parts that overflow": (["split.sizes", [IDS, [1, 2**31 - 1, 2**31 - 1], 1]],),
+    "parts of negative size": (["split.sizes", [IDS, [-5, 8], 1]],),
+    "a reflection of reflections": (["pad", [IDS, [0, 2**20], "reflect"]],),
+    "joined layers of other sizes": (
+        ["full", [[4, 3], 1.0]],
+        ["_to_copy", [IDS, "float32"]],
+        ["bridge.linears", [{"n": 2}, {"n": 1}, None, [2**31 - 1, 2**31 - 1, 1]]],
+    ),
     "parts of no size": (["split.Tensor", [IDS, 0]],),
     "a text repeated": (["sym.mul", ["x" * 900, 2**33]],),
     "a list repeated": (["sym.mul", [[1, 2, 3], 2**33]],),

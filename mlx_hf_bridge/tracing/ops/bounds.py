@@ -1,9 +1,11 @@
 """Bounds on what a graph may read, write and allocate: it is a file, which may come from anyone."""
 
 import functools
+import itertools
 import math
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +103,25 @@ def check_parts(count: int) -> None:
     """
     if not 0 < count <= _MAX_PARTS:
         raise _broken(f"splits an array into {count} parts, expected 1 to {_MAX_PARTS}")
+
+
+def split_ends(sizes: Sequence[Any], whole: int) -> list[int]:
+    """Return where to split an axis into parts.
+
+    Args:
+        sizes: The sizes of the parts.
+        whole: The size of the axis.
+
+    Returns:
+        The ends of all parts but the last.
+
+    Raises:
+        UnsupportedModelError: If the sizes do not add up, for which MLX may end the process.
+    """
+    check_parts(len(sizes))
+    if not all(isinstance(size, int) and size >= 0 for size in sizes) or sum(sizes) != whole:
+        raise _broken(f"splits an axis of size {whole} into {list(sizes)!s:.80}")
+    return list(itertools.accumulate(sizes))[:-1]
 
 
 def clip_indices(indices: Any, size: int, wraps: bool = False) -> mx.array:

@@ -9,6 +9,7 @@ from typing import Any
 import mlx.core as mx
 
 from mlx_hf_bridge.errors import UnsupportedModelError
+from mlx_hf_bridge.tracing.ops.bounds import split_ends
 from mlx_hf_bridge.tracing.ops.neural import attention, linear
 
 
@@ -30,8 +31,8 @@ def _rope(x: mx.array, periods: mx.array, interleaved: bool = False) -> mx.array
 
 def _linears(x: mx.array, weight: Any, bias: Any, sizes: Sequence[int]) -> list[mx.array]:
     """Apply one linear layer in place of several that read the same x (fused_linear.py), and split its output."""
-    ends = [sum(sizes[: index + 1]) for index in range(len(sizes) - 1)]
-    return list(mx.split(linear(x, weight, bias), ends, axis=-1))
+    joined = linear(x, weight, bias)
+    return list(mx.split(joined, split_ends(sizes, joined.shape[-1]), axis=-1))
 
 
 def _all_rows(x: mx.array, mask: mx.array) -> mx.array:

@@ -48,6 +48,8 @@ def _index_put(x: mx.array, indices: Sequence[Any], value: mx.array, accumulate:
         spread = mask.reshape(*mask.shape, *[1] * (x.ndim - mask.ndim))
         return mx.where(spread, value.astype(x.dtype), x)
     index = _by_axis(x, indices)
+    if _writes_nothing(x, *(part for part in index if isinstance(part, mx.array))):
+        return x
     if accumulate:
         # Unlike assignment, this adds up values whose indices repeat, as torch does.
         return x.at[index].add(value)
@@ -55,6 +57,11 @@ def _index_put(x: mx.array, indices: Sequence[Any], value: mx.array, accumulate:
     changed = mx.array(x)
     changed[index] = value.astype(x.dtype)
     return changed
+
+
+def _writes_nothing(x: mx.array, *indices: mx.array) -> bool:
+    """Return whether there is nothing to write to or from, for which MLX may divide by zero."""
+    return not x.size or any(not part.size for part in indices)
 
 
 def _gather(x: mx.array, axis: int, indices: mx.array, **unused: Any) -> mx.array:
@@ -72,6 +79,8 @@ def _take_along(x: mx.array, indices: mx.array, axis: int | None = None) -> mx.a
 
 
 def _scatter(x: mx.array, axis: int, indices: mx.array, value: Any, **unused: Any) -> mx.array:
+    if _writes_nothing(x, indices):
+        return x
     if isinstance(value, (int, float)):
         value = mx.full(indices.shape, value, x.dtype)
     # A copy: MLX arrays are assigned in place, and other nodes still read x.
@@ -81,6 +90,8 @@ def _scatter(x: mx.array, axis: int, indices: mx.array, value: Any, **unused: An
 
 
 def _scatter_add(x: mx.array, axis: int, indices: mx.array, value: mx.array) -> mx.array:
+    if _writes_nothing(x, indices):
+        return x
     return x.at[_grid(x, axis, indices)].add(_source(indices, value).astype(x.dtype))
 
 
@@ -107,6 +118,8 @@ def _scatter_reduce(
     x: mx.array, axis: int, indices: mx.array, value: mx.array, way: str, include_self: bool = True
 ) -> mx.array:
     """Combine values at their indices; without include_self, the old value counts only where no new one came."""
+    if _writes_nothing(x, indices):
+        return x
     index = _grid(x, axis, indices)
     # Counts, because without include_self a position that nothing was written to keeps its old value.
     arrived = mx.zeros(x.shape, mx.int32).at[index].add(mx.ones(indices.shape, mx.int32))

@@ -60,7 +60,7 @@ def _rms_norm(x: mx.array, shape: Sequence[int], weight: Any = None, eps: float 
 
 def _group_norm(x: mx.array, groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5, *unused: Any) -> Any:
     """Normalize x (B, C, ...) over each group of channels."""
-    check_positive("groups", groups)
+    check_positive("groups of a shape", groups, *x.shape)
     grouped = x.reshape(x.shape[0], groups, -1)
     # A group's values are one row here, so layer norm without weights does it.
     normed = mx.fast.layer_norm(grouped, None, None, eps).reshape(x.shape)
@@ -171,9 +171,9 @@ def _im2col(
     x: mx.array, kernel: Sequence[int], dilation: Sequence[int], padding: Sequence[int], stride: Sequence[int]
 ) -> mx.array:
     """Unfold x (B, C, L, 1) by a kernel of width 1, as torch does -> (B, C x kernel, windows)."""
-    x = mx.pad(x, [(0, 0), (0, 0), (padding[0],) * 2, (padding[1],) * 2])[..., 0]
-    check_bytes(count_bytes(x), "pads to an array")
-    windows = _windows(x, kernel[0], stride[0], -1)  # (B, C, windows, kernel)
+    padded = mx.pad(x, [(0, 0), (0, 0), (padding[0],) * 2, (padding[1],) * 2])
+    check_bytes(count_bytes(padded), "pads to an array")
+    windows = _windows(padded[..., 0], kernel[0], stride[0], -1)  # (B, C, windows, kernel)
     return mx.swapaxes(windows, -1, -2).reshape(x.shape[0], -1, windows.shape[2])
 
 

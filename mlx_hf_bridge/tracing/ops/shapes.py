@@ -6,7 +6,7 @@ from typing import Any
 import mlx.core as mx
 
 from mlx_hf_bridge.errors import UnsupportedModelError
-from mlx_hf_bridge.tracing.ops.bounds import check_index, check_parts, check_positive, clip_indices
+from mlx_hf_bridge.tracing.ops.bounds import check_index, check_parts, check_positive, clip_indices, split_ends
 from mlx_hf_bridge.tracing.ops.dtypes import DTYPES
 
 
@@ -49,12 +49,13 @@ def _select(x: mx.array, axis: int, at: Any) -> mx.array:
 
 def _split(x: mx.array, size: Any, axis: int = 0) -> list[mx.array]:
     """Split into parts of one size, the last one smaller, or into the sizes of a list."""
+    whole, sizes = x.shape[axis], size
     if not isinstance(size, (list, tuple)):
         check_positive("parts of", size)
-        check_parts(-(-x.shape[axis] // size))
-        size = [size] * -(-x.shape[axis] // size)
-    sizes = size
-    ends = [sum(sizes[: index + 1]) for index in range(len(sizes) - 1)]
+        # Before a list of that length is made.
+        check_parts(whole // size + 1)
+        sizes = [size] * (whole // size) + ([whole % size] if whole % size or not whole else [])
+    ends = split_ends(sizes, whole)
     return list(mx.split(x, ends, axis=axis)) if ends else [x]
 
 
@@ -74,6 +75,9 @@ def _pad(x: mx.array, widths: Sequence[int], mode: str = "constant", value: floa
         if before < 0 or after < 0:
             x = _slice(x, axis, max(0, -before), x.shape[axis] + min(0, after))
     padding = [(max(0, before), max(0, after)) for before, after in pairs]
+    if mode == "reflect" and any(max(pair) >= size for pair, size in zip(padding, x.shape, strict=True) if any(pair)):
+        # MLX would reflect the reflection again and again, in time without bound.
+        raise UnsupportedModelError(f"the graph reflects {padding} of an array of shape {x.shape}. Pass longer texts.")
     return mx.pad(x, padding, mode=_MODES[mode], constant_values=0 if value is None else value)
 
 

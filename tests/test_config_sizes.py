@@ -91,3 +91,10 @@ def test_fewer_layers_and_a_new_head_are_no_absurd_sizes(bert: Path) -> None:
     short = MLXAutoModel.from_pretrained(bert, num_hidden_layers=1)
     assert short.config.num_hidden_layers == 1
     assert np.isfinite(np.array(short(input_ids=np.array([[1, 2, 3]])).last_hidden_state)).all()
+
+
+def test_a_size_that_overflows_only_when_doubled_is_refused(tmp_path: Path) -> None:
+    make_checkpoint(tmp_path, next(row for row in FAMILIES if row.model_type == "deberta"))
+    with_config(tmp_path, max_relative_positions=2**31 - 1)
+    with pytest.raises(ConfigError, match="a size that no array can have"):
+        MLXAutoModel.from_pretrained(tmp_path)

@@ -12,6 +12,7 @@ import mlx.nn as nn
 
 from mlx_hf_bridge.architecture.config import EncoderConfig
 from mlx_hf_bridge.architecture.family import BASE_TASK, Family
+from mlx_hf_bridge.errors import ConfigError
 from mlx_hf_bridge.layers.encoder import OutputRecorder
 from mlx_hf_bridge.layers.heads import reads_first_token
 from mlx_hf_bridge.layers.linear import QuantizedEmbedding
@@ -138,17 +139,26 @@ def build_model(family: Family, config: EncoderConfig, task: str, pooler: bool) 
 
     Returns:
         The model, ready to be filled with weights.
+
+    Raises:
+        ConfigError: If a size is beyond 32 bits.
     """
     head = None if task == BASE_TASK else family.heads[task]
     # A pooler without weights can always be built: no checkpoint can lack it.
     pooler = pooler or not config.pooler_has_weights
     with_pooler = family.pooler is not None and (head.reads_pooler if head else pooler and family.base_model_has_pooler)
-    return Model(
-        family.encoder(config),
-        family.pooler(config) if with_pooler and family.pooler else None,
-        head.build(config) if head else None,
-        partial(head.prepare_batch, config) if head and head.prepare_batch else None,
-    )
+    try:
+        return Model(
+            family.encoder(config),
+            family.pooler(config) if with_pooler and family.pooler else None,
+            head.build(config) if head else None,
+            partial(head.prepare_batch, config) if head and head.prepare_batch else None,
+        )
+    except OverflowError as error:  # twice a size, for a table of positions on both sides
+        raise ConfigError(
+            f"config.json of a {config.model_type!r} has a size that no array can have ({error}). "
+            "Take the file of the original checkpoint."
+        ) from error
 
 
 def set_activation_dtype(model: Model, dtype: mx.Dtype) -> None:

@@ -307,6 +307,7 @@ NODE = {"n": 1}
 @pytest.mark.parametrize(
     ("args", "message"),
     [
+        ([IDS], "expected an input, weights"),
         ([IDS, [NODE]], "expected an input, weights"),
         ([IDS, [], None], "expected an input, weights"),
         ([IDS, [1], None], "expected an input, weights"),

@@ -25,7 +25,7 @@ def fuse_linear_layers(graph: Graph, table: dict[str, Any]) -> Graph:
     nodes: list[Node] = []
     for node in graph.nodes:
         # A list of weights is the form in files; after fusion it is one node.
-        if node.op == "bridge.linears" and isinstance(node.args[1], list):
+        if node.op == "bridge.linears" and (len(node.args) < 2 or isinstance(node.args[1], list)):
             x, weights, biases = _parts(node)
             sizes = [_rows(table[weight.args[0]]) for weight in weights]
             try:

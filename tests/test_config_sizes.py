@@ -9,9 +9,11 @@ import pytest
 from checkpoints import FAMILIES, make_checkpoint
 
 from mlx_hf_bridge import MLXAutoModel
+from mlx_hf_bridge.checkpoints.safetensors_file import TensorInfo
 from mlx_hf_bridge.conversion import plan
 from mlx_hf_bridge.errors import BridgeError, ConfigError, WeightsError
 from mlx_hf_bridge.models import family_for
+from mlx_hf_bridge.weights.sizes import check_raw_sizes
 
 
 @pytest.fixture(scope="module")
@@ -98,3 +100,18 @@ def test_a_size_that_overflows_only_when_doubled_is_refused(tmp_path: Path) -> N
     with_config(tmp_path, max_relative_positions=2**31 - 1)
     with pytest.raises(ConfigError, match="a size that no array can have"):
         MLXAutoModel.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        *({"num_hidden_layers": 10**6}, {"n_layer": 101}, {"vocab_size": 2**31}, {"d_model": 3, "d_dim": 10**30}),
+        *({"text_config": {"num_layers": 10**6}}, {"encoder": {"hidden_size": 1281}}),
+    ],
+    ids=str,
+)
+def test_sizes_of_a_model_that_is_to_be_traced_are_checked_by_their_names(raw: dict[str, Any]) -> None:
+    tensor_infos = {"a": TensorInfo("F32", (5, 8))}
+    with pytest.raises(WeightsError, match="Check that the two belong together"):
+        check_raw_sizes(raw, tensor_infos, "folder")
+    check_raw_sizes({"num_layers": 100, "hidden_size": 1280, "max_position_embeddings": 10**9}, tensor_infos, "folder")

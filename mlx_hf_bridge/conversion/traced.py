@@ -28,6 +28,7 @@ from mlx_hf_bridge.tracing.model import TracedModel
 from mlx_hf_bridge.tracing.serial import GRAPH_FILE, MAX_BYTES, from_json, to_json
 from mlx_hf_bridge.weights.name_mapping import summarize
 from mlx_hf_bridge.weights.quantized import read_packing, recipe_from_packing
+from mlx_hf_bridge.weights.sizes import check_raw_sizes
 
 TRACE = ("auto", "never", "always")
 
@@ -115,12 +116,14 @@ def plan_traced(
         BackendError: If torch is not installed.
         QuantizationError: If the recipe is calibrated or differs by module.
         UnsupportedModelError: If the module cannot be traced, or has no hidden states.
+        WeightsError: If config.json has sizes that the files do not have.
     """
     _check_plain_recipe(recipe)
     model_type = checkpoint.config.get("model_type")
     conversion, modules = _tracer(str(model_type))
     # Downloads the weights, which transformers then finds in the folder.
-    open_weight_files(checkpoint)
+    tensor_infos = {name: info for file in open_weight_files(checkpoint) for name, info in file.tensor_infos.items()}
+    check_raw_sizes(checkpoint.config, tensor_infos, str(checkpoint.model_folder))
     try:
         module, lost_pooler = modules.load_module(checkpoint.model_folder, task)
         found = conversion.trace_module(module, task, excluded_outputs=("pooler_output",) if lost_pooler else ())

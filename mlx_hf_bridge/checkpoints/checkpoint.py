@@ -246,8 +246,8 @@ def _candidates(checkpoint: Checkpoint) -> list[str]:
         if (
             not isinstance(named, str)
             or not named.endswith((".safetensors", ".safetensors.index.json"))
-            or relative_path(named, CONFIG_FILE) != named
             or "/" in named
+            or relative_path(named, CONFIG_FILE) != named
         ):
             raise ConfigError(
                 f"config.json has transformers_weights={named!r}, expected the name of a .safetensors file, or of the "

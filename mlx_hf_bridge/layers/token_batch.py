@@ -133,11 +133,13 @@ class TokenBatch:
 
         Args:
             hidden: Hidden states, (B, L, D).
-            positions: Index of each row's position, (B,), int32.
+            positions: Index of each row's position, (B,), int32; beyond L - 1 the last one is taken.
 
         Returns:
             Hidden states of shape (B, D).
         """
+        # A traced graph may have fewer positions than tokens, and MLX would read beyond them.
+        positions = mx.minimum(positions, hidden.shape[1] - 1)
         return mx.take_along_axis(hidden, positions[:, None, None], axis=1)[:, 0]
 
     def without_first(self, count: int) -> "TokenBatch":

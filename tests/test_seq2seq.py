@@ -135,6 +135,6 @@ def test_a_feed_forward_of_another_form_is_refused(tmp_path: Path) -> None:
         ConfigError, match="feed_forward_proj='twice-relu', expected an activation, alone or after 'gated-'"
     ):
         MLXAutoModel.from_pretrained(tmp_path)
-    edit_config(tmp_path, feed_forward_proj="swiglu")
+    edit_config(tmp_path, feed_forward_proj="swiglu", dense_act_fn=...)
     with pytest.raises(ConfigError, match="hidden_act='swiglu'; known are"):
         MLXAutoModel.from_pretrained(tmp_path)

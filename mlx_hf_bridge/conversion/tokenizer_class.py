@@ -95,13 +95,18 @@ REPOS_AS_THEY_STAND = (
 )
 
 
+_SPECIAL_TOKENS = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
+
+
 def tokenizer_config(folder: Path) -> dict[str, Any]:
     """Return the content of tokenizer_config.json, {} if there is none; ConfigError if a value has a wrong type."""
     path = folder / TOKENIZER_CONFIG_FILE
     config = read_json(path) if path.is_file() else {}
     if not isinstance(config, dict):
         raise ConfigError(f"{path} is not a JSON object. Take the file of the original checkpoint.")
+    special_tokens = [(f"{name}_token", (str, dict), "a text") for name in _SPECIAL_TOKENS]
     for key, kinds, expected in (
+        *special_tokens,
         ("tokenizer_class", str, "the name of a class"),
         ("model_max_length", (int, float), "a number of tokens"),
         ("truncation_side", str, "'left' or 'right'"),

@@ -122,7 +122,9 @@ class TalkingHeads(nn.Module):
         scores = _across_heads(self.scores, scores)
         if mask is not None:
             # Masked after the first linear layer, which would spread -inf to all heads.
-            scores = mx.where(mask, scores, mx.array(-mx.inf, scores.dtype))
+            # A text without tokens has nothing to mask, which softmax would turn into NaN.
+            visible = mx.logical_or(mask, mx.logical_not(mask.any(axis=-1, keepdims=True)))
+            scores = mx.where(visible, scores, mx.array(-mx.inf, scores.dtype))
         return _across_heads(self.weights, mx.softmax(scores, axis=-1, precise=True))
 
 

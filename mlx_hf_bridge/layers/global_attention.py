@@ -129,7 +129,7 @@ class LocalGlobalAttention(nn.Module):
         near, shared = self._near_mask(mask, context), self._shared(keys, values, context)
         attended = attend_locally(queries, keys, values, self.scale, near, self.window, shared)
         if (found := context.global_tokens) is not None:
-            attended = found.put(attended, attend(*self._global_heads(x, found), self.scale, mask, None))
+            attended = found.put(attended, attend(*self._global_heads(x, found), self.scale, _real_keys(context), None))
         return self.out(merge_heads(_zero_padding(attended, context)))
 
     def with_weights(self, x: mx.array, mask: mx.array | None, context: GlobalMask) -> tuple[mx.array, ...]:
@@ -154,7 +154,8 @@ class LocalGlobalAttention(nn.Module):
         weights = mx.concatenate([weights[..., :count], self._diagonals(weights[..., count:])], axis=-1)
         if found is None:
             return self.out(merge_heads(_zero_padding(attended, context))), _zero_padding(weights, context)
-        global_rows, global_weights = attend_with_weights(*self._global_heads(x, found), self.scale, mask, None)
+        global_heads = self._global_heads(x, found)
+        global_rows, global_weights = attend_with_weights(*global_heads, self.scale, _real_keys(context), None)
         # transformers reports global tokens' rows in global_attentions only, and 0 here.
         weights = mx.where(found.tokens[:, None, :, None], 0, _zero_padding(weights, context))
         attended = _zero_padding(found.put(attended, global_rows), context)
@@ -191,6 +192,11 @@ class LocalGlobalAttention(nn.Module):
         # transformers' form: column j is the key at distance j - window, instead of the key at position j.
         near = mx.arange(length)[:, None] + mx.arange(2 * window + 1)[None]
         return mx.take_along_axis(padded, mx.broadcast_to(near, (*weights.shape[:3], 2 * window + 1)), axis=-1)
+
+
+def _real_keys(context: GlobalMask) -> mx.array | None:
+    """Return the mask of the keys that global tokens see, (B, 1, 1, L); `mask` may have a row for every query."""
+    return None if context.real is None else context.real[:, None, None]
 
 
 def _zero_padding(x: mx.array, context: GlobalMask) -> mx.array:

@@ -83,7 +83,8 @@ class PointwiseAttention(nn.Module):
             # These are returned, not normalized, so masked ones hold the dtype's minimum as in transformers, and not
             # -inf.
             lowest = mx.array(mx.finfo(scores.dtype).min, scores.dtype)
-            scores = mx.where(mask, scores, lowest) if mask.dtype == mx.bool_ else scores + mask
+            added = mx.where(mask, scores, lowest) if mask.dtype == mx.bool_ else mx.maximum(scores + mask, lowest)
+            scores = added.astype(scores.dtype)
         return self(x, mask, bias), scores
 
     def _heads(self, x: mx.array) -> tuple[mx.array, mx.array, mx.array]:

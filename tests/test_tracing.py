@@ -57,7 +57,7 @@ def assert_close(actual: Any, expected: Any, mask: np.ndarray) -> None:
             np.testing.assert_allclose(np.array(mlx_value)[kept], torch_model.numpy()[kept], rtol=0, atol=ABSOLUTE)
 
 
-@pytest.mark.parametrize("head", ["Model", "ForMaskedLM"])
+@pytest.mark.parametrize("head", ["Model", pytest.param("ForMaskedLM", marks=pytest.mark.slow)])
 def test_a_traced_bert_answers_as_transformers(head: str, tmp_path: Path) -> None:
     torch_model = make_checkpoint(tmp_path, BERT, head)
     traced = mlx_class(head).from_pretrained(tmp_path, trace="always")
@@ -198,6 +198,7 @@ def test_a_traced_model_encodes_texts(own: tuple[Path, Any]) -> None:
     np.testing.assert_allclose(model.encode(texts), np.stack(expected), rtol=0, atol=ABSOLUTE)
 
 
+@pytest.mark.slow
 def test_encoders_and_pipelines_are_traced_on_request(tmp_path: Path) -> None:
     """Traced encoders and pipelines match the native ones."""
     make_checkpoint(tmp_path, BERT, "ForSequenceClassification")

@@ -104,7 +104,7 @@ def tokenizer_config(folder: Path) -> dict[str, Any]:
     config = read_json(path) if path.is_file() else {}
     if not isinstance(config, dict):
         raise ConfigError(f"{path} is not a JSON object. Take the file of the original checkpoint.")
-    special_tokens = [(f"{name}_token", (str, dict), "a text") for name in _SPECIAL_TOKENS]
+    special_tokens: list[tuple[str, Any, str]] = [(f"{name}_token", (str, dict), "a text") for name in _SPECIAL_TOKENS]
     for key, kinds, expected in (
         *special_tokens,
         ("tokenizer_class", str, "the name of a class"),

@@ -544,6 +544,7 @@ def test_a_saved_model_loads_back_without_its_source_and_cache(recipe: str | Non
     assert transformers.AutoTokenizer.from_pretrained(tmp_path / "saved")("the cat").input_ids[0] == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("row", FIRST_ROWS, ids=row_name)
 def test_an_unquantised_save_loads_in_transformers_with_equal_outputs(row: Row, tmp_path: Path) -> None:
     save_model(tmp_path / "source", row, plainest_head(row)[0])

@@ -46,6 +46,7 @@ def assert_same(torch_model: Any, mlx_model: MLXCrossEncoder, pairs: Any = PAIRS
     assert actual.dtype == expected.dtype
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("row", CLASSIFIERS, ids=row_name)
 def test_scores_of_every_family_are_those_of_sentence_transformers(row: Row, tmp_path: Path) -> None:
     torch_model, mlx_model = both(tmp_path, row=row, activation_fn=torch.nn.Identity())

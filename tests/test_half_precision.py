@@ -14,7 +14,11 @@ from mlx_hf_bridge.loading import load as load_module
 # bits through three layers and a head. Largest differences seen: 0.0031 and 0.034.
 SHARE = {mx.float16: 0.006, mx.bfloat16: 0.06}
 ANSWERS = ("last_hidden_state", "pooler_output", "logits", "start_logits", "end_logits", "prediction_logits")
-CASES = [pytest.param(row, suffix, id=f"{row.model_type}-{suffix}") for row in FIRST_ROWS for suffix in heads_of(row)]
+CASES = [
+    pytest.param(row, suffix, id=f"{row.model_type}-{suffix}", marks=() if suffix == "Model" else pytest.mark.slow)
+    for row in FIRST_ROWS
+    for suffix in heads_of(row)
+]
 
 
 def padded_in_every_way(row: Row) -> dict[str, np.ndarray]:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from checkpoints import FAMILIES, Row, heads_of, mlx_class, ragged_inputs, row_name, save_model
+from checkpoints import FAMILIES, FIRST_ROWS, Row, heads_of, mlx_class, ragged_inputs, row_name, save_model
 
 from mlx_hf_bridge import MLXAutoModel
 from mlx_hf_bridge.architecture.family import BASE_TASK, HF_SUFFIXES
@@ -24,7 +24,17 @@ ANSWERS = (
     "seq_relationship_logits",
     "sop_logits",
 )
-CASES = [pytest.param(row, suffix, id=f"{row_name(row)}-{suffix}") for row in FAMILIES for suffix in heads_of(row)]
+# Heads hardly depend on a family's options: those of its first config run with every other test.
+CASES = [
+    pytest.param(
+        row,
+        suffix,
+        id=f"{row_name(row)}-{suffix}",
+        marks=() if suffix == "Model" or row in FIRST_ROWS else pytest.mark.slow,
+    )
+    for row in FAMILIES
+    for suffix in heads_of(row)
+]
 
 
 def labels_for(suffix: str) -> int:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pipeline_calls import CALLS, ERRORS, FILL
 from subprocesses import run_python
-from three_pipelines import HEADS, ROWS, ThreePipelines, assert_same, build_three_pipelines
+from three_pipelines import HEADS, ThreePipelines, assert_same, build_three_pipelines
 
 from mlx_hf_bridge import errors
 
@@ -19,7 +19,7 @@ pytestmark = [
 
 
 # DistilBERT has BERT's tokenizer, and pipelines see nothing else of a family.
-@pytest.fixture(scope="module", params=[family for family in ROWS if family != "distilbert"])
+@pytest.fixture(scope="module", params=["bert", "roberta", pytest.param("xlm-roberta", marks=pytest.mark.slow)])
 def three(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ThreePipelines]:
     yield from build_three_pipelines(request.param, tuple(HEADS), tmp_path_factory)
 

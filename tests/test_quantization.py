@@ -560,6 +560,7 @@ def test_planned_bytes_are_those_of_the_file(recipe: str | None, dtype: mx.Dtype
     assert plan.weight_bytes == pytest.approx(file.stat().st_size, rel=0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("row", "dtype"),
     [(row, list(HALF)[number % 2]) for number, row in enumerate(FIRST)],
@@ -581,6 +582,7 @@ def test_half_checkpoints_of_every_family_answer_as_their_float32_reading(
     assert max_difference(*hidden, inputs) < allowed(row, hidden[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("row", "dtype"),
     [(row, mx.float16 if row.exceeds_float16 else list(HALF)[number % 2]) for number, row in enumerate(FIRST)],

@@ -55,6 +55,7 @@ def assert_same(folder: Path, torch_model: Any, texts: Any = TEXTS, **arguments:
     np.testing.assert_allclose(actual.to_dense().numpy(), expected.to_dense().numpy(), **TOLERANCE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("row", MASKED, ids=row_name)
 def test_splade_of_every_family_is_that_of_sentence_transformers(row: Row, tmp_path: Path) -> None:
     assert_same(tmp_path, splade(tmp_path, row))

@@ -18,8 +18,14 @@ pytestmark = [
 ]
 
 
-# DistilBERT has BERT's tokenizer, and pipelines see nothing else of a family.
-@pytest.fixture(scope="module", params=["bert", "roberta", pytest.param("xlm-roberta", marks=pytest.mark.slow)])
+@pytest.fixture(
+    scope="module",
+    params=[
+        "bert",
+        "roberta",
+        *(pytest.param(family, marks=pytest.mark.slow) for family in ("distilbert", "xlm-roberta")),
+    ],
+)
 def three(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ThreePipelines]:
     yield from build_three_pipelines(request.param, tuple(HEADS), tmp_path_factory)
 

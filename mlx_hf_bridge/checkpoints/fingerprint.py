@@ -1,4 +1,4 @@
-"""What files hold, told at little cost: small files are hashed as a whole, large ones by samples.
+"""Cheap digests of files: small ones are hashed as a whole, large ones by samples.
 
 Sizes and modification times alone do not tell: tools that keep or normalize times (rsync, archives, image builds)
 replace a file by one with the same two. Its inode and the time of its last change do, and so does what it holds.

@@ -166,7 +166,7 @@ class MLXTextEmbedder(_Embedder):
     """
 
     def __init__(self, model: ModelLike = _MODEL, **options: Any) -> None:
-        # The decorator makes the class anew, which breaks super() without arguments.
+        # The decorator replaces the class by a new one, which breaks super() without arguments.
         _Embedder.__init__(self, model, options)
         if self.options["precision"] in ("int8", "uint8") and self.options["quantization_ranges"] is None:
             raise InputError(
@@ -222,7 +222,7 @@ class MLXDocumentEmbedder(_Embedder):
     }
 
     def __init__(self, model: ModelLike = _MODEL, **options: Any) -> None:
-        # The decorator makes the class anew, which breaks super() without arguments.
+        # The decorator replaces the class by a new one, which breaks super() without arguments.
         _Embedder.__init__(self, model, options)
 
     @component.output_types(documents=list[Document])

@@ -1,4 +1,4 @@
-"""The sizes of config.json held against what the files hold, before a model of these sizes is built."""
+"""Compare the sizes in config.json with the files, before a model of these sizes is built."""
 
 from collections.abc import Mapping
 from dataclasses import fields

@@ -330,6 +330,70 @@ def test_a_hook_of_every_module_is_called_in_the_torch_model(tmp_path: Path) -> 
     assert [name for name in first if name != "BertModel"] == [name for name in seen if name != "BertModel"]
 
 
+def _under_autocast(model: Any) -> torch.Tensor:
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        return model(IDS).pooler_output
+
+
+def _under_vmap(model: Any) -> torch.Tensor:
+    model.set_attn_implementation("eager")  # torch warns of a slow batching rule of its fused attention
+    with torch.no_grad():
+        return torch.func.vmap(lambda row: model(row[None])[0][0])(IDS)
+
+
+def _jacobian(model: Any) -> torch.Tensor:
+    model.set_attn_implementation("eager")
+    vectors = torch.linspace(-1, 1, model.config.hidden_size).expand(1, 2, -1)
+    return torch.func.jacrev(lambda embeds: model(inputs_embeds=embeds)[0][0, 0])(vectors)
+
+
+def _forward_mode(model: Any) -> torch.Tensor:
+    model.set_attn_implementation("eager")  # torch's fused attention has no forward mode
+    vectors = torch.linspace(-1, 1, model.config.hidden_size).expand(1, 2, -1).clone()
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(vectors, torch.ones_like(vectors))
+        return torch.autograd.forward_ad.unpack_dual(model(inputs_embeds=dual)[0]).tangent
+
+
+def _under_a_mode(model: Any) -> torch.Tensor:
+    class Rounds(torch.overrides.TorchFunctionMode):
+        def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            result = function(*args, **(kwargs or {}))
+            return result.round(decimals=2) if function is nn.functional.linear else result
+
+    with torch.no_grad(), Rounds():
+        return model(IDS)[0]
+
+
+# torch builds the formulas of forward mode with torch.jit.script, which it has deprecated.
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.parametrize("compute", [_under_autocast, _under_vmap, _jacobian, _forward_mode, _under_a_mode])
+def test_state_of_torch_that_changes_its_operations_is_followed(
+    compute: Callable[[Any], torch.Tensor], tmp_path: Path
+) -> None:
+    """Autocast, function transforms and modes apply to the torch model's operations, so the torch model computes."""
+    bridged, torch_model, _ = pair(tmp_path)
+    expected = compute(torch_model)
+    actual = compute(bridged)
+    assert actual.dtype == expected.dtype
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=FLOAT32)
+
+
+def test_a_default_device_is_no_reason_to_leave_mlx(tmp_path: Path) -> None:
+    bridged, torch_model, behind = pair(tmp_path)
+    with torch.device("cpu"), torch.no_grad():
+        assert_same(bridged(IDS, MASK), torch_model(IDS, MASK))
+    assert behind.reasons == []
+
+
+def test_a_model_that_falls_back_in_inference_mode_can_be_trained_later(tmp_path: Path) -> None:
+    bridged, _, _ = pair(tmp_path)
+    with torch.inference_mode():
+        fall_back_to_torch(bridged, "the test needs it")
+    bridged(IDS)[0].sum().backward()
+    assert all(parameter.grad is not None for name, parameter in bridged.named_parameters() if "pooler" not in name)
+
+
 def test_values_of_parameters_without_torch_behind_are_an_error(tmp_path: Path) -> None:
     bridged, torch_model, _ = pair(tmp_path, torch_behind=False)
     net = nn.Sequential(bridged)

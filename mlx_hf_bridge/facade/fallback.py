@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from mlx_hf_bridge.errors import UnservedUseError
 from mlx_hf_bridge.facade.parameters import hand_over, lazy_parameter
+from mlx_hf_bridge.facade.torch_state import without_torch_state
 from mlx_hf_bridge.pretrained.model import MLXPreTrainedModel
 
 BRIDGE = "_mlx_bridge"
@@ -133,8 +134,9 @@ def fall_back_to_torch(module: nn.Module, reason: str) -> None:
                 f"{type(module).__name__} is computed by MLX, for inference only, and {reason}. Load the model with "
                 "transformers on torch for that."
             )
-        real = bridge.fall_back(reason)
-        _become(module, bridge, real)
+        with without_torch_state():
+            real = bridge.fall_back(reason)
+            _become(module, bridge, real)
 
 
 def _become(module: nn.Module, bridge: Bridge, real: Any) -> None:

@@ -14,8 +14,9 @@ from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
 from mlx_hf_bridge.errors import ForkedProcessError, InputError, TokenRangeError
-from mlx_hf_bridge.facade.fallback import Bridge, fall_back_to_torch, get_bridge, lazy_parameters
+from mlx_hf_bridge.facade.fallback import Bridge, fall_back_to_torch, first_parameter, get_bridge, lazy_parameters
 from mlx_hf_bridge.facade.gradient import DeferredGradient
+from mlx_hf_bridge.facade.torch_state import active_torch_state
 from mlx_hf_bridge.pretrained.model import MLXPreTrainedModel
 
 _SUPPORTED = set(inspect.signature(MLXPreTrainedModel.__call__).parameters) - {"self"}
@@ -92,6 +93,8 @@ def _unsupported(model: nn.Module, bridge: Bridge, given: dict[str, Any], suppor
         name for name, value in given.items() if name not in supported and value is not None and value is not False
     ]:
         return f"forward was given {', '.join(others)}"
+    if state := active_torch_state(first_parameter(model).device.type, list(given.values())):
+        return state
     vectors = given.get("inputs_embeds")
     if vectors is not None and vectors.requires_grad and torch.is_grad_enabled():
         return "inputs_embeds requires a gradient"

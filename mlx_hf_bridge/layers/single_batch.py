@@ -23,8 +23,8 @@ def single_batch_mode() -> Iterator[None]:
     """Declare that one batch is served inside the `with` block, and that nothing else runs at the same time.
 
     Linear layers may then use their packed tiles (layers/small_batch.py), and layers are evaluated one by one.
-    Calibration and training stay outside of it: tiles appear after some calls and round differently, so results would
-    depend on what ran before.
+    Calibration, training and corpora stay outside of it: tiles round differently, so a text's result would depend on
+    whether another batch runs with it.
 
     Yields:
         Nothing.
@@ -40,7 +40,7 @@ def single_batch_mode() -> Iterator[None]:
 def repeatable_results() -> Iterator[None]:
     """Declare that results inside the `with` block do not depend, to the last bit, on what was computed before.
 
-    Packed tiles, which appear after some calls and round differently, are not used.
+    Packed tiles, which are used for a batch that runs alone and round differently, are not used.
 
     Yields:
         Nothing.

@@ -16,13 +16,14 @@ WIDTH = 32
 # OpenBLAS treats a matmul with more multiplications than that as a large one and copies the weights (interface/gemm.c,
 # kernel/x86_64/sgemm_small_kernel_permit_skylakex.c).
 _MAX_MULTIPLICATIONS = 10**6
-# Tiles are a second copy of the weights in memory, so they are made at the fifth call: a process that encodes many
-# texts at once, or a single text, never pays for them.
+# Tiles are a second copy of the weights in memory, so they are kept from the fifth call on: a process that encodes many
+# texts at once, or a single text, never holds them. The calls before make them anew and drop them, so that the result
+# of a call does not depend, to the last bit, on the number of calls before it.
 _CALLS_BEFORE = 4
 
 
 class PackedTiles:
-    """The weights of one linear layer packed into tiles: created at the fifth call, again if the weights change."""
+    """The weights of one linear layer packed into tiles: kept from the fifth call on, made anew if they change."""
 
     def __init__(self) -> None:
         self._weight: mx.array | None = None
@@ -38,7 +39,7 @@ class PackedTiles:
 
         Returns:
             Array of shape (..., O), or None where the usual matmul should be used: too many rows, a dtype other than
-            float32, a width that is no multiple of 32, or a call before the fifth.
+            float32, or a width that is no multiple of 32.
         """
         outputs, inputs = weight.shape
         rows = x.size // inputs
@@ -51,10 +52,11 @@ class PackedTiles:
         if weight is not self._weight:
             self._weight, self._calls, self._tiles = weight, 0, None
         self._calls += 1
-        if self._calls <= _CALLS_BEFORE:
-            return None
-        if self._tiles is None:
-            self._tiles = mx.contiguous(weight.reshape(-1, WIDTH, inputs).swapaxes(1, 2))
-            mx.eval(self._tiles)
-        result = x.reshape(1, rows, inputs) @ self._tiles  # (N, R, W)
+        tiles = self._tiles
+        if tiles is None:
+            tiles = mx.contiguous(weight.reshape(-1, WIDTH, inputs).swapaxes(1, 2))
+            if self._calls > _CALLS_BEFORE:
+                mx.eval(tiles)
+                self._tiles = tiles
+        result = x.reshape(1, rows, inputs) @ tiles  # (N, R, W)
         return result.swapaxes(0, 1).reshape(*x.shape[:-1], outputs)

@@ -16,7 +16,7 @@ from mlx_hf_bridge.checkpoints.paths import is_inside
 _SUFFIXES = "bpe codes jinja json metadata model spm tiktoken tokenizer txt vocab"
 SMALL_KINDS = tuple(f".{suffix}" for suffix in _SUFFIXES.split())
 # What a model is read from; results, logs and exports for other runtimes do not count.
-_KINDS = {*SMALL_KINDS, ".bin", ".md", ".safetensors"}
+KINDS = {*SMALL_KINDS, ".bin", ".md", ".safetensors"}
 # Folders of a trainer's checkpoints, which lie in the folder of the model that they become.
 _TRAINING_FOLDERS = "checkpoint-"
 # Modules of modules lie in folders of folders; deeper ones are no part of a model.
@@ -116,7 +116,7 @@ def _files(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
             for name in folders
             if not (deepest or name.startswith((".", _TRAINING_FOLDERS))) and is_inside(Path(place, name), folder)
         ]
-        found += [Path(place, name) for name in names if Path(name).suffix in _KINDS]
+        found += [Path(place, name) for name in names if Path(name).suffix in KINDS]
     for path in sorted(found):
         if path.is_file():
             yield path, path.stat()

@@ -10,6 +10,7 @@ import huggingface_hub  # submodules as attributes: huggingface_hub imports them
 from huggingface_hub import constants
 
 from mlx_hf_bridge.checkpoints.fingerprint import SMALL_KINDS, folder_state, small_content
+from mlx_hf_bridge.checkpoints.paths import check_encodable
 from mlx_hf_bridge.errors import ArgumentTypeError, RepositoryError
 from mlx_hf_bridge.runtime.progress import ProgressBar
 
@@ -147,6 +148,7 @@ def _under(subfolder: str, pattern: str) -> str:
 def _local(name: str, folder: Path, options: HubOptions) -> Source:
     if not folder.is_dir():
         raise RepositoryError(f"{name!r} has no folder {options.subfolder!r}. Check `subfolder`.")
+    check_encodable(folder)
     state = folder_state(folder)
     identity = {"path": str(folder), "files": state}
     return Source(name, folder, None, identity | options.weight_selection, options, state)

@@ -17,7 +17,8 @@ from mlx_hf_bridge.checkpoints.safetensors_file import MB
 from mlx_hf_bridge.checkpoints.sources import HubOptions, locate
 from mlx_hf_bridge.cli.console import plain_table, show, show_json
 from mlx_hf_bridge.conversion.api import ConversionResult, convert
-from mlx_hf_bridge.conversion.cache import cache_folder, is_complete
+from mlx_hf_bridge.conversion.cache import cache_folder
+from mlx_hf_bridge.conversion.integrity import is_complete
 from mlx_hf_bridge.conversion.write import FORMAT
 from mlx_hf_bridge.errors import CheckpointError
 from mlx_hf_bridge.quantization.recipes import RECIPES

@@ -1,6 +1,5 @@
 """What an output folder already contains: nothing, the very result that is asked for, or something else."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +7,7 @@ import mlx.core as mx
 
 from mlx_hf_bridge.checkpoints.checkpoint import METADATA_FILE, NPZ_FILE
 from mlx_hf_bridge.checkpoints.sources import Source
-from mlx_hf_bridge.conversion.cache import is_complete
+from mlx_hf_bridge.conversion.integrity import is_complete, read_metadata
 from mlx_hf_bridge.conversion.write import FORMAT
 from mlx_hf_bridge.errors import RepositoryError
 from mlx_hf_bridge.quantization.recipes import MLXQuantizationConfig
@@ -55,7 +54,7 @@ def same_result(
         "recipe": recipe.to_dict() if recipe else None,
         "dtype": str(dtype).removeprefix("mlx.core."),
     }
-    metadata = _metadata(folder)
+    metadata = read_metadata(folder)
     if (folder / NPZ_FILE).exists():
         why = f"holds {NPZ_FILE}, another tool's float32 output, which is not a result of this package"
     elif metadata is None:
@@ -67,14 +66,6 @@ def same_result(
     else:
         return metadata
     raise RepositoryError(f"{folder} {why}. Pass --no-skip (overwrite=True) to replace it, or give another folder.")
-
-
-def _metadata(folder: Path) -> dict[str, Any] | None:
-    try:
-        metadata = json.loads((folder / METADATA_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return metadata if isinstance(metadata, dict) else None
 
 
 def _differences(metadata: dict[str, Any], wanted: dict[str, Any]) -> list[str]:

@@ -9,11 +9,11 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_hf_bridge.checkpoints.card import read_card_metadata
-from mlx_hf_bridge.checkpoints.checkpoint import METADATA_FILE, modules_checkpoint
-from mlx_hf_bridge.checkpoints.fingerprint import digest
+from mlx_hf_bridge.checkpoints.checkpoint import modules_checkpoint
 from mlx_hf_bridge.checkpoints.repo_files import copy_modules, write_config, write_json
 from mlx_hf_bridge.checkpoints.safetensors_file import SINGLE_FILE, dtype_name
 from mlx_hf_bridge.conversion.calibrated import Tensors, calibrated_tensors
+from mlx_hf_bridge.conversion.integrity import write_metadata
 from mlx_hf_bridge.conversion.mixed import module_widths, resolve_bits
 from mlx_hf_bridge.conversion.plan import Plan, TensorPlan
 from mlx_hf_bridge.conversion.tokenizer_files import has_tokenizer, write_tokenizer
@@ -84,9 +84,8 @@ def _write(plan: Plan, folder: Path, show_progress: bool) -> dict[str, Any]:
     modules = modules_checkpoint(plan.checkpoint)
     write_tokenizer(modules if has_tokenizer(modules.model_folder) else plan.checkpoint, plan.family, folder)
     copy_modules(modules, folder)
-    metadata = _metadata(plan, folder)
-    write_json(folder / METADATA_FILE, metadata)
-    return metadata
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return write_metadata(folder, _metadata(plan, folder), files)
 
 
 def _log_exclusions(plan: Plan) -> None:
@@ -177,7 +176,6 @@ def _metadata(plan: Plan, folder: Path) -> dict[str, Any]:
         for tensor in plan.tensors.values()
         if tensor.name.endswith(".weight")
     }
-    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
     return {
         "format": FORMAT,
         "source": source.name,
@@ -195,7 +193,4 @@ def _metadata(plan: Plan, folder: Path) -> dict[str, Any]:
         "left_out": list(plan.dropped),
         "adapter": plan.checkpoint.adapter.source.name if plan.checkpoint.adapter else None,
         "card": read_card_metadata(modules_checkpoint(plan.checkpoint).folder),
-        "files": {path.relative_to(folder).as_posix(): path.stat().st_size for path in files},
-        # A file that decays is noticed by these (cache.is_complete).
-        "digests": {path.relative_to(folder).as_posix(): digest(path) for path in files},
     }

@@ -27,6 +27,7 @@ from mlx_hf_bridge.checkpoints.sources import HubOptions, Source, locate
 from mlx_hf_bridge.conversion.cache import cache_folder, create_once
 from mlx_hf_bridge.conversion.plan import plan_conversion
 from mlx_hf_bridge.conversion.traced import plan_traced, read_graph, read_model, stored_dtype, wants_tracing
+from mlx_hf_bridge.conversion.usage import Use, use
 from mlx_hf_bridge.conversion.write import FORMAT, write_conversion
 from mlx_hf_bridge.errors import ArgumentTypeError, ConfigError, UnsupportedModelError
 from mlx_hf_bridge.inference.model import Model, build_model, set_activation_dtype
@@ -64,6 +65,7 @@ class LoadedModel:
         recipe: The quantization; None if there is none.
         source: Where the original files are.
         report: Names of tensors that are missing, unexpected or mismatched.
+        use: What keeps the converted folder from being removed while the model lives; None if it is not of the cache.
     """
 
     model: Model | TracedModel
@@ -76,6 +78,7 @@ class LoadedModel:
     recipe: MLXQuantizationConfig | None
     source: Source
     report: LoadReport
+    use: Use | None = None
 
     @property
     def content(self) -> Content:
@@ -169,11 +172,14 @@ def _load(
     tolerance = Tolerance(changes.ignore_mismatched_sizes, allow_unexpected=cut)
     # With an adapter it goes on to the conversion, which refuses a base that is already quantized.
     if checkpoint.adapter is None and (checkpoint.is_converted or read_packing(checkpoint.config)):
+        held = use(checkpoint.folder)
         _check_converted(checkpoint, recipe, stored)
     else:
-        checkpoint = _converted(_reconfigured(checkpoint, config), task, recipe, stored, tolerance, show_progress)
+        reconfigured = _reconfigured(checkpoint, config)
+        checkpoint, held = _converted(reconfigured, task, recipe, stored, tolerance, show_progress)
     # In the executor's thread, to which the model's arrays belong from then on.
-    return run(lambda: load_converted(checkpoint, config, task, pooler, tolerance, source))
+    loaded = run(lambda: load_converted(checkpoint, config, task, pooler, tolerance, source))
+    return replace(loaded, use=held)
 
 
 def _load_traced(
@@ -193,6 +199,7 @@ def _load_traced(
         )
     source = checkpoint.source
     if checkpoint.is_converted:
+        held = use(checkpoint.folder)
         _check_converted(checkpoint, recipe, dtype)
     else:
 
@@ -200,9 +207,10 @@ def _load_traced(
             run(lambda: write_conversion(plan_traced(original, task, recipe, dtype), folder, show_progress))
 
         original = checkpoint
-        folder = create_once(cache_folder(source, recipe, dtype, FORMAT, traced=task), convert)
+        folder = cache_folder(source, recipe, dtype, FORMAT, traced=task)
+        held = create_once(folder, convert)
         checkpoint = read_checkpoint(locate(folder, HubOptions()))
-    return run(lambda: load_traced(checkpoint, task, pooler, source))
+    return replace(run(lambda: load_traced(checkpoint, task, pooler, source)), use=held)
 
 
 def _changed_config(checkpoint: Checkpoint, changes: Changes) -> dict[str, Any]:
@@ -228,15 +236,18 @@ def _converted(
     dtype: mx.Dtype | None,
     tolerance: Tolerance,
     show_progress: bool,
-) -> Checkpoint:
+) -> tuple[Checkpoint, Use | None]:
+    """Return the converted folder of a checkpoint, and what keeps it from being removed."""
+
     def convert(folder: Path) -> None:
         plan = run(lambda: plan_conversion(checkpoint, task, recipe, dtype, tolerance=tolerance))
         run(lambda: write_conversion(plan, folder, show_progress))
 
     # For its error alone, before a cache folder and its lock are made.
     family_for(checkpoint.config)
-    folder = create_once(cache_folder(checkpoint.source, recipe, dtype, FORMAT), convert)
-    return read_checkpoint(locate(folder, HubOptions()))
+    folder = cache_folder(checkpoint.source, recipe, dtype, FORMAT)
+    held = create_once(folder, convert)
+    return read_checkpoint(locate(folder, HubOptions())), held
 
 
 def load_converted(

@@ -11,6 +11,7 @@ from mlx_hf_bridge.checkpoints.checkpoint import CONFIG_FILE, METADATA_FILE, add
 from mlx_hf_bridge.checkpoints.paths import copy_folder
 from mlx_hf_bridge.checkpoints.repo_files import write_json
 from mlx_hf_bridge.checkpoints.safetensors_file import INDEX_FILE, SINGLE_FILE, dtype_name, shards
+from mlx_hf_bridge.conversion.integrity import write_metadata
 from mlx_hf_bridge.errors import ArgumentTypeError, InputError, RepositoryError
 from mlx_hf_bridge.weights.name_mapping import KEEP_FILE_DTYPE
 
@@ -129,17 +130,14 @@ def _remove_others(target: Path, written: set[str], variant: str | None) -> None
 
 
 def _write_metadata(folder: Path, target: Path, dtype: mx.Dtype) -> None:
-    """Write conversion_metadata.json with the current sizes of the files."""
+    """Write conversion_metadata.json with the current sizes and digests of the files."""
     if not (folder / METADATA_FILE).is_file():
         return
     metadata = read_json(folder / METADATA_FILE)
     names = [*metadata["files"], *(path.name for path in target.glob("model*.safetensors*"))]
     found = [target / name for name in sorted(set(names)) if (target / name).is_file()]
     weights = sum(path.stat().st_size for path in found if path.suffix == ".safetensors")
-    files = {path.relative_to(target).as_posix(): path.stat().st_size for path in found}
-    write_json(
-        target / METADATA_FILE, {**metadata, "dtype": dtype_name(dtype), "weight_bytes": weights, "files": files}
-    )
+    write_metadata(target, {**metadata, "dtype": dtype_name(dtype), "weight_bytes": weights}, found)
 
 
 def check_options(options: dict[str, Any], known: tuple[str, ...]) -> None:

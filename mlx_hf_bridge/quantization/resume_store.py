@@ -1,14 +1,19 @@
 """Finished steps of a long calibration, stored on disk, so that an interrupted one can be resumed."""
 
+import hashlib
+import logging
 import os
 import re
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
 
 from mlx_hf_bridge.quantization.quantized_weights import QuantizedWeights
+
+logger = logging.getLogger(__name__)
 
 
 class ResumeStore:
@@ -22,24 +27,38 @@ class ResumeStore:
         self.folder = folder
 
     def load(self, name: str) -> dict[str, mx.array] | None:
-        """Return the arrays that were saved under a name; None if there are none."""
+        """Return the arrays that were saved under a name; None if there are none, or their file was damaged since."""
         path = self._path(name)
-        if path is None or not path.is_file():
+        try:
+            if path is None or _digest_file(path).read_text(encoding="ascii") != _sha256(path):
+                return None
+            found = mx.load(str(path))
+        except (OSError, ValueError, RuntimeError):
             return None
-        found = mx.load(str(path))
         assert isinstance(found, dict)
         return found
 
     def save(self, name: str, arrays: dict[str, mx.array]) -> None:
-        """Save arrays under a name; an interruption leaves the old file or the new one, never half of it."""
+        """Save arrays under a name; an interruption leaves the old file, the new one, or one that `load` ignores.
+
+        What cannot be saved is logged: it costs time only, if this run is interrupted.
+        """
         path = self._path(name)
         if path is None:
             return
-        path.parent.mkdir(parents=True, exist_ok=True)
         # The process id keeps two processes from writing one scratch file.
         scratch = path.with_name(f"{os.getpid()}-{path.name}")
-        mx.save_safetensors(str(scratch), arrays)
-        os.replace(scratch, path)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            mx.save_safetensors(str(scratch), arrays)
+            digest = _sha256(scratch)
+            os.replace(scratch, path)
+            _digest_file(path).write_text(digest, encoding="ascii")
+        # MLX raises RuntimeError for what it cannot write.
+        except (OSError, RuntimeError) as error:
+            logger.warning("steps of the calibration cannot be kept in %s (%s)", self.folder, error)
+            with suppress(OSError):
+                scratch.unlink(missing_ok=True)
 
     def load_quantized(self, name: str) -> QuantizedWeights | None:
         """Return the quantized weights that were saved under a name; None if there are none."""
@@ -64,3 +83,12 @@ class ResumeStore:
     def _path(self, name: str) -> Path | None:
         # Module paths may hold characters that file names must not.
         return None if self.folder is None else self.folder / (re.sub(r"[^\w.-]+", "-", name) + ".safetensors")
+
+
+def _digest_file(path: Path) -> Path:
+    return path.with_suffix(".sha256")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

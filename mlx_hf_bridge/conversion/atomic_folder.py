@@ -1,0 +1,134 @@
+"""Folders that are written completely or not at all, whatever happens to the process or the disk meanwhile."""
+
+import errno
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from mlx_hf_bridge.checkpoints.paths import check_encodable
+from mlx_hf_bridge.errors import BridgeError, RepositoryError
+
+# The end of the names of folders that are being written, the lock in them, the name in them of what the new folder
+# replaces, and the time that making the lock takes at most.
+SCRATCH, _LOCK, _REPLACED, _SECONDS_UNTIL_LOCKED = ".scratch", "lock", "replaced", 600
+_ADVICE = "Give a folder on a disk with space that you may write to."
+# Errors of a disk that cannot be written, where they name no file; others say themselves what they are about.
+_DISK_ERRORS = {errno.EACCES, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOLCK, errno.ENOSPC, errno.EROFS}
+
+
+def write_atomically(folder: Path, create: Callable[[Path], Any], advice: str = _ADVICE) -> None:
+    """Create a folder completely or not at all, and remove what killed processes left of such attempts next to it.
+
+    Args:
+        folder: The folder; an existing one is replaced at the end.
+        create: Called with a new empty folder next to it, to fill; nothing is left if it fails.
+        advice: What to do if the folder cannot be written, for the message.
+
+    Raises:
+        RepositoryError: If it cannot be written.
+    """
+    with reporting_write_errors(folder, advice):
+        check_encodable(folder)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        remove_abandoned(folder.parent)
+        # In the same parent folder, since a rename is atomic within one file system only.
+        scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", suffix=SCRATCH, dir=folder.parent))
+        try:
+            # Held as long as this process lives, so that others can tell.
+            with FileLock(scratch / _LOCK):
+                new = scratch / folder.name
+                new.mkdir()
+                create(new)
+                if folder.exists():
+                    # A folder that is not empty cannot be replaced by a rename, so the old one moves away first.
+                    os.replace(folder, scratch / _REPLACED)
+                os.replace(new, folder)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+def abandoned(parent: Path) -> Iterator[Path]:
+    """Find the scratch folders of processes that were killed while they wrote.
+
+    Args:
+        parent: The folder that they lie in; it need not exist.
+
+    Yields:
+        Each of them, locked until the next one is asked for.
+    """
+    for scratch in sorted(parent.glob(f".*{SCRATCH}")):
+        lock = scratch / _LOCK
+        try:
+            # One that was made this moment has no lock yet.
+            if not lock.exists() and time.time() - scratch.stat().st_mtime < _SECONDS_UNTIL_LOCKED:
+                continue
+            with FileLock(lock, timeout=0):
+                yield scratch
+        except (OSError, Timeout):  # in use, gone meanwhile, or another user's
+            continue
+
+
+def remove_abandoned(parent: Path) -> None:
+    """Remove scratch folders of processes that were killed while they wrote; finish what lacked only the last step.
+
+    Args:
+        parent: The folder that they lie in.
+    """
+    for scratch in abandoned(parent):
+        # Killed between its two renames: the new folder is complete, and the old one is out of its place.
+        if (scratch / _REPLACED).exists():
+            for new in scratch.iterdir():
+                if new.is_dir() and new.name != _REPLACED and not (parent / new.name).exists():
+                    with suppress(OSError):
+                        os.replace(new, parent / new.name)
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+@contextmanager
+def reporting_write_errors(folder: Path, advice: str = _ADVICE) -> Iterator[None]:
+    """Raise RepositoryError for errors about a folder that cannot be written; others pass.
+
+    Args:
+        folder: The folder.
+        advice: What to do, for the message.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        RepositoryError: If the folder, or the disk that it is on, cannot be written.
+    """
+    where = f"the folder {folder.parent!s:.300} cannot be written"
+    try:
+        yield
+    except BridgeError:
+        raise
+    except OSError as error:
+        if not _is_about(error, folder):
+            raise
+        raise RepositoryError(f"{where} ({error!s:.400}). {advice}") from error
+    except NotImplementedError as error:  # a file system without locks (filelock)
+        raise RepositoryError(f"{where} ({error!s:.400}). {advice}") from error
+    except RuntimeError as error:
+        # MLX's own error for what it cannot write, which names no file.
+        if not str(error).startswith("[write]"):
+            raise
+        raise RepositoryError(f"{where} ({error!s:.400}) {advice}") from error
+
+
+def _is_about(error: OSError, folder: Path) -> bool:
+    """Whether an error is about a folder, what leads to it or is made for it, or the disk; not about a source file."""
+    if not isinstance(error.filename, (str, os.PathLike)):
+        return error.errno in _DISK_ERRORS
+    path, parent = Path(error.filename), folder.parent
+    if parent.is_relative_to(path):
+        return True
+    inside = path.relative_to(parent).parts[0] if path.is_relative_to(parent) else ""
+    return inside in (folder.name, f"{folder.name}.lock") or inside.startswith(f".{folder.name}-")

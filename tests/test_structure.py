@@ -125,8 +125,9 @@ def test_only_device_asks_what_the_machine_is() -> None:
 
 def test_every_model_file_is_in_the_table_of_families_and_the_other_way_round() -> None:
     files = {path.stem for path in (ROOT / "models").glob("*.py")} - {"__init__"}
-    assert files == {row.model_type.replace("-", "_") for row in FAMILIES}
-    assert {row.model_type for row in FAMILIES} == set(model_types())
+    compared = {model_type for model_type in model_types() if family_for({"model_type": model_type}).in_transformers}
+    assert files == {model_type.replace("-", "_") for model_type in model_types()}
+    assert {row.model_type for row in FAMILIES} == compared
     for model_type in model_types():
         assert family_for({"model_type": model_type}).model_type == model_type
 

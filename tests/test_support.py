@@ -55,11 +55,7 @@ def test_a_refused_type_is_an_error_with_its_reason(model_type: str) -> None:
     assert "Use transformers on torch" in str(caught.value)
 
 
-def test_files_that_their_authors_code_alone_reads_are_errors_that_name_transformers_own() -> None:
-    with pytest.raises(
-        UnsupportedModelError, match=r"model_type='new', which only the authors' remote code .* gte, as in"
-    ):
-        family_for({"model_type": "new", "auto_map": {"AutoModel": "new-impl--modeling.NewModel"}})
+def test_files_with_adapters_of_their_authors_code_are_errors_that_name_transformers_own() -> None:
     jina = {"model_type": "xlm-roberta", "position_embedding_type": "rotary", "lora_adaptations": ["separation"]}
     with pytest.raises(
         UnsupportedModelError, match=r"lora_adaptations=\['separation'\]: .* Load .*/jina-embeddings-v3-hf\)"

@@ -188,6 +188,11 @@ class EncoderConfig:
         return self.model_type in _EAGER_TYPES
 
     @property
+    def independent_length(self) -> int:
+        """Longest batch, in tokens, in which padding changes no text's outputs; a longer one holds one length only."""
+        return NO_POSITIONS
+
+    @property
     def extra_input_axes(self) -> Mapping[str, tuple[int, ...]]:
         """Trailing axes of extra inputs that are not (B, L): {"bbox": (4,)} for LayoutLM's boxes of shape (B, L, 4)."""
         return {}

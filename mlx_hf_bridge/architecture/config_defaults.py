@@ -76,6 +76,7 @@ _OWN: Mapping[str, Mapping[str, Any]] = {
     },
     "mpnet": {"vocab_size": 30527},
     "mt5": _MT5,
+    "new": {"vocab_size": 30528, "max_position_embeddings": 2048, "pad_token_id": None, "type_vocab_size": 1},
     "nomic_bert": {"vocab_size": 30528, "max_position_embeddings": 2048, "hidden_act": "silu"},
     "qwen3": {
         "vocab_size": 151936, "hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32,

@@ -145,6 +145,8 @@ class Family:
         ignored_prefixes: First components of tensor names to drop. See the table.
         uses_token_type_ids: Whether the bare encoder accepts token_type_ids.
         accepts_inputs_embeds: Whether the bare encoder accepts inputs_embeds.
+        in_transformers: Whether transformers has classes for the model type. If not, `hf_prefix` is that of the
+            authors' classes, and tests compare with an independent implementation in NumPy.
         length_dependent: Whether padding changes the outputs of the real tokens, so that only texts of one length can
             share a batch (FNet mixes all positions).
     """
@@ -172,6 +174,7 @@ class Family:
     ignored_prefixes: tuple[str, ...] = ()
     uses_token_type_ids: bool = True
     accepts_inputs_embeds: bool = True
+    in_transformers: bool = True
     length_dependent: bool = False
 
     def hf_class_name(self, task: str) -> str:
@@ -186,3 +189,16 @@ class Family:
         if task == BASE_TASK:
             return self.hf_prefix + self.hf_base_suffix
         return self.hf_prefix + self.hf_head_suffixes.get(task, HF_SUFFIXES[task])
+
+
+def independent_length_of(family: Family, config: EncoderConfig) -> int:
+    """Return the longest batch, in tokens, in which padding changes no text's outputs.
+
+    Args:
+        family: The model type.
+        config: The model's config.
+
+    Returns:
+        A number of tokens; 0 if padding always changes the outputs.
+    """
+    return 0 if family.length_dependent else config.independent_length

@@ -96,10 +96,6 @@ UNSUPPORTED: dict[str, str] = {
     "yoso": _SPARSE,
 }
 
-# model_type of checkpoints that only their authors' remote code reads -> what transformers has instead.
-REMOTE_CODE_TYPES: dict[str, str] = {
-    "new": "gte, as in alibaba-nlp-community/gte-multilingual-base",
-}
 # Key of config.json in repos whose remote code adds one of several LoRA adapters to the weights.
 LORA_KEY = "lora_adaptations"
 

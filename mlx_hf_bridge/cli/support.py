@@ -13,6 +13,8 @@ implementation in MLX, a file of its own under `mlx_hf_bridge/models/`. Each of 
 on random weights, through files on disk: padded on either side and unbatched, with eager and sdpa attention, to 2e-5
 (`tests/test_parity.py`); in float16 and bfloat16, with padding in every pattern (`tests/test_half_precision.py`); with
 every quantization recipe (`tests/test_quantization.py`); and at the longest text it takes (`tests/test_lengths.py`).
+Types that only their authors' code has in torch, marked with \\*, are compared with an independent implementation in
+NumPy instead (`tests/numpy_reference.py`), to the same 2e-5; nothing of a repo's code is ever run.
 
 Any other type is traced if possible (docs/tracing.md): transformers' own module runs as a graph, which each conversion
 first compares with torch; "tried" means that no obstacle is known. Otherwise loading it is an error.
@@ -24,13 +26,14 @@ class Support:
     """One model_type.
 
     heads: the suffixes of the supported transformers classes. reason: why it is not native. traced: "tried", or "no: "
-    and why.
+    and why. in_transformers: whether transformers has classes of it, which tests compare with.
     """
 
     model_type: str
     heads: tuple[str, ...] = ()
     reason: str = ""
     traced: str = ""
+    in_transformers: bool = True
 
 
 def supported_types() -> list[Support]:
@@ -42,7 +45,8 @@ def supported_types() -> list[Support]:
 def _native(model_type: str) -> Support:
     family = family_for({"model_type": model_type})
     tasks = [task for task in HF_SUFFIXES if task in family.heads]
-    return Support(model_type, ("Model", *(HF_SUFFIXES[task] for task in tasks)))
+    heads = ("Model", *(HF_SUFFIXES[task] for task in tasks))
+    return Support(model_type, heads, in_transformers=family.in_transformers)
 
 
 def _traced(model_type: str, reason: str) -> Support:
@@ -56,7 +60,9 @@ def as_markdown() -> str:
     native = [row for row in rows if row.heads]
     refused = [row for row in rows if row.reason]
     lines = [_HEADING, f"## Native ({len(native)})", "", "| model_type | classes |", "| --- | --- |"]
-    lines += [f"| {row.model_type} | {', '.join(head.removeprefix('For') for head in row.heads)} |" for row in native]
+    for row in native:
+        mark = "" if row.in_transformers else " \\*"
+        lines.append(f"| {row.model_type}{mark} | {', '.join(head.removeprefix('For') for head in row.heads)} |")
     lines += ["", f"## Not native ({len(refused)})", "", "| model_type | why | traced |", "| --- | --- | --- |"]
     lines += [f"| {row.model_type} | {row.reason} | {row.traced} |" for row in refused]
     return "\n".join(lines) + "\n"

@@ -15,7 +15,7 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 
-from mlx_hf_bridge.architecture.family import BASE_TASK
+from mlx_hf_bridge.architecture.family import BASE_TASK, independent_length_of
 from mlx_hf_bridge.checkpoints.checkpoint import Checkpoint
 from mlx_hf_bridge.checkpoints.pooling_modes import read_pooling_modes
 from mlx_hf_bridge.conversion.plan import Plan
@@ -109,8 +109,8 @@ def create_calibration_job(
     tokens, padding_id = _tokenize(plan, folder)
     lengths = [len(text) for text in tokens]
 
-    def batches(same_length: bool) -> list[TokenBatch]:
-        groups = group_by_length(lengths, _BATCH_SIZE, same_length)
+    def batches(independent_length: int) -> list[TokenBatch]:
+        groups = group_by_length(lengths, _BATCH_SIZE, independent_length)
         return [pad_tokens(plan.config, [tokens[index] for index in rows], padding_id) for rows in groups]
 
     return CalibrationJob(
@@ -118,8 +118,8 @@ def create_calibration_job(
         float_model(plan, task, targets),
         float_model(plan, task, targets),
         # Without padding, so that statistics of inputs count real tokens only.
-        batches(same_length=True),
-        batches(same_length=plan.family.length_dependent),
+        batches(independent_length=0),
+        batches(independent_length_of(plan.family, plan.config)),
         widths,
         plan.dtype,
         _output_selector(plan.checkpoint, task),

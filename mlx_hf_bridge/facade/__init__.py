@@ -28,6 +28,7 @@ import transformers
 from transformers import PretrainedConfig, PreTrainedModel
 
 from mlx_hf_bridge.checkpoints.repo_files import PACKING_KEYS
+from mlx_hf_bridge.errors import UnsupportedModelError
 from mlx_hf_bridge.facade.construction import build_facade
 from mlx_hf_bridge.facade.fallback import Bridge, fall_back_to_torch
 from mlx_hf_bridge.facade.model import Facade, torch_dtype
@@ -59,6 +60,9 @@ def facade(
     Returns:
         The facade, an instance of `hf_class`.
 
+    Raises:
+        UnsupportedModelError: If transformers has no class for the model type.
+
     Example:
         ```python
         import torch
@@ -70,6 +74,11 @@ def facade(
         ```
     """
     loaded = model.loaded
+    if hf_class is None and not loaded.family.in_transformers:
+        raise UnsupportedModelError(
+            f"transformers has no class for model_type {loaded.family.model_type!r}, and a facade is an instance of "
+            "one. Call the MLX model itself."
+        )
     hf_class = hf_class or getattr(transformers, loaded.family.hf_class_name(loaded.task))
     bridge = Bridge(model, dtype or torch_dtype(model.dtype), fall_back, on_call)
     wrapped: PreTrainedModel = build_facade(hf_class, bridge, config or _stored_config(model, hf_class))

@@ -16,7 +16,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from mlx_hf_bridge.architecture.config import EncoderConfig
+from mlx_hf_bridge.architecture.config import NO_POSITIONS, EncoderConfig
 from mlx_hf_bridge.errors import InputError, OverlongTextError, TokenRangeError
 from mlx_hf_bridge.inference.parallel import run_in_parallel
 from mlx_hf_bridge.inference.plain_values import plain_scalar
@@ -155,7 +155,9 @@ def pad_tokens(config: EncoderConfig, tokens: Sequence[Tokens], pad_token_id: in
     return make_batch(config, ids, mask, token_type_ids if matter else None)
 
 
-def group_by_length(lengths: Sequence[int], batch_size: int, same_length: bool = False) -> Iterator[list[int]]:
+def group_by_length(
+    lengths: Sequence[int], batch_size: int, independent_length: int = NO_POSITIONS
+) -> Iterator[list[int]]:
     """Group texts of similar length into batches, longest texts first.
 
     A batch has at most `batch_size` x TOKENS_PER_TEXT tokens, padding included, or is a single text. Where batches run
@@ -164,7 +166,7 @@ def group_by_length(lengths: Sequence[int], batch_size: int, same_length: bool =
     Args:
         lengths: Number of tokens of each text.
         batch_size: Factor of that bound, 1 or more.
-        same_length: Whether only texts of equal length may share a batch.
+        independent_length: Length above which only texts of equal length may share a batch; 0 for all texts.
 
     Yields:
         Indices into `lengths`, one list per batch.
@@ -176,7 +178,7 @@ def group_by_length(lengths: Sequence[int], batch_size: int, same_length: bool =
     share = -(-sum(ordered[:1]) * len(ordered) // STREAMS)
     most = min(batch_size * TOKENS_PER_TEXT, max(share, _MIN_TOKENS))
     sizes = [most * part // _SIZES for part in range(_SIZES, 0, -1)] if STREAMS > 1 else [most]
-    tried = [_batch_ends(ordered, budget, same_length) for budget in sizes if budget >= min(most, _MIN_TOKENS)]
+    tried = [_batch_ends(ordered, budget, independent_length) for budget in sizes if budget >= min(most, _MIN_TOKENS)]
     start = 0
     for end in min(tried, key=lambda ends: _duration(ordered, ends)):
         yield order[start:end]
@@ -189,13 +191,13 @@ def _duration(lengths: Sequence[int], ends: Sequence[int]) -> int:
     return sum(_BATCH_COST + max(tokens[first : first + STREAMS]) for first in range(0, len(tokens), STREAMS))
 
 
-def _batch_ends(lengths: Sequence[int], budget: int, same_length: bool) -> list[int]:
+def _batch_ends(lengths: Sequence[int], budget: int, independent_length: int) -> list[int]:
     """Return where batches of at most `budget` padded tokens end, for lengths in descending order."""
     ends: list[int] = []
     start = 0
     while start < len(lengths):
         end = min(len(lengths), start + max(1, budget // lengths[start]))
-        if same_length:
+        if lengths[start] > independent_length:
             # bisect needs ascending values, and lengths descend.
             end = bisect_right(lengths, -lengths[start], start, end, key=neg)
         ends.append(end)
@@ -228,14 +230,15 @@ class BatchPipeline:
         compute: Turns that into a lazy array with a row per text, which is converted to float32, or into any structure
             of arrays.
         split_rows: Splits the evaluated output of `compute` into one result per text.
-        same_length: Whether only texts of equal length share a batch, for models whose outputs depend on padding.
+        independent_length: Length above which only texts of equal length share a batch, for models whose outputs
+            depend on padding.
         same_shape: Whether all results are arrays of one shape, which are then stored in one array.
     """
 
     prepare: Callable[[list[Tokens]], Any]
     compute: Callable[[Any], Any]
     split_rows: Callable[[Any], Sequence[Any]] = to_float_rows
-    same_length: bool = False
+    independent_length: int = NO_POSITIONS
     same_shape: bool = False
 
     @property
@@ -314,7 +317,7 @@ def _batch_jobs(
     for numbers, tokens in blocks:
         separate = (([number], one) for number, one in zip(numbers, tokens, strict=True))
         groups = _deduplicated(numbers, tokens) if pipeline.deduplicates else list(separate)
-        for indices in group_by_length([len(one) for _, one in groups], batch_size, pipeline.same_length):
+        for indices in group_by_length([len(one) for _, one in groups], batch_size, pipeline.independent_length):
             pending.append([groups[index][0] for index in indices])
             yield partial(pipeline.run_batch, [groups[index][1] for index in indices])
 

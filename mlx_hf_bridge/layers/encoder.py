@@ -98,15 +98,23 @@ class PostNormLayer(nn.Module):
         attention: The attention module.
         feed_forward: The feed-forward block, (B, L, D) -> (B, L, D).
         hidden_size: D.
-        eps: Epsilon of both layer norms.
+        eps: Epsilon of both norms.
+        norm: Creates a norm from D and the epsilon; it is called twice.
     """
 
-    def __init__(self, attention: SelfAttention, feed_forward: nn.Module, hidden_size: int, eps: float) -> None:
+    def __init__(
+        self,
+        attention: SelfAttention,
+        feed_forward: nn.Module,
+        hidden_size: int,
+        eps: float,
+        norm: Callable[[int, float], nn.Module] = LayerNorm,
+    ) -> None:
         super().__init__()
         self.attention = attention
-        self.attention_norm = LayerNorm(hidden_size, eps=eps)
+        self.attention_norm = norm(hidden_size, eps)
         self.feed_forward = feed_forward
-        self.feed_forward_norm = LayerNorm(hidden_size, eps=eps)
+        self.feed_forward_norm = norm(hidden_size, eps)
 
     def __call__(self, x: mx.array, mask: mx.array | None, bias: Any, recorder: OutputRecorder) -> mx.array:
         if recorder.output_attentions:

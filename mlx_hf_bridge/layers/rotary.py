@@ -72,16 +72,48 @@ class Rotary(nn.Module):
     Args:
         head_dim: K.
         thetas: Bases (`rope_theta`); the slowest pair turns once in about 2 pi theta tokens.
+        stretch: Factor of the periods, one number or one for each pair, (P,); "linear" scaling of the positions.
     """
 
-    def __init__(self, head_dim: int, *thetas: float) -> None:
+    def __init__(self, head_dim: int, *thetas: float, stretch: float | np.ndarray = 1.0) -> None:
         super().__init__()
-        exponents = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
+        exponents = _exponents(head_dim)
         # From numpy: evaluated, hence usable from any thread. float32 powers, as transformers computes them.
-        self._periods = [mx.array(np.float32(theta) ** exponents) for theta in thetas]
+        self._periods = [mx.array((np.float32(theta) ** exponents * stretch).astype(np.float32)) for theta in thetas]
 
     def __call__(self, batch: TokenBatch) -> list[Rotation]:
         return [rotation_for(batch, periods) for periods in self._periods]
+
+
+class DynamicRotary(nn.Module):
+    """Rotary positions whose base grows with the batch's length beyond the trained one ("dynamic" NTK scaling).
+
+    Takes a TokenBatch and returns one Rotation. Source: transformers/modeling_rope_utils.py, which keeps the base of
+    the longest batch so far; here it depends on the batch alone.
+
+    Args:
+        head_dim: K, 4 or more.
+        theta: The base up to the trained length.
+        factor: How far the base grows.
+        trained: Longest batch, in tokens, that is rotated with `theta`.
+    """
+
+    def __init__(self, head_dim: int, theta: float, factor: float, trained: int) -> None:
+        super().__init__()
+        self._theta, self._factor, self._trained = theta, factor, trained
+        self._power = head_dim / (head_dim - 2)
+        self._exponents = mx.array(_exponents(head_dim))
+
+    def __call__(self, batch: TokenBatch) -> list[Rotation]:
+        given = batch.position_ids
+        length = mx.array(batch.ids.shape[1]) if given is None else given.max() + 1
+        beyond = mx.maximum(length.astype(mx.float32) / self._trained - 1, 0)
+        bases = self._theta * (1 + self._factor * beyond) ** self._power
+        return [rotation_for(batch, bases**self._exponents)]
+
+
+def _exponents(head_dim: int) -> np.ndarray:
+    return np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
 
 
 class CheckpointRotary(nn.Module):

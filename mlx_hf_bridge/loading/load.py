@@ -12,7 +12,7 @@ from typing import Any
 import mlx.core as mx
 
 from mlx_hf_bridge.architecture.config import EncoderConfig
-from mlx_hf_bridge.architecture.family import BASE_TASK, Family
+from mlx_hf_bridge.architecture.family import BASE_TASK, Family, independent_length_of
 from mlx_hf_bridge.checkpoints.checkpoint import (
     METADATA_FILE,
     Checkpoint,
@@ -79,6 +79,11 @@ class LoadedModel:
     source: Source
     report: LoadReport
     use: Use | None = None
+
+    @property
+    def independent_length(self) -> int:
+        """Longest batch, in tokens, in which padding changes no text's outputs."""
+        return independent_length_of(self.family, self.config)
 
     @property
     def content(self) -> Content:

@@ -8,7 +8,7 @@ import pkgutil
 from typing import Any
 
 from mlx_hf_bridge.architecture.family import Family
-from mlx_hf_bridge.architecture.unsupported import LORA_KEY, REMOTE_CODE_TYPES, UNSUPPORTED, remote_code_note
+from mlx_hf_bridge.architecture.unsupported import LORA_KEY, UNSUPPORTED, remote_code_note
 from mlx_hf_bridge.errors import UnsupportedModelError
 
 
@@ -30,11 +30,6 @@ def family_for(raw_config: dict[str, Any]) -> Family:
             f"config.json has {LORA_KEY}={adaptations}: the repo's remote code adds a task's LoRA to the weights, "
             "and outputs would differ without it. Load the form that transformers reads (for jina-embeddings-v3 "
             "jinaai/jina-embeddings-v3-hf), or use transformers on torch with trust_remote_code."
-        )
-    if isinstance(model_type, str) and model_type in REMOTE_CODE_TYPES:
-        raise UnsupportedModelError(
-            f"config.json has model_type={model_type!r}, which only the authors' remote code reads. "
-            f"Load the form that transformers reads: {REMOTE_CODE_TYPES[model_type]}."
         )
     if not is_native(raw_config):
         raise UnsupportedModelError(

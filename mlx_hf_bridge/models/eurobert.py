@@ -10,13 +10,13 @@ from mlx_hf_bridge.architecture import llama
 from mlx_hf_bridge.architecture.family import MASKED_LM, SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION, Family, Head
 from mlx_hf_bridge.architecture.heads import TOKEN_HEAD
 from mlx_hf_bridge.architecture.llama import GroupedQueryConfig
+from mlx_hf_bridge.architecture.rope import rotary
 from mlx_hf_bridge.errors import ConfigError
 from mlx_hf_bridge.layers.activations import gelu
 from mlx_hf_bridge.layers.embeddings import TokenEmbeddings
 from mlx_hf_bridge.layers.encoder import Encoder
 from mlx_hf_bridge.layers.heads import TokenClassifier
 from mlx_hf_bridge.layers.norm import RMSNorm
-from mlx_hf_bridge.layers.rotary import Rotary
 from mlx_hf_bridge.layers.transformed_heads import LMHead, Transform, TransformedHead, mean_pool, take_first_position
 
 # classifier_pooling -> pooling of hidden states before the classifier; "late" averages the classifier's outputs.
@@ -45,7 +45,7 @@ def encoder(config: EuroBertConfig) -> Encoder:
         TokenEmbeddings(config.vocab_size, config.hidden_size),
         [llama.layer(config, config.mlp_bias) for _ in range(config.num_hidden_layers)],
         final_norm=RMSNorm(config.hidden_size, config.layer_norm_eps),
-        rotary=Rotary(config.attention_head_dim, config.theta),
+        rotary=rotary(config),
     )
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from mlx_hf_bridge.architecture.family import MULTIPLE_CHOICE, Family
-from mlx_hf_bridge.architecture.rope import RotaryConfig
+from mlx_hf_bridge.architecture.rope import RotaryConfig, rotary
 from mlx_hf_bridge.layers.activations import activation_for
 from mlx_hf_bridge.layers.encoder import Encoder, PostNormLayer
 from mlx_hf_bridge.layers.feed_forward import FeedForward
@@ -35,7 +35,7 @@ def layer(config: JinaEmbeddingsV3Config) -> PostNormLayer:
 def encoder(config: JinaEmbeddingsV3Config) -> Encoder:
     """Return the encoder."""
     layers = [layer(config) for _ in range(config.num_hidden_layers)]
-    return Encoder(nomic_bert.embeddings(config), layers, rotary=nomic_bert.rotary(config))
+    return Encoder(nomic_bert.embeddings(config), layers, rotary=rotary(config))
 
 
 _BLOCK_NAMES = {

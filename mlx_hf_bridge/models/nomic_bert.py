@@ -9,13 +9,12 @@ from typing import Any, ClassVar, Self
 
 from mlx_hf_bridge.architecture.family import MASKED_LM, SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION, Family
 from mlx_hf_bridge.architecture.heads import POOLED_SEQUENCE_HEAD, TOKEN_HEAD, masked_lm_head
-from mlx_hf_bridge.architecture.rope import RotaryConfig
+from mlx_hf_bridge.architecture.rope import RotaryConfig, rotary
 from mlx_hf_bridge.layers.activations import activation_for
 from mlx_hf_bridge.layers.embeddings import NormalizedEmbeddings
 from mlx_hf_bridge.layers.encoder import Encoder, PostNormLayer
 from mlx_hf_bridge.layers.feed_forward import GatedFeedForward
 from mlx_hf_bridge.layers.norm import LayerNorm
-from mlx_hf_bridge.layers.rotary import Rotary
 from mlx_hf_bridge.layers.rotary_attention import RotaryAttention
 from mlx_hf_bridge.models import bert
 
@@ -63,11 +62,6 @@ def embeddings(config: RotaryConfig) -> NormalizedEmbeddings:
     """Return the embeddings: tokens and token types, then a norm."""
     norm = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
     return NormalizedEmbeddings(config.vocab_size, config.hidden_size, norm, config.type_vocab_size)
-
-
-def rotary(config: RotaryConfig) -> Rotary:
-    """Return the rotary positions."""
-    return Rotary(config.attention_head_dim, config.theta)
 
 
 def layer(config: NomicBertConfig) -> PostNormLayer:

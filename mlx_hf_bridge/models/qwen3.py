@@ -19,13 +19,13 @@ from mlx_hf_bridge.architecture.family import (
 )
 from mlx_hf_bridge.architecture.heads import SPAN_HEAD
 from mlx_hf_bridge.architecture.llama import GroupedQueryConfig
+from mlx_hf_bridge.architecture.rope import rotary
 from mlx_hf_bridge.errors import ConfigError
 from mlx_hf_bridge.layers.embeddings import TokenEmbeddings
 from mlx_hf_bridge.layers.encoder import Encoder
 from mlx_hf_bridge.layers.heads import LastTokenClassifier, TokenClassifier
 from mlx_hf_bridge.layers.norm import RMSNorm
 from mlx_hf_bridge.layers.pre_norm import PreNormLayer
-from mlx_hf_bridge.layers.rotary import Rotary
 from mlx_hf_bridge.layers.token_batch import TokenBatch
 
 
@@ -64,7 +64,7 @@ def encoder(config: Qwen3Config) -> Encoder:
         final_norm=RMSNorm(config.hidden_size, config.layer_norm_eps),
         # Decoders that were turned into bidirectional encoders say so in config.json (masking_utils.py).
         attention_mask=TokenBatch.causal_mask if config.is_causal else TokenBatch.key_mask,
-        rotary=Rotary(config.attention_head_dim, config.theta),
+        rotary=rotary(config),
     )
 
 

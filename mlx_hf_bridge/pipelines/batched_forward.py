@@ -96,7 +96,7 @@ def forward_in_batches(
         steps = BatchPipeline(
             _stacked(loaded) if has_padding else _padded(loaded, pad_token_id),
             compute,
-            same_length=has_padding or loaded.family.length_dependent,
+            independent_length=0 if has_padding else loaded.independent_length,
         )
         found = run_batches([sequences[index] for index in chosen], steps, batch_size, show_progress) if chosen else []
         outputs.update(zip(chosen, found, strict=True))

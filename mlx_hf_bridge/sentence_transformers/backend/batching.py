@@ -40,7 +40,7 @@ class BatchSplittingModel(MLXPreTrainedModel):
         arrays = {name: value for name, value in given.items() if name not in (*_RECORDED_OUTPUTS, "return_dict")}
         # Recorded outputs have the padded length in their shape; texts of a length-dependent model must keep their
         # padding.
-        if args or records or not _can_split(arrays) or self.loaded.family.length_dependent:
+        if args or records or not _can_split(arrays, self.loaded.independent_length):
             return super().__call__(*args, **given)
         parts = _SubBatches.split({name: to_numpy(value) for name, value in arrays.items() if value is not None})
         if parts is None:
@@ -115,10 +115,15 @@ class _SubBatches:
         return whole
 
 
-def _can_split(arrays: Mapping[str, Any]) -> bool:
-    """Return whether a call has ids and a mask, and no inputs that sub-batches are not built from."""
+def _can_split(arrays: Mapping[str, Any], independent_length: int) -> bool:
+    """Return whether a call has ids and a mask, and no inputs that sub-batches are not built from.
+
+    `independent_length` is the longest batch in which padding changes no output.
+    """
     others = any(value is not None for name, value in arrays.items() if name not in _SPLIT_INPUTS)
-    return not others and arrays.get("input_ids") is not None and arrays.get("attention_mask") is not None
+    if others or arrays.get("input_ids") is None or arrays.get("attention_mask") is None:
+        return False
+    return int(arrays["input_ids"].shape[-1]) <= independent_length
 
 
 def _compute(model: Callable[..., EncoderOutput], task: str, call: ModelInputs) -> dict[str, mx.array]:

@@ -71,7 +71,7 @@ def encode_texts(
 
     same_shape = split_rows is to_float_rows
     pipeline = BatchPipeline(
-        partial(first.features, options=options), compute, split_rows, first.length_dependent, same_shape
+        partial(first.features, options=options), compute, split_rows, first.independent_length, same_shape
     )
     return run_blocks(_blocks(first, texts, options), len(texts), pipeline, batch_size, show_progress)
 

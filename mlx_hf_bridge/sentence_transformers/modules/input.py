@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from mlx_hf_bridge.architecture.config import NO_POSITIONS
 from mlx_hf_bridge.errors import InputError
 from mlx_hf_bridge.inference.plain_values import plain_scalar
 from mlx_hf_bridge.inference.tokenizer import Text, Tokenizer, Tokens
@@ -37,13 +38,13 @@ class InputModule(Module):
     Attributes:
         modalities: What it reads; always ["text"].
         tokenizer: The tokenizer of its folder.
-        length_dependent: Whether padding changes a text's result.
+        independent_length: Longest batch, in tokens, in which padding changes no text's result.
     """
 
     modalities: ClassVar[list[str]] = ["text"]
     tokenizer: Tokenizer
-    length_dependent: bool = False
-    """Whether padding changes a text's result, so that a batch may hold only texts of one length."""
+    independent_length: int = NO_POSITIONS
+    """Longest batch, in tokens, in which padding changes no text's result; a longer one holds one length only."""
 
     @abstractmethod
     def tokens(self, texts: Sequence[Text], options: EncodeOptions) -> list[Tokens]:

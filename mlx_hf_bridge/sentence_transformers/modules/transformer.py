@@ -58,7 +58,7 @@ class Transformer(InputModule):
         self.do_lower_case = settings.do_lower_case
         self.query_length, self.document_length = settings.query_length, settings.document_length
         self.query_expansion = settings.query_expansion
-        self.length_dependent = loaded.family.length_dependent
+        self.independent_length = loaded.independent_length
         self._output = settings.output
         self._overlong = overlong
         self._warned_truncation = False

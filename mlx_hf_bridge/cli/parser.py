@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from mlx_hf_bridge.cli import help_texts
+from mlx_hf_bridge.cli.cache_arguments import add_cache, usage_error
 from mlx_hf_bridge.cli.quantization_options import BITS_CHOICES, STORAGE_DTYPES, QuantizationOptions
 from mlx_hf_bridge.quantization.methods import METHODS
 from mlx_hf_bridge.quantization.recipes import BITS, RECIPES
@@ -42,6 +43,8 @@ def _usage_error(args: argparse.Namespace) -> str | None:
     conflicting = [f"--{flag.replace('_', '-')}" for flag in flags if getattr(args, flag, None) is not None]
     if getattr(args, "recipe", None) and conflicting:
         return f"--recipe {args.recipe} already sets the quantization; leave out {', '.join(conflicting)}, or --recipe"
+    if args.command == "cache":
+        return usage_error(args)
     if args.command not in ("encode", "classify"):
         return None
     if args.text and args.file:
@@ -74,6 +77,7 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
         ("verify", _add_verify, "compare converted models with their float originals", help_texts.VERIFY),
         ("demo", _add_demo, "run a small search with a real model in 8 bits", help_texts.DEMO),
         ("models", _add_models, "list the supported model types and their heads", help_texts.MODELS),
+        ("cache", _add_cache, "list, verify, prune and remove converted models in the cache", help_texts.CACHE),
         ("doctor", _add_doctor, "show what this machine computes with, how fast, and advice", help_texts.DOCTOR),
     ):
         command = commands.add_parser(name, help=help_line)
@@ -225,6 +229,10 @@ def _add_models(parser: argparse.ArgumentParser) -> None:
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="one JSON document instead of tables")
     form.add_argument("--markdown", action="store_true", help="print the page docs/models.md")
+
+
+def _add_cache(parser: argparse.ArgumentParser) -> None:
+    add_cache(parser, _add_logging)
 
 
 def _add_doctor(parser: argparse.ArgumentParser) -> None:

@@ -98,6 +98,30 @@ def exclusive(folder: Path) -> Iterator[bool]:
         os.close(descriptor)
 
 
+def is_in_use(folder: Path) -> bool:
+    """Return whether a process uses a folder, or is about to.
+
+    Args:
+        folder: A converted folder of the cache; it need not exist.
+
+    Returns:
+        Whether one does; False if that cannot be told.
+    """
+    try:
+        descriptor = os.open(lock_path(folder), os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return False
+
+
 def last_used(folder: Path) -> float | None:
     """Return when a process last loaded a folder.
 
@@ -111,6 +135,15 @@ def last_used(folder: Path) -> float | None:
         return lock_path(folder).stat().st_mtime
     except OSError:
         return None
+
+
+def lock_folder() -> Path:
+    """Return the folder of the locks of the cache; it need not exist.
+
+    Returns:
+        Its path.
+    """
+    return lock_path(converted_folder() / "any").parent
 
 
 def lock_path(folder: Path) -> Path:

@@ -174,6 +174,31 @@ AS_MOBILE: dict[str, Any] = {
     "wide": {**NARROW_64, "true_hidden_size": 64},
 }
 
+# The decoder has other sizes than the encoder.
+BART: dict[str, Any] = {
+    "vocab_size": 101,
+    "d_model": 24,
+    "encoder_layers": 3,
+    "encoder_attention_heads": 4,
+    "encoder_ffn_dim": 40,
+    "decoder_layers": 2,
+    "decoder_attention_heads": 3,
+    "decoder_ffn_dim": 32,
+    "max_position_embeddings": 44,
+    "pad_token_id": 3,
+    "eos_token_id": 4,
+    "decoder_start_token_id": 1,
+    "forced_eos_token_id": 4,
+    "bos_token_id": 0,
+}
+AS_BART: dict[str, Any] = {
+    "pad_token_id": 3,
+    "separator_id": 4,
+    "accepts_inputs_embeds": False,
+    "never_quantized": ("classification_head",),
+    "wide": {"d_model": 128, "encoder_ffn_dim": 256, "decoder_ffn_dim": 192, "decoder_attention_heads": 2},
+}
+
 FAMILIES = [
     Row("bert", "Bert", transformers.BertConfig(**WITH_TOKEN_TYPES, hidden_act="gelu_new"), token_types=3),
     Row("bert", "Bert", transformers.BertConfig(**WITH_TOKEN_TYPES, hidden_act="relu"), token_types=3),
@@ -711,6 +736,11 @@ FAMILIES = [
         3,
         separator_id=4,
     ),
+    Row("bart", "Bart", transformers.BartConfig(**BART, activation_function="relu"), **AS_BART),
+    Row("bart", "Bart", transformers.BartConfig(**BART, scale_embedding=True), **AS_BART),
+    Row("mbart", "MBart", transformers.MBartConfig(**BART, scale_embedding=True), **AS_BART),
+    Row("plbart", "PLBart", transformers.PLBartConfig(**BART), **AS_BART),
+    Row("mvp", "Mvp", transformers.MvpConfig(**BART, activation_function="silu"), **AS_BART),
 ]
 
 # Types that the installed transformers does not have yet cannot be compared with it.

@@ -64,27 +64,39 @@ def assert_same(actual: Any, expected: Any, valid: np.ndarray, blind: bool, case
     """
     # transformers adds empty `cross_attentions` or a cache to encoders that can also decode, and LUKE's entity states
     # even when there are no entities.
-    extra = ("cross_attentions", "past_key_values", "entity_hidden_states")
-    traced = ("attentions", "global_attentions")
+    extra = (
+        "past_key_values",
+        "entity_hidden_states",
+        *(() if expected.get("cross_attentions") else ("cross_attentions",)),
+    )
+    traced = ("attentions", "global_attentions", "decoder_attentions", "cross_attentions", "encoder_attentions")
     texts = valid[:, 0] if blind else np.ones(len(valid), bool)
     texts = texts.reshape(len(actual["logits"]), -1) if "Choice" in type(actual).__name__ else texts
     # T5Gemma's encoder returns recorded outputs in a different order than the fields of its output class.
     order = [field.name for field in dataclasses.fields(expected)]
     named = sorted((name for name in expected if name not in extra), key=order.index)
     assert [name for name in actual if name in expected or name not in traced] == named
-    for name in ("last_hidden_state", *ANSWERS):
+    for name in ("last_hidden_state", "encoder_last_hidden_state", *ANSWERS):
         if name in expected:
             kept = valid if expected[name].shape[:2] == valid.shape else texts
             np.testing.assert_allclose(
                 actual[name][kept], expected[name].numpy()[kept], rtol=0, atol=ABSOLUTE, err_msg=case
             )
-    for mlx_value, torch_value in zip(actual.hidden_states, expected.hidden_states, strict=True):
-        np.testing.assert_allclose(mlx_value[valid], torch_value.numpy()[valid], rtol=0, atol=ABSOLUTE, err_msg=case)
-    for mlx_value, torch_value in zip(
-        actual.attentions or (), expected.get("attentions") or (), strict="attentions" in expected
-    ):
-        rows = np.broadcast_to(valid[:, None, :], torch_value.shape[:3])
-        np.testing.assert_allclose(mlx_value[rows], torch_value.numpy()[rows], rtol=0, atol=ABSOLUTE, err_msg=case)
+    # A model with a decoder records both of its stacks.
+    has_decoder = "encoder_last_hidden_state" in expected
+    states = ("decoder_hidden_states", "encoder_hidden_states") if has_decoder else ("hidden_states",)
+    weights = ("decoder_attentions", "cross_attentions", "encoder_attentions") if has_decoder else ("attentions",)
+    for name in states:
+        for mlx_value, torch_value in zip(actual[name], expected[name], strict=True):
+            np.testing.assert_allclose(
+                mlx_value[valid], torch_value.numpy()[valid], rtol=0, atol=ABSOLUTE, err_msg=f"{case}, {name}"
+            )
+    for name in weights:
+        for mlx_value, torch_value in zip(actual.get(name) or (), expected.get(name) or (), strict=name in expected):
+            rows = np.broadcast_to(valid[:, None, :], torch_value.shape[:3])
+            np.testing.assert_allclose(
+                mlx_value[rows], torch_value.numpy()[rows], rtol=0, atol=ABSOLUTE, err_msg=f"{case}, {name}"
+            )
     for mlx_value, torch_value in zip(
         actual.get("global_attentions", ()), expected.get("global_attentions") or (), strict="attentions" in expected
     ):

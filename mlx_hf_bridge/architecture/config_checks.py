@@ -10,11 +10,13 @@ from mlx_hf_bridge.errors import ConfigError
 # transformers' two default labels (PreTrainedConfig.num_labels); save_pretrained leaves them out of config.json.
 DEFAULT_LABELS = {0: "LABEL_0", 1: "LABEL_1"}
 # Fields for which 0 is a value and not a mistake; all other integers are 1 or more.
-_MAY_BE_ZERO = ("num_hidden_layers", "type_vocab_size")
+_MAY_BE_ZERO = ("num_hidden_layers", "decoder_layers", "type_vocab_size")
 # MLX's shapes and ids have 32 bits.
 _MOST = 2**31 - 1
 # Fields that count modules, which take memory before any weight is read; real models have 100 layers.
-_COUNTS = ("num_hidden_layers", "num_hidden_groups", "inner_group_num", "num_feedforward_networks")
+_COUNTS = (
+    *("num_hidden_layers", "decoder_layers", "num_hidden_groups", "inner_group_num", "num_feedforward_networks"),
+)
 _MOST_MODULES = 10_000
 # Classes are counted out as labels.
 _MOST_LABELS = 2**20

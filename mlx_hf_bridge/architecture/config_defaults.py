@@ -19,6 +19,10 @@ _SHARED: Mapping[str, Any] = {
 _LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
 _T5 = {"hidden_size": 512, "head_dim": 64}
 _MT5 = {**_T5, "vocab_size": 250112, "num_hidden_layers": 8, "num_attention_heads": 6, "intermediate_size": 1024}
+_BART = {
+    "vocab_size": 50265, "hidden_size": 1024, "num_attention_heads": 16, "intermediate_size": 4096,
+    "max_position_embeddings": 1024, "decoder_layers": 12, "decoder_attention_heads": 16, "decoder_ffn_dim": 4096,
+}  # fmt: skip
 _CLIP = {
     "vocab_size": 49408, "hidden_size": 512, "num_attention_heads": 8, "intermediate_size": 2048,
     "max_position_embeddings": 77, "hidden_act": "quick_gelu", "pad_token_id": 1,
@@ -36,6 +40,7 @@ _OWN: Mapping[str, Mapping[str, Any]] = {
         "vocab_size": 30000, "hidden_size": 4096, "num_attention_heads": 64, "intermediate_size": 16384,
         "hidden_act": "gelu_new", "embedding_size": 128,
     },
+    "bart": _BART,
     "bert-generation": {**_LARGE, "vocab_size": 50358},
     "big_bird": {"vocab_size": 50358, "max_position_embeddings": 4096, "hidden_act": "gelu_new"},
     "clap_text_model": {"vocab_size": 50265, "max_position_embeddings": 514, "type_vocab_size": 1},
@@ -64,6 +69,7 @@ _OWN: Mapping[str, Mapping[str, Any]] = {
     "layoutlm": {"max_2d_position_embeddings": 1024},
     "longformer": {"attention_window": 512},
     "luke": {"vocab_size": 50267},
+    "mbart": _BART,
     "megatron-bert": {**_LARGE, "vocab_size": 29056},
     "metaclip_2_text_model": _CLIP,
     "mobilebert": {
@@ -76,8 +82,13 @@ _OWN: Mapping[str, Mapping[str, Any]] = {
     },
     "mpnet": {"vocab_size": 30527},
     "mt5": _MT5,
+    "mvp": {**_BART, "vocab_size": 50267},
     "new": {"vocab_size": 30528, "max_position_embeddings": 2048, "pad_token_id": None, "type_vocab_size": 1},
     "nomic_bert": {"vocab_size": 30528, "max_position_embeddings": 2048, "hidden_act": "silu"},
+    "plbart": {
+        "vocab_size": 50005, "num_hidden_layers": 6, "max_position_embeddings": 1024, "decoder_layers": 6,
+        "decoder_attention_heads": 12, "decoder_ffn_dim": 3072,
+    },
     "qwen3": {
         "vocab_size": 151936, "hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32,
         "intermediate_size": 22016, "max_position_embeddings": 32768, "hidden_act": "silu", "num_key_value_heads": 32,

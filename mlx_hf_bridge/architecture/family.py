@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import mlx.nn as nn
+import numpy as np
 
 from mlx_hf_bridge.architecture.config import EncoderConfig
 from mlx_hf_bridge.layers.token_batch import TokenBatch
@@ -53,7 +54,10 @@ class Head:
         variant_for: For a head with several implementations, a function of the config that returns the one whose names
             apply. DeBERTa uses it for `config.legacy`; None for all other heads.
         prepare_batch: Function of the config and the batch that adds the inputs that this task implies, as Longformer's
-            global attention on the question's tokens; None = nothing to add.
+            global attention on the question's tokens; None = nothing to add. It may raise InputError for a text that
+            the head cannot read.
+        check_call: Function of the config and the ids (B, L) of a direct call that raises InputError where transformers
+            refuses texts together that it computes one by one; None = it refuses none.
     """
 
     build: Callable[[Any], nn.Module]
@@ -63,6 +67,7 @@ class Head:
     untied: Mapping[str, str] = field(default_factory=dict)
     variant_for: "Callable[[Any], Head] | None" = None
     prepare_batch: Callable[[Any, TokenBatch], TokenBatch] | None = None
+    check_call: Callable[[Any, np.ndarray], None] | None = None
 
     def names_for(self, config: EncoderConfig) -> Mapping[str, str]:
         """Return the name table that applies to a config.

@@ -30,6 +30,9 @@ class EncoderOutput:
         hidden_states: The embeddings and every layer's output, (B, L, D) each, if asked for.
         attentions: Attention weights, (B, H, L, L) each, first layer first, if asked for.
         global_attentions: Weights of tokens with global attention, (B, H, L, G) each, if there are any.
+        cross_attentions: Weights of the encoder's tokens in a decoder's layers, (B, H, L, L) each, if asked for.
+        encoder: What the encoder before a decoder computed, its `hidden`, `hidden_states` and `attentions`; the other
+            fields are then the decoder's. None for a model without a decoder.
     """
 
     hidden: mx.array
@@ -38,6 +41,8 @@ class EncoderOutput:
     hidden_states: tuple[mx.array, ...] | None = None
     attentions: tuple[mx.array, ...] | None = None
     global_attentions: tuple[mx.array, ...] | None = None
+    cross_attentions: tuple[mx.array, ...] | None = None
+    encoder: "EncoderOutput | None" = None
 
     @property
     def logits(self) -> mx.array:
@@ -102,14 +107,7 @@ class Model(nn.Module):
         hidden = self.encoder(batch, recorder, first_token and not (output_hidden_states or output_attentions))
         pooled = self.pooler(hidden, batch) if "pooler" in self else None
         outputs = self.head(hidden, pooled, batch, self.encoder.embeddings.word) if "head" in self else {}
-        return EncoderOutput(
-            hidden,
-            pooled,
-            outputs,
-            tuple(recorder.hidden_states) if output_hidden_states else None,
-            tuple(recorder.attentions) or None,
-            tuple(recorder.global_attentions) or None,
-        )
+        return _output(hidden, recorder, pooled, outputs)
 
     def logits_at(self, batch: TokenBatch, positions: mx.array) -> mx.array:
         """Return a masked-LM head's logits at some positions only, which saves most of the scores over the vocabulary.
@@ -126,6 +124,26 @@ class Model(nn.Module):
         chosen = mx.take_along_axis(hidden, positions[:, :, None], axis=1)
         outputs: Mapping[str, mx.array] = self.head(chosen, None, batch, self.encoder.embeddings.word)
         return outputs["logits"]
+
+
+def _output(
+    hidden: mx.array,
+    recorder: OutputRecorder,
+    pooled: mx.array | None = None,
+    outputs: Mapping[str, mx.array] | None = None,
+) -> EncoderOutput:
+    """Return hidden states and what was recorded on the way to them."""
+    encoded, encoder = recorder.encoded, recorder.encoder
+    return EncoderOutput(
+        hidden,
+        pooled,
+        outputs or {},
+        tuple(recorder.hidden_states) if recorder.output_hidden_states else None,
+        tuple(recorder.attentions) or None,
+        tuple(recorder.global_attentions) or None,
+        tuple(recorder.cross_attentions) or None,
+        None if encoded is None or encoder is None else _output(encoded, encoder),
+    )
 
 
 def build_model(family: Family, config: EncoderConfig, task: str, pooler: bool) -> Model:

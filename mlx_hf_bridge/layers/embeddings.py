@@ -97,6 +97,65 @@ class Embeddings(nn.Module):
         return self.norm(summed) if "norm" in self else summed
 
 
+class PositionsAndNorm(nn.Module):
+    """Adds positions counted from 0 to token embeddings, then applies layer norm (BART).
+
+    Takes token embeddings (B, L, D) and returns (B, L, D).
+
+    Args:
+        positions: Number of positions.
+        width: D.
+        eps: Epsilon of the layer norm.
+        offset: Rows at the start of the position table that no position reads; 2 in BART's family.
+    """
+
+    def __init__(self, positions: int, width: int, eps: float, offset: int) -> None:
+        super().__init__()
+        self.position = Embedding(positions + offset, width)
+        self.norm = LayerNorm(width, eps=eps)
+        self.offset = offset
+
+    def __call__(self, tokens: mx.array) -> mx.array:
+        rows = mx.arange(tokens.shape[1], dtype=mx.int32)[None] + self.offset
+        normed: mx.array = self.norm(tokens + self.position(rows))
+        return normed
+
+
+class SharedEmbeddings(nn.Module):
+    """BART's embeddings: a token table that encoder and decoder share, and the encoder's positions and norm.
+
+    Takes a TokenBatch and returns (B, L, D). `position_ids` are ignored, as in transformers.
+
+    Args:
+        vocabulary: Rows of the token table.
+        width: D.
+        positions: Adds the encoder's positions.
+        token_scale: Factor of the token embeddings.
+    """
+
+    def __init__(self, vocabulary: int, width: int, positions: PositionsAndNorm, token_scale: float = 1.0) -> None:
+        super().__init__()
+        self.word = Embedding(vocabulary, width)
+        self.positions = positions
+        self.token_scale = token_scale
+
+    def __call__(self, batch: TokenBatch) -> mx.array:
+        embedded: mx.array = self.positions(self.tokens(batch))
+        return embedded
+
+    def tokens(self, batch: TokenBatch) -> mx.array:
+        """Return the scaled token embeddings, without positions.
+
+        Args:
+            batch: The batch.
+
+        Returns:
+            Array of shape (B, L, D).
+        """
+        tokens = batch.embed(self.word)
+        return tokens if self.token_scale == 1.0 else tokens * self.token_scale
+
+
 class MaskedEmbeddings(nn.Module):
     """DeBERTa's embeddings: a normalized sum that is 0 at padded positions.
 

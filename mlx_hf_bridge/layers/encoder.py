@@ -28,6 +28,9 @@ class OutputRecorder:
         hidden_states: Kept so far, (B, L, D) each: the embeddings, then every layer's output.
         attentions: Kept so far, (B, H, L, L) each, first layer first.
         global_attentions: Kept so far, (B, H, L, G) each: weights of tokens with global attention (Longformer).
+        cross_attentions: Kept so far, (B, H, T, L) each: a decoder's weights of the encoder's tokens (BART).
+        encoded: The encoder's last hidden states, (B, L, D), where the model ends with a decoder.
+        encoder: What the encoder before a decoder recorded; None for a model without a decoder.
     """
 
     output_hidden_states: bool = False
@@ -35,6 +38,9 @@ class OutputRecorder:
     hidden_states: list[mx.array] = field(default_factory=list)
     attentions: list[mx.array] = field(default_factory=list)
     global_attentions: list[mx.array] = field(default_factory=list)
+    cross_attentions: list[mx.array] = field(default_factory=list)
+    encoded: mx.array | None = None
+    encoder: "OutputRecorder | None" = None
 
     def record_hidden_state(self, hidden: mx.array) -> None:
         """Keep a hidden state if hidden states are asked for.
@@ -55,6 +61,23 @@ class OutputRecorder:
         self.attentions.append(attention)
         if global_attention is not None:
             self.global_attentions.append(global_attention)
+
+    def record_cross_attention(self, attention: mx.array) -> None:
+        """Keep a decoder layer's weights of the encoder's tokens; only called if `output_attentions` is set.
+
+        Args:
+            attention: (B, H, T, L).
+        """
+        self.cross_attentions.append(attention)
+
+    def record_encoder(self, encoded: mx.array, encoder: "OutputRecorder") -> None:
+        """Keep what the encoder before a decoder computed.
+
+        Args:
+            encoded: Its last hidden states, (B, L, D).
+            encoder: What it recorded.
+        """
+        self.encoded, self.encoder = encoded, encoder
 
     def replace_last_hidden_state(self, hidden: mx.array) -> None:
         """Replace the last layer's hidden state by the output of the final norm, if hidden states are asked for.

@@ -65,6 +65,29 @@ def mean_pool(hidden: mx.array, batch: TokenBatch) -> mx.array:
     return mean.astype(hidden.dtype)
 
 
+class EndTokenClassifier(nn.Module):
+    """BART's classifier: linear layer, tanh and linear layer of the last end token of each text.
+
+    Returns "logits" of shape (B, C).
+
+    Args:
+        hidden_size: D.
+        classes: C.
+        eos_token_id: Id of the end token, which every text contains.
+    """
+
+    def __init__(self, hidden_size: int, classes: int, eos_token_id: int) -> None:
+        super().__init__()
+        self.dense = Linear(hidden_size, hidden_size)
+        self.out = Linear(hidden_size, classes)
+        self.eos_token_id = eos_token_id
+
+    def __call__(self, hidden: mx.array, pooled: mx.array | None, batch: TokenBatch, table: TokenTable) -> HeadOutputs:
+        is_end = (batch.ids == self.eos_token_id).astype(mx.int32)
+        last = mx.argmax(is_end * mx.arange(is_end.shape[1], dtype=mx.int32), axis=1)
+        return {"logits": self.out(mx.tanh(self.dense(batch.take(hidden, last))))}
+
+
 class Transform(nn.Module):
     """A linear layer, an activation and an optional norm.
 

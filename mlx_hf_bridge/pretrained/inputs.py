@@ -83,7 +83,11 @@ class ModelInputs:
 
         Raises:
             TokenRangeError: If an id, token type id or position is outside its embedding table.
+            InputError: If the head does not take these texts together.
         """
+        head = self.loaded.family.heads.get(self.loaded.task)
+        if head is not None and head.check_call is not None:
+            head.check_call(self.loaded.config, self._ids)
         batch = make_batch(
             self.loaded.config,
             self._ids,
@@ -110,14 +114,7 @@ class ModelInputs:
         if self.choices is None:
             return encoded
         outputs = {name: array.reshape(-1, self.choices) for name, array in encoded.outputs.items()}
-        return EncoderOutput(
-            encoded.hidden,
-            encoded.pooled,
-            outputs,
-            encoded.hidden_states,
-            encoded.attentions,
-            encoded.global_attentions,
-        )
+        return replace(encoded, outputs=outputs)
 
     def _flatten(self) -> int | None:
         """Reshape (B, N, L) to (B * N, L) and return N; None for other tasks."""

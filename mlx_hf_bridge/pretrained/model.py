@@ -42,6 +42,9 @@ from mlx_hf_bridge.pretrained.outputs import (
     NextSentencePredictorOutput,
     PreTrainingOutput,
     QuestionAnsweringModelOutput,
+    Seq2SeqModelOutput,
+    Seq2SeqQuestionAnsweringModelOutput,
+    Seq2SeqSequenceClassifierOutput,
     SequenceClassifierOutput,
     TokenClassifierOutput,
     to_transformers_output,
@@ -60,6 +63,12 @@ _OUTPUTS: dict[str, type[ModelOutput]] = {
     MULTIPLE_CHOICE: MultipleChoiceModelOutput,
     NEXT_SENTENCE: NextSentencePredictorOutput,
     PRE_TRAINING: PreTrainingOutput,
+}
+
+# Those of models that end with a decoder.
+_SEQ2SEQ_OUTPUTS: dict[str, type[ModelOutput]] = {
+    SEQUENCE_CLASSIFICATION: Seq2SeqSequenceClassifierOutput,
+    QUESTION_ANSWERING: Seq2SeqQuestionAnsweringModelOutput,
 }
 
 
@@ -348,25 +357,38 @@ class MLXPreTrainedModel(TorchModuleAPI):
         return bool(getattr(self.config, key)) if argument is None else bool(argument)
 
     def _output(self, encoded: EncoderOutput, like: Any) -> ModelOutput:
-        def convert(array: mx.array | None) -> Any:
+        def convert(array: Any) -> Any:
+            if isinstance(array, tuple):
+                return tuple(match_array_type(one, like) for one in array)
             return None if array is None else match_array_type(array, like)
 
-        traced = {
-            "hidden_states": encoded.hidden_states and tuple(convert(array) for array in encoded.hidden_states),
-            "attentions": encoded.attentions and tuple(convert(array) for array in encoded.attentions),
-            **(
-                {"global_attentions": tuple(convert(array) for array in encoded.global_attentions)}
-                if encoded.global_attentions
-                else {}
-            ),
-        }
-        if self._loaded.task != BASE_TASK:
-            logits = {name: convert(array) for name, array in encoded.outputs.items()}
-            return _OUTPUTS[self._loaded.task](**logits, **traced)
+        task = self._loaded.task
+        logits = {name: convert(array) for name, array in encoded.outputs.items()}
+        recorded = {name: convert(value) for name, value in _recorded(encoded).items() if value is not None}
+        if task != BASE_TASK:
+            return (_OUTPUTS if encoded.encoder is None else _SEQ2SEQ_OUTPUTS)[task](**logits, **recorded)
         hidden = convert(encoded.hidden)
+        if encoded.encoder is not None:
+            return Seq2SeqModelOutput(last_hidden_state=hidden, **recorded)
         if self._loaded.family.pooler is None:
-            return BaseModelOutput(last_hidden_state=hidden, **traced)
-        return BaseModelOutputWithPooling(last_hidden_state=hidden, pooler_output=convert(encoded.pooled), **traced)
+            return BaseModelOutput(last_hidden_state=hidden, **recorded)
+        return BaseModelOutputWithPooling(last_hidden_state=hidden, pooler_output=convert(encoded.pooled), **recorded)
+
+
+def _recorded(encoded: EncoderOutput) -> dict[str, Any]:
+    """Return what was computed on the way to an output, by transformers' names of the fields."""
+    encoder = encoded.encoder
+    if encoder is None:
+        names = ("hidden_states", "attentions", "global_attentions")
+        return {name: getattr(encoded, name) for name in names}
+    return {
+        "decoder_hidden_states": encoded.hidden_states,
+        "decoder_attentions": encoded.attentions,
+        "cross_attentions": encoded.cross_attentions,
+        "encoder_last_hidden_state": encoder.hidden,
+        "encoder_hidden_states": encoder.hidden_states,
+        "encoder_attentions": encoder.attentions,
+    }
 
 
 def create_model(loaded: LoadedModel) -> MLXPreTrainedModel:

@@ -138,3 +138,39 @@ class PreTrainingOutput(ModelOutput):
         "hidden_states",
         "attentions",
     )
+
+
+_SEQ2SEQ_FIELDS = (
+    "decoder_hidden_states",
+    "decoder_attentions",
+    "cross_attentions",
+    "encoder_last_hidden_state",
+    "encoder_hidden_states",
+    "encoder_attentions",
+)
+
+
+class Seq2SeqModelOutput(ModelOutput):
+    """Output of an encoder and its decoder.
+
+    last_hidden_state is the decoder's and encoder_last_hidden_state the encoder's, (B, L, D); decoder_hidden_states and
+    encoder_hidden_states are tuples of (B, L, D), one for the embeddings and one for each layer; decoder_attentions,
+    cross_attentions and encoder_attentions are tuples of (B, H, L, L), one for each layer.
+    """
+
+    fields = ("last_hidden_state", *_SEQ2SEQ_FIELDS)
+
+
+class Seq2SeqSequenceClassifierOutput(ModelOutput):
+    """Output for sequence classification with a decoder: logits (B, num_labels); others as in Seq2SeqModelOutput."""
+
+    fields = ("loss", "logits", *_SEQ2SEQ_FIELDS)
+
+
+class Seq2SeqQuestionAnsweringModelOutput(ModelOutput):
+    """Output for question answering with a decoder: start_logits and end_logits (B, L).
+
+    Others as in Seq2SeqModelOutput.
+    """
+
+    fields = ("loss", "start_logits", "end_logits", *_SEQ2SEQ_FIELDS)

@@ -14,6 +14,7 @@ import mlx.core as mx
 from mlx_hf_bridge.architecture.config import EncoderConfig
 from mlx_hf_bridge.architecture.family import Family
 from mlx_hf_bridge.checkpoints.safetensors_file import TensorInfo, WeightFile
+from mlx_hf_bridge.errors import WeightsError
 from mlx_hf_bridge.weights.name_mapping import spellings
 
 # Module name in today's spelling -> leaf -> tensor name in the files.
@@ -53,12 +54,14 @@ def settle_ties(
     Returns:
         The files, in which a tied tensor has one name, and the config, with `tie_word_embeddings` false if the files
         have a decoder that differs from the token embeddings.
+
+    Raises:
+        WeightsError: If copies of one table, which the model computes with, differ.
     """
     config = family.config.from_json(raw)
     modules, renames = _by_module(files, family), _Renames()
-    for copy, original in family.copied_modules.items():
-        # The copy is what transformers computes with, whether it equals the original or not.
-        _rename(renames, modules, copy, original)
+    for original in dict.fromkeys(family.copied_modules.values()):
+        _settle_copies(renames, modules, files, family, original, compare)
     untied = False
     if config.tie_word_embeddings:
         word = next(hf for hf, path in family.names.items() if path == "embeddings.word")
@@ -74,6 +77,33 @@ def settle_ties(
                 _rename(renames, modules, decoder, bias, only=("bias",))
     settled: list[WeightFile] = [RenamedFile(file, renames) if renames else file for file in files]
     return settled, {**raw, "tie_word_embeddings": False} if untied else dict(raw)
+
+
+def _settle_copies(
+    renames: _Renames,
+    modules: _Modules,
+    files: Sequence[WeightFile],
+    family: Family,
+    original: str,
+    compare: bool,
+) -> None:
+    """Give the copies of a module its name; WeightsError if transformers would compute with several different ones."""
+    copies = [copy for copy, module in family.copied_modules.items() if module == original]
+    # The copies are what transformers computes with, whether they equal the original or not.
+    read = [copy for copy in copies if "weight" in modules[copy]]
+    # A copy that is missing is tied to the original.
+    read += [original] if read and len(read) < len(copies) and "weight" in modules[original] else []
+    for other in read[1:] if compare else ():
+        if not _are_equal(files, modules[read[0]], modules[other]):
+            names = " and ".join(modules[module]["weight"] for module in (read[0], other))
+            raise WeightsError(
+                f"{names} differ, and {family.model_type!r} is computed here with one token table. Use transformers on "
+                "torch for this checkpoint."
+            )
+    for copy in read[:1]:
+        _rename(renames, modules, copy, original)
+    for other in read[1:]:
+        renames.update({name: None for name in modules[other].values() if other != original})
 
 
 def _decoders(family: Family, config: EncoderConfig) -> dict[str, str]:

@@ -1,0 +1,32 @@
+"""PLBART (Ahmad et al., arXiv 2103.06333); reference: transformers/models/plbart/modeling_plbart.py.
+
+Differs from BART: the decoder starts with the text's last token, as in mBART; token embeddings are scaled by default.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar
+
+from mlx_hf_bridge.architecture.family import SEQUENCE_CLASSIFICATION
+from mlx_hf_bridge.models import bart
+
+
+@dataclass(frozen=True, kw_only=True)
+class PLBartConfig(bart.BartConfig):
+    """BART's keys; the decoder's start token is not read."""
+
+    scale_embedding: bool = True
+
+    default_labels: ClassVar[int] = 2
+
+
+FAMILY = dataclasses.replace(
+    bart.FAMILY,
+    model_type="plbart",
+    config=PLBartConfig,
+    encoder=partial(bart.encoder, shift=bart.shift_last_to_front),
+    hf_prefix="PLBart",
+    tokenizer="PLBartTokenizer",
+    heads={SEQUENCE_CLASSIFICATION: bart.FAMILY.heads[SEQUENCE_CLASSIFICATION]},
+)

@@ -135,7 +135,7 @@ def paddings(row: Row) -> dict[str, dict[str, np.ndarray]]:
 def is_masked_otherwise(row: Row) -> bool:
     """Return whether a row stands for a way to mask: key masks, causal and windowed ones, fused and written out."""
     names = ("bert", "qwen3", "gemma3_text", "modernbert", "eurobert", "clip_text_model", "nomic_bert")
-    names += ("t5", "mpnet", "convbert", "squeezebert", "big_bird", "roformer", "splinter")
+    names += ("t5", "mpnet", "convbert", "squeezebert", "big_bird", "roformer", "splinter", "bart", "mvp")
     return row.model_type in names and row is next(one for one in FAMILIES if one.model_type == row.model_type)
 
 

@@ -17,7 +17,7 @@ NO_POSITIONS = 2**31 - 1
 # model_type of classes of transformers that add the least number to masked scores; the others mask them as booleans.
 _EAGER_TYPES = frozenset({
     "align_text_model", "big_bird", "clap_text_model", "convbert", "flava_text_model", "ibert", "layoutlm", "luke",
-    "megatron-bert", "mpnet", "mt5", "rembert", "roformer", "splinter", "squeezebert", "t5", "umt5",
+    "megatron-bert", "mpnet", "mt5", "mvp", "rembert", "roformer", "splinter", "squeezebert", "t5", "umt5",
 })  # fmt: skip
 
 

@@ -29,19 +29,18 @@ from mlx_hf_bridge.models import bert
 
 # Rows of the position tables that no position reads (BartLearnedPositionalEmbedding).
 _POSITION_OFFSET = 2
-Shift = Callable[["BartConfig", mx.array], mx.array]
+Shift = Callable[[Any, mx.array], mx.array]
 
 
 @dataclass(frozen=True, kw_only=True)
-class BartConfig(EncoderConfig):
-    """BART's keys: the decoder's sizes, the factor of token embeddings, and special tokens that the model reads."""
+class Seq2SeqConfig(EncoderConfig):
+    """The keys of BART and its kin: the decoder's sizes, the factor of token embeddings, and the end token."""
 
     type_vocab_size: int = field(default=0, init=False)
     # torch's default; no key of config.json changes it.
     layer_norm_eps: float = field(default=1e-5, init=False)
     pad_token_id: int | None = 1
     eos_token_id: int = 2
-    decoder_start_token_id: int = 2
     decoder_layers: int
     decoder_attention_heads: int
     decoder_ffn_dim: int
@@ -54,10 +53,10 @@ class BartConfig(EncoderConfig):
         "intermediate_size": "encoder_ffn_dim",
         "hidden_act": "activation_function",
     }
-    minimum_values: ClassVar = {"eos_token_id": 0, "decoder_start_token_id": 0}
+    minimum_values: ClassVar = {"eos_token_id": 0}
     unsupported_values: ClassVar = {"is_decoder": bool}
     # Number of labels of a config.json that says nothing about them.
-    default_labels: ClassVar[int] = 3
+    default_labels: ClassVar[int] = 2
 
     @classmethod
     def from_json(cls, raw: Mapping[str, Any]) -> Self:
@@ -82,13 +81,31 @@ class BartConfig(EncoderConfig):
         return self.hidden_size**0.5 if self.scale_embedding else 1.0
 
 
+@dataclass(frozen=True, kw_only=True)
+class BartConfig(Seq2SeqConfig):
+    """BART's own key: the token that the decoder starts with."""
+
+    decoder_start_token_id: int = 2
+
+    minimum_values: ClassVar = {**Seq2SeqConfig.minimum_values, "decoder_start_token_id": 0}
+    default_labels: ClassVar[int] = 3
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.decoder_start_token_id >= self.vocab_size:
+            raise ConfigError(
+                f"config.json has decoder_start_token_id={self.decoder_start_token_id}, expected an id below "
+                f"vocab_size={self.vocab_size}. Take the file of the original checkpoint."
+            )
+
+
 def shift_right(config: BartConfig, ids: mx.array) -> mx.array:
     """Return the decoder's ids: the start token, then all ids but the last, (B, L)."""
     start = mx.full((ids.shape[0], 1), config.decoder_start_token_id, ids.dtype)
     return mx.concatenate([start, ids[:, :-1]], axis=1)
 
 
-def shift_last_to_front(config: BartConfig, ids: mx.array) -> mx.array:
+def shift_last_to_front(config: Seq2SeqConfig, ids: mx.array) -> mx.array:
     """Return the decoder's ids where the start token is the text's last one (a language id in mBART), (B, L)."""
     last = (ids != config.pad_token_id).sum(axis=1, keepdims=True) - 1
     # A row of padding has none; transformers cannot compute it.
@@ -96,7 +113,7 @@ def shift_last_to_front(config: BartConfig, ids: mx.array) -> mx.array:
     return mx.concatenate([start, ids[:, :-1]], axis=1)
 
 
-def encoder(config: BartConfig, shift: Shift = shift_right, norm_first: bool = False) -> EncoderDecoder:
+def encoder(config: Seq2SeqConfig, shift: Shift = shift_right, norm_first: bool = False) -> EncoderDecoder:
     """Return encoder and decoder.
 
     Args:
@@ -107,11 +124,6 @@ def encoder(config: BartConfig, shift: Shift = shift_right, norm_first: bool = F
     Returns:
         The modules.
     """
-    if shift is shift_right and config.decoder_start_token_id >= config.vocab_size:
-        raise ConfigError(
-            f"config.json has decoder_start_token_id={config.decoder_start_token_id}, expected an id below vocab_size="
-            f"{config.vocab_size}. Take the file of the original checkpoint."
-        )
     layer = bert.pre_norm_layer if norm_first else bert.post_norm_layer
     final_norms = (bert.layer_norm(config), bert.layer_norm(config)) if norm_first else (None, None)
     layers = [_decoder_layer(config, norm_first) for _ in range(config.decoder_layers)]
@@ -124,11 +136,11 @@ def encoder(config: BartConfig, shift: Shift = shift_right, norm_first: bool = F
     )
 
 
-def _positions(config: BartConfig) -> PositionsAndNorm:
+def _positions(config: Seq2SeqConfig) -> PositionsAndNorm:
     return PositionsAndNorm(config.max_position_embeddings, config.hidden_size, config.layer_norm_eps, _POSITION_OFFSET)
 
 
-def _decoder_layer(config: BartConfig, norm_first: bool) -> DecoderLayer:
+def _decoder_layer(config: Seq2SeqConfig, norm_first: bool) -> DecoderLayer:
     width, heads = config.hidden_size, config.decoder_attention_heads
     return DecoderLayer(
         Attention(width, heads),
@@ -139,12 +151,12 @@ def _decoder_layer(config: BartConfig, norm_first: bool) -> DecoderLayer:
     )
 
 
-def classifier(config: BartConfig) -> EndTokenClassifier:
+def classifier(config: Seq2SeqConfig) -> EndTokenClassifier:
     """Return the sequence classifier."""
     return EndTokenClassifier(config.hidden_size, config.num_labels, config.eos_token_id)
 
 
-def require_end_token(config: BartConfig, batch: TokenBatch) -> TokenBatch:
+def require_end_token(config: Seq2SeqConfig, batch: TokenBatch) -> TokenBatch:
     """Return the batch; InputError if a text has no end token, as in transformers."""
     if not bool((np.array(batch.ids) == config.eos_token_id).any(axis=1).all()):
         raise InputError(
@@ -154,7 +166,7 @@ def require_end_token(config: BartConfig, batch: TokenBatch) -> TokenBatch:
     return batch
 
 
-def require_equal_end_tokens(config: BartConfig, ids: np.ndarray) -> None:
+def require_equal_end_tokens(config: Seq2SeqConfig, ids: np.ndarray) -> None:
     """Raise InputError if the texts of one call differ in their number of end tokens, as in transformers."""
     counts = np.unique((ids == config.eos_token_id).sum(axis=1))
     if len(counts) > 1:

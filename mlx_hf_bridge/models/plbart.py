@@ -6,19 +6,16 @@ Differs from BART: the decoder starts with the text's last token, as in mBART; t
 import dataclasses
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar
 
 from mlx_hf_bridge.architecture.family import SEQUENCE_CLASSIFICATION
 from mlx_hf_bridge.models import bart
 
 
 @dataclass(frozen=True, kw_only=True)
-class PLBartConfig(bart.BartConfig):
-    """BART's keys; the decoder's start token is not read."""
+class PLBartConfig(bart.Seq2SeqConfig):
+    """BART's keys without the decoder's start token."""
 
     scale_embedding: bool = True
-
-    default_labels: ClassVar[int] = 2
 
 
 FAMILY = dataclasses.replace(

@@ -1,14 +1,19 @@
 """Tests of every head computed in half precision, as on a GPU: close to transformers in float32, never NaN."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
 import pytest
 import torch
-from checkpoints import FIRST_ROWS, Row, heads_of, mlx_class, ragged_inputs, save_model
+from checkpoints import FIRST_ROWS, Row, heads_of, make_model, mlx_class, ragged_inputs, save_model
+from gpu_arithmetic import accumulate_in_float32
+from torch import nn
 
 from mlx_hf_bridge.loading import load as load_module
+from mlx_hf_bridge.quantization.recipes import MLXQuantizationConfig
 
 # Tolerances relative to the largest output value, at least 1 because terms may cancel: rounding to 11 and 8 significant
 # bits through three layers and a head. Largest differences seen: 0.0031 and 0.034.
@@ -59,3 +64,77 @@ def test_half_precision_is_near_float32_and_never_nan(
             for array in value if isinstance(value, tuple) else (value,):
                 assert array.dtype == stored, (str(dtype), name)
                 assert mx.isfinite(array).all(), (str(dtype), name)
+
+
+# The last module of each layer that adds to the residual stream of a pre-norm model, by the end of its name in
+# transformers, and how large its results may be: T5's in float32 and Gemma's after a norm exceed float16 themselves.
+LAST_MODULES = {"post_feedforward_layernorm": 1.2e5, "DenseReluDense.wo": 1.2e5} | dict.fromkeys(
+    ("mlp.Wo", "mlp.down_proj", "mlp.fc2", "output.dense"), 6.4e4
+)
+PRE_NORM = {
+    *("clip_text_model", "esm", "eurobert", "flava_text_model", "gemma3_text", "megatron-bert", "modernbert", "mt5"),
+    *("qwen3", "roberta-prelayernorm", "siglip_text_model", "t5", "t5gemma", "umt5", "xlm-roberta-xl"),
+}
+
+
+def with_large_sums(model: Any, inputs: dict[str, torch.Tensor]) -> Any:
+    """Change a model so that its residual stream leaves float16's range, and return it."""
+    found = [
+        (module, size)
+        for name, module in model.named_modules()
+        for end, size in LAST_MODULES.items()
+        if name.endswith(end) and not name.endswith("attention.output.dense") and "decoder" not in name
+    ]
+    outputs: dict[nn.Module, float] = {}
+    for module, _ in found:
+        module.register_forward_hook(lambda module, _, result: outputs.update({module: float(result.abs().max())}))
+    with torch.no_grad():
+        # Part of the growth, so that no weight exceeds float16 itself.
+        for name, parameter in model.named_parameters():
+            if any(part in name for part in ("mlp.Wi.", "up_proj", ".wi_1.", ".wi.", "mlp.fc1.", "intermediate.dense")):
+                parameter.mul_(10)
+        for module, size in found:  # from the first layer on, since each layer's results depend on those before it
+            model(**inputs)
+            factor = size / outputs[module]
+            if "Gemma" in type(module).__name__:  # a norm that multiplies by its weight plus 1
+                module.weight.add_(1).mul_(factor).sub_(1)
+            else:
+                for parameter in module.parameters():
+                    parameter.mul_(factor)
+        hidden = model(**inputs, output_hidden_states=True).hidden_states
+    assert max(float(state.abs().max()) for state in hidden) > 65504
+    return model
+
+
+@pytest.mark.parametrize(
+    ("row", "recipe"),
+    [
+        pytest.param(row, recipe, id=f"{row.model_type}-{recipe}", marks=() if is_first else pytest.mark.slow)
+        for row in FIRST_ROWS
+        if row.model_type in PRE_NORM
+        for recipe in ("float16", "q8")
+        for is_first in [recipe == "q8" and row.model_type in ("t5", "gemma3_text", "modernbert")]
+    ],
+)
+def test_sums_beyond_float16_stay_exact(row: Row, recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The residual streams of pre-norm models leave float16's range, in trained T5 and Gemma models above all."""
+    row = replace(row, config=type(row.config).from_dict({**row.config.to_dict(), **row.wide}))
+    inputs = {name: torch.tensor(array) for name, array in ragged_inputs(row).items()}
+    model = with_large_sums(make_model(row), inputs)
+    model.save_pretrained(tmp_path)
+    arrays = {name: mx.array(tensor.numpy()) for name, tensor in inputs.items()}
+    quantized = MLXQuantizationConfig(bits=8, group_size=32) if recipe == "q8" else None
+
+    def hidden_states() -> np.ndarray:
+        mlx_model = mlx_class("Model").from_pretrained(tmp_path, dtype="float16", quantization_config=quantized)
+        hidden = mlx_model(**arrays).last_hidden_state
+        assert hidden.dtype == load_module.activation_dtype(mx.float16)
+        return np.array(hidden.astype(mx.float32))[inputs["attention_mask"].numpy().astype(bool)]
+
+    # On a CPU, the same weights are computed with in float32.
+    expected = hidden_states()
+    monkeypatch.setattr(load_module, "activation_dtype", lambda stored: stored)
+    accumulate_in_float32(monkeypatch.setattr)
+    actual = hidden_states()
+    cosines = (actual * expected).sum(-1) / np.linalg.norm(actual, axis=-1) / np.linalg.norm(expected, axis=-1)
+    assert cosines.min() > 0.9995

@@ -12,8 +12,9 @@ import mlx.core as mx
 from mlx_hf_bridge.layers.linear import Linear
 from mlx_hf_bridge.runtime import device
 from mlx_hf_bridge.runtime.blas import kernel_name
-from mlx_hf_bridge.runtime.environment import BLAS_VARIABLE, bridge_cache
+from mlx_hf_bridge.runtime.environment import BLAS_VARIABLE, TF32_VARIABLE, bridge_cache
 from mlx_hf_bridge.runtime.executor import run
+from mlx_hf_bridge.runtime.precision import float32_error, is_exact
 from mlx_hf_bridge.version import installed_version
 
 PACKAGES = ("mlx-hf-bridge", "mlx", "transformers", "tokenizers", "sentence-transformers", "torch")
@@ -29,7 +30,8 @@ class Diagnosis:
     """What was found on this machine.
 
     speeds: GFLOP/s of a matmul of (512, 1024) and (1024, 1024) by kind of weights, measured now. advice: sentences
-    that say what to change; empty if all is well.
+    that say what to change; empty if all is well. float32_error: largest relative error of a float32 matmul, about
+    3e-7, or 3e-4 where MLX uses TF32.
     """
 
     versions: dict[str, str | None]
@@ -42,6 +44,7 @@ class Diagnosis:
     blas_kernels: str | None
     blas_threads: int | None
     speeds: dict[str, float]
+    float32_error: float
     cache: str
     advice: tuple[str, ...]
 
@@ -60,6 +63,7 @@ def diagnose() -> Diagnosis:
         blas_kernels=kernel_name(device.BLAS) if device.BLAS else None,
         blas_threads=device.BLAS_THREADS.count() if device.BLAS_THREADS.known else None,
         speeds=speeds,
+        float32_error=float32_error(),
         cache=str(bridge_cache()),
         advice=tuple(_advice(speeds["float32"])),
     )
@@ -112,4 +116,11 @@ def _advice(gflops: float) -> list[str]:
         advice.append(
             f"OPENBLAS_CORETYPE={name} forces the kernels that OpenBLAS uses; unset it to let OpenBLAS choose."
         )
+    if not is_exact(float32_error()):
+        advice.append(
+            "float32 matmuls use TF32, with 10 bits of mantissa: embeddings are off by about 2e-4. Set "
+            f"{TF32_VARIABLE}=0 (the default here; MLX reads it at its first matmul), or keep TF32 for its speed."
+        )
+    if len(backends := device.installed_backends()) > 1:
+        advice.append(f"pip uninstall {' '.join(backends)}, which overwrite each other; then install one of them.")
     return advice

@@ -5,6 +5,7 @@ from dataclasses import asdict
 
 from mlx_hf_bridge.cli.console import plain_table, show, show_json, table
 from mlx_hf_bridge.cli.diagnosis import Diagnosis, diagnose
+from mlx_hf_bridge.runtime.precision import is_exact
 
 
 def run(args: argparse.Namespace) -> int:
@@ -27,6 +28,10 @@ def _facts(found: Diagnosis) -> list[tuple[str, str]]:
         ("backend", f"{found.backend} ({found.device})"),
         ("cores", f"{found.cores}; parallel batches: {found.streams}"),
         ("BLAS", _blas(found)),
+        (
+            "float32",
+            f"{'exact' if is_exact(found.float32_error) else 'TF32'}, matmuls are {found.float32_error:.0e} off",
+        ),
         ("cache", found.cache),
     ]
 

@@ -3,6 +3,7 @@
 Sources: GELU, Hendrycks and Gimpel (arXiv 1606.08415); the others are named where they are defined.
 """
 
+import functools
 import math
 from collections.abc import Callable
 
@@ -59,7 +60,19 @@ def cpu_gelu(x: mx.array) -> mx.array:
     return (mx.maximum(wide, 0) - size * tail).astype(x.dtype)
 
 
-@fused
+def _rounded_once(function: Activation) -> Activation:
+    """Compute an elementwise function in float32 and round the result to the dtype of x, as torch does.
+
+    On GPUs this is one kernel, which memory limits, so that half precision is as fast as without it.
+    """
+
+    def wide(x: mx.array) -> mx.array:
+        return function(x.astype(mx.float32)).astype(x.dtype)
+
+    return functools.wraps(function)(fused(wide))
+
+
+@_rounded_once
 def _gelu(x: mx.array) -> mx.array:
     # x Phi(x), since Phi(x) = (1 + erf(x / sqrt(2))) / 2.
     return x * (mx.erf(x * math.sqrt(0.5)) + 1) * 0.5
@@ -79,7 +92,7 @@ def gelu(x: mx.array) -> mx.array:
     return cpu_gelu(x) if TRANSCENDENTALS_ARE_SLOW else _gelu(x)
 
 
-@fused
+@_rounded_once
 def gelu_tanh(x: mx.array) -> mx.array:
     """Return the tanh approximation of GELU; "gelu_new" and "gelu_pytorch_tanh" in transformers.
 
@@ -97,7 +110,7 @@ def gelu_tanh(x: mx.array) -> mx.array:
     return x * _sigmoid(2 * math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x))
 
 
-@fused
+@_rounded_once
 def quick_gelu(x: mx.array) -> mx.array:
     """Return x sigmoid(1.702 x), CLIP's approximation of GELU.
 
@@ -110,7 +123,7 @@ def quick_gelu(x: mx.array) -> mx.array:
     return x * _sigmoid(1.702 * x)
 
 
-@fused
+@_rounded_once
 def silu(x: mx.array) -> mx.array:
     """Return x sigmoid(x), also known as swish.
 
@@ -149,7 +162,7 @@ def relu6(x: mx.array) -> mx.array:
     return mx.clip(x, 0, 6)
 
 
-@fused
+@_rounded_once
 def mish(x: mx.array) -> mx.array:
     """Return x tanh(log(1 + e^x)).
 
@@ -165,7 +178,7 @@ def mish(x: mx.array) -> mx.array:
     return x * mx.tanh(mx.logaddexp(x, 0))
 
 
-@fused
+@_rounded_once
 def hardswish(x: mx.array) -> mx.array:
     """Return x relu6(x + 3) / 6.
 
@@ -180,7 +193,7 @@ def hardswish(x: mx.array) -> mx.array:
     return x * mx.clip(x + 3, 0, 6) / 6
 
 
-@fused
+@_rounded_once
 def laplace(x: mx.array) -> mx.array:
     """Return the normal distribution's (1 + erf((x - mu) / (sigma sqrt(2)))) / 2, MEGA's activation.
 
@@ -210,7 +223,7 @@ def relu2(x: mx.array) -> mx.array:
     return mx.square(mx.maximum(x, 0))
 
 
-@fused
+@_rounded_once
 def sqrt_softplus(x: mx.array) -> mx.array:
     """Return sqrt(log(1 + e^x)).
 

@@ -252,6 +252,8 @@ class Encoder(nn.Module):
         mask = self._attention_mask(batch)
         bias = self._bias(batch, hidden.shape[1])
         recorder.record_hidden_state(hidden)
+        # Layers may return sums in float32 to each other (layers/pre_norm.py); everything else has the model's dtype.
+        dtype = hidden.dtype
         embedded = hidden
         for count, index in enumerate(self._layer_order, 1):
             layer = self.layers[index]
@@ -264,12 +266,11 @@ class Encoder(nn.Module):
                 hidden = self.after_first_layer(embedded, hidden)
             # Lets MLX compute this layer while Python builds the graph of the next one.
             start_evaluation(hidden)
-            recorder.record_hidden_state(hidden)
-        if "final_norm" in self:
-            hidden = self.final_norm(hidden)
-            # transformers' models differ in whether the last hidden state is the one before or after the final norm.
-            if self._norm_last_hidden_state:
-                recorder.replace_last_hidden_state(hidden)
+            recorder.record_hidden_state(hidden.astype(dtype))
+        hidden = (self.final_norm(hidden) if "final_norm" in self else hidden).astype(dtype)
+        # transformers' models differ in whether the last hidden state is the one before or after the final norm.
+        if "final_norm" in self and self._norm_last_hidden_state:
+            recorder.replace_last_hidden_state(hidden)
         return hidden[:, :1] if first_token else hidden
 
     def _bias(self, batch: TokenBatch, length: int) -> Any:

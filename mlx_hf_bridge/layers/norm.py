@@ -61,5 +61,5 @@ class RMSNorm(nn.Module):
 
     def __call__(self, x: mx.array) -> mx.array:
         # Gemma stores the weight minus 1; adding it here keeps the stored tensors those of the checkpoint.
-        weight = self.weight + self.offset if self.offset else self.weight
+        weight = self.weight.astype(x.dtype) + self.offset if self.offset else self.weight
         return mx.fast.rms_norm(x, weight, self.eps)

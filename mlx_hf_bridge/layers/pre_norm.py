@@ -2,6 +2,9 @@
 
 Sources: pre-norm layers, Xiong et al., arXiv 2002.04745; norms on both sides, Gemma 2, arXiv 2408.00118.
 
+Nothing normalizes the sums of a pre-norm model, so they grow from layer to layer: in T5 and Gemma beyond float16.
+In a float16 model they are float32; the blocks between them compute in float16.
+
 Axes: B texts, L tokens, D hidden size, H heads.
 """
 
@@ -12,9 +15,6 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_hf_bridge.layers.encoder import OutputRecorder, SelfAttention
-
-# (2 - 2^-10) x 2^15. Residual sums of T5-like models exceed it, and inf would become NaN in the next norm.
-_LARGEST_FLOAT16 = 65504.0
 
 
 class PreNormLayer(nn.Module):
@@ -47,7 +47,9 @@ class PreNormLayer(nn.Module):
             self.position_bias = position_bias
 
     def __call__(self, x: mx.array, mask: mx.array | None, bias: mx.array | None, recorder: OutputRecorder) -> mx.array:
-        normed = self.attention_norm(x)
+        dtype = self.feed_forward_norm.weight.dtype
+        x = _residual(x, dtype)
+        normed = self.attention_norm(x).astype(dtype)
         if "position_bias" in self:
             bias = self.position_bias(x.shape[1])
         if recorder.output_attentions:
@@ -55,9 +57,9 @@ class PreNormLayer(nn.Module):
             recorder.record_attention(weights)
         else:
             attended = self.attention(normed, mask, bias)
-        # Nothing normalizes the residual stream of a pre-norm model, so its sums grow with every layer.
-        x = clamp_float16(x + attended)
-        return clamp_float16(x + self.feed_forward(self.feed_forward_norm(x)))
+        x = x + attended
+        summed: mx.array = x + self.feed_forward(self.feed_forward_norm(x).astype(dtype))
+        return summed
 
 
 class DoubleNormLayer(nn.Module):
@@ -79,25 +81,21 @@ class DoubleNormLayer(nn.Module):
         self.feed_forward_norm, self.post_feed_forward_norm = norm(), norm()
 
     def __call__(self, x: mx.array, mask: mx.array | None, bias: Any, recorder: OutputRecorder) -> mx.array:
-        normed = self.attention_norm(x)
+        dtype = self.feed_forward_norm.weight.dtype
+        x = _residual(x, dtype)
+        normed = self.attention_norm(x).astype(dtype)
         if recorder.output_attentions:
             attended, weights = self.attention.with_weights(normed, mask, bias)
             recorder.record_attention(weights)
         else:
             attended = self.attention(normed, mask, bias)
-        x = clamp_float16(x + self.post_attention_norm(attended))
-        return clamp_float16(x + self.post_feed_forward_norm(self.feed_forward(self.feed_forward_norm(x))))
+        # The norms after a block have large weights in Gemma, so their results are as wide as the sums.
+        x = x + self.post_attention_norm(attended.astype(x.dtype))
+        fed = self.feed_forward(self.feed_forward_norm(x).astype(dtype))
+        summed: mx.array = x + self.post_feed_forward_norm(fed.astype(x.dtype))
+        return summed
 
 
-def clamp_float16(x: mx.array) -> mx.array:
-    """Clip float16 sums to float16's range, as T5 in transformers does; other dtypes are wide enough.
-
-    Without a norm after the sum, hidden states grow from layer to layer, and float16 would turn them into infinities.
-
-    Args:
-        x: Array of any shape and dtype.
-
-    Returns:
-        Array of the shape and dtype of x.
-    """
-    return mx.clip(x, -_LARGEST_FLOAT16, _LARGEST_FLOAT16) if x.dtype == mx.float16 else x
+def _residual(x: mx.array, dtype: mx.Dtype) -> mx.array:
+    """Return x as float32 in a float16 model; other dtypes have the range that sums need."""
+    return x.astype(mx.float32) if dtype == mx.float16 else x

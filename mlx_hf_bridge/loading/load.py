@@ -38,6 +38,7 @@ from mlx_hf_bridge.models import family_for
 from mlx_hf_bridge.quantization.recipes import MLXQuantizationConfig, QuantizationLike, recipe_from
 from mlx_hf_bridge.runtime.device import activation_dtype
 from mlx_hf_bridge.runtime.executor import run
+from mlx_hf_bridge.runtime.precision import warn_of_tf32
 from mlx_hf_bridge.tracing.family import TracedConfig, family_of
 from mlx_hf_bridge.tracing.model import TracedModel
 from mlx_hf_bridge.weights.assign import assign_weights, random_init
@@ -289,6 +290,8 @@ def load_converted(
     computed = activation_dtype(stored)
     if computed == mx.float16 and config.exceeds_float16:  # activations beyond 65504 would become infinite
         computed = mx.float32
+    if computed == mx.float32:
+        warn_of_tf32()
     # 0.02 is the default initializer_range of transformers' configs.
     initialized = random_init(fit.uninitialized, raw.get("initializer_range", 0.02), computed)
     assign_weights(model, read, _arrays(files, read, computed), initialized)
@@ -327,6 +330,8 @@ def load_traced(checkpoint: Checkpoint, task: str, pooler: bool, source: Source)
             "requested; a graph is for one task. Convert the original checkpoint for this task."
         )
     stored, folder = stored_dtype(checkpoint), checkpoint.folder
+    if activation_dtype(stored) == mx.float32:
+        warn_of_tf32()
     model = read_model(checkpoint, graph, activation_dtype(stored), pooler)
     config, recipe = TracedConfig.of(graph, checkpoint.config), recipe_from_packing(read_packing(checkpoint.config))
     family = family_of(graph)

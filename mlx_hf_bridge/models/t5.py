@@ -84,7 +84,10 @@ def layer(config: T5Config, own_bias: RelativePositionBias | None = None) -> Pre
     # T5 folds the division by sqrt(K) into the initialization of the queries, so scores are not scaled.
     attention = Attention(width, config.num_attention_heads, config.head_dim, bias=False, scaled=False)
     block = GatedFeedForward if config.is_gated else FeedForward
-    feed_forward = block(width, config.intermediate_size, activation_for(config.hidden_act), bias=False)
+    # transformers keeps these weights in float32 (_keep_in_fp32_modules), since their results exceed float16.
+    feed_forward = block(
+        width, config.intermediate_size, activation_for(config.hidden_act), bias=False, exceeds_float16=True
+    )
     return PreNormLayer(attention, RMSNorm(width, eps), feed_forward, RMSNorm(width, eps), own_bias)
 
 

@@ -11,12 +11,16 @@ import threading
 import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from pathlib import Path
 
 from mlx_hf_bridge.errors import BackendError
 from mlx_hf_bridge.runtime.blas import MLX_CAME_FIRST, BlasThreads, kernel_name, load_blas
 from mlx_hf_bridge.runtime.environment import (
+    acting_backend,
     blas_choice,
     check_environment,
+    device_choice,
+    keep_float32_exact,
     small_batch_rows_choice,
     streams_choice,
     unpack_choice,
@@ -29,6 +33,7 @@ _INSTALL_ADVICE = (
 
 
 check_environment()
+keep_float32_exact()
 
 # Must stay above the import of mlx.core, which binds its BLAS when it is loaded.
 BLAS = load_blas()
@@ -40,12 +45,48 @@ except ImportError as error:
 
 
 def _backend() -> str:
-    if mx.metal.is_available():
-        return "metal"
-    return "cuda" if mx.default_device() == mx.Device(mx.gpu) else "cpu"
+    """Return "cpu", "metal" or "cuda": the backend of the default device, which MLX_HF_BRIDGE_DEVICE sets."""
+    if (choice := device_choice()) is not None:
+        device = mx.Device(mx.gpu if choice == "gpu" else mx.cpu)
+        if not mx.is_available(device):
+            raise BackendError(
+                f"MLX_HF_BRIDGE_DEVICE={choice}, and this MLX has no {choice.upper()} device. Unset it, or install the "
+                f"backend. {_INSTALL_ADVICE}"
+            )
+        mx.set_default_device(device)
+    if (acting := acting_backend()) is not None:
+        return acting
+    if mx.default_device() != mx.Device(mx.gpu):
+        return "cpu"
+    # Builds for Metal say that it is available whatever the default device is.
+    return "metal" if mx.metal.is_available() else "cuda"
 
 
 BACKEND = _backend()
+
+# Distributions that install the same file, mlx/lib/libmlx.so; the one that pip installed last is used.
+_LIBRARIES = ("mlx_cpu", "mlx_cuda_12", "mlx_cuda_13")
+
+
+def installed_backends() -> list[str]:
+    """Return which of the distributions that install MLX's library for Linux are installed next to MLX.
+
+    Returns:
+        Names such as "mlx_cpu"; with more than one, they have overwritten each other's files.
+    """
+    # A look at the folder takes a tenth of the time that importlib.metadata takes to ask for three distributions.
+    folder = Path(mx.__file__).parent.parent
+    found = {path.name.partition("-")[0] for path in folder.glob("mlx_c*.dist-info")}
+    return [name for name in _LIBRARIES if name in found]
+
+
+if len(installed_backends()) > 1:
+    warnings.warn(
+        f"{' and '.join(installed_backends())} are installed together, and overwrite each other's files: MLX computes "
+        f"on {BACKEND.upper()}. pip uninstall all of them, and install the one that this machine needs.",
+        RuntimeWarning,
+        stacklevel=2,
+    )
 
 if BACKEND == "cpu" and sys.platform == "linux" and BLAS is None and blas_choice() is None and not MLX_CAME_FIRST:
     warnings.warn(

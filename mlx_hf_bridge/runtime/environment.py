@@ -12,6 +12,11 @@ UNPACK_VARIABLE = "MLX_HF_BRIDGE_UNPACK"
 FEW_ROWS_VARIABLE = "MLX_HF_BRIDGE_FEW_ROWS"
 STREAMS_VARIABLE = "MLX_HF_BRIDGE_STREAMS"
 QUANTIZATION_VARIABLE = "MLX_HF_BRIDGE_QUANTIZATION"
+DEVICE_VARIABLE = "MLX_HF_BRIDGE_DEVICE"
+# For tests alone: make the choices of another backend's device.
+ACT_AS_VARIABLE = "MLX_HF_BRIDGE_ACT_AS"
+# Read by MLX itself.
+TF32_VARIABLE = "MLX_ENABLE_TF32"
 
 
 def hub_cache() -> Path:
@@ -54,6 +59,8 @@ _EXPECTED = {
     UNPACK_VARIABLE: (r"\d+|never|keep", "a number of rows, 'never', or 'keep' for float weights that stay in memory"),
     FEW_ROWS_VARIABLE: (r"\d+", "a number of rows, or 0 to keep float weights in memory only once"),
     STREAMS_VARIABLE: (r"0*[1-9]\d*", "a number of 1 or more"),
+    DEVICE_VARIABLE: (r"cpu|gpu", "'cpu' or 'gpu'"),
+    ACT_AS_VARIABLE: (r"cpu|metal|cuda", "'cpu', 'metal' or 'cuda'"),
 }
 
 
@@ -95,3 +102,22 @@ def small_batch_rows_choice() -> str | None:
 def streams_choice() -> str | None:
     """Return MLX_HF_BRIDGE_STREAMS: number of batches that run in parallel; None for the default."""
     return os.environ.get(STREAMS_VARIABLE) or None
+
+
+def device_choice() -> str | None:
+    """Return MLX_HF_BRIDGE_DEVICE: "cpu" or "gpu", the device to compute on; None for MLX's default device."""
+    return os.environ.get(DEVICE_VARIABLE) or None
+
+
+def acting_backend() -> str | None:
+    """Return MLX_HF_BRIDGE_ACT_AS: the backend whose choices tests ask for on a device of another; None otherwise."""
+    return os.environ.get(ACT_AS_VARIABLE) or None
+
+
+def keep_float32_exact() -> None:
+    """Switch MLX's TF32 off unless the environment says otherwise; must run before MLX's first matmul.
+
+    By default MLX multiplies float32 matrices with 10 bits of mantissa on NVIDIA GPUs since Ampere and on Apple GPUs
+    since the M5 (MLX's documentation, "Precision"), which is a thousand times less exact than float32.
+    """
+    os.environ.setdefault(TF32_VARIABLE, "0")

@@ -15,7 +15,7 @@ from mlx_hf_bridge.layers.attention import Attention, attend, attend_with_weight
 from mlx_hf_bridge.layers.embeddings import PositionsAndNorm
 from mlx_hf_bridge.layers.encoder import Encoder, OutputRecorder
 from mlx_hf_bridge.layers.linear import Linear
-from mlx_hf_bridge.layers.pre_norm import clamp_float16
+from mlx_hf_bridge.layers.pre_norm import residual
 from mlx_hf_bridge.layers.single_batch import start_evaluation
 from mlx_hf_bridge.layers.token_batch import TokenBatch
 
@@ -115,7 +115,8 @@ class DecoderLayer(nn.Module):
 
     def _add(self, x: mx.array, norm: nn.Module, block: _Block) -> mx.array:
         if self.norm_first:
-            return clamp_float16(x + block(norm(x)))
+            dtype = norm.weight.dtype
+            return residual(x, dtype) + block(norm(x).astype(dtype))
         summed: mx.array = norm(x + block(x))
         return summed
 
@@ -148,14 +149,15 @@ class Decoder(nn.Module):
         mask = (places[:, None] >= places[None, :])[None, None]
         hidden = self.positions(tokens)
         recorder.record_hidden_state(hidden)
+        dtype = hidden.dtype
         for layer in self.layers:
             hidden = layer(hidden, mask, encoded, encoder_mask, recorder)
             start_evaluation(hidden)
-            recorder.record_hidden_state(hidden)
+            recorder.record_hidden_state(hidden.astype(dtype))
         if "final_norm" in self:
-            hidden = self.final_norm(hidden)
+            hidden = self.final_norm(hidden).astype(dtype)
             recorder.replace_last_hidden_state(hidden)
-        return hidden
+        return hidden.astype(dtype)
 
 
 class EncoderDecoder(Encoder):

@@ -48,7 +48,7 @@ class PreNormLayer(nn.Module):
 
     def __call__(self, x: mx.array, mask: mx.array | None, bias: mx.array | None, recorder: OutputRecorder) -> mx.array:
         dtype = self.feed_forward_norm.weight.dtype
-        x = _residual(x, dtype)
+        x = residual(x, dtype)
         normed = self.attention_norm(x).astype(dtype)
         if "position_bias" in self:
             bias = self.position_bias(x.shape[1])
@@ -82,7 +82,7 @@ class DoubleNormLayer(nn.Module):
 
     def __call__(self, x: mx.array, mask: mx.array | None, bias: Any, recorder: OutputRecorder) -> mx.array:
         dtype = self.feed_forward_norm.weight.dtype
-        x = _residual(x, dtype)
+        x = residual(x, dtype)
         normed = self.attention_norm(x).astype(dtype)
         if recorder.output_attentions:
             attended, weights = self.attention.with_weights(normed, mask, bias)
@@ -96,6 +96,14 @@ class DoubleNormLayer(nn.Module):
         return summed
 
 
-def _residual(x: mx.array, dtype: mx.Dtype) -> mx.array:
-    """Return x as float32 in a float16 model; other dtypes have the range that sums need."""
+def residual(x: mx.array, dtype: mx.Dtype) -> mx.array:
+    """Return the sums of a pre-norm layer in a dtype that holds them.
+
+    Args:
+        x: Sums so far, of any shape.
+        dtype: The dtype of the model's weights.
+
+    Returns:
+        x as float32 in a float16 model; x itself for other dtypes, which have the range that sums need.
+    """
     return x.astype(mx.float32) if dtype == mx.float16 else x

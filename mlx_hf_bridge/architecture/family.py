@@ -5,7 +5,7 @@ checkpoint without the family's prefix, right the path in this package. `{i}` an
 `attention.qkv#1` is slice 1 of a fused linear layer, whose rows are the checkpoint's queries, keys and values.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -152,6 +152,8 @@ class Family:
         accepts_inputs_embeds: Whether the bare encoder accepts inputs_embeds.
         in_transformers: Whether transformers has classes for the model type. If not, `hf_prefix` is that of the
             authors' classes, and tests compare with an independent implementation in NumPy.
+        keys_of_tensors: Function of the names of a checkpoint's modules; it returns keys of config.json that the names
+            tell and the file does not. None where config.json tells all.
         length_dependent: Whether padding changes the outputs of the real tokens, so that only texts of one length can
             share a batch (FNet mixes all positions).
     """
@@ -181,6 +183,7 @@ class Family:
     accepts_inputs_embeds: bool = True
     in_transformers: bool = True
     length_dependent: bool = False
+    keys_of_tensors: Callable[[Collection[str]], dict[str, Any]] | None = None
 
     def hf_class_name(self, task: str) -> str:
         """Return the name of the transformers class for a task.

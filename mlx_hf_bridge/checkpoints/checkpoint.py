@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from mlx_hf_bridge.architecture.remote_code import with_model_type
 from mlx_hf_bridge.checkpoints.adapter import ADAPTER_FILE, Adapter, is_adapter, read_adapter
 from mlx_hf_bridge.checkpoints.paths import check_inside, relative_path
 from mlx_hf_bridge.checkpoints.safetensors_file import INDEX_FILE, SINGLE_FILE, SafetensorsFile, WeightFile, shards
@@ -196,7 +197,7 @@ def _read_config(path: Path, needed: bool) -> dict[str, Any]:
         raise ConfigError(f"{path} is not a JSON object. Take the original file.")
     if not isinstance(name := config.get("model_type", ""), str):
         raise ConfigError(f"{path} has model_type={name!r}, expected a string such as 'bert'. Take the original file.")
-    return config
+    return with_model_type(config)
 
 
 def open_weight_files(checkpoint: Checkpoint) -> list[WeightFile]:

@@ -18,6 +18,12 @@ NumPy instead (`tests/numpy_reference.py`), to the same 2e-5; nothing of a repo'
 
 Any other type is traced if possible (docs/tracing.md): transformers' own module runs as a graph, which each conversion
 first compares with torch; "tried" means that no obstacle is known. Otherwise loading it is an error.
+
+Of the types with \\*, some share another's model_type in config.json, whose other keys tell them apart
+(`mlx_hf_bridge/architecture/remote_code.py`):
+
+- jina_bert: bert with `position_embedding_type` alibi (jina-embeddings-v2, jina-reranker-v1)
+- mosaic_bert: bert with `alibi_starting_size` (DNABERT-2, MosaicBERT)
 """
 
 

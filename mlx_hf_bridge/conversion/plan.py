@@ -23,6 +23,7 @@ from mlx_hf_bridge.weights.lora import merge_adapter
 from mlx_hf_bridge.weights.name_mapping import KEEP_FILE_DTYPE, NameMapping, TensorTarget, resolve_names
 from mlx_hf_bridge.weights.quantized import read_packing
 from mlx_hf_bridge.weights.sizes import check_sizes
+from mlx_hf_bridge.weights.tensor_keys import complete_config
 from mlx_hf_bridge.weights.ties import settle_ties
 from mlx_hf_bridge.weights.validation import STRICT, Tolerance, check_fit
 
@@ -139,7 +140,8 @@ def plan_conversion(
             f"{', with the adapter' if checkpoint.adapter else ''}."
         )
     files = open_weight_files(checkpoint) if fetch else read_headers(checkpoint)
-    files, raw = settle_ties(files, family, checkpoint.config, compare=fetch)
+    raw = complete_config(files, family, checkpoint.config)
+    files, raw = settle_ties(files, family, raw, compare=fetch)
     if checkpoint.adapter is not None:
         base = NameMapping(family, family.config.from_json(raw), task)
         # An adapter may bring a decoder of its own (modules_to_save).

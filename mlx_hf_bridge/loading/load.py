@@ -31,7 +31,14 @@ from mlx_hf_bridge.conversion.usage import Use, use
 from mlx_hf_bridge.conversion.write import FORMAT, write_conversion
 from mlx_hf_bridge.errors import ArgumentTypeError, ConfigError, UnsupportedModelError
 from mlx_hf_bridge.inference.model import Model, build_model, set_activation_dtype
-from mlx_hf_bridge.loading.overrides import ConfigLike, load_config, override_config, shrinks_model, weight_differences
+from mlx_hf_bridge.loading.overrides import (
+    LABEL_KEYS,
+    ConfigLike,
+    load_config,
+    override_config,
+    shrinks_model,
+    weight_differences,
+)
 from mlx_hf_bridge.loading.report import LoadReport
 from mlx_hf_bridge.loading.stored import Content, content_of, naming
 from mlx_hf_bridge.models import family_for
@@ -45,6 +52,7 @@ from mlx_hf_bridge.weights.assign import assign_weights, random_init
 from mlx_hf_bridge.weights.name_mapping import KEEP_FILE_DTYPE, NameMapping, TensorTarget, resolve_names
 from mlx_hf_bridge.weights.quantized import check_same_recipe, quantize_modules, read_packing, recipe_from_packing
 from mlx_hf_bridge.weights.sizes import check_sizes
+from mlx_hf_bridge.weights.tensor_keys import complete_config
 from mlx_hf_bridge.weights.ties import settle_ties
 from mlx_hf_bridge.weights.validation import Tolerance, check_fit, pooler_names
 
@@ -229,8 +237,12 @@ def _changed_config(checkpoint: Checkpoint, changes: Changes) -> dict[str, Any]:
 
 def _reconfigured(checkpoint: Checkpoint, config: dict[str, Any]) -> Checkpoint:
     """Give the checkpoint another identity in the cache if the requested config changes its weights."""
-    if config is checkpoint.config or not (found := weight_differences(family_for(config), checkpoint.config, config)):
+    if config is checkpoint.config:
         return checkpoint
+    if not (found := weight_differences(family_for(config), checkpoint.config, config)):
+        # The same conversion, checked against the labels that are asked for: the file may have none (num_labels=1).
+        labels = {key: config[key] for key in LABEL_KEYS if key in config}
+        return replace(checkpoint, config={**checkpoint.config, **labels})
     source = replace(checkpoint.source, identity={**checkpoint.source.identity, "config": found})
     return replace(checkpoint, config=config, source=source)
 
@@ -274,7 +286,8 @@ def load_converted(
     """
     raw = _as_stored(requested, checkpoint.config)
     family = family_for(raw)
-    files, raw = settle_ties(open_weight_files(checkpoint), family, raw)
+    files = open_weight_files(checkpoint)
+    files, raw = settle_ties(files, family, complete_config(files, family, raw))
     config = family.config.from_json(raw)
     packing = read_packing(checkpoint.config)
     names, where = NameMapping(family, config, task), str(checkpoint.folder)

@@ -28,7 +28,7 @@ TRAINING_KEYS = (
     *("initializer_range", "initializer_factor", "initializer_cutoff_factor", "gradient_checkpointing"),
 )
 # Labels change no weights but the width of a head, which is checked when its weights are read.
-_LABELS = ("id2label", "label2id", "problem_type")
+LABEL_KEYS = ("id2label", "label2id", "problem_type")
 
 ConfigLike = Mapping[str, Any] | str | Path | Any
 
@@ -145,7 +145,7 @@ def weight_differences(family: Family, file: Mapping[str, Any], requested: Mappi
     """
     wanted = family.config.from_json(requested)
     own = _usable(family, file)
-    names = [spec.name for spec in fields(wanted) if spec.name not in _LABELS]
+    names = [spec.name for spec in fields(wanted) if spec.name not in LABEL_KEYS]
     found = {name: repr(getattr(wanted, name)) for name in names if own is None or _differs(wanted, own, name)}
     if (dtype := _dtype(requested)) != _dtype(file):
         found["dtype"] = repr(dtype)

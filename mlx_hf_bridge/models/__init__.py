@@ -8,6 +8,7 @@ import pkgutil
 from typing import Any
 
 from mlx_hf_bridge.architecture.family import Family
+from mlx_hf_bridge.architecture.remote_code import architecture_of
 from mlx_hf_bridge.architecture.unsupported import LORA_KEY, UNSUPPORTED, remote_code_note
 from mlx_hf_bridge.errors import UnsupportedModelError
 
@@ -37,7 +38,7 @@ def family_for(raw_config: dict[str, Any]) -> Family:
             f"{remote_code_note(raw_config)}"
             "Use a checkpoint of one of these, or transformers on torch for this one."
         )
-    return _family_in(str(model_type).replace("-", "_"))
+    return _family_in(str(architecture_of(raw_config)).replace("-", "_"))
 
 
 def is_native(raw_config: dict[str, Any]) -> bool:

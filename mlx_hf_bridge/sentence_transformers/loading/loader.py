@@ -176,7 +176,7 @@ class ModuleLoader:
             dtype=arguments.dtype,
             options=source.options,
             pooler="pooler_output" in settings.output and arguments.pooler,
-            changes=config_changes(source, arguments.config),
+            changes=config_changes(source, _config_keys(arguments.config, settings, folder)),
             trace=arguments.trace,
         )
         note_custom_code(source.name, loaded.raw_config, arguments.trust_remote_code)
@@ -216,6 +216,16 @@ class ModuleLoader:
         if self.modules_root == self.source.folder:
             self.source.fetch([f"{path}/*"] if path else [SINGLE_FILE])
         return self.modules_root / path
+
+
+def _config_keys(given: Mapping[str, Any], settings: TransformerSettings, folder: Path) -> Mapping[str, Any]:
+    """Return the requested keys of config.json; where the file names no classifier, a classifier has one label."""
+    if settings.transformer_task != "sequence-classification" or "num_labels" in given:
+        return given
+    config = read_json(folder / CONFIG_FILE) if (folder / CONFIG_FILE).is_file() else {}
+    classes = config.get("architectures") if isinstance(config, dict) else None
+    named = isinstance(classes, list) and any(str(name).endswith("ForSequenceClassification") for name in classes)
+    return given if named else {"num_labels": 1, **given}
 
 
 def _with_selection(source: Source, model_kwargs: Mapping[str, Any]) -> Source:

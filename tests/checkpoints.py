@@ -108,6 +108,7 @@ AS_QWEN3: dict[str, Any] = {
     "num_key_value_heads": 2,
     "head_dim": 8,
 }
+AS_QWEN2: dict[str, Any] = {**{key: AS_QWEN3[key] for key in AS_QWEN3 if key != "head_dim"}, "pad_token_id": 4}
 QWEN3_TESTS: dict[str, Any] = {
     "pad_token_id": 4,
     "has_position_table": False,
@@ -276,6 +277,12 @@ FAMILIES = [
         never_quantized=("intermediate.dense", *(f"{layer}.output.dense" for layer in range(3))),
     ),
     Row("qwen3", "Qwen3", transformers.Qwen3Config(**AS_QWEN3, attention_bias=True, pad_token_id=4), **QWEN3_TESTS),
+    Row(
+        "qwen2",
+        "Qwen2",
+        transformers.Qwen2Config(**AS_QWEN2, tie_word_embeddings=True, rope_parameters={"rope_theta": 700.0}),
+        **{**QWEN3_TESTS, "wide": {"hidden_size": 128, "intermediate_size": 256}},
+    ),
     Row(
         "gemma3_text",
         "Gemma3Text",

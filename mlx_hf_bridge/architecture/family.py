@@ -23,6 +23,8 @@ QUESTION_ANSWERING = "question-answering"
 MULTIPLE_CHOICE = "multiple-choice"
 NEXT_SENTENCE = "next-sentence-prediction"
 PRE_TRAINING = "pre-training"
+# The scores of the next token, which rerankers read; it has no auto class, since nothing is generated here.
+CAUSAL_LM = "text-generation"
 
 # The end of the name of transformers' class for a task, as in BertForMaskedLM.
 HF_SUFFIXES = {
@@ -35,6 +37,7 @@ HF_SUFFIXES = {
     NEXT_SENTENCE: "ForNextSentencePrediction",
     PRE_TRAINING: "ForPreTraining",
 }
+CLASS_SUFFIXES = {**HF_SUFFIXES, CAUSAL_LM: "ForCausalLM"}
 
 
 @dataclass(frozen=True)
@@ -141,7 +144,7 @@ class Family:
         copied_modules: Module -> the module in `names` that it is a copy of: {"encoder.embed_tokens": "shared"} for T5.
             Where a file has both, transformers computes with the copy.
         ignored_decoders: Decoders among `ignored_prefixes` that transformers ties to the token embeddings: ("lm_head",)
-            for Qwen3. One that differs from them makes `tie_word_embeddings` false.
+            for Gemma 3. One that differs from them makes `tie_word_embeddings` false.
         pooler: Function of the config that returns the pooler; None = the model has none.
         base_model_has_pooler: Whether the bare encoder has the pooler too; False if only heads use it.
         other_heads: First components of the names of heads that are not implemented. See the table.
@@ -196,7 +199,7 @@ class Family:
         """
         if task == BASE_TASK:
             return self.hf_prefix + self.hf_base_suffix
-        return self.hf_prefix + self.hf_head_suffixes.get(task, HF_SUFFIXES[task])
+        return self.hf_prefix + self.hf_head_suffixes.get(task, CLASS_SUFFIXES[task])
 
 
 def independent_length_of(family: Family, config: EncoderConfig) -> int:

@@ -1,6 +1,6 @@
 """Config, layer and module names of Llama-style encoders: RMSNorm, rotary positions, grouped-query attention, a gate.
 
-EuroBERT and Qwen3 are built from it (Touvron et al., arXiv 2302.13971; Ainslie et al., arXiv 2305.13245).
+EuroBERT, Qwen2 and Qwen3 are built from it (Touvron et al., arXiv 2302.13971; Ainslie et al., arXiv 2305.13245).
 """
 
 from dataclasses import dataclass, field
@@ -24,6 +24,7 @@ class GroupedQueryConfig(RotaryConfig):
     Attributes:
         num_key_value_heads: Heads of keys and values, each shared by several query heads; None = as many as queries.
         attention_bias: Whether the attention's linear layers have biases.
+        out_bias: Class variable, whether the attention's output layer has one; None for `attention_bias`.
     """
 
     type_vocab_size: int = field(default=0, init=False)
@@ -32,6 +33,7 @@ class GroupedQueryConfig(RotaryConfig):
     attention_bias: bool = False
 
     attribute_map: ClassVar = {"layer_norm_eps": "rms_norm_eps"}
+    out_bias: ClassVar[bool | None] = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -86,6 +88,7 @@ def layer(
         config.head_dim,
         config.num_kv_heads,
         config.attention_bias,
+        config.out_bias,
         query_norm=query_norm,
         key_norm=key_norm,
     )

@@ -15,7 +15,7 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 
-from mlx_hf_bridge.architecture.family import BASE_TASK, independent_length_of
+from mlx_hf_bridge.architecture.family import BASE_TASK, HF_SUFFIXES, independent_length_of
 from mlx_hf_bridge.checkpoints.checkpoint import Checkpoint
 from mlx_hf_bridge.checkpoints.pooling_modes import read_pooling_modes
 from mlx_hf_bridge.conversion.plan import Plan
@@ -134,7 +134,9 @@ def calibration_task(plan: Plan) -> str:
         return BASE_TASK
     architectures = plan.checkpoint.config.get("architectures") or []
     heads = plan.family.heads
-    return next((task for task in heads if plan.family.hf_class_name(task) in architectures), BASE_TASK)
+    # Causal language models are used as encoders: their head is in the class's name of many embedders.
+    tasks = [task for task in heads if task in HF_SUFFIXES]
+    return next((task for task in tasks if plan.family.hf_class_name(task) in architectures), BASE_TASK)
 
 
 def tensor_targets(plan: Plan, task: str) -> dict[str, TensorTarget]:

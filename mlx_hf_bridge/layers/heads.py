@@ -286,13 +286,45 @@ class LastTokenClassifier(nn.Module):
         self.pad_token_id = pad_token_id
 
     def __call__(self, hidden: mx.array, pooled: mx.array | None, batch: TokenBatch, table: TokenTable) -> HeadOutputs:
-        is_token = batch.token_mask(mx.int32)[:, :, 0]
-        if self.pad_token_id is not None:
+        if self.pad_token_id is None:
+            last = last_token_positions(batch.token_mask(mx.int32)[:, :, 0])
+        else:
             # For inputs_embeds the ids are placeholders other than padding, so every position counts as a token.
-            is_token = (batch.ids != self.pad_token_id).astype(mx.int32)
-        # The largest position that holds a token: right for padding on either side.
-        last = mx.argmax(is_token * mx.arange(is_token.shape[1], dtype=mx.int32), axis=1)
+            last = last_token_positions((batch.ids != self.pad_token_id).astype(mx.int32))
         return {"logits": self.out(batch.take(hidden, last))}
+
+
+class NextTokenScores(nn.Module):
+    """The scores of all tokens as the one that follows each text's last token (causal language models).
+
+    Returns "logits" of shape (B, 1, V): scores after every other token would take L times the memory.
+
+    Args:
+        hidden_size: D.
+        vocabulary: V.
+        tied: Whether scores are dot products with the token embedding table; otherwise the head has a decoder.
+    """
+
+    def __init__(self, hidden_size: int, vocabulary: int, tied: bool) -> None:
+        super().__init__()
+        if not tied:
+            self.decoder = Linear(hidden_size, vocabulary, bias=False)
+
+    def __call__(self, hidden: mx.array, pooled: mx.array | None, batch: TokenBatch, table: TokenTable) -> HeadOutputs:
+        last = batch.take(hidden, last_token_positions(batch.token_mask(mx.int32)[:, :, 0]))
+        return {"logits": (self.decoder(last) if "decoder" in self else table.scores(last))[:, None]}
+
+
+def last_token_positions(is_token: mx.array) -> mx.array:
+    """Return the largest position of each text that holds a token: right for padding on either side.
+
+    Args:
+        is_token: 1 for tokens, 0 for padding, (B, L), int32.
+
+    Returns:
+        Positions, (B,), int32; 0 for a text without tokens.
+    """
+    return mx.argmax(is_token * mx.arange(is_token.shape[1], dtype=mx.int32), axis=1)
 
 
 class SummaryClassifier(nn.Module):

@@ -30,6 +30,7 @@ class RotaryAttention(nn.Module):
         key_heads: Heads of keys and values, G, if several query heads share one (grouped-query attention); the layer
             then has separate linear layers for queries and for keys and values. None for one fused layer and G = H.
         bias: Whether the linear layers have a bias.
+        out_bias: Whether the output's linear layer has one; None for `bias`.
         window: Tokens on each side that a token attends to; None for all.
         rotation_index: Which of the batch's rotations this layer uses.
         rotates_values: Whether values are rotated too (RoFormer's `rotary_value`).
@@ -46,6 +47,7 @@ class RotaryAttention(nn.Module):
         head_dim: int | None = None,
         key_heads: int | None = None,
         bias: bool = True,
+        out_bias: bool | None = None,
         window: int | None = None,
         rotation_index: int = 0,
         rotates_values: bool = False,
@@ -65,7 +67,7 @@ class RotaryAttention(nn.Module):
             # With fewer key heads, queries are wider than keys, so only keys and values are fused.
             self.query = Linear(hidden_size, heads * width, bias)
             self.kv = Linear(hidden_size, 2 * key_heads * width, bias)
-        self.out = Linear(heads * width, hidden_size, bias)
+        self.out = Linear(heads * width, hidden_size, bias if out_bias is None else out_bias)
         if query_norm is not None:
             self.query_norm = query_norm
         if key_norm is not None:

@@ -145,4 +145,6 @@ FAMILY = dataclasses.replace(
     hf_prefix="Gemma3Text",
     tokenizer="GemmaTokenizer",
     heads={SEQUENCE_CLASSIFICATION: qwen3.LAST_TOKEN_HEAD},
+    ignored_prefixes=("lm_head",),
+    ignored_decoders=("lm_head",),
 )

@@ -1,4 +1,4 @@
-"""Qwen3 as an embedder (Yang et al., arXiv 2505.09388); reference: transformers/models/qwen3/modeling_qwen3.py.
+"""Qwen3 as an embedder and reranker (Yang et al., arXiv 2505.09388); reference: transformers/models/qwen3/modeling_qwen3.py.
 
 Differs from BERT: causal attention, rotary positions, norms of each head's queries and keys, grouped-query attention,
 RMSNorm before each block and after the last layer, a gated feed-forward block. That the last token is pooled is said in
@@ -11,6 +11,7 @@ from typing import ClassVar
 
 from mlx_hf_bridge.architecture import llama
 from mlx_hf_bridge.architecture.family import (
+    CAUSAL_LM,
     QUESTION_ANSWERING,
     SEQUENCE_CLASSIFICATION,
     TOKEN_CLASSIFICATION,
@@ -23,7 +24,7 @@ from mlx_hf_bridge.architecture.rope import rotary
 from mlx_hf_bridge.errors import ConfigError
 from mlx_hf_bridge.layers.embeddings import TokenEmbeddings
 from mlx_hf_bridge.layers.encoder import Encoder
-from mlx_hf_bridge.layers.heads import LastTokenClassifier, TokenClassifier
+from mlx_hf_bridge.layers.heads import LastTokenClassifier, NextTokenScores, TokenClassifier
 from mlx_hf_bridge.layers.norm import RMSNorm
 from mlx_hf_bridge.layers.pre_norm import PreNormLayer
 from mlx_hf_bridge.layers.token_batch import TokenBatch
@@ -73,6 +74,12 @@ NAMES = {
     "layers.{i}.self_attn.q_norm": "layers.{i}.attention.query_norm",
     "layers.{i}.self_attn.k_norm": "layers.{i}.attention.key_norm",
 }
+# Of a tied decoder the files may hold a copy, which transformers ignores.
+NEXT_TOKEN_HEAD = Head(
+    build=lambda config: NextTokenScores(config.hidden_size, config.vocab_size, config.tie_word_embeddings),
+    names={},
+    untied={"lm_head": "decoder"},
+)
 LAST_TOKEN_HEAD = Head(
     build=lambda config: LastTokenClassifier(config.hidden_size, config.num_labels, config.pad_token_id),
     names={"score": "out"},
@@ -93,8 +100,7 @@ FAMILY = Family(
             build=lambda config: TokenClassifier(config.hidden_size, config.num_labels), names={"score": "out"}
         ),
         QUESTION_ANSWERING: SPAN_HEAD,
+        CAUSAL_LM: NEXT_TOKEN_HEAD,
     },
     uses_token_type_ids=False,
-    ignored_prefixes=("lm_head",),
-    ignored_decoders=("lm_head",),
 )

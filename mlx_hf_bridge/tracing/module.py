@@ -7,7 +7,7 @@ from typing import Any
 import torch
 import transformers
 
-from mlx_hf_bridge.architecture.family import BASE_TASK, HF_SUFFIXES
+from mlx_hf_bridge.architecture.family import BASE_TASK, CLASS_SUFFIXES
 from mlx_hf_bridge.errors import UnsupportedModelError, WeightsError
 from mlx_hf_bridge.tracing.export import suppress_output
 
@@ -69,7 +69,7 @@ def _class_for(config: Any, task: str) -> Any:
         own = getattr(importlib.import_module(file), class_name, None)
         if own is not None:
             return own
-    return getattr(transformers, "AutoModel" + HF_SUFFIXES[task].removeprefix("Model"))
+    return getattr(transformers, "AutoModel" + CLASS_SUFFIXES[task].removeprefix("Model"))
 
 
 def _encoder_of(module: Any) -> Any:

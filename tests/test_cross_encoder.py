@@ -17,7 +17,7 @@ from sentence_transformers.sentence_transformer.modules import Pooling
 from st_checkpoints import PAIRS, TOLERANCE, randomized, transformer
 
 from mlx_hf_bridge import MLXCrossEncoder
-from mlx_hf_bridge.errors import ConfigError, InputError, UnsupportedModelError, WeightsError
+from mlx_hf_bridge.errors import ConfigError, InputError, WeightsError
 
 CLASSIFIERS = [
     row
@@ -193,9 +193,6 @@ def test_what_is_of_torch_alone_and_what_is_unknown_is_refused(tmp_path: Path) -
         mlx_model.predict(PAIRS, strange=1)
     with pytest.raises(InputError, match=r"backend='onnx'"):
         MLXCrossEncoder(tmp_path, backend="onnx")
-    (tmp_path / "chat_template.jinja").write_text("{{ messages }}")
-    with pytest.raises(UnsupportedModelError, match="a chat template"):
-        MLXCrossEncoder(tmp_path)
 
 
 def test_a_packed_model_ranks_as_the_float_one(tmp_path: Path) -> None:

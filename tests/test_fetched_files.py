@@ -16,7 +16,6 @@ from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING_NAMES
 import mlx_hf_bridge
 from mlx_hf_bridge import MLXCrossEncoder
 from mlx_hf_bridge.checkpoints.sources import OTHER_RUNTIMES, SMALL_FILES
-from mlx_hf_bridge.errors import UnsupportedModelError
 
 ROOT = Path(mlx_hf_bridge.__file__).parent
 # Rooms that read a model's files.
@@ -74,6 +73,6 @@ def test_a_chat_template_of_the_hub_decides_as_that_of_a_folder(
         return str(target)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
-    for name in (str(tmp_path / "repo"), "org/name"):
-        with pytest.raises(UnsupportedModelError, match="chat template"):
-            MLXCrossEncoder(name)
+    scores = [MLXCrossEncoder(name).predict([("a", "cat")]) for name in (str(tmp_path / "repo"), "org/name")]
+    (tmp_path / "repo" / "chat_template.jinja").unlink()
+    assert scores[0] == scores[1] != MLXCrossEncoder(tmp_path / "repo").predict([("a", "cat")])

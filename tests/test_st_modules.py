@@ -234,7 +234,7 @@ def test_a_module_that_is_not_computed_is_named(module: str, message: str, tmp_p
     [
         ({"transformer_task": "any-to-any"}, "transformer_task='any-to-any'"),
         ({"modality_config": {"text": {"method": "get_text_features"}}}, "through get_text_features"),
-        ({"modality_config": {"text": {"method": "forward"}, "message": {}}}, "through a chat template"),
+        ({"modality_config": {"message": {"method": "forward", "format": "xml"}}}, "message format 'xml'"),
         ({"max_seq_length": "long"}, "max_seq_length='long'"),
         ({"query_expansion": {"strategy": "fixed"}}, "query_expansion="),
     ],

@@ -25,6 +25,7 @@ from mlx_hf_bridge.conversion.tokenizer_class import (
     tokenizer_config,
 )
 from mlx_hf_bridge.errors import BackendError, BridgeError, ConfigError, RepositoryError, UnsupportedModelError
+from mlx_hf_bridge.inference.template_files import TEMPLATE_FILE, TEMPLATE_FOLDER, read_templates
 from mlx_hf_bridge.inference.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
@@ -168,7 +169,7 @@ def write_tokenizer(checkpoint: Checkpoint, family: Family, folder: Path) -> Non
 def _check_templates(checkpoint: Checkpoint, tokenizer: Any) -> None:
     """Refuse chat templates that are links to texts elsewhere, or whose names are paths: each is written to a file."""
     folder = checkpoint.model_folder
-    for path in (folder / "chat_template.jinja", *(folder / "additional_chat_templates").glob("*")):
+    for path in (folder / TEMPLATE_FILE, *(folder / TEMPLATE_FOLDER).glob("*")):
         check_inside(path, checkpoint.folder)
     templates = getattr(tokenizer, "chat_template", None)
     for name in templates if isinstance(templates, dict) else ():
@@ -214,7 +215,7 @@ def load_tokenizer(
         UnsupportedModelError: If the tokenizer exists in Python only.
         BackendError: If a package is missing that reads its vocabulary.
     """
-    given = {**tokenizer_config(folder), **(settings or {})}
+    given = {**tokenizer_config(folder), **read_templates(folder), **(settings or {})}
     is_written = (folder / TOKENIZER_FILE).is_file() and not given.get(_COPIED)
     if is_written or not has_tokenizer(folder):
         return Tokenizer.from_folder(folder, given)

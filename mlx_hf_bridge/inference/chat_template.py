@@ -121,22 +121,23 @@ def _environment() -> Any:
                 loop.body.insert(0, nodes.ExprStmt(_call("step"), lineno=loop.lineno))
                 if loop.test is not None:
                     loop.test = nodes.And(_call("step"), loop.test)
-            _replace_concat(tree)
+            _count_values(tree)
             return tree.set_environment(self)
 
         def step(self) -> bool:
             return True  # counted as every call is
 
         def joined(self, *parts: Any) -> str:
-            texts = [str(part) for part in parts]
-            _budget.get().spend(sum(map(len, texts)))
-            return "".join(texts)
+            return "".join(_counted(str(part) for part in parts))
+
+        def collected(self, container: Any) -> Any:
+            return container  # counted as the arguments of every call are
 
         @staticmethod
         def concat(parts: Any) -> str:
             return "".join(_counted(parts))
 
-        def call(__self, __context: Any, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: B902, N805
+        def call(__self, __context: Any, __obj: Any, *args: Any, **kwargs: Any) -> Any:
             sandboxed = partial(super().call, __context, __obj)
             return _budget.get().run(sandboxed, __obj, args, kwargs)
 
@@ -151,20 +152,28 @@ def _environment() -> Any:
     def _call(name: str, arguments: Sequence[Any] = ()) -> Any:
         return nodes.Call(nodes.EnvironmentAttribute(name), list(arguments), [], None, None)
 
-    def _replace_concat(node: Any) -> None:
-        """Replace a ~ b, which no method of an environment computes, by a call."""
+    def _count_values(node: Any) -> None:
+        """Make a call of what no method of an environment computes: a ~ b, and lists, tuples and dicts of values."""
         for name, value in list(node.iter_fields()):
             children = value if isinstance(value, list) else [value]
             for index, child in enumerate(children):
                 if not isinstance(child, nodes.Node):
                     continue
-                _replace_concat(child)
+                _count_values(child)
                 if isinstance(child, nodes.Concat):
-                    new = _call("joined", child.nodes).set_lineno(child.lineno)
-                    if isinstance(value, list):
-                        value[index] = new
-                    else:
-                        setattr(node, name, new)
+                    new = _call("joined", child.nodes)
+                # A tuple may be a target of assignments too.
+                elif (
+                    isinstance(child, (nodes.List, nodes.Dict, nodes.Tuple)) and getattr(child, "ctx", "load") == "load"
+                ):
+                    new = _call("collected", [child])
+                else:
+                    continue
+                new.set_lineno(child.lineno)
+                if isinstance(value, list):
+                    value[index] = new
+                else:
+                    setattr(node, name, new)
 
     environment = Environment(trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols])
     environment.filters.update({name: _limited(name, one) for name, one in environment.filters.items()})
@@ -248,6 +257,9 @@ def _namespace(jinja2: Any) -> type:
         def __setitem__(self, name: str, value: Any) -> None:
             _check_name(name)
             super().__setitem__(name, value)
+
+        def __repr__(self) -> str:
+            return "<Namespace>"  # namespaces may hold each other
 
     def _check_name(name: Any) -> None:
         if isinstance(name, str) and name.startswith("_"):

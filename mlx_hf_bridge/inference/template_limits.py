@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-# Loops, calls and filters of one rendering, and its seconds: published templates take some hundred steps and a few
-# milliseconds.
-_STEPS = 1_000_000
+# Turns of loops, calls, filters and operators of one rendering, and its seconds: published templates take some hundred
+# steps and a few milliseconds.
+_STEPS = 100_000
 _SECONDS = 10.0
 # Characters and items of all values that a rendering makes: these, and so many copies of its inputs.
-_CHARACTERS, _COPIES = 2**25, 200
+_CHARACTERS, _COPIES = 2**22, 200
 # The largest integer argument of a call or filter, such as a width; longer numbers in a format are refused.
 _LARGEST = 100_000
 _LONG_NUMBER = re.compile(r"\d{6}")
@@ -75,10 +75,17 @@ class Budget:
             args = [list(self._items(args[0])), *args[1:]]
         self._check_arguments((*args, *kwargs.values()))
         self._check_growth(name, getattr(function, "__self__", None), args)
-        return self._measured(call(*args, **kwargs))
+        # Arguments too: objects such as a cycler give them back.
+        self.measure((*args, *kwargs.values()))
+        return self.measure(call(*args, **kwargs))
 
     def filter(
-        self, name: str, function: Callable[..., Any], passed: Sequence[Any], args: Sequence[Any], kwargs: dict[str, Any]
+        self,
+        name: str,
+        function: Callable[..., Any],
+        passed: Sequence[Any],
+        args: Sequence[Any],
+        kwargs: dict[str, Any],
     ) -> Any:
         """Apply a filter for a template, with the size of its result estimated first.
 
@@ -98,8 +105,7 @@ class Budget:
         self._check_arguments(given)
         if name in ("join", "sum"):
             # Of values that may be one text or list many times.
-            value = list(self._items(value))
-            self.spend(sum(map(_length, value)))
+            value = self.measure(list(self._items(value)))
         elif isinstance(value, Iterator):
             value = self._items(value)
         else:
@@ -108,8 +114,8 @@ class Budget:
             self._check_format(value, given)
         self._check_growth(name, value, given)
         if not args:
-            return self._measured(function(*passed, **kwargs))
-        return self._measured(function(*passed, value, *rest, **kwargs))
+            return self.measure(function(*passed, **kwargs))
+        return self.measure(function(*passed, value, *rest, **kwargs))
 
     def check_operator(self, operator: str, left: Any, right: Any) -> None:
         """Check what an operator would make.
@@ -127,10 +133,22 @@ class Budget:
             if bits > _BITS:
                 raise TemplateLimitError("its numbers are too large")
         elif operator == "*":
-            sizes = [abs(one) if isinstance(one, int) else _length(one) for one in (left, right)]
+            sizes = [abs(one) if isinstance(one, int) else _size(one) for one in (left, right)]
             self.spend(sizes[0] * sizes[1])
         else:
-            self.spend(_length(left) + _length(right))
+            self.spend(_size(left) + _size(right))
+
+    def measure(self, value: Any) -> Any:
+        """Count a value that a template has made.
+
+        Args:
+            value: The value; what containers hold counts each time that they hold it.
+
+        Returns:
+            The value.
+        """
+        self.spend(_size(value))
+        return value
 
     def limit_format(self, text: str, function: Callable[..., str]) -> Callable[..., str]:
         """Return str.format of a text, checked before it is called.
@@ -161,7 +179,7 @@ class Budget:
             raise TemplateLimitError("it formats with a width of six digits or more")
         fields = text.count("{") + text.count("%")
         widths = [int(number) for number in re.findall(r"\d+", text)] + [abs(x) for x in given if isinstance(x, int)]
-        self.spend(len(text) + fields * (max(widths, default=0) + max(map(_length, given), default=0)))
+        self.spend(len(text) + fields * (max(widths, default=0) + max(map(_size, given), default=0)))
 
     def _check_growth(self, name: str, value: Any, given: Sequence[Any]) -> None:
         """Count what the methods and filters whose result can be longer than their inputs would make."""
@@ -187,19 +205,35 @@ class Budget:
             self.step()
             yield one
 
-    def _measured(self, value: Any) -> Any:
-        self.spend(_length(value))
-        return value
-
 
 # Methods and filters that fill a text up to a width, and those that may put something at every character.
 _PADDING = frozenset(("center", "ljust", "rjust", "zfill", "batch", "slice"))
 _PER_CHARACTER = frozenset(("expandtabs", "indent", "wordwrap", "tojson", "pprint", "xmlattr", "urlize"))
 
 
+def _size(value: Any) -> int:
+    """Return the characters and items of a value, those of nested containers included; many for one that has many."""
+    if not isinstance(value, (list, tuple, dict, set, frozenset)):
+        return _length(value)
+    size = 0
+    open_: list[Any] = [value]
+    # Lists that hold a list twice, over and over, are small in memory and endless to walk through.
+    while open_ and size <= _CHARACTERS:
+        one = open_.pop()
+        size += 1
+        if isinstance(one, dict):
+            open_ += [*one.keys(), *one.values()]
+        elif isinstance(one, (list, tuple, set, frozenset)):
+            open_ += one
+            size += 16 + 8 * len(one)
+        else:
+            size += _length(one)
+    return size
+
+
 def _length(value: Any) -> int:
     return len(value) if isinstance(value, (str, bytes, list, tuple, dict, set, frozenset)) else 1
 
 
-def _bits(number: float) -> int:
-    return int(number).bit_length() if isinstance(number, int) else 64
+def _bits(number: Any) -> int:
+    return number.bit_length() if isinstance(number, int) else 64

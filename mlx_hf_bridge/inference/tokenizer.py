@@ -17,6 +17,7 @@ import numpy as np
 import tokenizers
 
 from mlx_hf_bridge.errors import ConfigError, InputError, RepositoryError, TokenRangeError
+from mlx_hf_bridge.inference.template_files import CHAT_TEMPLATE, parse_templates, write_templates
 from mlx_hf_bridge.inference.tokenizer_methods import TokenizerMethods
 
 Text = str | tuple[str, str]
@@ -65,11 +66,15 @@ class Tokenizer(TokenizerMethods):
         backend: The tokenizers.Tokenizer of tokenizer.json; its padding is dropped, its truncation moved to
             `saved_truncation`.
         config: Content of tokenizer_config.json.
+
+    Attributes:
+        chat_template: The Jinja source of the chat template, or several by name; None without one.
     """
 
     def __init__(self, backend: tokenizers.Tokenizer, config: dict[str, Any]) -> None:
         self.backend = backend
-        self.config = config
+        self.config = {key: value for key, value in config.items() if key != CHAT_TEMPLATE}
+        self.chat_template = parse_templates(config.get(CHAT_TEMPLATE))
         # Truncation is a setting of the backend, so setting it and encoding must not be interleaved.
         self._lock = threading.Lock()
         self._limit: tuple[int, str] | None = None
@@ -131,6 +136,7 @@ class Tokenizer(TokenizerMethods):
         if config := self._current_config():
             text = json.dumps(config, indent=2, ensure_ascii=False)
             (folder / "tokenizer_config.json").write_text(text + "\n", encoding="utf-8")
+        write_templates(self.chat_template, folder)
 
     def _current_config(self) -> dict[str, Any]:
         """Return the content of tokenizer_config.json with what has changed since it was read."""

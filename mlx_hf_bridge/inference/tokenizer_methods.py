@@ -159,6 +159,12 @@ class TokenizerMethods:
         return list(dict.fromkeys(name for name in names if name is not None))
 
     @property
+    def special_tokens_map(self) -> dict[str, str]:
+        """The special tokens by name, such as "eos_token"; those that the tokenizer does not have are left out."""
+        named = {f"{name}_token": getattr(self, f"{name}_token") for name in _SPECIAL}
+        return {name: token for name, token in named.items() if token is not None}
+
+    @property
     def all_special_ids(self) -> list[int]:
         """The ids of `all_special_tokens`."""
         ids = [self.backend.token_to_id(token) for token in self.all_special_tokens]

@@ -1,4 +1,4 @@
-"""Qwen3 as an embedder and reranker (Yang et al., arXiv 2505.09388); reference: transformers/models/qwen3/modeling_qwen3.py.
+"""Qwen3 as an embedder and reranker (Yang et al., arXiv 2505.09388); reference: transformers/models/qwen3.
 
 Differs from BERT: causal attention, rotary positions, norms of each head's queries and keys, grouped-query attention,
 RMSNorm before each block and after the last layer, a gated feed-forward block. That the last token is pooled is said in

@@ -77,8 +77,8 @@ class MLXBaseModel(TorchMethods, ABC):
         model_kwargs: Options of the encoder by name: `dtype` (or `torch_dtype`), `quantization_config`, `trace`,
             `variant`, `use_safetensors` and `add_pooling_layer` (as of MLXAutoModel.from_pretrained). Options that
             concern only torch are ignored. Default: None.
-        processor_kwargs: Options of the tokenizer: `model_max_length`, `truncation_side` and `do_lower_case`. Default:
-            None.
+        processor_kwargs: Options of the tokenizer: `model_max_length`, `truncation_side`, `do_lower_case` and
+            `chat_template`. Default: None.
         config_kwargs: Changes to config.json by name. Default: None.
         model_card_data: Accepted for compatibility and ignored: no new model card is generated from it.
         backend: "mlx" or, as sentence-transformers names its own default, "torch"; both are computed by MLX. Default:

@@ -26,7 +26,7 @@ from mlx_hf_bridge.sentence_transformers.modules.activations import ACTIVATIONS,
 from mlx_hf_bridge.sentence_transformers.modules.base import SCORES, Module
 from mlx_hf_bridge.sentence_transformers.modules.logit_score import LogitScore
 from mlx_hf_bridge.sentence_transformers.modules.transformer import Transformer
-from mlx_hf_bridge.sentence_transformers.modules.transformer_settings import parse_settings, refuse_chat_template
+from mlx_hf_bridge.sentence_transformers.modules.transformer_settings import default_settings
 from mlx_hf_bridge.sentence_transformers.modules.vectors import Dense
 from mlx_hf_bridge.sentence_transformers.older_names import deprecated, older_names, older_positions
 from mlx_hf_bridge.sentence_transformers.signatures import extends_constructor
@@ -113,14 +113,11 @@ class MLXCrossEncoder(MLXBaseModel):
     def _default_modules(self, loader: ModuleLoader) -> list[Module]:
         """Return a sequence classifier; for a causal language model, the difference of the logits of "yes" and "no"."""
         source, folder = loader.source, loader.source.folder
-        refuse_chat_template(folder, source.name)
         architecture = str((loader.read_config().get("architectures") or [""])[0])
         if not architecture.endswith("ForCausalLM"):
-            settings = parse_settings({}, "sequence-classification", str(folder))
+            settings = default_settings("sequence-classification", str(folder))
             return [loader.load_transformer(source, folder, settings=settings)]
-        transformer = loader.load_transformer(
-            source, folder, settings=parse_settings({}, "text-generation", str(folder))
-        )
+        transformer = loader.load_transformer(source, folder, settings=default_settings("text-generation", str(folder)))
         true_id, false_id = (transformer.tokenizer.backend.token_to_id(word) for word in (_TRUE, _FALSE))
         if true_id is None or false_id is None:
             raise ConfigError(

@@ -36,7 +36,7 @@ from mlx_hf_bridge.sentence_transformers.loading.arguments import ConstructorOpt
 from mlx_hf_bridge.sentence_transformers.loading.loader import ModuleLoader
 from mlx_hf_bridge.sentence_transformers.modules.base import SENTENCE_EMBEDDING, TOKEN_EMBEDDINGS, Features, Module
 from mlx_hf_bridge.sentence_transformers.modules.pooling import Pooling
-from mlx_hf_bridge.sentence_transformers.modules.transformer_settings import parse_settings, refuse_chat_template
+from mlx_hf_bridge.sentence_transformers.modules.transformer_settings import default_settings
 from mlx_hf_bridge.sentence_transformers.older_names import deprecated, older_names
 from mlx_hf_bridge.sentence_transformers.scoring.similarity import (
     SIMILARITIES,
@@ -108,9 +108,8 @@ class MLXSentenceTransformer(MLXEmbeddingModel):
 
     def _default_modules(self, loader: ModuleLoader) -> list[Module]:
         """Return the encoder with mean pooling, or with last-token pooling for a causal language model."""
-        refuse_chat_template(loader.source.folder, loader.source.name)
         folder = loader.source.folder
-        settings = parse_settings({}, "feature-extraction", str(folder))
+        settings = default_settings("feature-extraction", str(folder))
         transformer = loader.load_transformer(loader.source, folder, settings=settings)
         config = transformer.loaded.raw_config
         architecture = str((config.get("architectures") or [""])[0])

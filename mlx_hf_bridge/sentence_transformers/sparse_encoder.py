@@ -21,7 +21,7 @@ from mlx_hf_bridge.sentence_transformers.loading.settings import read_model_conf
 from mlx_hf_bridge.sentence_transformers.modules.base import SENTENCE_EMBEDDING, Features, Module
 from mlx_hf_bridge.sentence_transformers.modules.pooling import Pooling
 from mlx_hf_bridge.sentence_transformers.modules.sparse import SparseAutoEncoder, SpladePooling, keep_largest
-from mlx_hf_bridge.sentence_transformers.modules.transformer_settings import parse_settings
+from mlx_hf_bridge.sentence_transformers.modules.transformer_settings import default_settings
 from mlx_hf_bridge.sentence_transformers.older_names import deprecated, older_names
 from mlx_hf_bridge.sentence_transformers.scoring.similarity import SIMILARITIES
 from mlx_hf_bridge.sentence_transformers.scoring.sparse_results import (
@@ -102,7 +102,7 @@ class MLXSparseEncoder(MLXEmbeddingModel):
                 f"{name} is neither a saved SparseEncoder nor a masked language model (architectures {architectures}), "
                 "so its sparse layers would be randomly initialized. Give a SPLADE or CSR model."
             )
-        settings = parse_settings({}, "fill-mask", str(folder))
+        settings = default_settings("fill-mask", str(folder))
         return [loader.load_transformer(loader.source, folder, settings=settings), SpladePooling("max")]
 
     @property

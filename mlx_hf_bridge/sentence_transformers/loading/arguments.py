@@ -22,7 +22,7 @@ _CODE = ("trust_remote_code", "code_revision")
 _MODEL_OPTIONS = ("attn_implementation", "device_map", *NO_EFFECT)
 _PROCESSOR_OPTIONS = ("padding_side", "use_fast", "clean_up_tokenization_spaces")
 # Overrides of tokenizer_config.json; the loader changes the tokenizer by them.
-_TOKENIZER_KEYS = ("truncation_side", "do_lower_case")
+_TOKENIZER_KEYS = ("truncation_side", "do_lower_case", "chat_template")
 _KINDS = ("model_kwargs", "processor_kwargs", "config_kwargs")
 _KINDS_BEFORE = {"model_args": "model_kwargs", "tokenizer_args": "processor_kwargs", "config_args": "config_kwargs"}
 

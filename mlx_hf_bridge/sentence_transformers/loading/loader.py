@@ -18,7 +18,7 @@ from mlx_hf_bridge.checkpoints.safetensors_file import SINGLE_FILE
 from mlx_hf_bridge.checkpoints.sources import Source, locate
 from mlx_hf_bridge.conversion.tokenizer_files import load_tokenizer
 from mlx_hf_bridge.errors import ConfigError, UnsupportedModelError
-from mlx_hf_bridge.loading.load import LoadedModel, load
+from mlx_hf_bridge.loading.load import load
 from mlx_hf_bridge.loading.stored import naming
 from mlx_hf_bridge.pretrained.arguments import note_custom_code
 from mlx_hf_bridge.sentence_transformers.loading.arguments import LoadArguments
@@ -183,7 +183,6 @@ class ModuleLoader:
         if arguments.output_hidden_states is not None:
             config = {**loaded.raw_config, "output_hidden_states": arguments.output_hidden_states}
             loaded = replace(loaded, raw_config=config)
-        _check_output_embedding(loaded, settings)
         tokenizer = load_tokenizer(loaded.folder, loaded.family, loaded.raw_config, arguments.tokenizer)
         if "do_lower_case" in arguments.tokenizer:
             set_lowercase(tokenizer, bool(arguments.tokenizer["do_lower_case"]))
@@ -245,12 +244,4 @@ def _check_known(kind: str, type_: str, where: str) -> None:
         raise UnsupportedModelError(
             f"{where} has the module {kind} ({type_}), which is not implemented here; known are "
             f"{', '.join(sorted((*READERS, *_LOADED_HERE)))}. Use sentence-transformers with torch for this model."
-        )
-
-
-def _check_output_embedding(loaded: LoadedModel, settings: TransformerSettings) -> None:
-    if settings.transformer_task == "text-generation" and not loaded.config.tie_word_embeddings:
-        raise ConfigError(
-            f"{loaded.source.name} has its own output embedding (tie_word_embeddings is false), which is not "
-            "implemented here. Use sentence-transformers with torch for this model."
         )

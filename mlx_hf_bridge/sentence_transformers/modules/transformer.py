@@ -19,15 +19,21 @@ from mlx_hf_bridge.inference.batching import pad_tokens, report_truncation
 from mlx_hf_bridge.inference.model import EncoderOutput
 from mlx_hf_bridge.inference.plain_values import plain_scalar
 from mlx_hf_bridge.inference.tokenizer import LOST_TOKEN_TYPES, Text, Tokenizer, Tokens
+from mlx_hf_bridge.layers.heads import last_token_positions
 from mlx_hf_bridge.layers.token_batch import TokenBatch
 from mlx_hf_bridge.loading.load import LoadedModel, load
 from mlx_hf_bridge.loading.stored import check_still_there, content_of
 from mlx_hf_bridge.pretrained.model import MLXPreTrainedModel, create_model
 from mlx_hf_bridge.sentence_transformers.modules.base import Features
 from mlx_hf_bridge.sentence_transformers.modules.input import EncodeOptions, InputModule, add_prompt
-from mlx_hf_bridge.sentence_transformers.modules.processing import resolve_text_options
+from mlx_hf_bridge.sentence_transformers.modules.messages import AUTO, ChatReader
+from mlx_hf_bridge.sentence_transformers.modules.processing import TextOptions, resolve_text_options
 from mlx_hf_bridge.sentence_transformers.modules.query_expansion import ExpandedTokens, QueryExpansion, expand_query
-from mlx_hf_bridge.sentence_transformers.modules.transformer_settings import TransformerSettings, save_transformer
+from mlx_hf_bridge.sentence_transformers.modules.transformer_settings import (
+    INFER,
+    TransformerSettings,
+    save_transformer,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -53,10 +59,11 @@ class Transformer(InputModule):
         self.loaded, self.tokenizer = loaded, tokenizer
         self.transformer_task = settings.transformer_task
         self.module_output_name = settings.module_output_name
-        self.modality_config = settings.modality_config
         self.processing_kwargs = dict(settings.processing_kwargs)
         self.do_lower_case = settings.do_lower_case
         self.query_length, self.document_length = settings.query_length, settings.document_length
+        self._chat = _chat_reader(settings.message_format, tokenizer, loaded.config.model_type)
+        self.modality_config = settings.modality_config(self._chat.message_format if self._chat else None)
         self.query_expansion = settings.query_expansion
         self.independent_length = loaded.independent_length
         self._output = settings.output
@@ -135,13 +142,11 @@ class Transformer(InputModule):
         if expansion:
             limit = expansion.length if expansion.strategy == "fixed" else limit and max(limit, expansion.length)
         tokenizing = resolve_text_options(
-            self.processing_kwargs, options.processing_kwargs, limit or self.max_seq_length
+            self.processing_kwargs, options.processing_kwargs, limit or self.max_seq_length, self._chat is not None
         )
         if expansion and expansion.strategy == "fixed":
             tokenizing = replace(tokenizing, max_length=expansion.length)
-        tokens = self.tokenizer.encode(
-            add_prompt(texts, options.prompt), tokenizing.max_length, tokenizing.strategy, tokenizing.add_special_tokens
-        )
+        tokens = self._encode(texts, options, tokenizing)
         if not self._warned_token_types and any(not isinstance(text, str) for text in texts):
             self._warn_of_lost_token_types()
         most = tokenizing.max_length or self.max_seq_length
@@ -153,6 +158,19 @@ class Transformer(InputModule):
             return tokens
         token_id = expansion.token_id(self.tokenizer)
         return [expand_query(one, expansion.length, token_id) for one in tokens]
+
+    def _encode(self, texts: Sequence[Text], options: EncodeOptions, tokenizing: TextOptions) -> list[Tokens]:
+        if self._chat is None:
+            prompted = add_prompt(texts, options.prompt)
+            return self.tokenizer.encode(
+                prompted, tokenizing.max_length, tokenizing.strategy, tokenizing.add_special_tokens
+            )
+        if self._expansion and options.task == "query":
+            raise InputError(
+                "query_expansion fills queries up to a length, which would cut what the chat template writes around "
+                "them. Set query_expansion to None."
+            )
+        return self._chat.tokens(self.tokenizer, texts, options.prompt, options.task, tokenizing)
 
     def _warn_of_lost_token_types(self) -> None:
         self._warned_token_types = True
@@ -170,19 +188,25 @@ class Transformer(InputModule):
         Returns:
             Features whose ids, mask and token type ids have the shape (B, L).
         """
-        batch = pad_tokens(self.loaded.config, tokens, self.tokenizer.pad_token_id)
+        batch = pad_tokens(self.loaded.config, tokens, self._padding())
         added = _expansion_mask(tokens, batch.ids.shape[1])
         if added is not None and self._expansion and not self._expansion.attend:
             seen = np.arange(batch.ids.shape[1])[None] < np.array([[len(one)] for one in tokens])
             batch = replace(batch, mask=mx.array(seen & ~added))
         return Features(
             batch,
-            prompt_length=self._prompt_length(options.prompt) if options.prompt else 0,
+            # A system message is no part of the text, whose tokens are not told apart from it.
+            prompt_length=self._prompt_length(options.prompt) if options.prompt and not self._chat else 0,
             task=options.task,
             expansion_mask=None if added is None else mx.array(added),
             max_active_dims=options.max_active_dims,
             has_token_type_ids=self.tokenizer.returns_token_type_ids,
         )
+
+    def _padding(self) -> int:
+        # Heads that read the last token look for the config's padding, so that another one would be a token to them.
+        own = self.loaded.config.pad_token_id
+        return own if own is not None and 0 <= own < self.loaded.config.vocab_size else self.tokenizer.pad_token_id
 
     def _prompt_length(self, prompt: str) -> int:
         # Without the lengths of the task and the options of the call, as in the reference.
@@ -202,11 +226,6 @@ class Transformer(InputModule):
         return replace(features, hidden_states=encoded.hidden_states) if wants_states else features
 
     def _select_output(self, encoded: EncoderOutput, batch: TokenBatch) -> mx.array:
-        if self.transformer_task == "text-generation":
-            # Scores over the vocabulary for one position only; all of them would be (B, L, V).
-            last = batch.take(encoded.hidden, batch.token_mask(mx.int32).sum(axis=1)[:, 0] - 1)
-            scores: mx.array = self.loaded.model.encoder.embeddings.word.scores(last)
-            return scores[:, None]
         if self._output[0] == "hidden_states" and encoded.hidden_states:
             return encoded.hidden_states[int(self._output[1])]
         outputs = {"last_hidden_state": encoded.hidden, "pooler_output": encoded.pooled, **encoded.outputs}
@@ -217,6 +236,9 @@ class Transformer(InputModule):
                 f"has {', '.join(name for name, array in outputs.items() if array is not None)}. "
                 "Use sentence-transformers on torch for this model."
             )
+        if self.transformer_task == "text-generation" and found.shape[1] > 1:
+            # A traced model scores every position; LogitScore reads the last.
+            return batch.take(found, last_token_positions(batch.token_mask(mx.int32)[:, :, 0]))[:, None]
         return found
 
     def get_embedding_dimension(self) -> int | None:
@@ -275,6 +297,12 @@ class Transformer(InputModule):
         """
         check_still_there(self.loaded.folder, self.loaded.content)
         save_transformer(self.loaded, self.tokenizer, folder, self.get_config_dict())
+
+
+def _chat_reader(message_format: str | None, tokenizer: Tokenizer, model_type: str) -> ChatReader | None:
+    if message_format is None or (message_format == INFER and tokenizer.chat_template is None):
+        return None
+    return ChatReader(AUTO if message_format == INFER else message_format, tokenizer.chat_template, model_type)
 
 
 def _expansion_mask(tokens: list[Tokens], width: int) -> np.ndarray | None:

@@ -5,15 +5,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from mlx_hf_bridge.architecture.family import BASE_TASK, MASKED_LM, SEQUENCE_CLASSIFICATION
+from mlx_hf_bridge.architecture.family import BASE_TASK, CAUSAL_LM, MASKED_LM, SEQUENCE_CLASSIFICATION
 from mlx_hf_bridge.checkpoints.checkpoint import CONFIG_FILE, MODULES_FILE, read_json
 from mlx_hf_bridge.checkpoints.paths import copy_file
 from mlx_hf_bridge.checkpoints.repo_files import TRANSFORMER_FILES, write_json
-from mlx_hf_bridge.conversion.tokenizer_class import tokenizer_config
 from mlx_hf_bridge.errors import ConfigError, UnsupportedModelError
 from mlx_hf_bridge.inference.tokenizer import Tokenizer
 from mlx_hf_bridge.loading.load import LoadedModel
 from mlx_hf_bridge.sentence_transformers.modules.base import SCORES, TOKEN_EMBEDDINGS
+from mlx_hf_bridge.sentence_transformers.modules.messages import AUTO, FLAT, STRUCTURED
 from mlx_hf_bridge.sentence_transformers.modules.query_expansion import QueryExpansion
 from mlx_hf_bridge.sentence_transformers.modules.weights import config_errors
 
@@ -22,8 +22,10 @@ TASKS: dict[str, tuple[str, str, str]] = {
     "feature-extraction": (BASE_TASK, "last_hidden_state", TOKEN_EMBEDDINGS),
     "sequence-classification": (SEQUENCE_CLASSIFICATION, "logits", SCORES),
     "fill-mask": (MASKED_LM, "logits", TOKEN_EMBEDDINGS),
-    "text-generation": (BASE_TASK, "logits", "causal_logits"),
+    "text-generation": (CAUSAL_LM, "logits", "causal_logits"),
 }
+# The message format of checkpoints without modules.json: that of the tokenizer's chat template, if it has one.
+INFER = "infer"
 _LENGTHS = ("max_seq_length", "query_length", "document_length")
 # The other keys of sentence_bert_config.json: arguments of sentence-transformers' Transformer.
 _KEYS = (
@@ -42,6 +44,8 @@ class TransformerSettings:
         transformer_task: A key of `TASKS`: which head is loaded, and which output is read.
         module_output_name: The name of the result among the features.
         output: The path of the model output that is read, for example ("hidden_states", -2).
+        message_format: How texts are put into a chat template: "flat", "structured" or "auto" as the template reads
+            them; "infer" for "auto" if the tokenizer has one. None for plain texts.
         max_seq_length: The most tokens of a text; None for the tokenizer's or the model's limit.
         do_lower_case: Whether texts are lower-cased before they are tokenized.
         query_length: The most tokens of a query; None for `max_seq_length`.
@@ -54,6 +58,7 @@ class TransformerSettings:
     transformer_task: str = "feature-extraction"
     module_output_name: str = TOKEN_EMBEDDINGS
     output: tuple[str | int, ...] = ("last_hidden_state",)
+    message_format: str | None = None
     max_seq_length: int | None = None
     do_lower_case: bool = False
     query_length: int | None = None
@@ -67,11 +72,18 @@ class TransformerSettings:
         """The task of this package whose head is loaded."""
         return TASKS[self.transformer_task][0]
 
-    @property
-    def modality_config(self) -> dict[str, Any]:
-        """The modalities as sentence-transformers writes them; texts are the only one here."""
+    def modality_config(self, message_format: str | None) -> dict[str, Any]:
+        """Return the modalities as sentence-transformers writes them; texts are the only one here.
+
+        Args:
+            message_format: How texts are put into a chat template; None for plain texts.
+
+        Returns:
+            The entry of texts, and that of messages with a chat template.
+        """
         name: Any = self.output[0] if len(self.output) == 1 else list(self.output)
-        return {"text": {"method": "forward", "method_output_name": name}}
+        text = {"method": "forward", "method_output_name": name}
+        return {"text": text} | ({"message": {**text, "format": message_format}} if message_format else {})
 
 
 def read_settings(folder: Path, kind: str, defaults: Mapping[str, Any]) -> TransformerSettings:
@@ -151,12 +163,17 @@ def parse_settings(config: Mapping[str, Any], default_task: str, where: str) -> 
             "Use sentence-transformers on torch for this model."
         )
     modalities = config.get("modality_config") or {"text": {"method": "forward", "method_output_name": TASKS[task][1]}}
-    text = modalities.get("text", {})
-    if "message" in modalities or text.get("method") != "forward":
+    # With a chat template every text is a message.
+    text, message_format = modalities.get("message", modalities.get("text", {})), None
+    if text.get("method") != "forward":
         raise UnsupportedModelError(
-            f"{where} reads texts through {'a chat template' if 'message' in modalities else text.get('method')}; "
-            "supported is the model's forward on plain texts. Use sentence-transformers on torch for this model."
+            f"{where} reads texts through {text.get('method')}; supported is the model's forward. "
+            "Use sentence-transformers on torch for this model."
         )
+    if "message" in modalities:
+        message_format = text.get("format", AUTO)
+        if message_format not in (FLAT, STRUCTURED, AUTO):
+            raise ConfigError(f"{where} has message format {message_format!r}, expected {FLAT!r} or {STRUCTURED!r}.")
     output, kwargs = text.get("method_output_name") or TASKS[task][1], config.get("processing_kwargs") or {}
     if not isinstance(kwargs, Mapping) or not all(isinstance(group, Mapping) for group in kwargs.values()):
         raise ConfigError(
@@ -166,6 +183,7 @@ def parse_settings(config: Mapping[str, Any], default_task: str, where: str) -> 
         transformer_task=task,
         module_output_name=config.get("module_output_name") or TASKS[task][2],
         output=(output,) if isinstance(output, str) else tuple(output),
+        message_format=message_format,
         max_seq_length=config.get("max_seq_length"),
         do_lower_case=bool(config.get("do_lower_case", False)),
         query_length=config.get("query_length"),
@@ -175,22 +193,17 @@ def parse_settings(config: Mapping[str, Any], default_task: str, where: str) -> 
     )
 
 
-def refuse_chat_template(folder: Path, name: str) -> None:
-    """Refuse a checkpoint without modules.json whose texts sentence-transformers would put into a chat template.
+def default_settings(task: str, where: str) -> TransformerSettings:
+    """Return the settings of a checkpoint without modules.json.
 
     Args:
-        folder: The checkpoint.
-        name: The name to show in the error.
+        task: A key of `TASKS`.
+        where: The folder, named in errors.
 
-    Raises:
-        UnsupportedModelError: If the folder has a chat template.
+    Returns:
+        The settings; texts are put into the tokenizer's chat template if it has one.
     """
-    if (folder / "chat_template.jinja").is_file() or tokenizer_config(folder).get("chat_template"):
-        raise UnsupportedModelError(
-            f"{name} has no modules.json and a chat template, which sentence-transformers would apply to its texts; "
-            "chat templates are not applied here. Use sentence-transformers on torch, or save it with a Transformer "
-            "module whose modality_config has only 'text'."
-        )
+    return replace(parse_settings({}, task, where), message_format=INFER)
 
 
 def save_transformer(loaded: LoadedModel, tokenizer: Tokenizer, folder: Path, config: Mapping[str, Any]) -> None:

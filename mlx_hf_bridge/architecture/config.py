@@ -95,10 +95,14 @@ class EncoderConfig:
         """
         for key, is_unsupported in cls.unsupported_values.items():
             if key in raw and is_unsupported(raw[key]):
+                remedy = (
+                    "Use transformers on torch with trust_remote_code=True for this one."
+                    if raw.get("auto_map")
+                    else "Use a checkpoint without it, or transformers on torch for this one."
+                )
                 raise ConfigError(
                     f"config.json has {key}={raw[key]!r}, which {raw.get('model_type')!r} does not support here; "
-                    f"the outputs would differ from the original model's. {remote_code_note(raw)}"
-                    "Use a checkpoint without it, or transformers on torch for this one."
+                    f"the outputs would differ from the original model's. {remote_code_note(raw)}{remedy}"
                 )
         values, defaults = {}, default_values(str(raw.get("model_type")))
         for spec in fields(cls):

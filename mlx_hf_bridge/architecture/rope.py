@@ -126,7 +126,7 @@ class RotaryConfig(EncoderConfig):
         # Raises for values that cannot be computed with.
         assert self.theta > 0
         if self.rope_type != "default":
-            assert self.rope_factor >= 1
+            assert self.rope_factor > 0
 
     @property
     def _rope(self) -> Mapping[str, Any]:
@@ -146,7 +146,7 @@ class RotaryConfig(EncoderConfig):
 
     @property
     def rope_factor(self) -> float:
-        """The factor of a scaled rope type, 1 or more."""
+        """The factor of a scaled rope type."""
         return rope_factor_from(self._rope)
 
     def rope_parameter(self, name: str) -> float | None:
@@ -172,7 +172,12 @@ class RotaryConfig(EncoderConfig):
 
         A "dynamic" rotation depends on the length of the batch beyond the trained length.
         """
-        return self.max_position_embeddings if self.rope_type == "dynamic" else super().independent_length
+        return self.trained_length if self.rope_type == "dynamic" else super().independent_length
+
+    @property
+    def trained_length(self) -> int:
+        """The length up to which a "dynamic" rotation does not change."""
+        return self.max_position_embeddings
 
     @property
     def attention_head_dim(self) -> int:
@@ -196,5 +201,5 @@ def rotary(config: RotaryConfig) -> nn.Module:
     """
     width = config.attention_head_dim
     if config.rope_type == "dynamic":
-        return DynamicRotary(width, config.theta, config.rope_factor, config.max_position_embeddings)
+        return DynamicRotary(width, config.theta, config.rope_factor, config.trained_length)
     return Rotary(width, config.theta, stretch=config.rope_factor if config.rope_type == "linear" else 1.0)

@@ -187,7 +187,8 @@ def _plan_tensors(
     found = {}
     for name, target in targets.items():
         found[name] = TensorPlan(
-            (prefix if target.is_base else "") + target.name,
+            # A packed weight has a name for each of its parts.
+            (prefix if target.is_base else "") + (replace(target, is_bare=False) if name in recipes else target).name,
             tensor_infos[name],
             float_dtype if float_dtype and target.leaf not in KEEP_FILE_DTYPE else _file_dtype(tensor_infos[name]),
             recipes.get(name),

@@ -27,6 +27,7 @@ class FeedForward(nn.Module):
         activation: Function between the two layers.
         bias: Whether the linear layers have a bias.
         exceeds_float16: Whether results may be beyond float16's range, so that a float16 model returns float32.
+        down_bias: Whether the second one has; None for the value of `bias`.
     """
 
     def __init__(
@@ -36,10 +37,11 @@ class FeedForward(nn.Module):
         activation: Activation,
         bias: bool = True,
         exceeds_float16: bool = False,
+        down_bias: bool | None = None,
     ) -> None:
         super().__init__()
         self.up = Linear(hidden_size, intermediate_size, bias)
-        self.down = Linear(intermediate_size, hidden_size, bias)
+        self.down = Linear(intermediate_size, hidden_size, bias if down_bias is None else down_bias)
         self.activation = activation
         self.exceeds_float16 = exceeds_float16
 

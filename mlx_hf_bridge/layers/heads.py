@@ -221,6 +221,7 @@ class MaskedLMHead(nn.Module):
         tied: Whether scores are dot products with the token embedding table, plus a bias; otherwise the head has a
             decoder.
         output_name: Name of the output.
+        bias: Whether the linear layer and the scores have biases.
     """
 
     def __init__(
@@ -232,21 +233,22 @@ class MaskedLMHead(nn.Module):
         eps: float,
         tied: bool = True,
         output_name: str = "logits",
+        bias: bool = True,
     ) -> None:
         super().__init__()
-        self.dense = Linear(hidden_size, width)
+        self.dense = Linear(hidden_size, width, bias)
         self.norm = LayerNorm(width, eps=eps)
         self.activation = activation
         self.output_name = output_name
-        if tied:
+        if not tied:
+            self.decoder = Linear(width, vocabulary, bias)
+        elif bias:
             self.bias = mx.zeros((vocabulary,))
-        else:
-            self.decoder = Linear(width, vocabulary)
 
     def __call__(self, hidden: mx.array, pooled: mx.array | None, batch: TokenBatch, table: TokenTable) -> HeadOutputs:
         features = self.norm(self.activation(self.dense(hidden)))  # (B, L, E)
-        scores = self.decoder(features) if "decoder" in self else table.scores(features) + self.bias
-        return {self.output_name: scores}
+        scores = self.decoder(features) if "decoder" in self else table.scores(features)
+        return {self.output_name: scores + self.bias if "bias" in self else scores}
 
 
 class PreTrainingHeads(nn.Module):

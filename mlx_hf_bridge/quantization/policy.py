@@ -3,6 +3,7 @@
 import mlx.nn as nn
 
 from mlx_hf_bridge.layers.linear import Embedding, Linear
+from mlx_hf_bridge.layers.transposed_linear import TransposedLinear
 
 # The token embedding table. Other tables (positions, token types, relative positions), poolers and heads stay in float:
 # they are under 1 % of the bytes and would cause more of the error.
@@ -14,4 +15,4 @@ def is_packable(path: str, module: nn.Module) -> bool:
     """Whether a recipe may quantize the module at a path of the model."""
     if isinstance(module, Embedding):
         return path == TOKEN_EMBEDDING
-    return isinstance(module, Linear) and not path.startswith(_FLOAT_PREFIXES)
+    return isinstance(module, (Linear, TransposedLinear)) and not path.startswith(_FLOAT_PREFIXES)

@@ -38,6 +38,7 @@ class TensorTarget:
         slice_index: Which rows of a fused parameter the tensor holds (queries 0, keys 1, values 2); else 0.
         is_base: Whether the tensor belongs to the encoder and not to a head.
         is_fused: Whether the tensor holds all slices of a fused parameter at once.
+        is_bare: Whether the file calls a weight by its module's name alone, without ".weight" (experts' matrices).
     """
 
     module: str
@@ -46,11 +47,12 @@ class TensorTarget:
     slice_index: int = 0
     is_base: bool = False
     is_fused: bool = False
+    is_bare: bool = False
 
     @property
     def name(self) -> str:
         """The tensor's name in today's transformers spelling, without the family's prefix."""
-        return f"{self.module}.{self.leaf}"
+        return self.module if self.is_bare else f"{self.module}.{self.leaf}"
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,9 @@ class NameMapping:
         for spelled in spellings(self._family, module):
             if found := self._lookup(spelled, leaf):
                 return found
+        for spelled in spellings(self._family, name):
+            if (found := self._lookup(spelled, "weight")) and found.path:
+                return replace(found, is_bare=True)
         return None
 
     def is_ignored(self, name: str) -> bool:

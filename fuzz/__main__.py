@@ -1,0 +1,53 @@
+"""The command line: `python -m fuzz --executions 1000000`; a line for each target, the table, and results.json."""
+
+import argparse
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+from fuzz.campaign import as_data, has_atheris, run_target, shares, table
+from fuzz.targets import NAMES, TOGETHER
+from fuzz.worker import import_targets
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the targets and return the exit code: 1 if there are findings."""
+    parser = argparse.ArgumentParser(prog="python -m fuzz", description=__doc__)
+    parser.add_argument("targets", nargs="*", metavar="TARGET", help=f"all of them: {', '.join(NAMES)}")
+    parser.add_argument("--executions", type=int, default=1_000_000, help="inputs of all targets together")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="when to end, whatever is left")
+    parser.add_argument("--seed", type=int, default=1, help="the seed of chance")
+    parser.add_argument("--output", type=Path, default=Path("fuzz-results"), help="folder of results and findings")
+    parser.add_argument("--together", action="store_true", help="all targets in one process, for a short run")
+    parser.add_argument("--plain", action="store_true", help="change inputs without regard to coverage, without atheris")
+    options = parser.parse_args(argv)
+    if unknown := sorted(set(options.targets) - set(NAMES)):
+        parser.error(f"there is no target {', '.join(unknown)}; known are {', '.join(NAMES)}")
+    if not options.plain and not has_atheris():
+        print("atheris is not installed: pip install -e '.[fuzz]', or pass --plain", file=sys.stderr)
+        return 2
+    names, start, results = [TOGETHER] if options.together else options.targets or NAMES, time.monotonic(), []
+    # Nothing is downloaded, and tokenizers has no threads when this process forks.
+    os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", RUST_BACKTRACE="0")
+    import_targets(NAMES if options.together else names, options.plain)
+    counts = shares(names, options.executions)
+    for number, name in enumerate(names):
+        # What is left of the time is divided among the targets that are left.
+        deadline = time.monotonic() + (options.seconds - time.monotonic() + start) / (len(names) - number)
+        result = run_target(name, counts[name], options.seed, options.plain, options.output, deadline)
+        results.append(result)
+        print(f"{name}: {result.executions:,} executions in {result.seconds:.0f} s", flush=True)
+        for finding in result.findings:
+            print(f"  {finding['what']} ({finding['input']})", flush=True)
+    print(f"\n{table(results)}")
+    engine = "plain" if options.plain else "atheris"
+    content = as_data(results, engine=engine, seed=options.seed, seconds=round(time.monotonic() - start))
+    options.output.mkdir(parents=True, exist_ok=True)
+    (options.output / "results.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    return 1 if any(result.findings for result in results) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,46 @@
+"""The targets by name, in the order in which they run; each is imported when it is used."""
+
+import importlib
+from pathlib import Path
+from random import Random
+
+from fuzz.targets.base import Run, Target
+
+_ROOMS = {
+    "weight_files": ("safetensors", "shard-index", "torch-pickle", "torch-file", "static-embedding"),
+    "graphs": ("graph", "graph-run"),
+    "configs": ("config", "config-build", "adapter", "card", "models-yaml"),
+    "modules": ("modules", "module-config", "transformer-settings", "prompts"),
+    "tokenizers": ("tokenizer", "tokenizer-build"),
+    "models": ("sentence-model", "converted-model"),
+}
+NAMES = tuple(name for names in _ROOMS.values() for name in names)
+TOGETHER = "together"
+
+
+def find_target(name: str) -> Target:
+    """Return the target of a name, of `NAMES` or `TOGETHER`."""
+    if name == TOGETHER:
+        return _together()
+    room = next(room for room, names in _ROOMS.items() if name in names)
+    module = importlib.import_module(f"fuzz.targets.{room}")
+    return next(target for target in module.TARGETS if target.name == name)
+
+
+def _together() -> Target:
+    """Return all targets as one: the first byte of an input is the number of its target."""
+    targets = [find_target(name) for name in NAMES]
+
+    def prepare(folder: Path) -> Run:
+        runs = []
+        for target in targets:
+            (folder / target.name).mkdir()
+            runs.append(target.prepare(folder / target.name))
+        return lambda data: runs[data[0] % len(runs)](data[1:]) if data else None
+
+    def mutate(data: bytes, random: Random) -> bytes | None:
+        changed = targets[data[0] % len(targets)].mutate(data[1:], random) if data else None
+        return None if changed is None else data[:1] + changed
+
+    seeds = [bytes([number]) + seed for number, target in enumerate(targets) for seed in target.seeds[:20]]
+    return Target(TOGETHER, "every reader, in one process", prepare, seeds, mutate)

@@ -21,7 +21,24 @@ _DEEP, _HUGE = "\x00deep", "\x00huge"
 _INTEGERS = (-(2**63), -(2**31), -1000, -3, -1, 0, 1, 2, 3, 7, 16, 101, 102, 255, 2**15, 2**16, 2**31 - 1, 2**31)
 _INTEGERS += (2**32, 2**53 + 1, 2**62, 2**63 - 1, 2**63, 2**64, 10**30)
 _FLOATS = (0.0, -0.0, 0.5, -1.5, 1e-320, 1e-12, 1e30, 1e308, float("inf"), float("-inf"), float("nan"))
-_TEXTS = ("", " ", ".", "..", "../x", "/", "/etc/passwd", "a/b", "C:x", "\\x", "\x00", "\ud800", "é", "\u202e", "{", "%s")
+_TEXTS = (
+    "",
+    " ",
+    ".",
+    "..",
+    "../x",
+    "/",
+    "/etc/passwd",
+    "a/b",
+    "C:x",
+    "\\x",
+    "\x00",
+    "\ud800",
+    "é",
+    "\u202e",
+    "{",
+    "%s",
+)
 _TEXTS += ("x" * 300, "x" * 5000, "[" * 300, "(" * 90 + ")" * 90, "0", "-1", "1e400", "None", "true", "(.*)*Q", "\n")
 _SPECIAL: tuple[Any, ...] = (None, True, False, [], {}, [[]], [None], {"": None}, [0] * 300, _DEEP, _HUGE)
 
@@ -58,7 +75,9 @@ class JsonMutator:
 
     def value(self, random: Random) -> Any:
         """Return any value: of the seeds, or one at a limit."""
-        choices: Sequence[Any] = random.choice((_INTEGERS, _FLOATS, _TEXTS, _SPECIAL, self._words, self._parts or _TEXTS))
+        choices: Sequence[Any] = random.choice(
+            (_INTEGERS, _FLOATS, _TEXTS, _SPECIAL, self._words, self._parts or _TEXTS)
+        )
         found = random.choice(choices)
         return _copied(found)
 
@@ -199,9 +218,30 @@ class PickleMutator:
     def __init__(self, seeds: Sequence[bytes]) -> None:
         self._parts = [part for seed in seeds for part in instructions(seed)]
         opcodes = [opcode.code.encode("latin-1") for opcode in pickletools.opcodes]
-        numbers = [b"K\x00", b"K\x05", b"M\xff\xff", b"J\xff\xff\xff\xff", b"J\xff\xff\xff\x7f", b"\x8a\x09" + b"\xff" * 8]
-        numbers += [b"\x8a\x08" + b"\xff" * 7 + b"\x7f", b"I01\n", b"F1e400\n", b"L" + b"9" * 400 + b"L\n", b"2\x86" * 40]
-        self._parts += [*opcodes, *numbers, b"(" * 200, b"cos\nsystem\n", b"ctorch\nSize\n", b"r\xff\xff\xff\x7f", b"\x88"]
+        numbers = [
+            b"K\x00",
+            b"K\x05",
+            b"M\xff\xff",
+            b"J\xff\xff\xff\xff",
+            b"J\xff\xff\xff\x7f",
+            b"\x8a\x09" + b"\xff" * 8,
+        ]
+        numbers += [
+            b"\x8a\x08" + b"\xff" * 7 + b"\x7f",
+            b"I01\n",
+            b"F1e400\n",
+            b"L" + b"9" * 400 + b"L\n",
+            b"2\x86" * 40,
+        ]
+        self._parts += [
+            *opcodes,
+            *numbers,
+            b"(" * 200,
+            b"cos\nsystem\n",
+            b"ctorch\nSize\n",
+            b"r\xff\xff\xff\x7f",
+            b"\x88",
+        ]
 
     def __call__(self, data: bytes, random: Random) -> bytes | None:
         if random.random() < _BYTES_SHARE:

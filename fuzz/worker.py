@@ -238,4 +238,3 @@ def plain_input(target: Target, random: Random) -> bytes:
         changed = target.mutate(data, random)
         data = random_bytes(data, random) if changed is None else changed
     return data[:LONGEST_INPUT]
-

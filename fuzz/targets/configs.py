@@ -53,7 +53,13 @@ def _config(folder: Path, build: bool = False) -> Run:
 def _tiny(model_type: str) -> dict[str, Any]:
     """Return a config of a model type with all keys that have defaults, and small sizes."""
     small = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 40}
-    small |= {"vocab_size": 101, "max_position_embeddings": 64, "embedding_size": 16, "head_dim": 8, "num_key_value_heads": 2}
+    small |= {
+        "vocab_size": 101,
+        "max_position_embeddings": 64,
+        "embedding_size": 16,
+        "head_dim": 8,
+        "num_key_value_heads": 2,
+    }
     values = {**default_values(model_type), **small, "hidden_act": "gelu", "layer_norm_eps": 1e-5, "pad_token_id": 0}
     config_class = family_for({"model_type": model_type}).config
     named = {config_class.attribute_map.get(key, key): value for key, value in values.items()}
@@ -126,13 +132,15 @@ def _models_file(folder: Path) -> Run:
 
 
 _MODELS = [
-    yaml.safe_dump({
-        "models": [
-            {"name": "one", "hf_name": "bert", "task": "fill-mask", "revision": "main"},
-            {"name": "two", "hf_name": "b/c", "quantization": {"bits": 4, "group_size": 64, "mode": "affine"}},
-            {"name": "three", "hf_name": "b", "quantization": {"bits": 8, "dtype": "int8", "target_size_mb": 1.5}},
-        ]
-    }).encode()
+    yaml.safe_dump(
+        {
+            "models": [
+                {"name": "one", "hf_name": "bert", "task": "fill-mask", "revision": "main"},
+                {"name": "two", "hf_name": "b/c", "quantization": {"bits": 4, "group_size": 64, "mode": "affine"}},
+                {"name": "three", "hf_name": "b", "quantization": {"bits": 8, "dtype": "int8", "target_size_mb": 1.5}},
+            ]
+        }
+    ).encode()
 ]
 
 TARGETS = (

@@ -63,9 +63,14 @@ def _bert() -> dict[str, np.ndarray]:
     shapes = {"embeddings.word_embeddings": (14, 8), "embeddings.position_embeddings": (16, 8)}
     shapes |= {"embeddings.token_type_embeddings": (2, 8)}
     layer = "encoder.layer.0."
-    square = [f"{layer}attention.self.{name}" for name in ("query", "key", "value")] + [f"{layer}attention.output.dense"]
+    square = [f"{layer}attention.self.{name}" for name in ("query", "key", "value")] + [
+        f"{layer}attention.output.dense"
+    ]
     tensors = {f"{name}.weight": np.full(shape, 0.1, np.float32) for name, shape in shapes.items()}
-    linear = {name: (8, 8) for name in square} | {f"{layer}intermediate.dense": (12, 8), f"{layer}output.dense": (8, 12)}
+    linear = {name: (8, 8) for name in square} | {
+        f"{layer}intermediate.dense": (12, 8),
+        f"{layer}output.dense": (8, 12),
+    }
     for name, shape in linear.items():
         tensors |= {f"{name}.weight": np.full(shape, 0.2, np.float32), f"{name}.bias": np.zeros(shape[0], np.float32)}
     for name in ("embeddings.LayerNorm", f"{layer}attention.output.LayerNorm", f"{layer}output.LayerNorm"):

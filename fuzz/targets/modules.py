@@ -182,7 +182,11 @@ _MODEL_CONFIGS = as_json(
     },
 )  # fmt: skip
 _MODULE_FILES = as_json(*_ENTRIES)
-_KINDS = (*(f"{_MODULES}{kind}" for kind in (*READERS, "Router", "Asym", "Dense", "Transformer")), "0_Router", "0_Dense")
+_KINDS = (
+    *(f"{_MODULES}{kind}" for kind in (*READERS, "Router", "Asym", "Dense", "Transformer")),
+    "0_Router",
+    "0_Dense",
+)
 
 TARGETS = (
     Target("modules", "modules.json, its modules, and a call", _modules, _MODULE_FILES, JsonMutator(_MODULE_FILES, _KINDS), 4),

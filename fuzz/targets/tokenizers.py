@@ -34,7 +34,9 @@ def _write(folder: Path, data: bytes) -> bool:
     for name in _NAMES:
         path = folder / name
         if name in files:
-            text = files[name] if isinstance(files[name], str) and not name.endswith(".json") else json.dumps(files[name])
+            text = (
+                files[name] if isinstance(files[name], str) and not name.endswith(".json") else json.dumps(files[name])
+            )
             path.write_bytes(text.encode("utf-8", "surrogatepass"))
         else:
             path.unlink(missing_ok=True)
@@ -104,7 +106,15 @@ _BUILT = [
         },
     ),
 ]  # fmt: skip
-_CLASSES = ("AutoTokenizer", "BertTokenizer", "T5Tokenizer", "XLMTokenizer", "EsmTokenizer", "LlamaTokenizer", "Trainer")
+_CLASSES = (
+    "AutoTokenizer",
+    "BertTokenizer",
+    "T5Tokenizer",
+    "XLMTokenizer",
+    "EsmTokenizer",
+    "LlamaTokenizer",
+    "Trainer",
+)
 
 TARGETS = (
     Target("tokenizer", "tokenizer.json and its settings, and a call", _read, _READ, JsonMutator(_READ, _CLASSES), 4),

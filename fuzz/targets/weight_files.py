@@ -85,9 +85,8 @@ def _tensor(kind: str, key: str, size: int, shape: tuple[int, ...], stride: tupl
     """Return the instructions that torch.save writes for one tensor."""
     storage = b"(" + _literal("storage") + _global("torch", kind) + _literal(key) + _literal("cpu") + _literal(size)
     view = _literal(offset) + _literal(shape) + _literal(stride) + _literal(False)
-    return (
-        _global("torch._utils", "_rebuild_tensor_v2")
-        + (b"(" + storage + b"tQ" + view + _global("collections", "OrderedDict") + b")RtR")
+    return _global("torch._utils", "_rebuild_tensor_v2") + (
+        b"(" + storage + b"tQ" + view + _global("collections", "OrderedDict") + b")RtR"
     )
 
 
@@ -110,7 +109,11 @@ def _legacy(pickled: bytes) -> bytes:
     return b"".join([*head, pickled, pickle.dumps(["0"], 2), struct.pack("<q", 16), _STORAGE])
 
 
-_FILES = [_archive(_PICKLES[0]), _archive(_PICKLES[1]), _legacy(_state(_tensor("FloatStorage", "0", 16, (4, 4), (4, 1))))]
+_FILES = [
+    _archive(_PICKLES[0]),
+    _archive(_PICKLES[1]),
+    _legacy(_state(_tensor("FloatStorage", "0", 16, (4, 4), (4, 1)))),
+]
 
 
 def _static(folder: Path) -> Run:
@@ -137,10 +140,12 @@ _STATIC = [
     safetensors({"embedding.weight": table()}),
     safetensors({"embeddings": table(5), "mapping": np.arange(14) % 5, "weights": np.ones(14, np.float32)}),
 ]
-_INDEX = as_json({
-    "metadata": {"total_size": 8},
-    "weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"},
-})
+_INDEX = as_json(
+    {
+        "metadata": {"total_size": 8},
+        "weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"},
+    }
+)
 
 TARGETS = (
     Target("safetensors", "weight files", _safetensors, _SAFETENSORS, SafetensorsMutator(_SAFETENSORS), 12),

@@ -11,6 +11,7 @@ from mlx_hf_bridge.architecture.config_defaults import default_values
 from mlx_hf_bridge.architecture.unsupported import remote_code_note
 from mlx_hf_bridge.errors import ConfigError
 from mlx_hf_bridge.layers.activations import activation_for
+from mlx_hf_bridge.runtime.file_errors import config_errors
 
 # The length limit of models without a position embedding table, so that only the tokenizer's limit applies.
 NO_POSITIONS = 2**31 - 1
@@ -93,6 +94,11 @@ class EncoderConfig:
             ConfigError: If a required key is missing, or a value has the wrong type, contradicts another or is
                 unsupported.
         """
+        with config_errors("config.json"):
+            return cls._from_json(raw)
+
+    @classmethod
+    def _from_json(cls, raw: Mapping[str, Any]) -> Self:
         for key, is_unsupported in cls.unsupported_values.items():
             if key in raw and is_unsupported(raw[key]):
                 remedy = (

@@ -1,6 +1,7 @@
 """Read the metadata of a repo's model card that carries over to a converted model."""
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,12 @@ def read_card_metadata(folder: Path) -> dict[str, Any]:
         # A card is no reason to fail: the model loads without it.
         logger.warning("the metadata of %s cannot be read (%s) and is omitted", path, error)
         return {}
-    return {key: value for key, value in (found or {}).items() if key in _KEPT_KEYS and _is_plain(value)}
+    return keep_card_metadata(found or {})
+
+
+def keep_card_metadata(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the entries of a card's metadata that a conversion keeps: strings and lists of strings, by known keys."""
+    return {key: value for key, value in found.items() if key in _KEPT_KEYS and _is_plain(value)}
 
 
 def _is_plain(value: Any) -> bool:

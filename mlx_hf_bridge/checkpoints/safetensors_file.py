@@ -97,7 +97,7 @@ class SafetensorsFile:
         for name in sorted(self.tensor_infos):
             info, start = self.tensor_infos[name], self._starts[name]
             part = np.array(data[start : start + byte_size(info)])
-            view = part.view(_NUMPY_DTYPES.get(info.dtype, np.uint8)).reshape(*info.shape)
+            view = part.view(_NUMPY_DTYPES.get(info.dtype, np.uint8)).reshape(info.shape)
             # Values that float32 cannot hold become infinite, as torch casts them.
             with np.errstate(over="ignore"):
                 array = mx.array(view.astype(np.float32) if info.dtype == "F64" else view)

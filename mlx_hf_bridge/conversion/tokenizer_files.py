@@ -27,6 +27,7 @@ from mlx_hf_bridge.conversion.tokenizer_class import (
 from mlx_hf_bridge.errors import BackendError, BridgeError, ConfigError, RepositoryError, UnsupportedModelError
 from mlx_hf_bridge.inference.template_files import TEMPLATE_FILE, TEMPLATE_FOLDER, read_templates
 from mlx_hf_bridge.inference.tokenizer import Tokenizer
+from mlx_hf_bridge.runtime.file_errors import panics_as_exceptions
 
 logger = logging.getLogger(__name__)
 
@@ -83,9 +84,10 @@ def build_tokenizer(checkpoint: Checkpoint, family: Family) -> Any:
     name = tokenizer_class_name(checkpoint, family)
     check_token_ids(folder)
     try:
-        tokenizer = _class_of(transformers, name).from_pretrained(
-            str(folder), local_files_only=True, trust_remote_code=False
-        )
+        with panics_as_exceptions():
+            tokenizer = _class_of(transformers, name).from_pretrained(
+                str(folder), local_files_only=True, trust_remote_code=False
+            )
     except Exception as error:  # KeyError, TypeError, and the bare class from tokenizers, all for broken files
         if package := _missing_package(folder, error):
             raise BackendError(

@@ -19,6 +19,7 @@ import tokenizers
 from mlx_hf_bridge.errors import ConfigError, InputError, RepositoryError, TokenRangeError
 from mlx_hf_bridge.inference.template_files import CHAT_TEMPLATE, parse_templates, write_templates
 from mlx_hf_bridge.inference.tokenizer_methods import TokenizerMethods
+from mlx_hf_bridge.runtime.file_errors import panics_as_exceptions
 
 Text = str | tuple[str, str]
 
@@ -112,7 +113,8 @@ class Tokenizer(TokenizerMethods):
                 "original checkpoint next to its weights and convert again, or pass token ids."
             )
         try:
-            backend = tokenizers.Tokenizer.from_file(str(path))
+            with panics_as_exceptions():
+                backend = tokenizers.Tokenizer.from_file(str(path))
         except Exception as error:  # the bare class is what tokenizers raises
             raise RepositoryError(
                 f"{path} is not a tokenizer that tokenizers {tokenizers.__version__} reads ({error}). "
@@ -171,7 +173,7 @@ class Tokenizer(TokenizerMethods):
         if add_special_tokens:
             self._check_room(texts, max_length)
         try:
-            with self._lock:
+            with self._lock, panics_as_exceptions():
                 self._truncate(max_length, strategy)
                 return [
                     self._tokens(one)

@@ -14,13 +14,12 @@ import mlx.core as mx
 from mlx_hf_bridge.architecture.config import EncoderConfig
 from mlx_hf_bridge.architecture.family import BASE_TASK, Family, independent_length_of
 from mlx_hf_bridge.checkpoints.checkpoint import (
-    METADATA_FILE,
     Checkpoint,
     open_weight_files,
     read_checkpoint,
-    read_json,
 )
 from mlx_hf_bridge.checkpoints.dtypes import parse_dtype
+from mlx_hf_bridge.checkpoints.metadata import read_metadata
 from mlx_hf_bridge.checkpoints.repo_files import STORAGE_KEYS
 from mlx_hf_bridge.checkpoints.safetensors_file import TensorInfo, WeightFile, dtype_name
 from mlx_hf_bridge.checkpoints.sources import HubOptions, Source, locate
@@ -371,8 +370,8 @@ def _unused(targets: Mapping[str, TensorTarget], model: Model) -> list[str]:
 
 def _left_out(checkpoint: Checkpoint) -> list[str]:
     """Return the names of tensors that the conversion dropped, since the model has no parameter for them."""
-    metadata = checkpoint.folder / METADATA_FILE
-    return list(read_json(metadata).get("left_out", [])) if metadata.is_file() else []
+    # Names that are hashed in the report; of anything else there is no name.
+    return [name for name in read_metadata(checkpoint.folder).get("left_out") or () if isinstance(name, str)]
 
 
 def _arrays(files: list[WeightFile], read: dict[str, TensorTarget], dtype: mx.Dtype) -> dict[str, mx.array]:
@@ -406,9 +405,8 @@ def _to_compute_dtype(array: mx.array, target: TensorTarget, dtype: mx.Dtype) ->
 def _check_converted(checkpoint: Checkpoint, recipe: MLXQuantizationConfig | None, dtype: mx.Dtype | None) -> None:
     """Check that a folder converted before has the requested recipe and dtype."""
     if recipe is not None:
-        metadata = checkpoint.folder / METADATA_FILE
         # Folders of other MLX tools have no metadata; their config.json says bits and group size only.
-        noted = read_json(metadata).get("recipe") if metadata.is_file() else None
+        noted = read_metadata(checkpoint.folder).get("recipe")
         check_same_recipe(read_packing(checkpoint.config), noted, recipe, checkpoint.source.name)
     if dtype is not None and checkpoint.config.get("dtype") not in (None, dtype_name(dtype)):
         raise ConfigError(

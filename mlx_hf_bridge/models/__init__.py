@@ -3,6 +3,7 @@
 docs/adding-a-model.md shows how to add one.
 """
 
+import functools
 import importlib
 import pkgutil
 from typing import Any
@@ -48,6 +49,7 @@ def is_native(raw_config: dict[str, Any]) -> bool:
     return file in _files() and _family_in(file).model_type == model_type
 
 
+@functools.cache
 def _files() -> set[str]:
     return {module.name for module in pkgutil.iter_modules(__path__)}
 

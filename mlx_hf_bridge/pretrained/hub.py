@@ -20,8 +20,9 @@ from mlx_hf_bridge.architecture.family import (
     SEQUENCE_CLASSIFICATION,
     TOKEN_CLASSIFICATION,
 )
-from mlx_hf_bridge.checkpoints.card import read_card_metadata
-from mlx_hf_bridge.checkpoints.checkpoint import CONFIG_FILE, METADATA_FILE, MODULES_FILE, VERIFICATION_FILE, read_json
+from mlx_hf_bridge.checkpoints.card import keep_card_metadata, read_card_metadata
+from mlx_hf_bridge.checkpoints.checkpoint import CONFIG_FILE, MODULES_FILE, VERIFICATION_FILE, read_json
+from mlx_hf_bridge.checkpoints.metadata import read_metadata
 from mlx_hf_bridge.checkpoints.paths import check_inside
 from mlx_hf_bridge.checkpoints.safetensors_file import MB
 from mlx_hf_bridge.checkpoints.sources import is_network_error
@@ -61,16 +62,16 @@ def build_model_card(
         The card.
     """
     config = read_json(folder / CONFIG_FILE)
-    metadata = read_json(folder / METADATA_FILE) if (folder / METADATA_FILE).is_file() else {}
+    metadata = read_metadata(folder)
     is_sentences = (folder / MODULES_FILE).is_file()
     loader = class_name or _loader(task, is_sentences)
     card = {
-        **metadata.get("card", {}),
+        **keep_card_metadata(metadata.get("card") or {}),
         **{key: value for key, value in read_card_metadata(folder).items() if key != "base_model"},
     }
     own_base = card.pop("base_model", None)
     # Only sources with a commit are on the Hub; a local path means nothing there.
-    base = metadata["source"] if metadata.get("revision") else own_base
+    base = metadata.get("source") if metadata.get("revision") else own_base
     packing = config.get("quantization")
     data = huggingface_hub.ModelCardData(
         base_model=base,

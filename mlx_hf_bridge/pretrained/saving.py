@@ -8,6 +8,7 @@ import huggingface_hub
 import mlx.core as mx
 
 from mlx_hf_bridge.checkpoints.checkpoint import CONFIG_FILE, METADATA_FILE, add_variant, read_json
+from mlx_hf_bridge.checkpoints.metadata import read_metadata
 from mlx_hf_bridge.checkpoints.paths import copy_folder
 from mlx_hf_bridge.checkpoints.repo_files import write_json
 from mlx_hf_bridge.checkpoints.safetensors_file import INDEX_FILE, SINGLE_FILE, dtype_name, shards
@@ -133,8 +134,8 @@ def _write_metadata(folder: Path, target: Path, dtype: mx.Dtype) -> None:
     """Write conversion_metadata.json with the current sizes and digests of the files."""
     if not (folder / METADATA_FILE).is_file():
         return
-    metadata = read_json(folder / METADATA_FILE)
-    names = [*metadata["files"], *(path.name for path in target.glob("model*.safetensors*"))]
+    metadata = read_metadata(folder)
+    names = [*(metadata.get("files") or ()), *(path.name for path in target.glob("model*.safetensors*"))]
     found = [target / name for name in sorted(set(names)) if (target / name).is_file()]
     weights = sum(path.stat().st_size for path in found if path.suffix == ".safetensors")
     write_metadata(target, {**metadata, "dtype": dtype_name(dtype), "weight_bytes": weights}, found)

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mlx_hf_bridge.checkpoints.checkpoint import METADATA_FILE, read_json
+from mlx_hf_bridge.checkpoints.checkpoint import METADATA_FILE
+from mlx_hf_bridge.checkpoints.metadata import read_metadata
 from mlx_hf_bridge.checkpoints.sources import HubOptions, locate
 from mlx_hf_bridge.errors import InputError, RepositoryError
 from mlx_hf_bridge.quantization.recipes import QuantizationLike
@@ -45,7 +46,7 @@ def find_reference(model: str, given: str | Path | None, recipe: QuantizationLik
     if given is not None:
         return _locate(str(given), None)
     if path.is_file():
-        return _noted(model, read_json(path))
+        return _noted(model, read_metadata(path.parent))
     if recipe is None:
         raise InputError(
             f"{model} has no {METADATA_FILE} that names its source, and no recipe was given. Give reference_model "
@@ -55,8 +56,7 @@ def find_reference(model: str, given: str | Path | None, recipe: QuantizationLik
 
 
 def _noted(model: str, metadata: Mapping[str, Any]) -> Reference:
-    identity = metadata.get("identity")
-    identity = identity if isinstance(identity, Mapping) else {}
+    identity = metadata.get("identity") or {}
     # A merged adapter is compared with the adapter, on its base.
     identity = identity.get("adapter", identity)
     # As it was spelled then, it may be another folder now.

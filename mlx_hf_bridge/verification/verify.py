@@ -16,6 +16,7 @@ from mlx_hf_bridge.checkpoints.checkpoint import (
     read_checkpoint,
     read_json,
 )
+from mlx_hf_bridge.checkpoints.metadata import read_metadata
 from mlx_hf_bridge.checkpoints.safetensors_file import MB
 from mlx_hf_bridge.checkpoints.sources import HubOptions, locate
 from mlx_hf_bridge.errors import InputError
@@ -175,7 +176,7 @@ def _sizes(folder: Path, source: Path) -> dict[str, float]:
         "process_peak_mb": peak / MB,
     }
     noted = folder / METADATA_FILE
-    original = read_json(noted).get("source_bytes") if noted.is_file() else _weight_bytes(source)
+    original = read_metadata(folder).get("source_bytes") if noted.is_file() else _weight_bytes(source)
     return figures | ({"size_ratio": size / original} if original else {})
 
 

@@ -21,6 +21,7 @@ from mlx_hf_bridge.errors import ConfigError, UnsupportedModelError
 from mlx_hf_bridge.loading.load import load
 from mlx_hf_bridge.loading.stored import naming
 from mlx_hf_bridge.pretrained.arguments import note_custom_code
+from mlx_hf_bridge.runtime.file_errors import config_errors
 from mlx_hf_bridge.sentence_transformers.loading.arguments import LoadArguments
 from mlx_hf_bridge.sentence_transformers.loading.changes import config_changes, lowercase_first, set_lowercase
 from mlx_hf_bridge.sentence_transformers.modules.base import SENTENCE_EMBEDDING, Module
@@ -35,7 +36,6 @@ from mlx_hf_bridge.sentence_transformers.modules.token_pooling import Hierarchic
 from mlx_hf_bridge.sentence_transformers.modules.transformer import Transformer
 from mlx_hf_bridge.sentence_transformers.modules.transformer_settings import TransformerSettings, read_settings
 from mlx_hf_bridge.sentence_transformers.modules.vectors import Dense, Dropout, LayerNorm, Normalize
-from mlx_hf_bridge.sentence_transformers.modules.weights import config_errors
 
 # By the last part of a type: the dotted names in older and newer checkpoints differ only before it.
 READERS: dict[str, Callable[[Path], Module]] = {

@@ -12,10 +12,10 @@ from mlx_hf_bridge.checkpoints.repo_files import TRANSFORMER_FILES, write_json
 from mlx_hf_bridge.errors import ConfigError, UnsupportedModelError
 from mlx_hf_bridge.inference.tokenizer import Tokenizer
 from mlx_hf_bridge.loading.load import LoadedModel
+from mlx_hf_bridge.runtime.file_errors import config_errors
 from mlx_hf_bridge.sentence_transformers.modules.base import SCORES, TOKEN_EMBEDDINGS
 from mlx_hf_bridge.sentence_transformers.modules.messages import AUTO, FLAT, STRUCTURED
 from mlx_hf_bridge.sentence_transformers.modules.query_expansion import QueryExpansion
-from mlx_hf_bridge.sentence_transformers.modules.weights import config_errors
 
 # sentence-transformers' tasks: the head that is loaded, the output that is read, and its name among the features.
 TASKS: dict[str, tuple[str, str, str]] = {

@@ -1,7 +1,6 @@
 """Read the files of a module's folder: its config.json, and its weights in float32."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import mlx.core as mx
 from mlx_hf_bridge.checkpoints.checkpoint import CONFIG_FILE, read_json
 from mlx_hf_bridge.checkpoints.safetensors_file import SINGLE_FILE, SafetensorsFile
 from mlx_hf_bridge.checkpoints.torch_file import TorchFile
-from mlx_hf_bridge.errors import BridgeError, ConfigError, RepositoryError
+from mlx_hf_bridge.errors import ConfigError, RepositoryError
 from mlx_hf_bridge.runtime.executor import run
 
 _TORCH_FILE = "pytorch_model.bin"
@@ -38,29 +37,6 @@ def read_module_config(folder: Path, optional: bool = False) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise ConfigError(f"{path} is not a JSON object. Take the original file.")
     return {_RENAMED.get(str(key), str(key)): value for key, value in config.items()}
-
-
-@contextmanager
-def config_errors(path: Path) -> Iterator[None]:
-    """Turn Python's errors while a file's values are read into a ConfigError that names the file.
-
-    Args:
-        path: The file.
-
-    Yields:
-        Nothing.
-
-    Raises:
-        ConfigError: If a value has a type or form that the reader does not expect.
-    """
-    try:
-        yield
-    except BridgeError:
-        raise
-    except (TypeError, AttributeError, KeyError, ValueError, IndexError) as error:
-        raise ConfigError(
-            f"{path} has a value of another type or form than expected ({error!r}). Take the original file."
-        ) from error
 
 
 def check_integer(config: Mapping[str, Any], key: str, folder: Path, default: int | None = None, least: int = 1) -> int:

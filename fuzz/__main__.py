@@ -21,9 +21,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=1, help="the seed of chance")
     parser.add_argument("--output", type=Path, default=Path("fuzz-results"), help="folder of results and findings")
     parser.add_argument("--together", action="store_true", help="all targets in one process, for a short run")
-    parser.add_argument(
-        "--plain", action="store_true", help="change inputs without regard to coverage, without atheris"
-    )
+    parser.add_argument("--plain", action="store_true", help="change inputs at random, without atheris")
     options = parser.parse_args(argv)
     if unknown := sorted(set(options.targets) - set(NAMES)):
         parser.error(f"there is no target {', '.join(unknown)}; known are {', '.join(NAMES)}")

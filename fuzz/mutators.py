@@ -3,6 +3,7 @@
 A mutator returns the changed input, or None to leave this change to the engine, which changes bytes.
 """
 
+import contextlib
 import json
 import pickletools
 import struct
@@ -21,25 +22,9 @@ _DEEP, _HUGE = "\x00deep", "\x00huge"
 _INTEGERS = (-(2**63), -(2**31), -1000, -3, -1, 0, 1, 2, 3, 7, 16, 101, 102, 255, 2**15, 2**16, 2**31 - 1, 2**31)
 _INTEGERS += (2**32, 2**53 + 1, 2**62, 2**63 - 1, 2**63, 2**64, 10**30)
 _FLOATS = (0.0, -0.0, 0.5, -1.5, 1e-320, 1e-12, 1e30, 1e308, float("inf"), float("-inf"), float("nan"))
-_TEXTS = (
-    "",
-    " ",
-    ".",
-    "..",
-    "../x",
-    "/",
-    "/etc/passwd",
-    "a/b",
-    "C:x",
-    "\\x",
-    "\x00",
-    "\ud800",
-    "é",
-    "\u202e",
-    "{",
-    "%s",
-)
-_TEXTS += ("x" * 300, "x" * 5000, "[" * 300, "(" * 90 + ")" * 90, "0", "-1", "1e400", "None", "true", "(.*)*Q", "\n")
+_TEXTS: tuple[str, ...] = ("", " ", ".", "..", "../x", "/", "/etc/passwd", "a/b", "C:x", "\\x", "\x00", "\ud800")
+_TEXTS += ("é", "\u202e", "{", "%s", "x" * 300, "x" * 5000, "[" * 300, "(" * 90 + ")" * 90, "0", "-1", "1e400", "None")
+_TEXTS += ("true", "(.*)*Q", "\n")
 _SPECIAL: tuple[Any, ...] = (None, True, False, [], {}, [[]], [None], {"": None}, [0] * 300, _DEEP, _HUGE)
 
 
@@ -75,11 +60,8 @@ class JsonMutator:
 
     def value(self, random: Random) -> Any:
         """Return any value: of the seeds, or one at a limit."""
-        choices: Sequence[Any] = random.choice(
-            (_INTEGERS, _FLOATS, _TEXTS, _SPECIAL, self._words, self._parts or _TEXTS)
-        )
-        found = random.choice(choices)
-        return _copied(found)
+        kinds: tuple[Sequence[Any], ...] = (_INTEGERS, _FLOATS, _TEXTS, _SPECIAL, self._words, self._parts or _TEXTS)
+        return _copied(random.choice(random.choice(kinds)))
 
     def _change(self, root: list[Any], random: Random) -> None:
         places = list(_places(root))
@@ -218,30 +200,10 @@ class PickleMutator:
     def __init__(self, seeds: Sequence[bytes]) -> None:
         self._parts = [part for seed in seeds for part in instructions(seed)]
         opcodes = [opcode.code.encode("latin-1") for opcode in pickletools.opcodes]
-        numbers = [
-            b"K\x00",
-            b"K\x05",
-            b"M\xff\xff",
-            b"J\xff\xff\xff\xff",
-            b"J\xff\xff\xff\x7f",
-            b"\x8a\x09" + b"\xff" * 8,
-        ]
-        numbers += [
-            b"\x8a\x08" + b"\xff" * 7 + b"\x7f",
-            b"I01\n",
-            b"F1e400\n",
-            b"L" + b"9" * 400 + b"L\n",
-            b"2\x86" * 40,
-        ]
-        self._parts += [
-            *opcodes,
-            *numbers,
-            b"(" * 200,
-            b"cos\nsystem\n",
-            b"ctorch\nSize\n",
-            b"r\xff\xff\xff\x7f",
-            b"\x88",
-        ]
+        numbers = [b"K\x00", b"K\x05", b"M\xff\xff", b"J\xff\xff\xff\xff", b"J\xff\xff\xff\x7f", b"I01\n", b"F1e400\n"]
+        numbers += [b"\x8a\x09" + b"\xff" * 8, b"\x8a\x08" + b"\xff" * 7 + b"\x7f", b"L" + b"9" * 400 + b"L\n"]
+        self._parts += [*opcodes, *numbers, b"2\x86" * 40, b"(" * 200, b"\x88", b"r\xff\xff\xff\x7f"]
+        self._parts += [b"cos\nsystem\n", b"ctorch\nSize\n"]
 
     def __call__(self, data: bytes, random: Random) -> bytes | None:
         if random.random() < _BYTES_SHARE:
@@ -264,10 +226,9 @@ class PickleMutator:
 def instructions(data: bytes) -> list[bytes]:
     """Return the instructions of a pickle as bytes; what cannot be read is one of them."""
     starts: list[int] = []
-    try:
-        starts += [place for _, _, place in pickletools.genops(data) if place is not None]
-    except Exception:  # what is no instruction is the end
-        pass
+    # What is no instruction is the end.
+    with contextlib.suppress(Exception):
+        starts.extend(place for _, _, place in pickletools.genops(data) if place is not None)
     ends = [*starts[1:], len(data)]
     return [data[start:end] for start, end in zip(starts, ends, strict=False)] or [data]
 

@@ -207,7 +207,8 @@ def work(target: Target, folder: Path, executions: int, seed: int, plain: bool) 
         return found
 
     options = {
-        "seed": seed or 1, "max_len": LONGEST_INPUT, "len_control": 0, "timeout": HANG_SECONDS, "reduce_inputs": 0, "detect_leaks": 0,
+        "seed": seed or 1, "max_len": LONGEST_INPUT, "len_control": 0, "timeout": HANG_SECONDS, "reduce_inputs": 0,
+        "detect_leaks": 0,
         "rss_limit_mb": (_peak_memory() + MEMORY_GROWTH) // 2**20, "artifact_prefix": f"{folder}/ended-",
         "print_final_stats": 0, "verbosity": 0,
     }  # fmt: skip

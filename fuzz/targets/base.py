@@ -24,7 +24,6 @@ class Target:
         prepare: Given an empty folder, returns the function that reads one input.
         seeds: Valid inputs, from which others are made.
         mutate: How inputs are changed.
-        share: How many executions it gets in proportion to others: about as many as it manages in the same time.
     """
 
     name: str
@@ -32,7 +31,6 @@ class Target:
     prepare: Callable[[Path], Run]
     seeds: Sequence[bytes]
     mutate: Mutator
-    share: int = 10
 
 
 def as_json(*contents: Any) -> list[bytes]:

@@ -101,6 +101,7 @@ _ADAPTER = {
     "trainable_token_indices": None,
 }  # fmt: skip
 _ADAPTERS = as_json(_ADAPTER)
+_EXPRESSIONS = ("(a+)+$", "[", "x{9999}", "(?=", "(.*)*Q", "layer.0.*query")
 
 
 def _card(folder: Path) -> Run:
@@ -144,12 +145,12 @@ _MODELS = [
 ]
 
 TARGETS = (
-    Target("config", "config.json of all model types", _config, _CONFIGS, JsonMutator(_CONFIGS, _TYPES), 8),
+    Target("config", "config.json of all model types", _config, _CONFIGS, JsonMutator(_CONFIGS, _TYPES)),
     Target(
         "config-build", "config.json, and the model built", lambda folder: _config(folder, True), _CONFIGS,
-        JsonMutator(_CONFIGS, _TYPES), 1,
+        JsonMutator(_CONFIGS, _TYPES),
     ),
-    Target("adapter", "adapter_config.json", _adapter, _ADAPTERS, JsonMutator(_ADAPTERS, ("(a+)+$", "[", "x{9999}")), 15),
-    Target("card", "model cards", _card, _CARDS, TextMutator(_YAML), 5),
-    Target("models-yaml", "the file of models to convert", _models_file, _MODELS, TextMutator(_YAML), 3),
+    Target("adapter", "adapter_config.json", _adapter, _ADAPTERS, JsonMutator(_ADAPTERS, _EXPRESSIONS)),
+    Target("card", "model cards", _card, _CARDS, TextMutator(_YAML)),
+    Target("models-yaml", "the file of models to convert", _models_file, _MODELS, TextMutator(_YAML)),
 )  # fmt: skip

@@ -23,7 +23,8 @@ from mlx_hf_bridge.sentence_transformers.modules.transformer_settings import rea
 _MODULES = "sentence_transformers.models."
 _DENSE = {"in_features": 4, "out_features": 3, "bias": True, "activation_function": "torch.nn.modules.activation.Tanh"}
 _WEIGHTS = {
-    "linear.weight": np.ones((3, 4), np.float32), "linear.bias": np.ones(3, np.float32), "weight": np.ones(4, np.float32),
+    "linear.weight": np.ones((3, 4), np.float32), "linear.bias": np.ones(3, np.float32),
+    "weight": np.ones(4, np.float32),
     "norm.weight": np.ones(4, np.float32), "norm.bias": np.ones(4, np.float32), "layer_weights": np.ones(3, np.float32),
     "W_enc.weight": np.ones((8, 4), np.float32), "b_enc": np.ones(8, np.float32), "b_dec": np.ones(4, np.float32),
     "embedding.weight": table(),
@@ -47,14 +48,14 @@ _CONFIGS: dict[str, dict[str, Any]] = {
     "StaticEmbedding": {},
     "SparseStaticEmbedding": {"frozen": True, "path": "weights.json"},
     "SpladePooling": {"pooling_strategy": "max", "activation_function": "relu", "word_embedding_dimension": 4},
-    "SparseAutoEncoder": {"input_dim": 4, "hidden_dim": 8, "k": 2, "k_aux": 2, "normalize": False, "dead_threshold": 30},
+    "SparseAutoEncoder": {"input_dim": 4, "hidden_dim": 8, "k": 2, "k_aux": 2, "normalize": False},
     "LogitScore": {"true_token_id": 1, "false_token_id": 2},
     "MultiVectorMask": {"skiplist_words": ["."], "skiplist_tasks": ["document"], "keep_only_token_ids": None},
     "HierarchicalTokenPooling": {"pool_factor": 2, "num_protected_tokens": 1, "tasks": ["document"]},
     "Router": {
         "types": {"query_0_Pooling": f"{_MODULES}Pooling", "document_0_Dense": f"{_MODULES}Dense"},
         "structure": {"query": ["query_0_Pooling"], "document": ["document_0_Dense"]},
-        "parameters": {"default_route": "query", "allow_empty_key": True, "route_mappings": {"('query', 'text')": "query"}},
+        "parameters": {"default_route": "query", "route_mappings": {"('query', 'text')": "query"}},
     },
 }  # fmt: skip
 _ENTRIES = [
@@ -189,13 +190,13 @@ _KINDS = (
 )
 
 TARGETS = (
-    Target("modules", "modules.json, its modules, and a call", _modules, _MODULE_FILES, JsonMutator(_MODULE_FILES, _KINDS), 4),
+    Target("modules", "modules.json, modules, and a call", _modules, _MODULE_FILES, JsonMutator(_MODULE_FILES, _KINDS)),
     Target(
         "module-config", "config.json of each module, and a call", _module_config, _MODULE_CONFIGS,
-        JsonMutator(_MODULE_CONFIGS, (*_KINDS, *WORDS)), 4,
+        JsonMutator(_MODULE_CONFIGS, (*_KINDS, *WORDS)),
     ),
-    Target("transformer-settings", "sentence_bert_config.json", _settings, _SETTINGS, JsonMutator(_SETTINGS), 12),
+    Target("transformer-settings", "sentence_bert_config.json", _settings, _SETTINGS, JsonMutator(_SETTINGS)),
     Target(
-        "prompts", "config_sentence_transformers.json", _model_config, _MODEL_CONFIGS, JsonMutator(_MODEL_CONFIGS), 15
+        "prompts", "config_sentence_transformers.json", _model_config, _MODEL_CONFIGS, JsonMutator(_MODEL_CONFIGS)
     ),
 )  # fmt: skip

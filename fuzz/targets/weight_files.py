@@ -148,9 +148,9 @@ _INDEX = as_json(
 )
 
 TARGETS = (
-    Target("safetensors", "weight files", _safetensors, _SAFETENSORS, SafetensorsMutator(_SAFETENSORS), 12),
-    Target("shard-index", "indexes of shards", _index, _INDEX, JsonMutator(_INDEX), 15),
-    Target("torch-pickle", "pickles of `.bin` files", _torch_pickle, _PICKLES, PickleMutator(_PICKLES), 10),
-    Target("torch-file", "`.bin` files, both layouts", _torch_file, _FILES, lambda data, random: None, 12),
-    Target("static-embedding", "tables of model2vec, and a call", _static, _STATIC, SafetensorsMutator(_STATIC), 5),
+    Target("safetensors", "weight files", _safetensors, _SAFETENSORS, SafetensorsMutator(_SAFETENSORS)),
+    Target("shard-index", "indexes of shards", _index, _INDEX, JsonMutator(_INDEX)),
+    Target("torch-pickle", "pickles of `.bin` files", _torch_pickle, _PICKLES, PickleMutator(_PICKLES)),
+    Target("torch-file", "`.bin` files, both layouts", _torch_file, _FILES, lambda data, random: None),
+    Target("static-embedding", "tables of model2vec, and a call", _static, _STATIC, SafetensorsMutator(_STATIC)),
 )

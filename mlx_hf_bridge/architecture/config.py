@@ -46,9 +46,11 @@ class EncoderConfig:
         id2label: Label names by class index.
         label2id: Class indices by label name.
         problem_type: "regression", "single_label_classification" or "multi_label_classification"; None = not given.
-        head_dim: Width of an attention head where it is not `hidden_size / num_attention_heads`.
+        head_dim: Width of an attention head where it is not `hidden_size / num_attention_heads`; for models that
+            read it.
         attribute_map: Class variable, field -> key in config.json where they differ ({"hidden_size": "dim"} for
             DistilBERT), as in transformers' PreTrainedConfig.
+        reads_head_dim: Class variable, whether the model has heads of width `head_dim`; others ignore the key.
         minimum_values: Class variable, field -> the smallest integer that is allowed, where it is not 1.
         unsupported_values: Class variable, key -> a test that is true for values that would change the outputs and are
             not implemented; such a config.json ends in a ConfigError.
@@ -72,6 +74,7 @@ class EncoderConfig:
     head_dim: int | None = None
 
     attribute_map: ClassVar[Mapping[str, str]] = {}
+    reads_head_dim: ClassVar[bool] = False
     minimum_values: ClassVar[Mapping[str, int]] = {}
     unsupported_values: ClassVar[Mapping[str, Callable[[Any], bool]]] = {
         "position_embedding_type": lambda value: value not in (None, "absolute"),
@@ -130,7 +133,8 @@ class EncoderConfig:
         return cls(**with_labels(values, raw))
 
     def __post_init__(self) -> None:
-        if self.head_dim is None and self.hidden_size % self.num_attention_heads:
+        divides = self.head_dim is None or not self.reads_head_dim
+        if divides and self.hidden_size % self.num_attention_heads:
             raise ConfigError(
                 f"config.json has hidden_size={self.hidden_size} and num_attention_heads={self.num_attention_heads}; "
                 "the first must be a multiple of the second. Take the file of the original checkpoint."

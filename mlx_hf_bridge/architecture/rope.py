@@ -117,6 +117,7 @@ class RotaryConfig(EncoderConfig):
     rope_theta: float | None = None
     partial_rotary_factor: float | None = None
 
+    reads_head_dim: ClassVar[bool] = True
     default_theta: ClassVar[float] = 10_000.0
     rope_types: ClassVar[tuple[str, ...]] = ("default", "linear", "dynamic")
 

@@ -55,7 +55,7 @@ def read_models(path: Path) -> list[ModelEntry]:
         raise ConfigError(
             f"there is no config {path}. Give --config FILE, or --model with a Hub id or a folder."
         ) from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except Exception as error:  # PyYAML's own, and what int() and datetime() raise for its values
         raise ConfigError(f"{path} cannot be read as YAML ({error}). Correct it.") from error
     _check_keys(content, {"models": list}, ("models",), str(path))
     entries = [_entry(raw, f"{path}: models[{number}]") for number, raw in enumerate(content["models"])]

@@ -46,6 +46,7 @@ class Gemma3Config(EncoderConfig):
     rope_local_base_freq: float = 10_000.0
     use_bidirectional_attention: bool = False
 
+    reads_head_dim: ClassVar[bool] = True
     attribute_map: ClassVar = {"layer_norm_eps": "rms_norm_eps", "hidden_act": "hidden_activation"}
     unsupported_values: ClassVar = {
         **EncoderConfig.unsupported_values,

@@ -37,6 +37,7 @@ class T5Config(EncoderConfig):
     relative_attention_num_buckets: int = 32
     relative_attention_max_distance: int = 128
 
+    reads_head_dim: ClassVar[bool] = True
     attribute_map: ClassVar = {
         "hidden_size": "d_model",
         "num_hidden_layers": "num_layers",

@@ -8,6 +8,8 @@ from mlx_hf_bridge.checkpoints.checkpoint import read_json
 from mlx_hf_bridge.errors import ConfigError, InputError
 
 MODEL_FILE = "config_sentence_transformers.json"
+# Keys whose values are texts; the last two are PyLate's.
+_TEXTS = ("default_prompt_name", "similarity_fn_name", "model_type", "activation_fn", "query_prefix", "document_prefix")
 
 
 def read_model_config(folder: Path) -> dict[str, Any]:
@@ -32,7 +34,7 @@ def read_model_config(folder: Path) -> dict[str, Any]:
     if not isinstance(prompts, dict) or (wrong := [name for name in prompts if not _is_prompt(prompts[name])]):
         found = prompts if not isinstance(prompts, dict) else {name: prompts[name] for name in wrong}
         raise ConfigError(f"{path} has prompts={found!r:.80}, expected texts by name. Take the original file.")
-    for key in ("default_prompt_name", "similarity_fn_name", "model_type", "activation_fn"):
+    for key in _TEXTS:
         if config.get(key) is not None and not isinstance(config[key], str):
             raise ConfigError(f"{path} has {key}={config[key]!r:.80}, expected a text. Take the original file.")
     return config

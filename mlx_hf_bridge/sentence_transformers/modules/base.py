@@ -38,6 +38,7 @@ class Features:
         expansion_mask: Bool (B, L), True for tokens that query expansion appended; None if no query was expanded.
         max_active_dims: How many dimensions of a sparse embedding may be nonzero; None for no limit.
         has_token_type_ids: Whether the tokenizer gives token type ids, even where they are all 0.
+        checked_rows: The rows of the table that all ids were compared with; None if they were not.
         first_token: Whether only the first token's embedding of each text is read afterwards (CLS pooling), so that the
             last layer may skip the others.
     """
@@ -50,6 +51,7 @@ class Features:
     expansion_mask: mx.array | None = None
     max_active_dims: int | None = None
     has_token_type_ids: bool = False
+    checked_rows: int | None = None
     first_token: bool = False
 
     def __getitem__(self, name: str) -> mx.array:

@@ -104,7 +104,7 @@ class StaticEmbedding(InputModule):
 
     def __call__(self, features: Features) -> Features:
         mask = features.batch.token_mask(mx.float32)
-        total = (self.weight[features.batch.ids] * mask).sum(axis=1)
+        total = (self.weight[_checked_ids(features, self.weight.shape[0])] * mask).sum(axis=1)
         return features.with_array(SENTENCE_EMBEDDING, total / mx.maximum(mask.sum(axis=1), 1))
 
     def get_embedding_dimension(self) -> int | None:
@@ -212,7 +212,7 @@ class SparseStaticEmbedding(InputModule):
         return _features(tokens, self.weight.shape[0], options)
 
     def __call__(self, features: Features) -> Features:
-        ids = features.batch.ids
+        ids = _checked_ids(features, self.weight.shape[0])
         rows = mx.broadcast_to(mx.arange(ids.shape[0])[:, None], ids.shape)
         # maximum: a token that occurs twice counts once, and padding (0) changes nothing.
         occurs = mx.zeros((ids.shape[0], self.weight.shape[0])).at[rows, ids].maximum(features.mask.astype(mx.float32))
@@ -262,14 +262,26 @@ def _features(tokens: list[Tokens], rows: int, options: EncodeOptions) -> Featur
     mask = np.zeros((len(tokens), longest), bool)
     for row, one in enumerate(tokens):
         ids[row, : len(one)], mask[row, : len(one)] = one.ids, True
-    if ids.max() >= rows:
+    _check_range(int(ids.max()), rows)
+    batch = TokenBatch(mx.array(ids), mx.array(mask))
+    return Features(batch, task=options.task, max_active_dims=options.max_active_dims, checked_rows=rows)
+
+
+def _checked_ids(features: Features, rows: int) -> mx.array:
+    """Return the ids (B, L), checked against the table: those of another module's tokenizer may be beyond it."""
+    ids = features.batch.ids
+    if features.checked_rows != rows and ids.size:
+        largest: Any = mx.max(ids).item()
+        _check_range(int(largest), rows)
+    return ids
+
+
+def _check_range(largest: int, rows: int) -> None:
+    if largest >= rows:
         raise TokenRangeError(
-            f"the tokenizer produces ids up to {ids.max()}, and the table has {rows} rows. "
+            f"the tokenizer produces ids up to {largest}, and the table has {rows} rows. "
             "Check that the tokenizer belongs to the model."
         )
-    return Features(
-        TokenBatch(mx.array(ids), mx.array(mask)), task=options.task, max_active_dims=options.max_active_dims
-    )
 
 
 def _weights_of(token_weights: Any, tokenizer: Tokenizer) -> mx.array:

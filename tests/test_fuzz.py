@@ -1,0 +1,164 @@
+"""The fuzzer's targets work, a few changed inputs of each are read or refused, and what it found stays mended."""
+
+import json
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from fuzz.__main__ import main
+from fuzz.campaign import Result, as_data, shares, table
+from fuzz.mutators import SafetensorsMutator
+from fuzz.targets import NAMES, find_target
+from fuzz.targets.base import safetensors, wordpiece
+from fuzz.worker import Worker, outcome, plain_input
+from mlx_hf_bridge.checkpoints.metadata import read_metadata
+from mlx_hf_bridge.checkpoints.safetensors_file import SafetensorsFile
+from mlx_hf_bridge.cli.models_file import read_models
+from mlx_hf_bridge.errors import ConfigError, RepositoryError, TokenRangeError
+from mlx_hf_bridge.inference.tokenizer import Tokenizer
+from mlx_hf_bridge.layers.token_batch import TokenBatch
+from mlx_hf_bridge.models import family_for
+from mlx_hf_bridge.sentence_transformers.loading.settings import read_model_config
+from mlx_hf_bridge.sentence_transformers.modules.base import Features
+from mlx_hf_bridge.sentence_transformers.modules.static import SparseStaticEmbedding, StaticEmbedding
+
+# Changed inputs of each target; the fuzzer itself reads a million.
+_INPUTS = 12
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", NAMES)
+def test_changed_files_are_read_or_refused(name: str, tmp_path: Path) -> None:
+    """Without an engine, so that what a change of the package breaks is seen where atheris is not installed."""
+    target, random = find_target(name), Random(0)
+    run = target.prepare(tmp_path)
+    for data in [*target.seeds[:3], *(plain_input(target, random) for _ in range(_INPUTS))]:
+        assert outcome(run, data) is None, data[:2000]
+
+
+@pytest.mark.parametrize("name", ["safetensors", "torch-pickle", "graph", "config", "tokenizer", "sentence-model"])
+def test_a_targets_own_files_are_read(name: str, tmp_path: Path) -> None:
+    target = find_target(name)
+    run = target.prepare(tmp_path)
+    # One that every reader refuses would find nothing behind the first check.
+    run(target.seeds[0])
+
+
+def refuse(error: type[Exception], message: str = "x") -> Callable[[bytes], None]:
+    def run(data: bytes) -> None:
+        raise error(message)
+
+    return run
+
+
+def test_what_is_no_error_of_this_package_is_a_finding() -> None:
+    assert outcome(refuse(ConfigError), b"") is None
+    found = outcome(refuse(KeyError), b"")
+    assert found is not None
+    assert found[0] == "KeyError: 'x'"
+
+
+def test_a_finding_is_written_once_with_its_input(tmp_path: Path) -> None:
+    worker = Worker(refuse(ZeroDivisionError), tmp_path, 100)
+    for data in (b"first", b"second"):
+        worker(data)
+    assert [path.read_bytes() for path in tmp_path.glob("found-*.input")] == [b"first"]
+    assert "ZeroDivisionError" in json.loads(next(tmp_path.glob("found-*.json")).read_text())["trace"]
+
+
+def test_the_table_has_a_row_for_each_target_and_one_for_all() -> None:
+    results = [Result("one", "a", 100, 2.0, 0.5, 2**20), Result("two", "b", 50, 1.0, 0.1, 2**21, [{"what": "hang"}])]
+    lines = table(results).splitlines()
+    assert lines[2] == "| `one` | a | 100 | 50 | 0 | 0.50 s | 1 MiB |"
+    assert lines[-1] == "| **all** |  | 150 | 50 | 1 | 0.50 s | 2 MiB |"
+    assert as_data(results, seed=1)["targets"][1]["findings"] == [{"what": "hang"}]
+
+
+def test_all_executions_are_given_out_and_each_target_has_some() -> None:
+    given = shares(NAMES, 10_000)
+    assert 10_000 <= sum(given.values()) <= 10_000 + len(NAMES)
+    assert min(given.values()) > 0
+
+
+def test_an_unknown_target_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["no-such-target"])
+    assert "there is no target no-such-target" in capsys.readouterr().err
+
+
+def test_a_changed_header_keeps_its_length() -> None:
+    data = safetensors({"a": np.ones((2, 2), np.float32)})
+    mutate, random = SafetensorsMutator([data]), Random(0)
+    changed = [found for _ in range(40) if (found := mutate(data, random)) is not None]
+    assert len(changed) > 20
+    assert all(struct.unpack("<Q", found[:8])[0] <= len(found) - 8 for found in changed)
+
+
+# What the fuzzer found.
+
+
+def test_a_scalar_among_doubles_is_read(tmp_path: Path) -> None:
+    (tmp_path / "x.safetensors").write_bytes(safetensors({"a": np.array(1.5), "b": np.ones(2)}))
+    found = dict(SafetensorsFile(tmp_path / "x.safetensors").arrays())
+    assert found["a"].shape == ()
+    assert found["a"].item() == 1.5
+
+
+def test_a_panic_of_tokenizers_is_one_error(tmp_path: Path) -> None:
+    """It is no Exception, and would end a program that catches all of these."""
+    broken = wordpiece(normalizer={"type": "Precompiled", "precompiled_charsmap": ""})
+    (tmp_path / "tokenizer.json").write_text(json.dumps(broken))
+    with pytest.raises(RepositoryError, match=r"tokenizer\.json is not a tokenizer that tokenizers .* reads"):
+        Tokenizer.from_folder(tmp_path, {})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rope_parameters": "linear"}, "config.json has a value of another type or form than expected"),
+        ({"rope_scaling": [1]}, "config.json has a value of another type or form than expected"),
+        ({"model_type": "bert", "head_dim": 8, "num_attention_heads": 40}, "the first must be a multiple"),
+    ],
+)
+def test_values_of_other_types_in_config_json_are_one_error(changes: dict[str, Any], message: str) -> None:
+    config = {"model_type": "qwen3", "hidden_size": 32, "num_attention_heads": 4, "head_dim": 8, **changes}
+    with pytest.raises(ConfigError, match=message):
+        family_for(config).config.from_json(config)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [[], {"left_out": 5}, {"card": "mit"}, {"revision": {}}, {"weight_bytes": True}, {"files": {"../../x": 1}}],
+)
+def test_metadata_of_another_form_is_one_error(content: Any, tmp_path: Path) -> None:
+    (tmp_path / "conversion_metadata.json").write_text(json.dumps(content))
+    with pytest.raises(ConfigError, match=r"conversion_metadata\.json"):
+        read_metadata(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["models: !!int models", "models: !!timestamp x", "? [a]\n: !!binary é"])
+def test_values_that_yaml_cannot_build_are_one_error(text: str, tmp_path: Path) -> None:
+    (tmp_path / "models.yaml").write_text(text)
+    with pytest.raises(ConfigError, match="cannot be read as YAML"):
+        read_models(tmp_path / "models.yaml")
+
+
+def test_a_prefix_that_is_no_text_is_one_error(tmp_path: Path) -> None:
+    (tmp_path / "config_sentence_transformers.json").write_text('{"query_prefix": 5}')
+    with pytest.raises(ConfigError, match="query_prefix=5, expected a text"):
+        read_model_config(tmp_path)
+
+
+@pytest.mark.parametrize("kind", [StaticEmbedding, SparseStaticEmbedding])
+def test_a_static_table_behind_another_module_reads_and_writes_no_foreign_memory(kind: type) -> None:
+    """The ids are those of another module's tokenizer then, for which the table may be too small."""
+    weight = mx.ones((4, 3)) if kind is StaticEmbedding else mx.ones(4)
+    features = Features(TokenBatch(mx.array([[1, 2, 2**20]])))
+    with pytest.raises(TokenRangeError, match="ids up to 1048576, and the table has 4 rows"):
+        kind(None, weight)(features)

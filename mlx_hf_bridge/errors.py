@@ -1,8 +1,39 @@
 """The errors of this package: one tree, each also a subclass of what transformers raises for the same fault."""
 
+# Messages name values of files and arguments, which may have any length; what was given stands first, advice last.
+_MOST_CHARACTERS, _FIRST, _LAST = 1800, 1200, 500
+
 
 class BridgeError(Exception):
-    """Base class of every error that this package raises deliberately."""
+    """Base class of every error that this package raises deliberately.
+
+    Args:
+        *args: The message. A long one is shortened in the middle, and characters that no terminal or log can show are
+            escaped.
+    """
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(_shown(part) if isinstance(part, str) else part for part in args))
+
+
+def _shown(message: str) -> str:
+    message = _shortened(message)
+    if message.isprintable():
+        return message
+    # Shortened again: an escaped character has up to ten letters.
+    return _shortened(
+        "".join(
+            letter if letter.isprintable() or letter in "\n\t" else letter.encode("unicode_escape").decode("ascii")
+            for letter in message
+        )
+    )
+
+
+def _shortened(message: str) -> str:
+    left_out = len(message) - _FIRST - _LAST
+    if len(message) <= _MOST_CHARACTERS:
+        return message
+    return f"{message[:_FIRST]} [... {left_out} characters ...] {message[-_LAST:]}"
 
 
 class BackendError(BridgeError, ImportError):

@@ -16,17 +16,19 @@ from fuzz.campaign import Result, as_data, shares, table
 from fuzz.mutators import SafetensorsMutator
 from fuzz.targets import NAMES, find_target
 from fuzz.targets.base import safetensors, wordpiece
-from fuzz.worker import Worker, outcome, plain_input
+from fuzz.worker import LONGEST_MESSAGE, Worker, outcome, plain_input
 from mlx_hf_bridge.checkpoints.metadata import read_metadata
 from mlx_hf_bridge.checkpoints.safetensors_file import SafetensorsFile
 from mlx_hf_bridge.cli.models_file import read_models
-from mlx_hf_bridge.errors import ConfigError, RepositoryError, TokenRangeError
+from mlx_hf_bridge.errors import ConfigError, RepositoryError, TokenRangeError, UnsupportedModelError
 from mlx_hf_bridge.inference.tokenizer import Tokenizer
 from mlx_hf_bridge.layers.token_batch import TokenBatch
 from mlx_hf_bridge.models import family_for
 from mlx_hf_bridge.sentence_transformers.loading.settings import read_model_config
 from mlx_hf_bridge.sentence_transformers.modules.base import Features
 from mlx_hf_bridge.sentence_transformers.modules.static import SparseStaticEmbedding, StaticEmbedding
+from mlx_hf_bridge.tracing.model import TracedModel
+from mlx_hf_bridge.tracing.serial import from_json
 
 # Changed inputs of each target; the fuzzer itself reads a million.
 _INPUTS = 12
@@ -162,3 +164,36 @@ def test_a_static_table_behind_another_module_reads_and_writes_no_foreign_memory
     features = Features(TokenBatch(mx.array([[1, 2, 2**20]])))
     with pytest.raises(TokenRangeError, match="ids up to 1048576, and the table has 4 rows"):
         kind(None, weight)(features)
+
+
+def test_a_tokenizer_json_that_cannot_tokenize_is_one_error(tmp_path: Path) -> None:
+    model = {"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##", "vocab": {"the": 0}}
+    broken = wordpiece(model={**model, "max_input_chars_per_word": 100}, added_tokens=[], post_processor=None)
+    (tmp_path / "tokenizer.json").write_text(json.dumps(broken))
+    tokenizer = Tokenizer.from_folder(tmp_path, {})
+    for call in (lambda: tokenizer.encode(["a cat"]), lambda: tokenizer.count_prompt_tokens("a cat")):
+        with pytest.raises(ConfigError, match=r"tokenizer\.json cannot tokenize the texts .*Missing \[UNK\]"):
+            call()
+
+
+@pytest.mark.parametrize("axes", [["B"], ["B", 1], []])
+def test_an_input_of_a_graph_with_other_axes_than_the_batch_is_one_error(axes: list[Any]) -> None:
+    content = json.loads(find_target("graph").seeds[0])
+    content["inputs"]["attention_mask"]["axes"] = axes
+    weights = {"words": np.ones((20, 4)), "square": np.ones((4, 4)), "bias": np.ones(4)}
+    arrays = {name: mx.array(array.astype(np.float32)) for name, array in weights.items()}
+    model = TracedModel(from_json(content), arrays, mx.float32, compiled=False)
+    batch = TokenBatch(mx.array([[2, 5, 3]]), mx.array([[True, True, True]]))
+    with pytest.raises(UnsupportedModelError, match="has an input 'attention_mask' of shape"):
+        model(batch)
+
+
+@pytest.mark.parametrize("letter", ["x", "\x00", "\ud800"])
+def test_messages_are_short_and_can_be_printed_whatever_a_file_says(letter: str) -> None:
+    config = {"model_type": "bert", "position_embedding_type": letter * 10**6}
+    with pytest.raises(
+        ConfigError, match=r"config\.json has position_embedding_type=.*or transformers on torch"
+    ) as raised:
+        family_for(config).config.from_json(config)
+    assert len(str(raised.value)) < LONGEST_MESSAGE
+    assert str(raised.value).isprintable()

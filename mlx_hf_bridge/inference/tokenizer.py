@@ -8,7 +8,8 @@ Axes: L tokens.
 
 import json
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -188,6 +189,7 @@ class Tokenizer(TokenizerMethods):
             raise InputError(describe_bad_text(texts)) from error
         except Exception as error:  # the bare class is what tokenizers raises
             if "Truncation error" not in str(error):
+                _refuse_file(error)
                 raise
             raise InputError(
                 f"truncation={strategy!r} to max_length={max_length} cannot be done: {error}. "
@@ -212,7 +214,7 @@ class Tokenizer(TokenizerMethods):
         Returns:
             Number of tokens.
         """
-        with self._lock:
+        with self._lock, _tokenizer_errors():
             self._truncate(max_length, strategy)
             special = self.backend.encode(text, add_special_tokens=add_special_tokens).special_tokens_mask
         # As sentence-transformers counts: the end token follows the text, not the prompt.
@@ -241,7 +243,7 @@ class Tokenizer(TokenizerMethods):
         """Whether the tokenizer marks the second text of a pair, and the model is not given these token type ids."""
         if self.returns_token_type_ids or self.config.get("tokenizer_class") == WITHOUT_TOKEN_TYPES:
             return False
-        with self._lock:
+        with self._lock, _tokenizer_errors():
             self._truncate(None, "longest_first")
             return max(self.backend.encode("a", "b").type_ids, default=0) > 0
 
@@ -322,6 +324,25 @@ class Tokenizer(TokenizerMethods):
         else:
             self.backend.enable_truncation(wanted[0], strategy=strategy, direction=self.truncation_side)
         self._limit = wanted
+
+
+@contextmanager
+def _tokenizer_errors() -> Iterator[None]:
+    """Turn what tokenizers raises for a tokenizer.json that cannot tokenize into a ConfigError."""
+    try:
+        with panics_as_exceptions():
+            yield
+    except Exception as error:
+        _refuse_file(error)
+        raise
+
+
+def _refuse_file(error: Exception) -> None:
+    # The bare class is what tokenizers raises; a RuntimeError is its panic.
+    if type(error) in (Exception, RuntimeError):
+        raise ConfigError(
+            f"tokenizer.json cannot tokenize the texts ({error!s:.200}). Take the file of the original checkpoint."
+        ) from error
 
 
 def describe_bad_text(texts: Sequence[Any]) -> str:

@@ -203,6 +203,11 @@ class TracedModel(nn.Module):
         if found.ndim != len(shape):
             # Multiple choice: the axis of choices was flattened into the batch.
             found = found.reshape(*found.shape[:1], *[1] * (len(shape) - found.ndim), *found.shape[1:])
+        if found.ndim != len(shape) or any(present > size for size, present in zip(shape, found.shape, strict=False)):
+            raise UnsupportedModelError(
+                f"the graph has an input {name!r:.40} of shape {shape}, and the batch has {found.shape} for it. "
+                "Convert the model again."
+            )
         padding = [(0, size - present) for size, present in zip(shape, found.shape, strict=True)]
         if any(before or after for before, after in padding):
             filler = self._graph.facts.pad_token_id or 0 if name == IDS else 0

@@ -66,6 +66,32 @@ def test_half_precision_is_near_float32_and_never_nan(
                 assert mx.isfinite(array).all(), (str(dtype), name)
 
 
+@pytest.mark.parametrize("dtype", [mx.float16, mx.bfloat16], ids=["float16", "bfloat16"])
+def test_embeddings_of_any_dtype_are_computed_in_the_model_s(
+    dtype: mx.Dtype, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(load_module, "activation_dtype", lambda stored: stored)
+    row = FIRST_ROWS[0]
+    torch_model = save_model(tmp_path, row)
+    vectors = torch.randn(2, 5, row.config.hidden_size, generator=torch.Generator().manual_seed(0)) * 0.3
+    with torch.no_grad():
+        expected = torch_model(inputs_embeds=vectors).last_hidden_state.numpy()
+    mlx_model = mlx_class("Model").from_pretrained(tmp_path, dtype=dtype)
+    for given in (
+        vectors.bfloat16(),
+        vectors.half(),
+        vectors,
+        mx.array(vectors.numpy()).astype(mx.bfloat16),
+        vectors.numpy().astype(np.float64),
+    ):
+        hidden = mlx_model(inputs_embeds=given).last_hidden_state
+        # numpy has no bfloat16, so its callers get float32.
+        wide = isinstance(given, np.ndarray) and dtype == mx.bfloat16
+        assert str(hidden.dtype).rpartition(".")[2] == ("float32" if wide else str(dtype).rpartition(".")[2])
+        actual = np.array(hidden.tolist())
+        assert np.abs(actual - expected).max() < SHARE[mx.bfloat16] * np.abs(expected).max()
+
+
 # The last module of each layer that adds to the residual stream of a pre-norm model, by the end of its name in
 # transformers, and how large its results may be: T5's in float32 and Gemma's after a norm exceed float16 themselves.
 LAST_MODULES = {"post_feedforward_layernorm": 1.2e5, "DenseReluDense.wo": 1.2e5} | dict.fromkeys(

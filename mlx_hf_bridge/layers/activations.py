@@ -66,10 +66,11 @@ def _rounded_once(function: Activation) -> Activation:
     On GPUs this is one kernel, which memory limits, so that half precision is as fast as without it.
     """
 
+    @functools.wraps(function)
     def wide(x: mx.array) -> mx.array:
         return function(x.astype(mx.float32)).astype(x.dtype)
 
-    return functools.wraps(function)(fused(wide))
+    return fused(wide)
 
 
 @_rounded_once

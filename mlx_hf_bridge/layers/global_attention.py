@@ -80,27 +80,32 @@ def make_global_mask(batch: TokenBatch) -> GlobalMask:
     """Read which tokens the batch gives global attention; padding never has it.
 
     Args:
-        batch: The batch. Its mask is evaluated, since shapes depend on the number of global tokens.
+        batch: The batch, whose masks are data and not results of a computation.
 
     Returns:
         The mask for the layers.
     """
+    # In numpy, where the batch comes from: the number of global tokens is a shape of what follows, and reading it from
+    # an array that a GPU computes would wait for the batches before it.
     given = [
-        batch.extra_inputs[key] > 0 for key in (GLOBAL_ATTENTION_MASK, MARKED_AS_GLOBAL) if key in batch.extra_inputs
+        np.array(batch.extra_inputs[key]) > 0
+        for key in (GLOBAL_ATTENTION_MASK, MARKED_AS_GLOBAL)
+        if key in batch.extra_inputs
     ]
     if not given:
         return GlobalMask(batch.mask, None)
-    marked = reduce(mx.logical_or, given)
-    tokens = marked if batch.mask is None else mx.logical_and(marked, batch.mask)
-    # Evaluates, because the number of global tokens is a shape of what follows.
-    most = int(np.array(tokens).sum(axis=1).max())
+    tokens = reduce(np.logical_or, given)
+    if batch.mask is not None:
+        tokens = tokens & np.array(batch.mask)
+    most = int(tokens.sum(axis=1).max())
     if most == 0:
         return GlobalMask(batch.mask, None)
     length = tokens.shape[1]
     # Sorting moves the positions of global tokens to the front and `length`, which stands for the others, to the end.
-    positions = mx.sort(mx.where(tokens, mx.arange(length)[None], length), axis=1)[:, :most]
+    positions = np.sort(np.where(tokens, np.arange(length, dtype=np.int32)[None], length), axis=1)[:, :most]
     # `length` is clipped to a valid index, because MLX does not check bounds; `valid` excludes these entries.
-    return GlobalMask(batch.mask, GlobalTokens(tokens, mx.minimum(positions, length - 1), positions < length))
+    clipped = np.minimum(positions, length - 1).astype(np.int32)
+    return GlobalMask(batch.mask, GlobalTokens(mx.array(tokens), mx.array(clipped), mx.array(positions < length)))
 
 
 class LocalGlobalAttention(nn.Module):

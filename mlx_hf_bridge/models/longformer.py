@@ -65,20 +65,20 @@ def encoder(config: LongformerConfig) -> Encoder:
 
 def first_token(config: LongformerConfig, batch: TokenBatch) -> mx.array:
     """Return the mask (B, L) of each text's first token."""
-    return mx.broadcast_to(mx.arange(batch.ids.shape[1])[None] == 0, batch.ids.shape)
+    return mx.array(np.broadcast_to(np.arange(batch.ids.shape[1]) == 0, batch.ids.shape))
 
 
 def before_separator(config: LongformerConfig, batch: TokenBatch) -> mx.array:
     """Return the mask (B, L) of the tokens before the first separator, i.e. the question."""
-    return mx.arange(batch.ids.shape[1])[None] < first_separators(config, batch)
+    return mx.array(np.arange(batch.ids.shape[1])[None] < first_separators(config, batch))
 
 
 def after_separators(config: LongformerConfig, batch: TokenBatch) -> mx.array:
     """Return the mask (B, L) of the tokens after the second separator, i.e. the choice."""
-    return mx.arange(batch.ids.shape[1])[None] > first_separators(config, batch) + 1
+    return mx.array(np.arange(batch.ids.shape[1])[None] > first_separators(config, batch) + 1)
 
 
-def first_separators(config: LongformerConfig, batch: TokenBatch) -> mx.array:
+def first_separators(config: LongformerConfig, batch: TokenBatch) -> np.ndarray:
     """Return the position of each text's first separator (B, 1); InputError for a text without three."""
     found = np.array(batch.ids) == config.sep_token_id
     if wrong := [int(count) for count in found.sum(axis=1) if count != _SEPARATORS]:
@@ -87,7 +87,7 @@ def first_separators(config: LongformerConfig, batch: TokenBatch) -> mx.array:
             f"joins pairs; the tokens with global attention are found by them. Pass pairs of texts, or "
             f"{GLOBAL_ATTENTION_MASK}."
         )
-    return mx.array(found.argmax(axis=1).astype(np.int32))[:, None]
+    return np.asarray(found.argmax(axis=1))[:, None]
 
 
 def with_global_attention(

@@ -39,11 +39,15 @@ def to_numpy(array: Any) -> np.ndarray:
         array: An MLX, numpy or torch array, or nested lists of numbers.
 
     Returns:
-        The numpy array.
+        The numpy array; float32 for bfloat16.
     """
+    # numpy has no bfloat16; every value of it is one of float32.
     if array_type(array) == "torch":
-        return np.asarray(array.detach().cpu().numpy())
-    return np.array(array) if isinstance(array, mx.array) else np.asarray(array)
+        array = array.detach().cpu()
+        return np.asarray((array.float() if str(array.dtype) == "torch.bfloat16" else array).numpy())
+    if isinstance(array, mx.array):
+        return np.array(run(lambda: array.astype(mx.float32)) if array.dtype == mx.bfloat16 else array)
+    return np.asarray(array)
 
 
 def to_array(name: str, given: Any) -> np.ndarray:

@@ -19,6 +19,7 @@ from mlx_hf_bridge.layers.token_batch import TokenBatch
 from mlx_hf_bridge.loading.load import LoadedModel
 from mlx_hf_bridge.pretrained.arrays import to_array, to_integers
 from mlx_hf_bridge.pretrained.attention_mask import CheckedMask, check_attention_mask, mask_numbers
+from mlx_hf_bridge.runtime.executor import run
 
 
 class ModelInputs:
@@ -166,19 +167,20 @@ class ModelInputs:
         return {argument: array for argument, array in arrays.items() if array is not None and known[argument]}
 
     def _floats(self, vectors: Any) -> mx.array:
-        array, width = to_array("inputs_embeds", vectors), self._embedding_width()
+        array, embedded = to_array("inputs_embeds", vectors), self._embedded()
+        width = embedded.shape[-1]
         if array.ndim < 3 or array.dtype.kind != "f" or array.shape[-1] != width:
             raise InputError(
                 f"inputs_embeds has the shape {array.shape} and dtype {array.dtype}, expected floats (texts, tokens, "
                 f"{width}), as wide as the model's token embeddings."
             )
-        return mx.array(array.astype(np.float32))
+        # In the dtype of the model's own embeddings, which everything after them follows.
+        return run(lambda: mx.array(array.astype(np.float32)).astype(embedded.dtype))
 
-    def _embedding_width(self) -> int:
-        """Return the width of the token embeddings, which may differ from that of the hidden states."""
-        table = self.loaded.model.encoder.embeddings.word
-        # Lazy: only the shape is looked at.
-        return int(table(mx.zeros((1, 1), mx.int32)).shape[-1])
+    def _embedded(self) -> mx.array:
+        """Return a token's embedding, lazily, for its dtype and width; the width may differ from the hidden size."""
+        embedding: mx.array = self.loaded.model.encoder.embeddings.word(mx.zeros((1, 1), mx.int32))
+        return embedding
 
     def _placeholder_ids(self, vectors: mx.array) -> np.ndarray:
         """Return ids (B, L) for inputs_embeds, none of them padding: transformers numbers their positions so."""

@@ -155,9 +155,21 @@ EVALUATES_EARLY = BACKEND == "cpu"
 # which takes longer than it saves (benchmarks/compiled.py).
 COMPILES_GRAPHS = BACKEND != "cpu"
 
-# Bytes of freed buffers that MLX may keep for reuse. Without a bound, servers of texts of varied lengths grew tenfold
-# in an hour on Metal. On a CPU a few MiB are enough, since malloc keeps freed memory too, for arrays of any size.
-KEPT_BYTES = 2**22 if BACKEND == "cpu" else 2**30
+# Bytes of freed buffers beyond which all are released after a call. On a CPU a few MiB are enough, since malloc keeps
+# freed memory too, for arrays of any size. On a GPU, MLX itself releases what exceeds its limit.
+KEPT_BYTES = 2**22 if BACKEND == "cpu" else math.inf
+# Without a limit, servers of texts of varied lengths grew tenfold in an hour on Metal.
+_GPU_CACHE_LIMIT = 2**30
+
+
+def _limit_gpu_cache() -> None:
+    """Let MLX keep at most 1 GiB of freed buffers on a GPU, or what the program has set before, if that is less."""
+    if BACKEND != "cpu":
+        before = mx.set_cache_limit(_GPU_CACHE_LIMIT)
+        mx.set_cache_limit(min(before, _GPU_CACHE_LIMIT))
+
+
+_limit_gpu_cache()
 
 # Parameters of glibc's mallopt: the size from which on blocks come from the system instead of the heap, and the free
 # heap that is kept. By default every large array comes from the system, which clears it page by page: more work than an
@@ -225,6 +237,14 @@ def streams() -> list[mx.Stream]:
         default = mx.default_device()
         _thread_streams.streams = [mx.default_stream(default), *(mx.new_stream(default) for _ in range(STREAMS - 1))]
     created: list[mx.Stream] = _thread_streams.streams
+    return created
+
+
+def check_stream() -> mx.Stream:
+    """Return the calling thread's CPU stream for small checks, which wait neither for a GPU nor for running batches."""
+    if not hasattr(_thread_streams, "check"):
+        _thread_streams.check = mx.new_stream(mx.cpu)
+    created: mx.Stream = _thread_streams.check
     return created
 
 

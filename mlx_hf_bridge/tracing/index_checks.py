@@ -12,6 +12,7 @@ import mlx.core as mx
 
 from mlx_hf_bridge.errors import TokenRangeError, UnsupportedModelError
 from mlx_hf_bridge.layers.linear import QuantizedModule
+from mlx_hf_bridge.runtime.device import check_stream
 from mlx_hf_bridge.tracing.graph import INPUT, TENSOR_OPS, Graph, Node, input_nodes, iterate_nodes
 from mlx_hf_bridge.tracing.interpreter import Program, required_nodes
 
@@ -97,18 +98,19 @@ class _CheckGroup:
 
     def check(self, inputs: Mapping[str, mx.array], sizes: list[int]) -> None:
         """Compute the indices, and check them against the sizes."""
-        found = zip(self._lookups, self._indices(inputs), sizes, strict=True)
-        # A mask picks elements and has no indices.
-        kept = [
-            (item, array, size)
-            for item, array, size in found
-            if isinstance(array, mx.array) and array.size and mx.issubdtype(array.dtype, mx.integer)
-        ]
-        bounds = [(mx.min(array), mx.max(array)) for _, array, _ in kept]
-        # All before any is read: one evaluation for all lookups.
-        mx.eval(bounds)
-        for (item, _, size), (low, high) in zip(kept, bounds, strict=True):
-            first, last = _number(low), _number(high)
+        # In a stream of its own, so that nothing waits for the batches that a GPU computes.
+        with mx.stream(check_stream()):
+            found = zip(self._lookups, self._indices(inputs), sizes, strict=True)
+            # A mask picks elements and has no indices.
+            kept = [
+                (item, array, size)
+                for item, array, size in found
+                if isinstance(array, mx.array) and array.size and mx.issubdtype(array.dtype, mx.integer)
+            ]
+            bounds = [mx.stack([mx.min(array), mx.max(array)]).astype(mx.int64) for _, array, _ in kept]
+            # All in one array, which is evaluated once when it is read.
+            read: Any = mx.stack(bounds).tolist() if bounds else []
+        for (item, _, size), (first, last) in zip(kept, read, strict=True):
             if first < (-size if item.wraps else 0) or last >= size:
                 raise TokenRangeError(
                     f"the model reads the indices {first} to {last} of a table of {size} rows. Pass ids, token type "
@@ -136,11 +138,6 @@ def _size(table: Any, axis: int | None) -> int:
             f"the graph indexes axis {axis} of {str(table)[:40]}, which has none. Convert the model again."
         ) from error
     return size
-
-
-def _number(array: mx.array) -> int:
-    number: Any = array.item()
-    return int(number)
 
 
 def _lookups(node: Node) -> list[_Lookup]:

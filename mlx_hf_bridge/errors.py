@@ -84,6 +84,22 @@ class ArgumentTypeError(BridgeError, TypeError):
     """Raised when an argument is unknown, or has a type that is not accepted."""
 
 
+class ArgumentAttributeError(ArgumentTypeError, AttributeError):
+    """Raised when an argument lacks an attribute or method that is needed of it."""
+
+
+class ArgumentIndexError(InputError, IndexError):
+    """Raised when an argument has too few elements or axes."""
+
+
+class ArgumentRangeError(InputError, OverflowError):
+    """Raised when a number is too large for MLX, numpy or the operating system."""
+
+
+class ArgumentRuntimeError(InputError, RuntimeError):
+    """Raised when a library fails at computing with what it was given."""
+
+
 class EmptyInputError(InputError, IndexError):
     """Raised when a list is empty where at least one text is needed."""
 
@@ -137,6 +153,10 @@ class FallBackError(BridgeError, RuntimeError):
 
 
 __all__ = [
+    "ArgumentAttributeError",
+    "ArgumentIndexError",
+    "ArgumentRangeError",
+    "ArgumentRuntimeError",
     "ArgumentTypeError",
     "BackendError",
     "BridgeError",

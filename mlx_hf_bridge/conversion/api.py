@@ -30,6 +30,7 @@ from mlx_hf_bridge.quantization.recipes import (
     recipe_from,
     recipe_name,
 )
+from mlx_hf_bridge.runtime.boundary import guarded
 from mlx_hf_bridge.runtime.executor import run
 
 logger = logging.getLogger(__name__)
@@ -74,6 +75,7 @@ class ConversionResult:
     modules: Mapping[str, Mapping[str, int] | None] | None = None
 
 
+@guarded
 def convert(
     name: str | Path,
     output_dir: str | Path,

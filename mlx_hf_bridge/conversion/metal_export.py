@@ -21,6 +21,7 @@ from mlx_hf_bridge.conversion.output_folder import is_occupied
 from mlx_hf_bridge.errors import QuantizationError, RepositoryError
 from mlx_hf_bridge.models import family_for
 from mlx_hf_bridge.quantization.policy import TOKEN_EMBEDDING
+from mlx_hf_bridge.runtime.boundary import guarded
 from mlx_hf_bridge.runtime.executor import run
 from mlx_hf_bridge.weights.name_mapping import NameMapping
 from mlx_hf_bridge.weights.quantized import read_packing
@@ -30,6 +31,7 @@ _BITS = (2, 4, 8)
 _NOT_COPIED = (SINGLE_FILE, CONFIG_FILE, METADATA_FILE, "verification.json")
 
 
+@guarded
 def export_metal(folder: str | Path, output_dir: str | Path) -> Path:
     """Export a quantized folder for transformers.AutoModel, on torch.
 

@@ -33,10 +33,12 @@ from mlx_hf_bridge.facade.construction import build_facade
 from mlx_hf_bridge.facade.fallback import Bridge, fall_back_to_torch
 from mlx_hf_bridge.facade.model import Facade, torch_dtype
 from mlx_hf_bridge.pretrained.model import MLXPreTrainedModel
+from mlx_hf_bridge.runtime.boundary import guarded
 
 __all__ = ["Facade", "facade", "fall_back_to_torch"]
 
 
+@guarded
 def facade(
     model: MLXPreTrainedModel,
     config: PretrainedConfig | None = None,

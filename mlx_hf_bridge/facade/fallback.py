@@ -16,6 +16,7 @@ from mlx_hf_bridge.errors import UnservedUseError
 from mlx_hf_bridge.facade.parameters import hand_over, lazy_parameter
 from mlx_hf_bridge.facade.torch_state import without_torch_state
 from mlx_hf_bridge.pretrained.model import MLXPreTrainedModel
+from mlx_hf_bridge.runtime.boundary import guarded
 
 BRIDGE = "_mlx_bridge"
 # Reentrant: loading the torch model may call methods that fall back themselves.
@@ -115,6 +116,7 @@ def _load(module: Callable[[], nn.Module | None], reason: str) -> None:
     fall_back_to_torch(owner, reason)
 
 
+@guarded
 def fall_back_to_torch(module: nn.Module, reason: str) -> None:
     """Turn a facade into its torch model, including its class; nothing happens to other modules.
 

@@ -7,12 +7,13 @@ import numpy as np
 import tokenizers
 
 from mlx_hf_bridge.errors import ArgumentTypeError, InputError
+from mlx_hf_bridge.runtime.boundary import PublicAPI
 
 _SPECIAL = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 _ROOM = {"longest": None, True: None, "max_length": "max_length"}
 
 
-class TokenizerMethods:
+class TokenizerMethods(PublicAPI):
     """Methods of transformers' tokenizers; a Tokenizer gives them its backend and settings.
 
     Attributes:

@@ -18,6 +18,7 @@ from mlx_hf_bridge.pipelines.tokenizer import load_tokenizer
 from mlx_hf_bridge.pretrained import auto
 from mlx_hf_bridge.pretrained.model import MLXPreTrainedModel
 from mlx_hf_bridge.quantization.recipes import QuantizationLike
+from mlx_hf_bridge.runtime.boundary import guarded
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,7 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
+@guarded
 def pipeline(
     task: str,
     model: str | Path | MLXPreTrainedModel | None = None,

@@ -23,6 +23,7 @@ from mlx_hf_bridge.pipelines.host_array import as_host_array
 from mlx_hf_bridge.pipelines.inputs import run_on_inputs
 from mlx_hf_bridge.pipelines.tokenizer import HostTokenizer, loses_token_types, tokenizer_lock
 from mlx_hf_bridge.pretrained.model import MLXPreTrainedModel
+from mlx_hf_bridge.runtime.boundary import PublicAPI
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +36,7 @@ STREAM_SEQUENCES = 256
 _TRANSFORMERS_TASKS = "mlx_hf_bridge.pipelines.transformers_tasks.pipelines."
 
 
-class Pipeline:
+class Pipeline(PublicAPI):
     """A model and its tokenizer, called like transformers' pipeline of the task; safe to call from several threads.
 
     Args:

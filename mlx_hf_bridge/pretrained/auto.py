@@ -22,11 +22,12 @@ from mlx_hf_bridge.loading.load import load
 from mlx_hf_bridge.pretrained.arguments import note_custom_code, parse_arguments
 from mlx_hf_bridge.pretrained.model import MLXPreTrainedModel, create_model
 from mlx_hf_bridge.quantization.recipes import QuantizationLike
+from mlx_hf_bridge.runtime.boundary import PublicAPI
 
 logger = logging.getLogger(__name__)
 
 
-class MLXAutoModel:
+class MLXAutoModel(PublicAPI):
     """transformers.AutoModel on MLX: the encoder without a head, for any supported model_type."""
 
     _task: ClassVar[str] = BASE_TASK

@@ -12,6 +12,7 @@ from typing import Any
 from mlx_hf_bridge.architecture.config import EncoderConfig
 from mlx_hf_bridge.checkpoints.checkpoint import CONFIG_FILE
 from mlx_hf_bridge.errors import InputError
+from mlx_hf_bridge.runtime.boundary import PublicAPI
 
 # Defaults of transformers' config objects, for keys that config.json omits.
 _DEFAULTS: dict[str, Any] = {
@@ -30,7 +31,7 @@ _DEFAULTS: dict[str, Any] = {
 }
 
 
-class ModelConfig:
+class ModelConfig(PublicAPI):
     """The content of config.json as attributes, also under HF's general names (`hidden_size` of a DistilBERT).
 
     Values may be set. Those read at every call (output_attentions, return_dict, labels) take effect, and all are saved;

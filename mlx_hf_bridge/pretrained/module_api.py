@@ -11,11 +11,12 @@ import mlx.core as mx
 from mlx_hf_bridge.errors import UnservedUseError
 from mlx_hf_bridge.loading.load import LoadedModel
 from mlx_hf_bridge.pretrained.parameters import cast_weights, count_parameters, memory_footprint, require_float_dtype
+from mlx_hf_bridge.runtime.boundary import PublicAPI
 from mlx_hf_bridge.runtime.executor import run
 from mlx_hf_bridge.tracing.model import TracedModel
 
 
-class TorchModuleAPI:
+class TorchModuleAPI(PublicAPI):
     """The methods of torch.nn.Module and PreTrainedModel that programs call on a model before they run it.
 
     Args:

@@ -16,6 +16,7 @@ from mlx_hf_bridge.quantization.widths import (
     parse_modules,
     resolve_bits_choices,
 )
+from mlx_hf_bridge.runtime.boundary import guard_methods, guarded
 
 __all__ = [
     "BITS",
@@ -33,6 +34,7 @@ BY_MODE = -1  # "the mode's default", like None; an int, so that the fields' typ
 _TARGETS = ("target_size_mb", "bits_per_weight")
 
 
+@guard_methods
 @dataclass(frozen=True)
 class MLXQuantizationConfig:
     """How a model's weights are quantized. Every field is optional.
@@ -173,6 +175,7 @@ class MLXQuantizationConfig:
         return any(names_module(name, module) for name in self.modules_to_not_convert)
 
 
+@guarded
 def names_module(name: str, module: str) -> bool:
     """Whether a name given by a user means a module path.
 
@@ -272,6 +275,7 @@ def _from_dict(given: Mapping[str, Any]) -> MLXQuantizationConfig:
     return recipe
 
 
+@guarded
 def recipe_name(recipe: MLXQuantizationConfig | None) -> str:
     """Return a short name for folders and tables.
 

@@ -8,13 +8,14 @@ from mlx_hf_bridge.errors import ArgumentTypeError, FixedSettingError, Repositor
 from mlx_hf_bridge.inference.tokenizer import Tokenizer
 from mlx_hf_bridge.pretrained.model import MLXPreTrainedModel
 from mlx_hf_bridge.quantization.recipes import MLXQuantizationConfig
+from mlx_hf_bridge.runtime.boundary import PublicAPI
 from mlx_hf_bridge.sentence_transformers.modules.base import Module
 from mlx_hf_bridge.sentence_transformers.modules.input import InputModule
 from mlx_hf_bridge.sentence_transformers.modules.router import Router
 from mlx_hf_bridge.sentence_transformers.modules.transformer import Transformer
 
 
-class ModuleList:
+class ModuleList(PublicAPI):
     """A sequence of modules, in the order in which they run."""
 
     _modules: list[Module]

@@ -100,7 +100,8 @@ def deprecated(message: str, category: type[Warning] = DeprecationWarning) -> Ca
     def decorate(function: F) -> F:
         @functools.wraps(function)
         def wrapper(*args: Any, **kwargs: Any) -> Any:
-            warnings.warn(message, category, stacklevel=2)
+            # The guard of the public API stands between.
+            warnings.warn(message, category, stacklevel=3)
             return function(*args, **kwargs)
 
         return cast(F, wrapper)

@@ -100,7 +100,7 @@ class MLXSentenceTransformer(MLXEmbeddingModel):
                 raise InputError(
                     "got both token and use_auth_token, which is its older name. Leave use_auth_token out."
                 )
-            warnings.warn("use_auth_token is an older name. Use token.", FutureWarning, stacklevel=4)
+            warnings.warn("use_auth_token is an older name. Use token.", FutureWarning, stacklevel=5)
             kwargs["token"] = use_auth_token
         super().__init__(model_name_or_path, similarity_fn_name=similarity_fn_name, **kwargs)
         width = self._saved_config.get("truncate_dim") if truncate_dim is None else truncate_dim

@@ -21,6 +21,7 @@ from mlx_hf_bridge.checkpoints.safetensors_file import MB
 from mlx_hf_bridge.checkpoints.sources import HubOptions, locate
 from mlx_hf_bridge.errors import InputError
 from mlx_hf_bridge.quantization.recipes import QuantizationLike
+from mlx_hf_bridge.runtime.boundary import guarded
 from mlx_hf_bridge.verification.inputs import LabeledTexts, ScoredPairs, check_texts, read_labeled, read_pairs
 from mlx_hf_bridge.verification.layers import layer_errors
 from mlx_hf_bridge.verification.measures import Floats, accuracy, compare_embeddings, cosines, macro_f1, spearman
@@ -40,6 +41,7 @@ from mlx_hf_bridge.version import installed_version
 from mlx_hf_bridge.weights.quantized import read_packing
 
 
+@guarded
 def verify(
     model: str | Path,
     *,

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
+from mlx_hf_bridge.runtime.boundary import guarded
 from mlx_hf_bridge.runtime.environment import quantization_choice
 from mlx_hf_bridge.runtime.import_hooks import AfterImport
 from mlx_hf_bridge.zero_change.patches import Patches
@@ -20,6 +21,7 @@ _report = Report()
 _undo: list[Callable[[], None]] = []
 
 
+@guarded
 def install(quantization_config: Any = None, *, strict: bool = False, watch_torch: bool = False) -> None:
     """Run the encoder models of transformers and sentence-transformers on MLX from here on.
 

@@ -17,6 +17,7 @@ from mlx_hf_bridge.checkpoints.safetensors_file import SINGLE_FILE
 from mlx_hf_bridge.errors import ConfigError
 from mlx_hf_bridge.inference.tokenizer import Tokenizer
 from mlx_hf_bridge.layers.token_batch import TokenBatch
+from mlx_hf_bridge.runtime.boundary import PublicAPI
 from mlx_hf_bridge.runtime.executor import run
 
 TOKEN_EMBEDDINGS = "token_embeddings"
@@ -91,7 +92,7 @@ class Features:
         return self.batch.token_mask(mx.bool_)[:, :, 0]
 
 
-class Module(ABC):
+class Module(PublicAPI, ABC):
     """One entry of modules.json: features in, features out; it is read from a folder and saved into one.
 
     Calling a module takes a `Features` and returns a new one with the module's result added.
@@ -106,7 +107,7 @@ class Module(ABC):
     def __call__(self, features: Features) -> Features:
         """Features with what this module makes."""
 
-    def on_model_ready(self, tokenizer: Tokenizer) -> None:  # noqa: B027  most modules need nothing of it
+    def on_model_ready(self, tokenizer: Tokenizer) -> None:
         """Set up what depends on the model's tokenizer; called once, after all modules are loaded.
 
         Args:

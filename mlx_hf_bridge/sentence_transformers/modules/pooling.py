@@ -122,5 +122,5 @@ class Pooling(Module):
 def _older_modes(flags: Mapping[str, bool]) -> tuple[str, ...]:
     if unknown := sorted(set(flags) - set(OLDER_MODES)):
         raise ArgumentTypeError(f"Pooling() got {', '.join(unknown)}, which it does not take. Give pooling_mode.")
-    warnings.warn(f"{', '.join(flags)} are older names. Use pooling_mode.", FutureWarning, stacklevel=4)
+    warnings.warn(f"{', '.join(flags)} are older names. Use pooling_mode.", FutureWarning, stacklevel=5)
     return parse_pooling_modes(flags, Path("Pooling()"))

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from mlx_hf_bridge.errors import InputError
+from mlx_hf_bridge.runtime.boundary import guarded
 from mlx_hf_bridge.sentence_transformers.encoding.results import to_numpy
 from mlx_hf_bridge.sentence_transformers.scoring.similarity import match_array_type
 
@@ -23,6 +24,7 @@ _CHUNK_ELEMENTS = 100_000_000
 LATE_SIMILARITIES = ("maxsim", "meanmaxsim")
 
 
+@guarded
 def maxsim(
     a: Any,
     b: Any,
@@ -65,6 +67,7 @@ def maxsim(
     return match_array_type(scores, a, b)
 
 
+@guarded
 def maxsim_pairwise(
     a: Any,
     b: Any,

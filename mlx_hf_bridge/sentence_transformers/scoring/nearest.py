@@ -12,6 +12,7 @@ import numpy as np
 
 from mlx_hf_bridge.errors import InputError
 from mlx_hf_bridge.inference.pooling import normalize
+from mlx_hf_bridge.runtime.boundary import guarded
 from mlx_hf_bridge.runtime.executor import run
 from mlx_hf_bridge.sentence_transformers.encoding.results import to_numpy
 
@@ -24,6 +25,7 @@ _BYTES_AT_A_TIME = 2**26
 _BLOCK = 64
 
 
+@guarded
 def dot_score(a: mx.array, b: mx.array) -> mx.array:
     """Return the dot product of every pair.
 
@@ -37,6 +39,7 @@ def dot_score(a: mx.array, b: mx.array) -> mx.array:
     return a @ b.T
 
 
+@guarded
 def cos_sim(a: mx.array, b: mx.array) -> mx.array:
     """Return the cosine similarity of every pair.
 

@@ -11,6 +11,7 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_hf_bridge.inference.pooling import normalize
+from mlx_hf_bridge.runtime.boundary import guarded
 from mlx_hf_bridge.runtime.executor import run
 from mlx_hf_bridge.runtime.progress import ProgressBar
 from mlx_hf_bridge.sentence_transformers.scoring.nearest import (
@@ -28,6 +29,7 @@ _QUERIES_AT_A_TIME = 500
 _BYTES_AT_A_TIME = 2**27
 
 
+@guarded
 def semantic_search(
     query_embeddings: Any,
     corpus_embeddings: Any,
@@ -72,6 +74,7 @@ def semantic_search(
     ]
 
 
+@guarded
 def paraphrase_mining(
     model: Any,
     sentences: list[str],
@@ -126,6 +129,7 @@ def paraphrase_mining(
     return paraphrase_mining_embeddings(vectors, query_chunk_size, corpus_chunk_size, max_pairs, top_k, score_function)
 
 
+@guarded
 def paraphrase_mining_embeddings(
     embeddings: Any,
     query_chunk_size: int = 5000,
@@ -188,6 +192,7 @@ class _Pairs:
         return [[score, i, j] for score, i, j in triples]
 
 
+@guarded
 def community_detection(
     embeddings: Any,
     threshold: float = 0.75,

@@ -1,0 +1,193 @@
+"""Whatever a public function is given, what it raises is a BridgeError with a short message.
+
+The functions and methods are found by walking the package, so that a new one is tested without being listed here.
+"""
+
+import inspect
+import io
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from checkpoints import make_checkpoint
+from public_api import BAD, calls, public_functions, public_methods, public_names
+from test_multi_vector_encoder import colbert
+
+import mlx_hf_bridge
+from mlx_hf_bridge import errors
+from mlx_hf_bridge.errors import BridgeError, InputError
+from mlx_hf_bridge.pipelines import TASKS, pipeline
+from mlx_hf_bridge.runtime.boundary import PublicAPI, guarded
+from mlx_hf_bridge.sentence_transformers import base, semantic_search
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+# Heads of the tiny checkpoints, and what they are made for.
+HEADS = {
+    "Model": 3,
+    "ForMaskedLM": 3,
+    "ForSequenceClassification": 3,
+    "ForTokenClassification": 3,
+    "ForQuestionAnswering": 2,
+    "ForMultipleChoice": 3,
+    "ForNextSentencePrediction": 2,
+    "ForPreTraining": 2,
+    "Ranking": 1,
+}
+# The head that a sentence-transformers class or a task needs, where it is not the bare encoder.
+NEEDED = {
+    "MLXCrossEncoder": "ForSequenceClassification",
+    "MLXSparseEncoder": "ForMaskedLM",
+    "MLXMultiVectorEncoder": "colbert/repo",
+    "fill-mask": "ForMaskedLM",
+    "question-answering": "ForQuestionAnswering",
+    "text-classification": "ForSequenceClassification",
+    "text-ranking": "Ranking",
+    "token-classification": "ForTokenClassification",
+    "zero-shot-classification": "ForSequenceClassification",
+}
+CLASSES = [
+    name.rpartition(".")[2]
+    for name, value in public_names().items()
+    if name.count(".") == 1 and isinstance(value, type) and issubclass(value, PublicAPI)
+]
+
+
+@pytest.fixture(scope="module")
+def repos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Save a tiny BERT with each head, and a ColBERT."""
+    folder = tmp_path_factory.mktemp("repos")
+    for head, labels in HEADS.items():
+        make_checkpoint(folder / head, head="ForSequenceClassification" if head == "Ranking" else head, labels=labels)
+    colbert(folder / "colbert")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def no_traces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Run in a folder of its own, start no processes, and look that nothing half-written stays."""
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+
+    def refuse(*_: Any) -> Any:
+        raise InputError("no processes in this test")
+
+    monkeypatch.setattr(base, "start_pool", refuse)
+    yield
+    assert [path.name for path in tmp_path.rglob(".*")] == []
+    mlx_hf_bridge.uninstall()
+
+
+def foreign(label: str, call: Callable[[], Any]) -> str | None:
+    """Return what is wrong with the error of a call; None for a result, or an error as it should be."""
+    try:
+        result = call()
+        if inspect.isgenerator(result):
+            list(result)
+    except BridgeError as error:
+        text = str(error)
+        if len(text) > 2000 or not text.replace("\n", " ").replace("\t", " ").isprintable():
+            return f"{label}: {len(text)} characters: {text[:80]!r}"
+    except BaseException as error:
+        # Python's own answer to an argument that a signature does not have.
+        if isinstance(error, TypeError) and "unexpected keyword argument" in str(error):
+            return None
+        return f"{label}: {type(error).__name__}: {error!s:.200}"
+    return None
+
+
+def check(named: dict[str, Callable[..., Any]], many: bool) -> None:
+    wrong = [
+        found
+        for name, function in named.items()
+        for label, call in calls(name, function, many)
+        if (found := foreign(label, call))
+    ]
+    assert wrong == [], f"{len(wrong)} calls:\n" + "\n".join(wrong[:30])
+
+
+EXTENT = [pytest.param(False, id="one value"), pytest.param(True, id="ten values", marks=pytest.mark.slow)]
+
+
+@pytest.mark.parametrize("many", EXTENT)
+def test_functions_and_constructors_raise_bridge_errors_only(many: bool) -> None:
+    check(public_functions(), many)
+
+
+@pytest.mark.parametrize("many", EXTENT)
+@pytest.mark.parametrize("name", CLASSES)
+def test_methods_raise_bridge_errors_only(name: str, many: bool, repos: Path) -> None:
+    owner = getattr(mlx_hf_bridge, name)
+    usual = name.removeprefix("MLXAutoModel") if name.startswith("MLXAutoModelFor") else "Model"
+    repo = repos / NEEDED.get(name, usual)
+    model = owner.from_pretrained(repo) if hasattr(owner, "from_pretrained") else owner(repo)
+    check(dict(public_methods(model)), many)
+    if isinstance(model, base.MLXBaseModel):
+        check(dict(public_methods(model.tokenizer)), many)
+
+
+@pytest.mark.parametrize("many", EXTENT)
+@pytest.mark.parametrize("task", TASKS)
+def test_pipelines_raise_bridge_errors_only(task: str, many: bool, repos: Path) -> None:
+    check(dict(public_methods(pipeline(task, str(repos / NEEDED.get(task, "Model"))))), many)
+
+
+def test_errors_of_the_callers_own_code_pass_as_they_are(repos: Path) -> None:
+    class OwnError(ValueError):
+        pass
+
+    def fail(*_: Any) -> Any:
+        raise OwnError("mine")
+
+    def texts() -> Iterator[str]:
+        yield "the cat"
+        raise OwnError("mine")
+
+    model = mlx_hf_bridge.MLXSentenceTransformer(repos / "Model")
+    for call in (
+        lambda: model.evaluate(fail),
+        lambda: list(model.encode_stream(texts())),
+        lambda: semantic_search(model.encode("the cat"), model.encode(["a dog"]), score_function=fail),
+    ):
+        with pytest.raises(OwnError, match=r"^mine$"):
+            call()
+
+
+def of_the_package(source: str) -> Callable[..., Any]:
+    """Return the function `made` of a source text, as if it stood in the package."""
+    namespace: dict[str, Any] = {"__name__": "mlx_hf_bridge.made"}
+    exec(source, namespace)
+    return guarded(namespace["made"])  # type: ignore[no-any-return]
+
+
+def test_the_message_names_the_argument_that_is_not_of_its_type() -> None:
+    scale = of_the_package("def made(values: list[int], factor: int | None = None): return values * len(factor)")
+    with pytest.raises(errors.ArgumentTypeError) as raised:
+        scale([1], 2.5)
+    expected = "made() got factor=2.5, expected int | None (TypeError: object of type 'float' has no len())"
+    assert expected in str(raised.value)
+    assert type(raised.value.__cause__) is TypeError
+    with pytest.raises(errors.ArgumentTypeError, match=r"got values=\[1\]; factor=2 \(TypeError"):
+        scale([1], 2)
+
+
+@pytest.mark.parametrize(
+    "kind", [OSError, ImportError, TypeError, AttributeError, KeyError, IndexError, OverflowError, ValueError, EOFError]
+)
+def test_every_builtin_type_of_error_has_a_child(kind: type[Exception]) -> None:
+    with pytest.raises(BridgeError) as raised:
+        of_the_package(f"def made(): raise {kind.__name__}('x')")()
+    assert isinstance(raised.value, kind) or kind is EOFError
+    assert raised.value.__cause__.args == ("x",)  # type: ignore[union-attr]
+
+
+def test_long_and_unprintable_messages_are_shown_short() -> None:
+    error = InputError("given " + "x" * 10**6 + "\x1b[2J\ud800. Do this.")
+    assert len(str(error)) < 2000
+    assert str(error).startswith("given xxx")
+    assert str(error).endswith("\\x1b[2J\\ud800. Do this.")
+    io.TextIOWrapper(io.BytesIO(), "utf-8").write(str(error))
+
+
+def test_bad_values_are_of_many_kind() -> None:
+    assert {type(make()) for make in BAD.values()} >= {int, str, bytes, list, dict, float, tuple, set}

@@ -83,6 +83,7 @@ _OWN: Mapping[str, Mapping[str, Any]] = {
     "mpnet": {"vocab_size": 30527},
     "mt5": _MT5,
     "mvp": {**_BART, "vocab_size": 50267},
+    "neobert": {"num_hidden_layers": 28, "max_position_embeddings": 1024},
     "new": {"vocab_size": 30528, "max_position_embeddings": 2048, "pad_token_id": None, "type_vocab_size": 1},
     "nomic_bert": {"vocab_size": 30528, "max_position_embeddings": 2048, "hidden_act": "silu"},
     "plbart": {

@@ -46,22 +46,23 @@ class Rotation:
         return whole.astype(x.dtype)
 
 
-def rotation_for(batch: TokenBatch, periods: mx.array) -> Rotation:
+def rotation_for(batch: TokenBatch, periods: mx.array, interleaved: bool = False) -> Rotation:
     """Return the rotation for a batch's positions.
 
     Args:
         batch: The batch; its `position_ids` are used if there are any.
         periods: Period of each pair, (P,), float32.
+        interleaved: Whether a pair is two neighboring coordinates.
 
     Returns:
         The rotation. Angles are computed in float32, as in transformers: half precision cannot tell large positions
         apart.
     """
     if batch.position_ids is None:
-        return Rotation(periods)
+        return Rotation(periods, interleaved=interleaved)
     # float32, since an angle grows with the position and half precision has no digits left for its remainder by 2 pi.
     angles = batch.position_ids[:, None, :, None].astype(mx.float32) / periods  # (B, 1, L, P)
-    return Rotation(cos=mx.cos(angles), sin=mx.sin(angles))
+    return Rotation(cos=mx.cos(angles), sin=mx.sin(angles), interleaved=interleaved)
 
 
 class Rotary(nn.Module):
@@ -73,16 +74,20 @@ class Rotary(nn.Module):
         head_dim: K.
         thetas: Bases (`rope_theta`); the slowest pair turns once in about 2 pi theta tokens.
         stretch: Factor of the periods, one number or one for each pair, (P,); "linear" scaling of the positions.
+        interleaved: Whether a pair is two neighboring coordinates (NeoBERT) instead of one in each half of the head.
     """
 
-    def __init__(self, head_dim: int, *thetas: float, stretch: float | np.ndarray = 1.0) -> None:
+    def __init__(
+        self, head_dim: int, *thetas: float, stretch: float | np.ndarray = 1.0, interleaved: bool = False
+    ) -> None:
         super().__init__()
+        self._interleaved = interleaved
         exponents = _exponents(head_dim)
         # From numpy: evaluated, hence usable from any thread. float32 powers, as transformers computes them.
         self._periods = [mx.array((np.float32(theta) ** exponents * stretch).astype(np.float32)) for theta in thetas]
 
     def __call__(self, batch: TokenBatch) -> list[Rotation]:
-        return [rotation_for(batch, periods) for periods in self._periods]
+        return [rotation_for(batch, periods, self._interleaved) for periods in self._periods]
 
 
 class DynamicRotary(nn.Module):

@@ -38,6 +38,8 @@ class RotaryAttention(nn.Module):
         query_norm: Norm of each head's queries (..., K) before the rotation, or None.
         key_norm: Norm of each head's keys (..., K) before the rotation, or None.
         cap: Soft cap of the scores by tanh, which needs the attention weights in memory; None for no cap.
+        fused_by_head: Whether the rows of the fused layer are sorted by head, and within a head by query, key and value
+            (NeoBERT), instead of the other way round.
     """
 
     def __init__(
@@ -55,12 +57,13 @@ class RotaryAttention(nn.Module):
         query_norm: nn.Module | None = None,
         key_norm: nn.Module | None = None,
         cap: float | None = None,
+        fused_by_head: bool = False,
     ) -> None:
         super().__init__()
         width = head_dim or hidden_size // heads
         self.heads, self.key_heads, self.scale = heads, key_heads or heads, scale or width**-0.5
         self.window, self.rotation_index, self.rotates_values = window, rotation_index, rotates_values
-        self.cap = cap
+        self.cap, self.fused_by_head = cap, fused_by_head
         if key_heads is None:
             self.qkv = Linear(hidden_size, 3 * heads * width, bias)
         else:
@@ -116,6 +119,8 @@ class RotaryAttention(nn.Module):
 
     def _heads(self, x: mx.array) -> list[mx.array]:
         """Return queries (B, H, L, K), keys and values (B, G, L, K)."""
+        if self.fused_by_head:
+            return list(mx.split(split_heads(self.qkv(x), self.heads), 3, axis=-1))
         if "qkv" in self:
             return [split_heads(part, self.heads) for part in mx.split(self.qkv(x), 3, axis=-1)]
         keys, values = mx.split(self.kv(x), 2, axis=-1)

@@ -44,13 +44,7 @@ class TransposedLinear(nn.Module):
 class QuantizedTransposedLinear(QuantizedModule):
     """A TransposedLinear with quantized weights, whose groups run along the outputs.
 
-    Takes x (..., I) and returns (..., O).
-
-    Args:
-        weight: Float weights to quantize, (I, O).
-        group_size: Weights that share a scale.
-        bits: Bits of a weight.
-        mode: A mode of mx.quantize.
+    Takes x (..., I) and returns (..., O). Its arguments are those of QuantizedModule, with weights of shape (I, O).
     """
 
     def __call__(self, x: mx.array) -> mx.array:

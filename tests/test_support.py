@@ -56,7 +56,7 @@ def test_a_refused_type_is_an_error_with_its_reason(model_type: str) -> None:
 
 
 def test_files_with_adapters_of_their_authors_code_are_errors_that_name_transformers_own() -> None:
-    jina = {"model_type": "xlm-roberta", "position_embedding_type": "rotary", "lora_adaptations": ["separation"]}
+    jina = {"model_type": "xlm-roberta", "position_embedding_type": "absolute", "lora_adaptations": ["separation"]}
     with pytest.raises(
         UnsupportedModelError, match=r"lora_adaptations=\['separation'\]: .* Load .*/jina-embeddings-v3-hf\)"
     ):

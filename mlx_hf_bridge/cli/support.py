@@ -24,6 +24,8 @@ Of the types with \\*, some share another's model_type in config.json, whose oth
 
 - jina_bert: bert with `position_embedding_type` alibi (jina-embeddings-v2, jina-reranker-v1)
 - mosaic_bert: bert with `alibi_starting_size` (DNABERT-2, MosaicBERT)
+- xlm_roberta_flash: xlm-roberta with `position_embedding_type` rotary (jina-embeddings-v3 in its own repo's layout,
+  with a LoRA for each task; jina-colbert-v2)
 """
 
 

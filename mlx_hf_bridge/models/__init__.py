@@ -13,6 +13,9 @@ from mlx_hf_bridge.architecture.remote_code import architecture_of
 from mlx_hf_bridge.architecture.unsupported import LORA_KEY, UNSUPPORTED, remote_code_note
 from mlx_hf_bridge.errors import UnsupportedModelError
 
+# Families whose LoRA of each task is read (loading/tasks.py).
+_WITH_TASKS = ("xlm_roberta_flash",)
+
 
 def model_types() -> list[str]:
     """Return every model_type that has a file here, sorted."""
@@ -27,7 +30,7 @@ def family_for(raw_config: dict[str, Any]) -> Family:
             f"config.json has model_type={model_type!r}, which is not supported: {UNSUPPORTED[model_type]}. "
             "Use transformers on torch for this one."
         )
-    if adaptations := raw_config.get(LORA_KEY):
+    if (adaptations := raw_config.get(LORA_KEY)) and architecture_of(raw_config) not in _WITH_TASKS:
         raise UnsupportedModelError(
             f"config.json has {LORA_KEY}={adaptations}: the repo's remote code adds a task's LoRA to the weights, "
             "and outputs would differ without it. Load the form that transformers reads (for jina-embeddings-v3 "

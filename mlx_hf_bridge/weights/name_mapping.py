@@ -18,9 +18,11 @@ _LEGACY_LEAVES = {"gamma": "weight", "beta": "bias", "qbiases": "biases"}
 _WRAPPERS = ("module.", "model.")
 # An error message lists this many names.
 _LISTED = 8
-# Leaves that are never cast: rotary angles are these frequencies times positions, and in bfloat16 the angle at
-# position 1,000 would be off by radians.
-KEEP_FILE_DTYPE = ("inv_freq",)
+# Modules that torch.nn.utils.parametrize writes: "<module>.parametrizations.weight", and ".0" for what is added to it.
+_PARAMETRIZED = re.compile(r"(.+)\.parametrizations\.weight(?:\.(\d+))?")
+# Leaves that are never cast. Rotary angles are frequencies times positions, and in bfloat16 the angle at position 1,000
+# would be off by radians; a LoRA is small, and is added to weights of any precision.
+KEEP_FILE_DTYPE = ("inv_freq", "lora_A", "lora_B")
 
 # One slice of one model parameter: (module path, leaf name, slice index; 0 unless the parameter is fused).
 ParameterSlot = tuple[str, str, int]
@@ -97,6 +99,8 @@ class NameMapping:
     def resolve(self, name: str) -> TensorTarget | None:
         """Return the parameter that a checkpoint tensor belongs to; None for a name that no table has."""
         module, _, leaf = name.rpartition(".")
+        if match := _PARAMETRIZED.fullmatch(module):
+            return self._parametrized(match[1], match[2], leaf)
         leaf = _LEGACY_LEAVES.get(leaf, leaf)
         # The name as it is first, then without the prefixes that tools and base models add.
         for spelled in spellings(self._family, module):
@@ -106,6 +110,13 @@ class NameMapping:
             if (found := self._lookup(spelled, "weight")) and found.path:
                 return replace(found, is_bare=True)
         return None
+
+    def _parametrized(self, module: str, number: str | None, leaf: str) -> TensorTarget | None:
+        """Return the target of a weight with torch's parametrizations, or of a LoRA among these, which is kept."""
+        base = self.resolve(f"{module}.weight")
+        if base is None or number is None:
+            return base if leaf == "original" else None
+        return TensorTarget(f"{base.module}.parametrizations.weight.{number}", leaf, is_base=True)
 
     def is_ignored(self, name: str) -> bool:
         """Whether transformers computes this tensor itself, or ties it to another, whatever the file holds."""

@@ -65,6 +65,7 @@ class LoadArguments:
         tokenizer: Options that override tokenizer_config.json.
         config: Other keys that override those of config.json.
         trust_remote_code: Whether code of the repository was asked for, which is never run.
+        default_task: The task of calls that name none, for a model with a LoRA for each; None for none.
         given: What the constructor was given, for `over`.
     """
 
@@ -79,6 +80,7 @@ class LoadArguments:
     tokenizer: Mapping[str, Any] = field(default_factory=dict)
     config: Mapping[str, Any] = field(default_factory=dict)
     trust_remote_code: bool = False
+    default_task: str | None = None
     given: Mapping[str, Any] = field(default_factory=dict)
 
     def over(self, saved: Mapping[str, Any]) -> "LoadArguments":
@@ -158,6 +160,7 @@ def parse_load_arguments(
         tokenizer={key: processor.pop(key) for key in _TOKENIZER_KEYS if key in processor},
         config={key: value for key, value in config.items() if key not in TRAINING_KEYS},
         trust_remote_code=bool(asked),
+        default_task=model.pop("default_task", None),
         given=given,
     )
     # What is left was read by nobody: an option that may change results must not be ignored silently.

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from mlx_hf_bridge.architecture.unsupported import LORA_KEY
 from mlx_hf_bridge.checkpoints.checkpoint import (
     CONFIG_FILE,
     MODULES_FILE,
@@ -17,9 +18,12 @@ from mlx_hf_bridge.checkpoints.paths import check_inside, relative_path
 from mlx_hf_bridge.checkpoints.safetensors_file import SINGLE_FILE
 from mlx_hf_bridge.checkpoints.sources import Source, locate
 from mlx_hf_bridge.conversion.tokenizer_files import load_tokenizer
-from mlx_hf_bridge.errors import ConfigError, UnsupportedModelError
-from mlx_hf_bridge.loading.load import load
+from mlx_hf_bridge.errors import ArgumentTypeError, ConfigError, UnsupportedModelError
+from mlx_hf_bridge.inference.tokenizer import Tokenizer
+from mlx_hf_bridge.loading.load import LoadedModel, load
 from mlx_hf_bridge.loading.stored import naming
+from mlx_hf_bridge.loading.tasks import tasks_of
+from mlx_hf_bridge.models import is_native
 from mlx_hf_bridge.pretrained.arguments import note_custom_code
 from mlx_hf_bridge.runtime.file_errors import config_errors
 from mlx_hf_bridge.sentence_transformers.loading.arguments import LoadArguments
@@ -32,6 +36,7 @@ from mlx_hf_bridge.sentence_transformers.modules.pooling import Pooling
 from mlx_hf_bridge.sentence_transformers.modules.router import Router
 from mlx_hf_bridge.sentence_transformers.modules.sparse import SparseAutoEncoder, SpladePooling
 from mlx_hf_bridge.sentence_transformers.modules.static import SparseStaticEmbedding, StaticEmbedding
+from mlx_hf_bridge.sentence_transformers.modules.task_transformer import TaskTransformer
 from mlx_hf_bridge.sentence_transformers.modules.token_pooling import HierarchicalTokenPooling
 from mlx_hf_bridge.sentence_transformers.modules.transformer import Transformer
 from mlx_hf_bridge.sentence_transformers.modules.transformer_settings import TransformerSettings, read_settings
@@ -115,9 +120,16 @@ class ModuleLoader:
         """
         for entry in entries:
             # All of them first, before the weights are downloaded.
-            _check_known(entry.kind, entry.type, str(self.source.folder))
+            if entry.type != TaskTransformer.reference or not self._has_tasks(entry.path):
+                _check_known(entry.kind, entry.type, str(self.source.folder))
         with naming(self.source):
             return self._load_modules(entries)
+
+    def _has_tasks(self, path: str) -> bool:
+        """Whether the encoder in a module's folder has a LoRA for each task, which TaskTransformer reads."""
+        config = self.source.folder / path / CONFIG_FILE
+        raw = read_json(config) if config.is_file() else {}
+        return isinstance(raw, dict) and bool(raw.get(LORA_KEY)) and is_native(raw)
 
     def _load_modules(self, entries: Sequence[ModuleEntry]) -> list[Module]:
         modules: list[Module] = []
@@ -188,7 +200,7 @@ class ModuleLoader:
             set_lowercase(tokenizer, bool(arguments.tokenizer["do_lower_case"]))
         if settings.do_lower_case:
             lowercase_first(tokenizer)
-        return Transformer(loaded, tokenizer, settings, arguments.overlong)
+        return _transformer(loaded, tokenizer, settings, arguments, source)
 
     def _routed(self, router: str, name: str, type_: str) -> Module:
         """Load a module of a Router; a Transformer there is a complete checkpoint in a subfolder."""
@@ -215,6 +227,20 @@ class ModuleLoader:
         if self.modules_root == self.source.folder:
             self.source.fetch([f"{path}/*"] if path else [SINGLE_FILE])
         return self.modules_root / path
+
+
+def _transformer(
+    loaded: LoadedModel, tokenizer: Tokenizer, settings: TransformerSettings, arguments: LoadArguments, source: Source
+) -> Transformer:
+    """Return the module of an encoder: one that reads `task` if the encoder has a LoRA for each."""
+    if tasks_of(loaded):
+        return TaskTransformer(loaded, tokenizer, settings, arguments.overlong, arguments.default_task)
+    if arguments.default_task is not None:
+        raise ArgumentTypeError(
+            f"model_kwargs has default_task={arguments.default_task!r}, and {source.name} has no LoRA by task. "
+            "Leave it out."
+        )
+    return Transformer(loaded, tokenizer, settings, arguments.overlong)
 
 
 def _config_keys(given: Mapping[str, Any], settings: TransformerSettings, folder: Path) -> Mapping[str, Any]:

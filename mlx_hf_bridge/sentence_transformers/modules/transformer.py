@@ -215,7 +215,7 @@ class Transformer(InputModule):
 
     def __call__(self, features: Features) -> Features:
         wants_states = bool(self.loaded.raw_config.get("output_hidden_states")) or self._output[0] == "hidden_states"
-        encoded = self.loaded.model(
+        encoded = self._model_of(features.task)(
             features.batch,
             wants_states,
             outputs_only=self._output[0] == "logits",
@@ -224,6 +224,10 @@ class Transformer(InputModule):
         )
         features = features.with_array(self.module_output_name, self._select_output(encoded, features.batch))
         return replace(features, hidden_states=encoded.hidden_states) if wants_states else features
+
+    def _model_of(self, task: str | None) -> Any:
+        """Return the model that computes a call's task."""
+        return self.loaded.model
 
     def _select_output(self, encoded: EncoderOutput, batch: TokenBatch) -> mx.array:
         if self._output[0] == "hidden_states" and encoded.hidden_states:

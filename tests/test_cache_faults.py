@@ -9,15 +9,17 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import pytest
+import transformers
 from checkpoints import FAMILIES, make_checkpoint, ragged_inputs
 from weight_files import output_array
 
-from mlx_hf_bridge import MLXAutoModel
+import mlx_hf_bridge
+from mlx_hf_bridge import MLXAutoModel, MLXSentenceTransformer
 from mlx_hf_bridge.conversion import atomic_folder
 from mlx_hf_bridge.conversion.api import convert
 from mlx_hf_bridge.conversion.atomic_folder import write_atomically
 from mlx_hf_bridge.conversion.integrity import find_damage, is_complete, write_metadata
-from mlx_hf_bridge.errors import RepositoryError
+from mlx_hf_bridge.errors import CheckpointError, RepositoryError
 from mlx_hf_bridge.quantization.resume_store import ResumeStore
 from mlx_hf_bridge.runtime import blas
 
@@ -227,3 +229,39 @@ def test_the_steps_of_a_calibration_are_kept_only_if_they_can_be(
     (tmp_path / "file").touch()
     ResumeStore(tmp_path / "file" / "steps").save("layer.0", {"weight": mx.arange(4)})
     assert "cannot be kept" in caplog.text
+
+
+@pytest.mark.parametrize("place", ["file", "below a file", "no such user"])
+def test_zero_change_mode_without_a_cache_runs_on_torch_with_one_warning(
+    place: str, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLX_HF_BRIDGE_CACHE", PLACES.get(place, place))
+    mlx_hf_bridge.install()
+    try:
+        model = transformers.AutoModel.from_pretrained(source)
+    finally:
+        mlx_hf_bridge.uninstall()
+    assert type(model) is transformers.BertModel
+    (warning,) = (record.getMessage() for record in caplog.records if record.name.startswith("mlx_hf_bridge"))
+    assert "falls back to torch" in warning
+    assert "MLX_HF_BRIDGE_CACHE" in warning
+
+
+@pytest.mark.parametrize("kind", [MLXAutoModel.from_pretrained, MLXSentenceTransformer])
+def test_a_converted_folder_that_is_cut_while_it_is_read_is_an_error(
+    kind: Any, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its header was checked before, and MLX reads a tensor when it is computed."""
+    convert(source, tmp_path / "model", quantization_config=None, show_progress=False)
+    real = mx.load
+
+    def cut(path: str) -> Any:
+        arrays = real(path)
+        os.truncate(path, 2000)
+        return arrays
+
+    monkeypatch.setattr(mx, "load", cut)
+    with pytest.raises(CheckpointError, match=r"a file of .*/model was cut while it was read"):
+        kind(tmp_path / "model")

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+from reliability import KINDS
 
 import mlx_hf_bridge
 from mlx_hf_bridge.runtime import device
@@ -60,3 +61,13 @@ def test_every_room_is_on_the_page_of_the_architecture() -> None:
 def test_the_size_of_a_batch_is_that_of_the_code() -> None:
     text = (ROOT / "docs" / "compatibility.md").read_text(encoding="utf-8")
     assert f"`batch_size` x {device.TOKENS_PER_TEXT} positions, padding included, on a CPU" in text
+
+
+def test_the_attacks_that_are_counted_are_tests_and_on_the_page() -> None:
+    page = prose(ROOT / "docs" / "reliability.md")
+    for name, kind in KINDS.items():
+        assert f"| {name} | {kind.what} | " in page
+        for test in kind.tests:
+            file, _, function = test.partition("::")
+            content = (ROOT / "tests" / file).read_text(encoding="utf-8")
+            assert not function or f"def {function}(" in content, f"tests/reliability.py names {test}"

@@ -25,6 +25,9 @@ def naming(source: Source) -> Iterator[None]:
 
     Yields:
         Nothing.
+
+    Raises:
+        CheckpointError: If a file was cut while MLX read it.
     """
     try:
         yield
@@ -38,6 +41,13 @@ def naming(source: Source) -> Iterator[None]:
             for part in error.args
         )
         raise
+    except RuntimeError as error:
+        # MLX's own error, which names no file.
+        if not str(error).startswith("[read]"):
+            raise
+        raise CheckpointError(
+            f"a file of {source.name} was cut while it was read. Load it again when what writes it has ended."
+        ) from error
 
 
 def content_of(source: Source, folder: Path) -> Content:

@@ -1,7 +1,7 @@
 """transformers.pipeline on MLX, without torch: the same arguments and results, with one file for each task."""
 
 import importlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,9 @@ from mlx_hf_bridge.architecture.family import (
     TOKEN_CLASSIFICATION,
 )
 from mlx_hf_bridge.checkpoints.sources import HubOptions
-from mlx_hf_bridge.errors import ArgumentTypeError, InputError, UnknownNameError
+from mlx_hf_bridge.errors import ArgumentTypeError, UnknownNameError
 from mlx_hf_bridge.pipelines.base import Pipeline
+from mlx_hf_bridge.pipelines.default_models import default_model
 from mlx_hf_bridge.pipelines.tokenizer import load_tokenizer
 from mlx_hf_bridge.pretrained import auto
 from mlx_hf_bridge.pretrained.model import MLXPreTrainedModel
@@ -105,7 +106,8 @@ def pipeline(
     Args:
         task: "feature-extraction", "fill-mask", "question-answering", "text-classification" (or
             "sentiment-analysis"), "text-ranking", "token-classification" (or "ner") or "zero-shot-classification".
-        model: A Hub id, a folder, or a model from an MLXAutoModel class's from_pretrained. There is no default.
+        model: A Hub id, a folder, or a model from an MLXAutoModel class's from_pretrained. Default:
+            the model of the installed transformers for the task, at the revision that it pins; a warning names it.
         tokenizer: A Hub id, a folder or a tokenizer of transformers. Default: the model's own.
         quantization_config: A recipe's name ("q8", "q4", ...), a dict, an MLXQuantizationConfig, or None to keep the
             weights as they are.
@@ -135,7 +137,7 @@ def pipeline(
 
     Raises:
         UnknownNameError: If the task is unknown (a KeyError).
-        InputError: If there is no model (a ValueError).
+        InputError: If there is no model, and transformers has no default for the task (a ValueError).
         ArgumentTypeError: If the model has another head, or the task does not take an option (a TypeError).
         BridgeError: Whatever from_pretrained raises; all errors of the package are of this class.
 
@@ -174,7 +176,8 @@ def _load_model(name: str, task: Task, model: Any, loading: dict[str, Any], hub:
     """Load the model of a name; return a model as it is, if it has the task's head."""
     loader = task.loader.__name__
     if model is None:
-        raise InputError(f"no model was given, and {name} has no default here. Pass model=, a Hub id or a folder.")
+        model, revision = default_model(ALIASES.get(name, name), hub.revision)
+        hub = replace(hub, revision=revision)
     if isinstance(model, (str, Path)):
         loaded: MLXPreTrainedModel = task.loader.from_pretrained(model, **{**vars(hub), **loading})
         return loaded

@@ -131,5 +131,5 @@ def test_an_error_about_a_repo_with_code_of_its_own_says_so(tmp_path: Path) -> N
     (tmp_path / "model.safetensors").unlink()
     (tmp_path / "onnx").mkdir()
     (tmp_path / "onnx" / "model.onnx").write_bytes(b"x")
-    with pytest.raises(RepositoryError, match="Its onnx folder is for other runtimes"):
+    with pytest.raises(RepositoryError, match=r"It has ONNX files \(onnx/model\.onnx\), which ONNX Runtime computes"):
         mlx_class("Model").from_pretrained(tmp_path)

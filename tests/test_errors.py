@@ -140,7 +140,7 @@ FOLDERS: dict[str, tuple[Callable[[Path], Any], type, type, str]] = {
         text("model.safetensors", b""),
         errors.CheckpointError,
         OSError,
-        r"has 0 bytes, too few for a safe",
+        r"is empty. Download it aga",
     ),
     "garbage header": (
         with_header(b"\xff{}{"),

@@ -18,6 +18,7 @@ from st_checkpoints import TEXTS, TOLERANCE, randomized, transformer
 
 from mlx_hf_bridge import MLXSentenceTransformer
 from mlx_hf_bridge.errors import ArgumentTypeError, ConfigError, InputError, UnsupportedModelError
+from mlx_hf_bridge.pretrained.arguments import note_custom_code
 
 
 @pytest.fixture(scope="module")
@@ -183,6 +184,18 @@ def test_a_repos_own_code_is_named_if_it_is_asked_for(
     assert [record.message.partition(" has ")[2] for record in caplog.records] == [
         "custom modeling code, which is not run"
     ]
+
+
+@pytest.mark.parametrize(("is_causal", "said"), [(None, True), (True, True), (False, False)])
+def test_code_that_may_undo_a_causal_mask_is_named_with_the_difference(
+    is_causal: bool | None, said: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """gte-Qwen2's own code attends in both directions."""
+    config = {"model_type": "qwen2", "auto_map": {"AutoModel": "modeling_qwen.Qwen2Model"}}
+    config |= {} if is_causal is None else {"is_causal": is_causal}
+    note_custom_code(f"org/gte-Qwen2-{is_causal}", config, True)
+    assert ("attends to earlier ones only, as in transformers' own class" in caplog.text) is said
+    assert "which is not run" in caplog.text
 
 
 @pytest.mark.parametrize(

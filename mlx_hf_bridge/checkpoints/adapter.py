@@ -121,6 +121,8 @@ def _check_pattern(path: Path, pattern: str) -> None:
 
 
 def _refuse_others(path: Path, config: Mapping[str, Any]) -> None:
+    if "peft_type" not in config and isinstance(config.get("config"), Mapping):
+        raise _adapter_hub_error(path, config)
     if config.get("peft_type") != "LORA":
         raise UnsupportedModelError(f"{path} has peft_type={config.get('peft_type')!r}; only LORA is merged. {_MERGE}")
     for name in _REFUSED:
@@ -132,6 +134,21 @@ def _refuse_others(path: Path, config: Mapping[str, Any]) -> None:
             f"{path} has init_lora_weights={initialization!r}, which changes the base's weights before training. "
             f"{_MERGE}"
         )
+
+
+def _adapter_hub_error(path: Path, config: Mapping[str, Any]) -> UnsupportedModelError:
+    """Return the error for an adapter of the adapters library (AdapterHub), such as specter2's."""
+    kind, base = config["config"].get("architecture") or "bottleneck", config.get("model_name")
+    where = f"{path} is a {kind!s:.40} adapter of the adapters library (AdapterHub)"
+    if kind == "lora":
+        return UnsupportedModelError(
+            f"{where}. Merge it with that library (model.merge_adapter, save_pretrained) and load the result."
+        )
+    alone = f", or load {base} here without it" if isinstance(base, str) else ""
+    return UnsupportedModelError(
+        f"{where}, which adds layers between those of the model, so it cannot be merged into its weights. "
+        f"Use that library on torch{alone}."
+    )
 
 
 def load_adapter_tensors(adapter: Adapter) -> tuple[Path, dict[str, mx.array]]:

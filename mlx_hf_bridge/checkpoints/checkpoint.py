@@ -7,6 +7,8 @@ from typing import Any
 
 from mlx_hf_bridge.architecture.remote_code import with_model_type
 from mlx_hf_bridge.checkpoints.adapter import ADAPTER_FILE, Adapter, is_adapter, read_adapter
+from mlx_hf_bridge.checkpoints.damaged import refuse_pointer
+from mlx_hf_bridge.checkpoints.other_formats import other_formats_advice
 from mlx_hf_bridge.checkpoints.paths import check_inside, relative_path
 from mlx_hf_bridge.checkpoints.safetensors_file import INDEX_FILE, SINGLE_FILE, SafetensorsFile, WeightFile, shards
 from mlx_hf_bridge.checkpoints.sources import Source, locate
@@ -72,7 +74,19 @@ class Checkpoint:
 
 
 def read_json(path: Path) -> Any:
-    """Return a JSON file's content; RepositoryError if it is missing, ConfigError if it is not JSON."""
+    """Return a JSON file's content.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The content.
+
+    Raises:
+        RepositoryError: If it is missing.
+        ConfigError: If it is not JSON.
+        CheckpointError: If it is a pointer of git-lfs, or empty.
+    """
     try:
         # A pipe or device, which a link may lead to, has no end.
         if path.exists() and not path.is_file():
@@ -81,7 +95,10 @@ def read_json(path: Path) -> Any:
     except FileNotFoundError as error:
         raise RepositoryError(f"{path.parent} has no {path.name}. Give the folder or repo of a model.") from error
     except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{path} is not JSON ({error}). Take the file of the original checkpoint.") from error
+        refuse_pointer(path)
+        raise ConfigError(
+            f"{path} is not JSON or is truncated ({error}). Take the file of the original checkpoint."
+        ) from error
 
 
 def read_modules(folder: Path) -> tuple[ModuleEntry, ...] | None:
@@ -147,7 +164,7 @@ def read_checkpoint(source: Source, needs_config: bool = True, adapter: Source |
     if adapter is None and model_folder == folder and is_adapter(folder):
         adapter = source
     if adapter is None or has_config or adapter.folder != folder:
-        config = _read_config(model_folder / CONFIG_FILE, needs_config)
+        config = _read_config(source, model_folder / CONFIG_FILE, needs_config)
         plain = Checkpoint(source, folder, model_folder, config, modules)
         return plain if adapter is None else _with_adapter(plain, _adapter_in(adapter))
     found = _adapter_in(adapter)
@@ -187,10 +204,11 @@ def modules_checkpoint(checkpoint: Checkpoint) -> Checkpoint:
     return Checkpoint(source, folder, folder, checkpoint.config, read_modules(folder))
 
 
-def _read_config(path: Path, needed: bool) -> dict[str, Any]:
+def _read_config(source: Source, path: Path, needed: bool) -> dict[str, Any]:
     if not path.is_file():
         if needed:
-            raise MissingConfigError(f"{path.parent} has no {path.name}. Give the folder or repo of a model.")
+            advice = other_formats_advice(source, path.parent) or "Give the folder or repo of a model."
+            raise MissingConfigError(f"{path.parent} has no {path.name}. {advice}")
         return {}
     config = read_json(path)
     if not isinstance(config, dict):
@@ -278,9 +296,7 @@ def _remedy(checkpoint: Checkpoint, tried: list[str]) -> str:
         return f"It has {', '.join(there)}: omit {' and '.join(chosen) or 'transformers_weights'} to load that."
     if (folder / NPZ_FILE).is_file():
         return f"Its {NPZ_FILE} is another tool's float32 output; convert the original checkpoint."
-    if any((folder / "onnx").glob("*.onnx")):
-        return "Its onnx folder is for other runtimes; give the repo that it was exported from."
-    return "Give a folder or repo with weights."
+    return other_formats_advice(checkpoint.source, folder) or "Give a folder or repo with weights."
 
 
 def _require(paths: list[Path], index: str) -> None:

@@ -16,6 +16,7 @@ import mlx.core as mx
 import numpy as np
 import safetensors
 
+from mlx_hf_bridge.checkpoints.damaged import refuse_pointer
 from mlx_hf_bridge.checkpoints.paths import relative_path
 from mlx_hf_bridge.errors import CheckpointError, ConfigError
 
@@ -110,6 +111,7 @@ def _broken(path: Path, what: str) -> CheckpointError:
 
 def _read_header(path: Path) -> tuple[dict[str, TensorInfo], dict[str, int]]:
     """Return what the header says of each tensor, and the position of its first byte."""
+    refuse_pointer(path)
     size = path.stat().st_size
     with path.open("rb") as file:
         prefix = file.read(8)
@@ -170,6 +172,7 @@ def shards(index: Path) -> list[Path]:
 
     ConfigError is raised for a path that leads outside the folder.
     """
+    refuse_pointer(index)
     try:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
         if not all(isinstance(name, str) for name in names):

@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 import mlx.core as mx
 import numpy as np
 
+from mlx_hf_bridge.checkpoints.damaged import refuse_pointer
 from mlx_hf_bridge.checkpoints.safetensors_file import MB, TensorInfo, byte_size
 from mlx_hf_bridge.checkpoints.tensor_pickle import (
     STORAGE_DTYPES,
@@ -27,7 +28,7 @@ from mlx_hf_bridge.checkpoints.tensor_pickle import (
 )
 from mlx_hf_bridge.errors import CheckpointError
 
-_ZIP, _GIT_LFS, _TAR = b"PK\x03\x04", b"version https://git-lfs", b"ustar"
+_ZIP, _TAR = b"PK\x03\x04", b"ustar"
 _TAR_OFFSET = 257
 _LEGACY_MAGIC, _LEGACY_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 # Tied tensors are views of one storage, and expanded ones have more elements than it, but no checkpoint is many times
@@ -126,14 +127,9 @@ class _Legacy(_Layout):
 
 def _open(path: Path) -> _Layout:
     """Return the layout of a file by its first bytes."""
+    refuse_pointer(path)
     with path.open("rb") as file:
         head = file.read(_TAR_OFFSET + len(_TAR))
-    if head.startswith(_GIT_LFS):
-        raise CheckpointError(
-            f"{path} is a pointer of git-lfs, not the weights. Run `git lfs pull` in the repository, or download it."
-        )
-    if not head:
-        raise CheckpointError(f"{path} is empty. Download it again.")
     if head[_TAR_OFFSET:] == _TAR:
         raise TensorPickleError("it is a tar archive, as torch before 0.2 wrote them")
     if not head.startswith(_ZIP):

@@ -13,6 +13,7 @@ from typing import Any
 
 from mlx_hf_bridge.architecture.family import Family
 from mlx_hf_bridge.checkpoints.checkpoint import Checkpoint, read_json
+from mlx_hf_bridge.checkpoints.damaged import refuse_cut_json, refuse_pointer
 from mlx_hf_bridge.checkpoints.paths import check_inside, copy_file, relative_path
 from mlx_hf_bridge.checkpoints.repo_files import write_json
 from mlx_hf_bridge.checkpoints.sources import HubOptions, locate
@@ -24,7 +25,14 @@ from mlx_hf_bridge.conversion.tokenizer_class import (
     tokenizer_class_name,
     tokenizer_config,
 )
-from mlx_hf_bridge.errors import BackendError, BridgeError, ConfigError, RepositoryError, UnsupportedModelError
+from mlx_hf_bridge.errors import (
+    BackendError,
+    BridgeError,
+    CheckpointError,
+    ConfigError,
+    RepositoryError,
+    UnsupportedModelError,
+)
 from mlx_hf_bridge.inference.template_files import TEMPLATE_FILE, TEMPLATE_FOLDER, read_templates
 from mlx_hf_bridge.inference.tokenizer import Tokenizer
 from mlx_hf_bridge.runtime.file_errors import panics_as_exceptions
@@ -73,6 +81,7 @@ def build_tokenizer(checkpoint: Checkpoint, family: Family) -> Any:
     Raises:
         RepositoryError: If vocabulary files are missing or cannot be read.
         BackendError: If the class needs a package that is not installed.
+        CheckpointError: If a vocabulary file is a pointer of git-lfs, empty, truncated or damaged.
     """
     folder = checkpoint.model_folder
     if not has_tokenizer(folder):
@@ -80,6 +89,7 @@ def build_tokenizer(checkpoint: Checkpoint, family: Family) -> Any:
             f"{folder} has no tokenizer: none of {', '.join(_VOCABULARIES)}. Copy the files of the original "
             "checkpoint there."
         )
+    _refuse_pointers(folder)
     transformers = import_transformers()
     name = tokenizer_class_name(checkpoint, family)
     check_token_ids(folder)
@@ -93,11 +103,35 @@ def build_tokenizer(checkpoint: Checkpoint, family: Family) -> Any:
             raise BackendError(
                 f"{folder} has a tokenizer of class {name}, which needs a package that is not installed: {package}"
             ) from error
+        _refuse_damaged(folder, error)
         raise RepositoryError(
             f"{folder} has no tokenizer that {name} can read ({error}). Copy tokenizer.json, "
             "vocab.txt, vocab.json with merges.txt, or the SentencePiece model of the original checkpoint there."
         ) from error
     return as_fast(tokenizer) if name == PYTHON_CLASS else tokenizer
+
+
+def _refuse_pointers(folder: Path) -> None:
+    """Raise CheckpointError if a vocabulary file is a pointer of git-lfs, or empty."""
+    for name in _VOCABULARIES:
+        if (folder / name).is_file():
+            refuse_pointer(folder / name)
+
+
+def _refuse_damaged(folder: Path, error: Exception) -> None:
+    """Raise CheckpointError if a vocabulary that could not be read is no complete JSON or SentencePiece file."""
+    for name in (TOKENIZER_FILE, "vocab.json"):
+        if (folder / name).is_file():
+            refuse_cut_json(folder / name)
+    files = [folder / name for name in _SENTENCEPIECE if (folder / name).is_file()]
+    for path in files if _is_installed("sentencepiece") else ():
+        try:
+            importlib.import_module("sentencepiece").SentencePieceProcessor(model_file=str(path))
+        except (RuntimeError, OSError):
+            # transformers goes on to try tiktoken, and its error names that alone.
+            raise CheckpointError(
+                f"{path} is truncated or damaged (SentencePiece cannot read it). Download it again."
+            ) from error
 
 
 def _class_of(transformers: Any, name: str) -> Any:
@@ -216,7 +250,9 @@ def load_tokenizer(
         RepositoryError: If the folder has no tokenizer, or a broken one.
         UnsupportedModelError: If the tokenizer exists in Python only.
         BackendError: If a package is missing that reads its vocabulary.
+        CheckpointError: If a vocabulary file is a pointer of git-lfs, empty, truncated or damaged.
     """
+    _refuse_pointers(folder)
     given = {**tokenizer_config(folder), **read_templates(folder), **(settings or {})}
     is_written = (folder / TOKENIZER_FILE).is_file() and not given.get(_COPIED)
     if is_written or not has_tokenizer(folder):

@@ -64,6 +64,9 @@ _ADAPTER_HUB_KEYS = ("revision", "token", "subfolder", "cache_dir", "force_downl
 _ADAPTER_PATH = "_adapter_model_path"
 _warned: set[str] = set()
 
+# Decoders that custom code turns into embedding models, without their causal mask (gte-Qwen2, LLM2Vec).
+_CAUSAL_TYPES = ("gemma", "gemma2", "llama", "mistral", "phi3", "qwen2", "qwen3")
+
 
 @dataclass(frozen=True)
 class ParsedArguments:
@@ -127,7 +130,16 @@ def note_custom_code(name: str, config: Mapping[str, Any], trust_remote_code: An
         trust_remote_code: The argument of the call.
     """
     if trust_remote_code and "auto_map" in config:
-        _warn_once(f"{name} has custom modeling code, which is not run")
+        causal = config.get("model_type") in _CAUSAL_TYPES and config.get("is_causal", True)
+        _warn_once(
+            f"{name} has custom modeling code, which is not run"
+            + (
+                "; here every token attends to earlier ones only, as in transformers' own class, and such code often "
+                "attends in both directions, with other embeddings. Set is_causal to false in config.json for that"
+                if causal
+                else ""
+            )
+        )
 
 
 def _hub_options(rest: dict[str, Any]) -> HubOptions:

@@ -17,7 +17,13 @@ _MIN_COUNT = 1e-9
 _MIN_NORM = 1e-12
 
 
-def pool(hidden: mx.array, batch: TokenBatch, modes: tuple[str, ...], skipped: int = 0) -> mx.array:
+def pool(
+    hidden: mx.array,
+    batch: TokenBatch,
+    modes: tuple[str, ...],
+    skipped: int = 0,
+    weights_sum: mx.array | None = None,
+) -> mx.array:
     """Pool token embeddings to one embedding per text.
 
     Args:
@@ -25,6 +31,7 @@ def pool(hidden: mx.array, batch: TokenBatch, modes: tuple[str, ...], skipped: i
         batch: The batch, whose mask is read.
         modes: Names in POOLING_MODES; several are concatenated.
         skipped: Number of first tokens to exclude, i.e. those of a prompt.
+        weights_sum: What means divide by instead of the number of tokens, (B,), or None.
 
     Returns:
         Embeddings of shape (B, D x number of modes), float32.
@@ -32,10 +39,10 @@ def pool(hidden: mx.array, batch: TokenBatch, modes: tuple[str, ...], skipped: i
     # Sums over a long text can exceed what half precision holds.
     hidden = hidden.astype(mx.float32)
     kept = batch.without_first(skipped) if skipped else batch
-    pooled = [
-        _weighted_mean(hidden, kept, skipped) if mode == "weightedmean" else POOLING_MODES[mode](hidden, kept)
-        for mode in modes
-    ]
+    pooled = []
+    for mode in modes:
+        one = _weighted_mean(hidden, kept, skipped) if mode == "weightedmean" else POOLING_MODES[mode](hidden, kept)
+        pooled.append(one if weights_sum is None else _rescaled(one, kept, mode, skipped, weights_sum))
     return pooled[0] if len(pooled) == 1 else mx.concatenate(pooled, axis=-1)
 
 
@@ -89,6 +96,19 @@ def _weighted_mean(hidden: mx.array, batch: TokenBatch, skipped: int = 0) -> mx.
     mask = batch.token_mask(mx.float32)
     weights = mask * (mx.cumsum(mask, axis=1) + skipped)
     return (hidden * weights).sum(axis=1) / mx.maximum(weights.sum(axis=1), _MIN_COUNT)
+
+
+def _rescaled(pooled: mx.array, batch: TokenBatch, mode: str, skipped: int, weights_sum: mx.array) -> mx.array:
+    """Return a mean divided by the sum of its tokens' weights instead of their number; other modes as they are."""
+    mask = batch.token_mask(mx.float32)[:, :, 0]
+    given, counts = (mx.maximum(one, _MIN_COUNT)[:, None] for one in (weights_sum, mask.sum(axis=1)))
+    if mode == "weightedmean":
+        return (
+            pooled * mx.maximum((mask * (mx.cumsum(mask, axis=1) + skipped)).sum(axis=1), _MIN_COUNT)[:, None] / given
+        )
+    if mode not in ("mean", "mean_sqrt_len_tokens"):
+        return pooled
+    return pooled * (counts / given if mode == "mean" else mx.sqrt(counts) / mx.sqrt(given))
 
 
 # Names in sentence-transformers, in the order in which it concatenates several.

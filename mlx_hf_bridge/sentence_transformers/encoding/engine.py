@@ -56,7 +56,7 @@ def encode_texts(
     if not isinstance(first, InputModule):
         raise UnsupportedModelError(
             f"the first module is a {type(first).__name__}, which does not take texts; expected a Transformer, a "
-            "StaticEmbedding, a SparseStaticEmbedding, or a Router of these."
+            "StaticEmbedding, a SparseStaticEmbedding, WordEmbeddings, a BoW, or a Router of these."
         )
 
     poolings = [module for module in rest if isinstance(module, Pooling)]
@@ -70,8 +70,9 @@ def encode_texts(
         return postprocess(features)
 
     same_shape = split_rows is to_float_rows
+    independent_length = min(module.independent_length for module in (first, *rest))
     pipeline = BatchPipeline(
-        partial(first.features, options=options), compute, split_rows, first.independent_length, same_shape
+        partial(first.features, options=options), compute, split_rows, independent_length, same_shape
     )
     return run_blocks(_blocks(first, texts, options), len(texts), pipeline, batch_size, show_progress)
 

@@ -41,6 +41,9 @@ from mlx_hf_bridge.sentence_transformers.modules.token_pooling import Hierarchic
 from mlx_hf_bridge.sentence_transformers.modules.transformer import Transformer
 from mlx_hf_bridge.sentence_transformers.modules.transformer_settings import TransformerSettings, read_settings
 from mlx_hf_bridge.sentence_transformers.modules.vectors import Dense, Dropout, LayerNorm, Normalize
+from mlx_hf_bridge.sentence_transformers.modules.weights import TORCH_FILE
+from mlx_hf_bridge.sentence_transformers.modules.word_layers import CNN, LSTM
+from mlx_hf_bridge.sentence_transformers.modules.words import BoW, WordEmbeddings, WordWeights
 
 # By the last part of a type: the dotted names in older and newer checkpoints differ only before it.
 READERS: dict[str, Callable[[Path], Module]] = {
@@ -56,6 +59,11 @@ READERS: dict[str, Callable[[Path], Module]] = {
     "LogitScore": LogitScore.read,
     "MultiVectorMask": MultiVectorMask.read,
     "HierarchicalTokenPooling": HierarchicalTokenPooling.read,
+    "WordEmbeddings": WordEmbeddings.read,
+    "BoW": BoW.read,
+    "WordWeights": WordWeights.read,
+    "CNN": CNN.read,
+    "LSTM": LSTM.read,
 }
 _ROUTERS = ("Router", "Asym")
 _LOADED_HERE = (*TRANSFORMER_KINDS, *_ROUTERS, "Dense")
@@ -226,6 +234,8 @@ class ModuleLoader:
         # Modules before a Transformer, or without one, are still to be downloaded.
         if self.modules_root == self.source.folder:
             self.source.fetch([f"{path}/*"] if path else [SINGLE_FILE])
+            if not path and not (self.source.folder / SINGLE_FILE).is_file():
+                self.source.fetch([TORCH_FILE])
         return self.modules_root / path
 
 

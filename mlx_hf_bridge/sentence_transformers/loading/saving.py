@@ -16,7 +16,6 @@ from mlx_hf_bridge.pretrained import hub
 from mlx_hf_bridge.pretrained.hub import build_model_card
 from mlx_hf_bridge.sentence_transformers.loading.settings import MODEL_FILE
 from mlx_hf_bridge.sentence_transformers.modules.base import Module
-from mlx_hf_bridge.sentence_transformers.modules.input import InputModule
 from mlx_hf_bridge.sentence_transformers.modules.router import Router
 from mlx_hf_bridge.version import __version__
 
@@ -51,7 +50,7 @@ def _write(modules: Sequence[Module], config: Mapping[str, Any], folder: Path) -
     """Write every module to its folder, then modules.json and the settings."""
     entries = []
     for index, module in enumerate(modules):
-        in_root = index == 0 and isinstance(module, (InputModule, Router))
+        in_root = index == 0 and (isinstance(module, Router) or getattr(module, "save_in_root", False))
         path = "" if in_root else f"{index}_{type(module).__name__}"
         (folder / path).mkdir(exist_ok=True)
         module.save(folder / path)

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Self
 
 import mlx.core as mx
 
+from mlx_hf_bridge.architecture.config import NO_POSITIONS
 from mlx_hf_bridge.checkpoints.checkpoint import CONFIG_FILE
 from mlx_hf_bridge.checkpoints.repo_files import write_json
 from mlx_hf_bridge.checkpoints.safetensors_file import SINGLE_FILE
@@ -23,6 +24,8 @@ from mlx_hf_bridge.runtime.executor import run
 TOKEN_EMBEDDINGS = "token_embeddings"
 SENTENCE_EMBEDDING = "sentence_embedding"
 SCORES = "scores"
+# The sum of the weights of WordWeights, which a mean divides by.
+TOKEN_WEIGHTS_SUM = "token_weights_sum"
 
 
 @dataclass(frozen=True)
@@ -102,6 +105,10 @@ class Module(PublicAPI, ABC):
     """The dotted class name that sentence-transformers writes into modules.json."""
     forward_kwargs: ClassVar[frozenset[str]] = frozenset()
     """Names of the arguments of `encode` that this module reads."""
+    config_file: ClassVar[str] = CONFIG_FILE
+    """The name of the file with the content of `get_config_dict`."""
+    independent_length: int = NO_POSITIONS
+    """Longest batch, in tokens, in which padding changes no text's result; a longer one holds one length only."""
 
     @abstractmethod
     def __call__(self, features: Features) -> Features:
@@ -153,7 +160,7 @@ class Module(PublicAPI, ABC):
             folder: An existing folder for this module. Files of the same name are overwritten.
         """
         if config := self.get_config_dict():
-            write_json(folder / CONFIG_FILE, config)
+            write_json(folder / self.config_file, config)
         if arrays := self.arrays():
             # transformers reads the file's format from this entry.
             run(lambda: mx.save_safetensors(str(folder / SINGLE_FILE), arrays, metadata={"format": "pt"}))

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from mlx_hf_bridge.architecture.config import NO_POSITIONS
 from mlx_hf_bridge.errors import InputError
 from mlx_hf_bridge.inference.plain_values import plain_scalar
 from mlx_hf_bridge.inference.tokenizer import Text, Tokenizer, Tokens
@@ -38,13 +37,12 @@ class InputModule(Module):
     Attributes:
         modalities: What it reads; always ["text"].
         tokenizer: The tokenizer of its folder.
-        independent_length: Longest batch, in tokens, in which padding changes no text's result.
     """
 
     modalities: ClassVar[list[str]] = ["text"]
     tokenizer: Tokenizer
-    independent_length: int = NO_POSITIONS
-    """Longest batch, in tokens, in which padding changes no text's result; a longer one holds one length only."""
+    save_in_root: ClassVar[bool] = True
+    """Whether a model's first module of this class is saved in the folder of the model."""
 
     @abstractmethod
     def tokens(self, texts: Sequence[Text], options: EncodeOptions) -> list[Tokens]:

@@ -11,7 +11,13 @@ from typing import Any, ClassVar, Self
 from mlx_hf_bridge.checkpoints.pooling_modes import OLDER_MODES, parse_pooling_modes
 from mlx_hf_bridge.errors import ArgumentTypeError, ConfigError
 from mlx_hf_bridge.inference.pooling import POOLING_MODES, pool
-from mlx_hf_bridge.sentence_transformers.modules.base import SENTENCE_EMBEDDING, TOKEN_EMBEDDINGS, Features, Module
+from mlx_hf_bridge.sentence_transformers.modules.base import (
+    SENTENCE_EMBEDDING,
+    TOKEN_EMBEDDINGS,
+    TOKEN_WEIGHTS_SUM,
+    Features,
+    Module,
+)
 from mlx_hf_bridge.sentence_transformers.modules.weights import read_module_config
 from mlx_hf_bridge.sentence_transformers.older_names import older_names
 
@@ -88,9 +94,9 @@ class Pooling(Module):
 
     def __call__(self, features: Features) -> Features:
         skipped = 0 if self.include_prompt else features.prompt_length
-        return features.with_array(
-            SENTENCE_EMBEDDING, pool(features[TOKEN_EMBEDDINGS], features.batch, self.modes, skipped)
-        )
+        weights = features.arrays.get(TOKEN_WEIGHTS_SUM)
+        pooled = pool(features[TOKEN_EMBEDDINGS], features.batch, self.modes, skipped, weights)
+        return features.with_array(SENTENCE_EMBEDDING, pooled)
 
     @property
     def pooling_output_dimension(self) -> int | None:

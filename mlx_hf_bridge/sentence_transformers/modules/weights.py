@@ -12,17 +12,21 @@ from mlx_hf_bridge.checkpoints.torch_file import TorchFile
 from mlx_hf_bridge.errors import ConfigError, RepositoryError
 from mlx_hf_bridge.runtime.executor import run
 
-_TORCH_FILE = "pytorch_model.bin"
+TORCH_FILE = "pytorch_model.bin"
 # Keys of older files, and today's.
-_RENAMED = {"word_embedding_dimension": "embedding_dimension"}
+_RENAMED = {
+    "word_embedding_dimension": "embedding_dimension",
+    "in_word_embedding_dimension": "in_embedding_dimension",
+}
 
 
-def read_module_config(folder: Path, optional: bool = False) -> dict[str, Any]:
-    """Read config.json of a module's folder, with old keys renamed to today's.
+def read_module_config(folder: Path, optional: bool = False, name: str = CONFIG_FILE) -> dict[str, Any]:
+    """Read the configuration of a module's folder, with old keys renamed to today's.
 
     Args:
         folder: The module's folder.
         optional: Whether the file may be absent.
+        name: The name of the file. Default: "config.json".
 
     Returns:
         The content; {} for an optional file that is absent.
@@ -30,7 +34,7 @@ def read_module_config(folder: Path, optional: bool = False) -> dict[str, Any]:
     Raises:
         ConfigError: If the file is not a JSON object.
     """
-    path = folder / CONFIG_FILE
+    path = folder / name
     if optional and not path.is_file():
         return {}
     config = read_json(path)
@@ -100,10 +104,10 @@ def read_module_weights(folder: Path, exact: tuple[str, ...] = ()) -> dict[str, 
     """
     if (folder / SINGLE_FILE).is_file():
         file: SafetensorsFile | TorchFile = SafetensorsFile(folder / SINGLE_FILE)
-    elif (folder / _TORCH_FILE).is_file():
-        file = TorchFile(folder / _TORCH_FILE)
+    elif (folder / TORCH_FILE).is_file():
+        file = TorchFile(folder / TORCH_FILE)
     else:
-        raise RepositoryError(f"{folder} has neither {SINGLE_FILE} nor {_TORCH_FILE}. Download the repo again.")
+        raise RepositoryError(f"{folder} has neither {SINGLE_FILE} nor {TORCH_FILE}. Download the repo again.")
     return run(
         lambda: {
             # float32: these weights are small next to the encoder's.

@@ -127,7 +127,8 @@ def test_every_model_file_is_in_the_table_of_families_and_the_other_way_round() 
     files = {path.stem for path in (ROOT / "models").glob("*.py")} - {"__init__"}
     compared = {model_type for model_type in model_types() if family_for({"model_type": model_type}).in_transformers}
     assert files == {model_type.replace("-", "_") for model_type in model_types()}
-    assert {row.model_type for row in FAMILIES} == compared
+    # DPR has an output of its own: test_dpr.py.
+    assert {row.model_type for row in FAMILIES} | {"dpr"} == compared
     for model_type in model_types():
         assert family_for({"model_type": model_type}).model_type == model_type
 

@@ -153,6 +153,8 @@ class Family:
         ignored_prefixes: First components of tensor names to drop. See the table.
         uses_token_type_ids: Whether the bare encoder accepts token_type_ids.
         accepts_inputs_embeds: Whether the bare encoder accepts inputs_embeds.
+        returns_hidden_state: Whether the bare encoder returns the last hidden states; False for DPR, which returns the
+            pooled output alone.
         in_transformers: Whether transformers has classes for the model type. If not, `hf_prefix` is that of the
             authors' classes, and tests compare with an independent implementation in NumPy.
         keys_of_tensors: Function of the names of a checkpoint's modules; it returns keys of config.json that the names
@@ -184,6 +186,7 @@ class Family:
     ignored_prefixes: tuple[str, ...] = ()
     uses_token_type_ids: bool = True
     accepts_inputs_embeds: bool = True
+    returns_hidden_state: bool = True
     in_transformers: bool = True
     length_dependent: bool = False
     keys_of_tensors: Callable[[Collection[str]], dict[str, Any]] | None = None

@@ -33,7 +33,6 @@ UNSUPPORTED: dict[str, str] = {
     "clvp_encoder": _TOWER,
     "colmodernvbert": _IMAGES,
     "colpali": _IMAGES,
-    "dpr": "its three encoders share one model_type; convert the BERT inside it",
     "embedding_gemma2_text": "it has no released text checkpoint to compare with",
     "encoder-decoder": "it combines two models; convert the encoder separately",
     "esmc": "a protein model without a tokenizer for text",

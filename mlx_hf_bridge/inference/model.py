@@ -163,7 +163,7 @@ def build_model(family: Family, config: EncoderConfig, task: str, pooler: bool) 
     """
     head = None if task == BASE_TASK else family.heads[task]
     # A pooler without weights can always be built: no checkpoint can lack it.
-    pooler = pooler or not config.pooler_has_weights
+    pooler = pooler or not config.pooler_has_weights or not family.returns_hidden_state
     with_pooler = family.pooler is not None and (head.reads_pooler if head else pooler and family.base_model_has_pooler)
     try:
         return Model(

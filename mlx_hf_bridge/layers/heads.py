@@ -40,6 +40,27 @@ class Pooler(nn.Module):
         return mx.tanh(self.dense(batch.first_tokens(hidden)))
 
 
+class FirstTokenPooler(nn.Module):
+    """DPR's pooler: the hidden state of position 0, projected by a linear layer if there is one.
+
+    Takes hidden states (B, L, D) and the batch. Returns (B, D), or (B, P).
+
+    Args:
+        hidden_size: D.
+        projection: Width of the linear layer, P; 0 for no layer.
+    """
+
+    def __init__(self, hidden_size: int, projection: int = 0) -> None:
+        super().__init__()
+        if projection:
+            self.dense = Linear(hidden_size, projection)
+
+    def __call__(self, hidden: mx.array, batch: TokenBatch) -> mx.array:
+        first = batch.first_tokens(hidden)
+        projected: mx.array = self.dense(first) if "dense" in self else first
+        return projected
+
+
 class EOSPooler(nn.Module):
     """CLIP's pooler: the hidden state of the first end-of-text token, or of position 0 if a text has none.
 
@@ -185,6 +206,24 @@ class SpanClassifier(nn.Module):
     def __call__(self, hidden: mx.array, pooled: mx.array | None, batch: TokenBatch, table: TokenTable) -> HeadOutputs:
         spans = self.out(hidden)  # (B, L, 2)
         return {"start_logits": spans[..., 0], "end_logits": spans[..., 1]}
+
+
+class PassageReader(SpanClassifier):
+    """DPR's reader: where the answer is in a passage, and whether it is there.
+
+    Returns "start_logits" and "end_logits", both of shape (B, L), and "relevance_logits" of shape (B,).
+
+    Args:
+        hidden_size: D.
+    """
+
+    def __init__(self, hidden_size: int) -> None:
+        super().__init__(hidden_size)
+        self.relevance = Linear(hidden_size, 1)
+
+    def __call__(self, hidden: mx.array, pooled: mx.array | None, batch: TokenBatch, table: TokenTable) -> HeadOutputs:
+        spans = super().__call__(hidden, pooled, batch, table)
+        return {**spans, "relevance_logits": self.relevance(batch.first_tokens(hidden))[:, 0]}
 
 
 class TokenDiscriminator(nn.Module):

@@ -40,6 +40,7 @@ from mlx_hf_bridge.pretrained.outputs import (
     ModelOutput,
     MultipleChoiceModelOutput,
     NextSentencePredictorOutput,
+    PooledOutput,
     PreTrainingOutput,
     QuestionAnsweringModelOutput,
     Seq2SeqModelOutput,
@@ -370,6 +371,8 @@ class MLXPreTrainedModel(TorchModuleAPI):
         hidden = convert(encoded.hidden)
         if encoded.encoder is not None:
             return Seq2SeqModelOutput(last_hidden_state=hidden, **recorded)
+        if not self._loaded.family.returns_hidden_state:
+            return PooledOutput(pooler_output=convert(encoded.pooled), **recorded)
         if self._loaded.family.pooler is None:
             return BaseModelOutput(last_hidden_state=hidden, **recorded)
         return BaseModelOutputWithPooling(last_hidden_state=hidden, pooler_output=convert(encoded.pooled), **recorded)

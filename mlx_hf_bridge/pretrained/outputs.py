@@ -87,6 +87,15 @@ class BaseModelOutputWithPooling(ModelOutput):
     fields = ("last_hidden_state", "pooler_output", "hidden_states", "attentions", "global_attentions")
 
 
+class PooledOutput(ModelOutput):
+    """Output of an encoder that returns no hidden states of its last layer (DPR): pooler_output (B, D).
+
+    hidden_states and attentions are as in BaseModelOutput.
+    """
+
+    fields = ("pooler_output", "hidden_states", "attentions")
+
+
 class MaskedLMOutput(ModelOutput):
     """Output for masked language modeling: logits (B, L, vocab_size) before softmax."""
 
@@ -106,9 +115,15 @@ class TokenClassifierOutput(ModelOutput):
 
 
 class QuestionAnsweringModelOutput(ModelOutput):
-    """Output for extractive question answering: start_logits and end_logits (B, L) before softmax."""
+    """Output for extractive question answering: start_logits and end_logits (B, L) before softmax.
 
-    fields = ("loss", "start_logits", "end_logits", "hidden_states", "attentions", "global_attentions")
+    DPR's reader has relevance_logits (B,) too: whether a passage has the answer.
+    """
+
+    fields = (
+        *("loss", "start_logits", "end_logits", "relevance_logits"),
+        *("hidden_states", "attentions", "global_attentions"),
+    )
 
 
 class MultipleChoiceModelOutput(ModelOutput):

@@ -243,6 +243,11 @@ def _transformer(
     loaded: LoadedModel, tokenizer: Tokenizer, settings: TransformerSettings, arguments: LoadArguments, source: Source
 ) -> Transformer:
     """Return the module of an encoder: one that reads `task` if the encoder has a LoRA for each."""
+    if not loaded.family.returns_hidden_state and settings.output[0] == "last_hidden_state":
+        raise UnsupportedModelError(
+            f"{source.name} is a {loaded.family.model_type}, which has a pooled output and no hidden states to pool; "
+            "sentence-transformers does not read it either. Use MLXAutoModel, whose pooler_output is the embedding."
+        )
     if tasks_of(loaded):
         return TaskTransformer(loaded, tokenizer, settings, arguments.overlong, arguments.default_task)
     if arguments.default_task is not None:

@@ -181,8 +181,8 @@ def _with_offsets(header: bytes, data: bytes) -> tuple[bytes, bytes]:
             if name != "__metadata__" and isinstance(entry, dict):
                 size = _DTYPES.get(entry.get("dtype"), 1)
                 for axis in entry.get("shape", ()):
-                    size *= axis
-                if type(size) is int and 0 <= size < _MOST_DATA:
+                    size *= axis if type(axis) is int else 1
+                if 0 <= size < _MOST_DATA:
                     entry["data_offsets"] = [end, end + size]
                     end += size
         return to_bytes(content), (data * (end // max(len(data), 1) + 1))[:end] if end < _MOST_DATA else data

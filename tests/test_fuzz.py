@@ -1,6 +1,7 @@
 """The fuzzer's targets work, a few changed inputs of each are read or refused, and what it found stays mended."""
 
 import json
+import re
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -19,8 +20,9 @@ from fuzz.targets.base import safetensors, wordpiece
 from fuzz.worker import LONGEST_MESSAGE, Worker, outcome, plain_input
 from mlx_hf_bridge.checkpoints.metadata import read_metadata
 from mlx_hf_bridge.checkpoints.safetensors_file import SafetensorsFile
+from mlx_hf_bridge.checkpoints.torch_file import TorchFile
 from mlx_hf_bridge.cli.models_file import read_models
-from mlx_hf_bridge.errors import ConfigError, RepositoryError, TokenRangeError, UnsupportedModelError
+from mlx_hf_bridge.errors import CheckpointError, ConfigError, RepositoryError, TokenRangeError, UnsupportedModelError
 from mlx_hf_bridge.inference.tokenizer import Tokenizer
 from mlx_hf_bridge.layers.token_batch import TokenBatch
 from mlx_hf_bridge.models import family_for
@@ -197,3 +199,20 @@ def test_messages_are_short_and_can_be_printed_whatever_a_file_says(letter: str)
         family_for(config).config.from_json(config)
     assert len(str(raised.value)) < LONGEST_MESSAGE
     assert str(raised.value).isprintable()
+
+
+def test_an_entry_that_claims_more_bytes_than_its_file_takes_no_memory(tmp_path: Path) -> None:
+    """Python's zipfile allocates what an entry claims before it reads."""
+    content = bytearray(find_target("torch-file").seeds[0])
+    for entry in re.finditer(b"PK\x01\x02", bytes(content)):
+        content[entry.start() + 20 : entry.start() + 28] = struct.pack("<II", 2**31 - 1, 2**31 - 1)
+    (tmp_path / "x.bin").write_bytes(content)
+    with pytest.raises(CheckpointError, match="an entry has 2147483647 bytes, and the file"):
+        dict(TorchFile(tmp_path / "x.bin").arrays())
+
+
+def test_embeddings_without_axes_are_no_table(tmp_path: Path) -> None:
+    arrays = {"embeddings": np.array(1.0, np.float32), "mapping": np.arange(14)}
+    (tmp_path / "model.safetensors").write_bytes(safetensors(arrays))
+    with pytest.raises(ConfigError, match=r"expected embedding\.weight or embeddings \(tokens, width\)"):
+        StaticEmbedding.read(tmp_path)

@@ -67,10 +67,12 @@ class _Zip(_Layout):
             with archive.open(self._plain(archive, root)) as file:
                 self.tensors = tensors_by_name(read_pickle(file)[0])  # type: ignore[arg-type]
 
-    @staticmethod
-    def _plain(archive: zipfile.ZipFile, name: str) -> zipfile.ZipInfo:
+    def _plain(self, archive: zipfile.ZipFile, name: str) -> zipfile.ZipInfo:
         """Return an entry that is stored as it is; a compressed one can be of any size when it is read."""
         info = archive.getinfo(name)
+        # As much memory is taken as the entry says that it has.
+        if max(info.file_size, info.compress_size) > (size := self._path.stat().st_size):
+            raise zipfile.BadZipFile(f"an entry has {info.file_size} bytes, and the file {size}")
         if info.compress_type != zipfile.ZIP_STORED:
             raise TensorPickleError(f"the entry {short(name)} is compressed, which torch does not do")
         return info

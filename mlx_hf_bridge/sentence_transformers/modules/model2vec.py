@@ -20,17 +20,19 @@ def expand_embeddings(arrays: Mapping[str, mx.array], folder: Path) -> mx.array 
         folder: The module's folder, named in errors.
 
     Returns:
-        The table (V, D); None without embeddings.
+        The table (V, D); embeddings as they are if they are no table, None without them.
 
     Raises:
         ConfigError: If mapping or weights have another shape or dtype.
         TokenRangeError: If the mapping names rows that the table does not have.
     """
     weight = arrays.get("embeddings")
-    if weight is not None and "mapping" in arrays:
+    if weight is None or weight.ndim != 2:
+        return weight
+    if "mapping" in arrays:
         # model2vec stores one row for several tokens; expanding it keeps the lookup a plain one.
         weight = weight[_check_rows(arrays["mapping"], weight.shape[0], folder)]
-    if weight is not None and (factors := arrays.get("weights")) is not None:
+    if (factors := arrays.get("weights")) is not None:
         rows = weight.shape[0]
         # One weight for all tokens broadcasts, as in sentence-transformers.
         if factors.ndim != 1 or (factors.shape[0] != rows and 1 not in (rows, factors.shape[0])):

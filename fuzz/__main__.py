@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-from fuzz.campaign import as_data, has_atheris, run_target, shares, table
+from fuzz.campaign import Settings, as_data, has_atheris, run_targets, shares, table
 from fuzz.targets import NAMES, TOGETHER
 from fuzz.worker import import_targets
 
@@ -18,11 +18,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("targets", nargs="*", metavar="TARGET", help=f"all of them: {', '.join(NAMES)}")
     parser.add_argument("--executions", type=int, default=1_000_000, help="inputs of all targets together")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="when to end, whatever is left")
+    parser.add_argument("--jobs", type=int, default=1, help="how many targets run at a time")
     parser.add_argument("--seed", type=int, default=1, help="the seed of chance")
     parser.add_argument("--output", type=Path, default=Path("fuzz-results"), help="folder of results and findings")
     parser.add_argument("--together", action="store_true", help="all targets in one process, for a short run")
     parser.add_argument("--plain", action="store_true", help="change inputs at random, without atheris")
     options = parser.parse_args(argv)
+    options.output = options.output.resolve()
     if unknown := sorted(set(options.targets) - set(NAMES)):
         parser.error(f"there is no target {', '.join(unknown)}; known are {', '.join(NAMES)}")
     if not options.plain and not has_atheris():
@@ -32,13 +34,11 @@ def main(argv: list[str] | None = None) -> int:
     # Nothing is downloaded, and tokenizers has no threads when this process forks.
     os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", RUST_BACKTRACE="0")
     import_targets(NAMES if options.together else names, options.plain)
-    counts = shares(names, options.executions)
-    for number, name in enumerate(names):
-        # What is left of the time is divided among the targets that are left.
-        deadline = time.monotonic() + (options.seconds - time.monotonic() + start) / (len(names) - number)
-        result = run_target(name, counts[name], options.seed, options.plain, options.output, deadline)
+    seconds = options.seconds * options.jobs / len(names)
+    settings = Settings(shares(names, options.executions), seconds, options.seed, options.plain, options.output)
+    for result in run_targets(names, settings, options.jobs):
         results.append(result)
-        print(f"{name}: {result.executions:,} executions in {result.seconds:.0f} s", flush=True)
+        print(f"{result.target}: {result.executions:,} executions in {result.seconds:.0f} s", flush=True)
         for finding in result.findings:
             print(f"  {finding['what']} ({finding['input']})", flush=True)
     print(f"\n{table(results)}")

@@ -2,14 +2,16 @@
 
 import importlib.util
 import json
+import multiprocessing
 import os
 import shutil
 import signal
 import tempfile
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -49,20 +51,53 @@ def has_atheris() -> bool:
     return importlib.util.find_spec("atheris") is not None
 
 
-def run_target(name: str, executions: int, seed: int, plain: bool, kept: Path, deadline: float) -> Result:
+@dataclass(frozen=True)
+class Settings:
+    """How targets are run.
+
+    Args:
+        executions: How many inputs each target reads, by name.
+        seconds: How long each target may take.
+        seed: The seed of chance.
+        plain: Whether inputs are changed without regard to coverage.
+        kept: Where inputs of findings are written.
+    """
+
+    executions: Mapping[str, int]
+    seconds: float
+    seed: int
+    plain: bool
+    kept: Path
+
+
+def run_targets(names: Sequence[str], settings: Settings, jobs: int) -> Iterator[Result]:
+    """Run targets, some at a time.
+
+    Args:
+        names: Their names.
+        settings: How they are run.
+        jobs: How many run at a time.
+
+    Yields:
+        The result of each, in the order of the names.
+    """
+    # Forked, since this process has imported and instrumented the package, and has not used MLX.
+    with multiprocessing.get_context("fork").Pool(jobs) as pool:
+        yield from pool.imap(partial(run_target, settings=settings), names)
+
+
+def run_target(name: str, settings: Settings) -> Result:
     """Run one target.
 
     Args:
         name: Its name.
-        executions: How many inputs to read.
-        seed: The seed of chance.
-        plain: Whether inputs are changed without regard to coverage.
-        kept: Where inputs of findings are written.
-        deadline: The time of `time.monotonic` at which it ends, whatever is left.
+        settings: How it is run.
 
     Returns:
         The result.
     """
+    executions, seed, plain, kept = settings.executions[name], settings.seed, settings.plain, settings.kept
+    deadline = time.monotonic() + settings.seconds
     result = Result(name, find_target(name).reads)
     shared_memory = Path("/dev/shm")
     place = shared_memory if shared_memory.is_dir() and os.access(shared_memory, os.W_OK) else None
@@ -93,7 +128,7 @@ def run_target(name: str, executions: int, seed: int, plain: bool, kept: Path, d
 def _run_process(name: str, folder: Path, executions: int, seed: int, plain: bool, deadline: float) -> str:
     """Run a worker until it ends by itself or makes no progress, and return the end of what it printed.
 
-    It is a fork of this process, which has imported and instrumented the package and has not used MLX.
+    It is a fork of this process, for the reason that `run_targets` gives.
     """
     state = State(folder / "state")
     state.write(0, 0.0, 0.0, 0)

@@ -207,7 +207,7 @@ def test_an_entry_that_claims_more_bytes_than_its_file_takes_no_memory(tmp_path:
     for entry in re.finditer(b"PK\x01\x02", bytes(content)):
         content[entry.start() + 20 : entry.start() + 28] = struct.pack("<II", 2**31 - 1, 2**31 - 1)
     (tmp_path / "x.bin").write_bytes(content)
-    with pytest.raises(CheckpointError, match="an entry has 2147483647 bytes, and the file"):
+    with pytest.raises(CheckpointError, match=r"damaged .*an entry has"):
         dict(TorchFile(tmp_path / "x.bin").arrays())
 
 

@@ -119,6 +119,7 @@ KINDS = {
         (
             f"{_CACHE}::test_a_full_disk_names_the_cache",
             f"{_CACHE}::test_a_cache_that_is_a_file_is_named",
+            f"{_FAULTS}::test_a_save_onto_a_full_disk_names_the_folder_and_changes_nothing",
             f"{_FAULTS}::test_odd_names_are_names",
             f"{_FAULTS}::test_a_relative_cache_and_one_at_the_end_of_a_link_stay_where_they_are",
             f"{_FAULTS}::test_a_cache_that_cannot_be_is_one_short_error",

@@ -53,8 +53,9 @@ def test_a_pipeline_runs_without_torch() -> None:
 
 def test_the_cache_is_intact() -> None:
     MLXSentenceTransformer(model_folder())
-    models = scan_cache().models
-    assert models and all(model.state == "current" and verify(model) == [] for model in models)
+    models = scan_cache().find(str(model_folder()))
+    assert models
+    assert all(model.state == "current" and verify(model) == [] for model in models)
 
 
 def test_the_command_encodes() -> None:

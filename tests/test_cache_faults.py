@@ -265,3 +265,46 @@ def test_a_converted_folder_that_is_cut_while_it_is_read_is_an_error(
     monkeypatch.setattr(mx, "load", cut)
     with pytest.raises(CheckpointError, match=r"a file of .*/model was cut while it was read"):
         kind(tmp_path / "model")
+
+
+WRITES = {
+    # MLX's error names no file, and tokenizers raises no other class.
+    "weights": (mx, "save_safetensors", RuntimeError("[write] Unable to write 99 bytes to file.")),
+    "a copy": (shutil, "copyfile", OSError(28, "No space left on device")),
+    "a file": (Path, "write_text", OSError(28, "No space left on device")),
+    "a tokenizer": (Path, "write_text", Exception("No space left on device (os error 28)")),
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "what"),
+    [
+        (MLXAutoModel.from_pretrained, "weights"),
+        (MLXAutoModel.from_pretrained, "a file"),
+        (MLXSentenceTransformer, "a copy"),
+        (MLXSentenceTransformer, "a tokenizer"),
+    ],
+)
+def test_a_save_onto_a_full_disk_names_the_folder_and_changes_nothing(
+    kind: Any, what: str, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def files() -> dict[Path, bytes]:
+        return {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+    model = kind(source)
+    model.save_pretrained(str(tmp_path / "there"))
+    before = files()
+    place, name, error = WRITES[what]
+
+    def fail(*arguments: Any, **options: Any) -> None:
+        if what == "a copy":
+            error.filename, error.filename2 = arguments
+        raise error
+
+    monkeypatch.setattr(place, name, fail)
+    options = {"max_shard_size": "20KB"} if what == "weights" else {}
+    for target in ("there", "new"):
+        with pytest.raises(RepositoryError, match=rf"{tmp_path} cannot be written \(.*Give a folder on a disk"):
+            model.save_pretrained(str(tmp_path / target), **options)
+    assert files() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["there"]

@@ -54,6 +54,46 @@ def write_atomically(folder: Path, create: Callable[[Path], Any], advice: str = 
             shutil.rmtree(scratch, ignore_errors=True)
 
 
+@contextmanager
+def filling(target: Path) -> Iterator[Path]:
+    """Fill a folder that may have files already: all new files come at the end, and none if that is not reached.
+
+    They are written into a folder within the target, so that they are on its disk, and are moved, which needs no space.
+
+    Args:
+        target: The folder; created if needed, and removed again if nothing comes of it.
+
+    Yields:
+        An empty folder, whose files and folders are moved into the target.
+
+    Raises:
+        RepositoryError: If it cannot be written.
+    """
+    is_new = not target.exists()
+    with reporting_write_errors(target):
+        check_encodable(target)
+        target.mkdir(parents=True, exist_ok=True)
+        remove_abandoned(target)
+        scratch = Path(tempfile.mkdtemp(prefix=".", suffix=SCRATCH, dir=target))
+        try:
+            with FileLock(scratch / _LOCK):
+                new = scratch / target.name
+                new.mkdir()
+                yield new
+                for path in sorted(new.rglob("*")):
+                    place = target / path.relative_to(new)
+                    if path.is_dir():
+                        place.mkdir(exist_ok=True)
+                    else:
+                        os.replace(path, place)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+            if is_new:
+                # Which does nothing if there is something in it.
+                with suppress(OSError):
+                    target.rmdir()
+
+
 def abandoned(parent: Path) -> Iterator[Path]:
     """Find the scratch folders of processes that were killed while they wrote.
 
@@ -105,7 +145,7 @@ def reporting_write_errors(folder: Path, advice: str = _ADVICE) -> Iterator[None
     Raises:
         RepositoryError: If the folder, or the disk that it is on, cannot be written.
     """
-    where = f"the folder {folder.parent!s:.300} cannot be written"
+    where = f"the folder {_visible(folder.parent)!s:.300} cannot be written"
     try:
         yield
     except BridgeError:
@@ -121,13 +161,29 @@ def reporting_write_errors(folder: Path, advice: str = _ADVICE) -> Iterator[None
         if not str(error).startswith("[write]"):
             raise
         raise RepositoryError(f"{where} ({error!s:.400}) {advice}") from error
+    except Exception as error:
+        # An error of the disk in tokenizers, which has no class for it.
+        if type(error) is not Exception or "(os error " not in str(error):
+            raise
+        raise RepositoryError(f"{where} ({error!s:.400}). {advice}") from error
+
+
+def _visible(folder: Path) -> Path:
+    """Return the folder that a scratch folder stands for."""
+    hidden = [parent for parent in (folder, *folder.parents) if parent.name.endswith(SCRATCH)]
+    return hidden[-1].parent if hidden else folder
 
 
 def _is_about(error: OSError, folder: Path) -> bool:
     """Whether an error is about a folder, what leads to it or is made for it, or the disk; not about a source file."""
-    if not isinstance(error.filename, (str, os.PathLike)):
+    # Of copying a folder: a list of files, each with the text of its error.
+    if isinstance(error, shutil.Error):
+        return True
+    # A copy has two names, and the disk is that of the second.
+    named = error.filename if error.filename2 is None else error.filename2
+    if not isinstance(named, (str, os.PathLike)):
         return error.errno in _DISK_ERRORS
-    path, parent = Path(error.filename), folder.parent
+    path, parent = Path(named), folder.parent
     if parent.is_relative_to(path):
         return True
     inside = path.relative_to(parent).parts[0] if path.is_relative_to(parent) else ""

@@ -12,6 +12,7 @@ from mlx_hf_bridge.checkpoints.metadata import read_metadata
 from mlx_hf_bridge.checkpoints.paths import copy_folder
 from mlx_hf_bridge.checkpoints.repo_files import write_json
 from mlx_hf_bridge.checkpoints.safetensors_file import INDEX_FILE, SINGLE_FILE, dtype_name, shards
+from mlx_hf_bridge.conversion.atomic_folder import filling
 from mlx_hf_bridge.conversion.integrity import write_metadata
 from mlx_hf_bridge.errors import ArgumentTypeError, InputError, RepositoryError
 from mlx_hf_bridge.weights.name_mapping import KEEP_FILE_DTYPE
@@ -62,7 +63,8 @@ def save_folder(
         max_shard_size: The largest size of one weight file, in bytes or as text ("5GB").
 
     Raises:
-        RepositoryError: If `target` is a file, or the model's own folder and the weights would change.
+        RepositoryError: If `target` is a file, cannot be written, or is the model's own folder and the weights would
+            change.
         InputError: If `max_shard_size` is not a size.
     """
     if target.is_file():
@@ -72,16 +74,23 @@ def save_folder(
     size = sum(path.stat().st_size for path in weights)
     # Files that would not change are copied, which needs no memory for the weights.
     unchanged = stored.get("dtype") == dtype_name(dtype) and size <= limit and variant is None and len(weights) == 1
-    if target.resolve() != folder.resolve():
-        copy_folder(folder, target, folder, skip=("*.safetensors*" if not unchanged else "", METADATA_FILE))
-    elif not unchanged:
-        raise RepositoryError(
-            f"{target} is the folder that the model was loaded from, and its weights would change. Give another path."
-        )
-    written = {SINGLE_FILE} if unchanged else _write_weights(weights, target, dtype, variant, limit)
+    content = {**config, "dtype": dtype_name(dtype)}
+    if target.resolve() == folder.resolve():
+        if not unchanged:
+            raise RepositoryError(
+                f"{target} is the folder that the model was loaded from, and its weights would change. Give another "
+                "path."
+            )
+        write_json(target / CONFIG_FILE, content)
+        _write_metadata(folder, target, dtype)
+        return
+    # Complete or not at all, also on a disk that is full.
+    with filling(target) as new:
+        copy_folder(folder, new, folder, skip=("*.safetensors*" if not unchanged else "", METADATA_FILE))
+        written = {SINGLE_FILE} if unchanged else _write_weights(weights, new, dtype, variant, limit)
+        write_json(new / CONFIG_FILE, content)
+        _write_metadata(folder, new, dtype)
     _remove_others(target, written, variant)
-    write_json(target / CONFIG_FILE, {**config, "dtype": dtype_name(dtype)})
-    _write_metadata(folder, target, dtype)
 
 
 def _weight_files(folder: Path) -> list[Path]:

@@ -1,7 +1,5 @@
 """Saves a model as a complete sentence-transformers repository, and uploads it to the Hub."""
 
-import shutil
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +9,7 @@ from mlx_hf_bridge.checkpoints.card import CARD_FILE
 from mlx_hf_bridge.checkpoints.checkpoint import MODULES_FILE
 from mlx_hf_bridge.checkpoints.paths import copy_file, is_inside
 from mlx_hf_bridge.checkpoints.repo_files import write_json
+from mlx_hf_bridge.conversion.atomic_folder import filling
 from mlx_hf_bridge.errors import RepositoryError
 from mlx_hf_bridge.pretrained import hub
 from mlx_hf_bridge.pretrained.hub import build_model_card
@@ -30,20 +29,17 @@ def save(modules: Sequence[Module], config: Mapping[str, Any], target: Path, rea
         readme: A README.md to copy, if it exists.
 
     Raises:
-        RepositoryError: If the target is a file.
+        RepositoryError: If the target is a file, or cannot be written.
     """
     target = target.expanduser()
     if target.is_file():
         raise RepositoryError(f"{target} is a file, expected a folder to save into. Give another path.")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    # Written next to the target first, so that a failure leaves the target as it was.
-    with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as scratch:
-        folder = Path(scratch)
+    # A failure leaves the target as it was.
+    with filling(target) as folder:
         _write(modules, config, folder)
         # A card that lies elsewhere is none of the model's files, and no reason to fail.
         if readme is not None and is_inside(readme, readme.parent):
             copy_file(readme, folder / CARD_FILE, readme.parent)
-        shutil.copytree(folder, target, dirs_exist_ok=True, copy_function=shutil.copyfile)
 
 
 def _write(modules: Sequence[Module], config: Mapping[str, Any], folder: Path) -> None:

@@ -21,7 +21,7 @@ from remote_code_repos import TEXTS, as_hub_cache, ragged_ids, tokenized, write_
 from safetensors.numpy import save_file
 
 import mlx_hf_bridge
-from mlx_hf_bridge import MLXAutoModel, MLXCrossEncoder, MLXSentenceTransformer, MLXSparseEncoder
+from mlx_hf_bridge import MLXAutoModel, MLXCrossEncoder, MLXSentenceTransformer, MLXSparseEncoder, verify
 from mlx_hf_bridge.errors import ConfigError
 
 # float32 against float64.
@@ -250,6 +250,26 @@ def test_stella_answers_through_a_folder_the_hub_q8_and_a_saved_copy(tmp_path: P
         np.testing.assert_allclose(again.encode(TEXTS, prompt_name="s2p_query"), expected, rtol=0, atol=ABSOLUTE)
 
 
+def test_one_token_type_is_added_whatever_ids_say(tmp_path: Path) -> None:
+    """As in the authors' code, where the table has one row."""
+    config = {**CONFIG, **MULTILINGUAL}
+    weights, inputs = weights_for(config), ragged_ids(token_types=2)
+    write_repo(tmp_path, config, weights)
+    hidden = MLXAutoModel.from_pretrained(tmp_path)(**inputs).last_hidden_state
+    there = inputs["attention_mask"].astype(bool)
+    del inputs["token_type_ids"]
+    np.testing.assert_allclose(hidden[there], encoded(inputs, weights, config)[there], rtol=0, atol=ABSOLUTE)
+
+
+def test_a_packed_copy_is_verified_without_the_repos_code(tmp_path: Path) -> None:
+    config = {**CONFIG, "hidden_size": 64, "intermediate_size": 128}
+    write_repo(tmp_path, config, weights_for(config), ["", "1_Pooling"])
+    write_pooling(tmp_path, 64, "cls_token")
+    report = verify(str(tmp_path), quantization_config="q8", texts=TEXTS)
+    assert report.figures["cosine_mean"] > 0.99
+    assert "mlx_hf_bridge in float32" in report.reference
+
+
 def test_the_reranker_ranks_as_described(tmp_path: Path) -> None:
     head = "ForSequenceClassification"
     config = {**CONFIG, **MULTILINGUAL, "architectures": [f"New{head}"], "id2label": {"0": "LABEL_0"}}
@@ -258,7 +278,7 @@ def test_the_reranker_ranks_as_described(tmp_path: Path) -> None:
     write_repo(tmp_path, config, weights)
     pairs = [("a cat", text) for text in TEXTS]
     inputs = tokenized(transformers.BertTokenizer.from_pretrained(tmp_path), pairs)
-    # The authors' code ignores the second segment where the table has one row.
+    # There is one token type, and so no second segment.
     expected = scores({**inputs, "token_type_ids": inputs["input_ids"] * 0}, weights, config, head)[:, 0]
     actual = MLXCrossEncoder(str(tmp_path)).predict(pairs)
     np.testing.assert_allclose(actual, 1 / (1 + np.exp(-expected)), rtol=0, atol=ABSOLUTE)

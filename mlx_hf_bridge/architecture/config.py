@@ -202,6 +202,16 @@ class EncoderConfig:
         return self.model_type in _EAGER_TYPES
 
     @property
+    def in_transformers(self) -> bool:
+        """Whether transformers' class computes it; False for variants of a model type that only remote code has."""
+        return True
+
+    @property
+    def reads_token_type_ids(self) -> bool:
+        """Whether token type ids are looked up; without a table, any are accepted and ignored."""
+        return self.type_vocab_size > 0
+
+    @property
     def independent_length(self) -> int:
         """Longest batch, in tokens, in which padding changes no text's outputs; a longer one holds one length only."""
         return NO_POSITIONS

@@ -75,7 +75,9 @@ def make_batch(
     # Checked here because MLX does not check bounds: an id beyond a table would read other memory.
     _check_range("input_ids", ids, config.vocab_size, "vocab_size")
     _check_positions(config, ids, position_ids)
-    if token_type_ids is not None and config.type_vocab_size:
+    if not config.reads_token_type_ids:
+        token_type_ids = None
+    if token_type_ids is not None:
         _check_range("token_type_ids", token_type_ids, config.type_vocab_size, "type_vocab_size")
     extra = dict(extra_inputs or {})
     for name, values in extra.items():
@@ -90,7 +92,9 @@ def make_batch(
     return TokenBatch(
         mx.array(ids.astype(np.int32)),
         found,
-        None if token_type_ids is None or not config.type_vocab_size else mx.array(token_type_ids.astype(np.int32)),
+        None
+        if token_type_ids is None or not config.reads_token_type_ids
+        else mx.array(token_type_ids.astype(np.int32)),
         None if position_ids is None else mx.array(position_ids.astype(np.int32)),
         inputs_embeds,
         attention_bias,

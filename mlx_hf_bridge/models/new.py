@@ -49,6 +49,11 @@ class NewConfig(GteConfig):
         "layer_norm_type": lambda value: value not in (None, "layer_norm", "rms_norm"),
     }
 
+    @property
+    def reads_token_type_ids(self) -> bool:
+        """Whether token type ids are looked up; the authors' code takes all of them for 0 if there is one type."""
+        return self.type_vocab_size > 1
+
 
 def encoder(config: NewConfig) -> Encoder:
     """Return the encoder."""

@@ -122,6 +122,13 @@ class NomicBertConfig(RotaryConfig):
         return self.moe_every_n_layers > 1 and self.num_hidden_layers > 1
 
     @property
+    def in_transformers(self) -> bool:
+        """Whether transformers' class computes it: no experts, no biases, no other blocks, no scaling of its own."""
+        biases = self.qkv_proj_bias or self.mlp_fc1_bias or self.mlp_fc2_bias
+        usual = self.activation_function in (None, "swiglu")
+        return usual and not (biases or self.has_experts or self.scales_positions)
+
+    @property
     def scales_positions(self) -> bool:
         """Whether the authors' rotary_scaling_factor applies; what transformers writes wins if both are given."""
         return bool(self.rotary_scaling_factor) and not (self.rope_scaling or self.rope_parameters)

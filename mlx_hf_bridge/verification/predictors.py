@@ -11,7 +11,10 @@ from typing import Any
 import numpy as np
 
 from mlx_hf_bridge.checkpoints.adapter import is_adapter
-from mlx_hf_bridge.errors import BridgeError
+from mlx_hf_bridge.checkpoints.checkpoint import read_checkpoint
+from mlx_hf_bridge.checkpoints.sources import HubOptions, locate
+from mlx_hf_bridge.errors import BridgeError, MissingConfigError
+from mlx_hf_bridge.models import family_for, is_native
 from mlx_hf_bridge.pipelines import pipeline
 from mlx_hf_bridge.quantization.recipes import QuantizationLike
 from mlx_hf_bridge.sentence_transformers import MLXSentenceTransformer
@@ -66,6 +69,8 @@ def load_converted(
 def load_reference(reference: Reference, task: str) -> Predictor:
     """Load the float model with torch if it and the task's library are installed, else in float32 with this package.
 
+    An architecture that only remote code has in torch is loaded with this package too: that code is never run.
+
     Args:
         reference: The float checkpoint.
         task: "embedding" or "classification".
@@ -76,10 +81,22 @@ def load_reference(reference: Reference, task: str) -> Predictor:
     needed = ["torch", "sentence_transformers" if task == EMBEDDING else "transformers"]
     if is_adapter(reference.folder):
         needed.append("peft")
-    if not all(importlib.util.find_spec(name) for name in needed):
+    if _needs_remote_code(reference) or not all(importlib.util.find_spec(name) for name in needed):
         found = load_converted(reference.name, task, dtype="float32", revision=reference.revision)
         return Predictor("mlx_hf_bridge in float32", found.predict, found.labels)
     return _load_on_torch(reference, task)
+
+
+def _needs_remote_code(reference: Reference) -> bool:
+    """Return whether transformers has no class that computes the checkpoint."""
+    try:
+        raw = read_checkpoint(locate(reference.name, HubOptions(revision=reference.revision))).config
+    except MissingConfigError:  # static embeddings and their like
+        return False
+    if not is_native(raw):
+        return False
+    family = family_for(raw)
+    return not (family.in_transformers and family.config.from_json(raw).in_transformers)
 
 
 def _load_on_torch(reference: Reference, task: str) -> Predictor:

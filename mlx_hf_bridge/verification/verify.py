@@ -59,7 +59,8 @@ def verify(
     Args:
         model: A converted folder, or the Hub id or folder of a checkpoint together with quantization_config.
         reference_model: The float checkpoint. Default: the one that the converted folder names. It is run by
-            transformers or sentence-transformers on torch if they are installed, else in float32 by this package.
+            transformers or sentence-transformers on torch if they are installed and need no remote code for it, else
+            in float32 by this package.
         quantization_config: The recipe to convert a checkpoint with: a name ("q8"), a dict or an
             MLXQuantizationConfig. Default: the model is used as it is.
         texts: Texts to compare on. Default: the texts that come with the package.

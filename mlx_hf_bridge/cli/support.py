@@ -14,7 +14,8 @@ on random weights, through files on disk: padded on either side and unbatched, w
 (`tests/test_parity.py`); in float16 and bfloat16, with padding in every pattern (`tests/test_half_precision.py`); with
 every quantization recipe (`tests/test_quantization.py`); and at the longest text it takes (`tests/test_lengths.py`).
 Types that only their authors' code has in torch, marked with \\*, are compared with an independent implementation in
-NumPy instead (`tests/numpy_reference.py`), to the same 2e-5; nothing of a repo's code is ever run.
+NumPy instead (`tests/numpy_reference.py`), to the same 2e-5; nothing of a repo's code is ever run. So are variants of
+nomic_bert that transformers' class lacks: mixtures of experts, biases, other feed-forward blocks.
 
 Any other type is traced if possible (docs/tracing.md): transformers' own module runs as a graph, which each conversion
 first compares with torch; "tried" means that no obstacle is known. Otherwise loading it is an error.

@@ -92,9 +92,7 @@ def make_batch(
     return TokenBatch(
         mx.array(ids.astype(np.int32)),
         found,
-        None
-        if token_type_ids is None or not config.reads_token_type_ids
-        else mx.array(token_type_ids.astype(np.int32)),
+        None if token_type_ids is None else mx.array(token_type_ids.astype(np.int32)),
         None if position_ids is None else mx.array(position_ids.astype(np.int32)),
         inputs_embeds,
         attention_bias,

@@ -12,8 +12,13 @@ import transformers
 from checkpoints import FAMILIES, Row, make_checkpoint, ragged_inputs, save_model
 from weight_files import edit_config, read_tensors, rewrite
 
+import mlx_hf_bridge
 from mlx_hf_bridge import MLXAutoModel, MLXAutoModelForSequenceClassification, MLXSentenceTransformer, pipeline
 from mlx_hf_bridge.errors import ConfigError, InputError, WeightsError
+from mlx_hf_bridge.facade import Facade
+from mlx_hf_bridge.inference.batching import make_batch
+from mlx_hf_bridge.quantization.replay import Replay
+from mlx_hf_bridge.runtime.executor import run
 
 # float32 tolerance across kernels, as in test_parity.py.
 ABSOLUTE = 2e-5
@@ -180,3 +185,54 @@ def test_a_model_of_text_generation_loads_without_its_lm_head(tmp_path: Path) ->
     expected = reference(whole.model, inputs)
     for name in ("last_hidden_state", "encoder_last_hidden_state"):
         np.testing.assert_allclose(output[name], expected[name], rtol=0, atol=ABSOLUTE)
+
+
+def test_programs_of_transformers_run_on_mlx_in_zero_change_mode(nli: Path) -> None:
+    labels = {"candidate_labels": ["sport", "film"]}
+    inputs = {name: torch.tensor(array) for name, array in ragged_inputs(BART).items()}
+    expected = transformers.pipeline("zero-shot-classification", model=str(nli), device="cpu")(TEXTS[0], **labels)
+    with torch.no_grad():
+        output = transformers.AutoModelForSequenceClassification.from_pretrained(nli)(**inputs)
+    mlx_hf_bridge.install(strict=True)
+    try:
+        classify = transformers.pipeline("zero-shot-classification", model=str(nli), device="cpu")
+        model = transformers.AutoModelForSequenceClassification.from_pretrained(nli)
+        actual = classify(TEXTS[0], **labels)
+        with torch.no_grad():
+            here = model(**inputs)
+    finally:
+        mlx_hf_bridge.uninstall()
+    assert isinstance(classify.model, Facade)
+    assert isinstance(model, Facade)
+    assert actual["labels"] == expected["labels"]
+    np.testing.assert_allclose(actual["scores"], expected["scores"], rtol=0, atol=ABSOLUTE)
+    assert type(here) is type(output)
+    for name in ("logits", "encoder_last_hidden_state"):
+        np.testing.assert_allclose(here[name], output[name], rtol=0, atol=ABSOLUTE)
+
+
+def test_calibration_computes_finished_layers_of_encoder_and_decoder_once(nli: Path) -> None:
+    loaded = MLXAutoModelForSequenceClassification.from_pretrained(nli).loaded
+    model = loaded.model
+
+    def replay() -> None:
+        ids = [ragged_inputs(BART, (length, length), seed=length)["input_ids"] for length in (5, 9)]
+        batches = [make_batch(loaded.config, one) for one in ids]
+        expected = [np.array(model(batch).logits) for batch in batches]
+        before = [path for path, _ in model.named_modules()]
+        cached = Replay(model, batches)
+        for path, done in (
+            ("encoder.layers.2.feed_forward.up", [2, 0]),
+            ("encoder.decoder.layers.1.cross_attention.kv", [3, 1]),
+            ("head.out", [3, 1]),
+        ):
+            cached.advance_to(path)
+            for index, logits in enumerate(expected):
+                batch = cached.prepare(index)
+                layers = (*model.encoder.layers, *model.encoder.decoder.layers)
+                assert sum("Cached" in type(layer).__name__ for layer in layers) == sum(done)
+                assert np.array_equal(model(batch).logits, logits)
+        cached.restore()
+        assert [path for path, _ in model.named_modules()] == before
+
+    run(replay)

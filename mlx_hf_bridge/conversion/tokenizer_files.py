@@ -31,8 +31,8 @@ from mlx_hf_bridge.errors import (
     CheckpointError,
     ConfigError,
     RepositoryError,
-    UnsupportedModelError,
 )
+from mlx_hf_bridge.inference.python_tokenizer import PythonBackend
 from mlx_hf_bridge.inference.template_files import TEMPLATE_FILE, TEMPLATE_FOLDER, read_templates
 from mlx_hf_bridge.inference.tokenizer import Tokenizer
 from mlx_hf_bridge.runtime.file_errors import panics_as_exceptions
@@ -48,6 +48,8 @@ _SENTENCEPIECE = (
     "spm_char.model",
 )
 _VOCABULARIES = (TOKENIZER_FILE, "vocab.txt", "vocab.json", *_SENTENCEPIECE)
+# Classes whose tokens are bytes or characters.
+_WITHOUT_VOCABULARY = ("ByT5Tokenizer", "CanineTokenizer", "PerceiverTokenizer")
 # What the classes of transformers read beside their vocabulary.
 _COMPANIONS = (
     TOKENIZER_CONFIG_FILE,
@@ -59,13 +61,17 @@ _COMPANIONS = (
 )
 # Key of tokenizer_config.json: the files are the checkpoint's own, so its class has to read them, and not tokenizers.
 _COPIED = "mlx_hf_bridge_copied"
+# Our extras, and the packages in them as the errors of transformers' classes name them.
+_EXTRAS = {"japanese": ("fugashi", "ipadic", "unidic_lite"), "xlm": ("sacremoses",)}
 # Keys that save_pretrained adds about how the tokenizer was loaded.
 _NOT_SETTINGS = ("is_local", "local_files_only")
 
 
 def has_tokenizer(folder: Path) -> bool:
-    """Whether the folder has vocabulary files of any known form."""
-    return any((folder / name).is_file() for name in _VOCABULARIES)
+    """Whether the folder has vocabulary files of any known form, or names a class that needs none."""
+    if any((folder / name).is_file() for name in _VOCABULARIES):
+        return True
+    return tokenizer_config(folder).get("tokenizer_class") in _WITHOUT_VOCABULARY
 
 
 def build_tokenizer(checkpoint: Checkpoint, family: Family) -> Any:
@@ -153,7 +159,11 @@ def _missing_package(folder: Path, error: Exception) -> str:
         absent = [name for name in ("sentencepiece", "google.protobuf") if not _is_installed(name)]
         if absent:
             return f"{', '.join(absent)}. Run `pip install sentencepiece protobuf`."
-    return f"{error}" if isinstance(error, ImportError) else ""
+    if not isinstance(error, ImportError):
+        return ""
+    # Packages of Japanese and of XLM's tokenizers have an extra of their own.
+    extra = next((name for name, words in _EXTRAS.items() if any(word in str(error) for word in words)), None)
+    return f"{error}" + (f" Run `pip install 'mlx-hf-bridge[{extra}]'`." if extra else "")
 
 
 def _is_installed(name: str) -> bool:
@@ -184,9 +194,12 @@ def write_tokenizer(checkpoint: Checkpoint, family: Family, folder: Path) -> Non
     if not has_tokenizer(source):
         return
     try:
-        tokenizer = _fast_tokenizer(checkpoint, family)
+        tokenizer = build_tokenizer(checkpoint, family)
     except BridgeError as error:
         logger.warning("converted without a tokenizer.json: %s", error)
+        tokenizer = None
+    # One that is written in Python has no other form than its own files.
+    if tokenizer is None or not tokenizer.is_fast:
         _copy(source, folder, checkpoint.folder, (*_VOCABULARIES, *_COMPANIONS))
         path = folder / TOKENIZER_CONFIG_FILE
         settings = read_json(path) if path.is_file() else {}
@@ -216,17 +229,6 @@ def _check_templates(checkpoint: Checkpoint, tokenizer: Any) -> None:
             )
 
 
-def _fast_tokenizer(checkpoint: Checkpoint, family: Family) -> Any:
-    tokenizer = build_tokenizer(checkpoint, family)
-    if not getattr(tokenizer, "is_fast", False):
-        raise UnsupportedModelError(
-            f"{checkpoint.model_folder} has a tokenizer of class {type(tokenizer).__name__}, which is written in "
-            "Python and has no tokenizer.json form. Tokenize with transformers, and pass the ids to an MLXAutoModel "
-            "class; pipelines take this tokenizer too."
-        )
-    return tokenizer
-
-
 def _copy(source: Path, folder: Path, root: Path, names: tuple[str, ...]) -> None:
     for name in names:
         copy_file(source / name, folder / name, root)
@@ -248,7 +250,6 @@ def load_tokenizer(
 
     Raises:
         RepositoryError: If the folder has no tokenizer, or a broken one.
-        UnsupportedModelError: If the tokenizer exists in Python only.
         BackendError: If a package is missing that reads its vocabulary.
         CheckpointError: If a vocabulary file is a pointer of git-lfs, empty, truncated or damaged.
     """
@@ -258,5 +259,10 @@ def load_tokenizer(
     if is_written or not has_tokenizer(folder):
         return Tokenizer.from_folder(folder, given)
     source = locate(folder, HubOptions())
-    built = _fast_tokenizer(Checkpoint(source, folder, folder, dict(config), None), family)
-    return Tokenizer(built.backend_tokenizer, {**given, "model_input_names": list(built.model_input_names)})
+    built = build_tokenizer(Checkpoint(source, folder, folder, dict(config), None), family)
+    given["model_input_names"] = list(built.model_input_names)
+    if built.is_fast:
+        return Tokenizer(built.backend_tokenizer, given)
+    # Its class has special tokens that its files need not name.
+    named = {**given, **built.special_tokens_map, "tokenizer_class": type(built).__name__}
+    return Tokenizer(PythonBackend(built), named)

@@ -18,6 +18,7 @@ import numpy as np
 import tokenizers
 
 from mlx_hf_bridge.errors import ConfigError, InputError, RepositoryError, TokenRangeError
+from mlx_hf_bridge.inference.python_tokenizer import PythonBackend, PythonEncoding
 from mlx_hf_bridge.inference.template_files import CHAT_TEMPLATE, parse_templates, write_templates
 from mlx_hf_bridge.inference.tokenizer_methods import TokenizerMethods
 from mlx_hf_bridge.runtime.file_errors import panics_as_exceptions
@@ -66,14 +67,14 @@ class Tokenizer(TokenizerMethods):
 
     Args:
         backend: The tokenizers.Tokenizer of tokenizer.json; its padding is dropped, its truncation moved to
-            `saved_truncation`.
+            `saved_truncation`. A PythonBackend for a tokenizer that is written in Python.
         config: Content of tokenizer_config.json.
 
     Attributes:
         chat_template: The Jinja source of the chat template, or several by name; None without one.
     """
 
-    def __init__(self, backend: tokenizers.Tokenizer, config: dict[str, Any]) -> None:
+    def __init__(self, backend: tokenizers.Tokenizer | PythonBackend, config: dict[str, Any]) -> None:
         self.backend = backend
         self.config = {key: value for key, value in config.items() if key != CHAT_TEMPLATE}
         self.chat_template = parse_templates(config.get(CHAT_TEMPLATE))
@@ -303,7 +304,7 @@ class Tokenizer(TokenizerMethods):
                 f"max_length={max_length} is less than the {special} special tokens of a text. Pass a larger one."
             )
 
-    def _tokens(self, one: tokenizers.Encoding) -> Tokens:
+    def _tokens(self, one: tokenizers.Encoding | PythonEncoding) -> Tokens:
         try:
             ids = np.array(one.ids, np.int32)
             token_type_ids = np.array(one.type_ids, np.int32) if self.returns_token_type_ids else None

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import tokenizers
 
 from mlx_hf_bridge.errors import ArgumentTypeError, InputError
 from mlx_hf_bridge.runtime.boundary import PublicAPI
@@ -20,7 +19,7 @@ class TokenizerMethods(PublicAPI):
         padding_side: Always "right".
     """
 
-    backend: tokenizers.Tokenizer
+    backend: Any
     config: dict[str, Any]
     pad_token_id: int
     returns_token_type_ids: bool

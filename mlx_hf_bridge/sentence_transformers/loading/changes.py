@@ -10,7 +10,8 @@ from tokenizers.normalizers import Sequence as NormalizerSequence
 from mlx_hf_bridge.checkpoints.checkpoint import read_checkpoint
 from mlx_hf_bridge.checkpoints.sources import Source
 from mlx_hf_bridge.conversion.tokenizer_files import import_transformers
-from mlx_hf_bridge.errors import ArgumentTypeError
+from mlx_hf_bridge.errors import ArgumentTypeError, UnsupportedModelError
+from mlx_hf_bridge.inference.python_tokenizer import PythonBackend
 from mlx_hf_bridge.inference.tokenizer import Tokenizer
 from mlx_hf_bridge.loading.load import NO_CHANGES, Changes
 from mlx_hf_bridge.loading.overrides import split_overrides
@@ -84,7 +85,15 @@ def lowercase_first(tokenizer: Tokenizer) -> None:
 
     Args:
         tokenizer: The tokenizer, which is changed.
+
+    Raises:
+        UnsupportedModelError: If it is written in Python.
     """
+    if isinstance(tokenizer.backend, PythonBackend):
+        raise UnsupportedModelError(
+            f"do_lower_case is not applied to a {tokenizer.config.get('tokenizer_class')}, which is written in Python. "
+            "Lowercase the texts, and leave it out of sentence_bert_config.json."
+        )
     present = tokenizer.backend.normalizer
     if isinstance(present, NormalizerSequence) and len(present) and isinstance(present[0], Lowercase):
         return  # saved with it

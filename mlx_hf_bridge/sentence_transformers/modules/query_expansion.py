@@ -79,7 +79,7 @@ class QueryExpansion:
         """
         names = ("mask_token", "eos_token")
         if self.token is not None:
-            found = tokenizer.backend.token_to_id(self.token)
+            found: int | None = tokenizer.backend.token_to_id(self.token)
         else:
             found = next((id_ for name in names if (id_ := tokenizer.special_id(name)) is not None), None)
         if found is None:

@@ -1,13 +1,15 @@
-"""The command line: `python -m fuzz --executions 1000000`; a line for each target, the table, and results.json."""
+"""The command line: `python -m fuzz --executions 1000000`; a line for each target, the table, and a file of results.
+
+Results of targets that ran before into the same folder stay in its table, so that one target can be run again alone.
+"""
 
 import argparse
-import json
 import os
 import sys
 import time
 from pathlib import Path
 
-from fuzz.campaign import Settings, as_data, has_atheris, run_targets, shares, table
+from fuzz.campaign import Settings, has_atheris, run_targets, save_results, shares, table
 from fuzz.targets import NAMES, TOGETHER
 from fuzz.worker import import_targets
 
@@ -41,11 +43,10 @@ def main(argv: list[str] | None = None) -> int:
         print(f"{result.target}: {result.executions:,} executions in {result.seconds:.0f} s", flush=True)
         for finding in result.findings:
             print(f"  {finding['what']} ({finding['input']})", flush=True)
-    print(f"\n{table(results)}")
     engine = "plain" if options.plain else "atheris"
-    content = as_data(results, engine=engine, seed=options.seed, seconds=round(time.monotonic() - start))
-    options.output.mkdir(parents=True, exist_ok=True)
-    (options.output / "results.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    settings_used = {"engine": engine, "seed": options.seed, "seconds": round(time.monotonic() - start)}
+    every = save_results(results, settings_used, options.output)
+    print(f"\n{table(every)}")
     return 1 if any(result.findings for result in results) else 0
 
 

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
-from fuzz.targets import SHARES, find_target
+from fuzz.targets import NAMES, SHARES, TOGETHER, find_target
 from fuzz.worker import HANG_SECONDS, State, work
 
 # After this many processes that crashed, a target is given up.
@@ -208,11 +208,21 @@ def table(results: Sequence[Result]) -> str:
     return "\n".join(lines)
 
 
-def as_data(results: Sequence[Result], **settings: Any) -> dict[str, Any]:
-    """Return the results as JSON can hold them.
+def save_results(results: Sequence[Result], settings: Mapping[str, Any], folder: Path) -> list[Result]:
+    """Write results.json, with the targets of an earlier one that did not run again.
 
     Args:
         results: The results.
-        settings: How they were made.
+        settings: How they were made, kept with each.
+        folder: Where to write it.
+
+    Returns:
+        All that is in the file, in the order of `NAMES`.
     """
-    return {**settings, "targets": [asdict(result) for result in results]}
+    path = folder / "results.json"
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = json.loads(path.read_text(encoding="utf-8"))["targets"] if path.is_file() else {}
+    rows |= {result.target: {**asdict(result), "settings": dict(settings)} for result in results}
+    ordered = {name: rows[name] for name in (*NAMES, TOGETHER) if name in rows}
+    path.write_text(json.dumps({"targets": ordered}, indent=2) + "\n", encoding="utf-8")
+    return [Result(**{key: row[key] for key in asdict(Result("", ""))}) for row in ordered.values()]

@@ -4,6 +4,7 @@ import json
 import re
 import struct
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -13,13 +14,14 @@ import numpy as np
 import pytest
 
 from fuzz.__main__ import main
-from fuzz.campaign import Result, as_data, shares, table
+from fuzz.campaign import Result, save_results, shares, table
 from fuzz.mutators import SafetensorsMutator
 from fuzz.targets import NAMES, find_target
 from fuzz.targets.base import safetensors, wordpiece
 from fuzz.worker import LONGEST_MESSAGE, Worker, outcome, plain_input
 from mlx_hf_bridge.checkpoints.metadata import read_metadata
 from mlx_hf_bridge.checkpoints.safetensors_file import SafetensorsFile
+from mlx_hf_bridge.checkpoints.tensor_pickle import Storage, TensorPickleError, _tensor
 from mlx_hf_bridge.checkpoints.torch_file import TorchFile
 from mlx_hf_bridge.cli.models_file import read_models
 from mlx_hf_bridge.errors import CheckpointError, ConfigError, RepositoryError, TokenRangeError, UnsupportedModelError
@@ -81,7 +83,16 @@ def test_the_table_has_a_row_for_each_target_and_one_for_all() -> None:
     lines = table(results).splitlines()
     assert lines[2] == "| `one` | a | 100 | 50 | 0 | 0.50 s | 1 MiB |"
     assert lines[-1] == "| **all** |  | 150 | 50 | 1 | 0.50 s | 2 MiB |"
-    assert as_data(results, seed=1)["targets"][1]["findings"] == [{"what": "hang"}]
+
+
+def test_results_of_other_targets_stay_in_the_table(tmp_path: Path) -> None:
+    first, second = Result("config", "a", 100), Result("graph", "b", 50)
+    save_results([first, second], {"seed": 1}, tmp_path)
+    again = replace(first, executions=7)
+    # In the order of the targets, whenever they ran.
+    assert save_results([again], {"seed": 2}, tmp_path) == [second, again]
+    rows = json.loads((tmp_path / "results.json").read_text())["targets"]
+    assert [rows[name]["settings"]["seed"] for name in ("config", "graph")] == [2, 1]
 
 
 def test_all_executions_are_given_out_and_each_target_has_some() -> None:
@@ -112,6 +123,17 @@ def test_a_scalar_among_doubles_is_read(tmp_path: Path) -> None:
     found = dict(SafetensorsFile(tmp_path / "x.safetensors").arrays())
     assert found["a"].shape == ()
     assert found["a"].item() == 1.5
+
+
+@pytest.mark.parametrize("shape", [(0, 2**31), (0, 2**63 - 1), (0,) * 65, (0, True)])
+def test_a_shape_that_no_array_has_is_refused(shape: tuple[int, ...], tmp_path: Path) -> None:
+    header = json.dumps({"a": {"dtype": "F64", "shape": shape, "data_offsets": [0, 0]}}).encode()
+    (tmp_path / "x.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
+    with pytest.raises(CheckpointError, match=r"x\.safetensors has no readable safetensors header"):
+        SafetensorsFile(tmp_path / "x.safetensors")
+    stride, storage = (1,) * len(shape), Storage("FloatStorage", "0", 4)
+    with pytest.raises(TensorPickleError, match="a tensor has offset 0"):
+        _tensor(storage, 0, shape, stride)
 
 
 def test_a_panic_of_tokenizers_is_one_error(tmp_path: Path) -> None:

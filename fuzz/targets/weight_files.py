@@ -18,9 +18,11 @@ from mlx_hf_bridge.sentence_transformers.modules.static import StaticEmbedding
 
 
 def _read_all(file: SafetensorsFile | TorchFile) -> None:
-    for name, array in file.arrays():
-        mx.eval(array)
-        assert array.shape == file.tensor_infos[name].shape, name
+    arrays = dict(file.arrays())
+    mx.eval(list(arrays.values()))
+    assert {name: array.shape for name, array in arrays.items()} == {
+        name: info.shape for name, info in file.tensor_infos.items()
+    }
 
 
 def _safetensors(folder: Path) -> Run:

@@ -7,7 +7,7 @@ The safetensors header is checked here before MLX reads the data: MLX would read
 import json
 import math
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -29,6 +29,7 @@ _ITEM_SIZES |= {"I8": 1, "U8": 1, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1}
 _MLX_DTYPES = {"F32": mx.float32, "F16": mx.float16, "BF16": mx.bfloat16, "U32": mx.uint32, "U8": mx.uint8}
 _MLX_DTYPES |= {"F64": mx.float64, "I64": mx.int64, "I32": mx.int32}
 
+_MOST_AXES = 64
 _NOT_READ_BY_MLX = ("F64", "F8_E5M2")
 # MLX has no 8-bit floats either, and reads their bytes.
 _NUMPY_DTYPES: dict[str, type[np.generic]] = {
@@ -145,11 +146,16 @@ def _tensor_info(path: Path, name: str, entry: Any, data_start: int, size: int) 
     if info.dtype not in _ITEM_SIZES:
         raise _broken(path, f"has {name:.80} with the unknown dtype {info.dtype!r:.80}")
     # A shape that does not match its bytes could make MLX read past the tensor.
-    if min(start, *info.shape, 0) < 0 or end - start != byte_size(info):
+    if start < 0 or not is_shape(info.shape) or end - start != byte_size(info):
         raise ValueError(f"{name:.80} of shape {info.shape!s:.80} has bytes {start} to {end}")
     if data_start + end > size:
         raise _broken(path, f"is truncated: {name:.80} ends at byte {data_start + end} of {size}")
     return info
+
+
+def is_shape(sizes: Sequence[Any]) -> bool:
+    """Return whether an array of MLX can have a shape: its sizes have 32 bits, and NumPy has 64 axes."""
+    return len(sizes) <= _MOST_AXES and all(type(size) is int and 0 <= size < 2**31 for size in sizes)
 
 
 def tensor_info(array: mx.array) -> TensorInfo:

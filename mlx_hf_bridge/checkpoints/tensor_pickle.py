@@ -10,6 +10,8 @@ import pickletools
 import reprlib
 from typing import Any, BinaryIO, NamedTuple
 
+from mlx_hf_bridge.checkpoints.safetensors_file import is_shape
+
 # numpy has no bfloat16; its bits are read as integers and reinterpreted by MLX.
 STORAGE_DTYPES = {
     "FloatStorage": ("F32", "<f4"),
@@ -23,8 +25,6 @@ STORAGE_DTYPES = {
     "ByteStorage": ("U8", "u1"),
     "BoolStorage": ("BOOL", "?"),
 }
-# numpy arrays have at most 64 axes.
-_MAX_AXES = 64
 _MAX_INT64 = 2**63
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "module", "net")
 
@@ -277,9 +277,8 @@ def _is_count(value: Any) -> bool:
 
 def _tensor(storage: Any, offset: Any, shape: Any, stride: Any) -> StoredTensor:
     valid = isinstance(storage, Storage) and _is_count(offset)
-    for numbers in (shape, stride):
-        valid = valid and isinstance(numbers, tuple | list) and len(numbers) <= _MAX_AXES
-        valid = valid and all(_is_count(number) for number in numbers)
+    valid = valid and isinstance(shape, tuple | list) and isinstance(stride, tuple | list)
+    valid = valid and is_shape(shape) and all(_is_count(number) for number in stride)
     if not valid or len(shape) != len(stride):
         raise TensorPickleError(
             f"a tensor has offset {short(offset)}, shape {short(shape)} and strides {short(stride)}"

@@ -36,7 +36,7 @@ def main(argv: list[str] | None = None) -> int:
     # Nothing is downloaded, and tokenizers has no threads when this process forks.
     os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", RUST_BACKTRACE="0")
     import_targets(NAMES if options.together else names, options.plain)
-    seconds = options.seconds * options.jobs / len(names)
+    seconds = (options.seconds - (time.monotonic() - start)) * options.jobs / len(names)
     settings = Settings(shares(names, options.executions), seconds, options.seed, options.plain, options.output)
     for result in run_targets(names, settings, options.jobs):
         results.append(result)

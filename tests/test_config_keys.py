@@ -6,6 +6,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import transformers
 from checkpoints import FAMILIES, mlx_class, ragged_inputs, save_model
@@ -48,6 +49,19 @@ def test_a_key_that_transformers_reads_is_read(model_type: str, edits: dict[str,
     expected = output_array(loader.from_pretrained(tmp_path), inputs, "last_hidden_state")
     found = output_array(mlx_class("Model").from_pretrained(tmp_path), inputs, "last_hidden_state")
     assert max_difference(found, expected, inputs) < ABSOLUTE
+
+
+def test_euroberts_classifier_pools_by_the_key_of_its_authors(tmp_path: Path) -> None:
+    """transformers' class has another name for it, and takes its default for files that say `clf_pooling` alone."""
+    row = BY_TYPE["eurobert"]
+    pooling = next(name for name in ("bos", "mean", "late") if name != row.config.classifier_pooling)
+    inputs, head = ragged_inputs(row), "ForSequenceClassification"
+    save_model(tmp_path, row, head)
+    edit_config(tmp_path, classifier_pooling=pooling)
+    expected = output_array(transformers.EuroBertForSequenceClassification.from_pretrained(tmp_path), inputs, "logits")
+    edit_config(tmp_path, classifier_pooling=..., clf_pooling=pooling)
+    found = output_array(mlx_class(head).from_pretrained(tmp_path), inputs, "logits")
+    np.testing.assert_allclose(found, expected, rtol=0, atol=ABSOLUTE)
 
 
 def test_no_key_is_ignored_without_a_word() -> None:

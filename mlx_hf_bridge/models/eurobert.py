@@ -4,7 +4,9 @@ Llama's layers without the causal mask. Differs from BERT: rotary positions, RMS
 last layer, a gated feed-forward block, grouped-query attention, no token types, no pooler.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, Self
 
 from mlx_hf_bridge.architecture import llama
 from mlx_hf_bridge.architecture.family import MASKED_LM, SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION, Family, Head
@@ -30,6 +32,12 @@ class EuroBertConfig(GroupedQueryConfig):
     layer_norm_eps: float = 1e-5
     mlp_bias: bool = False
     classifier_pooling: str = "late"
+
+    @classmethod
+    def from_json(cls, raw: Mapping[str, Any]) -> Self:
+        """Return the config of a parsed config.json; files of the authors' remote code say `clf_pooling`."""
+        renamed = {"classifier_pooling": raw["clf_pooling"]} if raw.get("clf_pooling") else {}
+        return super().from_json({**renamed, **raw})
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -94,13 +94,10 @@ class NomicBertConfig(RotaryConfig):
     def from_json(cls, raw: Mapping[str, Any]) -> Self:
         """Return the config of a parsed config.json, which may have the keys of the authors' remote code."""
         renamed = {new: raw[old] for old, new in _OLD_KEYS.items() if old in raw}
-        authors = raw.get("activation_function")
-        if (vocabulary := raw.get("vocab_size")) and authors and type(vocabulary) is int:
-            multiple = raw.get("pad_vocab_size_multiple") or 1
-            renamed["padded"] = -(-vocabulary // multiple) * multiple
-        if authors in _GATES or authors in _PLAIN:
-            renamed["hidden_act"] = _GATES.get(authors, "gelu")
-        padded = {"vocab_size": renamed.pop("padded")} if "padded" in renamed else {}
+        block, padded = str(raw.get("activation_function")), {}
+        if block in _GATES or block in _PLAIN:
+            renamed["hidden_act"] = _GATES.get(block, "gelu")
+            padded = _padded_vocabulary(raw)
         return super().from_json({**renamed, **raw, **padded})
 
     def __post_init__(self) -> None:
@@ -147,6 +144,18 @@ class NomicBertConfig(RotaryConfig):
     def trained_length(self) -> int:
         """The length up to which a "dynamic" rotation does not change."""
         return self.max_trained_positions if self.scales_positions else super().trained_length
+
+
+def _padded_vocabulary(raw: Mapping[str, Any]) -> dict[str, int]:
+    """Return vocab_size rounded up as the authors' code does, {} where config.json does not say so."""
+    size, multiple = raw.get("vocab_size"), raw.get("pad_vocab_size_multiple")
+    if multiple is None or type(size) is not int:
+        return {}
+    if type(multiple) is not int or multiple < 1:
+        raise ConfigError(
+            f"config.json has pad_vocab_size_multiple={multiple!r:.80}, expected an integer of 1 or more."
+        )
+    return {"vocab_size": -(-size // multiple) * multiple}
 
 
 def embeddings(config: RotaryConfig) -> NormalizedEmbeddings:

@@ -17,6 +17,7 @@ from mlx_hf_bridge import MLXAutoModel
 from mlx_hf_bridge.cache import CachedModel, remove, scan_cache, states, verify
 from mlx_hf_bridge.cli import main
 from mlx_hf_bridge.conversion import usage
+from mlx_hf_bridge.errors import BridgeError
 
 DAY = 86400
 
@@ -288,3 +289,10 @@ def test_a_cache_that_cannot_be_written_has_no_locks_and_loads(
     monkeypatch.setattr(usage.os, "utime", refuse)
     assert usage.use(one("q8").folder) is None
     MLXAutoModel.from_pretrained(filled / "first", quantization_config="q8")
+
+
+def test_what_is_no_model_of_the_cache_is_a_bridge_error(cache: Path) -> None:
+    wrong: list[Any] = [lambda: verify("q8"), lambda: remove(["q8"]), lambda: remove(5), lambda: scan_cache().find(5)]  # type: ignore[arg-type,list-item]
+    for call in wrong:
+        with pytest.raises(BridgeError):
+            call()

@@ -15,6 +15,7 @@ from mlx_hf_bridge.conversion.integrity import read_metadata
 from mlx_hf_bridge.conversion.usage import converted_folder, is_in_use, last_used, lock_folder
 from mlx_hf_bridge.errors import QuantizationError
 from mlx_hf_bridge.quantization.recipes import recipe_from, recipe_name
+from mlx_hf_bridge.runtime.boundary import guard_methods, guarded
 from mlx_hf_bridge.runtime.environment import bridge_cache
 
 # The names that `conversion.cache.cache_folder` gives; other folders are somebody else's and are never touched.
@@ -81,6 +82,7 @@ class Leftover:
     size: int
 
 
+@guard_methods
 @dataclass(frozen=True)
 class CacheInfo:
     """What `scan_cache` found.
@@ -134,6 +136,7 @@ class CacheInfo:
         return [*chosen, *self.leftovers]
 
 
+@guarded
 def scan_cache() -> CacheInfo:
     """Look at everything in the cache (MLX_HF_BRIDGE_CACHE), without changing it.
 

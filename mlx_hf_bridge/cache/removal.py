@@ -13,6 +13,7 @@ from filelock import FileLock, Timeout
 from mlx_hf_bridge.cache.inventory import CachedModel, Leftover
 from mlx_hf_bridge.conversion.atomic_folder import SCRATCH, abandoned
 from mlx_hf_bridge.conversion.usage import converted_folder, exclusive
+from mlx_hf_bridge.runtime.boundary import guarded
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class Removal:
         return sum(item.size for item in self.removed)
 
 
+@guarded
 def remove(items: Iterable[CachedModel | Leftover]) -> Removal:
     """Remove models and leftovers from the cache.
 

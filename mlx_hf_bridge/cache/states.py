@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from mlx_hf_bridge.checkpoints.fingerprint import folder_state
 from mlx_hf_bridge.conversion.integrity import Damage, find_damage, find_strays
 from mlx_hf_bridge.conversion.write import FORMAT
+from mlx_hf_bridge.runtime.boundary import guarded
 from mlx_hf_bridge.version import installed_version
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ def state_of(folder: Path, metadata: Mapping[str, Any]) -> tuple[State, tuple[st
     return ("outdated" if outdated else "current"), outdated
 
 
+@guarded
 def verify(model: "CachedModel") -> list[Damage]:
     """Compare every byte of a converted model with the checksums that were noted when it was written.
 

@@ -248,6 +248,14 @@ def check_stream() -> mx.Stream:
     return created
 
 
+def synchronize() -> None:
+    """Wait for everything that the calling thread has started to compute."""
+    for stream in getattr(_thread_streams, "streams", [mx.default_stream(mx.default_device())]):
+        mx.synchronize(stream)
+    if hasattr(_thread_streams, "check"):
+        mx.synchronize(_thread_streams.check)
+
+
 def one_thread_per_stream() -> AbstractContextManager[None]:
     """Return a context manager in which matmuls share the cores among the streams, which are one per core."""
     return BLAS_THREADS.divided_among(STREAMS)

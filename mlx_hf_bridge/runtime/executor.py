@@ -7,9 +7,11 @@ the process.
 """
 
 import atexit
+import ctypes
 import os
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import copy_context
 from dataclasses import dataclass, field, fields, is_dataclass
@@ -19,7 +21,7 @@ from typing import Any, TypeVar
 import mlx.core as mx
 
 from mlx_hf_bridge.errors import ForkedProcessError
-from mlx_hf_bridge.runtime.device import KEPT_BYTES
+from mlx_hf_bridge.runtime.device import KEPT_BYTES, synchronize
 
 T = TypeVar("T")
 
@@ -34,17 +36,21 @@ class _Job:
     """A function that another thread waits for, with its result or error."""
 
     work: Callable[[], Any]
+    # Whether the thread that waits may be left waiting when the process ends.
+    daemon: bool
     done: threading.Event = field(default_factory=threading.Event)
     result: Any = None
     error: BaseException | None = None
 
 
-# A process that ends waits this many seconds for what a daemon thread computes. MLX aborts a process (exit code 134)
-# whose threads still compute while it is torn down.
-_SECONDS_AT_EXIT = 60.0
+# A process that ends waits this many seconds for what a daemon thread computes, first undisturbed. MLX aborts a process
+# (exit code 134) whose threads still compute while it is torn down.
+_SECONDS_UNDISTURBED, _SECONDS_AT_EXIT = 2.0, 60.0
 
 _jobs: "queue.SimpleQueue[_Job]" = queue.SimpleQueue()
 _worker: threading.Thread | None = None
+# Set when the process ends. What daemon threads ask for from then on is never computed.
+_ending = threading.Event()
 
 
 def run(work: Callable[[], T]) -> T:
@@ -72,7 +78,7 @@ def run(work: Callable[[], T]) -> T:
     if threading.current_thread() in (threading.main_thread(), _worker):
         return _evaluate(work)
     # With the caller's context variables, which say how to compute.
-    job = _Job(partial(copy_context().run, work))
+    job = _Job(partial(copy_context().run, work), threading.current_thread().daemon)
     _start_worker()
     _jobs.put(job)
     job.done.wait()
@@ -117,6 +123,8 @@ def _start_worker() -> None:
 def _serve() -> None:
     while True:
         job = _jobs.get()
+        if job.daemon and _ending.is_set():
+            continue
         try:
             job.result = _evaluate(job.work)
         except BaseException as error:  # handed to the caller, whatever it is
@@ -126,9 +134,30 @@ def _serve() -> None:
 
 
 def _stop_at_exit() -> None:
-    """Let the evaluation that runs end, and no further one of another thread begin."""
-    if _process == os.getpid():
-        _lock.acquire(timeout=_SECONDS_AT_EXIT)
+    """Let no further work of daemon threads begin, and wait for what has begun.
+
+    Threads that a program starts in its own exit handlers are served all the same: it waits for them.
+    """
+    if _process != os.getpid():
+        return
+    _ending.set()
+    # What an interrupted call left in flight.
+    synchronize()
+    if _worker is None:
+        return
+    stopping = _Job(synchronize, daemon=False)
+    _jobs.put(stopping)
+    if not stopping.done.wait(_SECONDS_UNDISTURBED):
+        # Work that takes long, such as a conversion, consists of many evaluations: it is left between two of them.
+        _raise_in(_worker, SystemExit)
+    end = time.monotonic() + _SECONDS_AT_EXIT
+    while not stopping.done.wait(_SECONDS_UNDISTURBED) and _worker.is_alive() and time.monotonic() < end:
+        continue
+
+
+def _raise_in(thread: threading.Thread, error: type[BaseException]) -> None:
+    """Raise an exception in another thread, when it next runs Python code."""
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident or 0), ctypes.py_object(error))
 
 
 # Handlers run in reverse order: those of programs, which may still compute, before this one.

@@ -4,7 +4,6 @@ import errno
 import os
 import shutil
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,9 +14,11 @@ from filelock import FileLock, Timeout
 from mlx_hf_bridge.checkpoints.paths import check_encodable
 from mlx_hf_bridge.errors import BridgeError, RepositoryError
 
-# The end of the names of folders that are being written, the lock in them, the name in them of what the new folder
-# replaces, and the time that making the lock takes at most.
-SCRATCH, _LOCK, _REPLACED, _SECONDS_UNTIL_LOCKED = ".scratch", "lock", "replaced", 600
+# The end of the names of folders that are being written, the lock in them, and the name in them of what the new folder
+# replaces.
+SCRATCH, _LOCK, _REPLACED = ".scratch", "lock", "replaced"
+# The files that make a folder a model, in the order in which they are put there, and last of all.
+_ENTRIES = ("modules.json", "config.json")
 _ADVICE = "Give a folder on a disk with space that you may write to."
 # Errors of a disk that cannot be written, where they name no file; others say themselves what they are about.
 _DISK_ERRORS = {errno.EACCES, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOLCK, errno.ENOSPC, errno.EROFS}
@@ -37,31 +38,26 @@ def write_atomically(folder: Path, create: Callable[[Path], Any], advice: str = 
     with reporting_write_errors(folder, advice):
         check_encodable(folder)
         folder.parent.mkdir(parents=True, exist_ok=True)
-        remove_abandoned(folder.parent)
         # In the same parent folder, since a rename is atomic within one file system only.
-        scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", suffix=SCRATCH, dir=folder.parent))
-        try:
-            # Held as long as this process lives, so that others can tell.
-            with FileLock(scratch / _LOCK):
-                new = scratch / folder.name
-                new.mkdir()
-                create(new)
-                if folder.exists():
-                    # A folder that is not empty cannot be replaced by a rename, so the old one moves away first.
-                    os.replace(folder, scratch / _REPLACED)
-                os.replace(new, folder)
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
+        with _scratch_folder(folder.parent, folder.name) as new:
+            create(new)
+            if folder.exists():
+                # A folder that is not empty cannot be replaced by a rename, so the old one moves away first.
+                os.replace(folder, new.parent / _REPLACED)
+            os.replace(new, folder)
 
 
 @contextmanager
-def filling(target: Path) -> Iterator[Path]:
-    """Fill a folder that may have files already: all new files come at the end, and none if that is not reached.
+def filling(target: Path, is_obsolete: Callable[[str], bool] = lambda name: False) -> Iterator[Path]:
+    """Fill a folder that may hold another model, so that no reader ever finds a mixture of the two.
 
-    They are written into a folder within the target, so that they are on its disk, and are moved, which needs no space.
+    All files are written into a hidden folder within the target first, so that they are on its disk, and the target
+    stays as it was if that fails. Then they are moved, which takes milliseconds and no space: a process that is killed
+    meanwhile leaves a folder without config.json and modules.json, which is no model to any reader.
 
     Args:
-        target: The folder; created if needed, and removed again if nothing comes of it.
+        target: The folder; created if needed, and removed again if nothing comes of it. Other files in it stay.
+        is_obsolete: Says of the name of a file in the folder that is not written anew whether to delete it.
 
     Yields:
         An empty folder, whose files and folders are moved into the target.
@@ -73,25 +69,60 @@ def filling(target: Path) -> Iterator[Path]:
     with reporting_write_errors(target):
         check_encodable(target)
         target.mkdir(parents=True, exist_ok=True)
-        remove_abandoned(target)
-        scratch = Path(tempfile.mkdtemp(prefix=".", suffix=SCRATCH, dir=target))
         try:
-            with FileLock(scratch / _LOCK):
-                new = scratch / target.name
-                new.mkdir()
+            with _scratch_folder(target, target.name) as new:
                 yield new
-                for path in sorted(new.rglob("*")):
-                    place = target / path.relative_to(new)
-                    if path.is_dir():
-                        place.mkdir(exist_ok=True)
-                    else:
-                        os.replace(path, place)
+                written = {path.name for path in new.iterdir()}
+                try:
+                    _move_into(target, new, lambda name: is_obsolete(name) and name not in written)
+                except KeyboardInterrupt:
+                    # Every step can be repeated, and there are only milliseconds left to work.
+                    _move_into(target, new, lambda name: is_obsolete(name) and name not in written)
+                    raise
         finally:
-            shutil.rmtree(scratch, ignore_errors=True)
             if is_new:
                 # Which does nothing if there is something in it.
                 with suppress(OSError):
                     target.rmdir()
+
+
+def _move_into(target: Path, new: Path, is_obsolete: Callable[[str], bool]) -> None:
+    for entry in reversed(_ENTRIES):
+        if (new / entry).exists():
+            (target / entry).unlink(missing_ok=True)
+        elif (target / entry).exists():
+            # One that stays as it is moves out and back.
+            os.replace(target / entry, new / entry)
+    for path in target.iterdir():
+        if is_obsolete(path.name):
+            path.unlink()
+    names = [path.relative_to(new) for path in sorted(new.rglob("*"))]
+    for name in sorted(names, key=lambda name: _ENTRIES.index(str(name)) if str(name) in _ENTRIES else -1):
+        if (new / name).is_dir():
+            (target / name).mkdir(exist_ok=True)
+        else:
+            os.replace(new / name, target / name)
+
+
+@contextmanager
+def _scratch_folder(parent: Path, name: str) -> Iterator[Path]:
+    """Yield a new empty folder of that name, in a hidden folder that is removed at the end.
+
+    The hidden folder has a lock, which is held as long as this process lives, so that others can tell.
+    """
+    remove_abandoned(parent)
+    while True:
+        scratch = Path(tempfile.mkdtemp(prefix=f".{name}-", suffix=SCRATCH, dir=parent))
+        try:
+            with FileLock(scratch / _LOCK):
+                # Gone if another process took it for abandoned before it was locked.
+                if (scratch / _LOCK).exists():
+                    new = scratch / name
+                    new.mkdir()
+                    yield new
+                    return
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
 
 
 def abandoned(parent: Path) -> Iterator[Path]:
@@ -106,9 +137,7 @@ def abandoned(parent: Path) -> Iterator[Path]:
     for scratch in sorted(parent.glob(f".*{SCRATCH}")):
         lock = scratch / _LOCK
         try:
-            # One that was made this moment has no lock yet.
-            if not lock.exists() and time.time() - scratch.stat().st_mtime < _SECONDS_UNTIL_LOCKED:
-                continue
+            # Without a lock, too: a process that has not locked its new folder yet makes another one.
             with FileLock(lock, timeout=0):
                 yield scratch
         except (OSError, Timeout):  # in use, gone meanwhile, or another user's

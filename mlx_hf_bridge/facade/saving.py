@@ -7,6 +7,7 @@ from typing import Any
 from mlx_hf_bridge.checkpoints.checkpoint import CONFIG_FILE
 from mlx_hf_bridge.checkpoints.paths import copy_file
 from mlx_hf_bridge.checkpoints.repo_files import PACKING_KEYS, write_json
+from mlx_hf_bridge.conversion.atomic_folder import filling
 from mlx_hf_bridge.errors import RepositoryError
 from mlx_hf_bridge.facade.fallback import BRIDGE
 from mlx_hf_bridge.loading.stored import check_still_there
@@ -41,13 +42,15 @@ def save(model: Any, folder: Path, options: dict[str, Any]) -> bool:
     if folder.is_file():
         raise RepositoryError(f"{folder} is a file, expected a folder to save into. Give another path.")
     check_still_there(bridge.model.folder, bridge.model.loaded.content)
-    folder.mkdir(parents=True, exist_ok=True)
     # Packing and dtype of the copied weights, which the caller's config does not know.
     stored = json.loads((bridge.model.folder / CONFIG_FILE).read_text(encoding="utf-8"))
+    packing = {key: stored[key] for key in (*PACKING_KEYS, "dtype") if key in stored}
     model.config.architectures = [type(model).__name__]
-    model.config.save_pretrained(folder)
-    config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-    write_json(folder / CONFIG_FILE, config | {key: stored[key] for key in (*PACKING_KEYS, "dtype") if key in stored})
-    for file in bridge.model.folder.glob("*.safetensors*"):
-        copy_file(file, folder / file.name, bridge.model.folder)
+
+    with filling(folder) as new:
+        model.config.save_pretrained(new)
+        config = json.loads((new / CONFIG_FILE).read_text(encoding="utf-8"))
+        write_json(new / CONFIG_FILE, config | packing)
+        for file in bridge.model.folder.glob("*.safetensors*"):
+            copy_file(file, new / file.name, bridge.model.folder)
     return True

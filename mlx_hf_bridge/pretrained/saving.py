@@ -1,6 +1,7 @@
 """Write a loaded model to a folder, with the config, dtype, file names and shard size of the caller."""
 
 import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from mlx_hf_bridge.checkpoints.metadata import read_metadata
 from mlx_hf_bridge.checkpoints.paths import copy_folder
 from mlx_hf_bridge.checkpoints.repo_files import write_json
 from mlx_hf_bridge.checkpoints.safetensors_file import INDEX_FILE, SINGLE_FILE, dtype_name, shards
-from mlx_hf_bridge.conversion.atomic_folder import filling
+from mlx_hf_bridge.conversion.atomic_folder import SCRATCH, filling
 from mlx_hf_bridge.conversion.integrity import write_metadata
 from mlx_hf_bridge.errors import ArgumentTypeError, InputError, RepositoryError
 from mlx_hf_bridge.weights.name_mapping import KEEP_FILE_DTYPE
@@ -85,12 +86,13 @@ def save_folder(
         _write_metadata(folder, target, dtype)
         return
     # Complete or not at all, also on a disk that is full.
-    with filling(target) as new:
-        copy_folder(folder, new, folder, skip=("*.safetensors*" if not unchanged else "", METADATA_FILE))
-        written = {SINGLE_FILE} if unchanged else _write_weights(weights, new, dtype, variant, limit)
+    with filling(target, partial(_is_earlier_weights, variant)) as new:
+        skipped = (METADATA_FILE, f".*{SCRATCH}", *(() if unchanged else ("*.safetensors*",)))
+        copy_folder(folder, new, folder, skipped)
+        if not unchanged:
+            _write_weights(weights, new, dtype, variant, limit)
         write_json(new / CONFIG_FILE, content)
         _write_metadata(folder, new, dtype)
-    _remove_others(target, written, variant)
 
 
 def _weight_files(folder: Path) -> list[Path]:
@@ -98,8 +100,8 @@ def _weight_files(folder: Path) -> list[Path]:
     return [single] if single.is_file() else shards(folder / INDEX_FILE)
 
 
-def _write_weights(files: list[Path], target: Path, dtype: mx.Dtype, variant: str | None, limit: int) -> set[str]:
-    """Write the tensors to one file, or to shards with their index, and return the names of the files."""
+def _write_weights(files: list[Path], target: Path, dtype: mx.Dtype, variant: str | None, limit: int) -> None:
+    """Write the tensors to one file, or to shards with their index."""
     arrays: dict[str, mx.array] = {}
     for file in files:
         arrays |= _cast(mx.load(str(file)), dtype)
@@ -114,11 +116,9 @@ def _write_weights(files: list[Path], target: Path, dtype: mx.Dtype, variant: st
     for name, tensors in split.filename_to_tensors.items():
         part = {tensor: arrays[tensor] for tensor in tensors}
         mx.save_safetensors(str(target / name), part, metadata={"format": "mlx"})
-    if not split.is_sharded:
-        return set(split.filename_to_tensors)
-    index = add_variant(INDEX_FILE, variant)
-    write_json(target / index, {"metadata": split.metadata, "weight_map": split.tensor_to_filename})
-    return {index, *split.filename_to_tensors}
+    if split.is_sharded:
+        index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
+        write_json(target / add_variant(INDEX_FILE, variant), index)
 
 
 def _cast(loaded: Any, dtype: mx.Dtype) -> dict[str, mx.array]:
@@ -130,13 +130,11 @@ def _cast(loaded: Any, dtype: mx.Dtype) -> dict[str, mx.array]:
     }
 
 
-def _remove_others(target: Path, written: set[str], variant: str | None) -> None:
-    """Delete weights of an earlier save of this variant, which a reader might load instead of the new ones."""
+def _is_earlier_weights(variant: str | None, name: str) -> bool:
+    """Whether a file has weights of an earlier save of this variant, which a reader might load instead of new ones."""
     infix = f"\\.{re.escape(variant)}" if variant else ""
-    earlier = re.compile(rf"model{infix}(-\d{{5}}-of-\d{{5}})?\.safetensors|model\.safetensors\.index{infix}\.json")
-    for path in target.glob("model*"):
-        if earlier.fullmatch(path.name) and path.name not in written:
-            path.unlink()
+    earlier = rf"model{infix}(-\d{{5}}-of-\d{{5}})?\.safetensors|model\.safetensors\.index{infix}\.json"
+    return re.fullmatch(earlier, name) is not None
 
 
 def _write_metadata(folder: Path, target: Path, dtype: mx.Dtype) -> None:

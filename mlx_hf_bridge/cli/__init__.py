@@ -14,8 +14,7 @@ from rich.logging import RichHandler
 from mlx_hf_bridge.cli.console import console, print_error
 from mlx_hf_bridge.cli.parser import parse
 from mlx_hf_bridge.errors import BridgeError
-
-_INTERRUPTED = 130
+from mlx_hf_bridge.runtime import interrupts
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -25,15 +24,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Each subcommand is a module; only the requested one is imported, so that --help is fast.
     command = importlib.import_module(f"{__name__}.{args.command.replace('-', '_')}")
     try:
-        code: int = command.run(args)
-        sys.stdout.flush()
+        with interrupts.raising():
+            code: int = command.run(args)
+            sys.stdout.flush()
     except (BridgeError, OSError) as error:
         if isinstance(error, BrokenPipeError):
             return _output_closed()
         print_error(error, args.verbose or args.debug)
         return 1
     except KeyboardInterrupt:
-        return _INTERRUPTED
+        return interrupts.INTERRUPTED
     return code
 
 

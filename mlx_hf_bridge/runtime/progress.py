@@ -1,6 +1,7 @@
 """The progress bar that everything long shows."""
 
-from typing import TYPE_CHECKING, Any
+import sys
+from typing import TYPE_CHECKING, Any, Self
 
 from tqdm.auto import tqdm
 
@@ -16,10 +17,26 @@ class ProgressBar(_Bar):
     tqdm starts that thread with the first bar, shown or not, and a thread cannot be started any more when the
     interpreter shuts down: encoding in a `__del__` would wait forever. The thread only refreshes bars that became slow;
     here every update looks at the clock instead.
+
+    A bar that is not shown uses nothing of tqdm: Ctrl-C while tqdm takes its lock would leave the lock taken, and no
+    other thread could make a bar any more.
     """
 
     monitor_interval = 0
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        return object.__new__(cls) if _is_hidden(kwargs) else super().__new__(cls, *args, **kwargs)
+
+    def __init__(self, iterable: Any = None, *args: Any, **kwargs: Any) -> None:
+        if _is_hidden(kwargs):
+            self.iterable, self.disable, self.n = iterable, True, 0
+            self.total, self.leave = kwargs.get("total"), False
+            return
         kwargs.setdefault("miniters", 1)
-        super().__init__(*args, **kwargs)
+        super().__init__(iterable, *args, **kwargs)
+
+
+def _is_hidden(options: dict[str, Any]) -> bool:
+    """Whether tqdm would show nothing: disable is True, or None where there is no terminal."""
+    disable, file = options.get("disable", False), options.get("file") or sys.stderr
+    return bool(disable) or (disable is None and hasattr(file, "isatty") and not file.isatty())

@@ -4,6 +4,7 @@ import atexit
 import sys
 
 from mlx_hf_bridge.errors import BridgeError
+from mlx_hf_bridge.runtime import interrupts
 from mlx_hf_bridge.zero_change import install, report
 from mlx_hf_bridge.zero_change.script import run_module, run_script
 
@@ -40,6 +41,8 @@ def main(arguments: list[str]) -> int:
     if "--report" in flags:
         # At exit and not after the program's end, so that sys.exit and exceptions give a report too.
         atexit.register(lambda: sys.stderr.write(f"{report()}\n"))
+    # The program is interrupted as it would be without this package.
+    interrupts.stop_watching()
     if rest[0] == "-m":
         run_module(rest[1], rest[2:])
     else:

@@ -7,6 +7,7 @@ import itertools
 import logging
 import math
 import multiprocessing
+import os
 import pickle
 import queue
 import signal
@@ -22,6 +23,7 @@ from mlx_hf_bridge.layers.single_batch import repeatable_results
 from mlx_hf_bridge.runtime.device import BACKEND
 from mlx_hf_bridge.runtime.progress import ProgressBar
 from mlx_hf_bridge.sentence_transformers.encoding.inputs import check_optional_count
+from mlx_hf_bridge.sentence_transformers.encoding.pool_pipes import Received, Sender, without_interrupts
 
 logger = logging.getLogger(__name__)
 
@@ -64,12 +66,21 @@ def start_pool(compute: Callable[..., Results], devices: Sequence[str] | None) -
     logger.info("starting %d worker processes", count)
     # MLX cannot be used in a forked child of a process that has used it.
     context = multiprocessing.get_context("spawn")
-    pool: Pool = {"input": context.Queue(), "output": context.Queue(), "processes": [], "lock": threading.Lock()}
+    reader, writer = context.Pipe(duplex=False)
+    sender = Sender(writer, context.Lock())
+    pool: Pool = {"input": context.Queue(), "output": Received(reader, sender), "processes": []}
+    pool["lock"] = threading.Lock()
+    # Starts the thread of the queue, which nothing can interrupt any more.
+    pool["input"].put(None)
+    arguments = (compute, pool["input"], sender)
     for _ in range(count):
         # daemon: a worker ends with the process that started it, even if the pool is never stopped.
-        process = context.Process(target=_serve_process, args=(compute, pool["input"], pool["output"]), daemon=True)
-        process.start()
+        process = context.Process(target=_serve_process, args=arguments, daemon=True)
+        with without_interrupts():
+            process.start()
         pool["processes"].append(process)
+    # Only workers have it open now, so that the pipe ends with the last of them.
+    writer.close()
     return pool
 
 
@@ -150,11 +161,25 @@ def _collect(pool: Pool, chunks: list[list[Any]], arguments: Mapping[str, Any], 
             results[number] = result
     except BaseException:
         # KeyboardInterrupt too: workers need not compute what nobody waits for.
+        _discard_jobs(pool)
+        raise
+    return results
+
+
+def _discard_jobs(pool: Pool) -> None:
+    """Take what no worker has taken yet, in a thread: another Ctrl-C could leave half of it in the queue."""
+
+    def discard() -> None:
         with suppress(queue.Empty):
             while True:
                 pool["input"].get_nowait()
-        raise
-    return results
+
+    thread = threading.Thread(target=discard)
+    thread.start()
+    # To its end, or it would take jobs of the next call.
+    while thread.is_alive():
+        with suppress(KeyboardInterrupt):
+            thread.join()
 
 
 def _check_sendable(arguments: Mapping[str, Any]) -> None:
@@ -195,13 +220,25 @@ def _serve_process(compute: Callable[..., Results], inputs: Any, outputs: Any) -
     """Run in a worker process."""
     # Ctrl-C in a terminal reaches every process; the caller's call is interrupted, and the pool can be used again.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     _serve(compute, inputs, outputs)
+
+
+def _end_with_parent() -> None:
+    """End this worker when the process that started it is gone; a killed one cannot stop its workers."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _serve(compute: Callable[..., Results], inputs: Any, outputs: Any) -> None:
     """Take chunks, and return their results or an error, until the process is stopped."""
     while True:
-        call, number, texts, arguments = inputs.get()
+        job = inputs.get()
+        if job is None:
+            continue
+        call, number, texts, arguments = job
         try:
             # Whichever worker takes a chunk, and whatever it took before.
             with repeatable_results():

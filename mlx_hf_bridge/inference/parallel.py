@@ -15,7 +15,7 @@ import mlx.core as mx
 from mlx_hf_bridge.layers.linear import dequantizing_once
 from mlx_hf_bridge.layers.single_batch import single_batch_mode
 from mlx_hf_bridge.runtime.device import STREAMS, one_thread_per_stream, streams
-from mlx_hf_bridge.runtime.executor import arrays_in, run
+from mlx_hf_bridge.runtime.executor import arrays_in, refuse_forked_child, run
 
 # Rounds in flight: while one is computed, Python prepares the next one.
 _AHEAD = 2
@@ -37,6 +37,8 @@ def run_in_parallel(jobs: Iterable[Callable[[], Any]]) -> Iterator[Any]:
     Yields:
         The results of the functions, in their order, with every array evaluated.
     """
+    # Here, because the first lock would be waited for in vain.
+    refuse_forked_child()
     waiting = iter(jobs)
     chosen = list(islice(waiting, STREAMS))
     single = len(chosen) < 2

@@ -21,6 +21,7 @@ from mlx_hf_bridge.errors import ConfigError, InputError, RepositoryError, Token
 from mlx_hf_bridge.inference.python_tokenizer import PythonBackend, PythonEncoding
 from mlx_hf_bridge.inference.template_files import CHAT_TEMPLATE, parse_templates, write_templates
 from mlx_hf_bridge.inference.tokenizer_methods import TokenizerMethods
+from mlx_hf_bridge.runtime.executor import hold
 from mlx_hf_bridge.runtime.file_errors import panics_as_exceptions
 
 Text = str | tuple[str, str]
@@ -37,6 +38,8 @@ LOST_TOKEN_TYPES = (
 )
 # An Encoding of tokenizers takes many times the memory of its ids, so texts are encoded some at a time.
 _TEXTS_PER_CALL = 128
+# The truncation of a tokenizer whose truncation is being changed.
+_BEING_SET = (-1, "")
 
 
 @dataclass(frozen=True)
@@ -130,7 +133,7 @@ class Tokenizer(TokenizerMethods):
         Args:
             folder: An existing folder.
         """
-        with self._lock:
+        with hold(self._lock):
             # The file's own truncation, and not the limit of the last call.
             self._truncate(None, "longest_first")
             if self.saved_truncation:
@@ -175,7 +178,7 @@ class Tokenizer(TokenizerMethods):
         if add_special_tokens:
             self._check_room(texts, max_length)
         try:
-            with self._lock, panics_as_exceptions():
+            with hold(self._lock), panics_as_exceptions():
                 self._truncate(max_length, strategy)
                 return [
                     self._tokens(one)
@@ -215,7 +218,7 @@ class Tokenizer(TokenizerMethods):
         Returns:
             Number of tokens.
         """
-        with self._lock, _tokenizer_errors():
+        with hold(self._lock), _tokenizer_errors():
             self._truncate(max_length, strategy)
             special = self.backend.encode(text, add_special_tokens=add_special_tokens).special_tokens_mask
         # As sentence-transformers counts: the end token follows the text, not the prompt.
@@ -244,7 +247,7 @@ class Tokenizer(TokenizerMethods):
         """Whether the tokenizer marks the second text of a pair, and the model is not given these token type ids."""
         if self.returns_token_type_ids or self.config.get("tokenizer_class") == WITHOUT_TOKEN_TYPES:
             return False
-        with self._lock, _tokenizer_errors():
+        with hold(self._lock), _tokenizer_errors():
             self._truncate(None, "longest_first")
             return max(self.backend.encode("a", "b").type_ids, default=0) > 0
 
@@ -277,7 +280,7 @@ class Tokenizer(TokenizerMethods):
 
     def __getstate__(self) -> dict[str, Any]:
         """Return everything but the lock, which copies and other processes cannot have."""
-        with self._lock:
+        with hold(self._lock):
             self._truncate(None, "longest_first")
         return {name: value for name, value in self.__dict__.items() if name != "_lock"}
 
@@ -320,6 +323,8 @@ class Tokenizer(TokenizerMethods):
         wanted = None if max_length is None else (max_length, strategy)
         if wanted == self._limit:
             return
+        # Of no call, in case that this one is interrupted in between.
+        self._limit = _BEING_SET
         if wanted is None:
             self.backend.no_truncation()
         else:

@@ -24,6 +24,7 @@ from mlx_hf_bridge.pipelines.inputs import run_on_inputs
 from mlx_hf_bridge.pipelines.tokenizer import HostTokenizer, loses_token_types, tokenizer_lock
 from mlx_hf_bridge.pretrained.model import MLXPreTrainedModel
 from mlx_hf_bridge.runtime.boundary import PublicAPI
+from mlx_hf_bridge.runtime.executor import hold
 
 logger = logging.getLogger(__name__)
 
@@ -179,7 +180,7 @@ class Pipeline(PublicAPI):
             )
         # transformers' _sanitize_parameters may tokenize (fill-mask's targets).
         options = {name: plain_scalar(value) for name, value in options.items()}
-        with _as_bridge_errors(), tokenizer_lock:
+        with _as_bridge_errors(), hold(tokenizer_lock):
             preprocess_params, _, postprocess_params = self._sanitize_parameters(**options)
         return preprocess_params, postprocess_params
 
@@ -191,7 +192,7 @@ class Pipeline(PublicAPI):
         batch_size: int,
     ) -> list[Any]:
         """Run all texts together: preprocess, forward pass, postprocess."""
-        with _as_bridge_errors(), tokenizer_lock:
+        with _as_bridge_errors(), hold(tokenizer_lock):
             texts_chunks = self._preprocess_texts(texts, preprocess_params)
             if self.truncates_by_default:
                 self._warn_if_truncated(self.tokenizer.pop_truncated_count(), len(texts))
@@ -203,7 +204,7 @@ class Pipeline(PublicAPI):
             for chunks, ones in zip(texts_chunks, logits, strict=True)
         ]
         # Post-processing decodes tokens; the model itself runs without the lock.
-        with tokenizer_lock:
+        with hold(tokenizer_lock):
             return [self._postprocess_text(output, postprocess_params) for output in outputs]
 
     def _model_outputs(self, chunks: Sequence[Chunk], batch_size: int) -> list[np.ndarray]:

@@ -155,18 +155,22 @@ class BlasThreads:
         Yields:
             Nothing.
         """
-        with self._lock:
-            if self._blocks == 0:
-                self._before = self.count()
-                self._change(max(1, self._before // streams))
-            self._blocks += 1
+        counted = False
         try:
+            with self._lock:
+                if self._blocks == 0:
+                    self._before = self.count()
+                    self._change(max(1, self._before // streams))
+                self._blocks += 1
+                # Ctrl-C may come from here on, after which the block must not count any more.
+                counted = True
             yield
         finally:
-            with self._lock:
-                self._blocks -= 1
-                if self._blocks == 0:
-                    self._change(self._before)
+            if counted:
+                with self._lock:
+                    self._blocks -= 1
+                    if self._blocks == 0:
+                        self._change(self._before)
 
     def _change(self, count: int) -> None:
         if self._set is not None:

@@ -13,6 +13,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from contextvars import copy_context
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import partial
@@ -47,6 +48,9 @@ class _Job:
 # (exit code 134) whose threads still compute while it is torn down.
 _SECONDS_UNDISTURBED, _SECONDS_AT_EXIT = 2.0, 60.0
 
+# How long a thread of a forked child may hold a lock that another one waits for.
+_SECONDS_IN_CHILD = 5.0
+
 _jobs: "queue.SimpleQueue[_Job]" = queue.SimpleQueue()
 _worker: threading.Thread | None = None
 # Set when the process ends. What daemon threads ask for from then on is never computed.
@@ -66,13 +70,8 @@ def run(work: Callable[[], T]) -> T:
         ForkedProcessError: If this is a child forked from a process that had used MLX.
     """
     global _process
-    if _process is None:
-        _process = os.getpid()
-    elif _process != os.getpid():
-        raise ForkedProcessError(
-            "MLX was used before this process was forked, and would hang here. Start workers by spawn: "
-            "multiprocessing.get_context('spawn')."
-        )
+    refuse_forked_child()
+    _process = os.getpid()
     # A lazy array cannot leave its thread, and a process whose MLX thread has ended may abort at exit: hence the main
     # thread, or one worker that never ends.
     if threading.current_thread() in (threading.main_thread(), _worker):
@@ -86,6 +85,44 @@ def run(work: Callable[[], T]) -> T:
         raise job.error
     result: T = job.result
     return result
+
+
+def refuse_forked_child() -> None:
+    """Check that this process has not been forked from one that had used MLX.
+
+    Raises:
+        ForkedProcessError: If it has.
+    """
+    if _is_forked_child():
+        raise ForkedProcessError(
+            "MLX was used before this process was forked, and would hang here. Start workers by spawn: "
+            "multiprocessing.get_context('spawn')."
+        )
+
+
+def _is_forked_child() -> bool:
+    return _process is not None and _process != os.getpid()
+
+
+@contextmanager
+def hold(lock: Any) -> Iterator[None]:
+    """Hold a lock inside the `with` block.
+
+    Args:
+        lock: A lock of threading.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        ForkedProcessError: In a forked child, if a thread of the parent held the lock, which nobody ever opens there.
+    """
+    if not lock.acquire(timeout=_SECONDS_IN_CHILD if _is_forked_child() else -1):
+        refuse_forked_child()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _evaluate(work: Callable[[], T]) -> T:

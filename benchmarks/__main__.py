@@ -28,11 +28,16 @@ def main() -> None:
         settings = Settings(given.model, given.rounds, given.texts, given.file, Path(scratch))
         for name in given.only:
             start = time.perf_counter()
-            for one in TASKS[name](settings):
-                results.append(one)
-                ratio = "" if one.ratio is None else f"  ratio {one.ratio:.2f}"
-                print(f"{one.task:45s} {one.system:35s} {one.value:10,.4g} {one.unit}{ratio}", flush=True)
-            print(f"-- {name}: {time.perf_counter() - start:.0f} s", flush=True)
+            try:
+                for one in TASKS[name](settings):
+                    results.append(one)
+                    ratio = "" if one.ratio is None else f"  ratio {one.ratio:.2f}"
+                    print(f"{one.task:45s} {one.system:35s} {one.value:10,.4g} {one.unit}{ratio}", flush=True)
+            except Exception as error:  # of whatever library: the other tasks are still worth their figures
+                missing[f"task {name}"] = f"{type(error).__name__}: {error}"[:200]
+            print(f"-- {name}: {time.perf_counter() - start:.0f} s{_failure(missing, name)}", flush=True)
+            # After each task, so that an interrupted run keeps what it has measured.
+            write(given.output, results, machine, missing)
     mixed = next(
         (one for one in results if one.task == f"encode {given.texts} titles and articles" and one.system == BRIDGE),
         None,
@@ -43,6 +48,11 @@ def main() -> None:
     write(given.output, results, machine, missing)
     print(as_markdown(results, machine, missing))
     print(f"results are in {given.output}")
+
+
+def _failure(missing: dict[str, str], name: str) -> str:
+    why = missing.get(f"task {name}")
+    return f", failed: {why}" if why else ""
 
 
 def _arguments() -> argparse.Namespace:

@@ -1,6 +1,5 @@
 """Measure wall time and peak memory of fresh processes from outside."""
 
-import json
 import os
 import statistics
 import subprocess
@@ -8,12 +7,8 @@ import sys
 import time
 from dataclasses import dataclass
 
-# The child's own peak (VmHWM of /proc), printed as its last line; ru_maxrss would count the parent before exec.
-_PEAK = (
-    "\nimport json as _j, re as _r, sys as _s\n"
-    "_p = int(_r.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read()).group(1)) / 1024\n"
-    "_s.stdout.write('\\n' + _j.dumps({'peak_mib': _p}))\n"
-)
+# The child's own peak, printed as its last line.
+_PEAK = "\nfrom benchmarks.peak import peak_mib as _peak\nprint()\nprint(_peak())\n"
 
 
 @dataclass(frozen=True)
@@ -35,7 +30,7 @@ def run_code(code: str, *arguments: str) -> Run:
         env={**os.environ, "HF_HUB_OFFLINE": "1"},
     )
     seconds = time.perf_counter() - start
-    return Run(seconds, json.loads(done.stdout.splitlines()[-1])["peak_mib"])
+    return Run(seconds, float(done.stdout.splitlines()[-1]))
 
 
 def alternating(codes: dict[str, str], runs: int, *arguments: str) -> dict[str, list[Run]]:

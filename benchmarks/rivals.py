@@ -15,6 +15,7 @@ import numpy as np
 
 from benchmarks import onnx_files, sorted_batches
 from mlx_hf_bridge import MLXSentenceTransformer
+from mlx_hf_bridge.runtime.device import BACKEND
 
 Encode = Callable[[list[str]], Any]
 REFERENCE = "sentence-transformers, torch CPU"
@@ -22,6 +23,7 @@ BRIDGE = "mlx_hf_bridge float32"
 # Embeddings with a lower cosine to the reference are wrong or of another model: they are not timed.
 _COSINES = {
     BRIDGE: 0.99999,
+    "mlx_hf_bridge float16": 0.9999,
     "mlx_hf_bridge 8 bits": 0.999,
     "mlx_hf_bridge 4 bits": 0.93,
     "ONNX Runtime int8": 0.97,  # its activations are quantized too
@@ -39,14 +41,14 @@ class Rival:
     load: Callable[[str], Encode]
 
 
-def _bridge(recipe: str | None, folder: str) -> Encode:
-    return MLXSentenceTransformer(folder, quantization_config=recipe).encode
+def _bridge(recipe: str | None, folder: str, dtype: str = "auto") -> Encode:
+    return MLXSentenceTransformer(folder, quantization_config=recipe, model_kwargs={"dtype": dtype}).encode
 
 
-def _sentence_transformers(folder: str, **options: Any) -> Encode:
+def _sentence_transformers(folder: str, device: str, dtype: str = "float32") -> Encode:
     from sentence_transformers import SentenceTransformer
 
-    return SentenceTransformer(folder, **options).encode
+    return SentenceTransformer(folder, device=device, model_kwargs={"dtype": dtype}).encode
 
 
 def _mlx_embeddings(folder: str) -> Encode:
@@ -93,12 +95,15 @@ def _pooled(folder: str, model: Any) -> Encode:
     return sorted_batches.encoder(folder, embed)
 
 
-def _has_mps() -> bool:
-    if sys.platform != "darwin" or importlib.util.find_spec("torch") is None:
-        return False
+def _torch_gpu() -> str | None:
+    """Return torch's device for the GPU, if there is one."""
+    if importlib.util.find_spec("torch") is None:
+        return None
     import torch
 
-    return bool(torch.backends.mps.is_available())
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if sys.platform == "darwin" and torch.backends.mps.is_available() else None
 
 
 def _rivals() -> list[Rival]:
@@ -114,8 +119,13 @@ def _rivals() -> list[Rival]:
         Rival("mlx-transformers", ("mlx_transformers",), _mlx_transformers),
         Rival("mlx-vlm", ("mlx_vlm",), _mlx_vlm),
     ]
-    if _has_mps():
-        found.append(Rival("sentence-transformers, torch MPS", needs, partial(_sentence_transformers, device="mps")))
+    # On a CPU, float16 is computed with in float32, so that its row would be float32's.
+    if BACKEND != "cpu":
+        found.append(Rival("mlx_hf_bridge float16", (), partial(_bridge, None, dtype="float16")))
+    if gpu := _torch_gpu():
+        for dtype in ("float32", "float16"):
+            name = f"sentence-transformers, torch {gpu.upper()} {dtype}"
+            found.append(Rival(name, needs, partial(_sentence_transformers, device=gpu, dtype=dtype)))
     return found
 
 

@@ -15,6 +15,7 @@ from benchmarks.checkpoints import bert_base, classifier, cross_encoder
 from benchmarks.measure import Timing, interleave, percentile
 from benchmarks.processes import alternating, medians
 from benchmarks.rivals import BRIDGE, REFERENCE, encoders
+from mlx_hf_bridge.runtime.device import BACKEND
 
 
 @dataclass(frozen=True)
@@ -214,6 +215,8 @@ _DISABLED: Mapping[str, Mapping[str, str]] = {
 
 def without_blas(settings: Settings) -> Iterator[Result]:
     """Encode 100 texts with parts of this project disabled, in alternating processes, without loading (Linux CPUs)."""
+    if BACKEND != "cpu" or sys.platform != "linux":
+        return  # there is nothing to disable
     taken: dict[str, list[float]] = {name: [] for name in (BRIDGE, *_DISABLED)}
     for _ in range(3):
         for name, seconds in taken.items():
@@ -248,9 +251,10 @@ def growth(settings: Settings) -> Iterator[Result]:
 
 
 _GROWTH = """
-import re, sys, time
+import sys, time
 from mlx_hf_bridge import MLXSentenceTransformer
 from benchmarks import texts
+from benchmarks.peak import peak_mib
 count = int(sys.argv[2])
 corpus = texts.mixed(count)
 model = MLXSentenceTransformer(sys.argv[1])
@@ -258,7 +262,7 @@ model.encode(texts.mixed(100, seed=9))
 start = time.perf_counter()
 vectors = model.encode(corpus)
 seconds = time.perf_counter() - start
-peak = int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read()).group(1)) / 1024
+peak = peak_mib()
 tokens = sum(len(one) for one in model.tokenizer.encode(corpus, 256))
 print(seconds / tokens * 1e6, peak - vectors.nbytes / 2**20)
 """

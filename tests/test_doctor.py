@@ -16,6 +16,12 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(diagnosis, "_SECONDS", 0.01)
 
 
+@pytest.fixture
+def on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give the advice for a CPU, on any machine."""
+    monkeypatch.setattr(device, "BACKEND", "cpu")
+
+
 def test_doctor_prints_what_it_found(capsys: Capture) -> None:
     assert main(["doctor", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
@@ -29,11 +35,13 @@ def test_doctor_prints_what_it_found(capsys: Capture) -> None:
         assert word in shown
 
 
+@pytest.mark.usefixtures("on_a_cpu")
 def test_doctor_speaks_of_a_missing_blas(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(device, "BLAS", None)
     assert "pip install 'mlx-hf-bridge[cpu]'" in diagnosis.diagnose().advice[0]
 
 
+@pytest.mark.usefixtures("on_a_cpu")
 def test_doctor_speaks_of_slow_products_and_of_forced_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENBLAS_CORETYPE", "Nehalem")
     monkeypatch.setattr(diagnosis, "_SLOW_PER_CORE", 1e9)

@@ -37,7 +37,7 @@ ORDER = [
     {"pretrained"},
     {"facade"},
     {"sentence_transformers", "pipelines"},
-    {"verification", "zero_change", "integrations", "cache"},
+    {"verification", "zero_change", "integrations", "cache", "selfcheck"},
     {"cli"},
     {"__main__"},
 ]

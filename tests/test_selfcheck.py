@@ -1,0 +1,82 @@
+"""Tests of `mlx-hf-bridge selfcheck`: it passes here, and finds a device that computes something else."""
+
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import mlx.core as mx
+import pytest
+from convert_checkpoints import Capture
+
+from mlx_hf_bridge.cli import main
+from mlx_hf_bridge.selfcheck import behavior, check, mechanisms, minilm, packing
+from mlx_hf_bridge.selfcheck import run as run_module
+
+
+@pytest.fixture
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Check two mechanisms, two formats and short texts, and measure no torch."""
+    chosen = ("norm after each block, heads of 32", "relative positions", "norms on both sides, shared keys")
+    monkeypatch.setattr(run_module, "check_mechanisms", mechanisms.check_mechanisms)
+    monkeypatch.setattr(mechanisms, "_LENGTHS", (1, 9))
+    monkeypatch.setattr(mechanisms, "MECHANISMS", {name: mechanisms.MECHANISMS[name] for name in chosen})
+    monkeypatch.setattr(packing, "FORMATS", [("affine", 4, 64), ("mxfp8", 8, 32)])
+    monkeypatch.setattr(behavior, "_process", lambda label, code: check.Check(behavior.GROUP, label, True, "", ""))
+    monkeypatch.setattr(minilm, "TOKENS", (10,))
+    monkeypatch.setattr(minilm, "_TEXTS", 4)
+    monkeypatch.setattr(minilm, "_torch_speed", lambda folder: {})
+
+
+@pytest.mark.slow  # it converts the real model twice
+@pytest.mark.usefixtures("short")
+def test_this_machine_passes(tmp_path: Path, minilm: Path, capsys: Capture) -> None:
+    target = tmp_path / "selfcheck.json"
+    assert main(["selfcheck", "--output", str(target)]) == 0
+    shown = capsys.readouterr().out
+    assert "0 failed" in shown
+    assert "FAILED" not in shown
+    document = json.loads(target.read_text(encoding="utf-8"))
+    assert document["passed"]
+    assert set(document["speeds"]) >= {"float32", "8 bits", "4 bits"}
+    assert str(Path.home()) not in target.read_text(encoding="utf-8")
+    assert str(minilm) not in target.read_text(encoding="utf-8")
+
+
+def _broken(function: Callable[..., mx.array], *args: mx.array, **kwargs: object) -> mx.array:
+    return function(*args, **kwargs) * 1.001
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "group"),
+    [
+        (mx.fast, "scaled_dot_product_attention", "layers"),
+        (mx.fast, "rms_norm", "layers"),
+        (mx, "quantized_matmul", "quantized matmuls"),
+    ],
+)
+def test_a_device_that_computes_something_else_fails(
+    owner: object, name: str, group: str, short: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A function of MLX is off by a thousandth on the device, and right on the CPU."""
+    right = getattr(owner, name)
+
+    def on_device(compute: Callable[[], mx.array]) -> object:
+        with monkeypatch.context() as patched:
+            patched.setattr(owner, name, partial(_broken, right))
+            return check.on_device(compute)
+
+    for module in (mechanisms, packing):
+        monkeypatch.setattr(module, "on_device", on_device)
+    monkeypatch.setattr(packing, "_ROWS", (1,))  # the quantized matmul is used for few rows on a CPU
+    checks = packing.check_packings() if group == packing.GROUP else mechanisms.check_mechanisms()
+    assert any(one.passed is False for one in checks)
+
+
+def test_an_error_is_a_failure_and_not_the_end() -> None:
+    def fails() -> check.Check:
+        raise ValueError("no such kernel")
+
+    found = check.guarded("layers", "attention", fails)
+    assert (found.passed, found.figure) == (False, "ValueError: no such kernel")
+    assert check.bounded("layers", "attention", float("nan"), 1.0).passed is False

@@ -209,6 +209,9 @@ def test_rerankers_have_one_label_and_slopes_of_their_own(tmp_path: Path) -> Non
         want.append(linear(tensors, "classifier", np.tanh(linear(tensors, "bert.pooler.dense", hidden[0]))))
     scores = 1 / (1 + np.exp(-np.array(want)[:, 0]))
     np.testing.assert_allclose(model.predict(pairs), scores, rtol=0, atol=ABSOLUTE)
+    classifier = MLXAutoModelForSequenceClassification.from_pretrained(tmp_path, num_labels=1)
+    logits = classifier(input_ids=tokens.ids[None], token_type_ids=tokens.token_type_ids[None]).logits
+    np.testing.assert_allclose(logits, want[-1:], rtol=0, atol=ABSOLUTE)
 
 
 def test_slopes_follow_the_code_that_config_json_names() -> None:

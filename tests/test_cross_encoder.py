@@ -15,6 +15,7 @@ from sentence_transformers.base.modules import Dense
 from sentence_transformers.cross_encoder.modules import LogitScore
 from sentence_transformers.sentence_transformer.modules import Pooling
 from st_checkpoints import PAIRS, TOLERANCE, randomized, transformer
+from weight_files import edit_config
 
 from mlx_hf_bridge import MLXCrossEncoder
 from mlx_hf_bridge.errors import ConfigError, InputError, WeightsError
@@ -51,6 +52,13 @@ def assert_same(torch_model: Any, mlx_model: MLXCrossEncoder, pairs: Any = PAIRS
 def test_scores_of_every_family_are_those_of_sentence_transformers(row: Row, tmp_path: Path) -> None:
     torch_model, mlx_model = both(tmp_path, row=row, activation_fn=torch.nn.Identity())
     assert_same(torch_model, mlx_model)
+
+
+def test_a_config_that_names_no_classifier_has_one_label(tmp_path: Path) -> None:
+    """The default of sentence-transformers where config.json says neither the class nor the labels."""
+    make_checkpoint(tmp_path, None, "ForSequenceClassification", labels=1)
+    edit_config(tmp_path, architectures=["BertForMaskedLM"], id2label=..., label2id=...)
+    assert_same(CrossEncoder(str(tmp_path), device="cpu"), MLXCrossEncoder(tmp_path))
 
 
 @pytest.mark.parametrize("labels", [1, 3])

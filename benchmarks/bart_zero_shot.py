@@ -73,7 +73,7 @@ def main() -> None:
         for timing in interleave(calls, given.rounds, REFERENCE):
             low, high = timing.spread
             speed = given.texts / timing.median
-            print(f"{timing.name:32s} {speed:8.3f} texts/s {timing.ratio:6.2f} x  ({low:.2f} - {high:.2f})")
+            print(f"{timing.name:32s} {speed:8.3f} texts/s {timing.ratio:6.2f} x  ({low:.2f} - {high:.2f})", flush=True)
 
 
 if __name__ == "__main__":

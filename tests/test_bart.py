@@ -19,6 +19,8 @@ from mlx_hf_bridge.facade import Facade
 from mlx_hf_bridge.inference.batching import make_batch
 from mlx_hf_bridge.quantization.replay import Replay
 from mlx_hf_bridge.runtime.executor import run
+from mlx_hf_bridge.verification.layers import layer_errors
+from mlx_hf_bridge.verification.reference import Reference
 
 # float32 tolerance across kernels, as in test_parity.py.
 ABSOLUTE = 2e-5
@@ -57,7 +59,7 @@ def test_zero_shot_answers_as_transformers(nli: Path, multi_label: bool) -> None
         np.testing.assert_allclose(one["scores"], other["scores"], rtol=0, atol=ABSOLUTE)
 
 
-@pytest.mark.parametrize(("recipe", "tolerance"), [("q8", 0.02), ("q4-fit", 0.3)])
+@pytest.mark.parametrize(("recipe", "tolerance"), [("q8", 0.02), pytest.param("q4-fit", 0.3, marks=pytest.mark.slow)])
 def test_zero_shot_works_quantized(recipe: str, tolerance: float, tmp_path: Path) -> None:
     """Weights of the decoder are packed as those of the encoder."""
     wide = type(BART.config)(**{**BART.config.to_dict(), **BART.wide, "id2label": LABELS, "label2id": None})
@@ -161,6 +163,15 @@ def test_sentence_embeddings_of_a_bare_bart_are_those_of_sentence_transformers(t
     make_checkpoint(tmp_path, BART)
     expected = sentence_transformers.SentenceTransformer(str(tmp_path), device="cpu").encode(TEXTS)
     np.testing.assert_allclose(MLXSentenceTransformer(str(tmp_path)).encode(TEXTS), expected, rtol=0, atol=ABSOLUTE)
+    # Enough texts that a batch of sentence-transformers is computed in parts.
+    behind = sentence_transformers.SentenceTransformer(str(tmp_path), backend="mlx").encode(TEXTS * 20, batch_size=80)
+    np.testing.assert_allclose(behind, np.tile(expected, (20, 1)), rtol=0, atol=ABSOLUTE)
+
+
+def test_errors_by_layer_are_those_of_encoder_and_decoder(nli: Path) -> None:
+    folder = MLXAutoModel.from_pretrained(nli).folder
+    errors = layer_errors(folder, Reference(str(nli), None, nli), TEXTS[:1])
+    assert errors == (0,) * (BART.config.encoder_layers + BART.config.decoder_layers + 2)
 
 
 def test_general_keys_win_and_three_labels_are_the_default_as_in_transformers(tmp_path: Path) -> None:

@@ -45,4 +45,7 @@ def layer_errors(folder: Path, reference: Reference, texts: Sequence[str]) -> tu
 
 
 def _hidden_states(model: MLXPreTrainedModel, ids: np.ndarray) -> tuple[np.ndarray, ...]:
-    return tuple(model(ids[None].astype(np.int64), output_hidden_states=True).hidden_states)
+    output = model(ids[None].astype(np.int64), output_hidden_states=True)
+    # A model that ends with a decoder records both of its stacks.
+    names = ("hidden_states", "encoder_hidden_states", "decoder_hidden_states")
+    return tuple(state for name in names for state in output.get(name) or ())

@@ -52,8 +52,9 @@ class BatchSplittingModel(MLXPreTrainedModel):
         batches = [parts.model_inputs(self.loaded, number) for number in range(len(parts.rows))]
         jobs = [partial(_compute, self.loaded.model, self.loaded.task, batch) for batch in batches]
         outputs = {name: mx.array(array) for name, array in parts.merge(list(run_in_parallel(jobs))).items()}
-        hidden = outputs.pop("hidden", mx.zeros(0))
-        return EncoderOutput(hidden, outputs.pop("pooled", None), outputs)
+        hidden, encoded = outputs.pop("hidden", mx.zeros(0)), outputs.pop("encoder", None)
+        encoder = None if encoded is None else EncoderOutput(encoded)
+        return EncoderOutput(hidden, outputs.pop("pooled", None), outputs, encoder=encoder)
 
     def __reduce__(self) -> tuple[Any, ...]:
         read, arguments = super().__reduce__()
@@ -129,10 +130,11 @@ def _can_split(arrays: Mapping[str, Any], independent_length: int) -> bool:
 def _compute(model: Callable[..., EncoderOutput], task: str, call: ModelInputs) -> dict[str, mx.array]:
     """Return the outputs of one sub-batch by name, in float32, since numpy has no bfloat16."""
     encoded = model(call.batch(), outputs_only=task != BASE_TASK)
+    encoder = {} if encoded.encoder is None else {"encoder": encoded.encoder.hidden.astype(mx.float32)}
     if task != BASE_TASK:
-        return {name: array.astype(mx.float32) for name, array in encoded.outputs.items()}
+        return encoder | {name: array.astype(mx.float32) for name, array in encoded.outputs.items()}
     outputs = {"hidden": encoded.hidden, "pooled": encoded.pooled}
-    return {name: array.astype(mx.float32) for name, array in outputs.items() if array is not None}
+    return encoder | {name: array.astype(mx.float32) for name, array in outputs.items() if array is not None}
 
 
 def _restore(read: Callable[..., MLXPreTrainedModel], *arguments: Any) -> BatchSplittingModel:

@@ -14,7 +14,7 @@ from weight_files import edit_config, read_tensors, rewrite
 
 import mlx_hf_bridge
 from mlx_hf_bridge import MLXAutoModel, MLXAutoModelForSequenceClassification, MLXSentenceTransformer, pipeline
-from mlx_hf_bridge.errors import ConfigError, InputError, WeightsError
+from mlx_hf_bridge.errors import ArgumentTypeError, ConfigError, InputError, WeightsError
 from mlx_hf_bridge.facade import Facade
 from mlx_hf_bridge.inference.batching import make_batch
 from mlx_hf_bridge.quantization.replay import Replay
@@ -113,6 +113,13 @@ def test_end_tokens_are_checked_as_in_transformers(tmp_path: Path) -> None:
             reference(torch_model, given)
         with pytest.raises(InputError, match=message):
             model(**given)
+
+
+def test_other_inputs_of_the_decoder_are_refused(tmp_path: Path) -> None:
+    save_model(tmp_path, BART)
+    inputs = ragged_inputs(BART)
+    with pytest.raises(ArgumentTypeError, match=r"decoder_input_ids.* Its decoder reads input_ids, shifted"):
+        MLXAutoModel.from_pretrained(tmp_path)(**inputs, decoder_input_ids=inputs["input_ids"])
 
 
 SPELLINGS = {

@@ -159,6 +159,8 @@ class Family:
             authors' classes, and tests compare with an independent implementation in NumPy.
         keys_of_tensors: Function of the names of a checkpoint's modules; it returns keys of config.json that the names
             tell and the file does not. None where config.json tells all.
+        inputs_note: A sentence with a space at its end for errors about arguments that transformers' classes take and
+            the model here does not; "" for none.
         length_dependent: Whether padding changes the outputs of the real tokens, so that only texts of one length can
             share a batch (FNet mixes all positions).
     """
@@ -186,6 +188,7 @@ class Family:
     ignored_prefixes: tuple[str, ...] = ()
     uses_token_type_ids: bool = True
     accepts_inputs_embeds: bool = True
+    inputs_note: str = ""
     returns_hidden_state: bool = True
     in_transformers: bool = True
     length_dependent: bool = False

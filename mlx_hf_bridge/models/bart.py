@@ -229,4 +229,5 @@ FAMILY = Family(
     ignored_prefixes=("lm_head",),
     uses_token_type_ids=False,
     accepts_inputs_embeds=False,
+    inputs_note="Its decoder reads input_ids, shifted to the right; for other inputs use transformers on torch. ",
 )

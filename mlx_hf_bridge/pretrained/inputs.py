@@ -157,7 +157,8 @@ class ModelInputs:
         name, known = self.loaded.family.hf_class_name(self.loaded.task), self.loaded.config.extra_input_sizes
         if unknown := sorted(set(given) - set(known)):
             own = f"it also takes {', '.join(known)}" if known else "it has no further arguments"
-            raise ArgumentTypeError(f"{name} got {', '.join(unknown)}, which it does not take; {own}. Omit it.")
+            note = self.loaded.family.inputs_note
+            raise ArgumentTypeError(f"{name} got {', '.join(unknown)}, which it does not take; {own}. {note}Omit it.")
         arrays = {argument: self._like_ids(argument, values) for argument, values in given.items()}
         for argument, array in arrays.items():
             if array is not None and not known[argument] and array.any():

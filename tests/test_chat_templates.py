@@ -114,7 +114,12 @@ def rerankers(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple
     return load
 
 
-@pytest.mark.parametrize("name", RERANKERS)
+SLOW = ("qwen2 yes or no", "qwen3 one label")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in RERANKERS]
+)
 def test_rerankers_score_pairs_through_their_chat_template(rerankers: Any, name: str) -> None:
     torch_model, mlx_model = rerankers(name)
     options = {"activation_fn": torch.nn.Identity()}

@@ -54,7 +54,12 @@ def texts(count: int) -> list[str]:
     return ["".join(source.choices(LETTERS, k=source.randrange(30))) for _ in range(count)]
 
 
-@pytest.fixture(scope="module", params=KINDS)
+# The others are second kinds of the same.
+FIRST = ("bertweet", "japanese words")
+PARAMS = [name if name in FIRST else pytest.param(name, marks=pytest.mark.slow) for name in KINDS]
+
+
+@pytest.fixture(scope="module", params=PARAMS)
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Save a tiny encoder with the files of one of KINDS."""
     model_type, files, settings = KINDS[request.param]

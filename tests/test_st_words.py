@@ -60,7 +60,12 @@ def known(name: str) -> list[str]:
     return [text for text in TEXTS if name not in ("lower case", "lstm") or text not in ("", "nothing known", "a dog")]
 
 
-@pytest.mark.parametrize("name", MODELS)
+SLOW = ("lower case", "binary bag", "one direction", "cnn of an encoder")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in MODELS]
+)
 def test_models_of_words_embed_as_in_sentence_transformers(name: str, tmp_path: Path) -> None:
     torch_model = sentence_transformers.SentenceTransformer(modules=MODELS[name](tmp_path), device="cpu")
     torch_model.save_pretrained(str(tmp_path / "repo"))

@@ -164,8 +164,9 @@ class MLXSentenceTransformer(MLXEmbeddingModel):
             chunk_size: How many texts a worker process gets at a time. Default: None, chosen by the number of texts.
             overlong: What happens to texts of more tokens than `max_seq_length`: "truncate" or "error". Default: None,
                 as the model was loaded.
-            **kwargs: `task` ("query" or "document", for models with a Router), `processing_kwargs` (a dict of tokenizer
-                options), and what `get_model_kwargs` names.
+            **kwargs: `task` ("query" or "document" for models with a Router; the name of a LoRA for jina-embeddings-v3,
+                such as "retrieval.query"), `processing_kwargs` (a dict of tokenizer options), and what
+                `get_model_kwargs` names.
 
         Returns:
             For several texts, by output_value:

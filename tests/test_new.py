@@ -22,7 +22,8 @@ from safetensors.numpy import save_file
 
 import mlx_hf_bridge
 from mlx_hf_bridge import MLXAutoModel, MLXCrossEncoder, MLXSentenceTransformer, MLXSparseEncoder, verify
-from mlx_hf_bridge.errors import ConfigError
+from mlx_hf_bridge.errors import ConfigError, UnsupportedModelError
+from mlx_hf_bridge.facade import facade
 
 # float32 against float64.
 ABSOLUTE = 2e-5
@@ -268,6 +269,12 @@ def test_a_packed_copy_is_verified_without_the_repos_code(tmp_path: Path) -> Non
     report = verify(str(tmp_path), quantization_config="q8", texts=TEXTS)
     assert report.figures["cosine_mean"] > 0.99
     assert "mlx_hf_bridge in float32" in report.reference
+
+
+def test_there_is_no_facade_without_a_class_of_transformers(tmp_path: Path) -> None:
+    write_repo(tmp_path, CONFIG, weights_for(CONFIG))
+    with pytest.raises(UnsupportedModelError, match=r"no class for model_type 'new'.* Call the MLX model itself"):
+        facade(MLXAutoModel.from_pretrained(tmp_path))
 
 
 def test_the_reranker_ranks_as_described(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Any text and any argument, by hypothesis: a result of the right shape that equals one by one, or one clear error."""
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,12 @@ from mlx_hf_bridge.inference.tokenizer import Tokenizer
 hypothesis = pytest.importorskip("hypothesis")
 st = pytest.importorskip("hypothesis.strategies")
 
-# --hypothesis-profile=long tries a hundred times as much. Nothing is kept between runs, and all runs try the same.
-_PLAIN = {"deadline": None, "derandomize": True, "database": None}
-hypothesis.settings.register_profile("short", max_examples=12, **_PLAIN)
-hypothesis.settings.register_profile("long", max_examples=1200, deadline=None)
-if hypothesis.settings.default.max_examples == 100:
-    hypothesis.settings.load_profile("short")
+# Examples of each test. Nothing is kept between runs, and all runs of the suite try the same ones.
+_EXAMPLES = int(os.environ.get("PROPERTY_EXAMPLES", "12"))
+hypothesis.settings.register_profile(
+    "suite", max_examples=_EXAMPLES, deadline=None, database=None, derandomize="PROPERTY_EXAMPLES" not in os.environ
+)
+hypothesis.settings.load_profile("suite")
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

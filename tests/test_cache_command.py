@@ -183,20 +183,24 @@ def test_prune_takes_what_no_load_finds_and_nothing_else(cache: Path, capsys: Ca
     (cache / ".x-float-0-abc.scratch" / "lock").touch()
     for name in (f"gone-float-{'0' * 16}.lock", f"../in_use/gone-float-{'0' * 16}"):
         (cache / name).touch()
-    steps = cache.parent / "calibration" / "old"
-    steps.mkdir(parents=True)
-    os.utime(steps, (0, 0))
+    for name in ("0" * 32, "photos"):
+        (cache.parent / "calibration" / name).mkdir(parents=True)
+        os.utime(cache.parent / "calibration" / name, (0, 0))
     # Somebody else's, though they lie in the cache.
     (cache / "mine").mkdir()
     (cache / "mine" / "file").touch()
+    (cache / ".notes.scratch").mkdir()
+    (cache / ".notes.scratch" / "file").touch()
+    os.utime(cache / ".notes.scratch", (0, 0))
     (cache / f"link-float-{'1' * 16}").symlink_to(cache / "mine")
     kinds = [item.get("kind", item.get("state")) for item in answer(capsys, "prune", "--dry-run")["items"]]
     assert kinds == ["outdated", "scratch", "lock", "lock", "calibration"]
     assert main(["cache", "prune", "--yes"]) == 0
     assert scan_cache().prunable() == []
     names = {path.name for path in cache.iterdir() if path.is_dir()}
-    assert names == {"mine", f"link-float-{'1' * 16}", one("float").id}
+    assert names == {"mine", ".notes.scratch", f"link-float-{'1' * 16}", one("float").id}
     assert (cache / "mine" / "file").exists()
+    assert [path.name for path in (cache.parent / "calibration").iterdir()] == ["photos"]
 
 
 def test_unused_models_are_pruned_when_asked(cache: Path, capsys: Capture) -> None:

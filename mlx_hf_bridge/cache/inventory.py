@@ -20,6 +20,7 @@ from mlx_hf_bridge.runtime.environment import bridge_cache
 
 # The names that `conversion.cache.cache_folder` gives; other folders are somebody else's and are never touched.
 _OURS = re.compile(r".+-[0-9a-f]{16}", re.DOTALL)
+_CALIBRATION = re.compile(r"[0-9a-f]{16,64}")
 _DAY = 86400
 # An interrupted calibration can be resumed until then.
 _DAYS_OF_A_CALIBRATION = 14
@@ -208,11 +209,14 @@ def _leftovers(folder: Path) -> Iterator[Leftover]:
     for scratch in abandoned(folder):
         yield Leftover(scratch, "scratch", size_on_disk(scratch))
     locks = [path for path in _listed(folder) if path.suffix == ".lock" and _OURS.fullmatch(path.stem)]
-    for lock in (*locks, *_listed(lock_folder())):
+    locks += [path for path in _listed(lock_folder()) if _OURS.fullmatch(path.name)]
+    for lock in locks:
         converted = folder / (lock.stem if lock.suffix == ".lock" else lock.name)
         if not converted.exists() and not is_in_use(converted):
             yield Leftover(lock, "lock", 0)
     for steps in _listed(bridge_cache() / "calibration"):
+        if not _CALIBRATION.fullmatch(steps.name):
+            continue
         newest = max((_modified(path) or 0.0 for path in (steps, *_listed(steps))), default=0.0)
         if time.time() - newest > _DAYS_OF_A_CALIBRATION * _DAY:
             yield Leftover(steps, "calibration", size_on_disk(steps))

@@ -11,7 +11,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from mlx_hf_bridge.cache.inventory import CachedModel, Leftover
-from mlx_hf_bridge.conversion.atomic_folder import SCRATCH, abandoned
+from mlx_hf_bridge.conversion.atomic_folder import LOCK, SCRATCH, abandoned
 from mlx_hf_bridge.conversion.usage import converted_folder, exclusive
 from mlx_hf_bridge.runtime.boundary import guarded
 
@@ -66,7 +66,7 @@ def _remove_model(folder: Path) -> str | None:
                 return "is in use by a process"
             # Out of its place at once: a load finds all of it or nothing, and another process can finish this.
             scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", suffix=SCRATCH, dir=folder.parent))
-            with suppress(FileNotFoundError):
+            with FileLock(scratch / LOCK), suppress(FileNotFoundError):
                 os.replace(folder, scratch / folder.name)
             lock.unlink(missing_ok=True)
     except Timeout:

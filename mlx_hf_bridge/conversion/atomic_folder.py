@@ -16,7 +16,7 @@ from mlx_hf_bridge.errors import BridgeError, RepositoryError
 
 # The end of the names of folders that are being written, the lock in them, and the name in them of what the new folder
 # replaces.
-SCRATCH, _LOCK, _REPLACED = ".scratch", "lock", "replaced"
+SCRATCH, LOCK, _REPLACED = ".scratch", "lock", "replaced"
 # The files that make a folder a model, in the order in which they are put there, and last of all.
 _ENTRIES = ("modules.json", "config.json")
 _ADVICE = "Give a folder on a disk with space that you may write to."
@@ -114,9 +114,9 @@ def _scratch_folder(parent: Path, name: str) -> Iterator[Path]:
     while True:
         scratch = Path(tempfile.mkdtemp(prefix=f".{name}-", suffix=SCRATCH, dir=parent))
         try:
-            with FileLock(scratch / _LOCK):
+            with FileLock(scratch / LOCK):
                 # Gone if another process took it for abandoned before it was locked.
-                if (scratch / _LOCK).exists():
+                if (scratch / LOCK).exists():
                     new = scratch / name
                     new.mkdir()
                     yield new
@@ -135,9 +135,12 @@ def abandoned(parent: Path) -> Iterator[Path]:
         Each of them, locked until the next one is asked for.
     """
     for scratch in sorted(parent.glob(f".*{SCRATCH}")):
-        lock = scratch / _LOCK
+        lock = scratch / LOCK
         try:
-            # Without a lock, too: a process that has not locked its new folder yet makes another one.
+            # An empty one without a lock, too: a process that has not locked its new folder yet makes another one. One
+            # with files and no lock is somebody else's.
+            if not lock.exists() and any(scratch.iterdir()):
+                continue
             with FileLock(lock, timeout=0):
                 yield scratch
         except (OSError, Timeout):  # in use, gone meanwhile, or another user's

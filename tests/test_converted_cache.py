@@ -260,13 +260,15 @@ def test_what_killed_conversions_left_is_removed_and_work_in_progress_is_not(
 ) -> None:
     make_checkpoint(tmp_path)
     folder = bridge_cache / "converted"
-    left, running, started = (folder / f".{name}-x1.scratch" for name in ("other", "running", "started"))
-    for scratch in (left, running, started):
+    # "foreign" is no folder of this package. A process whose folder is removed before it has a lock makes another one.
+    left, empty, foreign, running = (folder / f".{name}-x1.scratch" for name in ("a", "b", "foreign", "running"))
+    for scratch in (left, empty, foreign, running):
         scratch.mkdir(parents=True)
     (left / "lock").touch()
+    (foreign / "notes.txt").touch()
     with FileLock(running / "lock"):
         MLXAutoModel.from_pretrained(tmp_path)
-        assert sorted(folder.glob(".*")) == [running, started]
+        assert sorted(folder.glob(".*")) == [foreign, running]
 
 
 @pytest.mark.parametrize(

@@ -5,13 +5,17 @@ The functions and methods are found by walking the package, so that a new one is
 
 import inspect
 import io
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import sentence_transformers
 from checkpoints import make_checkpoint
 from public_api import BAD, calls, public_functions, public_methods, public_names
+from safetensors.numpy import load_file, save_file
 from test_multi_vector_encoder import colbert
 
 import mlx_hf_bridge
@@ -158,6 +162,49 @@ def of_the_package(source: str) -> Callable[..., Any]:
     namespace: dict[str, Any] = {"__name__": "mlx_hf_bridge.made"}
     exec(source, namespace)
     return guarded(namespace["made"])  # type: ignore[no-any-return]
+
+
+def with_nan(repo: Path, folder: Path) -> Path:
+    """Copy a model, with NaN in its embeddings of words."""
+    shutil.copytree(repo, folder)
+    weights = load_file(folder / "model.safetensors")
+    weights["embeddings.word_embeddings.weight"][5] = np.nan
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    return folder
+
+
+def test_nan_is_returned_as_by_transformers_but_not_without_a_word(
+    repos: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = with_nan(repos / "Model", tmp_path / "nan")
+    model = mlx_hf_bridge.MLXAutoModel.from_pretrained(folder)
+    assert np.isfinite(model([[6, 7]]).last_hidden_state).all()
+    assert "computed NaN or infinity" not in caplog.text
+    for _ in range(2):
+        assert np.isnan(model([[5, 6]]).last_hidden_state).any()
+    assert caplog.text.count("computed NaN or infinity") == 1
+    with pytest.raises(errors.NonFiniteError):
+        mlx_hf_bridge.MLXSentenceTransformer(folder).encode("the cat")
+
+
+def test_sentence_transformers_on_mlx_does_not_return_nan_without_a_word(
+    repos: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = with_nan(repos / "Model", tmp_path / "nan")
+    model = sentence_transformers.SentenceTransformer(str(folder), backend="mlx", device="cpu")
+    texts = ["the cat"] * 40 + ["the cat sat on the mat"] * 40
+    assert np.isnan(model.encode(texts, batch_size=80)).any()
+    assert caplog.text.count("computed NaN or infinity") == 1
+
+
+def test_a_wrong_recipe_in_the_environment_is_an_error_at_the_first_load(
+    repos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLX_HF_BRIDGE_QUANTIZATION", "q5000")
+    message = r"MLX_HF_BRIDGE_QUANTIZATION='q5000' cannot be used: .* is not a recipe; use one of"
+    for call in (mlx_hf_bridge.install, lambda: mlx_hf_bridge.MLXAutoModel.from_pretrained(repos / "Model")):
+        with pytest.raises(errors.QuantizationError, match=message):
+            call()
 
 
 def test_the_message_names_the_argument_that_is_not_of_its_type() -> None:

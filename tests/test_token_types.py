@@ -85,6 +85,17 @@ def test_other_pipelines_answer_as_transformers_5_and_warn_once(
     assert caplog.text.count(LOST) == 1
 
 
+def test_zero_shot_classification_warns_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    make(tmp_path, "ForSequenceClassification", labels=3)
+    config = json.loads((tmp_path / "config.json").read_text())
+    labels = {"0": "ENTAILMENT", "1": "NEUTRAL", "2": "CONTRADICTION"}
+    (tmp_path / "config.json").write_text(json.dumps({**config, "id2label": labels}))
+    classify = pipeline("zero-shot-classification", tmp_path)
+    for _ in range(2):
+        classify("the cat sat", ["cat", "dog"])
+    assert caplog.text.count(LOST) == 1
+
+
 def test_a_cross_encoder_warns_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     make(tmp_path, "ForSequenceClassification", labels=1)
     model = MLXCrossEncoder(str(tmp_path))

@@ -32,7 +32,12 @@ _DROPPED_KEYS = ("_name_or_path", "transformers_version", *STORAGE_KEYS)
 
 def write_json(path: Path, content: Any, indent: int | None = 2) -> None:
     """Write content as indented JSON in UTF-8, with a newline at the end."""
-    path.write_text(json.dumps(content, indent=indent, ensure_ascii=False) + "\n", encoding="utf-8")
+    text = json.dumps(content, indent=indent, ensure_ascii=False)
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:  # a lone surrogate, which JSON can only escape
+        text = json.dumps(content, indent=indent)
+    path.write_text(text + "\n", encoding="utf-8")
 
 
 def write_config(

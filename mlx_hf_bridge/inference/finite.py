@@ -3,13 +3,20 @@
 from collections.abc import Mapping
 from typing import Any
 
+import mlx.core as mx
 import numpy as np
 
 from mlx_hf_bridge.errors import NonFiniteError
 from mlx_hf_bridge.inference.batching import Results
+from mlx_hf_bridge.inference.model import EncoderOutput
 
 # Of a dict of outputs only these are looked at: token embeddings hold padding too, which may be anything.
 _CHECKED = ("sentence_embedding", "scores")
+# What is said of a model that is called as in transformers, which returns such values too.
+NON_FINITE_OUTPUTS = (
+    "%s computed NaN or infinity. Load it with dtype='float32', and if that does not help, check the weights of the "
+    "checkpoint for such values. This is said once for each model."
+)
 
 
 def check_finite(rows: Results, name: str, hint: str = "") -> Results:
@@ -49,3 +56,18 @@ def _is_finite(row: Any) -> bool:
         return all(_is_finite(one) for one in row)
     values = np.asarray(row[1] if isinstance(row, tuple) else row)
     return not np.issubdtype(values.dtype, np.floating) or bool(np.isfinite(values).all())
+
+
+def is_finite_output(output: EncoderOutput) -> mx.array:
+    """Return whether vectors have neither NaN nor infinity, and logits no NaN; some models mask logits by infinity.
+
+    Args:
+        output: What a model computed.
+
+    Returns:
+        A bool array without axes, not evaluated yet.
+    """
+    vectors = [array for array in (output.hidden, output.pooled) if array is not None]
+    logits = [array for array in output.outputs.values() if isinstance(array, mx.array)]
+    found = [mx.isfinite(array).all() for array in vectors] + [~mx.isnan(array).any() for array in logits]
+    return mx.all(mx.stack(found))

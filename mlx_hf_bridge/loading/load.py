@@ -41,7 +41,12 @@ from mlx_hf_bridge.loading.overrides import (
 from mlx_hf_bridge.loading.report import LoadReport
 from mlx_hf_bridge.loading.stored import Content, content_of, naming
 from mlx_hf_bridge.models import family_for
-from mlx_hf_bridge.quantization.recipes import MLXQuantizationConfig, QuantizationLike, recipe_from
+from mlx_hf_bridge.quantization.recipes import (
+    MLXQuantizationConfig,
+    QuantizationLike,
+    recipe_from,
+    recipe_of_environment,
+)
 from mlx_hf_bridge.runtime.device import activation_dtype
 from mlx_hf_bridge.runtime.executor import run
 from mlx_hf_bridge.runtime.precision import warn_of_tf32
@@ -160,6 +165,8 @@ def load(
         QuantizationError: If the recipe is unknown, or contradicts how the weights are already quantized.
         ArgumentTypeError: If a traced model is to be changed, or a value has a wrong type.
     """
+    # For its error alone: a wrong value of the variable is not found out only in zero-change mode.
+    recipe_of_environment()
     recipe, stored = recipe_from(quantization_config), parse_dtype(dtype)
     source = name if isinstance(name, Source) else locate(name, options or HubOptions())
     with naming(source):

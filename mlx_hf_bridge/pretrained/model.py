@@ -4,6 +4,7 @@ Reference: transformers/modeling_utils.py, transformers/modeling_outputs.py. B t
     size.
 """
 
+import logging
 import sys
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -24,6 +25,7 @@ from mlx_hf_bridge.architecture.family import (
 )
 from mlx_hf_bridge.checkpoints.card import CARD_FILE
 from mlx_hf_bridge.errors import ArgumentTypeError, UnservedUseError
+from mlx_hf_bridge.inference.finite import NON_FINITE_OUTPUTS, is_finite_output
 from mlx_hf_bridge.inference.model import EncoderOutput
 from mlx_hf_bridge.layers.single_batch import single_batch_mode
 from mlx_hf_bridge.loading.load import Changes, LoadedModel, load
@@ -56,6 +58,8 @@ from mlx_hf_bridge.quantization.recipes import MLXQuantizationConfig
 from mlx_hf_bridge.runtime.executor import run
 from mlx_hf_bridge.tracing.model import TracedModel
 
+logger = logging.getLogger(__name__)
+
 _OUTPUTS: dict[str, type[ModelOutput]] = {
     MASKED_LM: MaskedLMOutput,
     SEQUENCE_CLASSIFICATION: SequenceClassifierOutput,
@@ -86,6 +90,7 @@ class MLXPreTrainedModel(TorchModuleAPI):
         super().__init__(loaded)
         self.config = ModelConfig(loaded.raw_config, loaded.config, loaded.source.name)
         self.name_or_path = loaded.source.name
+        self._warned_of_non_finite = False
 
     @property
     def dtype(self) -> mx.Dtype:
@@ -154,14 +159,14 @@ class MLXPreTrainedModel(TorchModuleAPI):
         # Then the last layer may skip positions that the head does not read.
         outputs_only = self._loaded.task != BASE_TASK
 
-        def encode() -> EncoderOutput:
+        def encode() -> tuple[EncoderOutput, mx.array]:
             # A direct call is one batch, and `run` lets nothing else compute meanwhile.
             with single_batch_mode():
-                return inputs.unflatten_choices(
-                    self._loaded.model(inputs.batch(), hidden_states, attentions, outputs_only)
-                )
+                output = self._loaded.model(inputs.batch(), hidden_states, attentions, outputs_only)
+                return inputs.unflatten_choices(output), is_finite_output(output)
 
-        encoded = run(encode)
+        encoded, is_finite = run(encode)
+        self._warn_unless(bool(is_finite.item()))
         output = self._output(encoded, inputs.reference)
         # Callers on torch may ask for isinstance(output, transformers.utils.ModelOutput).
         if array_type(inputs.reference) == "torch":
@@ -356,6 +361,12 @@ class MLXPreTrainedModel(TorchModuleAPI):
 
     def _option(self, argument: bool | None, key: str) -> bool:
         return bool(getattr(self.config, key)) if argument is None else bool(argument)
+
+    def _warn_unless(self, is_finite: bool) -> None:
+        """Warn once of NaN or infinity, which transformers returns without a word."""
+        if not is_finite and not self._warned_of_non_finite:
+            self._warned_of_non_finite = True
+            logger.warning(NON_FINITE_OUTPUTS, self.name_or_path)
 
     def _output(self, encoded: EncoderOutput, like: Any) -> ModelOutput:
         def convert(array: Any) -> Any:

@@ -4,24 +4,29 @@ Reference: torch/nn/modules/module.py, transformers/modeling_utils.py (num_param
 """
 
 from dataclasses import replace
-from typing import Any, NoReturn, Self
+from typing import Any, Self
 
 import mlx.core as mx
 
 from mlx_hf_bridge.errors import UnservedUseError
 from mlx_hf_bridge.loading.load import LoadedModel
+from mlx_hf_bridge.pretrained.inference_only import InferenceOnly
 from mlx_hf_bridge.pretrained.parameters import cast_weights, count_parameters, memory_footprint, require_float_dtype
-from mlx_hf_bridge.runtime.boundary import PublicAPI
 from mlx_hf_bridge.runtime.executor import run
 from mlx_hf_bridge.tracing.model import TracedModel
 
 
-class TorchModuleAPI(PublicAPI):
+class TorchModuleAPI(InferenceOnly):
     """The methods of torch.nn.Module and PreTrainedModel that programs call on a model before they run it.
 
     Args:
         loaded: The loaded model.
     """
+
+    _instead_of_torch = (
+        "For its device and size use device, dtype and num_parameters(); for its arrays, loaded.model; for training, "
+        "transformers on torch."
+    )
 
     def __init__(self, loaded: LoadedModel) -> None:
         self._loaded = loaded
@@ -130,61 +135,6 @@ class TorchModuleAPI(PublicAPI):
             The model itself.
         """
         return self
-
-    def train(self, mode: bool = True) -> Self:
-        """Accept `train(False)`, which is `eval()`; training needs torch.
-
-        Args:
-            mode: Must be False.
-
-        Returns:
-            The model itself.
-
-        Raises:
-            UnservedUseError: If `mode` is True.
-        """
-        return self._refuse("train()") if mode else self
-
-    def parameters(self, recurse: bool = True) -> NoReturn:
-        """Raise UnservedUseError: the weights are MLX arrays, not torch parameters.
-
-        Args:
-            recurse: Not used.
-        """
-        self._refuse("parameters()")
-
-    def named_parameters(self, prefix: str = "", recurse: bool = True) -> NoReturn:
-        """Raise UnservedUseError: the weights are MLX arrays, not torch parameters.
-
-        Args:
-            prefix: Not used.
-            recurse: Not used.
-        """
-        self._refuse("named_parameters()")
-
-    def state_dict(self) -> NoReturn:
-        """Raise UnservedUseError: the weights are MLX arrays, not torch tensors."""
-        self._refuse("state_dict()")
-
-    def requires_grad_(self, requires_grad: bool = True) -> Self:
-        """Accept `requires_grad_(False)`, which changes nothing; gradients need torch.
-
-        Args:
-            requires_grad: Must be False.
-
-        Returns:
-            The model itself.
-
-        Raises:
-            UnservedUseError: If `requires_grad` is True.
-        """
-        return self._refuse("requires_grad_()") if requires_grad else self
-
-    def _refuse(self, use: str) -> NoReturn:
-        raise UnservedUseError(
-            f"{use} was called on {type(self).__name__} on MLX, which is for inference only. For its device and size "
-            "use device, dtype and num_parameters(); for its arrays, loaded.model; for training, transformers on torch."
-        )
 
     def num_parameters(self, only_trainable: bool = False, exclude_embeddings: bool = False) -> int:
         """Return the number of parameters; quantized weights count as the numbers that they stand for.

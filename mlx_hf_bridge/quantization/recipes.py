@@ -17,6 +17,7 @@ from mlx_hf_bridge.quantization.widths import (
     resolve_bits_choices,
 )
 from mlx_hf_bridge.runtime.boundary import guard_methods, guarded
+from mlx_hf_bridge.runtime.environment import QUANTIZATION_VARIABLE, quantization_choice
 
 __all__ = [
     "BITS",
@@ -240,6 +241,22 @@ def recipe_from(given: QuantizationLike) -> MLXQuantizationConfig | None:
             "a dict, an MLXQuantizationConfig or None."
         )
     return _from_dict(given)
+
+
+def recipe_of_environment() -> MLXQuantizationConfig | None:
+    """Return the recipe that MLX_HF_BRIDGE_QUANTIZATION names, for zero-change mode.
+
+    Returns:
+        The recipe; None if the variable is not set.
+
+    Raises:
+        QuantizationError: If it names no recipe.
+    """
+    choice = quantization_choice()
+    try:
+        return recipe_from(choice)
+    except QuantizationError as error:
+        raise QuantizationError(f"{QUANTIZATION_VARIABLE}={choice!r} cannot be used: {error}") from error
 
 
 def _from_file(path: Path) -> MLXQuantizationConfig:

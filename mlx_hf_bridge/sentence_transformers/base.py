@@ -413,8 +413,8 @@ class MLXBaseModel(TorchMethods, ABC):
             repo_id = f"{organization}/{repo_id}"
         return self.push_to_hub(
             repo_id,
-            token,
-            private,
+            token=token,
+            private=private,
             commit_message=commit_message,
             local_model_path=local_model_path,
             exist_ok=exist_ok,

@@ -5,9 +5,10 @@ Reference: torch/nn/modules/module.py, sentence_transformers/base/model.py.
 
 from collections.abc import Iterator, Mapping
 from types import SimpleNamespace
-from typing import Any, NoReturn, Self
+from typing import Any, Self
 
-from mlx_hf_bridge.errors import ArgumentTypeError, ConfigError, UnservedUseError
+from mlx_hf_bridge.errors import ArgumentTypeError, ConfigError
+from mlx_hf_bridge.pretrained.inference_only import InferenceOnly
 from mlx_hf_bridge.pretrained.parameters import require_float_dtype
 from mlx_hf_bridge.sentence_transformers.encoding.features import compute_features
 from mlx_hf_bridge.sentence_transformers.module_list import ModuleList
@@ -26,7 +27,7 @@ class ModelCardData(SimpleNamespace):
         """
 
 
-class TorchMethods(ModuleList):
+class TorchMethods(InferenceOnly, ModuleList):
     """A list of modules with the methods of torch.nn.Module.
 
     Attributes:
@@ -36,6 +37,10 @@ class TorchMethods(ModuleList):
 
     model_card_data: Any
     backend = "mlx"
+    _instead_of_torch = (
+        "For its size use transformers_model.num_parameters(); for its arrays, model[0].loaded.model; for training, "
+        "sentence-transformers on torch."
+    )
 
     def to(self, *args: Any, **kwargs: Any) -> Self:
         """Return the model as it is, since MLX selects its device itself.
@@ -119,60 +124,6 @@ class TorchMethods(ModuleList):
         """
         return self
 
-    def train(self, mode: bool = True) -> Self:
-        """Accept `train(False)`, which is `eval()`; training needs torch.
-
-        Args:
-            mode: Must be False.
-
-        Returns:
-            This model.
-
-        Raises:
-            UnservedUseError: If `mode` is True.
-        """
-        return self._refuse("train()") if mode else self
-
-    def requires_grad_(self, requires_grad: bool = True) -> Self:
-        """Accept `requires_grad_(False)`, which changes nothing; gradients need torch.
-
-        Args:
-            requires_grad: Must be False.
-
-        Returns:
-            This model.
-
-        Raises:
-            UnservedUseError: If `requires_grad` is True.
-        """
-        return self._refuse("requires_grad_()") if requires_grad else self
-
-    def parameters(self, recurse: bool = True) -> NoReturn:
-        """Raise UnservedUseError: the weights are MLX arrays, not torch parameters.
-
-        Args:
-            recurse: Not used.
-        """
-        self._refuse("parameters()")
-
-    def named_parameters(self, prefix: str = "", recurse: bool = True) -> NoReturn:
-        """Raise UnservedUseError: the weights are MLX arrays, not torch parameters.
-
-        Args:
-            prefix: Not used.
-            recurse: Not used.
-        """
-        self._refuse("named_parameters()")
-
-    def state_dict(self, *args: Any, **kwargs: Any) -> NoReturn:
-        """Raise UnservedUseError: the weights are MLX arrays, not torch tensors.
-
-        Args:
-            *args: Not used.
-            **kwargs: Not used.
-        """
-        self._refuse("state_dict()")
-
     def compile(self, *args: Any, **kwargs: Any) -> None:
         """Accept torch.compile's arguments without an effect: MLX compiles by itself.
 
@@ -180,13 +131,6 @@ class TorchMethods(ModuleList):
             *args: Not used.
             **kwargs: Not used.
         """
-
-    def _refuse(self, use: str) -> NoReturn:
-        raise UnservedUseError(
-            f"{use} was called on {type(self).__name__}, which is for inference only. For its size use "
-            "transformers_model.num_parameters(); for its arrays, model[0].loaded.model; for training, "
-            "sentence-transformers on torch."
-        )
 
     def modules(self) -> Iterator[Any]:
         """Return the model and its modules, those inside of Routers included.

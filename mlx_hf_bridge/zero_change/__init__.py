@@ -49,12 +49,12 @@ def install(quantization_config: Any = None, *, strict: bool = False, watch_torc
         ```
     """
     global _report
-    recipe = quantization_config if quantization_config is not None else quantization_choice()
-    if recipe is not None:
+    recipe = None
+    if quantization_config is not None or quantization_choice():
         # Imported here, so that installing without a recipe does not import MLX.
-        from mlx_hf_bridge.quantization.recipes import recipe_from
+        from mlx_hf_bridge.quantization.recipes import recipe_from, recipe_of_environment
 
-        recipe = recipe_from(recipe)
+        recipe = recipe_from(quantization_config) or recipe_of_environment()
     # Installing twice must not wrap the replaced method again.
     uninstall()
     _report = Report()

@@ -13,6 +13,7 @@ import numpy as np
 
 from mlx_hf_bridge.architecture.family import BASE_TASK
 from mlx_hf_bridge.inference.batching import group_by_length
+from mlx_hf_bridge.inference.finite import is_finite_output
 from mlx_hf_bridge.inference.model import EncoderOutput
 from mlx_hf_bridge.inference.parallel import run_in_parallel
 from mlx_hf_bridge.loading.load import LoadedModel
@@ -20,6 +21,7 @@ from mlx_hf_bridge.pretrained.arrays import to_numpy
 from mlx_hf_bridge.pretrained.inputs import ModelInputs
 from mlx_hf_bridge.pretrained.model import MLXPreTrainedModel
 from mlx_hf_bridge.pretrained.outputs import to_transformers_output
+from mlx_hf_bridge.runtime.executor import run
 
 # The most texts of a sub-batch, the default of sentence-transformers' encode.
 _BATCH_SIZE = 32
@@ -54,7 +56,9 @@ class BatchSplittingModel(MLXPreTrainedModel):
         outputs = {name: mx.array(array) for name, array in parts.merge(list(run_in_parallel(jobs))).items()}
         hidden, encoded = outputs.pop("hidden", mx.zeros(0)), outputs.pop("encoder", None)
         encoder = None if encoded is None else EncoderOutput(encoded)
-        return EncoderOutput(hidden, outputs.pop("pooled", None), outputs, encoder=encoder)
+        output = EncoderOutput(hidden, outputs.pop("pooled", None), outputs, encoder=encoder)
+        self._warn_unless(bool(run(lambda: is_finite_output(output)).item()))
+        return output
 
     def __reduce__(self) -> tuple[Any, ...]:
         read, arguments = super().__reduce__()

@@ -7,6 +7,7 @@ from typing import Any
 from mlx_hf_bridge.checkpoints.checkpoint import read_json
 from mlx_hf_bridge.conversion.tokenizer_class import TOKENIZER_FILE, tokenizer_config
 from mlx_hf_bridge.errors import ConfigError
+from mlx_hf_bridge.runtime.file_errors import config_errors
 
 # Saving a tokenizer fills the ids between, so that one absurd id takes all memory. The largest vocabularies have about
 # a million tokens (XLM-V).
@@ -22,7 +23,9 @@ def check_token_ids(folder: Path) -> None:
     Raises:
         ConfigError: If one is not, or a file is not JSON.
     """
-    for name, ids in _token_ids(folder):
+    with config_errors(folder / TOKENIZER_FILE):
+        found = list(_token_ids(folder))
+    for name, ids in found:
         for token_id in ids:
             if not isinstance(token_id, int) or not 0 <= token_id <= MAX_TOKEN_ID:
                 raise ConfigError(

@@ -10,6 +10,7 @@ from mlx_hf_bridge.checkpoints.fingerprint import content_state
 from mlx_hf_bridge.checkpoints.sources import Source
 from mlx_hf_bridge.errors import BridgeError, CheckpointError
 from mlx_hf_bridge.runtime.environment import bridge_cache
+from mlx_hf_bridge.runtime.file_errors import config_errors
 from mlx_hf_bridge.tracing.serial import GRAPH_FILE
 
 # Name and digest of every file, as `content_state` returns them; None for a folder of the cache, which stays as it is.
@@ -18,7 +19,7 @@ Content = Sequence[Sequence[Any]] | None
 
 @contextmanager
 def naming(source: Source) -> Iterator[None]:
-    """Let errors about a folder of the cache, or a snapshot of the Hub, name what the caller gave.
+    """Let errors about a folder of the cache, or a snapshot of the Hub, name what the caller gave; Python's own too.
 
     Args:
         source: The source, with the name that the caller gave.
@@ -30,7 +31,8 @@ def naming(source: Source) -> Iterator[None]:
         CheckpointError: If a file was cut while MLX read it.
     """
     try:
-        yield
+        with config_errors(source.name):
+            yield
     except BridgeError as error:
         # Not the hidden folders that are being written: errors about these are about the disk.
         places = [re.escape(str(bridge_cache() / "converted")) + r"/(?!\.)[^/\s'\"]+"]

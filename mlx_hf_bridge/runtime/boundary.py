@@ -49,7 +49,20 @@ _PASSING = (BridgeError, Warning, MemoryError, AssertionError, StopIteration, St
 # Packages whose code is no callback of a caller.
 _PACKAGE = __name__.partition(".")[0]
 _LIBRARIES = {
-    *("filelock", "h11", "hf_xet", "httpcore", "httpx", "huggingface_hub", "idna", "jinja2", "mlx", "numpy"),
+    *(
+        "filelock",
+        "h11",
+        "hf_xet",
+        "httpcore",
+        "httpcore2",
+        "httpx",
+        "httpx2",
+        "huggingface_hub",
+        "idna",
+        "jinja2",
+        "mlx",
+        "numpy",
+    ),
     *("requests", "rich", "safetensors", "sentence_transformers", "tokenizers", "torch", "tqdm", "transformers"),
     *("urllib3", "yaml", _PACKAGE, *sys.stdlib_module_names),
 }

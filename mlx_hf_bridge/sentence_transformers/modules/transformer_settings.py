@@ -174,6 +174,9 @@ def parse_settings(config: Mapping[str, Any], default_task: str, where: str) -> 
         message_format = text.get("format", AUTO)
         if message_format not in (FLAT, STRUCTURED, AUTO):
             raise ConfigError(f"{where} has message format {message_format!r}, expected {FLAT!r} or {STRUCTURED!r}.")
+    name = config.get("module_output_name") or TASKS[task][2]
+    if not isinstance(name, str):
+        raise ConfigError(f"{where} has module_output_name={name!r:.80}, expected a text. Take the original file.")
     output, kwargs = text.get("method_output_name") or TASKS[task][1], config.get("processing_kwargs") or {}
     if not isinstance(kwargs, Mapping) or not all(isinstance(group, Mapping) for group in kwargs.values()):
         raise ConfigError(
@@ -181,7 +184,7 @@ def parse_settings(config: Mapping[str, Any], default_task: str, where: str) -> 
         )
     return TransformerSettings(
         transformer_task=task,
-        module_output_name=config.get("module_output_name") or TASKS[task][2],
+        module_output_name=name,
         output=(output,) if isinstance(output, str) else tuple(output),
         message_format=message_format,
         max_seq_length=config.get("max_seq_length"),

@@ -40,7 +40,7 @@ CALLS: dict[str, Callable[[Path, Path], Any]] = {
     "convert": mlx_hf_bridge.convert,
     "save_pretrained": lambda repo, out: MLXAutoModel.from_pretrained(repo).save_pretrained(out),
     "save": lambda repo, out: MLXSentenceTransformer(repo).save(out),
-    "encode_to_file": lambda repo, out: MLXSentenceTransformer(repo).encode_to_file(["the cat"], out / "v.npy"),
+    "encode_to_file": lambda repo, out: MLXSentenceTransformer(repo).encode_to_file(["the cat"], out.parent / "v.npy"),
 }
 
 
@@ -59,7 +59,9 @@ def test_what_cannot_be_written_is_one_error(
         calls.append(args)
         if writer == "save_safetensors":
             raise RuntimeError("[write] Unable to write 34124861 bytes to file.")
-        raise OSError(code, os.strerror(code), str(args[0]))
+        # As Python names them: of a copy the source first.
+        second = (None, str(args[1])) if writer in ("replace", "copyfile") else ()
+        raise OSError(code, os.strerror(code), str(args[0]), *second)
 
     monkeypatch.setattr(owner, name, fail)
     out = tmp_path / "out"

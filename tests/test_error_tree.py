@@ -5,6 +5,7 @@ The functions and methods are found by walking the package, so that a new one is
 
 import inspect
 import io
+import json
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,6 +23,7 @@ import mlx_hf_bridge
 from mlx_hf_bridge import errors
 from mlx_hf_bridge.errors import BridgeError, InputError
 from mlx_hf_bridge.pipelines import TASKS, pipeline
+from mlx_hf_bridge.runtime import boundary
 from mlx_hf_bridge.runtime.boundary import PublicAPI, guarded
 from mlx_hf_bridge.sentence_transformers import base, semantic_search
 
@@ -238,3 +240,55 @@ def test_long_and_unprintable_messages_are_shown_short() -> None:
 
 def test_bad_values_are_of_many_kind() -> None:
     assert {type(make()) for make in BAD.values()} >= {int, str, bytes, list, dict, float, tuple, set}
+
+
+# Values that a file may hold in place of others.
+BROKEN = [5, 10**400, float("nan"), "a\ud800", [None], {"a": 5}, None]
+FIELDS = [
+    ("config.json", ("architectures",)),
+    ("config.json", ("id2label", "0")),
+    ("config.json", ("layer_norm_eps",)),
+    ("config.json", ("hidden_act",)),
+    ("config.json", ("model_type",)),
+    ("tokenizer.json", ("added_tokens",)),
+    ("tokenizer.json", ("added_tokens", 0, "id")),
+    ("tokenizer.json", ("added_tokens", 0, "content")),
+    ("tokenizer.json", ("model",)),
+    ("tokenizer.json", ("model", "vocab")),
+    ("tokenizer.json", ("normalizer",)),
+    ("tokenizer.json", ("post_processor",)),
+    ("tokenizer_config.json", ("tokenizer_class",)),
+    ("tokenizer_config.json", ("model_max_length",)),
+    ("tokenizer_config.json", ("cls_token",)),
+    ("modules.json", (0, "path")),
+    ("modules.json", (0, "type")),
+    ("modules.json", (1,)),
+    ("sentence_bert_config.json", ("module_output_name",)),
+    ("sentence_bert_config.json", ("modality_config",)),
+    ("sentence_bert_config.json", ("max_seq_length",)),
+    ("config_sentence_transformers.json", ("prompts",)),
+    ("config_sentence_transformers.json", ("default_prompt_name",)),
+    ("config_sentence_transformers.json", ("similarity_fn_name",)),
+]
+
+
+@pytest.mark.parametrize(("name", "path"), FIELDS, ids=lambda value: str(value))
+def test_a_value_of_another_type_in_a_file_is_named_by_its_reader(
+    name: str, path: tuple[Any, ...], repos: Path, tmp_path: Path
+) -> None:
+    original = repos / "colbert" / "repo"
+    for value in (BROKEN[len(str(path)) % len(BROKEN)], BROKEN[(len(str(path)) + 3) % len(BROKEN)]):
+        folder = tmp_path / f"repo {BROKEN.index(value)}"
+        shutil.copytree(original, folder)
+        content = json.loads((folder / name).read_text())
+        place = content
+        for key in path[:-1]:
+            place = place[key]
+        place[path[-1]] = value
+        (folder / name).write_text(json.dumps(content))
+        try:
+            mlx_hf_bridge.MLXMultiVectorEncoder(folder).encode_query(["the cat"])
+        except BridgeError as error:
+            # An error of the boundary would not say that it is about a file.
+            assert not vars(error).get(boundary._UNFORESEEN), error
+            assert len(str(error)) < 2000

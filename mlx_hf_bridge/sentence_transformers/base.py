@@ -14,6 +14,7 @@ from mlx_hf_bridge.checkpoints.sources import HubOptions, Source, locate
 from mlx_hf_bridge.errors import ArgumentTypeError, InputError, RepositoryError
 from mlx_hf_bridge.inference.batching import Results
 from mlx_hf_bridge.inference.finite import check_finite
+from mlx_hf_bridge.loading.stored import naming
 from mlx_hf_bridge.quantization.recipes import QuantizationLike
 from mlx_hf_bridge.sentence_transformers.encoding.inputs import (
     as_list,
@@ -168,7 +169,8 @@ class MLXBaseModel(TorchMethods, ABC):
         options = hub_options(options, self._arguments, Path(name).expanduser().is_dir())
         source = self._locate(name, options)
         self._name, self._readme = source.name, source.folder / "README.md"
-        self._modules, saved = self._load(ModuleLoader(source, self._arguments), read_model_config(source.folder))
+        with naming(source):
+            self._modules, saved = self._load(ModuleLoader(source, self._arguments), read_model_config(source.folder))
         return saved
 
     def _load(self, loader: ModuleLoader, saved: dict[str, Any]) -> tuple[list[Module], dict[str, Any]]:

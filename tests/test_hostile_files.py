@@ -17,6 +17,7 @@ from checkpoints import FAMILIES, make_checkpoint
 from safetensors.numpy import save_file
 
 from mlx_hf_bridge import MLXAutoModel, MLXSentenceTransformer
+from mlx_hf_bridge.checkpoints import card
 from mlx_hf_bridge.checkpoints.checkpoint import read_checkpoint
 from mlx_hf_bridge.checkpoints.safetensors_file import SafetensorsFile
 from mlx_hf_bridge.checkpoints.sources import HubOptions, locate
@@ -186,3 +187,13 @@ def test_a_file_of_torch_is_no_safetensors_file(tmp_path: Path) -> None:
     torch.save({"weight": torch.ones(3)}, tmp_path / "model.safetensors")
     with pytest.raises(CheckpointError, match="too few for a safetensors header"):
         SafetensorsFile(tmp_path / "model.safetensors")
+
+
+def test_only_what_is_kept_of_a_model_card_is_read_as_yaml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tables of results are long, and PyYAML takes minutes for some megabytes."""
+    kept = "license: mit\nbase_model:\n- a/b\n"
+    (tmp_path / "README.md").write_text(f"---\n{kept}{'a: b' + chr(10)}---\n# T\n".replace("a: b\n", "a: b\n" * 10**5))
+    read: list[str] = []
+    monkeypatch.setattr(card.yaml, "safe_load", lambda text: read.append(text) or {})
+    card.read_card_metadata(tmp_path)
+    assert read == [kept]

@@ -1,28 +1,42 @@
 """Read the metadata of a repo's model card that carries over to a converted model."""
 
 import logging
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub
+import yaml
 
 logger = logging.getLogger(__name__)
 
 CARD_FILE = "README.md"
 _KEPT_KEYS = ("language", "license", "license_name", "license_link", "datasets", "pipeline_tag", "base_model")
+# As huggingface_hub finds the metadata between two lines of dashes.
+_METADATA = re.compile(r"\s*---[ \t]*\r?\n(.*?)\r?\n---[ \t]*(?:\r?\n|$)", re.DOTALL)
+_MOST_CHARACTERS, _MOST_KEPT = 2**24, 2**14
 
 
 def read_card_metadata(folder: Path) -> dict[str, Any]:
     """Return the card's metadata that a conversion keeps; {} without a card, or if it is not valid YAML."""
     path = folder / CARD_FILE
     try:
-        found = huggingface_hub.metadata_load(path) if path.is_file() else None
+        found = yaml.safe_load(_kept_lines(path)) if path.is_file() else None
     except Exception as error:  # PyYAML's errors share no base with ValueError
         # A card is no reason to fail: the model loads without it.
         logger.warning("the metadata of %s cannot be read (%s) and is omitted", path, error)
         return {}
-    return keep_card_metadata(found or {})
+    return keep_card_metadata(found if isinstance(found, dict) else {})
+
+
+def _kept_lines(path: Path) -> str:
+    """Return the lines of the card's metadata about what is kept: tables of results are long, and YAML is slow."""
+    with path.open(encoding="utf-8-sig") as card:
+        text = card.read(_MOST_CHARACTERS)
+    found = _METADATA.match(text)
+    # An entry goes on until the next line that starts with a key.
+    entries = re.split(r"^(?=\w)", found[1] if found else "", flags=re.MULTILINE)
+    return "".join(entry for entry in entries if entry.partition(":")[0] in _KEPT_KEYS)[:_MOST_KEPT]
 
 
 def keep_card_metadata(found: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,8 +18,8 @@ import transformers
 from st_checkpoints import TOLERANCE
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from mlx_hf_bridge import MLXCrossEncoder, MLXSentenceTransformer
-from mlx_hf_bridge.errors import BackendError, ConfigError, InputError
+from mlx_hf_bridge import MLXAutoModel, MLXCrossEncoder, MLXSentenceTransformer
+from mlx_hf_bridge.errors import BackendError, ConfigError, InputError, TokenRangeError
 from mlx_hf_bridge.inference import chat_template, template_limits
 from mlx_hf_bridge.inference.chat_template import render_chat
 
@@ -317,3 +317,17 @@ def test_a_template_that_is_missing_or_broken_is_said(change: Callable[[Any], No
         model.encode(TEXTS)
     with pytest.raises(InputError, match=re.escape("processing_kwargs has ['tokenize']")):
         model.encode(TEXTS, processing_kwargs={"chat_template": {"tokenize": False}})
+
+
+def test_a_sliding_window_bounds_the_length_of_qwen2(tmp_path: Path) -> None:
+    """Shorter texts see all of themselves, as in transformers."""
+    save_checkpoint(tmp_path, "Qwen2", CHATML, "Model")
+    path = tmp_path / "config.json"
+    config = {key: value for key, value in json.loads(path.read_text()).items() if key != "layer_types"}
+    path.write_text(json.dumps({**config, "use_sliding_window": True, "sliding_window": 8, "max_window_layers": 0}))
+    ids = np.arange(10, 19)[None]
+    expected = transformers.AutoModel.from_pretrained(tmp_path)(torch.tensor(ids[:, :8]))[0].detach().numpy()
+    mlx_model = MLXAutoModel.from_pretrained(tmp_path)
+    np.testing.assert_allclose(np.array(mlx_model(input_ids=ids[:, :8])[0]), expected, **TOLERANCE)
+    with pytest.raises(TokenRangeError, match="is computed here for 8 or fewer"):
+        mlx_model(input_ids=ids)

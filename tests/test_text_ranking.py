@@ -128,3 +128,13 @@ def test_what_is_no_query_with_documents_is_refused(
     with pytest.raises(kind, match=message) as refusal:
         pipeline(TASK, bert)(*arguments, **options)
     assert isinstance(refusal.value, errors.BridgeError)
+
+
+def test_a_chat_template_is_left_to_the_cross_encoder(bert: Path) -> None:
+    (bert / "chat_template.jinja").write_text("{{ messages }}")
+    with pytest.raises(errors.UnsupportedModelError, match=r"chat template, .* Use MLXCrossEncoder"):
+        pipeline(TASK, str(bert))
+    (bert / "modules.json").write_text(
+        '[{"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"}]'
+    )
+    assert len(pipeline(TASK, str(bert))(QUERY, DOCUMENTS[:2])) == 2

@@ -37,6 +37,7 @@ class Qwen2Config(GroupedQueryConfig):
     is_causal: bool = True
 
     out_bias: ClassVar[bool | None] = False
+    minimum_values: ClassVar = {"max_window_layers": 0}
 
     def __post_init__(self) -> None:
         super().__post_init__()

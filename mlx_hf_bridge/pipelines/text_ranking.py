@@ -10,7 +10,7 @@ from typing import Any, ClassVar, final
 import numpy as np
 
 from mlx_hf_bridge.checkpoints.checkpoint import read_json
-from mlx_hf_bridge.errors import ArgumentTypeError, ConfigError, InputError, UnknownNameError
+from mlx_hf_bridge.errors import ArgumentTypeError, ConfigError, InputError, UnknownNameError, UnsupportedModelError
 from mlx_hf_bridge.inference.plain_values import plain_list
 from mlx_hf_bridge.pipelines.base import Chunk, Pipeline
 from mlx_hf_bridge.pipelines.text_inputs import check_tokenizer_options, tokenize_texts
@@ -19,6 +19,16 @@ Ranked = list[dict[str, Any]]
 
 # sentence-transformers reads the first only if the second is there too.
 _CONFIG_FILE, _MODULES_FILE = "config_sentence_transformers.json", "modules.json"
+_TRANSFORMER_FILE = "sentence_bert_config.json"
+
+
+def _reads_messages(model: Any) -> bool:
+    """Return whether sentence-transformers uses a chat template: without modules.json, or where its settings say so."""
+    folder = model.loaded.folder
+    if not (folder / _MODULES_FILE).is_file():
+        return True
+    saved = read_json(folder / _TRANSFORMER_FILE) if (folder / _TRANSFORMER_FILE).is_file() else {}
+    return isinstance(saved, dict) and "message" in (saved.get("modality_config") or {})
 
 
 def _sigmoid(values: np.ndarray) -> np.ndarray:
@@ -46,6 +56,7 @@ class TextRankingPipeline(Pipeline):
 
     Raises:
         ConfigError: If the model has more than one label.
+        UnsupportedModelError: If sentence-transformers would apply the tokenizer's chat template.
 
     Call arguments:
         query, documents: A text and a list of texts. Or, by position, {"query": ..., "documents": [...]}, or a list or
@@ -74,6 +85,11 @@ class TextRankingPipeline(Pipeline):
             raise ConfigError(
                 f"{self.model.name_or_path} has {self.model.config.num_labels} labels, expected one score for a query "
                 "with a document. Use text-classification, or a cross-encoder made for ranking."
+            )
+        if getattr(self.tokenizer, "chat_template", None) is not None and _reads_messages(self.model):
+            raise UnsupportedModelError(
+                f"{self.model.name_or_path} reads pairs through a chat template, which this pipeline does not apply. "
+                "Use MLXCrossEncoder(...).rank(query, documents)."
             )
         self._own_function = _saved_function(self.model)
 

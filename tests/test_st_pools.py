@@ -1,6 +1,9 @@
 """Worker process pools return the results of a single process and fail with clear errors."""
 
+import multiprocessing
+import os
 import queue
+import struct
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +18,7 @@ from st_checkpoints import PAIRS, TEXTS
 from mlx_hf_bridge import MLXCrossEncoder, MLXMultiVectorEncoder, MLXSentenceTransformer, MLXSparseEncoder
 from mlx_hf_bridge.errors import InputError, OverlongTextError
 from mlx_hf_bridge.sentence_transformers.encoding import pools
+from mlx_hf_bridge.sentence_transformers.encoding.pool_pipes import Received, Sender
 from mlx_hf_bridge.sentence_transformers.encoding.pools import Pool, WorkerError
 from mlx_hf_bridge.sentence_transformers.modules.token_pooling import LambdaTokenPooling
 
@@ -55,6 +59,18 @@ def test_a_pool_encodes_in_order_with_every_setting_and_hands_errors_over(tmp_pa
         mlx_model.encode(TEXTS, pool=pool)
     with pytest.raises(InputError, match="pool is a list, expected what start_multi_process_pool returned"):
         mlx_model.encode(TEXTS, pool=["cpu"])  # type: ignore[arg-type]
+
+
+def test_half_a_result_keeps_nobody_waiting() -> None:
+    """A worker that is killed while it writes a result leaves half of it in the pipe."""
+    reader, writer = multiprocessing.Pipe(duplex=False)
+    received = Received(reader, Sender(writer, threading.Lock()))
+    os.write(writer.fileno(), struct.pack("!i", 100) + b"half")
+    with pytest.raises(queue.Empty):
+        received.get(timeout=0.01)
+    writer.close()
+    received.close()
+    assert not received._thread.is_alive()
 
 
 class FakeProcess:

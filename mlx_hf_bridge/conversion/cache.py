@@ -12,7 +12,7 @@ import mlx.core as mx
 from filelock import FileLock
 
 from mlx_hf_bridge.checkpoints.sources import Source
-from mlx_hf_bridge.conversion.atomic_folder import reporting_write_errors, write_atomically
+from mlx_hf_bridge.conversion.atomic_folder import remove_abandoned, reporting_write_errors, write_atomically
 from mlx_hf_bridge.conversion.integrity import find_damage, find_strays
 from mlx_hf_bridge.conversion.usage import Use, converted_folder, use
 from mlx_hf_bridge.quantization.recipes import MLXQuantizationConfig, recipe_name
@@ -77,6 +77,8 @@ def create_once(folder: Path, create: Callable[[Path], Any]) -> Use | None:
     # First, so that it cannot be removed after it was found intact.
     held = use(folder)
     if _is_intact(folder):
+        # A process that is killed right after its conversion leaves one.
+        remove_abandoned(folder.parent)
         return held
     with reporting_write_errors(folder, _ADVICE):
         folder.parent.mkdir(parents=True, exist_ok=True)

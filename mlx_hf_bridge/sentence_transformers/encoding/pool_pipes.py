@@ -75,6 +75,9 @@ class Received:
         Args:
             timeout: How many seconds to wait for it.
 
+        Returns:
+            What a worker sent.
+
         Raises:
             queue.Empty: If none comes.
         """

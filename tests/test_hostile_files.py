@@ -18,11 +18,18 @@ from safetensors.numpy import save_file
 
 from mlx_hf_bridge import MLXAutoModel, MLXSentenceTransformer
 from mlx_hf_bridge.checkpoints import card
-from mlx_hf_bridge.checkpoints.checkpoint import read_checkpoint
+from mlx_hf_bridge.checkpoints.checkpoint import read_checkpoint, read_modules
 from mlx_hf_bridge.checkpoints.safetensors_file import SafetensorsFile
 from mlx_hf_bridge.checkpoints.sources import HubOptions, locate
 from mlx_hf_bridge.conversion import tokenizer_files
-from mlx_hf_bridge.errors import BridgeError, CheckpointError, ConfigError, UnsupportedModelError, WeightsError
+from mlx_hf_bridge.errors import (
+    BridgeError,
+    CheckpointError,
+    ConfigError,
+    RepositoryError,
+    UnsupportedModelError,
+    WeightsError,
+)
 from mlx_hf_bridge.models import family_for
 
 
@@ -197,3 +204,15 @@ def test_only_what_is_kept_of_a_model_card_is_read_as_yaml(tmp_path: Path, monke
     monkeypatch.setattr(card.yaml, "safe_load", lambda text: read.append(text) or {})
     card.read_card_metadata(tmp_path)
     assert read == [kept]
+
+
+def test_a_list_of_modules_is_bounded_and_no_link_to_nowhere(tmp_path: Path) -> None:
+    entry = {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"}
+    path = tmp_path / "modules.json"
+    path.write_text(json.dumps([{**entry, "name": str(index)} for index in range(1001)]))
+    with pytest.raises(ConfigError, match="lists 1001 modules, expected 1000 at most"):
+        read_modules(tmp_path)
+    path.unlink()
+    path.symlink_to("nowhere")
+    with pytest.raises(RepositoryError, match="a link to a missing one"):
+        read_modules(tmp_path)

@@ -1,6 +1,7 @@
 """A checkpoint's folder: the model's config, its weight files, and the modules of sentence-transformers."""
 
 import json
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ from mlx_hf_bridge.errors import (
 
 CONFIG_FILE = "config.json"
 MODULES_FILE = "modules.json"
+# Models have a handful.
+_MOST_MODULES = 1000
 METADATA_FILE = "conversion_metadata.json"
 VERIFICATION_FILE = "verification.json"
 _TORCH_FILE = "pytorch_model.bin"
@@ -112,12 +115,19 @@ def read_modules(folder: Path) -> tuple[ModuleEntry, ...] | None:
 
     Raises:
         ConfigError: If the file is not valid, or gives a path outside the folder.
-        RepositoryError: If a module's folder is a link that leads outside.
+        RepositoryError: If the file is a link to a missing one, or a module's folder a link that leads outside.
     """
     path = folder / MODULES_FILE
     if not path.is_file():
+        # A link whose file is gone would otherwise be a model without modules, of another pooling.
+        if os.path.lexists(path):
+            raise RepositoryError(f"{path} is not a plain file, or a link to a missing one. Download or copy it again.")
         return None
     content = read_json(path)
+    if isinstance(content, list) and len(content) > _MOST_MODULES:
+        raise ConfigError(
+            f"{path} lists {len(content)} modules, expected {_MOST_MODULES} at most. Take the original file."
+        )
     try:
         if not isinstance(content, list):
             raise TypeError(type(content).__name__)

@@ -19,6 +19,7 @@ from fuzz.mutators import SafetensorsMutator
 from fuzz.targets import NAMES, find_target
 from fuzz.targets.base import safetensors, wordpiece
 from fuzz.worker import LONGEST_MESSAGE, Worker, outcome, plain_input
+from mlx_hf_bridge.checkpoints.card import read_card_metadata
 from mlx_hf_bridge.checkpoints.metadata import read_metadata
 from mlx_hf_bridge.checkpoints.safetensors_file import SafetensorsFile
 from mlx_hf_bridge.checkpoints.tensor_pickle import Storage, TensorPickleError, _tensor
@@ -28,6 +29,7 @@ from mlx_hf_bridge.errors import CheckpointError, ConfigError, RepositoryError, 
 from mlx_hf_bridge.inference.tokenizer import Tokenizer
 from mlx_hf_bridge.layers.token_batch import TokenBatch
 from mlx_hf_bridge.models import family_for
+from mlx_hf_bridge.pretrained.hub import _verified
 from mlx_hf_bridge.sentence_transformers.loading.settings import read_model_config
 from mlx_hf_bridge.sentence_transformers.modules.base import Features
 from mlx_hf_bridge.sentence_transformers.modules.static import SparseStaticEmbedding, StaticEmbedding
@@ -238,3 +240,23 @@ def test_embeddings_without_axes_are_no_table(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(safetensors(arrays))
     with pytest.raises(ConfigError, match=r"expected embedding\.weight or embeddings \(tokens, width\)"):
         StaticEmbedding.read(tmp_path)
+
+
+def test_a_card_of_brackets_is_read_at_once(tmp_path: Path) -> None:
+    """YAML takes time that grows with the square of the depth."""
+    (tmp_path / "README.md").write_text("---\nlicense: mit\ntags: " + "[" * 50_000 + "\n---\n")
+    assert read_card_metadata(tmp_path) == {"license": "mit"}
+    (tmp_path / "README.md").write_text("---\nlicense: mit\nlanguage: [en, de]\n---\n" + "[" * 50_000)
+    assert read_card_metadata(tmp_path) == {"license": "mit", "language": ["en", "de"]}
+
+
+@pytest.mark.parametrize("content", [5, [], {"figures": 5}])
+def test_a_verification_of_another_form_has_no_figures(content: Any, tmp_path: Path) -> None:
+    (tmp_path / "verification.json").write_text(json.dumps(content))
+    assert _verified(tmp_path) == {}
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_settings_that_replace_parts_of_a_tokenizer_are_one_error(tmp_path: Path) -> None:
+    files = {"vocab.json": [], "merges.txt": "{", "tokenizer_config.json": {"decoder": {"a": "RobertaTokenizer"}}}
+    assert outcome(find_target("tokenizer-build").prepare(tmp_path), json.dumps(files).encode()) is None

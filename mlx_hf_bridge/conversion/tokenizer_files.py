@@ -208,7 +208,13 @@ def write_tokenizer(checkpoint: Checkpoint, family: Family, folder: Path) -> Non
             write_json(path, {**settings, _COPIED: True})
         return
     _check_templates(checkpoint, tokenizer)
-    tokenizer.save_pretrained(str(folder))
+    try:
+        tokenizer.save_pretrained(str(folder))
+    except (TypeError, ValueError, AttributeError, KeyError) as error:  # for settings that replace parts of it
+        raise ConfigError(
+            f"{source / TOKENIZER_CONFIG_FILE} has settings with which the tokenizer cannot be saved ({error!s:.200}). "
+            "Take the original file."
+        ) from error
     # The class knows its inputs and does not save them; programs that read the folder without the class need them.
     saved = {key: value for key, value in tokenizer_config(folder).items() if key not in _NOT_SETTINGS}
     write_json(folder / TOKENIZER_CONFIG_FILE, {**saved, "model_input_names": list(tokenizer.model_input_names)})

@@ -137,7 +137,8 @@ def _use(repo_id: str, loader: str) -> str:
 def _verified(folder: Path) -> Mapping[str, Any]:
     """Return the metrics that `mlx-hf-bridge verify --store` wrote into a folder, or {}."""
     path = folder / VERIFICATION_FILE
-    figures = read_json(path).get("figures") if path.is_file() else None
+    content = read_json(path) if path.is_file() else None
+    figures = content.get("figures") if isinstance(content, dict) else None
     return figures if isinstance(figures, dict) else {}
 
 

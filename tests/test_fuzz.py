@@ -257,6 +257,13 @@ def test_a_verification_of_another_form_has_no_figures(content: Any, tmp_path: P
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_settings_that_replace_parts_of_a_tokenizer_are_one_error(tmp_path: Path) -> None:
-    files = {"vocab.json": [], "merges.txt": "{", "tokenizer_config.json": {"decoder": {"a": "RobertaTokenizer"}}}
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"vocab.json": [], "merges.txt": "{", "tokenizer_config.json": {"decoder": {"a": "RobertaTokenizer"}}},
+        {"tokenizer.json": {"added_tokens": 1}},
+        {"tokenizer.json": wordpiece(), "tokenizer_config.json": {"note": "\ud800"}},
+    ],
+)
+def test_settings_that_replace_parts_of_a_tokenizer_are_one_error(files: dict[str, Any], tmp_path: Path) -> None:
     assert outcome(find_target("tokenizer-build").prepare(tmp_path), json.dumps(files).encode()) is None

@@ -42,7 +42,8 @@ def _token_ids(folder: Path) -> Iterator[tuple[str, list[Any]]]:
     # Unigram models have a list, whose ids are its positions.
     yield TOKENIZER_FILE, list(vocabulary.values()) if isinstance(vocabulary, dict) else []
     added = content.get("added_tokens")
-    yield TOKENIZER_FILE, [entry["id"] for entry in added or () if isinstance(entry, dict) and "id" in entry]
+    listed = added if isinstance(added, list) else []
+    yield TOKENIZER_FILE, [entry["id"] for entry in listed if isinstance(entry, dict) and "id" in entry]
     for name in ("vocab.json", "added_tokens.json"):
         # XLM's and FlauBERT's vocabularies are such dicts too.
         yield name, list(_read_dict(folder / name).values())

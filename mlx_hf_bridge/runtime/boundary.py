@@ -161,7 +161,9 @@ def bridge_error(error: BaseException, describe: Callable[[], str]) -> BridgeErr
         return None
     usual = ArgumentRuntimeError if is_panic else InputError
     kind = next((own for theirs, own in _KINDS if isinstance(error, theirs)), usual)
-    own = kind(f"{describe()} ({type(error).__name__}: {error}). Check what was given against the documentation.")
+    own = kind(
+        f"{describe()} ({type(error).__name__}: {_message(error)}). Check what was given against the documentation."
+    )
     setattr(own, _UNFORESEEN, True)
     return own
 
@@ -227,6 +229,13 @@ def _expected(hint: Any) -> str:
     text = hint.__name__ if isinstance(hint, type) and not get_args(hint) else str(hint)
     # Without the modules of names.
     return re.sub(r"\b(\w+\.)+(?=\w)", "", text).replace("NoneType", "None")
+
+
+def _message(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # an argument of it that cannot be printed
+        return "no message"
 
 
 def _text(value: Any) -> str:

@@ -135,8 +135,8 @@ def test_there_are_as_many_classes_as_labels_whatever_their_ids(labels: dict[str
 def test_an_error_about_a_repo_with_code_of_its_own_says_so(tmp_path: Path) -> None:
     row = BY_TYPE["bert"]
     save_model(tmp_path, row)
-    edit_config(tmp_path, auto_map={"AutoModel": "bert_layers.BertModel"}, position_embedding_type="alibi")
-    with pytest.raises(ConfigError, match=r"position_embedding_type='alibi'.* auto_map names remote code"):
+    edit_config(tmp_path, auto_map={"AutoModel": "bert_layers.BertModel"}, position_embedding_type="rotary")
+    with pytest.raises(ConfigError, match=r"position_embedding_type='rotary'.* auto_map names remote code"):
         mlx_class("Model").from_pretrained(tmp_path)
     edit_config(tmp_path, position_embedding_type="absolute")
     rename(tmp_path, lambda name: name.replace("self.query", "self.Wqkv"))

@@ -248,7 +248,7 @@ def test_experts_are_quantized_with_the_rest(recipe: str, tmp_path: Path) -> Non
         ({"expert_choice_router": True}, "expert_choice_router=True"),
         ({"moe_normalize_expert_weights": True}, "moe_normalize_expert_weights=True"),
         ({"moe_top_k": 6}, "num_experts=5 and moe_top_k=6"),
-        ({"pad_vocab_size_multiple": "x"}, "pad_vocab_size_multiple='x', expected an integer from 1 on"),
+        ({"pad_vocab_size_multiple": "x"}, "pad_vocab_size_multiple='x', expected an integer of 1 or more"),
         ({"activation_function": ["gelu"]}, r"activation_function=\['gelu'\]"),
         ({"rotary_emb_scale_base": 512}, "rotary_emb_scale_base=512"),
         ({"prenorm": True}, r"prenorm=True.*names remote code.*trust_remote_code=True"),

@@ -316,9 +316,11 @@ def test_modules_that_are_not_computed_are_named(tmp_path: Path) -> None:
     make_repo(tmp_path)
     path = tmp_path / "repo" / "modules.json"
     entries = json.loads(path.read_text())
-    entries.append({"idx": 2, "name": "2", "path": "2_LSTM", "type": "sentence_transformers.models.LSTM"})
+    entries.append({"idx": 2, "name": "2", "path": "2_CLIP", "type": "sentence_transformers.models.CLIPModel"})
     path.write_text(json.dumps(entries))
-    with pytest.raises(UnsupportedModelError, match=r"the module LSTM \(sentence_transformers\.models\.LSTM\)"):
+    with pytest.raises(
+        UnsupportedModelError, match=r"the module CLIPModel \(sentence_transformers\.models\.CLIPModel\)"
+    ):
         MLXSentenceTransformer(tmp_path / "repo")
 
 

@@ -180,7 +180,7 @@ def test_methods_of_torch_modules_work_or_say_why_not(repos: Path) -> None:
             call()
     for refused in (model.parameters, model.named_parameters, model.state_dict, model.train, model.requires_grad_):
         with pytest.raises(
-            UnservedUseError, match=r"\(\) was called on MLXSentenceTransformer, which is for inference"
+            UnservedUseError, match=r"\(\) was called on MLXSentenceTransformer on MLX, which is for inference"
         ):
             refused()
     assert list(model.modules()) == [model, *model]

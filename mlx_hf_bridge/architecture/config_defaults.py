@@ -27,6 +27,10 @@ _CLIP = {
     "vocab_size": 49408, "hidden_size": 512, "num_attention_heads": 8, "intermediate_size": 2048,
     "max_position_embeddings": 77, "hidden_act": "quick_gelu", "pad_token_id": 1,
 }  # fmt: skip
+_QWEN = {
+    "vocab_size": 151936, "hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32,
+    "intermediate_size": 22016, "max_position_embeddings": 32768, "hidden_act": "silu", "num_key_value_heads": 32,
+}  # fmt: skip
 _SIGLIP = {"vocab_size": 32000, "max_position_embeddings": 64, "hidden_act": "gelu_pytorch_tanh", "pad_token_id": 1}
 _GEMMA = {
     "hidden_size": 2304, "num_hidden_layers": 26, "num_attention_heads": 8, "intermediate_size": 9216,
@@ -90,10 +94,8 @@ _OWN: Mapping[str, Mapping[str, Any]] = {
         "vocab_size": 50005, "num_hidden_layers": 6, "max_position_embeddings": 1024, "decoder_layers": 6,
         "decoder_attention_heads": 12, "decoder_ffn_dim": 3072,
     },
-    "qwen3": {
-        "vocab_size": 151936, "hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32,
-        "intermediate_size": 22016, "max_position_embeddings": 32768, "hidden_act": "silu", "num_key_value_heads": 32,
-    },
+    "qwen2": _QWEN,
+    "qwen3": _QWEN,
     "rembert": {
         "vocab_size": 250300, "hidden_size": 1152, "num_hidden_layers": 32, "num_attention_heads": 18,
         "intermediate_size": 4608, "embedding_size": 256, "output_embedding_size": 1664,

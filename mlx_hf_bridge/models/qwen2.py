@@ -41,6 +41,8 @@ class Qwen2Config(GroupedQueryConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not self.use_sliding_window:  # as in transformers
+            object.__setattr__(self, "sliding_window", None)
         kinds = self.layer_types
         if kinds is not None and (len(kinds) < self.num_hidden_layers or not {*kinds} <= {_FULL, _SLIDING}):
             raise ConfigError(

@@ -67,12 +67,11 @@ class TokenClassificationPipeline(PerTokenMixin, reference.TokenClassificationPi
             A list of dicts for a text, a list of such lists for a list, an iterator for a stream.
         """
         if isinstance(inputs, list) or as_stream(inputs) is None:
-            try:
-                return super().__call__(inputs, **options)
-            except ValueError as error:
-                if isinstance(error, InputError):
-                    raise
-                raise InputError(f"{error} Got {inputs!r:.80}, expected a text or a list of texts.") from error
+            if not isinstance(inputs, (str, list, tuple)) or (not isinstance(inputs, str) and not inputs):
+                raise InputError(
+                    f"At least one input is required. Got {inputs!r:.80}, expected a text or a list of texts."
+                )
+            return super().__call__(inputs, **options)
         return Pipeline.__call__(self, inputs, **options)
 
     def _sanitize_parameters(self, **options: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:

@@ -95,6 +95,7 @@ class NameMapping:
         } - set(self._head)
         self._ignored_suffixes = {name for head in family.heads.values() for name in head.ignored_suffixes(config)}
         self._unused_modules = frozenset(family.unused_modules(config))
+        self._has_loras = bool(getattr(config, "lora_adaptations", None))
 
     def resolve(self, name: str) -> TensorTarget | None:
         """Return the parameter that a checkpoint tensor belongs to; None for a name that no table has."""
@@ -116,6 +117,8 @@ class NameMapping:
         base = self.resolve(f"{module}.weight")
         if base is None or number is None:
             return base if leaf == "original" else None
+        if not self._has_loras:  # a LoRA that config.json says nothing of is not dropped in silence
+            return None
         return TensorTarget(f"{base.module}.parametrizations.weight.{number}", leaf, is_base=True)
 
     def is_ignored(self, name: str) -> bool:

@@ -41,7 +41,9 @@ _INPUTS = 12
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name == "tokenizer" else name for name in NAMES]
+)
 def test_changed_files_are_read_or_refused(name: str, tmp_path: Path) -> None:
     """Without an engine, so that what a change of the package breaks is seen where atheris is not installed."""
     target, random = find_target(name), Random(0)

@@ -38,6 +38,7 @@ def test_products_here_are_exact() -> None:
     assert precision.is_exact(precision.float32_error())
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("tf32")
 def test_tf32_is_said_once_and_by_the_doctor(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     make_checkpoint(tmp_path)

@@ -57,6 +57,16 @@ def test_pointers_in_place_of_vocabularies_are_named(name: str, folder: Path) ->
             read()
 
 
+def test_a_vocabulary_that_is_not_there_is_no_tokenizer_of_unknown_words(folder: Path) -> None:
+    """transformers builds BertTokenizer without a vocab.txt, and reads every word as [UNK]."""
+    for name in ("tokenizer.json", "vocab.txt"):
+        (folder / name).unlink()
+    (folder / "spm.model").write_bytes(b"a vocabulary that BertTokenizer does not read")
+    checkpoint = read_checkpoint(locate(folder, HubOptions()))
+    with pytest.raises(RepositoryError, match="has no vocabulary for BertTokenizer, which then reads every word"):
+        build_tokenizer(checkpoint, BERT)
+
+
 def test_cut_vocabularies_are_named(folder: Path) -> None:
     checkpoint = read_checkpoint(locate(folder, HubOptions()))
     whole = (folder / "tokenizer.json").read_text()

@@ -114,7 +114,18 @@ def build_tokenizer(checkpoint: Checkpoint, family: Family) -> Any:
             f"{folder} has no tokenizer that {name} can read ({error}). Copy tokenizer.json, "
             "vocab.txt, vocab.json with merges.txt, or the SentencePiece model of the original checkpoint there."
         ) from error
+    _refuse_empty(tokenizer, folder, name)
     return as_fast(tokenizer) if name == PYTHON_CLASS else tokenizer
+
+
+def _refuse_empty(tokenizer: Any, folder: Path, name: str) -> None:
+    """Raise RepositoryError if a tokenizer knows special tokens alone, which transformers builds without its files."""
+    if tokenizer.vocab_size <= len(set(tokenizer.all_special_tokens)):
+        raise RepositoryError(
+            f"{folder} has no vocabulary for {name}, which then reads every word as unknown. Copy the vocabulary of "
+            "the original checkpoint there (tokenizer.json, vocab.txt, vocab.json with merges.txt, or a SentencePiece "
+            "model), and name the tokenizer_class that reads it in tokenizer_config.json."
+        )
 
 
 def _refuse_pointers(folder: Path) -> None:

@@ -54,7 +54,8 @@ class Seq2SeqConfig(EncoderConfig):
         "hidden_act": "activation_function",
     }
     minimum_values: ClassVar = {"eos_token_id": 0}
-    unsupported_values: ClassVar = {"is_decoder": bool}
+    # is_causal=false makes transformers' decoder attend to later tokens (masking_utils.py).
+    unsupported_values: ClassVar = {"is_decoder": bool, "is_causal": lambda value: value is False}
     # Number of labels of a config.json that says nothing about them.
     default_labels: ClassVar[int] = 2
 

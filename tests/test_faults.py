@@ -50,6 +50,9 @@ def test_an_interrupted_call_leaves_the_model_as_it_was(tmp_path: Path, monkeypa
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(
+    "RANDOM_FAULTS" not in os.environ, reason="at whatever moment the machine has come to; set RANDOM_FAULTS to try"
+)
 def test_ctrl_c_ends_the_command_line_without_a_traceback(tmp_path: Path) -> None:
     make_checkpoint(tmp_path / "source")
     words = ["convert", "--model", str(tmp_path / "source"), "--output-dir", str(tmp_path / "out")]

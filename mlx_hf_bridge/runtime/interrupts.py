@@ -49,9 +49,9 @@ def raising() -> Iterator[None]:
     hook = sys.unraisablehook
 
     def raise_again(unraisable: Any) -> None:
-        # Python only prints what is raised in destructors and callbacks.
+        # Python only prints what is raised in destructors and callbacks, and in this function: so a moment later.
         if unraisable.exc_type is KeyboardInterrupt:
-            signal.raise_signal(signal.SIGINT)
+            signal.setitimer(signal.ITIMER_REAL, _SECONDS_BETWEEN_LOOKS)
         else:
             hook(unraisable)
 
@@ -65,7 +65,9 @@ def raising() -> Iterator[None]:
             raise KeyboardInterrupt from error
         raise
     finally:
-        signal.signal(signal.SIGINT, _leave)
+        # Python gives signals back to the system when it ends, which would kill a process that has done its work; one
+        # that is ignored stays so.
+        signal.signal(signal.SIGINT, _leave if _count else signal.SIG_IGN)
         signal.setitimer(signal.ITIMER_REAL, 0)
     if _count:
         raise KeyboardInterrupt

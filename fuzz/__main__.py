@@ -30,7 +30,7 @@ def main(argv: list[str] | None = None) -> int:
     if unknown := sorted(set(options.targets) - set(NAMES)):
         parser.error(f"there is no target {', '.join(unknown)}; known are {', '.join(NAMES)}")
     if not options.plain and not has_atheris():
-        print("atheris is not installed: pip install -e '.[fuzz]', or pass --plain", file=sys.stderr)
+        print("atheris is not installed: pip install -e '.[cpu,fuzz]', or pass --plain", file=sys.stderr)
         return 2
     names, start, results = [TOGETHER] if options.together else options.targets or NAMES, time.monotonic(), []
     # Nothing is downloaded, and tokenizers has no threads when this process forks.

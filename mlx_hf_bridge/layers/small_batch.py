@@ -17,13 +17,13 @@ WIDTH = 32
 # kernel/x86_64/sgemm_small_kernel_permit_skylakex.c).
 _MAX_MULTIPLICATIONS = 10**6
 # Tiles are a second copy of the weights in memory, so they are kept from the fifth call on: a process that encodes many
-# texts at once, or a single text, never holds them. The calls before make them anew and drop them, so that the result
+# texts at once, or a single text, never holds them. The first calls build them and drop them again, so that the result
 # of a call does not depend, to the last bit, on the number of calls before it.
 _CALLS_BEFORE = 4
 
 
 class PackedTiles:
-    """The weights of one linear layer packed into tiles: kept from the fifth call on, made anew if they change."""
+    """The weights of one linear layer packed into tiles: kept from the fifth call on, rebuilt if the weights change."""
 
     def __init__(self) -> None:
         self._weight: mx.array | None = None

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import transformers
 from checkpoints import FAMILIES, make_checkpoint, ragged_inputs
+from filelock import FileLock
 from weight_files import output_array
 
 import mlx_hf_bridge
@@ -308,3 +309,35 @@ def test_a_save_onto_a_full_disk_names_the_folder_and_changes_nothing(
             model.save_pretrained(str(tmp_path / target), **options)
     assert files() == before
     assert [path.name for path in tmp_path.iterdir()] == ["there"]
+
+
+def test_what_a_killed_process_left_of_its_blas_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLX_HF_BRIDGE_CACHE", str(tmp_path))
+    monkeypatch.setattr(blas, "_patchelf", lambda: "patchelf")
+    made: list[Path] = []
+
+    def patchelf(command: list[str], **_: Any) -> None:
+        made.append(Path(command[command.index("--output") + 1]))
+        made[-1].write_text("renamed")
+
+    monkeypatch.setattr(blas.subprocess, "run", patchelf)
+    library, folder = Path(__file__), tmp_path / "blas"
+    # Killed before the copy was there, and after.
+    for _ in range(2):
+        (folder / ".openblas-killed.scratch").mkdir(parents=True)
+        (folder / ".openblas-killed.scratch" / "renamed.so").write_text("half a libr")
+        copy = blas._plain_named_copy(library)
+        assert copy is not None
+        assert {path.name for path in folder.iterdir()} == {copy.name, "lock"}
+        assert copy.read_text() == "renamed"
+    assert len(made) == 1
+
+
+def test_a_blas_that_another_process_makes_for_too_long_is_done_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLX_HF_BRIDGE_CACHE", str(tmp_path))
+    monkeypatch.setattr(blas, "_SECONDS_FOR_ANOTHER", 0)
+    (tmp_path / "blas").mkdir()
+    with FileLock(tmp_path / "blas" / "lock"):
+        assert blas._plain_named_copy(Path(__file__)) is None

@@ -1,8 +1,10 @@
 """A loaded model can be used, cast to half precision, saved and pushed to the Hub like a transformers model."""
 
+import contextlib
 import copy
 import importlib
 import json
+import os
 import pickle
 import shutil
 from collections.abc import Callable
@@ -27,6 +29,8 @@ from mlx_hf_bridge import (
     MLXSentenceTransformer,
     errors,
 )
+from mlx_hf_bridge.conversion import atomic_folder
+from mlx_hf_bridge.conversion.integrity import is_complete
 from mlx_hf_bridge.errors import RepositoryError
 from mlx_hf_bridge.pretrained.saving import parse_size
 
@@ -207,6 +211,34 @@ def test_a_save_leaves_no_earlier_shards(mlx_model: Any, tmp_path: Path) -> None
     assert [path.name for path in tmp_path.glob("model*")] == ["model.safetensors"]
     mlx_model.save_pretrained(tmp_path, max_shard_size="20KB")
     assert not (tmp_path / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize("steps", [0, 1, 2])
+def test_a_save_into_its_own_folder_that_is_killed_leaves_a_whole_model(
+    steps: int, mlx_model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each file is replaced by one rename, so that the folder is a model before and after each of them."""
+    mlx_model.save_pretrained(tmp_path)
+    model, real, left = reloaded(tmp_path), os.replace, [None] * steps
+
+    class Killed(BaseException):
+        pass
+
+    def replace(source: Any, target: Any) -> None:
+        if not left:
+            raise Killed
+        left.pop()
+        real(source, target)
+
+    monkeypatch.setattr(atomic_folder.os, "replace", replace)
+    model.save_pretrained(tmp_path)
+    assert len(left) == steps, "a config that did not change is not written"
+    model.config.id2label = {0: "x", 1: "y", 2: "z"}
+    with contextlib.suppress(Killed):
+        model.save_pretrained(tmp_path)
+    assert reloaded(tmp_path).config.id2label[2] == ("z" if steps else "class 2")
+    assert is_complete(tmp_path) == (steps != 1)
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_arguments_of_save_pretrained_are_honoured_or_refused(mlx_model: Any, tmp_path: Path) -> None:

@@ -86,6 +86,25 @@ def filling(target: Path, is_obsolete: Callable[[str], bool] = lambda name: Fals
                     target.rmdir()
 
 
+@contextmanager
+def replacing_files(target: Path) -> Iterator[Path]:
+    """Replace files of a model's folder, each by one rename; the folder is a model at every moment.
+
+    Args:
+        target: The folder; its other files stay as they are.
+
+    Yields:
+        An empty folder, whose files replace those of the same name, in the order of their names.
+
+    Raises:
+        RepositoryError: If it cannot be written.
+    """
+    with reporting_write_errors(target), _scratch_folder(target, target.name) as new:
+        yield new
+        for path in sorted(new.iterdir()):
+            os.replace(path, target / path.name)
+
+
 def _move_into(target: Path, new: Path, is_obsolete: Callable[[str], bool]) -> None:
     for entry in reversed(_ENTRIES):
         if (new / entry).exists():

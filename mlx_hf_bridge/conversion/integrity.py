@@ -38,13 +38,16 @@ class Damage:
         return f"{self.file} {self.what}"
 
 
-def write_metadata(folder: Path, metadata: Mapping[str, Any], files: Iterable[Path]) -> dict[str, Any]:
+def write_metadata(
+    folder: Path, metadata: Mapping[str, Any], files: Iterable[Path], target: Path | None = None
+) -> dict[str, Any]:
     """Write conversion_metadata.json with the sizes, digests and checksums of the folder's files, and one of its own.
 
     Args:
         folder: The converted folder, with all of its files.
         metadata: What else the metadata says.
         files: The files of the folder to list.
+        target: The folder to write to; None for the same one.
 
     Returns:
         The metadata as written.
@@ -58,7 +61,7 @@ def write_metadata(folder: Path, metadata: Mapping[str, Any], files: Iterable[Pa
         "sha256": {name: _sha256(path) for name, path in named.items()},
     }
     content[_CHECKSUM] = _own_checksum(content)
-    write_json(folder / METADATA_FILE, content)
+    write_json((target or folder) / METADATA_FILE, content)
     return content
 
 

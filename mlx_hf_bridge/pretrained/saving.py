@@ -1,5 +1,6 @@
 """Write a loaded model to a folder, with the config, dtype, file names and shard size of the caller."""
 
+import json
 import re
 from functools import partial
 from pathlib import Path
@@ -13,7 +14,7 @@ from mlx_hf_bridge.checkpoints.metadata import read_metadata
 from mlx_hf_bridge.checkpoints.paths import copy_folder
 from mlx_hf_bridge.checkpoints.repo_files import write_json
 from mlx_hf_bridge.checkpoints.safetensors_file import INDEX_FILE, SINGLE_FILE, dtype_name, shards
-from mlx_hf_bridge.conversion.atomic_folder import SCRATCH, filling
+from mlx_hf_bridge.conversion.atomic_folder import SCRATCH, filling, replacing_files
 from mlx_hf_bridge.conversion.integrity import write_metadata
 from mlx_hf_bridge.errors import ArgumentTypeError, InputError, RepositoryError
 from mlx_hf_bridge.weights.name_mapping import KEEP_FILE_DTYPE
@@ -82,8 +83,9 @@ def save_folder(
                 f"{target} is the folder that the model was loaded from, and its weights would change. Give another "
                 "path."
             )
-        write_json(target / CONFIG_FILE, content)
-        _write_metadata(folder, target, dtype)
+        # Through JSON, whose keys are texts: those of id2label are integers here.
+        if json.loads(json.dumps(content)) != stored:
+            _replace_config(target, content, dtype)
         return
     # Complete or not at all, also on a disk that is full.
     with filling(target, partial(_is_earlier_weights, variant)) as new:
@@ -93,6 +95,14 @@ def save_folder(
             _write_weights(weights, new, dtype, variant, limit)
         write_json(new / CONFIG_FILE, content)
         _write_metadata(folder, new, dtype)
+
+
+def _replace_config(folder: Path, content: dict[str, Any], dtype: mx.Dtype) -> None:
+    """Replace config.json of a folder, then the metadata, which has its digest."""
+    with replacing_files(folder) as new:
+        write_json(new / CONFIG_FILE, content)
+    with replacing_files(folder) as new:
+        _write_metadata(folder, folder, dtype, new)
 
 
 def _weight_files(folder: Path) -> list[Path]:
@@ -137,15 +147,15 @@ def _is_earlier_weights(variant: str | None, name: str) -> bool:
     return re.fullmatch(earlier, name) is not None
 
 
-def _write_metadata(folder: Path, target: Path, dtype: mx.Dtype) -> None:
-    """Write conversion_metadata.json with the current sizes and digests of the files."""
+def _write_metadata(folder: Path, target: Path, dtype: mx.Dtype, new: Path | None = None) -> None:
+    """Write conversion_metadata.json with the current sizes and digests of the target's files, to `new` if given."""
     if not (folder / METADATA_FILE).is_file():
         return
     metadata = read_metadata(folder)
     names = [*(metadata.get("files") or ()), *(path.name for path in target.glob("model*.safetensors*"))]
     found = [target / name for name in sorted(set(names)) if (target / name).is_file()]
     weights = sum(path.stat().st_size for path in found if path.suffix == ".safetensors")
-    write_metadata(target, {**metadata, "dtype": dtype_name(dtype), "weight_bytes": weights}, found)
+    write_metadata(target, {**metadata, "dtype": dtype_name(dtype), "weight_bytes": weights}, found, new)
 
 
 def check_options(options: dict[str, Any], known: tuple[str, ...]) -> None:

@@ -19,6 +19,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import FileLock
+
 from mlx_hf_bridge.errors import BackendError
 from mlx_hf_bridge.runtime.environment import BLAS_VARIABLE, blas_choice, bridge_cache
 
@@ -29,6 +31,10 @@ MLX_CAME_FIRST = "mlx.core" in sys.modules
 _BLAS_FUNCTIONS = ("cblas_sgemm", "cblas_dgemm", "cblas_cgemm")
 # Bare file names: the dynamic linker searches the system's folders for them.
 _SYSTEM_LIBRARIES = ("libopenblas.so.0", "libopenblas.so")
+# Folders next to the copy in which it is made.
+_SCRATCH = ".openblas-*.scratch"
+# patchelf takes about a second.
+_SECONDS_FOR_ANOTHER = 60
 
 
 def _load_globally(path: str | os.PathLike[str]) -> bool:
@@ -62,27 +68,38 @@ def _plain_named_copy(library: Path) -> Path | None:
     # Size and time name the version, so an upgrade of the package makes a new copy.
     try:
         copy = bridge_cache() / "blas" / f"openblas-{stat.st_size}-{stat.st_mtime_ns}.so"
-        if copy.is_file():
+        if copy.is_file() and not any(copy.parent.glob(_SCRATCH)):
             return copy
     except (OSError, ValueError):  # RepositoryError too: without a home folder, or on a path that is too long
         return None
-    patchelf = _patchelf()
-    if patchelf is None:
-        return None
     try:
         copy.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=copy.parent) as scratch:
-            renames = Path(scratch) / "renames"
-            renames.write_text("".join(f"scipy_{name} {name}\n" for name in _BLAS_FUNCTIONS))
-            renamed = Path(scratch) / "renamed.so"
-            command = [patchelf, "--rename-dynamic-symbols", str(renames), "--output", str(renamed), str(library)]
-            subprocess.run(command, check=True, capture_output=True)
-            # Atomic: another process sees the whole library or none.
-            os.replace(renamed, copy)
-    # A read-only cache or a failing patchelf costs speed only; a system OpenBLAS is tried next.
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return copy
+        # One process at a time, so that whatever scratch folder is there is of one that was killed.
+        with FileLock(copy.parent / "lock", timeout=_SECONDS_FOR_ANOTHER):
+            for abandoned in copy.parent.glob(_SCRATCH):
+                shutil.rmtree(abandoned, ignore_errors=True)
+            if not copy.is_file():
+                _rename_symbols(library, copy)
+    # A read-only cache, one without locks or a failing patchelf costs speed only; a system OpenBLAS is tried next.
+    except (OSError, NotImplementedError, subprocess.CalledProcessError):
+        pass
+    return copy if copy.is_file() else None
+
+
+def _rename_symbols(library: Path, copy: Path) -> None:
+    """Write the copy of a library whose BLAS functions have their plain names, if patchelf is installed."""
+    patchelf = _patchelf()
+    if patchelf is None:
+        return
+    prefix, suffix = _SCRATCH.split("*")
+    with tempfile.TemporaryDirectory(prefix=prefix, suffix=suffix, dir=copy.parent) as scratch:
+        renames = Path(scratch) / "renames"
+        renames.write_text("".join(f"scipy_{name} {name}\n" for name in _BLAS_FUNCTIONS))
+        renamed = Path(scratch) / "renamed.so"
+        command = [patchelf, "--rename-dynamic-symbols", str(renames), "--output", str(renamed), str(library)]
+        subprocess.run(command, check=True, capture_output=True)
+        # Atomic: another process sees the whole library or none.
+        os.replace(renamed, copy)
 
 
 def load_blas() -> str | None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from mlx_hf_bridge.checkpoints.checkpoint import VERIFICATION_FILE
 from mlx_hf_bridge.checkpoints.repo_files import write_json
+from mlx_hf_bridge.conversion.atomic_folder import replacing_files
 from mlx_hf_bridge.errors import RepositoryError
 from mlx_hf_bridge.verification.report import Report
 
@@ -20,13 +21,12 @@ def store_result(report: Report, folder: Path) -> None:
         folder: The converted folder.
 
     Raises:
-        RepositoryError: If the folder does not exist.
+        RepositoryError: If the folder does not exist, or cannot be written.
     """
     if not folder.is_dir():
         raise RepositoryError(
             f"{folder} is not a folder, so the result cannot be stored there. Give a converted folder."
         )
-    write_json(folder / VERIFICATION_FILE, report.to_dict())
     card = folder / _CARD
     before = card.read_text(encoding="utf-8") if card.is_file() else f"# {folder.resolve().name}\n"
     section = f"{_START}\n{as_markdown(report)}\n{_END}"
@@ -34,7 +34,9 @@ def store_result(report: Report, folder: Path) -> None:
     has_section = old_section.search(before)
     # A function, since backslashes in a replacement text would be read as group references.
     after = old_section.sub(lambda _: section, before) if has_section else f"{before.rstrip()}\n\n{section}\n"
-    card.write_text(after, encoding="utf-8")
+    with replacing_files(folder) as new:
+        write_json(new / VERIFICATION_FILE, report.to_dict())
+        (new / _CARD).write_text(after, encoding="utf-8")
 
 
 def as_markdown(report: Report) -> str:

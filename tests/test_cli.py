@@ -189,9 +189,14 @@ def test_no_texts_an_unreadable_file_and_no_folder_for_the_output_are_errors(
     assert main(["encode", bert]) == 1
     assert "error: stdin has no text, expected one per line" in capsys.readouterr().err
     (tmp_path / "latin").write_bytes(b"caf\xe9")
-    for name in ("latin", "gone"):
+    (tmp_path / "folder").mkdir()
+    for name, message in (
+        ("latin", "latin is not UTF-8 text (it has the byte 0xe9). Convert it"),
+        ("gone", "gone. Check the path"),
+        ("folder", "folder cannot be read (Is a directory)"),
+    ):
         assert main(["classify", bert, "--file", str(tmp_path / name)]) == 1
-        assert f"{name} cannot be read as UTF-8 text" in capsys.readouterr().err
+        assert message in capsys.readouterr().err
     assert main(["encode", bert, "x", "--output", str(tmp_path / "gone" / "v.npy")]) == 1
     assert "is in a folder that does not exist" in capsys.readouterr().err
 
@@ -207,6 +212,26 @@ def test_classify_gives_every_label_best_first(classifier: str, capsys: Capture)
     assert f"{expected[1][0]['label']}" in out
     assert f"{expected[1][0]['score']:.4f}" in out
     assert expected[1][2]["label"] not in out.splitlines()[-1]
+
+
+def test_classify_says_that_an_embedding_model_has_no_classifier(bert: str, capsys: Capture) -> None:
+    assert main(["classify", bert, "x"]) == 1
+    assert "has no classifier; it is an embedding model" in capsys.readouterr().err
+
+
+def test_a_missing_folder_is_named_as_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    monkeypatch.chdir(tmp_path)
+    for command in (["verify", "./gone"], ["export-metal", "./gone", "out"], ["encode", "./gone", "x"]):
+        assert main(command) == 1
+        assert "error: './gone' is neither a folder on this machine nor a Hub id" in capsys.readouterr().err
+
+
+def test_a_closed_pipe_ends_the_command_with_success(monkeypatch: pytest.MonkeyPatch) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as closed:
+        monkeypatch.setattr("sys.stdout", closed)
+        assert main(["models"]) == 0
 
 
 @pytest.mark.parametrize("flags", [[], ["--multi-label"], ["--hypothesis-template", "news about {}", "--recipe", "q8"]])

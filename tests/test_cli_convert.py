@@ -112,6 +112,17 @@ def test_a_dry_run_predicts_and_touches_nothing(bert: Path, bridge_cache: Path, 
     assert str(converted()) in out
 
 
+def test_the_folder_is_on_one_line_at_80_columns(bert: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    out_dir = "a_folder_[with]_a_long_name/" + 8 * "another_one/"
+    assert main(["convert", "--model", "bert", "--bits", "4", "--output-dir", out_dir, "--dry-run"]) == 0
+    out = capsys.readouterr().out
+    assert f"{out_dir}bert-mlx-q4\n" in out
+    assert "--recipe q4-free or q4-best or mixed-4 gives smaller errors" in out
+    assert main(["convert", "--model", "bert", "--bits", "8", "--dry-run"]) == 0
+    assert "smaller errors" not in capsys.readouterr().out
+
+
 def test_a_result_that_is_there_is_skipped_and_replaced_with_no_skip(bert: Path, capsys: Capture) -> None:
     main(["convert", "--model", "bert"])
     before = snapshot(converted())

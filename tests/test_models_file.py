@@ -1,5 +1,6 @@
 """Tests of the YAML file of models that `mlx-hf-bridge convert` reads."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,12 +43,28 @@ def test_without_a_model_all_of_the_config_are_converted_and_one_that_fails_stop
     assert made == {"four-mlx-q4-g32", "whole-mlx-fp32"}
     assert "error: gone: './no/such/folder' is neither a folder" in captured.err
     assert "error: large: the weights of bert in float take" in captured.err
-    rows = {line.split()[0]: line for line in captured.out.splitlines() if line.strip()}
-    assert "failed" in rows["gone"]
-    assert "failed" in rows["large"]
-    assert "converted" in rows["four"]
-    assert "4 (groups of 32)" in rows["four"]
-    assert "models/mlx_converted/whole-mlx-fp32" in rows["whole"]
+    blocks = {block.partition(":")[0]: block for block in captured.out.split("\n\n")}
+    assert "failed" in blocks["gone"]
+    assert "failed" in blocks["large"]
+    assert "four: converted" in blocks["four"]
+    assert "4 (groups of 32)" in blocks["four"]
+    assert "models/mlx_converted/whole-mlx-fp32\n" in blocks["whole"]
+
+
+def test_every_recipe_can_be_written_in_the_file(bert: Path) -> None:
+    texts = [f"the cat number {number} sat" for number in range(16)]
+    Path("texts.txt").write_text("\n".join(texts))
+    write_models(
+        {"name": "a", "hf_name": "bert", "quantization": {"recipe": "q4-fit"}},
+        {"name": "b", "hf_name": "bert", "quantization": {"bits": 4, "method": "least_squares"}},
+        {"name": "c", "hf_name": "bert", "quantization": {"recipe": "q4-best", "calibration_texts": "texts.txt"}},
+        {"name": "d", "hf_name": "bert", "quantization": {"recipe": "mixed-4", "bits_per_weight": 5}},
+    )
+    a, b, c, d = (entry.quantization.resolve()[0] for entry in read_models(Path("config/models.yaml")))
+    assert a == b == RECIPES["q4-fit"]
+    assert c == replace(RECIPES["q4-best"], calibration_texts=tuple(texts))
+    assert d is not None
+    assert d.bits_per_weight == 5
 
 
 def test_model_takes_a_name_of_the_config_and_flags_go_before_its_values(bert: Path) -> None:

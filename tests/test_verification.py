@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from mlx_hf_bridge.cli import main
 from mlx_hf_bridge.conversion.api import convert
 from mlx_hf_bridge.errors import InputError, NonFiniteError, RepositoryError
 from mlx_hf_bridge.quantization.methods import bundled_texts as calibration_texts
+from mlx_hf_bridge.quantization.recipes import RECIPES, describe_recipe
 from mlx_hf_bridge.verification import predictors
 from mlx_hf_bridge.verification.html import render_html
 from mlx_hf_bridge.verification.inputs import bundled_texts, read_labeled, read_pairs
@@ -144,7 +146,7 @@ def test_a_classifier_is_compared_by_its_labels(tmp_path: Path) -> None:
 
 def test_a_checkpoint_is_verified_in_a_recipe(source: Path) -> None:
     report = mlx_hf_bridge.verify(source, quantization_config="q4", texts=TEXTS, thresholds={"cosine_mean": 0.5})
-    assert report.packing == "4 bits in groups of 64, affine"
+    assert report.packing == "q4: 4 bits in groups of 64, affine"
     with pytest.raises(InputError, match=r"has no conversion_metadata.json that names its source, and no recipe"):
         mlx_hf_bridge.verify(source, texts=TEXTS)
 
@@ -194,6 +196,20 @@ def test_shards_are_measured(packed: Path) -> None:
     assert after.figures["weights_mb"] == pytest.approx(before.figures["weights_mb"], rel=0.02)
     details = [next(step.detail for step in report.steps if "headers" in step.name) for report in (before, after)]
     assert details[0] == details[1] == f"{len(arrays)} tensors"
+
+
+def test_a_model_that_fails_names_its_recipe_and_better_ones(source: Path, tmp_path: Path) -> None:
+    named = {}
+    for recipe in ("q4", "q4-fit"):
+        mlx_hf_bridge.convert(source, tmp_path / recipe, quantization_config=recipe)
+        named[recipe] = mlx_hf_bridge.verify(tmp_path / recipe, texts=TEXTS, thresholds={"cosine_mean": 1.0})
+    assert named["q4"].packing == "q4: 4 bits in groups of 64, affine"
+    assert named["q4-fit"].packing == "q4-fit: 4 bits in groups of 64, affine; least_squares"
+    assert "q4-free, q4-best, mixed-4" in named["q4"].advice
+    assert not named["q4-fit"].advice
+    own = replace(RECIPES["q4-best"], calibration_texts=[f"text {number}" for number in range(16)])
+    for recipe, texts in ((RECIPES["q4-best"], "the bundled texts"), (own, "custom texts")):
+        assert describe_recipe(recipe.to_dict(), "4 bits") == f"q4-best: 4 bits; gptq with {texts}"
 
 
 def test_what_is_not_compared_is_skipped(packed: Path, source: Path, tmp_path: Path) -> None:

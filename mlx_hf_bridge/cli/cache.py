@@ -7,8 +7,6 @@ from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from rich.markup import escape
-
 from mlx_hf_bridge.cache import CachedModel, CacheInfo, Leftover, Removal, remove, scan_cache, verify
 from mlx_hf_bridge.checkpoints.safetensors_file import MB
 from mlx_hf_bridge.cli.console import show, show_json, table
@@ -172,7 +170,7 @@ def _source(model: CachedModel) -> str:
 
 
 def _print(*lines: str) -> None:
-    show(*(escape(_plain(line)) for line in lines))
+    show(*(_plain(line) for line in lines))
 
 
 def _plain(text: str) -> str:

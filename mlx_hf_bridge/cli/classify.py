@@ -3,10 +3,14 @@
 import argparse
 from typing import Any
 
+from mlx_hf_bridge.architecture.family import SEQUENCE_CLASSIFICATION
+from mlx_hf_bridge.checkpoints.checkpoint import read_checkpoint
+from mlx_hf_bridge.checkpoints.sources import HubOptions, locate
 from mlx_hf_bridge.cli.console import show, show_json, table
 from mlx_hf_bridge.cli.parser import options_from_flags
 from mlx_hf_bridge.cli.texts import read_texts, shorten
-from mlx_hf_bridge.errors import InputError
+from mlx_hf_bridge.conversion.api import task_of
+from mlx_hf_bridge.errors import InputError, WeightsError
 from mlx_hf_bridge.pipelines import pipeline
 
 Scores = list[tuple[str, float]]
@@ -33,8 +37,22 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _model_labels(args: argparse.Namespace, texts: list[str]) -> list[Scores]:
-    results = _pipeline("text-classification", args)(texts, top_k=None, truncation=True, batch_size=args.batch_size)
+    try:
+        classify = _pipeline("text-classification", args)
+    except WeightsError as error:
+        if _has_classifier(args):
+            raise
+        raise WeightsError(
+            f"{args.model} has no classifier; it is an embedding model or was not trained for this task. Give a text "
+            "classifier; or, to use labels of your own, a model trained for natural language inference and --labels."
+        ) from error
+    results = classify(texts, top_k=None, truncation=True, batch_size=args.batch_size)
     return [[(one["label"], one["score"]) for one in result] for result in results]
+
+
+def _has_classifier(args: argparse.Namespace) -> bool:
+    config = read_checkpoint(locate(args.model, HubOptions(args.revision))).config
+    return task_of(config, None) == SEQUENCE_CLASSIFICATION
 
 
 def _zero_shot(args: argparse.Namespace, texts: list[str]) -> list[Scores]:

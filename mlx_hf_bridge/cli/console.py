@@ -16,11 +16,18 @@ from rich.text import Text
 _WIDTH_OF_PIPES = 240
 
 
+class _Console(Console):
+    """A console that leaves a closed pipe to `main`; rich's own would exit with code 1."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
 def console(error: bool = False) -> Console:
     """Return a rich console on stdout (stderr with `error`), as wide as the terminal, or wide enough for a pipe."""
     stream = sys.stderr if error else sys.stdout
     has_width = stream.isatty() or "COLUMNS" in os.environ
-    return Console(stderr=error, width=None if has_width else _WIDTH_OF_PIPES, highlight=False)
+    return _Console(stderr=error, width=None if has_width else _WIDTH_OF_PIPES, highlight=False)
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], numeric: Sequence[str] = ()) -> Table:
@@ -56,9 +63,25 @@ def plain_table(title: str, rows: Iterable[Sequence[Any]]) -> Table:
     return result
 
 
+def listing(title: str, facts: Iterable[tuple[str, str]]) -> str:
+    """Return a title with one fact per line under it, for facts that must not be broken, such as paths.
+
+    Args:
+        title: The first line; "" for none.
+        facts: A name and a value for each line; those with an empty value are left out.
+
+    Returns:
+        The lines, for `show`.
+    """
+    shown = [(name, value) for name, value in facts if value]
+    width = max((len(name) for name, _ in shown), default=0)
+    lines = [f"  {name:<{width}}  {value}" for name, value in shown]
+    return "\n".join([title, *lines] if title else lines)
+
+
 def show(*parts: Any) -> None:
-    """Print tables and lines to stdout."""
-    console().print(*parts, sep="\n", soft_wrap=all(isinstance(part, str) for part in parts))
+    """Print tables and lines to stdout; a text is printed literally, so it can contain rich's [markup]."""
+    console().print(*parts, sep="\n", soft_wrap=all(isinstance(part, str) for part in parts), markup=False)
 
 
 def show_json(document: Any) -> None:

@@ -6,14 +6,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mlx_hf_bridge.checkpoints.safetensors_file import MB
-from mlx_hf_bridge.cli.console import print_error, show, table
+from mlx_hf_bridge.cli.console import listing, print_error, show, table
 from mlx_hf_bridge.cli.models_file import ModelEntry, read_models
 from mlx_hf_bridge.cli.parser import DEFAULT_CONFIG, options_from_flags
 from mlx_hf_bridge.conversion.api import ConversionResult, convert, folder_name, short_name
 from mlx_hf_bridge.errors import BridgeError, ConfigError
-from mlx_hf_bridge.quantization.recipes import GROUP_SIZES, MLXQuantizationConfig
+from mlx_hf_bridge.quantization.recipes import GROUP_SIZES, MLXQuantizationConfig, better_recipes
 
-_COLUMNS = ("model", "action", "bits", "predicted", "weights", "source", "ratio", "folder")
+# Where rounding alone fails the bounds of `verify` for small models (docs/quantization.md).
+_FEW_BITS = 4
 
 
 @dataclass(frozen=True)
@@ -28,9 +29,9 @@ def run(args: argparse.Namespace) -> int:
     """Convert the requested models and return 1 if any failed; one that fails does not stop the others."""
     entries = _entries(args)
     outcomes = [Outcome(entry.name, _try_convert(entry, args, len(entries) > 1)) for entry in entries]
-    if len(outcomes) > 1 or outcomes[0].result:
-        title = "Dry run (nothing was written)" if args.dry_run else ""
-        show(table(title, _COLUMNS, map(_row, outcomes), ("predicted", "weights", "source", "ratio")))
+    if args.dry_run and any(outcome.result for outcome in outcomes):
+        show("Dry run: nothing was written.", "")
+    show("\n\n".join(_describe(outcome) for outcome in outcomes if outcome.result or len(outcomes) > 1))
     for outcome in outcomes:
         if outcome.result and outcome.result.modules:
             rows = [(name, _width(width)) for name, width in outcome.result.modules.items()]
@@ -99,14 +100,27 @@ def _convert(entry: ModelEntry, args: argparse.Namespace) -> ConversionResult:
     )
 
 
-def _row(outcome: Outcome) -> list[str]:
+def _describe(outcome: Outcome) -> str:
     result = outcome.result
     if result is None:
-        return [outcome.name, "failed", *[""] * (len(_COLUMNS) - 2)]
+        return f"{outcome.name}: failed"
     size = result.weight_bytes or result.predicted_bytes or 0
-    sizes = [_megabytes(number) for number in (result.predicted_bytes, result.weight_bytes, result.source_bytes)]
-    ratio = f"{result.source_bytes / size:.2f}x" if size else ""
-    return [outcome.name, result.action, _bits(result.recipe), *sizes, ratio, str(result.folder)]
+    ratio = f", {result.source_bytes / size:.2f} times smaller" if size else ""
+    facts = [
+        ("bits", _bits(result.recipe)),
+        ("predicted", _megabytes(result.predicted_bytes)),
+        ("weights", _megabytes(result.weight_bytes)),
+        ("source", f"{_megabytes(result.source_bytes)}{ratio}"),
+        ("folder", str(result.folder)),
+        ("advice", _advice(result.recipe)),
+    ]
+    return listing(f"{outcome.name}: {result.action}", facts)
+
+
+def _advice(recipe: MLXQuantizationConfig | None) -> str:
+    """Return which recipes keep more of a model's quality at its size, for few bits that are only rounded."""
+    better = better_recipes(recipe) if recipe and recipe.bits <= _FEW_BITS else ()
+    return f"--recipe {' or '.join(better)} gives smaller errors at the same size" if better else ""
 
 
 def _width(width: Mapping[str, int] | None) -> str:

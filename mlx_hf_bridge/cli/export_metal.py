@@ -3,7 +3,7 @@
 import argparse
 
 from mlx_hf_bridge.checkpoints.safetensors_file import MB, SINGLE_FILE
-from mlx_hf_bridge.cli.console import show
+from mlx_hf_bridge.cli.console import listing, show
 from mlx_hf_bridge.conversion.metal_export import export_metal
 
 
@@ -11,5 +11,13 @@ def run(args: argparse.Namespace) -> int:
     """Write the folder and print its path, its size and how to load it."""
     target = export_metal(args.folder, args.output)
     size = (target / SINGLE_FILE).stat().st_size / MB
-    show(f"{target}: {size:.1f} MB of weights, for transformers; without an Apple GPU pass device_map={{'': 'cpu'}}")
+    facts = [
+        ("weights", f"{size:.1f} MB"),
+        (
+            "dtype",
+            "linear layers stay packed; the rest, token embeddings too, is float32 for transformers' loader",
+        ),
+        ("load", "transformers.AutoModel.from_pretrained; without an Apple GPU pass device_map={'': 'cpu'}"),
+    ]
+    show(listing(str(target), facts))
     return 0

@@ -10,6 +10,7 @@ import yaml
 from mlx_hf_bridge.cli.quantization_options import BITS_CHOICES, DTYPES, QuantizationOptions
 from mlx_hf_bridge.conversion.api import TASKS
 from mlx_hf_bridge.errors import ConfigError, QuantizationError
+from mlx_hf_bridge.quantization.methods import METHODS
 from mlx_hf_bridge.quantization.recipes import BITS
 
 _KEYS: dict[str, type] = {"name": str, "hf_name": str, "task": str, "revision": str, "quantization": dict}
@@ -18,11 +19,16 @@ _QUANTIZATION_KEYS: dict[str, type] = {
     "group_size": int,
     "mode": str,
     "dtype": str,
+    "recipe": str,
+    "method": str,
+    "calibration_texts": str,
+    "bits_per_weight": float,
     "target_size_mb": float,
 }
+_SET_BY_RECIPE = ("bits", "group_size", "mode")
 _REQUIRED = ("name", "hf_name")
 _KINDS = {str: "a string", int: "an integer", float: "a number", dict: "a mapping", list: "a list"}
-_CHOICES = {"task": tuple(TASKS), "bits": BITS_CHOICES, "mode": tuple(BITS), "dtype": DTYPES}
+_CHOICES = {"task": tuple(TASKS), "bits": BITS_CHOICES, "mode": tuple(BITS), "dtype": DTYPES, "method": METHODS}
 
 
 @dataclass(frozen=True)
@@ -76,9 +82,15 @@ def _entry(raw: Any, where: str) -> ModelEntry:
         )
     quantization = dict(raw.get("quantization", {}))
     _check_keys(quantization, _QUANTIZATION_KEYS, (), f"{where}: quantization")
+    for key in ("target_size_mb", "bits_per_weight"):
+        if (number := quantization.get(key)) is not None and not number > 0:
+            raise ConfigError(f"{where}: quantization has {key}={number}, expected a number greater than 0.")
+    if quantization.get("recipe") and (others := [key for key in _SET_BY_RECIPE if key in quantization]):
+        raise ConfigError(
+            f"{where}: quantization has recipe={quantization['recipe']!r}, which sets {', '.join(others)} too. "
+            "Leave one of them out."
+        )
     target = quantization.pop("target_size_mb", None)
-    if target is not None and not target > 0:
-        raise ConfigError(f"{where}: quantization has target_size_mb={target}, expected a number greater than 0.")
     entry = ModelEntry(
         raw["name"], raw["hf_name"], raw.get("task"), raw.get("revision"), QuantizationOptions(**quantization), target
     )

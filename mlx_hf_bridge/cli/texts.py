@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TextIO
 
 from mlx_hf_bridge.errors import InputError
+from mlx_hf_bridge.runtime.file_errors import unreadable_text
 
 
 def read_texts(args: argparse.Namespace) -> list[str]:
@@ -41,7 +42,7 @@ def stream_texts(args: argparse.Namespace) -> Iterator[str]:
                     blank = None
                 yield text
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{origin} cannot be read as UTF-8 text ({error}). Give another file.") from error
+        raise unreadable_text(origin, error) from error
     if blank is not None:
         raise InputError(f"{origin} has no text, expected one per line. Give texts as arguments, with --file or piped.")
 
@@ -62,7 +63,7 @@ def read_lines(path: str) -> list[str]:
     try:
         content = Path(path).expanduser().read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read as UTF-8 text ({error}). Give another file.") from error
+        raise unreadable_text(path, error) from error
     # splitlines() would also split at form feeds and at Unicode's line separators.
     texts = [line.strip() for line in content.split("\n") if line.strip()]
     if not texts:

@@ -71,6 +71,8 @@ def _show(report: Report) -> None:
     verdict = "passed" if report.passed else "FAILED"
     title = f"{report.model}: {verdict} ({report.packing}; compared with {report.reference})"
     show(table(title, ("figure", "value", "bound", ""), shown, ("value", "bound")))
+    if report.advice:
+        show(report.advice, "")
     if report.steps:
         steps = [(step.name, step.verdict, step.detail) for step in report.steps]
         show(table("", ("step", "", "details"), steps))

@@ -35,6 +35,9 @@ _NOT_COPIED = (SINGLE_FILE, CONFIG_FILE, METADATA_FILE, "verification.json")
 def export_metal(folder: str | Path, output_dir: str | Path) -> Path:
     """Export a quantized folder for transformers.AutoModel, on torch.
 
+    Only the linear layers stay packed. transformers' quantizer has no packed embeddings, so the token embedding table
+    is written in float32, which can make the file several times as large as the converted one.
+
     Off Apple's GPUs transformers dequantizes it on load: pass device_map={"": "cpu"}, which needs accelerate.
 
     Args:
@@ -52,10 +55,12 @@ def export_metal(folder: str | Path, output_dir: str | Path) -> Path:
         >>> export_metal("minilm-mlx-q4", "minilm-metal-q4")
         >>> transformers.AutoModel.from_pretrained("minilm-metal-q4", device_map={"": "cpu"})
     """
-    source, target = Path(folder).expanduser(), Path(output_dir).expanduser()
+    target = Path(output_dir).expanduser()
     if target.is_file() or is_occupied(target):
         raise RepositoryError(f"{target} is not an empty folder. Give another one to export to.")
-    checkpoint = read_checkpoint(locate(source, HubOptions()))
+    # Located as given: Path("./name") would drop the "./", without which a missing folder looks like a Hub id.
+    located = locate(folder, HubOptions(local_files_only=True))
+    source, checkpoint = located.folder, read_checkpoint(located)
     packing = _check_packing(read_packing(checkpoint.config), source)
 
     def create(new: Path) -> None:

@@ -292,6 +292,60 @@ def _from_dict(given: Mapping[str, Any]) -> MLXQuantizationConfig:
     return recipe
 
 
+def noted_recipe(noted: Mapping[str, Any]) -> MLXQuantizationConfig:
+    """Return the recipe that a converted folder was made with, without its calibration texts, which are not stored.
+
+    Args:
+        noted: The recipe in the folder's metadata, as `to_dict` writes it.
+
+    Returns:
+        The recipe.
+
+    Raises:
+        QuantizationError: If a field is impossible.
+    """
+    known = MLXQuantizationConfig.__dataclass_fields__
+    return MLXQuantizationConfig(**{key: value for key, value in noted.items() if key in known})
+
+
+def describe_recipe(noted: Mapping[str, Any], bits: str) -> str:
+    """Describe the recipe that a converted folder was made with.
+
+    Args:
+        noted: The recipe in the folder's metadata, as `to_dict` writes it.
+        bits: The bits and groups of the folder's weights, in words.
+
+    Returns:
+        The recipe's name with its bits, method and texts: "q4-best: 4 bits in groups of 64, affine; gptq with the
+        bundled texts".
+
+    Raises:
+        QuantizationError: If a field is impossible.
+    """
+    recipe = noted_recipe(noted)
+    method = f"; {recipe.method}" if recipe.method != "minmax" else ""
+    if recipe.is_calibrated:
+        # The texts themselves are not stored; `to_dict` of a recipe without texts has the hash of the bundled ones.
+        is_bundled = noted.get("calibration") == recipe.to_dict()["calibration"]
+        method += f" with {'the bundled texts' if is_bundled else 'custom texts'}"
+    return f"{recipe_name(recipe)}: {bits}{method}"
+
+
+def better_recipes(recipe: MLXQuantizationConfig) -> tuple[str, ...]:
+    """Return the recipes that give weights of the same size with smaller errors than plain rounding.
+
+    Args:
+        recipe: The recipe of a converted model.
+
+    Returns:
+        Names of recipes, the most accurate last; empty if `recipe` does not simply round, or there is no better one.
+    """
+    if recipe.method != "minmax" or recipe.mode != "affine" or recipe.modules or recipe.has_target:
+        return ()
+    names = (f"q{recipe.bits}-free", f"q{recipe.bits}-best", f"mixed-{recipe.bits}")
+    return tuple(name for name in names if name in RECIPES)
+
+
 @guarded
 def recipe_name(recipe: MLXQuantizationConfig | None) -> str:
     """Return a short name for folders and tables.

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from mlx_hf_bridge.errors import BridgeError, ConfigError
+from mlx_hf_bridge.errors import BridgeError, ConfigError, InputError
 
 _ERRORS = (TypeError, AttributeError, KeyError, ValueError, IndexError, ArithmeticError, AssertionError, RecursionError)
 
@@ -30,6 +30,27 @@ def config_errors(path: Path | str) -> Iterator[None]:
         raise ConfigError(
             f"{path} has a value of another type or form than expected ({error!r:.200}). Take the original file."
         ) from error
+
+
+def unreadable_text(name: str, error: OSError | UnicodeDecodeError) -> InputError:
+    """Describe why a user's text file cannot be read.
+
+    Args:
+        name: The file, or "stdin".
+        error: What reading it raised.
+
+    Returns:
+        The error to raise.
+    """
+    if isinstance(error, FileNotFoundError):
+        return InputError(f"there is no file {name}. Check the path.")
+    if isinstance(error, UnicodeDecodeError):
+        byte = error.object[error.start]
+        return InputError(
+            f"{name} is not UTF-8 text (it has the byte 0x{byte:02x}). Convert it, for example from Latin-1: "
+            "iconv -f latin1 -t utf-8."
+        )
+    return InputError(f"{name} cannot be read ({error.strerror or error}). Give another file.")
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from importlib import resources
 from pathlib import Path
 
 from mlx_hf_bridge.errors import InputError
+from mlx_hf_bridge.runtime.file_errors import unreadable_text
 
 
 @dataclass(frozen=True)
@@ -93,8 +94,10 @@ def _rows(path: str | Path, columns: int, description: str) -> list[list[str]]:
         # utf-8-sig skips the mark that spreadsheets write at the start; csv wants newline="" for line breaks in cells.
         with found.open(encoding="utf-8-sig", newline="") as file:
             rows = [row for row in csv.reader(file, delimiter="\t" if found.suffix == ".tsv" else ",") if row]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path} cannot be read as UTF-8 CSV ({error}). Give another file.") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise unreadable_text(str(path), error) from error
+    except csv.Error as error:
+        raise InputError(f"{path} cannot be read as CSV ({error}). Give another file.") from error
     if not rows or (wrong := [row for row in rows if len(row) != columns]):
         shown = f"the line {wrong[0]!r:.80}" if rows else "no line"
         raise InputError(f"{path} has {shown}, expected {columns} columns: {description}.")

@@ -47,12 +47,13 @@ def find_reference(model: str, given: str | Path | None, recipe: QuantizationLik
         return _locate(str(given), None)
     if path.is_file():
         return _noted(model, read_metadata(path.parent))
+    reference = _locate(model, None)
     if recipe is None:
         raise InputError(
             f"{model} has no {METADATA_FILE} that names its source, and no recipe was given. Give reference_model "
             "(--reference), the float checkpoint, or a recipe to convert with."
         )
-    return _locate(model, None)
+    return reference
 
 
 def _noted(model: str, metadata: Mapping[str, Any]) -> Reference:

@@ -29,7 +29,7 @@ class Report:
     model, reference: what was compared. task: "embedding" or "classification". packing: the model's quantization in
     words. texts: how many. figures: all measurements by name. checks: the figures that have a bound. steps: what must
     work at all. cosines: one for each text. layers: the relative error of each hidden state, that of the embeddings
-    first. libraries: versions by name.
+    first. libraries: versions by name. better_recipes: recipes of the same size with smaller errors.
     """
 
     model: str
@@ -43,12 +43,23 @@ class Report:
     cosines: tuple[float, ...] = ()
     layers: tuple[float, ...] = ()
     libraries: dict[str, str] = field(default_factory=dict)
+    better_recipes: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
         """Return whether there was a check or step and every one passed."""
         results = [check.passed for check in self.checks] + [step.passed for step in self.steps if not step.skipped]
         return bool(results) and all(results)
+
+    @property
+    def advice(self) -> str:
+        """Return what to try after a failure, in one sentence; "" if the model passed or there is nothing to try."""
+        if self.passed or not self.better_recipes:
+            return ""
+        return (
+            "Weights that are only rounded often fail at few bits. Recipes of the same size with smaller errors: "
+            f"{', '.join(self.better_recipes)} (--recipe NAME)."
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report for JSON, which has no nan and infinity: they become None."""

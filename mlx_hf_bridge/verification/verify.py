@@ -20,7 +20,7 @@ from mlx_hf_bridge.checkpoints.metadata import read_metadata
 from mlx_hf_bridge.checkpoints.safetensors_file import MB
 from mlx_hf_bridge.checkpoints.sources import HubOptions, locate
 from mlx_hf_bridge.errors import InputError
-from mlx_hf_bridge.quantization.recipes import QuantizationLike
+from mlx_hf_bridge.quantization.recipes import QuantizationLike, better_recipes, describe_recipe, noted_recipe
 from mlx_hf_bridge.runtime.boundary import guarded
 from mlx_hf_bridge.verification.inputs import LabeledTexts, ScoredPairs, check_texts, read_labeled, read_pairs
 from mlx_hf_bridge.verification.layers import layer_errors
@@ -113,7 +113,7 @@ def verify(
         str(model),
         f"{source.name} ({reference.name})",
         resolved_task,
-        _describe_quantization(config),
+        _describe_quantization(converted.folder, config),
         len(checked),
         figures,
         check_figures(figures, resolve_bounds(_fewest_bits(config), thresholds)),
@@ -121,6 +121,7 @@ def verify(
         tuple(float(value) for value in cosines(*outputs)),
         layer_errors(converted.folder, source, checked),
         {name: installed_version(name) or "unknown" for name in ("mlx-hf-bridge", "mlx", "transformers")},
+        better_recipes(noted_recipe(noted)) if (noted := _noted_recipe(converted.folder)) else (),
     )
 
 
@@ -198,13 +199,20 @@ def _fewest_bits(config: dict[str, Any]) -> int | None:
     return int(min([packing["bits"], *own]))
 
 
-def _describe_quantization(config: dict[str, Any]) -> str:
+def _describe_quantization(folder: Path, config: dict[str, Any]) -> str:
+    """Describe a model's weights: "q4-best: 4 bits in groups of 64, affine; gptq with the bundled texts"."""
     packing = read_packing(config)
     if not packing:
         return f"float ({config.get('dtype', 'float32')})"
     own = [value for value in packing.values() if isinstance(value, dict)]
     mixed = f", {len(own)} modules with other bits" if own else ""
-    return f"{packing['bits']} bits in groups of {packing['group_size']}, {packing.get('mode', 'affine')}{mixed}"
+    bits = f"{packing['bits']} bits in groups of {packing['group_size']}, {packing.get('mode', 'affine')}{mixed}"
+    noted = _noted_recipe(folder)
+    return describe_recipe(noted, bits) if noted else bits
+
+
+def _noted_recipe(folder: Path) -> dict[str, Any] | None:
+    return read_metadata(folder).get("recipe") if (folder / METADATA_FILE).is_file() else None
 
 
 __all__ = ["Report", "Step", "verify"]

@@ -100,7 +100,6 @@ UNSUPPORTED_HEADS = {
 }
 UNSUPPORTED_HEADS |= {
     "SplinterForPreTraining": "has one output per question of a text, whose number varies",
-    "BigBirdForQuestionAnswering": "derives token type ids from the position of the separator",
 }
 AS_QWEN3: dict[str, Any] = {
     **{key: value for key, value in SHARED.items() if key != "layer_norm_eps"},
@@ -644,9 +643,15 @@ FAMILIES = [
         "big_bird",
         "BigBird",
         transformers.BigBirdConfig(
-            **WITH_TOKEN_TYPES, attention_type="original_full", rescale_embeddings=True, hidden_act="relu"
+            **WITH_TOKEN_TYPES,
+            attention_type="original_full",
+            rescale_embeddings=True,
+            hidden_act="relu",
+            sep_token_id=7,
         ),
         token_types=3,
+        separator_id=7,
+        never_quantized=("qa_classifier.",),
     ),
     Row(
         "luke",

@@ -188,8 +188,7 @@ class EncoderConfig:
     def max_sequence_length(self) -> int:
         """Longest input that the layers can compute even if `position_ids` are given; longer ones are an error.
 
-        BigBird's block_sparse attention, for example, is implemented only up to the length where it equals full
-        attention.
+        Qwen 2, for example, is implemented only up to the length where its window covers the whole text.
         """
         return NO_POSITIONS
 

@@ -115,7 +115,7 @@ class Family:
     ================== =================================================== ===========================================
     field              what the model does not need                        example
     ================== =================================================== ===========================================
-    other_heads        modules of heads that are not implemented           "qa_classifier" of BigBird
+    other_heads        modules of heads that are not implemented           "linear" of the original ColBERT
     unused_modules     modules of the encoder that this config does not    "embeddings.position_embeddings" of rotary
                        read                                                ESM files
     ignored_suffixes   tensors that are recomputed, or that serve other    "embeddings.position_ids", a buffer of

@@ -88,6 +88,48 @@ class EndTokenClassifier(nn.Module):
         return {"logits": self.out(mx.tanh(self.dense(batch.take(hidden, last))))}
 
 
+def question_mask(ids: mx.array, separator: int) -> mx.array:
+    """Return which tokens belong to the question: those up to the first separator, or the first one without any.
+
+    Args:
+        ids: Token ids, (B, L).
+        separator: Id of the separator.
+
+    Returns:
+        Bool array of shape (B, L).
+    """
+    ends = mx.argmax((ids == separator).astype(mx.int32), axis=1)
+    return mx.arange(ids.shape[1], dtype=mx.uint32)[None] <= ends[:, None]
+
+
+class QuestionSpanClassifier(nn.Module):
+    """BigBird's question answering head: a feed-forward block, a norm and a linear layer on every token.
+
+    Returns "start_logits" and "end_logits", (B, L) each; those of the question's tokens, except the first, are lower
+    by 1e6.
+
+    Args:
+        block: The feed-forward block, (B, L, D) -> (B, L, D).
+        norm: Norm of the sum of hidden states and block.
+        hidden_size: D.
+        separator: Id of the token that ends the question.
+    """
+
+    def __init__(self, block: nn.Module, norm: nn.Module, hidden_size: int, separator: int) -> None:
+        super().__init__()
+        self.block, self.norm = block, norm
+        self.out = Linear(hidden_size, 2)
+        self.separator = separator
+
+    def __call__(self, hidden: mx.array, pooled: mx.array | None, batch: TokenBatch, table: TokenTable) -> HeadOutputs:
+        spans = self.out(self.norm(self.block(hidden) + hidden))  # (B, L, 2)
+        if batch.inputs_embeds is None:
+            hides = mx.logical_and(question_mask(batch.ids, self.separator), mx.arange(hidden.shape[1]) > 0)
+            # In float32, as half precision ends below 1e6.
+            spans = spans.astype(mx.float32) - 1e6 * hides[:, :, None]
+        return {"start_logits": spans[..., 0], "end_logits": spans[..., 1]}
+
+
 class Transform(nn.Module):
     """A linear layer, an activation and an optional norm.
 

@@ -143,7 +143,7 @@ def _real_tokens(mask: mx.array | None, batch: int) -> mx.array | None:
     if mask.dtype != mx.bool_:
         # A batch with a text of padding only has numbers to add, which are 0 or hide a key.
         values = np.array(mask)
-        if mask.shape[1:3] != (1, 1) or not np.isin(values, [0, np.finfo(np.float32).min, -np.inf]).all():
+        if mask.shape[1:3] != (1, 1) or not (values[values != 0] <= np.finfo(np.float32).min).all():
             raise InputError(
                 "attention_mask has numbers for each pair of tokens; block_sparse attention takes one of shape (texts, "
                 "tokens), as in transformers. Pass that, or attention_type='original_full' to from_pretrained."

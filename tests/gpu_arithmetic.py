@@ -1,6 +1,6 @@
-"""Half precision as GPUs compute it: products are added up in float32 and rounded once.
+"""Arithmetic as GPUs do it: half-precision products added up in float32 and rounded once, inexact sines.
 
-MLX's CPU backend adds them up in half precision, which is less exact than any GPU.
+MLX's CPU backend adds them up in half precision, which is less exact than any GPU, and computes sines exactly.
 """
 
 import functools
@@ -47,3 +47,28 @@ def accumulate_in_float32(replace: Callable[[Any, str, Any], None] = setattr) ->
         (mx.fast, "scaled_dot_product_attention", 0),
     ):
         replace(owner, name, _accumulating_in_float32(getattr(owner, name), decisive))
+
+
+# What the Metal Shading Language Specification allows its fast functions within half a turn; more beyond.
+_SINE_ERROR = 2.0**-13
+
+
+def make_sines_inexact(replace: Callable[[Any, str, Any], None] = setattr) -> None:
+    """Give MLX's sine, cosine and rotary kernel the errors of Metal's fast functions.
+
+    Args:
+        replace: Sets an attribute of an object: setattr, or pytest's monkeypatch.setattr, which undoes it later.
+    """
+
+    def inexact(function: Callable[..., mx.array]) -> Callable[..., mx.array]:
+        @functools.wraps(function)
+        def off(*args: Any, **kwargs: Any) -> mx.array:
+            exact = function(*args, **kwargs)
+            # Signs without order, since an error that all share would not change an attention's weights.
+            signs = mx.where(mx.floor(exact * 2.0**12) % 2 == 0, 1, -1)
+            return exact + (signs * _SINE_ERROR).astype(exact.dtype)
+
+        return off
+
+    for owner, name in ((mx, "sin"), (mx, "cos"), (mx.fast, "rope")):
+        replace(owner, name, inexact(getattr(owner, name)))

@@ -84,7 +84,9 @@ print(device.BACKEND, device.STREAMS, device.activation_dtype(mx.float16) == mx.
 def test_variables_choose_the_device() -> None:
     """TF32 is off unless the environment has it on; another backend's choices are made where tests ask for them."""
     assert run_python(PRINT, MLX_HF_BRIDGE_ACT_AS="metal") == "metal 1 True 0"
-    assert run_python(PRINT, MLX_HF_BRIDGE_DEVICE="cpu", MLX_ENABLE_TF32="1").endswith("False 1")
+    assert run_python(PRINT, MLX_HF_BRIDGE_ACT_AS="", MLX_HF_BRIDGE_DEVICE="cpu", MLX_ENABLE_TF32="1").endswith(
+        "False 1"
+    )
 
 
 @pytest.mark.skipif(mx.is_available(mx.gpu), reason="there is a GPU")

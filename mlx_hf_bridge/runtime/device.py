@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import ParamSpec
 
 from mlx_hf_bridge.errors import BackendError
 from mlx_hf_bridge.runtime.blas import MLX_CAME_FIRST, BlasThreads, kernel_name, load_blas
@@ -31,6 +32,7 @@ _INSTALL_ADVICE = (
     "'mlx-hf-bridge[cuda12]' or 'mlx-hf-bridge[cuda13]' (NVIDIA); on a Mac, pip install mlx is enough."
 )
 
+_Arguments = ParamSpec("_Arguments")
 
 check_environment()
 keep_float32_exact()
@@ -140,6 +142,10 @@ TOKENS_PER_TEXT = 12 if BACKEND == "cpu" else 128
 # On a CPU, MLX takes 9 to 20 ns for each element of exp, tanh and erf, and 0.1 ns for an addition or multiplication, so
 # these functions are computed from additions and multiplications (benchmarks/activations.py).
 TRANSCENDENTALS_ARE_SLOW = BACKEND == "cpu"
+
+# Metal's kernel for rotary positions takes fast::sin and fast::cos, whose errors of 2^-13 and more are far beyond those
+# of float32 (mlx/backend/metal/kernels/rope.metal).
+SINES_ARE_INEXACT = BACKEND != "cpu"
 
 # On a CPU, MLX takes three times as long to sum rows as BLAS takes to multiply them with a column.
 SUMS_ARE_SLOW = BACKEND == "cpu"
@@ -261,12 +267,12 @@ def one_thread_per_stream() -> AbstractContextManager[None]:
     return BLAS_THREADS.divided_among(STREAMS)
 
 
-def fused(function: Callable[[mx.array], mx.array]) -> Callable[[mx.array], mx.array]:
+def fused(function: Callable[_Arguments, mx.array]) -> Callable[_Arguments, mx.array]:
     """Compile an elementwise function into one kernel for any shape, on GPUs; on CPUs MLX would call a C++ compiler."""
     if BACKEND == "cpu":
         return function
     # shapeless: one trace for all shapes, of which texts of varied lengths have many.
-    compiled: Callable[[mx.array], mx.array] = mx.compile(function, shapeless=True)
+    compiled: Callable[_Arguments, mx.array] = mx.compile(function, shapeless=True)
     return compiled
 
 

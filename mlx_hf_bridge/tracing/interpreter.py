@@ -15,6 +15,9 @@ from mlx_hf_bridge.tracing.ops import OPERATIONS
 from mlx_hf_bridge.tracing.ops.bounds import check_bytes, count_bytes, memory_budget
 from mlx_hf_bridge.tracing.ops.dtypes import is_float
 
+# Operations that read float32 next to half precision: periods in half precision would turn distant tokens wrongly.
+_WIDENS_ITSELF = frozenset({"bridge.rope"})
+
 Step = Callable[[list[Any]], Any]
 
 
@@ -79,7 +82,7 @@ class Program:
             weight = weights[node.args[0]]
             return lambda values: weight
         function = OPERATIONS[node.op]
-        if self._dtype != mx.float32:
+        if self._dtype != mx.float32 and node.op not in _WIDENS_ITSELF:
             # torch traced in float32; masks and constants of the graph would turn half precision back into float32.
             function = _cast_mixed(function, self._dtype)
         args, options = [self._reader(arg) for arg in node.args], node.options

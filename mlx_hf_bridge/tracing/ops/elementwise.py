@@ -8,6 +8,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_hf_bridge.layers.activations import ACTIVATIONS, gelu, gelu_tanh, silu
+from mlx_hf_bridge.layers.trigonometry import cos, sin
 from mlx_hf_bridge.tracing.ops.dtypes import DTYPES, is_float, promote_to_float
 
 
@@ -144,8 +145,8 @@ ELEMENTWISE: dict[str, Callable[..., Any]] = {
     "sqrt": _real(mx.sqrt),
     "rsqrt": _real(mx.rsqrt),
     "reciprocal": lambda x: 1 / promote_to_float(x),
-    "sin": _real(mx.sin),
-    "cos": _real(mx.cos),
+    "sin": _real(sin),
+    "cos": _real(cos),
     "tan": _real(mx.tan),
     "asin": _real(mx.arcsin),
     "acos": _real(mx.arccos),

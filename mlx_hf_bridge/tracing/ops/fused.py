@@ -7,8 +7,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import mlx.core as mx
+import numpy as np
 
 from mlx_hf_bridge.errors import UnsupportedModelError
+from mlx_hf_bridge.layers.rotary import counted_rotation
 from mlx_hf_bridge.tracing.ops.bounds import split_ends
 from mlx_hf_bridge.tracing.ops.neural import attention, linear
 
@@ -25,8 +27,8 @@ def _rms_norm(x: mx.array, weight: Any, eps: float, offset: float = 0.0) -> mx.a
 
 def _rope(x: mx.array, periods: mx.array, interleaved: bool = False) -> mx.array:
     """Apply rotary position embeddings to x (B, H, L, K) at positions 0, 1, ...; periods has the shape (K / 2,)."""
-    # base=None, because the periods say it all.
-    return mx.fast.rope(x, x.shape[-1], traditional=interleaved, base=None, scale=1.0, offset=0, freqs=periods)
+    known = np.array(periods.astype(mx.float32).reshape(x.shape[-1] // 2))
+    return counted_rotation(known, x.shape[-2], interleaved)(x)
 
 
 def _linears(x: mx.array, weight: Any, bias: Any, sizes: Sequence[int]) -> list[mx.array]:

@@ -35,7 +35,8 @@ class Outcome:
 
     Args:
         name: The variant.
-        verdict: SAME, REFUSED (one error of this package), NO_REFERENCE (transformers does not run it either), or OTHER.
+        verdict: SAME, REFUSED (one error of this package), NO_REFERENCE (transformers does not run it
+            either), or OTHER.
         way: "native" or "traced"; "" if nothing was computed.
         difference: The largest difference of an output.
         detail: The error's message, or the outputs that differ.
@@ -86,7 +87,7 @@ def largest_difference(actual: Any, expected: dict[str, np.ndarray], mask: np.nd
             continue
         # Values at padding mean nothing.
         valid = mask.astype(bool) if reference.shape[:2] == mask.shape else np.ones(len(reference), bool)
-        found, wanted = np.array(found)[valid], reference[valid]
+        found, wanted = (found.numpy() if isinstance(found, torch.Tensor) else np.array(found))[valid], reference[valid]
         share = float(np.abs(found - wanted).max() / max(1.0, float(np.abs(wanted).max())))
         worst = max(worst, share) if np.isfinite(share) else float("inf")
         if not share <= TOLERANCE:

@@ -41,7 +41,7 @@ def _config(folder: Path, build: bool = False) -> Run:
         config = family.config.from_json(raw)
         # What callers read of every config.
         assert config.num_labels >= 0 and config.max_length is not None and config.max_sequence_length > 0
-        assert config.pooler_has_weights in (True, False) and config.extra_input_axes is not None
+        assert config.pooler_has_weights in (True, False) and config.extra_inputs is not None
         check_sizes(config, _INFOS, "the folder")
         if build:
             NameMapping(family, config, "feature-extraction")

@@ -8,6 +8,7 @@ import numpy as np
 
 from mlx_hf_bridge.architecture.config_checks import DEFAULT_LABELS, check_types, with_labels
 from mlx_hf_bridge.architecture.config_defaults import default_values
+from mlx_hf_bridge.architecture.model_inputs import ModelInput
 from mlx_hf_bridge.architecture.unsupported import remote_code_note
 from mlx_hf_bridge.errors import ConfigError
 from mlx_hf_bridge.layers.activations import activation_for
@@ -216,20 +217,10 @@ class EncoderConfig:
         return NO_POSITIONS
 
     @property
-    def extra_input_axes(self) -> Mapping[str, tuple[int, ...]]:
-        """Trailing axes of extra inputs that are not (B, L): {"bbox": (4,)} for LayoutLM's boxes of shape (B, L, 4)."""
-        return {}
+    def extra_inputs(self) -> Mapping[str, ModelInput]:
+        """Arguments that only this model type has, by their names in transformers: ERNIE's "task_type_ids".
 
-    @property
-    def float_extra_inputs(self) -> frozenset[str]:
-        """Names of extra inputs that are floats; all others are integers."""
-        return frozenset()
-
-    @property
-    def extra_input_sizes(self) -> Mapping[str, int]:
-        """Model inputs that only this model type has, name -> number of allowed values.
-
-        {"task_type_ids": 3} for ERNIE: ids from 0 to 2. A size of 0 means that the input is accepted and ignored.
+        A "token_type_ids" here has other axes than (B, L), as TAPAS' seven columns.
         """
         return {}
 

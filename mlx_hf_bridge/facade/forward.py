@@ -60,7 +60,9 @@ def forward_for(hf_class: type[PreTrainedModel]) -> Callable[..., Any]:
             given |= given.pop(name, {})
         for name in ignored:
             given.pop(name, None)
-        if reason := _unsupported(self, bridge, given, supported):
+        # Arguments that only this model type has (`bbox`) are computed where the class takes them.
+        own = set(bridge.model.loaded.config.extra_inputs) & set(signature.parameters)
+        if reason := _unsupported(self, bridge, given, supported | own):
             fall_back_to_torch(self, reason)
             return self.forward(*args, **kwargs)
         try:
@@ -103,7 +105,8 @@ def _unsupported(model: nn.Module, bridge: Bridge, given: dict[str, Any], suppor
 
 def _compute(model: nn.Module, bridge: Bridge, hf_class: Any, given: dict[str, Any]) -> Any:
     options = {name: _option(model.config, name, given) for name in _OPTIONS}
-    arrays = {name: value for name, value in given.items() if name in _SUPPORTED and name not in _OPTIONS}
+    known = _SUPPORTED | set(bridge.model.loaded.config.extra_inputs)
+    arrays = {name: value for name, value in given.items() if name in known and name not in _OPTIONS}
     as_dict = options.pop("return_dict")
     dtype, output_class = model.dtype, _output_class(hf_class)
 

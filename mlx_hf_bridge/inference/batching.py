@@ -17,6 +17,7 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_hf_bridge.architecture.config import NO_POSITIONS, EncoderConfig
+from mlx_hf_bridge.architecture.model_inputs import check_range, check_values
 from mlx_hf_bridge.errors import InputError, OverlongTextError, TokenRangeError
 from mlx_hf_bridge.inference.parallel import run_in_parallel
 from mlx_hf_bridge.inference.plain_values import plain_scalar
@@ -73,15 +74,15 @@ def make_batch(
     if ids.ndim != 2 or 0 in ids.shape:
         raise InputError(f"input_ids has the shape {ids.shape}, expected (texts, tokens), neither of them 0.")
     # Checked here because MLX does not check bounds: an id beyond a table would read other memory.
-    _check_range("input_ids", ids, config.vocab_size, "vocab_size")
+    check_range("input_ids", ids, config.vocab_size, "vocab_size")
     _check_positions(config, ids, position_ids)
     if not config.reads_token_type_ids:
         token_type_ids = None
     if token_type_ids is not None:
-        _check_range("token_type_ids", token_type_ids, config.type_vocab_size, "type_vocab_size")
+        check_range("token_type_ids", token_type_ids, config.type_vocab_size, "type_vocab_size")
     extra = dict(extra_inputs or {})
     for name, values in extra.items():
-        _check_range(name, values, config.extra_input_sizes[name], f"{name} of this config.json")
+        check_values(name, values, config.extra_inputs[name])
     mask = config.default_attention_mask(ids) if mask is None else mask
     # A mask without zeros is dropped: layers then skip its work.
     full = mask is None or bool(mask.all())
@@ -114,15 +115,6 @@ def _check_positions(config: EncoderConfig, ids: np.ndarray, position_ids: np.nd
             f"the texts have {ids.shape[1]} tokens, and {config.model_type!r} with this config.json is computed "
             f"here for {config.max_sequence_length} or fewer. Truncate the texts, or use transformers on torch "
             "for longer ones."
-        )
-
-
-def _check_range(name: str, values: np.ndarray, size: int, key: str) -> None:
-    low, high = int(values.min()), int(values.max())
-    if low < 0 or high >= size:
-        raise TokenRangeError(
-            f"{name} has values from {low} to {high}, and the model's table has 0 to {size - 1} ({key}). "
-            "Check that the tokenizer belongs to the model."
         )
 
 

@@ -6,7 +6,7 @@ Sources: BERT (Devlin et al., arXiv 1810.04805), RoBERTa's positions (Liu et al.
 Axes: B texts, L tokens, E embedding width, D hidden size.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -25,23 +25,33 @@ class ExtraEmbedding(nn.Module):
     Args:
         rows: Number of rows of the table.
         width: Embedding width, E.
-        input_name: Name in TokenBatch.extra_inputs; None if the input is not supported.
+        input_name: Name in TokenBatch.extra_inputs.
         default_count: How often the first row is added for a missing input. LayoutLM looks several coordinates up in
             one table, so that a missing `bbox` of zeros adds its row more than once.
+        lookups: Functions of the input, each of which returns ids (B, L) to look up; the rows are added.
     """
 
-    def __init__(self, rows: int, width: int, input_name: str | None = None, default_count: int = 1) -> None:
+    def __init__(
+        self,
+        rows: int,
+        width: int,
+        input_name: str,
+        default_count: int = 1,
+        lookups: Sequence[Callable[[mx.array], mx.array]] = (lambda ids: ids,),
+    ) -> None:
         super().__init__()
         self.weight = mx.zeros((rows, width))
         self.input_name = input_name
         self.default_count = default_count
+        self._lookups = tuple(lookups)
 
     def __call__(self, batch: TokenBatch) -> mx.array | None:
-        ids = None if self.input_name is None else batch.extra_inputs.get(self.input_name)
+        given = batch.extra_inputs.get(self.input_name)
         # transformers adds the row of id 0 where the caller gives no ids.
-        if ids is not None:
-            return self.weight[ids]
-        return self.weight[0] * self.default_count if self.default_count else None
+        if given is None:
+            return self.weight[0] * self.default_count if self.default_count else None
+        first, *others = (self.weight[lookup(given)] for lookup in self._lookups)
+        return sum(others, start=first)
 
 
 class Embeddings(nn.Module):

@@ -7,6 +7,7 @@ import dataclasses
 from dataclasses import dataclass
 
 from mlx_hf_bridge.architecture.config import EncoderConfig
+from mlx_hf_bridge.architecture.model_inputs import ModelInput
 from mlx_hf_bridge.layers.embeddings import ExtraEmbedding
 from mlx_hf_bridge.layers.encoder import Encoder
 from mlx_hf_bridge.models import bert
@@ -22,9 +23,9 @@ class ErnieConfig(EncoderConfig):
     task_type_vocab_size: int = 3
 
     @property
-    def extra_input_sizes(self) -> dict[str, int]:
-        """The allowed number of task types; 0 if the config does not use them."""
-        return {_INPUT: self.task_type_vocab_size if self.use_task_id else 0}
+    def extra_inputs(self) -> dict[str, ModelInput]:
+        """The task types; a table of 0 rows if the config does not use them."""
+        return {_INPUT: ModelInput(self.task_type_vocab_size if self.use_task_id else 0, key="task_type_vocab_size")}
 
 
 def encoder(config: ErnieConfig) -> Encoder:

@@ -1,11 +1,15 @@
 """LayoutLM (Xu et al., arXiv 1912.13318); reference: transformers/models/layoutlm/modeling_layoutlm.py.
 
-Differs from BERT: embeddings of each token's box on a page are added. Boxes (`bbox`) are not supported; as in
-transformers without them, all coordinates, heights and widths are 0.
+Differs from BERT: embeddings of each token's box on a page (`bbox`) are added: of its coordinates, its width and its
+height. Without boxes all of these are 0, as in transformers.
 """
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
+
+import mlx.core as mx
+import numpy as np
 
 from mlx_hf_bridge.architecture.config import EncoderConfig
 from mlx_hf_bridge.architecture.family import (
@@ -14,12 +18,42 @@ from mlx_hf_bridge.architecture.family import (
     SEQUENCE_CLASSIFICATION,
     TOKEN_CLASSIFICATION,
 )
+from mlx_hf_bridge.architecture.model_inputs import ModelInput
+from mlx_hf_bridge.errors import TokenRangeError
 from mlx_hf_bridge.layers.embeddings import ExtraEmbedding
 from mlx_hf_bridge.layers.encoder import Encoder
 from mlx_hf_bridge.models import bert
 
-# How often each table is added: x for left and right, y for top and bottom, height and width once.
-_TIMES = {"x": 2, "y": 2, "h": 1, "w": 1}
+_INPUT = "bbox"
+# What each table is read for, in boxes (x0, y0, x1, y1): x for left and right, y for top and bottom, height and width.
+_LOOKUPS: dict[str, tuple[Callable[[mx.array], mx.array], ...]] = {
+    "x": (lambda boxes: boxes[..., 0], lambda boxes: boxes[..., 2]),
+    "y": (lambda boxes: boxes[..., 1], lambda boxes: boxes[..., 3]),
+    "h": (lambda boxes: boxes[..., 3] - boxes[..., 1],),
+    "w": (lambda boxes: boxes[..., 2] - boxes[..., 0],),
+}
+
+
+def check_boxes(boxes: np.ndarray) -> None:
+    """Check that boxes have no negative width or height, which would be looked up outside of the tables.
+
+    Args:
+        boxes: (x0, y0, x1, y1) of each token, (B, L, 4).
+
+    Raises:
+        TokenRangeError: If x1 is less than x0, or y1 than y0.
+    """
+    wrong = (boxes[..., 2:] < boxes[..., :2]).any(axis=-1)
+    if wrong.any():
+        raise TokenRangeError(
+            f"bbox has a box {boxes[wrong][0].tolist()}, expected (x0, y0, x1, y1) with x0 <= x1 and y0 <= y1. "
+            "Order the corners."
+        )
+
+
+def box_input(rows: int) -> ModelInput:
+    """Return the argument `bbox`, boxes (B, L, 4) with coordinates below `rows`."""
+    return ModelInput(rows, ("B", "L", 4), "max_2d_position_embeddings", check=check_boxes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,11 +62,16 @@ class LayoutLMConfig(EncoderConfig):
 
     max_2d_position_embeddings: int
 
+    @property
+    def extra_inputs(self) -> dict[str, ModelInput]:
+        """The boxes."""
+        return {_INPUT: box_input(self.max_2d_position_embeddings)}
+
 
 def encoder(config: LayoutLMConfig) -> Encoder:
-    """Return the encoder, which adds the embeddings of coordinate 0."""
+    """Return the encoder, which adds the embeddings of boxes."""
     rows, width = config.max_2d_position_embeddings, config.hidden_size
-    boxes = {axis: ExtraEmbedding(rows, width, default_count=times) for axis, times in _TIMES.items()}
+    boxes = {axis: ExtraEmbedding(rows, width, _INPUT, len(lookups), lookups) for axis, lookups in _LOOKUPS.items()}
     return Encoder(bert.embeddings(config, extra=boxes), bert.layers(config))
 
 
@@ -43,7 +82,7 @@ FAMILY = dataclasses.replace(
     encoder=encoder,
     names={
         **bert.NAMES,
-        **{f"embeddings.{axis}_position_embeddings": f"embeddings.extra.{axis}" for axis in _TIMES},
+        **{f"embeddings.{axis}_position_embeddings": f"embeddings.extra.{axis}" for axis in _LOOKUPS},
     },
     prefix="layoutlm",
     hf_prefix="LayoutLM",

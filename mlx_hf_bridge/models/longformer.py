@@ -14,6 +14,7 @@ import numpy as np
 
 from mlx_hf_bridge.architecture.config import OffsetPositionsConfig
 from mlx_hf_bridge.architecture.family import MULTIPLE_CHOICE, QUESTION_ANSWERING, SEQUENCE_CLASSIFICATION
+from mlx_hf_bridge.architecture.model_inputs import ModelInput
 from mlx_hf_bridge.errors import ConfigError, InputError
 from mlx_hf_bridge.layers.encoder import Encoder
 from mlx_hf_bridge.layers.global_attention import GLOBAL_ATTENTION_MASK, LocalGlobalAttention, make_global_mask
@@ -48,9 +49,9 @@ class LongformerConfig(OffsetPositionsConfig):
         return (given,) * self.num_hidden_layers if isinstance(given, int) else tuple(given)
 
     @property
-    def extra_input_sizes(self) -> dict[str, int]:
+    def extra_inputs(self) -> dict[str, ModelInput]:
         """The global attention mask, with the values 0 and 1."""
-        return {GLOBAL_ATTENTION_MASK: 2}
+        return {GLOBAL_ATTENTION_MASK: ModelInput(2)}
 
 
 def encoder(config: LongformerConfig) -> Encoder:

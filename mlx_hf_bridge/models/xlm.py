@@ -22,6 +22,7 @@ from mlx_hf_bridge.architecture.family import (
     Head,
 )
 from mlx_hf_bridge.architecture.heads import SPAN_HEAD, TOKEN_HEAD
+from mlx_hf_bridge.architecture.model_inputs import ModelInput
 from mlx_hf_bridge.errors import ConfigError
 from mlx_hf_bridge.layers.activations import activation_for
 from mlx_hf_bridge.layers.embeddings import ExtraEmbedding, XLMEmbeddings
@@ -78,9 +79,9 @@ class XLMConfig(EncoderConfig):
         return self.n_langs if self.use_lang_emb and self.n_langs > 1 else 0
 
     @property
-    def extra_input_sizes(self) -> dict[str, int]:
-        """The number of languages; 0 if the model has no language embeddings."""
-        return {_INPUT: self.languages}
+    def extra_inputs(self) -> dict[str, ModelInput]:
+        """The languages; a table of 0 rows if the model has no language embeddings."""
+        return {_INPUT: ModelInput(self.languages, key="n_langs")}
 
     @property
     def zero_token_type_ids_matter(self) -> bool:

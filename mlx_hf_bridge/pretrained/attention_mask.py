@@ -70,7 +70,7 @@ def check_attention_mask(array: np.ndarray, shape: tuple[int, ...], loaded: Load
     array = np.broadcast_to(array, shape)
     _check_values(array, loaded)
     flags = array.astype(bool)
-    marks = GLOBAL_ATTENTION_MASK in loaded.config.extra_input_sizes and bool((array > 1).any())
+    marks = GLOBAL_ATTENTION_MASK in loaded.config.extra_inputs and bool((array > 1).any())
     return CheckedMask(flags, _bias_of_empty_rows(flags, loaded), array > 1 if marks else None)
 
 
@@ -98,7 +98,7 @@ def mask_numbers(given: Any) -> np.ndarray:
 
 def _check_values(array: np.ndarray, loaded: LoadedModel) -> None:
     """Raise InputError for values that the model would compute with, other than 0, 1 and Longformer's 2."""
-    allowed = (0, 1, 2) if GLOBAL_ATTENTION_MASK in loaded.config.extra_input_sizes else (0, 1)
+    allowed = (0, 1, 2) if GLOBAL_ATTENTION_MASK in loaded.config.extra_inputs else (0, 1)
     computes = loaded.family.model_type in COMPUTES_WITH_MASK or isinstance(loaded.model, TracedModel)
     if array.dtype != bool and computes and not np.isin(array, allowed).all():
         raise InputError(

@@ -19,7 +19,9 @@ from mlx_hf_bridge.layers.token_batch import TokenBatch
 from mlx_hf_bridge.loading.load import LoadedModel
 from mlx_hf_bridge.pretrained.arrays import to_array, to_integers
 from mlx_hf_bridge.pretrained.attention_mask import CheckedMask, check_attention_mask, mask_numbers
+from mlx_hf_bridge.pretrained.extra_inputs import check_extra_inputs
 from mlx_hf_bridge.runtime.executor import run
+from mlx_hf_bridge.tracing.model import TOKEN_TYPE_IDS
 
 
 class ModelInputs:
@@ -70,11 +72,13 @@ class ModelInputs:
             self._ids = self._placeholder_ids(self._inputs_embeds)
         self.choices = self._flatten()
         self._mask = self._check_mask(attention_mask)
+        if TOKEN_TYPE_IDS in loaded.config.extra_inputs:
+            extra_inputs, token_type_ids = {**extra_inputs, TOKEN_TYPE_IDS: token_type_ids}, None
         # Ignored as in transformers: AutoTokenizer returns token_type_ids for DistilBERT, which has no table for them.
         types = self._like_ids("token_type_ids", token_type_ids)
         self._token_type_ids = types if loaded.family.uses_token_type_ids else None
         self._position_ids = self._like_ids("position_ids", position_ids)
-        self._extra_inputs = self._check_extra_inputs(extra_inputs)
+        self._extra_inputs = check_extra_inputs(extra_inputs, self._ids.shape, self.choices, loaded)
 
     def batch(self) -> TokenBatch:
         """Make the batch, with every id checked against the embedding tables.
@@ -141,31 +145,15 @@ class ModelInputs:
         """Convert an argument to the shape of the ids; (1, L) is broadcast over the texts."""
         if given is None:
             return None
-        config = self.loaded.config
-        array = to_array(name, given) if name in config.float_extra_inputs else to_integers(name, given)
+        array = to_integers(name, given)
         if self.choices is not None and array.ndim == 3:
             array = array.reshape(-1, array.shape[-1])
-        shape = (*self._ids.shape, *config.extra_input_axes.get(name, ()))
+        shape = self._ids.shape
         # As torch broadcasts: one row for all texts, with or without its axis.
         if array.shape not in (shape, (1, *shape[1:]), shape[1:]):
             raise InputError(f"{name} has the shape {array.shape}, expected that of input_ids, {shape}.")
         # A view: nothing is copied.
         return np.broadcast_to(array, shape)
-
-    def _check_extra_inputs(self, given: Mapping[str, Any]) -> dict[str, np.ndarray]:
-        """Check arguments that only this class has; one that this config.json has no table for may only be 0."""
-        name, known = self.loaded.family.hf_class_name(self.loaded.task), self.loaded.config.extra_input_sizes
-        if unknown := sorted(set(given) - set(known)):
-            own = f"it also takes {', '.join(known)}" if known else "it has no further arguments"
-            note = self.loaded.family.inputs_note
-            raise ArgumentTypeError(f"{name} got {', '.join(unknown)}, which it does not take; {own}. {note}Omit it.")
-        arrays = {argument: self._like_ids(argument, values) for argument, values in given.items()}
-        for argument, array in arrays.items():
-            if array is not None and not known[argument] and array.any():
-                raise InputError(
-                    f"{argument} has values other than 0, and this {name} has no table for them (config.json). Omit it."
-                )
-        return {argument: array for argument, array in arrays.items() if array is not None and known[argument]}
 
     def _floats(self, vectors: Any) -> mx.array:
         array, embedded = to_array("inputs_embeds", vectors), self._embedded()

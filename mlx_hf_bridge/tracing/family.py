@@ -8,10 +8,9 @@ import mlx.nn as nn
 
 from mlx_hf_bridge.architecture.config import NO_POSITIONS, EncoderConfig
 from mlx_hf_bridge.architecture.family import BASE_TASK, Family
+from mlx_hf_bridge.architecture.model_inputs import UNLIMITED, ModelInput
 from mlx_hf_bridge.tracing.graph import Graph, GraphInput
 
-# No limit: the graph checks its own lookups.
-_UNLIMITED = 2**31 - 1
 _SHARED = ("input_ids", "attention_mask", "token_type_ids")
 
 
@@ -52,7 +51,7 @@ class TracedConfig(EncoderConfig):
             "intermediate_size": raw.get("intermediate_size") or 0,
             "max_position_embeddings": raw.get("max_position_embeddings") or NO_POSITIONS,
             "hidden_act": raw.get("hidden_act") or "",
-            "type_vocab_size": 0 if token_type_ids is None else facts.type_vocab_size or _UNLIMITED,
+            "type_vocab_size": 0 if token_type_ids is None else facts.type_vocab_size or UNLIMITED,
             "pad_token_id": facts.pad_token_id,
             "vocab_size": facts.vocab_size,
         }
@@ -90,19 +89,12 @@ class TracedConfig(EncoderConfig):
         return self.requires_token_type_ids
 
     @property
-    def extra_input_sizes(self) -> Mapping[str, int]:
-        """No limits on extra inputs: the graph checks its own lookups."""
-        return dict.fromkeys(self.own, _UNLIMITED)
-
-    @property
-    def extra_input_axes(self) -> Mapping[str, tuple[int, ...]]:
-        """The sizes of the axes of each extra input after (B, L)."""
-        return {name: tuple(axis for axis in spec.axes[2:] if isinstance(axis, int)) for name, spec in self.own.items()}
-
-    @property
-    def float_extra_inputs(self) -> frozenset[str]:
-        """Names of the extra inputs that are float32."""
-        return frozenset(name for name, spec in self.own.items() if spec.dtype == "float32")
+    def extra_inputs(self) -> Mapping[str, ModelInput]:
+        """The inputs that no other family has, without limits: the graph checks its own lookups."""
+        return {
+            name: ModelInput(axes=spec.axes, is_float=spec.dtype == "float32", key="the traced graph")
+            for name, spec in self.own.items()
+        }
 
 
 # Values that from_json validates and a graph does not need.

@@ -214,5 +214,5 @@ def test_a_list_of_modules_is_bounded_and_no_link_to_nowhere(tmp_path: Path) -> 
         read_modules(tmp_path)
     path.unlink()
     path.symlink_to("nowhere")
-    with pytest.raises(RepositoryError, match="a link to a missing one"):
+    with pytest.raises(RepositoryError, match="a link to a missing file"):
         read_modules(tmp_path)

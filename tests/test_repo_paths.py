@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Router
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 
+import mlx_hf_bridge
 from mlx_hf_bridge import MLXSentenceTransformer
 from mlx_hf_bridge.checkpoints.checkpoint import read_checkpoint, read_json, read_modules
 from mlx_hf_bridge.checkpoints.paths import copy_file, copy_folder, is_inside, relative_path
@@ -176,11 +179,75 @@ def test_a_module_folder_that_is_a_link_elsewhere_is_refused(tmp_path: Path) -> 
 
 def test_a_card_that_is_a_link_elsewhere_is_not_saved(routed: Path, tmp_path: Path) -> None:
     folder = changed(routed, tmp_path / "repo", lambda config: None)
+    model = MLXSentenceTransformer(folder)
     (tmp_path / "secret").write_text("a key")
     (folder / "README.md").unlink()
     (folder / "README.md").symlink_to(tmp_path / "secret")
-    MLXSentenceTransformer(folder).save_pretrained(tmp_path / "saved")
+    model.save_pretrained(tmp_path / "saved")
     assert not [path for path in (tmp_path / "saved").rglob("README.md") if path.read_text() == "a key"]
+    with pytest.raises(RepositoryError, match=r"README\.md is a link to .*secret, which is outside"):
+        MLXSentenceTransformer(folder)
+
+
+def names_in_the_package() -> list[str]:
+    """Return the names of files that the package's code has as texts."""
+    name = r"[\w-][\w.-]*\.(?:bin|bpe|codes|jinja|json|md|model|safetensors|spm|tiktoken|txt)"
+    sources = [path.read_text(encoding="utf-8") for path in Path(mlx_hf_bridge.__file__).parent.rglob("*.py")]
+    return sorted({found for source in sources for found in re.findall(f'"({name})"', source)} - set(OF_OTHERS))
+
+
+# Names of the package's own files.
+OF_OTHERS = ("calibration_texts.txt", "minilm_vectors.json", "texts.txt", "sentence_transformers.base.model")
+INSTEAD: dict[str, Callable[[Path, Path], Any]] = {
+    "a link to nothing": lambda path, other: path.symlink_to("nowhere"),
+    "a link to itself": lambda path, other: path.symlink_to(path.name),
+    "a link elsewhere": lambda path, other: path.symlink_to(other),
+    "a link to a device": lambda path, other: path.symlink_to("/dev/zero"),
+    "a pipe": lambda path, other: os.mkfifo(path),
+    "a folder": lambda path, other: path.mkdir(),
+}
+
+
+@pytest.mark.parametrize("place", ["", "1_Module"])
+@pytest.mark.parametrize(
+    "name", [*names_in_the_package(), "model-00001-of-00002.safetensors", "generation_config.json"]
+)
+def test_what_stands_where_a_file_should_is_refused(name: str, place: str, tmp_path: Path) -> None:
+    (tmp_path / "other").write_text("{}")
+    for number, make in enumerate(INSTEAD.values()):
+        folder = tmp_path / str(number) / place
+        folder.mkdir(parents=True)
+        make(folder / name, tmp_path / "other")
+        with pytest.raises(RepositoryError, match=rf"{re.escape(name)} is (not a plain file|a link to)"):
+            locate(tmp_path / str(number), HubOptions())
+    (tmp_path / "inside").mkdir()
+    (tmp_path / "inside" / "real").write_text("{}")
+    (tmp_path / "inside" / name).symlink_to("real")
+    assert locate(tmp_path / "inside", HubOptions()).folder == tmp_path / "inside"
+
+
+@pytest.mark.parametrize("kind", ["a link to nothing", "a link elsewhere", "a pipe"])
+def test_what_stands_where_the_folder_of_chat_templates_should_is_refused(kind: str, tmp_path: Path) -> None:
+    (tmp_path / "repo").mkdir()
+    (tmp_path / "other").mkdir()
+    INSTEAD[kind](tmp_path / "repo" / "additional_chat_templates", tmp_path / "other")
+    with pytest.raises(RepositoryError, match=r"chat_templates is (not a folder|a link to)"):
+        locate(tmp_path / "repo", HubOptions())
+
+
+def test_links_within_a_repo_and_to_blobs_of_the_hubs_cache_are_files(tmp_path: Path) -> None:
+    blobs, folder = tmp_path / "models--a--b" / "blobs", tmp_path / "repo"
+    (folder / "inner").mkdir(parents=True)
+    blobs.mkdir(parents=True)
+    for path in (blobs / ("0" * 64), blobs / "name", folder / "tokenizer.json"):
+        path.write_text("{}")
+    (folder / "model.safetensors").symlink_to(blobs / ("0" * 64))
+    (folder / "inner" / "tokenizer.json").symlink_to("../tokenizer.json")
+    (folder / "results.txt").symlink_to("nowhere")
+    assert locate(folder, HubOptions(subfolder="inner")).folder == folder / "inner"
+    (folder / "config.json").symlink_to(blobs / "name")
+    with pytest.raises(RepositoryError, match="outside the model's folder"):
+        locate(folder, HubOptions())
 
 
 @pytest.mark.parametrize("name", ["../../out", "/out", "a/b", "a\0b"])

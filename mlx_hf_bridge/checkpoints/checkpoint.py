@@ -1,7 +1,6 @@
 """A checkpoint's folder: the model's config, its weight files, and the modules of sentence-transformers."""
 
 import json
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from mlx_hf_bridge.checkpoints.adapter import ADAPTER_FILE, Adapter, is_adapter,
 from mlx_hf_bridge.checkpoints.damaged import refuse_pointer
 from mlx_hf_bridge.checkpoints.other_formats import other_formats_advice
 from mlx_hf_bridge.checkpoints.paths import check_inside, relative_path
+from mlx_hf_bridge.checkpoints.plain_files import has_file
 from mlx_hf_bridge.checkpoints.safetensors_file import INDEX_FILE, SINGLE_FILE, SafetensorsFile, WeightFile, shards
 from mlx_hf_bridge.checkpoints.sources import Source, locate
 from mlx_hf_bridge.checkpoints.torch_file import TorchFile
@@ -115,13 +115,10 @@ def read_modules(folder: Path) -> tuple[ModuleEntry, ...] | None:
 
     Raises:
         ConfigError: If the file is not valid, or gives a path outside the folder.
-        RepositoryError: If the file is a link to a missing one, or a module's folder a link that leads outside.
+        RepositoryError: If the file is no plain file, or a module's folder a link that leads outside.
     """
     path = folder / MODULES_FILE
-    if not path.is_file():
-        # A link whose file is gone would otherwise be a model without modules, of another pooling.
-        if os.path.lexists(path):
-            raise RepositoryError(f"{path} is not a plain file, or a link to a missing one. Download or copy it again.")
+    if not has_file(path, folder):
         return None
     content = read_json(path)
     if isinstance(content, list) and len(content) > _MOST_MODULES:

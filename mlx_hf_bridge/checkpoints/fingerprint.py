@@ -10,17 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mlx_hf_bridge.checkpoints.paths import is_inside
+from mlx_hf_bridge.checkpoints.plain_files import KINDS, walk
 
-# Everything that is read of a model besides its weights, by suffix; a Hub repo's files of these kinds are downloaded.
-_SUFFIXES = "bpe codes jinja json metadata model spm tiktoken tokenizer txt vocab"
-SMALL_KINDS = tuple(f".{suffix}" for suffix in _SUFFIXES.split())
-# What a model is read from; results, logs and exports for other runtimes do not count.
-KINDS = {*SMALL_KINDS, ".bin", ".md", ".safetensors"}
-# Folders of a trainer's checkpoints, which lie in the folder of the model that they become.
-_TRAINING_FOLDERS = "checkpoint-"
-# Modules of modules lie in folders of folders; deeper ones are no part of a model.
-_DEPTH = 6
 # Files up to this size are hashed as a whole, in about a millisecond.
 _SMALL = 2**20
 # Of larger files: the beginning, where the header of a weight file is, the end, and samples between them.
@@ -101,22 +92,8 @@ def small_content(folder: Path) -> list[list[Any]]:
 
 
 def _files(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
-    """Yield the files that a model is read from, sorted; links are followed, each folder once, to none outside."""
-    seen: set[str] = set()
-    found: list[Path] = []
-    for place, folders, names in os.walk(folder, followlinks=True):
-        # Links may lead back to a folder that contains them.
-        if (real := os.path.realpath(place)) in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        deepest = len(Path(place).relative_to(folder).parts) == _DEPTH
-        folders[:] = [
-            name
-            for name in folders
-            if not (deepest or name.startswith((".", _TRAINING_FOLDERS))) and is_inside(Path(place, name), folder)
-        ]
-        found += [Path(place, name) for name in names if Path(name).suffix in KINDS]
+    """Yield the files that a model is read from, sorted."""
+    found = [place / name for place, _, names in walk(folder) for name in names if Path(name).suffix in KINDS]
     for path in sorted(found):
         if path.is_file():
             yield path, path.stat()

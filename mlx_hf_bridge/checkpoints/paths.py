@@ -6,6 +6,7 @@ theirs must not bring a private file into a folder that is published afterwards.
 
 import logging
 import os
+import re
 import shutil
 from collections.abc import Sequence
 from fnmatch import fnmatch
@@ -77,7 +78,7 @@ def is_inside(path: Path, root: Path) -> bool:
     Args:
         path: The file or folder.
         root: The repo's folder. Files of a snapshot in the Hub's cache are links to the blobs of the same repo, which
-            count as inside.
+            count as inside, and so do files of that cache that are named by the hash of their content.
 
     Returns:
         Whether it does.
@@ -85,7 +86,15 @@ def is_inside(path: Path, root: Path) -> bool:
     # Not Path.resolve, which raises an error for links in a circle.
     real, folder = Path(os.path.realpath(path)), Path(os.path.realpath(root))
     blobs = [parent.parent / "blobs" for parent in folder.parents if parent.name == "snapshots"]
-    return any(real.is_relative_to(place) for place in (folder, *blobs))
+    return any(real.is_relative_to(place) for place in (folder, *blobs)) or _is_blob(real)
+
+
+def _is_blob(path: Path) -> bool:
+    """Whether a file is one of the Hub's cache, named by the hash of its content.
+
+    Older versions of huggingface_hub fill `local_dir` with links to these. Whoever can name one has its content.
+    """
+    return path.parent.name == "blobs" and re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", path.name) is not None
 
 
 def check_inside(path: Path, root: Path) -> None:

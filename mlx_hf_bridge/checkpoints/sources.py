@@ -9,8 +9,9 @@ from typing import Any
 import huggingface_hub  # submodules as attributes: huggingface_hub imports them on use, and a local folder needs none
 from huggingface_hub import constants
 
-from mlx_hf_bridge.checkpoints.fingerprint import SMALL_KINDS, folder_state, small_content
+from mlx_hf_bridge.checkpoints.fingerprint import folder_state, small_content
 from mlx_hf_bridge.checkpoints.paths import check_encodable
+from mlx_hf_bridge.checkpoints.plain_files import SMALL_KINDS, check_files
 from mlx_hf_bridge.errors import ArgumentTypeError, RepositoryError
 from mlx_hf_bridge.runtime.progress import ProgressBar
 
@@ -106,7 +107,7 @@ def locate(name: str | Path, options: HubOptions) -> Source:
         Where the files are.
 
     Raises:
-        RepositoryError: If it is neither a folder nor a repo that can be read.
+        RepositoryError: If it is neither a folder nor a repo that can be read, or a file in it is no plain file.
         ArgumentTypeError: If the name is not text or a path.
     """
     if not isinstance(name, (str, Path)):
@@ -118,7 +119,7 @@ def locate(name: str | Path, options: HubOptions) -> Source:
         raise RepositoryError(f"{str(name)!r:.80} is no path on this machine ({type(error).__name__}).") from error
     # An empty string would be the working directory.
     if str(name) and is_folder:
-        return _local(str(name), path.resolve() / options.subfolder, options)
+        return _local(str(name), path.resolve(), options)
     if is_file or not _HUB_ID.fullmatch(str(name)):
         raise RepositoryError(
             f'{str(name)!r:.200} is neither a folder on this machine nor a Hub id ("name" or "organization/name"). '
@@ -145,10 +146,12 @@ def _under(subfolder: str, pattern: str) -> str:
     return f"{subfolder}/{pattern}" if subfolder else pattern
 
 
-def _local(name: str, folder: Path, options: HubOptions) -> Source:
+def _local(name: str, root: Path, options: HubOptions) -> Source:
+    folder = root / options.subfolder
     if not folder.is_dir():
         raise RepositoryError(f"{name!r} has no folder {options.subfolder!r}. Check `subfolder`.")
     check_encodable(folder)
+    check_files(folder, root)
     state = folder_state(folder)
     identity = {"path": str(folder), "files": state}
     return Source(name, folder, None, identity | options.weight_selection, options, state)
@@ -159,6 +162,7 @@ def _hub(repo_id: str, options: HubOptions) -> Source:
     folder = snapshot / options.subfolder
     if not folder.is_dir():
         raise RepositoryError(f"the Hub repo {repo_id!r} has no folder {options.subfolder!r}. Check `subfolder`.")
+    check_files(folder, snapshot)
     # The snapshot's folder is named by its commit, also when a branch was asked for.
     identity: dict[str, Any] = {"repo": repo_id, "commit": snapshot.name, "subfolder": options.subfolder}
     # A snapshot may lack files of the commit that are downloaded later, or be edited by hand.

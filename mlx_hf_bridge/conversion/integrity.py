@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from mlx_hf_bridge.checkpoints.checkpoint import METADATA_FILE, VERIFICATION_FILE
-from mlx_hf_bridge.checkpoints.fingerprint import KINDS, digest
+from mlx_hf_bridge.checkpoints.fingerprint import digest
 from mlx_hf_bridge.checkpoints.paths import relative_path
+from mlx_hf_bridge.checkpoints.plain_files import KINDS
 from mlx_hf_bridge.checkpoints.repo_files import write_json
 
 # Written into a converted folder later, and read by no model.

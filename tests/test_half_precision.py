@@ -10,14 +10,12 @@ import pytest
 import torch
 from checkpoints import FIRST_ROWS, Row, heads_of, make_model, mlx_class, ragged_inputs, save_model
 from gpu_arithmetic import accumulate_in_float32
+from tolerances import SHARE
 from torch import nn
 
 from mlx_hf_bridge.loading import load as load_module
 from mlx_hf_bridge.quantization.recipes import MLXQuantizationConfig
 
-# Tolerances relative to the largest output value, at least 1 because terms may cancel: rounding to 11 and 8 significant
-# bits through three layers and a head. Largest differences seen: 0.0031 and 0.034.
-SHARE = {mx.float16: 0.006, mx.bfloat16: 0.06}
 ANSWERS = ("last_hidden_state", "pooler_output", "logits", "start_logits", "end_logits", "prediction_logits")
 CASES = [
     pytest.param(row, suffix, id=f"{row.model_type}-{suffix}", marks=() if suffix == "Model" else pytest.mark.slow)

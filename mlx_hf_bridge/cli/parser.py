@@ -227,9 +227,16 @@ def _add_demo(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_models(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--checkpoints",
+        nargs="?",
+        const="",
+        metavar="PART",
+        help="list tested checkpoints instead, only those with PART in the name, task or layout",
+    )
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="one JSON document instead of tables")
-    form.add_argument("--markdown", action="store_true", help="print the page docs/models.md")
+    form.add_argument("--markdown", action="store_true", help="print the page docs/models.md, or docs/checkpoints.md")
 
 
 def _add_cache(parser: argparse.ArgumentParser) -> None:

@@ -27,6 +27,8 @@ Of the types with \\*, some share another's model_type in config.json, whose oth
 - mosaic_bert: bert with `alibi_starting_size` (DNABERT-2, MosaicBERT)
 - xlm_roberta_flash: xlm-roberta with `position_embedding_type` rotary (jina-embeddings-v3 in its own repo's layout,
   with a LoRA for each task; jina-colbert-v2)
+
+[checkpoints.md](checkpoints.md) lists public checkpoints of these types whose layouts were tested.
 """
 
 

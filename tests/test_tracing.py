@@ -21,7 +21,8 @@ from mlx_hf_bridge import MLXAutoModel, MLXSentenceTransformer, pipeline
 from mlx_hf_bridge.conversion import traced as loading_traced
 from mlx_hf_bridge.errors import ArgumentTypeError, BackendError, ConfigError, InputError, UnsupportedModelError
 from mlx_hf_bridge.layers.token_batch import TokenBatch
-from mlx_hf_bridge.tracing.model import LENGTH_MULTIPLE, MAX_COMPILED_SHAPES, TracedModel
+from mlx_hf_bridge.runtime.compiled import MAX_COMPILED_SHAPES
+from mlx_hf_bridge.tracing.model import LENGTH_MULTIPLE, TracedModel
 
 
 def with_config(row: Row, **values: Any) -> Row:

@@ -6,6 +6,7 @@ Axes: B texts, L tokens, D hidden size, H heads, G tokens with global attention,
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -13,10 +14,12 @@ import mlx.nn as nn
 from mlx_hf_bridge.architecture.config import EncoderConfig
 from mlx_hf_bridge.architecture.family import BASE_TASK, Family
 from mlx_hf_bridge.errors import ConfigError
+from mlx_hf_bridge.inference.compiled import CompiledForward
 from mlx_hf_bridge.layers.encoder import OutputRecorder
 from mlx_hf_bridge.layers.heads import reads_first_token
 from mlx_hf_bridge.layers.linear import QuantizedEmbedding
 from mlx_hf_bridge.layers.token_batch import TokenBatch
+from mlx_hf_bridge.layers.transformed_heads import depends_on_padding
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,23 @@ class Model(nn.Module):
         if head is not None:
             self.head = head
         self._reads_first_token = head is not None and reads_first_token(head, pooler)
+        self._compiled: CompiledForward | None = None
+
+    def compile(self, config: EncoderConfig, independent_length: int) -> None:
+        """Let the forward pass be compiled for each shape, unless hidden states or attention weights are asked for.
+
+        Modules are not to be replaced afterwards by others that do more than compute: a trace leaves that out.
+
+        Args:
+            config: The model's config.
+            independent_length: Longest batch, in tokens, in which padding changes no text's outputs.
+        """
+        pad = config.pad_token_id
+        pad = pad if pad is not None and 0 <= pad < config.vocab_size else 0
+        parts = [self[name] for name in ("pooler", "head") if name in self]
+        limits = (independent_length, config.max_length, config.max_sequence_length)
+        length = 0 if any(depends_on_padding(part, pad) for part in parts) else min(limits)
+        self._compiled = CompiledForward(_to_arrays, pad, length)
 
     def __call__(
         self,
@@ -101,13 +121,14 @@ class Model(nn.Module):
             The outputs, lazy.
         """
         batch = batch if self._prepare_batch is None else self._prepare_batch(batch)
-        recorder = OutputRecorder(output_hidden_states, output_attentions)
         first_token = first_token or (outputs_only and self._reads_first_token)
-        # Callers who asked for all hidden states or attentions get those of every position.
-        hidden = self.encoder(batch, recorder, first_token and not (output_hidden_states or output_attentions))
-        pooled = self.pooler(hidden, batch) if "pooler" in self else None
-        outputs = self.head(hidden, pooled, batch, self.encoder.embeddings.word) if "head" in self else {}
-        return _output(hidden, recorder, pooled, outputs)
+        modules = {name: self[name] for name in ("encoder", "pooler", "head") if name in self}
+        if output_hidden_states or output_attentions:
+            # Callers who asked for all hidden states or attentions get those of every position.
+            return _forward(modules, batch, False, OutputRecorder(output_hidden_states, output_attentions))
+        if self._compiled is not None and self._compiled.takes(batch):
+            return _from_arrays(self._compiled(modules, batch, first_token))
+        return _forward(modules, batch, first_token, OutputRecorder())
 
     def logits_at(self, batch: TokenBatch, positions: mx.array) -> mx.array:
         """Return a masked-LM head's logits at some positions only, which saves most of the scores over the vocabulary.
@@ -124,6 +145,38 @@ class Model(nn.Module):
         chosen = mx.take_along_axis(hidden, positions[:, :, None], axis=1)
         outputs: Mapping[str, mx.array] = self.head(chosen, None, batch, self.encoder.embeddings.word)
         return outputs["logits"]
+
+
+def _forward(
+    modules: Mapping[str, Any], batch: TokenBatch, first_token: bool, recorder: OutputRecorder
+) -> EncoderOutput:
+    """Run an encoder with the pooler and the head that are among the modules."""
+    encoder = modules["encoder"]
+    hidden = encoder(batch, recorder, first_token)
+    pooled = modules["pooler"](hidden, batch) if "pooler" in modules else None
+    outputs = modules["head"](hidden, pooled, batch, encoder.embeddings.word) if "head" in modules else {}
+    return _output(hidden, recorder, pooled, outputs)
+
+
+# Before the name of a head's output.
+_OUTPUT = "outputs."
+
+
+def _to_arrays(modules: Mapping[str, Any], batch: TokenBatch, first_token: bool) -> dict[str, mx.array]:
+    """Run the forward pass and return its outputs in one dict, as a compiled function does."""
+    output = _forward(modules, batch, first_token, OutputRecorder())
+    encoded = None if output.encoder is None else output.encoder.hidden
+    found = {"hidden": output.hidden, "pooled": output.pooled, "encoder": encoded}
+    named = {_OUTPUT + name: array for name, array in output.outputs.items()}
+    return {name: array for name, array in found.items() if array is not None} | named
+
+
+def _from_arrays(arrays: Mapping[str, mx.array]) -> EncoderOutput:
+    """Return what `_to_arrays` was made from."""
+    outputs = {name.removeprefix(_OUTPUT): array for name, array in arrays.items() if name.startswith(_OUTPUT)}
+    encoded = arrays.get("encoder")
+    encoder = None if encoded is None else EncoderOutput(encoded)
+    return EncoderOutput(arrays["hidden"], arrays.get("pooled"), outputs, encoder=encoder)
 
 
 def _output(

@@ -20,7 +20,7 @@ HeadOutputs = dict[str, mx.array]
 TokenTable = Embedding | QuantizedEmbedding
 
 # Before pull request 24773 of transformers, CLIP's config.json said eos_token_id 2, whatever the tokenizer's id was.
-_LEGACY_EOS = 2
+LEGACY_EOS = 2
 
 
 class Pooler(nn.Module):
@@ -77,7 +77,7 @@ class EOSPooler(nn.Module):
 
     def __call__(self, hidden: mx.array, batch: TokenBatch) -> mx.array:
         # For old configs transformers takes the largest id of a row, which is the end token in CLIP's vocabulary.
-        is_end = batch.ids if self.eos_token_id == _LEGACY_EOS else (batch.ids == self.eos_token_id).astype(mx.int32)
+        is_end = batch.ids if self.eos_token_id == LEGACY_EOS else (batch.ids == self.eos_token_id).astype(mx.int32)
         # argmax returns the first maximum: the first end token, or 0 if there is none.
         return batch.take(hidden, mx.argmax(is_end, axis=1))
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 import mlx.core as mx
+import numpy as np
 
 
 @dataclass(frozen=True)
@@ -155,3 +156,31 @@ class TokenBatch:
         """
         mask = self.token_mask(mx.int32)[:, :, 0]
         return replace(self, mask=mx.logical_and(mask, mx.cumsum(mask, axis=1) > count))
+
+    def padded_to(self, texts: int, tokens: int, pad_token_id: int) -> "TokenBatch":
+        """Return the batch with padding at the end of each text, and with the last text repeated.
+
+        Args:
+            texts: Number of texts in the result, B or more.
+            tokens: Number of tokens in the result, L or more.
+            pad_token_id: Id of padding.
+
+        Returns:
+            A batch of shape (texts, tokens); this one if it has that shape. Only ids, mask, token type ids and
+            positions are kept.
+        """
+        rows, length = self.ids.shape
+        if (rows, length) == (texts, tokens):
+            return self
+
+        # In numpy, where batches come from: no kernels, and no wait for a GPU.
+        def padded(array: mx.array | None, filler: int) -> mx.array | None:
+            if array is None:
+                return None
+            wider = np.pad(np.asarray(array), ((0, 0), (0, tokens - length)), constant_values=filler)
+            return mx.array(np.pad(wider, ((0, texts - rows), (0, 0)), mode="edge"))
+
+        mask = mx.array(np.ones((rows, length), bool)) if self.mask is None and tokens > length else self.mask
+        ids = padded(self.ids, pad_token_id)
+        assert ids is not None
+        return TokenBatch(ids, padded(mask, 0), padded(self.token_type_ids, 0), padded(self.position_ids, 0))

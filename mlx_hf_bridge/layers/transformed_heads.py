@@ -12,7 +12,14 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_hf_bridge.layers.activations import Activation, gelu
-from mlx_hf_bridge.layers.heads import HeadOutputs, TokenTable
+from mlx_hf_bridge.layers.heads import (
+    LEGACY_EOS,
+    EOSPooler,
+    HeadOutputs,
+    LastPositionPooler,
+    TokenTable,
+    take_last_position,
+)
 from mlx_hf_bridge.layers.linear import Linear
 from mlx_hf_bridge.layers.norm import LayerNorm
 from mlx_hf_bridge.layers.token_batch import TokenBatch
@@ -260,3 +267,28 @@ class QuestionAwareSpans(nn.Module):
             # Embeddings have no [QUESTION] id to look for; transformers takes position 0 then.
             return mx.zeros(batch.ids.shape[0], mx.int32)
         return mx.argmax((batch.ids == self.question_token_id).astype(mx.int32), axis=1)
+
+
+# Ids that heads and poolers look for among the ids of a text, by attribute.
+_SOUGHT = ("eos_token_id", "question_token_id")
+
+
+def depends_on_padding(part: nn.Module, pad_token_id: int) -> bool:
+    """Return whether padding at the end of a text may change the outputs of a pooler or head.
+
+    Args:
+        part: The pooler or head.
+        pad_token_id: The id of the padding.
+
+    Returns:
+        True if the last position is read, even if it is padding, or an id is looked for that padding may have.
+    """
+    for module in part.modules():
+        if isinstance(module, LastPositionPooler) or getattr(module, "pool", None) is take_last_position:
+            return True
+        if any(getattr(module, name, None) == pad_token_id for name in _SOUGHT):
+            return True
+        # For old configs of CLIP, the largest id of a text is looked for.
+        if isinstance(module, EOSPooler) and module.eos_token_id == LEGACY_EOS:
+            return True
+    return False

@@ -47,7 +47,7 @@ from mlx_hf_bridge.quantization.recipes import (
     recipe_from,
     recipe_of_environment,
 )
-from mlx_hf_bridge.runtime.device import activation_dtype
+from mlx_hf_bridge.runtime.device import COMPILES_GRAPHS, activation_dtype
 from mlx_hf_bridge.runtime.executor import run
 from mlx_hf_bridge.runtime.precision import warn_of_tf32
 from mlx_hf_bridge.tracing.family import TracedConfig, family_of
@@ -317,6 +317,8 @@ def load_converted(
     set_activation_dtype(model, computed)
     # Lazy parameters would be read from the file at the first call, in whatever thread makes it.
     mx.eval(model.parameters())
+    if COMPILES_GRAPHS:
+        model.compile(config, independent_length_of(family, config))
     lacks_pooler = pooler and not has_pooler and task == BASE_TASK
     report = LoadReport(
         frozenset((*fit.missing, *(pooler_names(names, family, config) if lacks_pooler else ()))),

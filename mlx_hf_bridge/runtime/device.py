@@ -20,6 +20,7 @@ from mlx_hf_bridge.runtime.environment import (
     acting_backend,
     blas_choice,
     check_environment,
+    compile_choice,
     device_choice,
     keep_float32_exact,
     small_batch_rows_choice,
@@ -157,9 +158,21 @@ _MANY_SCORES = 4096
 # Whether layers are evaluated one by one (layers/single_batch.py). A GPU is kept busier by whole graphs.
 EVALUATES_EARLY = BACKEND == "cpu"
 
-# Whether a traced graph is compiled for each shape. On a CPU, MLX calls the system's C++ compiler for each kernel,
-# which takes longer than it saves (benchmarks/compiled.py).
-COMPILES_GRAPHS = BACKEND != "cpu"
+
+def _compiles_graphs() -> bool:
+    """Return whether whole models are compiled for each shape (inference/compiled.py, tracing/model.py).
+
+    On a CPU, MLX calls the system's C++ compiler for each kernel, which takes longer than it saves
+    (benchmarks/compiled.py).
+    """
+    # Weights that stay dequantized are evaluated when they are first used, which is not possible in a trace.
+    if KEEPS_DEQUANTIZED:
+        return False
+    choice = compile_choice()
+    return BACKEND != "cpu" if choice is None else choice
+
+
+COMPILES_GRAPHS = _compiles_graphs()
 
 # Bytes of freed buffers beyond which all are released after a call. On a CPU a few MiB are enough, since malloc keeps
 # freed memory too, for arrays of any size. On a GPU, MLX itself releases what exceeds its limit.

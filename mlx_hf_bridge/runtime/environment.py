@@ -13,6 +13,7 @@ FEW_ROWS_VARIABLE = "MLX_HF_BRIDGE_FEW_ROWS"
 STREAMS_VARIABLE = "MLX_HF_BRIDGE_STREAMS"
 QUANTIZATION_VARIABLE = "MLX_HF_BRIDGE_QUANTIZATION"
 DEVICE_VARIABLE = "MLX_HF_BRIDGE_DEVICE"
+COMPILE_VARIABLE = "MLX_HF_BRIDGE_COMPILE"
 # For tests alone: make the choices of another backend's device.
 ACT_AS_VARIABLE = "MLX_HF_BRIDGE_ACT_AS"
 # Read by MLX itself.
@@ -60,6 +61,7 @@ _EXPECTED = {
     FEW_ROWS_VARIABLE: (r"\d+", "a number of rows, or 0 to keep float weights in memory only once"),
     STREAMS_VARIABLE: (r"0*[1-9]\d*", "a number of 1 or more"),
     DEVICE_VARIABLE: (r"cpu|gpu", "'cpu' or 'gpu'"),
+    COMPILE_VARIABLE: (r"0|1", "0 to compile no models, or 1 to compile them on CPUs too"),
     ACT_AS_VARIABLE: (r"cpu|metal|cuda", "'cpu', 'metal' or 'cuda'"),
 }
 
@@ -107,6 +109,12 @@ def streams_choice() -> str | None:
 def device_choice() -> str | None:
     """Return MLX_HF_BRIDGE_DEVICE: "cpu" or "gpu", the device to compute on; None for MLX's default device."""
     return os.environ.get(DEVICE_VARIABLE) or None
+
+
+def compile_choice() -> bool | None:
+    """Return MLX_HF_BRIDGE_COMPILE: whether models are compiled by mx.compile; None for the default of the device."""
+    choice = os.environ.get(COMPILE_VARIABLE)
+    return choice == "1" if choice else None
 
 
 def acting_backend() -> str | None:

@@ -4,8 +4,7 @@ B texts, L tokens, D hidden size.
 """
 
 import math
-from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -16,6 +15,7 @@ from mlx_hf_bridge.errors import InputError, TokenRangeError, UnsupportedModelEr
 from mlx_hf_bridge.inference.model import EncoderOutput
 from mlx_hf_bridge.layers.linear import QuantizedModule
 from mlx_hf_bridge.layers.token_batch import TokenBatch
+from mlx_hf_bridge.runtime.compiled import CompiledCalls
 from mlx_hf_bridge.runtime.device import COMPILES_GRAPHS
 from mlx_hf_bridge.tracing.graph import Graph, GraphInput
 from mlx_hf_bridge.tracing.guards import Guard
@@ -28,9 +28,8 @@ IDS, MASK, TOKEN_TYPE_IDS = "input_ids", "attention_mask", "token_type_ids"
 _HIDDEN_STATES = "hidden_states."
 # How much padding is tried to reach a length that all guards allow.
 _MAX_EXTRA_PADDING = 64
-# mx.compile traces each shape and keeps it: lengths are padded to a multiple of the first so that there are fewer
-# shapes, and beyond the second number the least recently used one is dropped.
-LENGTH_MULTIPLE, MAX_COMPILED_SHAPES = 16, 32
+# Where shapes are compiled, lengths are padded to a multiple of this, so that there are fewer shapes.
+LENGTH_MULTIPLE = 16
 
 
 class TracedModel(nn.Module):
@@ -70,11 +69,11 @@ class TracedModel(nn.Module):
         # One for each choice of outputs: hidden states that nobody asked for are not computed.
         self._programs: dict[tuple[str, ...], Program] = {}
         self._compiled = COMPILES_GRAPHS if compiled is None else compiled
-        self._compiled_calls: OrderedDict[Any, Callable[..., list[mx.array]]] = OrderedDict()
+        self._compiled_calls = CompiledCalls()
 
     @property
     def compiled_shapes(self) -> int:
-        """How many shapes are compiled now; MAX_COMPILED_SHAPES at most."""
+        """How many shapes are compiled now in this thread; MAX_COMPILED_SHAPES of runtime/compiled.py at most."""
         return len(self._compiled_calls)
 
     def __call__(
@@ -222,12 +221,9 @@ class TracedModel(nn.Module):
         if not self._compiled:
             return program(inputs)
         key = (names, *(array.shape for array in inputs.values()))
-        # Popped and put back, which moves the key to the end: the order is that of use.
-        call = self._compiled_calls.pop(key, None) or mx.compile(partial(_call, program, tuple(inputs)))
-        self._compiled_calls[key] = call
-        while len(self._compiled_calls) > MAX_COMPILED_SHAPES:
-            self._compiled_calls.popitem(last=False)
-        return call(*inputs.values())
+        call = self._compiled_calls.get(key, partial(_call, program, tuple(inputs)))
+        results: list[mx.array] = call(*inputs.values())
+        return results
 
     def _check_shape(self, name: str, result: Any, sizes: Mapping[str, int]) -> None:
         """Check that an output has the shape that the graph says, by which callers index it."""

@@ -84,6 +84,27 @@ def unit_boxes(batch: int, length: int) -> Inputs:
     return {"bbox": boxes(batch, length)["bbox"] / 60}
 
 
+def characters(batch: int, length: int) -> Inputs:
+    names = ("input_shape_ids", "input_pronunciation_ids")
+    return {name: torch.randint(0, 20, (batch, length)) for name in names}
+
+
+def paths(batch: int, length: int) -> Inputs:
+    return {name: torch.randint(0, 12, (batch, length, 3)) for name in ("xpath_tags_seq", "xpath_subs_seq")}
+
+
+def languages(batch: int, length: int) -> Inputs:
+    return {"lang_ids": torch.randint(0, 2, (batch,))}
+
+
+def cells(batch: int, length: int) -> Inputs:
+    """Return the seven columns of TAPAS' token types: a question of three tokens, then cells of two tokens."""
+    types = torch.randint(0, 2, (batch, length, 7))
+    place = torch.clamp((torch.arange(length) - 3) // 2 + 1, min=0)
+    types[..., 1], types[..., 2] = place % 3, place // 3
+    return {"token_type_ids": types}
+
+
 def entities(batch: int, length: int) -> Inputs:
     return {
         "entity_ids": torch.randint(1, 9, (batch, 3)),
@@ -103,6 +124,10 @@ _REFORMER = {
 }  # fmt: skip
 _LONG = {**SHARED, "attention_window": 8}
 _GEMMA = {**ROPED, "sliding_window": 8, "query_pre_attn_scalar": 8, "max_position_embeddings": 128}
+_PATHS = {
+    "max_depth": 3, "xpath_unit_hidden_size": 6, "max_xpath_tag_unit_embeddings": 14, "tag_pad_id": 13,
+    "max_xpath_subs_unit_embeddings": 16, "subs_pad_id": 12,
+}  # fmt: skip
 _ONE_LENGTH = "its graph holds for one length only: transformers' code branches on the length"
 _BRANCHES = "its forward branches on values (.item(), nonzero), which no graph records"
 
@@ -257,11 +282,12 @@ VARIANTS = [
             pronunciation_vocab_size=20,
         ),
         "RoCBertModel",
+        characters,
     ),
     Variant("roformer", config_of("RoFormerConfig", embedding_size=16), "RoFormerModel"),
     Variant("splinter", config_of("SplinterConfig"), "SplinterModel"),
     Variant("squeezebert", config_of("SqueezeBertConfig", embedding_size=32), "SqueezeBertModel"),
-    Variant("tapas", config_of("TapasConfig"), "TapasModel"),
+    Variant("tapas", config_of("TapasConfig"), "TapasModel", cells),
     Variant("ultrabert", config_of("UltrabertConfig", ROPED), "UltrabertModel"),
     Variant("xlm", config_of("XLMConfig", _XLM), "XLMModel"),
     Variant("xlm-roberta", config_of("XLMRobertaConfig"), "XLMRobertaModel"),
@@ -269,7 +295,9 @@ VARIANTS = [
     Variant(
         "xlnet", config_of("XLNetConfig", {}, vocab_size=120, d_model=32, n_layer=2, n_head=4, d_inner=48), "XLNetModel"
     ),
-    Variant("xmod", config_of("XmodConfig", languages=["en_XX", "de_DE"], default_language="de_DE"), "XmodModel"),
+    Variant(
+        "xmod", config_of("XmodConfig", languages=["en_XX", "de_DE"], default_language="de_DE"), "XmodModel", languages
+    ),
     Variant("yoso", config_of("YosoConfig", use_expectation=True), "YosoModel"),
     Variant(
         "yoso:lsh",
@@ -296,7 +324,7 @@ VARIANTS = [
         boxes,
     ),
     Variant("lilt", config_of("LiltConfig", hidden_size=48, max_2d_position_embeddings=64), "LiltModel", boxes),
-    Variant("markuplm", config_of("MarkupLMConfig"), "MarkupLMModel"),
+    Variant("markuplm", config_of("MarkupLMConfig", **_PATHS), "MarkupLMModel", paths),
     Variant("udop:encoder", config_of("UdopConfig", T5, max_2d_position_embeddings=64), "UdopEncoderModel", unit_boxes),
     Variant("t5:encoder", config_of("T5Config", T5), "T5EncoderModel"),
     Variant("t5v1.1:encoder", config_of("T5Config", T5, feed_forward_proj="gated-gelu"), "T5EncoderModel"),

@@ -100,6 +100,8 @@ UNSUPPORTED_HEADS = {
 }
 UNSUPPORTED_HEADS |= {
     "SplinterForPreTraining": "has one output per question of a text, whose number varies",
+    "RoCBertForPreTraining": "compares a text with altered copies of it, which a call gives",
+    "TapasForQuestionAnswering": "selects cells of a table, for which tests/test_tapas.py has inputs",
 }
 AS_QWEN3: dict[str, Any] = {
     **{key: value for key, value in SHARED.items() if key != "layer_norm_eps"},
@@ -609,6 +611,70 @@ FAMILIES = [
         wide={"hidden_size": 128, "intermediate_size": 256, "input_embedding_size": 128},
     ),
     Row("bert-generation", "BertGeneration", transformers.BertGenerationConfig(**SHARED), base="Encoder"),
+    Row(
+        "roc_bert",
+        "RoCBert",
+        transformers.RoCBertConfig(
+            **WITH_TOKEN_TYPES,
+            shape_vocab_size=9,
+            shape_embed_dim=6,
+            pronunciation_vocab_size=8,
+            pronunciation_embed_dim=10,
+        ),
+        token_types=3,
+        never_quantized=("shape_embed", "pronunciation_embed"),
+        wide={"hidden_size": 128, "intermediate_size": 256, "shape_embed_dim": 64, "pronunciation_embed_dim": 64},
+    ),
+    Row(
+        "markuplm",
+        "MarkupLM",
+        transformers.MarkupLMConfig(
+            **WITH_TOKEN_TYPES,
+            pad_token_id=1,
+            max_depth=3,
+            xpath_unit_hidden_size=6,
+            max_xpath_tag_unit_embeddings=9,
+            max_xpath_subs_unit_embeddings=8,
+            tag_pad_id=7,
+            subs_pad_id=5,
+        ),
+        pad_token_id=1,
+        token_types=3,
+        never_quantized=("xpath_tag_sub", "xpath_subs_sub", "xpath_unitseq2_embeddings"),
+        wide={"hidden_size": 128, "intermediate_size": 256, "xpath_unit_hidden_size": 64},
+    ),
+    Row(
+        "tapas",
+        "Tapas",
+        transformers.TapasConfig(**SHARED, type_vocab_sizes=[3, 9, 8, 2, 5, 6, 4]),
+        has_position_table=False,
+        ignores_token_types=True,
+    ),
+    Row(
+        "xmod",
+        "Xmod",
+        transformers.XmodConfig(
+            **WITH_TOKEN_TYPES, languages=["en_XX", "de_DE"], default_language="de_DE", adapter_layer_norm=True
+        ),
+        pad_token_id=1,
+        token_types=3,
+    ),
+    Row(
+        "xmod",
+        "Xmod",
+        transformers.XmodConfig(
+            **WITH_TOKEN_TYPES,
+            languages=["en_XX"],
+            default_language="en_XX",
+            pre_norm=True,
+            adapter_reuse_layer_norm=False,
+            ln_before_adapter=False,
+            adapter_reduction_factor=3,
+        ),
+        pad_token_id=1,
+        token_types=3,
+        wide={"hidden_size": 128, "intermediate_size": 256, "adapter_reduction_factor": 2},
+    ),
     Row(
         "layoutlm",
         "LayoutLM",

@@ -20,6 +20,12 @@ from mlx_hf_bridge.facade import facade
 HEADS = {
     "layoutlm": ("LayoutLM", ("MaskedLM", "SequenceClassification", "TokenClassification", "QuestionAnswering")),
 }
+HEADS |= {
+    "roc_bert": ("RoCBert", ("MaskedLM", "SequenceClassification", "TokenClassification", "QuestionAnswering")),
+    "markuplm": ("MarkupLM", ("SequenceClassification", "TokenClassification", "QuestionAnswering")),
+    "xmod": ("Xmod", ("MaskedLM", "SequenceClassification", "TokenClassification", "QuestionAnswering")),
+    "tapas": ("Tapas", ("MaskedLM", "SequenceClassification")),
+}
 NAMES = list(HEADS)
 CASES = [(name, "Model") for name in HEADS] + [(name, f"For{head}") for name, own in HEADS.items() for head in own[1]]
 

@@ -19,7 +19,8 @@ NO_POSITIONS = 2**31 - 1
 # model_type of classes of transformers that add the least number to masked scores; the others mask them as booleans.
 _EAGER_TYPES = frozenset({
     "align_text_model", "big_bird", "clap_text_model", "convbert", "flava_text_model", "ibert", "layoutlm", "luke",
-    "megatron-bert", "mpnet", "mt5", "mvp", "rembert", "roformer", "splinter", "squeezebert", "t5", "umt5",
+    "markuplm", "megatron-bert", "mpnet", "mt5", "mvp", "rembert", "roformer", "splinter", "squeezebert", "t5", "tapas",
+    "umt5",
 })  # fmt: skip
 
 
@@ -179,6 +180,11 @@ class EncoderConfig:
         `max_position_embeddings` is only the length that it was trained to.
         """
         return True
+
+    @property
+    def position_rows(self) -> int:
+        """How many values `position_ids` may have: the rows of the position table, or `NO_POSITIONS` without one."""
+        return self.max_position_embeddings if self.has_position_table else NO_POSITIONS
 
     @property
     def max_length(self) -> int:

@@ -108,6 +108,7 @@ _OWN: Mapping[str, Mapping[str, Any]] = {
     "t5": {**_T5, "vocab_size": 32128, "num_hidden_layers": 6, "num_attention_heads": 8, "intermediate_size": 2048},
     "t5gemma": {**_GEMMA, "vocab_size": 256000, "max_position_embeddings": 8192},
     "umt5": _MT5,
+    "tapas": {"max_position_embeddings": 1024},
     "xlm": _XLM,
     "xlm-roberta-xl": {
         "vocab_size": 250880, "hidden_size": 2560, "num_hidden_layers": 36, "num_attention_heads": 32,

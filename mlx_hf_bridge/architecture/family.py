@@ -128,6 +128,8 @@ class Family:
         config: The config class.
         encoder: Function of the config that returns the encoder, without pooler and head.
         names: Module name in the checkpoint, without prefix -> path in the encoder, or "pooler....".
+        own_names: Function of the config that returns further names, for modules that config.json names: X-MOD's
+            adapters, one for each language.
         prefix: First component of the encoder's names in files that were saved with a head: "bert" in
             "bert.encoder.layer.0...". Files of the bare encoder do not have it.
         hf_prefix: Start of the names of its transformers classes: "Bert".
@@ -177,6 +179,7 @@ class Family:
     hf_head_suffixes: Mapping[str, str] = field(default_factory=dict)
     alternate_prefixes: tuple[str, ...] = ()
     alternate_names: Mapping[str, str] = field(default_factory=dict)
+    own_names: Callable[[Any], Mapping[str, str]] = lambda config: {}
     copied_modules: Mapping[str, str] = field(default_factory=dict)
     ignored_decoders: tuple[str, ...] = ()
     pooler: Callable[[Any], nn.Module] | None = None

@@ -49,7 +49,6 @@ UNSUPPORTED: dict[str, str] = {
     "lxmert": _IMAGES,
     "m2m_100": _SEQ2SEQ,
     "marian": _SEQ2SEQ,
-    "markuplm": _LAYOUT,
     "metaclip_2": _IMAGE_PARTNER,
     "modernvbert": _IMAGES,
     "mra": _SPARSE,
@@ -66,7 +65,6 @@ UNSUPPORTED: dict[str, str] = {
     "perceiver": "it reads through a latent array of fixed size",
     "prophetnet": _SEQ2SEQ,
     "reformer": _SPARSE,
-    "roc_bert": "it needs the shapes and pronunciations of Chinese characters in addition to token ids",
     "sam3_lite": _IMAGE_PARTNER,
     "sam3_lite_text_text_model": _TOWER,
     "seamless_m4t": _SEQ2SEQ,
@@ -76,7 +74,6 @@ UNSUPPORTED: dict[str, str] = {
     "t5gemma2": _SEQ2SEQ,
     "t5gemma2_encoder": _SEQ2SEQ,
     "t5gemma2_text": _SEQ2SEQ,
-    "tapas": "it needs the rows and columns of a table",
     "tipsv2": _IMAGE_PARTNER,
     "tipsv2_text_model": _TOWER,
     "udop": _LAYOUT,
@@ -87,7 +84,6 @@ UNSUPPORTED: dict[str, str] = {
     "xclip": _IMAGE_PARTNER,
     "xclip_text_model": _TOWER,
     "xlnet": "its relative-position attention over permutations is not implemented",
-    "xmod": "it needs the language of each text to select an adapter",
     "yoso": _SPARSE,
 }
 

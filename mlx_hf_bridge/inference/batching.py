@@ -105,10 +105,11 @@ def make_batch(
 def _check_positions(config: EncoderConfig, ids: np.ndarray, position_ids: np.ndarray | None) -> None:
     last = config.last_position(ids) if position_ids is None else int(position_ids.max())
     first = 0 if position_ids is None else int(position_ids.min())
-    if config.has_position_table and (last >= config.max_position_embeddings or first < 0):
+    rows = config.position_rows
+    if rows != NO_POSITIONS and (last >= rows or first < 0):
         raise TokenRangeError(
             f"{ids.shape[1]} tokens reach position {first if first < 0 else last}, and the model has positions 0 to "
-            f"{config.max_position_embeddings - 1} (at most {config.max_length} tokens). Truncate the texts."
+            f"{rows - 1} (at most {config.max_length} tokens). Truncate the texts."
         )
     if ids.shape[1] > config.max_sequence_length:
         raise TokenRangeError(

@@ -24,7 +24,7 @@ COMPUTES_WITH_MASK = frozenset(("deberta", "deberta-v2", "esm", "flaubert", "lay
 # boolean one would add 1, and a row without tokens sees all keys alike. Fused attention returns zeros for such rows.
 _BERT_KIN = ("align_text_model", "big_bird", "convbert", "flava_text_model", "layoutlm", "megatron-bert", "rembert")
 _OTHERS = ("clap_text_model", "flaubert", "ibert", "luke", "mpnet", "roformer", "splinter", "squeezebert", "xlm")
-ADDS_MASK = frozenset((*_BERT_KIN, *_OTHERS, "mt5", "mvp", "t5", "t5gemma", "umt5"))
+ADDS_MASK = frozenset((*_BERT_KIN, *_OTHERS, "markuplm", "mt5", "mvp", "tapas", "t5", "t5gemma", "umt5"))
 # Model types in which a row without tokens needs no care: padded positions are computed from zeros.
 _ZEROES_PADDING = ("deberta", "deberta-v2", "longformer")
 

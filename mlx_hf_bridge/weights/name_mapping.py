@@ -85,9 +85,8 @@ class NameMapping:
                 f"{', '.join(types_with_head(task))}. Use one of these, or transformers on torch."
             )
         self._family = family
-        self._base = {
-            hf: path if path.startswith("pooler.") else f"encoder.{path}" for hf, path in family.names.items()
-        }
+        names = {**family.names, **family.own_names(config)}
+        self._base = {hf: path if path.startswith("pooler.") else f"encoder.{path}" for hf, path in names.items()}
         head = family.heads[task].names_for(config) if task != BASE_TASK else {}
         self._head = {hf: f"head.{path}".rstrip(".") for hf, path in head.items()}
         self._other_heads = {

@@ -80,7 +80,7 @@ class Embeddings(nn.Module):
         layer_norm_eps: float | None,
         pad_token_id: int | None = None,
         token_scale: float = 1.0,
-        extra: Mapping[str, ExtraEmbedding] | None = None,
+        extra: Mapping[str, nn.Module] | None = None,
     ) -> None:
         super().__init__()
         self.word = Embedding(vocabulary, width)

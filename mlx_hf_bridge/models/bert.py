@@ -6,6 +6,8 @@ types share are here too.
 
 from collections.abc import Mapping
 
+import mlx.nn as nn
+
 from mlx_hf_bridge.architecture.config import EncoderConfig
 from mlx_hf_bridge.architecture.family import (
     MASKED_LM,
@@ -28,7 +30,7 @@ from mlx_hf_bridge.architecture.heads import (
 )
 from mlx_hf_bridge.layers.activations import activation_for
 from mlx_hf_bridge.layers.attention import Attention
-from mlx_hf_bridge.layers.embeddings import Embeddings, ExtraEmbedding
+from mlx_hf_bridge.layers.embeddings import Embeddings
 from mlx_hf_bridge.layers.encoder import Encoder, PostNormLayer, SelfAttention
 from mlx_hf_bridge.layers.feed_forward import FeedForward
 from mlx_hf_bridge.layers.heads import PooledClassifier, Pooler
@@ -82,7 +84,7 @@ def embeddings(
     pad_token_id: int | None = None,
     normed: bool = True,
     token_scale: float = 1.0,
-    extra: Mapping[str, ExtraEmbedding] | None = None,
+    extra: Mapping[str, nn.Module] | None = None,
 ) -> Embeddings:
     """Return BERT's embeddings: the sum of token, position and token type embeddings, then a norm.
 

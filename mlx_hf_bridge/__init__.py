@@ -11,6 +11,7 @@ from mlx_hf_bridge.version import __version__ as __version__
 if TYPE_CHECKING:
     # "as" marks a name as exported, which strict type checkers ask for.
     from mlx_hf_bridge.conversion.api import convert as convert
+    from mlx_hf_bridge.gliner.model import MLXGLiNER as MLXGLiNER
     from mlx_hf_bridge.pipelines import pipeline as pipeline
     from mlx_hf_bridge.pretrained.auto import MLXAutoModel as MLXAutoModel
     from mlx_hf_bridge.pretrained.auto import MLXAutoModelForMaskedLM as MLXAutoModelForMaskedLM
@@ -48,6 +49,7 @@ _LAZY = {
         "MLXAutoModelForTokenClassification",
     ),
     "conversion.api": ("convert",),
+    "gliner.model": ("MLXGLiNER",),
     "pipelines": ("pipeline",),
     "quantization.recipes": ("MLXQuantizationConfig",),
     "sentence_transformers": ("MLXCrossEncoder", "MLXMultiVectorEncoder", "MLXSentenceTransformer", "MLXSparseEncoder"),

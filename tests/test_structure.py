@@ -35,7 +35,7 @@ ORDER = [
     {"conversion"},
     {"loading"},
     {"pretrained"},
-    {"facade"},
+    {"facade", "gliner"},
     {"sentence_transformers", "pipelines"},
     {"verification", "zero_change", "integrations", "cache", "selfcheck"},
     {"cli"},

@@ -161,6 +161,8 @@ class Family:
             authors' classes, and tests compare with an independent implementation in NumPy.
         keys_of_tensors: Function of the names of a checkpoint's modules; it returns keys of config.json that the names
             tell and the file does not. None where config.json tells all.
+        resizes_vocabulary: Whether rows were added to the token table after config.json was written, so that the table
+            tells `vocab_size`.
         inputs_note: A sentence with a space at its end for errors about arguments that transformers' classes take and
             the model here does not; "" for none.
         length_dependent: Whether padding changes the outputs of the real tokens, so that only texts of one length can
@@ -196,6 +198,7 @@ class Family:
     in_transformers: bool = True
     length_dependent: bool = False
     keys_of_tensors: Callable[[Collection[str]], dict[str, Any]] | None = None
+    resizes_vocabulary: bool = False
 
     def hf_class_name(self, task: str) -> str:
         """Return the name of the transformers class for a task.
@@ -208,7 +211,7 @@ class Family:
         """
         if task == BASE_TASK:
             return self.hf_prefix + self.hf_base_suffix
-        return self.hf_prefix + self.hf_head_suffixes.get(task, CLASS_SUFFIXES[task])
+        return self.hf_prefix + {**CLASS_SUFFIXES, **self.hf_head_suffixes}[task]
 
 
 def independent_length_of(family: Family, config: EncoderConfig) -> int:

@@ -61,6 +61,7 @@ class Checkpoint:
         config: The content of config.json.
         modules: The entries of modules.json; None for a repo without one.
         adapter: A LoRA adapter to merge; None for none.
+        tokenizer: Where the tokenizer is, if it is neither in the model's folder nor in the adapter's.
     """
 
     source: Source
@@ -69,6 +70,7 @@ class Checkpoint:
     config: dict[str, Any]
     modules: tuple[ModuleEntry, ...] | None
     adapter: Adapter | None = None
+    tokenizer: "Checkpoint | None" = None
 
     @property
     def is_converted(self) -> bool:

@@ -29,7 +29,7 @@ _FORMATS: dict[str, tuple[tuple[str, ...], str]] = {
     "ONNX": (("*.onnx",), _RUNTIME.replace("{runtime}", "ONNX Runtime")),
     "OpenVINO": (("openvino_model*.xml",), _RUNTIME.replace("{runtime}", "OpenVINO")),
     "Core ML": (("*.mlpackage/*", "*.mlmodel"), _RUNTIME.replace("{runtime}", "Core ML")),
-    "GLiNER": (("gliner_config.json",), "a model of the gliner package, without a config.json of transformers."),
+    "GLiNER": (("gliner_config.json",), "a model of the gliner package. Load it with MLXGLiNER.from_pretrained."),
 }
 
 

@@ -169,12 +169,13 @@ def float_model(plan: Plan, task: str, targets: Mapping[str, TensorTarget]) -> M
 def _tokenize(plan: Plan, folder: Path) -> tuple[list[Tokens], int]:
     """Return the tokens of the calibration texts, and the padding id."""
     assert plan.recipe is not None
-    if not has_tokenizer(plan.checkpoint.model_folder):
+    source = plan.checkpoint.tokenizer or plan.checkpoint
+    if not has_tokenizer(source.model_folder):
         raise QuantizationError(
             f"{plan.checkpoint.source.name} has no tokenizer, so it cannot read calibration texts. Copy its tokenizer "
             "files there, or use method='least_squares', which reads none."
         )
-    write_tokenizer(plan.checkpoint, plan.family, folder)
+    write_tokenizer(source, plan.family, folder)
     tokenizer = load_tokenizer(folder, plan.family, plan.checkpoint.config)
     limit = min(_MAX_TOKENS, plan.config.max_length, tokenizer.model_max_length or _MAX_TOKENS)
     if plan.recipe.method == "data_free":

@@ -82,7 +82,8 @@ def _write(plan: Plan, folder: Path, show_progress: bool) -> dict[str, Any]:
         plan.checkpoint, folder, plan.dtype, packing_config(plan.recipe, _quantized_modules(plan)), _architecture(plan)
     )
     modules = modules_checkpoint(plan.checkpoint)
-    write_tokenizer(modules if has_tokenizer(modules.model_folder) else plan.checkpoint, plan.family, folder)
+    with_tokenizer = modules if has_tokenizer(modules.model_folder) else plan.checkpoint
+    write_tokenizer(plan.checkpoint.tokenizer or with_tokenizer, plan.family, folder)
     copy_modules(modules, folder)
     files = [path for path in folder.rglob("*") if path.is_file()]
     return write_metadata(folder, _metadata(plan, folder), files)

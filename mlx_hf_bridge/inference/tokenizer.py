@@ -10,14 +10,14 @@ import json
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tokenizers
 
-from mlx_hf_bridge.errors import ConfigError, InputError, RepositoryError, TokenRangeError
+from mlx_hf_bridge.errors import ConfigError, InputError, RepositoryError, TokenRangeError, UnsupportedModelError
 from mlx_hf_bridge.inference.python_tokenizer import PythonBackend, PythonEncoding
 from mlx_hf_bridge.inference.template_files import CHAT_TEMPLATE, parse_templates, write_templates
 from mlx_hf_bridge.inference.tokenizer_methods import TokenizerMethods
@@ -199,6 +199,48 @@ class Tokenizer(TokenizerMethods):
                 f"truncation={strategy!r} to max_length={max_length} cannot be done: {error}. "
                 "Pass truncation=True, which truncates the longer text of a pair."
             ) from error
+
+    def encode_words(
+        self, texts: Sequence[Sequence[str]], max_length: int | None = None
+    ) -> list[tuple[Tokens, list[int | None]]]:
+        """Tokenize texts that are already split into words, as transformers does with `is_split_into_words=True`.
+
+        Args:
+            texts: The words of each text.
+            max_length: Most tokens of a text, special tokens included; None for no truncation.
+
+        Returns:
+            For each text its tokens, without token type ids, and the index of the word that each token belongs to; None
+            for special tokens.
+
+        Raises:
+            UnsupportedModelError: If the tokenizer is written in Python, and does not know the words of its tokens.
+            InputError: If a word is not valid Unicode.
+        """
+        if isinstance(self.backend, PythonBackend):
+            raise UnsupportedModelError(
+                f"{self.config.get('tokenizer_class')} is written in Python and does not tell which word a token "
+                "belongs to. Take a model whose tokenizer has a tokenizer.json."
+            )
+        try:
+            with hold(self._lock), panics_as_exceptions():
+                self._truncate(max_length, "longest_first")
+                encoded = self.backend.encode_batch([list(words) for words in texts], is_pretokenized=True)
+        except TypeError as error:
+            raise InputError(describe_bad_text([" ".join(words) for words in texts])) from error
+        except Exception as error:  # the bare class is what tokenizers raises
+            _refuse_file(error)
+            raise
+        return [(replace(self._tokens(one), token_type_ids=None), one.word_ids) for one in encoded]
+
+    def add_special_tokens(self, tokens: Sequence[str]) -> None:
+        """Add tokens that are never split to the vocabulary; those that it has keep their ids.
+
+        Args:
+            tokens: The tokens.
+        """
+        with hold(self._lock):
+            self.backend.add_special_tokens(list(tokens))
 
     def count_prompt_tokens(
         self,

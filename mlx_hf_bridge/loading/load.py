@@ -187,6 +187,43 @@ def _load(
     checkpoint = read_checkpoint(source, changes.config is None, adapter)
     if wants_tracing(checkpoint, trace):
         return _load_traced(checkpoint, task, recipe, stored, pooler, changes, show_progress)
+    return _load_native(checkpoint, source, task, recipe, stored, pooler, show_progress, changes)
+
+
+def load_checkpoint(
+    checkpoint: Checkpoint,
+    task: str,
+    quantization_config: QuantizationLike = None,
+    dtype: Any = "auto",
+    show_progress: bool = True,
+) -> LoadedModel:
+    """Load a model whose files and config were read before, as `load` does.
+
+    Args:
+        checkpoint: The checkpoint; its model_type is implemented here.
+        task: One of the family's heads, or "feature-extraction" for the encoder without a head.
+        quantization_config: As for `load`.
+        dtype: As for `load`.
+        show_progress: Whether to show a progress bar during conversion.
+
+    Returns:
+        The model, its weights evaluated.
+    """
+    recipe, stored = recipe_from(quantization_config), parse_dtype(dtype)
+    with naming(checkpoint.source):
+        return _load_native(checkpoint, checkpoint.source, task, recipe, stored, True, show_progress, NO_CHANGES)
+
+
+def _load_native(
+    checkpoint: Checkpoint,
+    source: Source,
+    task: str,
+    recipe: MLXQuantizationConfig | None,
+    stored: mx.Dtype | None,
+    pooler: bool,
+    show_progress: bool,
+    changes: Changes,
+) -> LoadedModel:
     config = _changed_config(checkpoint, changes)
     cut = config is not checkpoint.config and shrinks_model(family_for(config), checkpoint.config, config)
     tolerance = Tolerance(changes.ignore_mismatched_sizes, allow_unexpected=cut)

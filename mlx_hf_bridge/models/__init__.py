@@ -9,6 +9,7 @@ import pkgutil
 from typing import Any
 
 from mlx_hf_bridge.architecture.family import Family
+from mlx_hf_bridge.architecture.gliner import GLINER_KEY, LABELS_KEY, gliner_family
 from mlx_hf_bridge.architecture.remote_code import architecture_of
 from mlx_hf_bridge.architecture.unsupported import LORA_KEY, UNSUPPORTED, remote_code_note
 from mlx_hf_bridge.errors import UnsupportedModelError
@@ -42,7 +43,17 @@ def family_for(raw_config: dict[str, Any]) -> Family:
             f"{remote_code_note(raw_config)}"
             "Use a checkpoint of one of these, or transformers on torch for this one."
         )
-    return _family_in(str(architecture_of(raw_config)).replace("-", "_"))
+    family = _family_in(str(architecture_of(raw_config)).replace("-", "_"))
+    if GLINER_KEY in raw_config or LABELS_KEY in raw_config:
+        return gliner_family(family, raw_config, _labels_size(raw_config))
+    return family
+
+
+def _labels_size(raw_config: dict[str, Any]) -> int:
+    """Return the hidden size of a GLiNER model's encoder of labels; 0 without one."""
+    gliner = raw_config.get(GLINER_KEY)
+    labels = gliner.get("labels_encoder_config") if isinstance(gliner, dict) else None
+    return int(family_for(labels).config.from_json(labels).hidden_size) if isinstance(labels, dict) else 0
 
 
 def is_native(raw_config: dict[str, Any]) -> bool:

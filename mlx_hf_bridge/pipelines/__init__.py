@@ -11,8 +11,10 @@ from mlx_hf_bridge.architecture.family import (
     SEQUENCE_CLASSIFICATION,
     TOKEN_CLASSIFICATION,
 )
+from mlx_hf_bridge.architecture.gliner import ZERO_SHOT_NER
 from mlx_hf_bridge.checkpoints.sources import HubOptions
 from mlx_hf_bridge.errors import ArgumentTypeError, UnknownNameError
+from mlx_hf_bridge.gliner.model import MLXGLiNER
 from mlx_hf_bridge.pipelines.base import Pipeline
 from mlx_hf_bridge.pipelines.default_models import default_model
 from mlx_hf_bridge.pipelines.tokenizer import load_tokenizer
@@ -32,7 +34,7 @@ class Task:
 
     file: str
     name: str
-    loader: type[auto.MLXAutoModel]
+    loader: type[auto.MLXAutoModel] | type[MLXGLiNER]
     head: str | None
 
     def pipeline_class(self) -> type[Pipeline]:
@@ -64,6 +66,7 @@ TASKS = {
         TOKEN_CLASSIFICATION,
     ),
     "zero-shot-classification": Task("zero_shot_classification", "ZeroShotClassificationPipeline", *_CLASSIFIER),
+    "zero-shot-ner": Task("zero_shot_ner", "ZeroShotNERPipeline", MLXGLiNER, ZERO_SHOT_NER),
 }
 ALIASES = {"ner": "token-classification", "sentiment-analysis": "text-classification"}
 _CLASSES = {task.name: task for task in TASKS.values()}
@@ -79,7 +82,7 @@ def __getattr__(name: str) -> Any:
 @guarded
 def pipeline(
     task: str,
-    model: str | Path | MLXPreTrainedModel | None = None,
+    model: str | Path | MLXPreTrainedModel | MLXGLiNER | None = None,
     tokenizer: Any = None,
     *,
     quantization_config: QuantizationLike = None,
@@ -105,8 +108,9 @@ def pipeline(
 
     Args:
         task: "feature-extraction", "fill-mask", "question-answering", "text-classification" (or
-            "sentiment-analysis"), "text-ranking", "token-classification" (or "ner") or "zero-shot-classification".
-        model: A Hub id, a folder, or a model from an MLXAutoModel class's from_pretrained. Default:
+            "sentiment-analysis"), "text-ranking", "token-classification" (or "ner"), "zero-shot-classification" or
+            "zero-shot-ner".
+        model: A Hub id, a folder, or a model from the from_pretrained of an MLXAutoModel class or MLXGLiNER. Default:
             the model of the installed transformers for the task, at the revision that it pins; a warning names it.
         tokenizer: A Hub id, a folder or a tokenizer of transformers. Default: the model's own.
         quantization_config: A recipe's name ("q8", "q4", ...), a dict, an MLXQuantizationConfig, or None to keep the
@@ -160,7 +164,8 @@ def pipeline(
         **(model_kwargs or {}),
     }
     mlx_model = _load_model(task, entry, model, loading, hub)
-    pipeline_tokenizer = load_tokenizer(tokenizer, mlx_model.loaded, hub)
+    own = isinstance(mlx_model, MLXGLiNER)
+    pipeline_tokenizer = tokenizer if own else load_tokenizer(tokenizer, mlx_model.loaded, hub)
     return entry.pipeline_class()(mlx_model, pipeline_tokenizer, show_progress=show_progress, **defaults)
 
 
@@ -172,16 +177,15 @@ def _find_task(name: Any) -> Task:
     return TASKS[known]
 
 
-def _load_model(name: str, task: Task, model: Any, loading: dict[str, Any], hub: HubOptions) -> MLXPreTrainedModel:
+def _load_model(name: str, task: Task, model: Any, loading: dict[str, Any], hub: HubOptions) -> Any:
     """Load the model of a name; return a model as it is, if it has the task's head."""
     loader = task.loader.__name__
     if model is None:
         model, revision = default_model(ALIASES.get(name, name), hub.revision)
         hub = replace(hub, revision=revision)
     if isinstance(model, (str, Path)):
-        loaded: MLXPreTrainedModel = task.loader.from_pretrained(model, **{**vars(hub), **loading})
-        return loaded
-    if not isinstance(model, MLXPreTrainedModel) or task.head not in (None, model.loaded.task):
+        return task.loader.from_pretrained(model, **{**vars(hub), **loading})
+    if not _has_head(model, task):
         raise ArgumentTypeError(
             f"model is {model!r}, expected a Hub id, a folder or a model that {loader}.from_pretrained gave. "
             "Pass the model's name instead."
@@ -194,3 +198,10 @@ def _load_model(name: str, task: Task, model: Any, loading: dict[str, Any], hub:
             f"{loader}.from_pretrained."
         )
     return model
+
+
+def _has_head(model: Any, task: Task) -> bool:
+    """Whether a loaded model has the head that the task needs."""
+    if task.loader is MLXGLiNER or isinstance(model, MLXGLiNER):
+        return task.loader is MLXGLiNER and isinstance(model, MLXGLiNER)
+    return isinstance(model, MLXPreTrainedModel) and task.head in (None, model.loaded.task)

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Self
 import mlx.core as mx
 
 from mlx_hf_bridge.errors import ConfigError
+from mlx_hf_bridge.layers.lstm import run_lstm
 from mlx_hf_bridge.sentence_transformers.modules.base import TOKEN_EMBEDDINGS, Features, Module
 from mlx_hf_bridge.sentence_transformers.modules.weights import (
     check_integer,
@@ -154,34 +155,11 @@ class LSTM(Module):
 
     def __call__(self, features: Features) -> Features:
         x = features[TOKEN_EMBEDDINGS].astype(mx.float32)
-        lengths = mx.maximum(features.mask.astype(mx.int32).sum(axis=1, keepdims=True), 1)
-        places = mx.arange(x.shape[1], dtype=mx.int32)[None]
         # A text without tokens has the one position of padding, as in sentence-transformers.
-        seen = (places < lengths)[:, :, None]
-        backwards = mx.maximum(lengths - 1 - places, 0)[:, :, None]
-        for layer in range(self.num_layers):
-            outputs = [self._direction(x, f"l{layer}")]
-            if self.bidirectional:
-                turned = self._direction(mx.take_along_axis(x, backwards, axis=1), f"l{layer}_reverse")
-                outputs.append(mx.take_along_axis(turned, backwards, axis=1))
-            x = mx.where(seen, mx.concatenate(outputs, axis=-1), 0)
-        return features.with_array(TOKEN_EMBEDDINGS, x)
-
-    def _direction(self, x: mx.array, suffix: str) -> mx.array:
-        """Return the hidden states (B, L, H) of one layer in one direction, for x (B, L, D)."""
-        from_input, from_state, *biases = (
-            self._parameters[f"encoder.{name}_{suffix}"] for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-        )
-        gates = x @ from_input.T + (biases[0] + biases[1])
-        state = cell = mx.zeros((x.shape[0], from_state.shape[1]))
-        states = []
-        for place in range(x.shape[1]):
-            # torch's order: input, forget, cell, output.
-            taken, kept, new, shown = mx.split(gates[:, place] + state @ from_state.T, 4, axis=-1)
-            cell = mx.sigmoid(kept) * cell + mx.sigmoid(taken) * mx.tanh(new)
-            state = mx.sigmoid(shown) * mx.tanh(cell)
-            states.append(state)
-        return mx.stack(states, axis=1)
+        lengths = features.mask.astype(mx.int32).sum(axis=1)
+        parameters = {name.removeprefix("encoder."): array for name, array in self._parameters.items()}
+        found = run_lstm(x, lengths, parameters, self.num_layers, self.bidirectional)
+        return features.with_array(TOKEN_EMBEDDINGS, found)
 
     @property
     def hidden_dim(self) -> int:

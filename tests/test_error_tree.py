@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import sentence_transformers
 from checkpoints import make_checkpoint
+from gliner_models import make as make_gliner
 from public_api import BAD, calls, public_functions, public_methods, public_names
 from safetensors.numpy import load_file, save_file
 from test_multi_vector_encoder import colbert
@@ -46,12 +47,14 @@ NEEDED = {
     "MLXCrossEncoder": "ForSequenceClassification",
     "MLXSparseEncoder": "ForMaskedLM",
     "MLXMultiVectorEncoder": "colbert/repo",
+    "MLXGLiNER": "gliner",
     "fill-mask": "ForMaskedLM",
     "question-answering": "ForQuestionAnswering",
     "text-classification": "ForSequenceClassification",
     "text-ranking": "Ranking",
     "token-classification": "ForTokenClassification",
     "zero-shot-classification": "ForSequenceClassification",
+    "zero-shot-ner": "gliner",
 }
 CLASSES = [
     name.rpartition(".")[2]
@@ -62,11 +65,12 @@ CLASSES = [
 
 @pytest.fixture(scope="module")
 def repos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Save a tiny BERT with each head, and a ColBERT."""
+    """Save a tiny BERT with each head, a ColBERT and a GLiNER."""
     folder = tmp_path_factory.mktemp("repos")
     for head, labels in HEADS.items():
         make_checkpoint(folder / head, head="ForSequenceClassification" if head == "Ranking" else head, labels=labels)
     colbert(folder / "colbert")
+    make_gliner(folder / "gliner", "span")
     return folder
 
 

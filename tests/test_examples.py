@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import transformers
 from checkpoints import FAMILIES, make_wordpiece
+from gliner_models import make as make_gliner
 from three_pipelines import ROWS, make_for
 
 pytestmark = pytest.mark.slow
@@ -60,6 +61,11 @@ def test_ner_prints_the_entities_as_the_text_has_them(tmp_path: Path) -> None:
     folder = make_for(tmp_path, ROWS["bert"], "ForTokenClassification")
     lines = run_example("ner.py", str(folder), "the cat sat on the mats.").splitlines()
     assert lines and all(line.split()[0] in ("PER", "LOC", "MISC") for line in lines)
+
+
+def test_zero_shot_ner_prints_entities_below_their_texts(tmp_path: Path) -> None:
+    lines = run_example("zero_shot_ner.py", str(make_gliner(tmp_path / "model", "span"))).splitlines()
+    assert [line for line in lines if not line.startswith(" ")][1].startswith("The Voyager 2 probe")
 
 
 def test_fill_mask_prints_three_words(tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ Expected values were recorded from gliner 0.2.29 on torch by goldens/gliner_enti
 
 import json
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-
-sys.path.insert(0, str(Path(__file__).parent / "goldens"))
-
 from gliner_entities import CALLS, LABELS, TEXTS, WITH_PROBABILITIES
 from gliner_models import DEBERTA, MODELS, make, make_tokenizer
 from remote_code_repos import as_hub_cache
@@ -38,8 +34,6 @@ from mlx_hf_bridge.loading import load
 
 GOLDENS = json.loads((Path(__file__).parent / "goldens" / "gliner_entities.json").read_text(encoding="utf-8"))
 TOLERANCE = 2e-5
-# Errors of gliner for calls that find nothing here: an encoder of labels cannot read an empty list.
-NOTHING: dict[str, Any] = {}
 
 
 @pytest.fixture(scope="module")

@@ -28,6 +28,12 @@ Of the types with \\*, some share another's model_type in config.json, whose oth
 - xlm_roberta_flash: xlm-roberta with `position_embedding_type` rotary (jina-embeddings-v3 in its own repo's layout,
   with a LoRA for each task; jina-colbert-v2)
 
+`MLXGLiNER` loads GLiNER models, whose gliner_config.json names an encoder of any native type: those that score spans
+(`span_mode` marker and markerV0 to markerV2: urchade/gliner_small-v2.1, gliner_multi-v2.1) or words (token_level: NuNER
+Zero, gliner-multitask), with labels before the text or in an encoder of their own (gliner-bi, gliner-poly). They are
+compared with the gliner package on torch (`tests/test_gliner.py`). Relation extraction, label generation, streaming and
+word splitters other than whitespace are refused.
+
 [checkpoints.md](checkpoints.md) lists public checkpoints of these types whose layouts were tested.
 """
 

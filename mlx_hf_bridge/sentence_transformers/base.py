@@ -14,8 +14,10 @@ from mlx_hf_bridge.checkpoints.sources import HubOptions, Source, locate
 from mlx_hf_bridge.errors import ArgumentTypeError, InputError, RepositoryError
 from mlx_hf_bridge.inference.batching import Results
 from mlx_hf_bridge.inference.finite import check_finite
+from mlx_hf_bridge.inference.tokenizer import Text
 from mlx_hf_bridge.loading.stored import naming
 from mlx_hf_bridge.quantization.recipes import QuantizationLike
+from mlx_hf_bridge.sentence_transformers.encoding.engine import TextPipeline, encode_texts
 from mlx_hf_bridge.sentence_transformers.encoding.inputs import (
     as_list,
     as_text,
@@ -513,6 +515,13 @@ class MLXBaseModel(TorchMethods, ABC):
         finally:
             stop_pool(pool)
 
-    @abstractmethod
-    def _inference(self, inputs: list[Any], *, show_progress: bool = False, **kwargs: Any) -> Results:
+    def _inference(
+        self, inputs: list[Any], *, show_progress: bool = False, batch_size: int = 32, **kwargs: Any
+    ) -> Results:
         """Return each input's result as numpy arrays, in the order of the inputs."""
+        texts, pipeline = self._text_pipeline(inputs, **kwargs)
+        return encode_texts(pipeline, texts, batch_size, show_progress)
+
+    @abstractmethod
+    def _text_pipeline(self, inputs: list[Any], *, prompt: str = "", **kwargs: Any) -> tuple[list[Text], TextPipeline]:
+        """Return the inputs as texts, and what a call with these arguments computes of them."""

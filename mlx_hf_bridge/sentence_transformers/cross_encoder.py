@@ -14,10 +14,11 @@ import numpy as np
 
 from mlx_hf_bridge.errors import ConfigError, InputError
 from mlx_hf_bridge.inference.batching import Results
+from mlx_hf_bridge.inference.tokenizer import Text
 from mlx_hf_bridge.pretrained.model import MLXPreTrainedModel
 from mlx_hf_bridge.runtime.executor import run
 from mlx_hf_bridge.sentence_transformers.base import MLXBaseModel
-from mlx_hf_bridge.sentence_transformers.encoding.engine import encode_texts
+from mlx_hf_bridge.sentence_transformers.encoding.engine import TextPipeline, text_pipeline
 from mlx_hf_bridge.sentence_transformers.encoding.pools import Pool, Workers
 from mlx_hf_bridge.sentence_transformers.encoding.results import convert_embeddings, stack_rows, to_numpy
 from mlx_hf_bridge.sentence_transformers.loading.arguments import ConstructorOptions
@@ -341,18 +342,9 @@ class MLXCrossEncoder(MLXBaseModel):
                 result["text"] = documents[result["corpus_id"]]
         return sorted(results, key=lambda result: -result["score"])[:top_k]
 
-    def _inference(
-        self, inputs: list[Any], *, show_progress: bool = False, prompt: str = "", batch_size: int = 32, **kwargs: Any
-    ) -> Results:
+    def _text_pipeline(self, inputs: list[Any], *, prompt: str = "", **kwargs: Any) -> tuple[list[Text], TextPipeline]:
         texts, options = self._parse_inputs(inputs, prompt, kwargs)
-        return encode_texts(
-            self._modules,
-            texts,
-            options,
-            postprocess=lambda features: features[SCORES],
-            batch_size=batch_size,
-            show_progress=show_progress,
-        )
+        return texts, text_pipeline(self._modules, options, postprocess=lambda features: features[SCORES])
 
     def _scores(self, logits: Results, activation: Activation, softmax: bool) -> list[np.ndarray]:
         scores = apply_activation(activation, stack_rows(logits))

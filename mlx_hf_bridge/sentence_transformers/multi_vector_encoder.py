@@ -4,7 +4,6 @@ Reference: sentence_transformers/multi_vector_encoder/model.py.
 """
 
 import logging
-from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Unpack
 
@@ -13,8 +12,9 @@ import mlx.core as mx
 from mlx_hf_bridge.errors import InputError
 from mlx_hf_bridge.inference.batching import Results
 from mlx_hf_bridge.inference.pooling import normalize
+from mlx_hf_bridge.inference.tokenizer import Text
 from mlx_hf_bridge.sentence_transformers.embedding_model import MLXEmbeddingModel
-from mlx_hf_bridge.sentence_transformers.encoding.engine import encode_texts
+from mlx_hf_bridge.sentence_transformers.encoding.engine import TextPipeline, encode_texts, text_pipeline
 from mlx_hf_bridge.sentence_transformers.encoding.pools import Pool, Workers
 from mlx_hf_bridge.sentence_transformers.encoding.results import (
     all_outputs,
@@ -215,17 +215,25 @@ class MLXMultiVectorEncoder(MLXEmbeddingModel):
         return {"length_normalize": self.similarity_fn_name == "meanmaxsim", **kwargs}
 
     def _inference(
+        self, inputs: list[Any], *, show_progress: bool = False, batch_size: int = 32, **kwargs: Any
+    ) -> Results:
+        texts, pipeline = self._text_pipeline(inputs, **kwargs)
+        rows = encode_texts(pipeline, texts, batch_size, show_progress)
+        token_pooling: BaseTokenPooling | None = kwargs.get("token_pooling")
+        if token_pooling is None or not kwargs.get("output_value", _TOKENS):
+            return rows
+        return token_pooling.pool(list(rows), task=pipeline.options.task)
+
+    def _text_pipeline(
         self,
         inputs: list[Any],
         *,
-        show_progress: bool = False,
         prompt: str = "",
-        batch_size: int = 32,
         output_value: str | None = _TOKENS,
         normalize_embeddings: bool = False,
         token_pooling: BaseTokenPooling | None = None,
         **kwargs: Any,
-    ) -> Results:
+    ) -> tuple[list[Text], TextPipeline]:
         texts, options = self._parse_inputs(inputs, prompt, kwargs)
 
         def embed(features: Features) -> tuple[mx.array, mx.array]:
@@ -235,13 +243,9 @@ class MLXMultiVectorEncoder(MLXEmbeddingModel):
         def collect(features: Features) -> dict[str, mx.array]:
             return all_outputs(token_pooling(features) if token_pooling else features)
 
-        compute = partial(
-            encode_texts, self._modules, texts, options, batch_size=batch_size, show_progress=show_progress
-        )
-        if not output_value:
-            return compute(postprocess=collect, split_rows=split_outputs)
-        rows = compute(postprocess=embed, split_rows=select_unmasked)
-        return token_pooling.pool(list(rows), task=options.task) if token_pooling else rows
+        if output_value:
+            return texts, text_pipeline(self._modules, options, postprocess=embed, split_rows=select_unmasked)
+        return texts, text_pipeline(self._modules, options, postprocess=collect, split_rows=split_outputs)
 
     def _model_config(self) -> dict[str, Any]:
         return {**super()._model_config(), "similarity_fn_name": self._similarity_fn_name}

@@ -14,11 +14,11 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_hf_bridge.errors import InputError
-from mlx_hf_bridge.inference.batching import Results
 from mlx_hf_bridge.inference.pooling import normalize
+from mlx_hf_bridge.inference.tokenizer import Text
 from mlx_hf_bridge.sentence_transformers.embedding_model import MLXEmbeddingModel
 from mlx_hf_bridge.sentence_transformers.encoding.corpus import encode_to_file
-from mlx_hf_bridge.sentence_transformers.encoding.engine import encode_texts
+from mlx_hf_bridge.sentence_transformers.encoding.engine import TextPipeline, text_pipeline
 from mlx_hf_bridge.sentence_transformers.encoding.inputs import check_optional_count
 from mlx_hf_bridge.sentence_transformers.encoding.pools import Pool, Workers
 from mlx_hf_bridge.sentence_transformers.encoding.precision import check_precision, quantize_embeddings
@@ -404,18 +404,16 @@ class MLXSentenceTransformer(MLXEmbeddingModel):
         """
         return MLXSentenceTransformer(input_path)
 
-    def _inference(
+    def _text_pipeline(
         self,
         inputs: list[Any],
         *,
-        show_progress: bool = False,
         prompt: str = "",
-        batch_size: int = 32,
         output_value: str | None = SENTENCE_EMBEDDING,
         normalize_embeddings: bool = False,
         truncate_dim: int | None = None,
         **kwargs: Any,
-    ) -> Results:
+    ) -> tuple[list[Text], TextPipeline]:
         texts, options = self._parse_inputs(inputs, prompt, kwargs)
 
         def embed(features: Features) -> mx.array:
@@ -430,14 +428,12 @@ class MLXSentenceTransformer(MLXEmbeddingModel):
                 arrays[SENTENCE_EMBEDDING] = arrays[SENTENCE_EMBEDDING][:, :truncate_dim]
             return arrays
 
-        compute = partial(
-            encode_texts, self._modules, texts, options, batch_size=batch_size, show_progress=show_progress
-        )
+        pipeline = partial(text_pipeline, self._modules, options)
         if output_value == SENTENCE_EMBEDDING:
-            return compute(postprocess=embed, sentence_embedding_only=True)
+            return texts, pipeline(postprocess=embed, sentence_embedding_only=True)
         if output_value == TOKEN_EMBEDDINGS:
-            return compute(postprocess=tokens_and_mask, split_rows=trim_padding)
-        return compute(postprocess=collect, split_rows=split_outputs)
+            return texts, pipeline(postprocess=tokens_and_mask, split_rows=trim_padding)
+        return texts, pipeline(postprocess=collect, split_rows=split_outputs)
 
     def _model_config(self) -> dict[str, Any]:
         config = {**super()._model_config(), "similarity_fn_name": self.similarity_fn_name}

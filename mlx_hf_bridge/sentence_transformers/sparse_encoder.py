@@ -10,9 +10,9 @@ from typing import Any, ClassVar, Unpack
 import mlx.core as mx
 
 from mlx_hf_bridge.errors import UnsupportedModelError
-from mlx_hf_bridge.inference.batching import Results
+from mlx_hf_bridge.inference.tokenizer import Text
 from mlx_hf_bridge.sentence_transformers.embedding_model import MLXEmbeddingModel
-from mlx_hf_bridge.sentence_transformers.encoding.engine import encode_texts
+from mlx_hf_bridge.sentence_transformers.encoding.engine import TextPipeline, text_pipeline
 from mlx_hf_bridge.sentence_transformers.encoding.inputs import check_optional_count
 from mlx_hf_bridge.sentence_transformers.encoding.pools import Pool, Workers
 from mlx_hf_bridge.sentence_transformers.loading.arguments import ConstructorOptions
@@ -294,9 +294,7 @@ class MLXSparseEncoder(MLXEmbeddingModel):
                 module.include_prompt = include_prompt
                 return
 
-    def _inference(
-        self, inputs: list[Any], *, show_progress: bool = False, prompt: str = "", batch_size: int = 32, **kwargs: Any
-    ) -> Results:
+    def _text_pipeline(self, inputs: list[Any], *, prompt: str = "", **kwargs: Any) -> tuple[list[Text], TextPipeline]:
         texts, options = self._parse_inputs(inputs, prompt, kwargs)
 
         def embed(features: Features) -> tuple[mx.array]:
@@ -304,15 +302,7 @@ class MLXSparseEncoder(MLXEmbeddingModel):
             count = options.max_active_dims
             return (weights if count is None else keep_largest(weights, mx.abs(weights), count),)
 
-        return encode_texts(
-            self._modules,
-            texts,
-            options,
-            postprocess=embed,
-            split_rows=split_sparse_rows,
-            batch_size=batch_size,
-            show_progress=show_progress,
-        )
+        return texts, text_pipeline(self._modules, options, postprocess=embed, split_rows=split_sparse_rows)
 
     def _model_config(self) -> dict[str, Any]:
         config = {**super()._model_config(), "similarity_fn_name": self._similarity_fn_name}

@@ -152,6 +152,42 @@ class FallBackError(BridgeError, RuntimeError):
     """Raised when a model would fall back to torch in zero-change mode, and `strict` forbids that."""
 
 
+class ServingError(BridgeError, RuntimeError):
+    """Base class of the errors of mlx_hf_bridge.serving: a request that is not answered."""
+
+
+class QueueFullError(ServingError):
+    """Raised when a server has as many requests waiting as it takes.
+
+    Args:
+        *args: The message.
+        retry_after: In how many seconds the request may be taken.
+    """
+
+    def __init__(self, *args: object, retry_after: int = 1) -> None:
+        super().__init__(*args)
+        self.retry_after = retry_after
+
+
+class RequestLimitError(ServingError, ValueError):
+    """Raised when a request has more texts, tokens or bytes than a server takes at once."""
+
+
+class RequestTimeoutError(ServingError, TimeoutError):
+    """Raised when a request has not been answered within the time that a server allows."""
+
+
+class ShuttingDownError(ServingError):
+    """Raised when a server that is shutting down is given a new request."""
+
+
+class UnservedModelError(ServingError, KeyError):
+    """Raised when a request names a model that a server does not have, or has for other tasks."""
+
+    def __str__(self) -> str:
+        return " ".join(str(part) for part in self.args)
+
+
 __all__ = [
     "ArgumentAttributeError",
     "ArgumentIndexError",
@@ -172,13 +208,19 @@ __all__ = [
     "NonFiniteError",
     "OverlongTextError",
     "QuantizationError",
+    "QueueFullError",
     "RepositoryError",
+    "RequestLimitError",
+    "RequestTimeoutError",
+    "ServingError",
+    "ShuttingDownError",
     "SizeTargetError",
     "TemplateError",
     "TokenRangeError",
     "TopKError",
     "UnknownDtypeError",
     "UnknownNameError",
+    "UnservedModelError",
     "UnservedUseError",
     "UnsupportedModelError",
     "WeightsError",

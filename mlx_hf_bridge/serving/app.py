@@ -1,0 +1,92 @@
+"""The ASGI app: all routes over one engine, behind the gate."""
+
+import json
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from mlx_hf_bridge.errors import BackendError, BridgeError
+from mlx_hf_bridge.serving.engine import AsyncEngine
+from mlx_hf_bridge.serving.failures import Failure, failure_of, protocol_of, render
+from mlx_hf_bridge.serving.gate import App, Gate
+from mlx_hf_bridge.serving.settings import Settings
+from mlx_hf_bridge.version import __version__
+
+try:
+    from fastapi import FastAPI, Request, Response
+    from fastapi.exceptions import RequestValidationError
+    from starlette.exceptions import HTTPException
+    from starlette.middleware.cors import CORSMiddleware
+    from starlette.middleware.trustedhost import TrustedHostMiddleware
+except ImportError as error:
+    raise BackendError(
+        f"serving needs FastAPI, which is not installed ({error}). pip install 'mlx-hf-bridge[serve]'"
+    ) from error
+
+
+def create_app(engine: AsyncEngine, settings: Settings | None = None) -> App:
+    """Return an ASGI app that answers by an engine's models.
+
+    Args:
+        engine: The models. The app closes it when it is shut down.
+        settings: Keys, origins and hosts. Default: Settings(), which asks for no key.
+
+    Returns:
+        An app for any ASGI server.
+
+    Raises:
+        BackendError: If FastAPI is not installed.
+    """
+    from mlx_hf_bridge.serving.routes import openai
+
+    settings = settings or Settings()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        yield
+        await engine.close()
+
+    app = FastAPI(title="mlx-hf-bridge", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
+    for router in (openai.routes(engine, settings, round(time.time())),):
+        app.include_router(router)
+    app.add_exception_handler(RequestValidationError, _invalid_request)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(BridgeError, _error)
+    app.add_exception_handler(Exception, _error)
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(settings.cors_origins),
+            allow_methods=["GET", "POST"],
+            allow_headers=["authorization", "content-type", "x-request-id"],
+        )
+    if settings.allowed_hosts:
+        app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(settings.allowed_hosts), www_redirect=False)
+    return Gate(app, settings, engine.limits)
+
+
+def respond_to_failure(request: Request, failure: Failure) -> Response:
+    """Return the response to a request that failed, in the form of its protocol."""
+    status, content = render(failure, protocol_of(request.url.path))
+    return Response(json.dumps(content), status, failure.headers, "application/json")
+
+
+async def _error(request: Request, error: Exception) -> Response:
+    return respond_to_failure(request, failure_of(error))
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    reason = "not_found" if error.status_code in (404, 405) else "invalid"
+    return respond_to_failure(request, Failure(error.status_code, f"{error.detail} ({request.url.path!s:.80})", reason))
+
+
+async def _invalid_request(request: Request, error: Exception) -> Response:
+    """Say which field is wrong; the value is left out, since it may be a text of the request."""
+    assert isinstance(error, RequestValidationError)
+    first: dict[str, Any] = error.errors()[0]
+    place = [str(part) for part in first["loc"] if part != "body"]
+    field = ".".join(place[:1])
+    message = f"{field or 'the body'}: {first['msg']}." if first["type"] != "json_invalid" else "the body is not JSON."
+    return respond_to_failure(request, Failure(400, message, param=field or None))

@@ -28,6 +28,17 @@ def make_embedder(folder: Path) -> MLXSentenceTransformer:
     return MLXSentenceTransformer(folder / "embedder")
 
 
+def make_classifiers(folder: Path) -> dict[str, str]:
+    """Save a tiny reranker, a classifier by NLI and a token classifier, and return their folders by name."""
+    make_checkpoint(folder / "reranker", head="ForSequenceClassification", labels=1)
+    nli = make_checkpoint(folder / "nli", head="ForSequenceClassification", labels=3)
+    nli.config.id2label = {0: "contradiction", 1: "neutral", 2: "entailment"}
+    nli.config.label2id = {label: number for number, label in nli.config.id2label.items()}
+    nli.config.save_pretrained(folder / "nli")
+    make_checkpoint(folder / "tagger", head="ForTokenClassification", labels=3)
+    return {name: str(folder / name) for name in ("reranker", "nli", "tagger")}
+
+
 def with_engine(models: Any, work: Any, **limits: Any) -> Any:
     """Run `await work(engine)` with a new engine, and close it."""
 

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from serving_models import OVERLONG, TEXTS, make_embedder, with_engine
+from checkpoints import make_checkpoint
+from serving_models import OVERLONG, TEXTS, make_classifiers, make_embedder, with_engine
 
-from mlx_hf_bridge import MLXSentenceTransformer
+from mlx_hf_bridge import MLXCrossEncoder, MLXSentenceTransformer, pipeline
 from mlx_hf_bridge.errors import (
     ArgumentTypeError,
     InputError,
@@ -45,7 +46,7 @@ def tokens(*lengths: int) -> list[Tokens]:
 
 
 def request(lane: str, *lengths: int, pipeline: Any = None) -> Request:
-    return Request(lane, tokens(*lengths), pipeline, lambda rows: rows, lambda result, error: None)
+    return Request(lane, tokens(*lengths), pipeline, lambda result, error: None)
 
 
 def turns(queue: WorkQueue, budget: int) -> list[list[tuple[Request, int, int]]]:
@@ -173,6 +174,73 @@ def test_a_bad_request_fails_with_its_own_error(
     good, bad = with_engine(model, work)
     np.testing.assert_allclose(good, model.encode(TEXTS), **CLOSE)
     assert isinstance(bad, error), bad
+
+
+@pytest.fixture(scope="module")
+def classifiers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    return make_classifiers(tmp_path_factory.mktemp("classifiers"))
+
+
+def test_scores_are_those_of_predict_and_rank(classifiers: dict[str, str]) -> None:
+    model = MLXCrossEncoder(classifiers["reranker"])
+
+    async def work(engine: AsyncEngine) -> Any:
+        pairs = [("a dog", text) for text in TEXTS]
+        return await engine.predict(pairs), await engine.rank("a dog", TEXTS, top_k=3), await engine.predict([])
+
+    scores, ranked, nothing = with_engine(model, work)
+    np.testing.assert_allclose(scores, model.predict([("a dog", text) for text in TEXTS]), **CLOSE)
+    assert [one["corpus_id"] for one in ranked] == [one["corpus_id"] for one in model.rank("a dog", TEXTS, top_k=3)]
+    assert nothing.shape == (0,)
+    with pytest.raises(OverlongTextError):
+        with_engine(model, lambda engine: engine.predict([("a dog", OVERLONG)]))
+    [score] = with_engine(model, lambda engine: engine.predict([("a dog", OVERLONG)], overlong="truncate"))
+    np.testing.assert_allclose(score, model.predict([("a dog", OVERLONG)])[0], **CLOSE)
+
+
+def rounded(result: Any) -> Any:
+    """Return a result with its numbers rounded to five digits."""
+    if isinstance(result, dict):
+        return {key: rounded(value) for key, value in result.items()}
+    if isinstance(result, list):
+        return [rounded(one) for one in result]
+    return round(float(result), 5) if isinstance(result, (float, np.floating)) else result
+
+
+def test_labels_and_entities_are_those_of_the_pipelines(classifiers: dict[str, str]) -> None:
+    async def work(engine: AsyncEngine) -> Any:
+        # At once, so that requests of both kinds are in the queue.
+        return await asyncio.gather(
+            engine.classify(TEXTS, model="nli"),
+            engine.classify(TEXTS, ["dog", "film"], "nli", multi_label=True),
+            engine.find_entities(TEXTS, aggregation_strategy="simple"),
+            engine.classify([*TEXTS, OVERLONG], ["dog"], overlong="truncate"),
+            engine.classify([OVERLONG], ["dog"]),
+            engine.classify([OVERLONG]),
+            engine.find_entities([OVERLONG]),
+            return_exceptions=True,
+        )
+
+    found = with_engine({name: classifiers[name] for name in ("nli", "tagger")}, work)
+    labels = pipeline("text-classification", model=classifiers["nli"])
+    zero_shot = pipeline("zero-shot-classification", model=classifiers["nli"])
+    entities = pipeline("token-classification", model=classifiers["tagger"])
+    expected = [
+        labels(TEXTS, top_k=None),
+        zero_shot(TEXTS, candidate_labels=["dog", "film"], multi_label=True),
+        entities(TEXTS, aggregation_strategy="simple"),
+        zero_shot([*TEXTS, OVERLONG], candidate_labels=["dog"]),
+    ]
+    assert rounded(found[:4]) == rounded(expected)
+    assert [isinstance(one, InputError) for one in found[4:]] == [True] * 3, found[4:]
+
+
+def test_a_classifier_that_knows_no_entailment_takes_no_labels(model: MLXSentenceTransformer, tmp_path: Path) -> None:
+    make_checkpoint(tmp_path, head="ForSequenceClassification")
+    with pytest.raises(UnservedModelError, match="needs a model trained on NLI"):
+        with_engine(tmp_path, lambda engine: engine.classify(TEXTS, ["dog"]))
+    with pytest.raises(UnservedModelError, match="No model here is of the kind classifier"):
+        with_engine(model, lambda engine: engine.classify(TEXTS))
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from mlx_hf_bridge.inference.finite import check_finite
 from mlx_hf_bridge.inference.plain_values import plain_scalar
 from mlx_hf_bridge.inference.tokenizer import LOST_TOKEN_TYPES
 from mlx_hf_bridge.layers.token_batch import TokenBatch
-from mlx_hf_bridge.pipelines.batched_forward import check_lengths, forward_in_batches, to_tokens
+from mlx_hf_bridge.pipelines.batched_forward import MaskedTokens, check_lengths, forward_in_batches, to_tokens
 from mlx_hf_bridge.pipelines.host_array import as_host_array
 from mlx_hf_bridge.pipelines.inputs import run_on_inputs
 from mlx_hf_bridge.pipelines.tokenizer import HostTokenizer, loses_token_types, tokenizer_lock
@@ -180,7 +180,7 @@ class Pipeline(PublicAPI):
             )
         # transformers' _sanitize_parameters may tokenize (fill-mask's targets).
         options = {name: plain_scalar(value) for name, value in options.items()}
-        with _as_bridge_errors(), hold(tokenizer_lock):
+        with as_bridge_errors(), hold(tokenizer_lock):
             preprocess_params, _, postprocess_params = self._sanitize_parameters(**options)
         return preprocess_params, postprocess_params
 
@@ -192,30 +192,45 @@ class Pipeline(PublicAPI):
         batch_size: int,
     ) -> list[Any]:
         """Run all texts together: preprocess, forward pass, postprocess."""
-        with _as_bridge_errors(), hold(tokenizer_lock):
+        with as_bridge_errors(), hold(tokenizer_lock):
             texts_chunks = self._preprocess_texts(texts, preprocess_params)
             if self.truncates_by_default:
                 self._warn_if_truncated(self.tokenizer.pop_truncated_count(), len(texts))
-        found = iter(self._model_outputs([chunk for chunks in texts_chunks for chunk in chunks], batch_size))
+        sequences = self._sequences([chunk for chunks in texts_chunks for chunk in chunks])
+        outputs = forward_in_batches(
+            self.model.loaded, sequences, self._call_model, self._padding, batch_size, self._show_progress
+        )
+        return self._results(texts_chunks, sequences, outputs, postprocess_params)
+
+    def _sequences(self, chunks: Sequence[Chunk]) -> list[MaskedTokens]:
+        """Return what the model reads of each token sequence, once their lengths are checked."""
+        names = self._input_names()
+        sequences = [to_tokens(chunk, names, not self.outputs_at_padding) for chunk in chunks]
+        check_lengths(self.model.loaded, sequences, self.length_remedy)
+        return sequences
+
+    @property
+    def _padding(self) -> int:
+        return self.tokenizer.pad_token_id or 0
+
+    def _results(
+        self,
+        texts_chunks: list[list[Chunk]],
+        sequences: Sequence[MaskedTokens],
+        outputs: Sequence[np.ndarray],
+        postprocess_params: dict[str, Any],
+    ) -> list[Any]:
+        """Return the result of each text from what the model computed for all token sequences, in their order."""
+        found = (self._unpad(output, len(tokens)) for output, tokens in zip(outputs, sequences, strict=True))
         logits = [[next(found) for _ in chunks] for chunks in texts_chunks]
         check_finite(logits, self.model.name_or_path)
-        outputs = [
+        inputs = [
             [self._postprocess_inputs(chunk, one) for chunk, one in zip(chunks, ones, strict=True)]
             for chunks, ones in zip(texts_chunks, logits, strict=True)
         ]
         # Post-processing decodes tokens; the model itself runs without the lock.
         with hold(tokenizer_lock):
-            return [self._postprocess_text(output, postprocess_params) for output in outputs]
-
-    def _model_outputs(self, chunks: Sequence[Chunk], batch_size: int) -> list[np.ndarray]:
-        names = self._input_names()
-        sequences = [to_tokens(chunk, names, not self.outputs_at_padding) for chunk in chunks]
-        check_lengths(self.model.loaded, sequences, self.length_remedy)
-        pad_token_id = self.tokenizer.pad_token_id or 0
-        outputs = forward_in_batches(
-            self.model.loaded, sequences, self._call_model, pad_token_id, batch_size, self._show_progress
-        )
-        return [self._unpad(output, len(tokens)) for output, tokens in zip(outputs, sequences, strict=True)]
+            return [self._postprocess_text(one, postprocess_params) for one in inputs]
 
     def _input_names(self) -> list[str]:
         """Return the names of the tokenizer's outputs that the model gets; warns once of token types that are not."""
@@ -330,7 +345,7 @@ def check_batch_size(given: Any, default: int) -> int:
 
 
 @contextmanager
-def _as_bridge_errors() -> Iterator[None]:
+def as_bridge_errors() -> Iterator[None]:
     """Turn errors of transformers' files and of tokenizers into this package's errors of the same builtin type."""
     try:
         yield

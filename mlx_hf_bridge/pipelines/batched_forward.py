@@ -93,14 +93,28 @@ def forward_in_batches(
     # Sequences with masks of their own cannot be cut or padded, so they are batched by equal length.
     for has_padding in (False, True):
         chosen = [index for index, tokens in enumerate(sequences) if (tokens.mask is not None) == has_padding]
-        steps = BatchPipeline(
-            _stacked(loaded) if has_padding else _padded(loaded, pad_token_id),
-            compute,
-            independent_length=0 if has_padding else loaded.independent_length,
-        )
+        steps = batch_pipeline(loaded, compute, pad_token_id, has_padding)
         found = run_batches([sequences[index] for index in chosen], steps, batch_size, show_progress) if chosen else []
         outputs.update(zip(chosen, found, strict=True))
     return [outputs[index] for index in range(len(sequences))]
+
+
+def batch_pipeline(
+    loaded: LoadedModel, compute: Compute, pad_token_id: int, has_padding: bool = False
+) -> BatchPipeline:
+    """Return what is computed of batches of sequences.
+
+    Args:
+        loaded: The model with its config.
+        compute: Takes a batch of B sequences and returns an array of shape (B, ...).
+        pad_token_id: The id that pads shorter sequences.
+        has_padding: Whether the sequences have padding of their own. Default: False.
+
+    Returns:
+        The steps, from tokens to one row for each sequence.
+    """
+    prepare = _stacked(loaded) if has_padding else _padded(loaded, pad_token_id)
+    return BatchPipeline(prepare, compute, independent_length=0 if has_padding else loaded.independent_length)
 
 
 def check_lengths(loaded: LoadedModel, sequences: Sequence[MaskedTokens], length_remedy: str) -> None:

@@ -139,14 +139,12 @@ class Computer:
         request = part.request
         try:
             check_finite(rows, "The model")
-            request.results += rows
-            if len(request.results) < len(request.tokens):
-                return
-            result = request.finish(request.results)
-        except Exception as error:
+        except NonFiniteError as error:
             self._fail(request, error)
             return
-        _answer(request, result, None)
+        request.results += rows
+        if len(request.results) == len(request.tokens):
+            _answer(request, request.results, None)
 
     def _fail(self, request: Request, error: Exception) -> None:
         if not isinstance(error, NonFiniteError):

@@ -5,7 +5,7 @@ A request goes through three places: threads that tokenize, the queue, and the o
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, Self
@@ -20,7 +20,9 @@ from mlx_hf_bridge.serving.observers import Observer
 from mlx_hf_bridge.serving.queue import Request
 from mlx_hf_bridge.serving.registry import ModelLike, ModelRegistry, ServedModel
 from mlx_hf_bridge.serving.tasks.base import ERROR, Answer, Prepared, Task
+from mlx_hf_bridge.serving.tasks.classification import ClassifyTexts, ClassifyZeroShot, FindEntities
 from mlx_hf_bridge.serving.tasks.embedding import EmbedSparse, EmbedTexts, EmbedTokens
+from mlx_hf_bridge.serving.tasks.scoring import ScorePairs
 
 # Threads that tokenize; the tokenizers library releases the interpreter meanwhile.
 _TOKENIZATION_WORKERS = 2
@@ -144,14 +146,13 @@ class AsyncEngine(PublicAPI):
     async def _run(self, task: Task, name: str | None) -> Answer:
         model = await self.load(name, task.kinds)
         started = time.monotonic()
-        prepared: Prepared = await asyncio.get_running_loop().run_in_executor(
-            self._tokenizing, task.prepare, model.model_of(task.kinds), self.limits
-        )
-        tokenized = time.monotonic()
-        if not prepared.tokens:
-            return Answer(prepared.finish([]))
-        request, result = await self._compute(model, prepared)
-        begun = request.started_at or tokenized
+        prepared: Prepared = await self._in_thread(task.prepare, model.model_of(task.kinds), self.limits)
+        tokenized = begun = time.monotonic()
+        rows: list[Any] = []
+        if prepared.tokens:
+            request, rows = await self._compute(model, prepared)
+            begun = request.started_at or tokenized
+        result = await self._in_thread(prepared.finish, rows)
         return Answer(
             result,
             sum(map(len, prepared.tokens)),
@@ -160,6 +161,10 @@ class AsyncEngine(PublicAPI):
             begun - tokenized,
             time.monotonic() - begun,
         )
+
+    async def _in_thread(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Run what uses the processor for longer, outside of the event loop and of the thread that computes."""
+        return await asyncio.get_running_loop().run_in_executor(self._tokenizing, function, *arguments)
 
     async def _compute(self, model: ServedModel, prepared: Prepared) -> tuple[Request, Any]:
         loop = asyncio.get_running_loop()
@@ -177,7 +182,6 @@ class AsyncEngine(PublicAPI):
             (model.key, prepared.lane),
             prepared.tokens,
             prepared.pipeline,
-            prepared.finish,
             lambda result, error: loop.call_soon_threadsafe(settle, result, error) and None,
         )
         self._computer.submit(request)
@@ -261,6 +265,111 @@ class AsyncEngine(PublicAPI):
         """
         found: list[tuple[np.ndarray, np.ndarray]] = (
             await self.run(EmbedSparse(texts=as_list(texts), **options), model)
+        ).result
+        return found
+
+    async def predict(
+        self, pairs: Sequence[tuple[str, str]], model: str | None = None, *, overlong: str = ERROR
+    ) -> np.ndarray:
+        """Return the scores of pairs of texts, as MLXCrossEncoder.predict does.
+
+        Args:
+            pairs: Pairs of texts.
+            model: The name of a reranker. Default: None, the first one.
+            overlong: What happens to pairs of more tokens than the model takes: "truncate" or "error". Default:
+                "error".
+
+        Returns:
+            float32 (N,).
+
+        Raises:
+            BridgeError: As `run`.
+        """
+        task = ScorePairs(pairs=[tuple(pair) for pair in pairs], overlong=overlong)
+        scores: np.ndarray = (await self.run(task, model)).result
+        return scores
+
+    async def rank(
+        self,
+        query: str,
+        documents: Sequence[str],
+        model: str | None = None,
+        *,
+        top_k: int | None = None,
+        overlong: str = ERROR,
+    ) -> list[dict[str, Any]]:
+        """Return documents in the order of their scores for a query, as MLXCrossEncoder.rank does.
+
+        Args:
+            query: The query.
+            documents: The documents.
+            model: The name of a reranker. Default: None, the first one.
+            top_k: How many are returned. Default: None, all.
+            overlong: As of `predict`. Default: "error".
+
+        Returns:
+            A dict for each document, highest score first: "corpus_id" and "score".
+
+        Raises:
+            BridgeError: As `run`.
+        """
+        scores = await self.predict([(query, document) for document in documents], model, overlong=overlong)
+        order = np.argsort(-scores, kind="stable")[:top_k]
+        return [{"corpus_id": int(index), "score": float(scores[index])} for index in order]
+
+    async def classify(
+        self,
+        texts: Sequence[str],
+        labels: Sequence[str] | None = None,
+        model: str | None = None,
+        *,
+        overlong: str = ERROR,
+        **options: Any,
+    ) -> list[Any]:
+        """Return labels of texts with their scores: the model's own, or (zero-shot) those that are given.
+
+        Args:
+            texts: The texts.
+            labels: Labels to choose from, for a model trained on NLI. Default: None, the model's own.
+            model: The name of a classifier. Default: None, the first one.
+            overlong: What happens to texts of more tokens than the model takes: "truncate" or "error". Default:
+                "error".
+            options: top_k and function_to_apply of the pipeline text-classification, or hypothesis_template and
+                multi_label of zero-shot-classification.
+
+        Returns:
+            For each text a list of {"label", "score"}, best first; with labels {"sequence", "labels", "scores"}.
+
+        Raises:
+            BridgeError: As `run`.
+        """
+        given = as_list(texts)
+        task: Task = ClassifyTexts(texts=given, options=options, overlong=overlong)
+        if labels is not None:
+            task = ClassifyZeroShot(texts=given, labels=list(labels), options=options, overlong=overlong)
+        found: list[Any] = (await self.run(task, model)).result
+        return found
+
+    async def find_entities(
+        self, texts: Sequence[str], model: str | None = None, *, overlong: str = ERROR, **options: Any
+    ) -> list[Any]:
+        """Return the labeled tokens or words of texts, as the pipeline token-classification does.
+
+        Args:
+            texts: The texts.
+            model: The name of a token classifier. Default: None, the first one.
+            overlong: What happens to texts of more tokens than the model takes: "truncate" or "error". Default:
+                "error".
+            options: aggregation_strategy, ignore_labels and stride of the pipeline.
+
+        Returns:
+            For each text a list of dicts, as of the pipeline.
+
+        Raises:
+            BridgeError: As `run`.
+        """
+        found: list[Any] = (
+            await self.run(FindEntities(texts=as_list(texts), options=options, overlong=overlong), model)
         ).result
         return found
 

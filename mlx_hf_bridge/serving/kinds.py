@@ -19,9 +19,10 @@ from mlx_hf_bridge.sentence_transformers import (
 )
 from mlx_hf_bridge.sentence_transformers.base import MLXBaseModel
 from mlx_hf_bridge.sentence_transformers.loading.settings import read_model_config
+from mlx_hf_bridge.serving.tasks.classification import CLASSIFIER, TOKEN_CLASSIFIER, Classifier
 from mlx_hf_bridge.serving.tasks.embedding import EMBEDDING, MULTI_VECTOR, SPARSE
+from mlx_hf_bridge.serving.tasks.scoring import RERANKER
 
-RERANKER, CLASSIFIER, TOKEN_CLASSIFIER = "reranker", "classifier", "token-classifier"
 KINDS = (EMBEDDING, SPARSE, MULTI_VECTOR, RERANKER, CLASSIFIER, TOKEN_CLASSIFIER)
 _CLASSES: dict[str, type[MLXBaseModel]] = {
     EMBEDDING: MLXSentenceTransformer,
@@ -90,7 +91,8 @@ def as_loaded(model: Any) -> Loaded:
             return Loaded(kind, model, model._name, _nbytes(model.transformers_model))
     for kind, task in _TASKS.items():
         if isinstance(model, Pipeline) and model.task == task:
-            return Loaded(kind, model, model.model.name_or_path, _nbytes(model.model))
+            served = Classifier(model) if kind == CLASSIFIER else model
+            return Loaded(kind, served, model.model.name_or_path, _nbytes(model.model))
     raise ArgumentTypeError(
         f"got a {type(model).__name__} to serve, expected a Hub id, a folder, a model of sentence_transformers, or a "
         "pipeline for text-classification or token-classification."

@@ -48,15 +48,14 @@ class Limits:
                 raise InputError(f"{field.name}={value!r}, expected a number greater than 0.")
 
     def check_texts(self, texts: list[str]) -> None:
-        """Check the number of texts of a request, and their lengths.
+        """Check the lengths of the texts of a request.
 
         Args:
             texts: Every text of the request.
 
         Raises:
-            RequestLimitError: If there are too many, or one is too long.
+            RequestLimitError: If one is too long.
         """
-        self.check_count(len(texts))
         for index, text in enumerate(texts):
             if len(text) > self.max_text_characters:
                 raise RequestLimitError(

@@ -24,8 +24,7 @@ class Request:
         lane: What requests have in common whose texts may share a batch.
         tokens: The tokens of its texts.
         pipeline: What is computed of them; of all requests of a lane the same.
-        finish: Turns the results of all texts into the result of the request, where MLX may compute.
-        done: Is given the result, or the error; called once, in the thread that computes.
+        done: Is given one result for each text, or the error; called once, in the thread that computes.
 
     Attributes:
         next: The first text that has not been taken yet.
@@ -38,7 +37,6 @@ class Request:
     lane: Hashable
     tokens: Sequence[Tokens]
     pipeline: BatchPipeline
-    finish: Callable[[list[Any]], Any]
     done: Callable[[Any, BaseException | None], object]
     next: int = 0
     results: list[Any] = field(default_factory=list)

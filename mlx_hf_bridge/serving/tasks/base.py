@@ -5,6 +5,7 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from mlx_hf_bridge.errors import OverlongTextError
 from mlx_hf_bridge.inference.batching import BatchPipeline
 from mlx_hf_bridge.inference.tokenizer import Tokens
 from mlx_hf_bridge.serving.limits import Limits
@@ -20,7 +21,7 @@ class Prepared:
         tokens: The token sequences that are computed; a text may have several.
         lane: What requests have in common whose texts may share a batch, besides the model.
         pipeline: What is computed of the tokens.
-        finish: Turns one result for each token sequence into the result of the request. It runs where MLX may compute.
+        finish: Turns one result for each token sequence into the result of the request; runs in any thread.
         truncated: How many texts were truncated.
     """
 
@@ -77,3 +78,25 @@ class Task(ABC):
             OverlongTextError: If a text is too long and is not to be truncated.
             RequestLimitError: If the request is larger than the server takes.
         """
+
+
+def check_overlong(tokens: Sequence[Tokens], overlong: str) -> int:
+    """Return how many texts were truncated.
+
+    Args:
+        tokens: The tokens of each text.
+        overlong: "error" or "truncate".
+
+    Returns:
+        Their number.
+
+    Raises:
+        OverlongTextError: If there are any, and they are not to be truncated.
+    """
+    numbers = [number for number, one in enumerate(tokens) if one.truncated]
+    if numbers and overlong == ERROR:
+        raise OverlongTextError(
+            f"{len(numbers)} of {len(tokens)} texts have more tokens than the model takes; text {numbers[0]} is the "
+            "first. Split them, or ask for truncation."
+        )
+    return len(numbers)

@@ -15,7 +15,7 @@ from mlx_hf_bridge.sentence_transformers.encoding.engine import TextPipeline
 from mlx_hf_bridge.sentence_transformers.encoding.results import stack_rows
 from mlx_hf_bridge.sentence_transformers.modules.transformer import Transformer
 from mlx_hf_bridge.serving.limits import Limits
-from mlx_hf_bridge.serving.tasks.base import ERROR, Prepared, Task
+from mlx_hf_bridge.serving.tasks.base import ERROR, Prepared, Task, check_overlong
 
 EMBEDDING, MULTI_VECTOR, SPARSE = "embedding", "multi-vector", "sparse"
 TokenIds = Sequence[int]
@@ -60,7 +60,7 @@ class EncodeTask(Task):
         return Prepared(
             tokens,
             (type(self).__name__, *lane_of(pipeline), *self.lane(model)),
-            batch_pipeline(pipeline),
+            list_rows(pipeline),
             lambda rows: self.finish(model, rows),
             truncated,
         )
@@ -195,35 +195,13 @@ def check_given(given: Sequence[str | TokenIds], limits: Limits) -> list[str] | 
     return texts or None
 
 
-def check_overlong(tokens: Sequence[Tokens], overlong: str) -> int:
-    """Return how many texts were truncated.
-
-    Args:
-        tokens: The tokens of each text.
-        overlong: "error" or "truncate".
-
-    Returns:
-        Their number.
-
-    Raises:
-        OverlongTextError: If there are any, and they are not to be truncated.
-    """
-    numbers = [number for number, one in enumerate(tokens) if one.truncated]
-    if numbers and overlong == ERROR:
-        raise OverlongTextError(
-            f"{len(numbers)} of {len(tokens)} texts have more tokens than the model takes; text {numbers[0]} is the "
-            "first. Split them, or ask for truncation."
-        )
-    return len(numbers)
-
-
 def lane_of(pipeline: TextPipeline) -> tuple[Hashable, ...]:
     """Return the options that texts have in common which may share a batch."""
     options = pipeline.options
     return options.prompt, options.task, options.max_active_dims
 
 
-def batch_pipeline(pipeline: TextPipeline) -> BatchPipeline:
+def list_rows(pipeline: TextPipeline) -> BatchPipeline:
     """Return what is computed of a batch, with rows in a list, so that they are given to several requests."""
     return replace(pipeline.batches, same_shape=False)
 

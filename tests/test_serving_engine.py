@@ -46,7 +46,7 @@ def tokens(*lengths: int) -> list[Tokens]:
 
 
 def request(lane: str, *lengths: int, pipeline: Any = None) -> Request:
-    return Request(lane, tokens(*lengths), pipeline, lambda result, error: None)
+    return Request(lane, "model", tokens(*lengths), pipeline, lambda result, error: None)
 
 
 def turns(queue: WorkQueue, budget: int) -> list[list[tuple[Request, int, int]]]:
@@ -137,8 +137,7 @@ def test_clients_that_call_at_once_get_their_own_embeddings(model: MLXSentenceTr
     sizes: list[int] = []
 
     async def work(engine: AsyncEngine) -> list[Any]:
-        engine.observer.turn = lambda texts, tokens, seconds: sizes.append(texts)  # type: ignore[method-assign]
-        engine._computer._observe = engine.observer.turn
+        engine.observer.turn = lambda model, texts, tokens, seconds: sizes.append(texts)  # type: ignore[method-assign]
         return await asyncio.gather(*(engine.encode([TEXTS[n % 5], TEXTS[-1 - n % 3]]) for n in range(40)))
 
     for number, (first, second) in enumerate(with_engine(model, work)):

@@ -242,6 +242,29 @@ class Tokenizer(TokenizerMethods):
         with hold(self._lock):
             self.backend.add_special_tokens(list(tokens))
 
+    def encoding(self, text: str, add_special_tokens: bool = True) -> tokenizers.Encoding | PythonEncoding:
+        """Tokenize one text without truncation, with the positions of its tokens.
+
+        Args:
+            text: The text.
+            add_special_tokens: Whether to add special tokens such as [CLS]. Default: True.
+
+        Returns:
+            An Encoding of tokenizers; one that is written in Python has no positions.
+
+        Raises:
+            InputError: If the text is not valid Unicode.
+        """
+        try:
+            with hold(self._lock), _tokenizer_errors():
+                self._truncate(None, "longest_first")
+                found: tokenizers.Encoding | PythonEncoding = self.backend.encode(
+                    text, add_special_tokens=add_special_tokens
+                )
+                return found
+        except TypeError as error:
+            raise InputError(describe_bad_text([text])) from error
+
     def count_prompt_tokens(
         self,
         text: str,

@@ -346,7 +346,14 @@ def check_batch_size(given: Any, default: int) -> int:
 
 @contextmanager
 def as_bridge_errors() -> Iterator[None]:
-    """Turn errors of transformers' files and of tokenizers into this package's errors of the same builtin type."""
+    """Turn errors of transformers' files and of tokenizers into this package's errors of the same builtin type.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        BridgeError: Instead of a KeyError, ValueError or TypeError.
+    """
     try:
         yield
     except BridgeError:

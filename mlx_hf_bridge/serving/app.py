@@ -10,6 +10,7 @@ from mlx_hf_bridge.errors import BackendError, BridgeError
 from mlx_hf_bridge.serving.engine import AsyncEngine
 from mlx_hf_bridge.serving.failures import Failure, failure_of, protocol_of, render
 from mlx_hf_bridge.serving.gate import App, Gate
+from mlx_hf_bridge.serving.metrics import Metrics
 from mlx_hf_bridge.serving.settings import Settings
 from mlx_hf_bridge.version import __version__
 
@@ -38,9 +39,12 @@ def create_app(engine: AsyncEngine, settings: Settings | None = None) -> App:
     Raises:
         BackendError: If FastAPI is not installed.
     """
-    from mlx_hf_bridge.serving.routes import openai
+    from mlx_hf_bridge.serving.routes import cohere, labels, openai, state, tei
 
-    settings = settings or Settings()
+    settings, metrics = settings or Settings(), engine.observer
+    if not isinstance(metrics, Metrics):
+        metrics = engine.observer = Metrics()
+    metrics.watch(engine)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -48,7 +52,13 @@ def create_app(engine: AsyncEngine, settings: Settings | None = None) -> App:
         await engine.close()
 
     app = FastAPI(title="mlx-hf-bridge", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
-    for router in (openai.routes(engine, settings, round(time.time())),):
+    for router in (
+        openai.routes(engine, settings, round(time.time())),
+        tei.routes(engine, settings),
+        cohere.routes(engine),
+        labels.routes(engine, settings),
+        state.routes(engine, settings, metrics),
+    ):
         app.include_router(router)
     app.add_exception_handler(RequestValidationError, _invalid_request)
     app.add_exception_handler(HTTPException, _http_error)
@@ -63,7 +73,7 @@ def create_app(engine: AsyncEngine, settings: Settings | None = None) -> App:
         )
     if settings.allowed_hosts:
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(settings.allowed_hosts), www_redirect=False)
-    return Gate(app, settings, engine.limits)
+    return Gate(app, settings, engine.limits, metrics.answered)
 
 
 def respond_to_failure(request: Request, failure: Failure) -> Response:

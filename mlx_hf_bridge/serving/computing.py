@@ -25,13 +25,13 @@ class Computer:
 
     Args:
         limits: What the queue takes, and how many tokens a turn has.
-        observe: Is called after each turn with its texts, its tokens and the seconds it took.
+        observe: Is called after each turn with the model, the numbers of texts and tokens, and the seconds it took.
 
     Attributes:
         queue: The requests that wait; read it only with the lock of `state`.
     """
 
-    def __init__(self, limits: Limits, observe: Callable[[int, int, float], None] = lambda *_: None) -> None:
+    def __init__(self, limits: Limits, observe: Callable[[str, int, int, float], None] = lambda *_: None) -> None:
         self._limits = limits
         self._observe = observe
         self._queue = WorkQueue()
@@ -103,7 +103,7 @@ class Computer:
             seconds, tokens = time.monotonic() - started, sum(cost(one) for part in parts for one in part.tokens)
             # A moving average, so that one odd turn does not decide.
             self._speed += 0.2 * (tokens / max(seconds, 1e-6) - self._speed)
-            self._observe(sum(part.stop - part.start for part in parts), tokens, seconds)
+            self._observe(parts[0].request.model, sum(part.stop - part.start for part in parts), tokens, seconds)
 
     def _next_turn(self) -> list[Part]:
         """Return the texts to compute next, as soon as there are any; none if the computer is closed."""
@@ -138,7 +138,7 @@ class Computer:
         """Keep the results of some texts of a request, and finish it if these were the last."""
         request = part.request
         try:
-            check_finite(rows, "The model")
+            check_finite(rows, request.model)
         except NonFiniteError as error:
             self._fail(request, error)
             return

@@ -52,6 +52,8 @@ class AsyncEngine(PublicAPI):
         (2, 384)
     """
 
+    tokenization_workers = _TOKENIZATION_WORKERS
+
     def __init__(
         self,
         models: ModelLike | Sequence[ModelLike] | Mapping[str, ModelLike],
@@ -65,7 +67,7 @@ class AsyncEngine(PublicAPI):
         self.limits = limits or Limits()
         self.observer = observer or Observer()
         self.models = ModelRegistry(models, quantization_config, max_models, max_model_bytes)
-        self._computer = Computer(self.limits, self.observer.turn)
+        self._computer = Computer(self.limits, lambda *turn: self.observer.turn(*turn))
         self._tokenizing = ThreadPoolExecutor(_TOKENIZATION_WORKERS, thread_name_prefix="mlx-hf-bridge-tokenizing")
         # Apart from those that tokenize: loading a model takes long, and other models go on.
         self._loading = ThreadPoolExecutor(1, thread_name_prefix="mlx-hf-bridge-loading")
@@ -79,6 +81,11 @@ class AsyncEngine(PublicAPI):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         await self.close()
+
+    @property
+    def closed(self) -> bool:
+        """Whether no new requests are taken."""
+        return self._closed
 
     @property
     def active(self) -> int:
@@ -146,13 +153,13 @@ class AsyncEngine(PublicAPI):
     async def _run(self, task: Task, name: str | None) -> Answer:
         model = await self.load(name, task.kinds)
         started = time.monotonic()
-        prepared: Prepared = await self._in_thread(task.prepare, model.model_of(task.kinds), self.limits)
+        prepared: Prepared = await self.in_thread(task.prepare, model.model_of(task.kinds), self.limits)
         tokenized = begun = time.monotonic()
         rows: list[Any] = []
         if prepared.tokens:
             request, rows = await self._compute(model, prepared)
             begun = request.started_at or tokenized
-        result = await self._in_thread(prepared.finish, rows)
+        result = await self.in_thread(prepared.finish, rows)
         return Answer(
             result,
             sum(map(len, prepared.tokens)),
@@ -162,8 +169,16 @@ class AsyncEngine(PublicAPI):
             time.monotonic() - begun,
         )
 
-    async def _in_thread(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Run what uses the processor for longer, outside of the event loop and of the thread that computes."""
+    async def in_thread(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Run what uses the processor for longer, outside of the event loop and of the thread that computes.
+
+        Args:
+            function: A function that computes nothing on MLX.
+            *arguments: Its arguments.
+
+        Returns:
+            Its result.
+        """
         return await asyncio.get_running_loop().run_in_executor(self._tokenizing, function, *arguments)
 
     async def _compute(self, model: ServedModel, prepared: Prepared) -> tuple[Request, Any]:
@@ -180,6 +195,7 @@ class AsyncEngine(PublicAPI):
 
         request = Request(
             (model.key, prepared.lane),
+            model.id,
             prepared.tokens,
             prepared.pipeline,
             lambda result, error: loop.call_soon_threadsafe(settle, result, error) and None,

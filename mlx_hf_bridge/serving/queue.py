@@ -22,6 +22,7 @@ class Request:
 
     Args:
         lane: What requests have in common whose texts may share a batch.
+        model: The name of the model, for messages and metrics.
         tokens: The tokens of its texts.
         pipeline: What is computed of them; of all requests of a lane the same.
         done: Is given one result for each text, or the error; called once, in the thread that computes.
@@ -35,6 +36,7 @@ class Request:
     """
 
     lane: Hashable
+    model: str
     tokens: Sequence[Tokens]
     pipeline: BatchPipeline
     done: Callable[[Any, BaseException | None], object]

@@ -132,6 +132,10 @@ class ModelRegistry:
             raise UnservedModelError(f"The model {name!r:.200} does not exist here; there are {known}.")
         return self._by_name[name]
 
+    def kind_of(self, spec: ModelSpec) -> str | None:
+        """Return the kind of a model; None if it was never loaded."""
+        return self._kinds.get(spec.id)
+
     def find(self, name: str | None, kinds: Sequence[str] = ()) -> ServedModel | None:
         """Return a model that is in memory.
 

@@ -44,8 +44,8 @@ class Classifier:
         labels = sorted(map(str, dict(model.config.label2id)))
         if not any(label.lower().startswith("entail") for label in labels):
             raise UnservedModelError(
-                f"the labels of the model are {labels}, and zero-shot classification needs a model trained on NLI, with "
-                "a label 'entailment'. Name another model, or leave the labels out."
+                f"the labels of the model are {labels}, and zero-shot classification needs a model trained on NLI, "
+                "with a label 'entailment'. Name another model, or leave the labels out."
             )
         return pipeline("zero-shot-classification", model=model, tokenizer=self.labels.tokenizer.tokenizer)
 

@@ -1,0 +1,104 @@
+"""The routes about the server itself: /health, /info and /metrics."""
+
+from typing import Any
+
+from fastapi import APIRouter, Response
+
+from mlx_hf_bridge.errors import ShuttingDownError
+from mlx_hf_bridge.serving.engine import AsyncEngine
+from mlx_hf_bridge.serving.metrics import CONTENT_TYPE, Metrics
+from mlx_hf_bridge.serving.registry import ServedModel
+from mlx_hf_bridge.serving.settings import Settings
+from mlx_hf_bridge.serving.tasks.classification import CLASSIFIER, TOKEN_CLASSIFIER, Classifier
+from mlx_hf_bridge.serving.tasks.embedding import EMBEDDING, SPARSE
+from mlx_hf_bridge.serving.tasks.scoring import RERANKER
+from mlx_hf_bridge.version import __version__
+
+# TEI's names of poolings.
+_SPARSE_POOLING = "splade"
+
+
+def routes(engine: AsyncEngine, settings: Settings, metrics: Metrics) -> APIRouter:
+    """Return the routes.
+
+    Args:
+        engine: The models.
+        settings: Whether texts are truncated by default.
+        metrics: What /metrics shows.
+
+    Returns:
+        A router.
+    """
+    router = APIRouter(tags=["Server"])
+
+    @router.get("/health/live")
+    async def live() -> dict[str, str]:
+        """Say that the process lives."""
+        return {"status": "ok"}
+
+    @router.get("/health")
+    @router.get("/health/ready", include_in_schema=False)
+    @router.get("/ping", include_in_schema=False)
+    async def ready() -> Response:
+        """Say whether requests are answered: not while the server shuts down."""
+        if engine.closed:
+            raise ShuttingDownError("the server is shutting down.")
+        return Response(status_code=200)
+
+    @router.get("/info")
+    async def info(model: str | None = None) -> dict[str, Any]:
+        """Return facts about a model, the first one by default, and the limits of the server."""
+        return _info(await engine.load(model), engine, settings)
+
+    @router.get("/metrics")
+    async def show() -> Response:
+        """Return metrics in the format of Prometheus."""
+        return Response(metrics.render(), media_type=CONTENT_TYPE)
+
+    return router
+
+
+def _info(model: ServedModel, engine: AsyncEngine, settings: Settings) -> dict[str, Any]:
+    limits, owner = engine.limits, _transformers_model(model)
+    loaded = None if owner is None else owner.loaded
+    most = getattr(model.loaded.model, "max_seq_length", None)
+    if most is None and loaded is not None:
+        most = loaded.config.max_length
+    return {
+        "model_id": model.id,
+        "model_sha": None if loaded is None else loaded.source.revision,
+        "model_dtype": None if owner is None else str(owner.dtype).rpartition(".")[2],
+        "model_type": _model_type(model, owner),
+        "max_concurrent_requests": limits.max_concurrent_requests,
+        "max_input_length": most if isinstance(most, int) else None,
+        "max_batch_tokens": limits.max_batch_tokens,
+        "max_batch_requests": None,
+        "max_client_batch_size": limits.max_client_batch_size,
+        "auto_truncate": settings.auto_truncate,
+        "tokenization_workers": engine.tokenization_workers,
+        "version": __version__,
+        "sha": None,
+        "docker_label": None,
+        "models": [
+            {"id": spec.id, "aliases": list(spec.aliases), "kind": engine.models.kind_of(spec)}
+            for spec in engine.models.specs
+        ],
+    }
+
+
+def _transformers_model(model: ServedModel) -> Any:
+    served = model.loaded.model
+    if isinstance(served, Classifier):
+        return served.labels.model
+    return served.model if model.kind == TOKEN_CLASSIFIER else served.transformers_model
+
+
+def _model_type(model: ServedModel, owner: Any) -> dict[str, Any]:
+    if model.kind in (CLASSIFIER, RERANKER) and owner is not None:
+        config = owner.config
+        return {model.kind: {"id2label": dict(config.id2label), "label2id": dict(config.label2id)}}
+    if model.kind in (EMBEDDING, SPARSE):
+        modes = [getattr(module, "pooling_mode", None) for module in model.loaded.model._modules]
+        pooling = next((str(mode) for mode in modes if mode), "none")
+        return {"embedding": {"pooling": pooling if model.kind == EMBEDDING else _SPARSE_POOLING}}
+    return {model.kind: {}}

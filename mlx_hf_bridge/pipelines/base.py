@@ -352,7 +352,9 @@ def as_bridge_errors() -> Iterator[None]:
         Nothing.
 
     Raises:
-        BridgeError: Instead of a KeyError, ValueError or TypeError.
+        UnknownNameError: Instead of a KeyError.
+        InputError: Instead of a ValueError.
+        ArgumentTypeError: Instead of a TypeError.
     """
     try:
         yield

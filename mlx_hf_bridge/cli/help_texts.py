@@ -47,6 +47,14 @@ CLASSIFY = """examples:
   mlx-hf-bridge classify distilbert/distilbert-base-uncased-finetuned-sst-2-english "A fine film."
   mlx-hf-bridge classify typeform/distilbert-base-uncased-mnli "What a match!" --labels sport,politics,science
   cat texts.txt | mlx-hf-bridge classify ./my-classifier --bits 8 --top-k 1 --json"""
+SERVE = """examples:
+  mlx-hf-bridge serve sentence-transformers/all-MiniLM-L6-v2
+  mlx-hf-bridge serve small=BAAI/bge-small-en-v1.5 rerank=cross-encoder/ms-marco-MiniLM-L6-v2 --quantization q8
+  MLX_HF_BRIDGE_API_KEY=secret mlx-hf-bridge serve ./my-model --host 0.0.0.0 --port 8080
+  mlx-hf-bridge serve ./my-model --print-unit systemd
+
+It answers requests in the forms of OpenAI, Text Embeddings Inference, Cohere and Jina, and needs the extra `serve`:
+pip install 'mlx-hf-bridge[serve]'. On SIGTERM it answers what it has accepted, and ends with 0."""
 DEMO = """examples:
   mlx-hf-bridge demo
   mlx-hf-bridge demo --json

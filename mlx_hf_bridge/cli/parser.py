@@ -27,6 +27,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         commands[args.command].error(f"unrecognized arguments: {' '.join(more)}")
     if more:
         args.text += more
+    args.words = words
     if message := _usage_error(args):
         commands[args.command].error(message)
     return args
@@ -74,6 +75,7 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
             "classify texts by the model's labels, or (zero-shot) your own",
             help_texts.CLASSIFY,
         ),
+        ("serve", _add_serve, "answer embeddings, rerank and classification requests over HTTP", help_texts.SERVE),
         ("verify", _add_verify, "compare converted models with their float originals", help_texts.VERIFY),
         ("demo", _add_demo, "run a small search with a real model in 8 bits", help_texts.DEMO),
         ("models", _add_models, "list the supported model types and their heads", help_texts.MODELS),
@@ -97,6 +99,12 @@ def _described(parser: argparse.ArgumentParser, description: str, examples: str)
 def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not an integer of 1 or more")
+    return int(text)
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port, a number from 0 to 65535")
     return int(text)
 
 
@@ -197,6 +205,37 @@ def _add_classify(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--multi-label", action="store_true", help="score each label by itself")
     parser.add_argument("--hypothesis-template", metavar="T", help='default: "This example is {}."')
     parser.add_argument("--top-k", type=_count, metavar="N", help="the best N labels of each text; default: all")
+
+
+def _add_serve(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("models", metavar="MODEL", nargs="+", help="a Hub id or a folder; ALIAS=MODEL names it too")
+    parser.add_argument("--host", default="127.0.0.1", help="the address to listen on; default: %(default)s")
+    parser.add_argument("--port", type=_port, default=8080, metavar="N", help="default: %(default)s")
+    parser.add_argument("--quantization", type=_recipe, metavar="NAME", help=f"one of {', '.join(RECIPES)}")
+    parser.add_argument("--lazy", action="store_true", help="load a model when it is first asked for")
+    parser.add_argument("--max-models", type=_count, metavar="N", help="models in memory at a time; default: all")
+    parser.add_argument("--max-model-gb", type=_size, metavar="N", help="memory of their weights; default: any")
+    parser.add_argument(
+        "--auto-truncate",
+        action="store_true",
+        help="truncate texts that are too long unless a request says otherwise; by default they are errors",
+    )
+    group = parser.add_argument_group("access")
+    group.add_argument("--api-key", metavar="KEY", help="what clients must send; better: MLX_HF_BRIDGE_API_KEY")
+    group.add_argument("--cors-origin", metavar="URL", action="append", default=[], help="repeatable; default: none")
+    group.add_argument(
+        "--allowed-host", metavar="NAME", action="append", default=[], help="repeatable; default: any, or this machine"
+    )
+    group.add_argument("--no-access-log", dest="access_log", action="store_false", help="log no requests")
+    group = parser.add_argument_group("limits", "Requests beyond them are refused.")
+    group.add_argument("--max-concurrent-requests", type=_count, metavar="N", help="default: 512")
+    group.add_argument("--max-client-batch-size", type=_count, metavar="N", help="texts of a request; default: 2048")
+    group.add_argument("--max-batch-tokens", type=_count, metavar="N", help="tokens computed together")
+    group.add_argument("--max-body-mb", type=_size, metavar="N", help="size of a request; default: 8")
+    group.add_argument("--timeout", type=_size, metavar="SECONDS", help="time to answer a request; default: 300")
+    group = parser.add_argument_group("service")
+    group.add_argument("--print-unit", choices=("systemd", "launchd"), help="print a service that runs this command")
+    group.add_argument("--install", action="store_true", help="write that service for this user")
 
 
 def _add_verify(parser: argparse.ArgumentParser) -> None:

@@ -14,6 +14,7 @@ STREAMS_VARIABLE = "MLX_HF_BRIDGE_STREAMS"
 QUANTIZATION_VARIABLE = "MLX_HF_BRIDGE_QUANTIZATION"
 DEVICE_VARIABLE = "MLX_HF_BRIDGE_DEVICE"
 COMPILE_VARIABLE = "MLX_HF_BRIDGE_COMPILE"
+API_KEY_VARIABLE = "MLX_HF_BRIDGE_API_KEY"
 # For tests alone: make the choices of another backend's device.
 ACT_AS_VARIABLE = "MLX_HF_BRIDGE_ACT_AS"
 # Read by MLX itself.
@@ -115,6 +116,11 @@ def compile_choice() -> bool | None:
     """Return MLX_HF_BRIDGE_COMPILE: whether models are compiled by mx.compile; None for the default of the device."""
     choice = os.environ.get(COMPILE_VARIABLE)
     return choice == "1" if choice else None
+
+
+def api_key() -> str | None:
+    """Return MLX_HF_BRIDGE_API_KEY: what clients of `mlx-hf-bridge serve` must send; None for nothing."""
+    return os.environ.get(API_KEY_VARIABLE) or None
 
 
 def acting_backend() -> str | None:

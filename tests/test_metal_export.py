@@ -64,7 +64,7 @@ def test_the_command_writes_the_same_folder_and_says_where(tmp_path: Path, capsy
     convert(tmp_path / "source", tmp_path / "packed", quantization_config="q4", show_progress=False)
     export_metal(tmp_path / "packed", tmp_path / "expected")
     assert main(["export-metal", str(tmp_path / "packed"), str(tmp_path / "metal")]) == 0
-    assert capsys.readouterr().out.startswith(f"{tmp_path / 'metal'}: ")
+    assert capsys.readouterr().out.startswith(f"{tmp_path / 'metal'}\n  weights  0.")
     names = sorted(path.relative_to(tmp_path / "expected") for path in (tmp_path / "expected").rglob("*"))
     assert sorted(path.relative_to(tmp_path / "metal") for path in (tmp_path / "metal").rglob("*")) == names
     for name in names:

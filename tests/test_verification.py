@@ -117,13 +117,15 @@ def test_the_command_writes_json_a_report_and_a_model_card(packed: Path, tmp_pat
     assert code == (0 if document["passed"] else 1)
     assert {"spearman", "spearman_reference", "spearman_loss"} <= set(document["figures"])
     page = html.read_text()
-    assert page.count("<svg") == 3
+    assert page.count("<svg") == 2
+    assert f"<title>Verification: {'passed' if document['passed'] else 'failed'}</title>" in page
+    assert f"mlx-hf-bridge verify {packed} --pairs" in page
     assert "http://" not in page.replace("http://www.w3.org", "").replace("http://purl.org", "").replace(
         "http://creativecommons.org", ""
     )
     assert json.loads((packed / "verification.json").read_text())["figures"].keys() == document["figures"].keys()
     card = (packed / "README.md").read_text()
-    assert "| cosine mean |" in card
+    assert "| cosine similarity, mean |" in card
     store_result(mlx_hf_bridge.verify(packed, texts=TEXTS), packed)
     assert (packed / "README.md").read_text().count("## Verification") == 1
     assert mlx_hf_bridge.MLXSentenceTransformer(str(packed)).encode("the cat").shape == (64,)
@@ -207,6 +209,10 @@ def test_a_model_that_fails_names_its_recipe_and_better_ones(source: Path, tmp_p
     assert named["q4-fit"].packing == "q4-fit: 4 bits in groups of 64, affine; least_squares"
     assert "q4-free, q4-best, mixed-4" in named["q4"].advice
     assert not named["q4-fit"].advice
+    page = render_html(list(named.values()))
+    assert "2 of 2 failed" in page
+    assert page.count("<svg") == 5
+    assert "Recipes of the same size with smaller errors: q4-free" in page
     own = replace(RECIPES["q4-best"], calibration_texts=[f"text {number}" for number in range(16)])
     for recipe, texts in ((RECIPES["q4-best"], "the bundled texts"), (own, "custom texts")):
         assert describe_recipe(recipe.to_dict(), "4 bits") == f"q4-best: 4 bits; gptq with {texts}"
@@ -220,7 +226,7 @@ def test_what_is_not_compared_is_skipped(packed: Path, source: Path, tmp_path: P
     assert skipped == ["files are complete", "the tokenizer gives the source's ids"]
     report = Report("m", "r", "embedding", "", 1, {}, (), tuple(steps[name] for name in skipped))
     assert not report.passed
-    assert "<td class='n mark'>-</td>" in render_html([report])
+    assert ">skipped</td>" in render_html([report])
     words = (packed / "tokenizer.json").read_text()
     (packed / "tokenizer.json").write_text(
         words.replace('"cat"', '"?"').replace('"dog"', '"cat"').replace('"?"', '"dog"')

@@ -1,12 +1,16 @@
 """`mlx-hf-bridge verify`: compare converted models with their float originals; the exit code says if they pass."""
 
 import argparse
+import shlex
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 from mlx_hf_bridge.cli.console import show, show_json, table
 from mlx_hf_bridge.cli.parser import options_from_flags
 from mlx_hf_bridge.cli.texts import read_lines
 from mlx_hf_bridge.errors import InputError
+from mlx_hf_bridge.verification.figures import label, number
 from mlx_hf_bridge.verification.html import render_html
 from mlx_hf_bridge.verification.report import Report
 from mlx_hf_bridge.verification.result_store import store_result
@@ -38,6 +42,8 @@ def run(args: argparse.Namespace) -> int:
         )
         for model in args.models
     ]
+    command = shlex.join(["mlx-hf-bridge", *sys.argv[1:]])
+    reports = [replace(report, command=command) for report in reports]
     if args.json:
         show_json([report.to_dict() for report in reports])
     else:
@@ -67,10 +73,10 @@ def _show(report: Report) -> None:
     rows = [(check.name, check.value, check.bound_text, _verdict(check.passed)) for check in report.checks]
     checked = {check.name for check in report.checks}
     rows += [(name, value, "", "") for name, value in report.figures.items() if name not in checked]
-    shown = [(name.replace("_", " "), _number(value), bound, verdict) for name, value, bound, verdict in rows]
-    verdict = "passed" if report.passed else "FAILED"
-    title = f"{report.model}: {verdict} ({report.packing}; compared with {report.reference})"
-    show(table(title, ("figure", "value", "bound", ""), shown, ("value", "bound")))
+    shown = [(label(name), number(name, value), bound, verdict) for name, value, bound, verdict in rows]
+    show(f"{report.model}: {'passed' if report.passed else 'FAILED'}")
+    show(f"  {report.packing}", f"  compared with {report.reference} on {report.texts} texts", "")
+    show(table("", ("figure", "value", "bound", ""), shown, ("value", "bound")), "")
     if report.advice:
         show(report.advice, "")
     if report.steps:
@@ -80,10 +86,6 @@ def _show(report: Report) -> None:
 
 def _verdict(passed: bool) -> str:
     return "ok" if passed else "FAILED"
-
-
-def _number(value: float) -> str:
-    return f"{value:.2e}" if 0 < abs(value) < 1e-3 else f"{value:.5f}" if abs(value) < 1.5 else f"{value:.2f}"
 
 
 def _threshold(text: str) -> tuple[str, float]:

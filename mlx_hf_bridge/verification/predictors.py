@@ -3,7 +3,8 @@
 import importlib
 import importlib.util
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -103,14 +104,30 @@ def _load_on_torch(reference: Reference, task: str) -> Predictor:
     transformers = importlib.import_module("transformers")
     model, revision = reference.name, reference.revision
     if task == CLASSIFICATION:
-        pipe = transformers.pipeline("text-classification", model=model, revision=revision, device="cpu")
+        with _quietly(transformers.logging):
+            pipe = transformers.pipeline("text-classification", model=model, revision=revision, device="cpu")
         return _classifier(f"transformers {transformers.__version__} on torch", pipe, None)
     library = importlib.import_module("sentence_transformers")
-    encoder = library.SentenceTransformer(model, revision=revision, device="cpu")
+    with _quietly(transformers.logging):
+        encoder = library.SentenceTransformer(model, revision=revision, device="cpu")
     return Predictor(
         f"sentence-transformers {library.__version__} on torch",
         lambda texts: np.asarray(encoder.encode(list(texts), show_progress_bar=False), np.float32),
     )
+
+
+@contextmanager
+def _quietly(logging: Any) -> Iterator[None]:
+    """Keep transformers' bars and load report off the terminal: a user of `verify` did not ask to load the reference."""
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def _classifier(name: str, pipe: Any, folder: Path | None) -> Predictor:

@@ -29,7 +29,8 @@ class Report:
     model, reference: what was compared. task: "embedding" or "classification". packing: the model's quantization in
     words. texts: how many. figures: all measurements by name. checks: the figures that have a bound. steps: what must
     work at all. cosines: one for each text. layers: the relative error of each hidden state, that of the embeddings
-    first. libraries: versions by name. better_recipes: recipes of the same size with smaller errors.
+    first. libraries: versions by name. better_recipes: recipes of the same size with smaller errors. machine: what it
+    ran on. date: when, in UTC. command: the command line; "" in Python.
     """
 
     model: str
@@ -44,12 +45,28 @@ class Report:
     layers: tuple[float, ...] = ()
     libraries: dict[str, str] = field(default_factory=dict)
     better_recipes: tuple[str, ...] = ()
+    machine: str = ""
+    date: str = ""
+    command: str = ""
 
     @property
     def passed(self) -> bool:
         """Return whether there was a check or step and every one passed."""
         results = [check.passed for check in self.checks] + [step.passed for step in self.steps if not step.skipped]
         return bool(results) and all(results)
+
+    @property
+    def provenance(self) -> dict[str, str]:
+        """Return what the report says about how it was made, by name; only what is known."""
+        versions = ", ".join(f"{name} {version}" for name, version in self.libraries.items())
+        facts = {
+            "model": self.model,
+            "command": self.command,
+            "date": self.date,
+            "machine": self.machine,
+            "versions": versions,
+        }
+        return {name: value for name, value in facts.items() if value}
 
     @property
     def advice(self) -> str:

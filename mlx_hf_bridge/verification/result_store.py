@@ -7,6 +7,7 @@ from mlx_hf_bridge.checkpoints.checkpoint import VERIFICATION_FILE
 from mlx_hf_bridge.checkpoints.repo_files import write_json
 from mlx_hf_bridge.conversion.atomic_folder import replacing_files
 from mlx_hf_bridge.errors import RepositoryError
+from mlx_hf_bridge.verification.figures import label, number
 from mlx_hf_bridge.verification.report import Report
 
 _CARD = "README.md"
@@ -49,6 +50,9 @@ def as_markdown(report: Report) -> str:
         "",
         "| figure | value | bound |",
         "| --- | ---: | ---: |",
-        *(f"| {check.name.replace('_', ' ')} | {check.value:.6g} | {check.bound_text} |" for check in report.checks),
+        *(
+            f"| {label(check.name)} | {number(check.name, check.value)} | {check.bound_text} |"
+            for check in report.checks
+        ),
     ]
     return "\n".join(lines)

@@ -1,5 +1,7 @@
 """Compare a converted model with its float reference and report figures, bounds and functional steps."""
 
+import datetime
+import platform
 import resource
 import sys
 from collections.abc import Mapping, Sequence
@@ -22,6 +24,8 @@ from mlx_hf_bridge.checkpoints.sources import HubOptions, locate
 from mlx_hf_bridge.errors import InputError
 from mlx_hf_bridge.quantization.recipes import QuantizationLike, better_recipes, describe_recipe, noted_recipe
 from mlx_hf_bridge.runtime.boundary import guarded
+from mlx_hf_bridge.runtime.device import device_name
+from mlx_hf_bridge.runtime.progress import ProgressBar
 from mlx_hf_bridge.verification.inputs import LabeledTexts, ScoredPairs, check_texts, read_labeled, read_pairs
 from mlx_hf_bridge.verification.layers import layer_errors
 from mlx_hf_bridge.verification.measures import Floats, accuracy, compare_embeddings, cosines, macro_f1, spearman
@@ -39,6 +43,8 @@ from mlx_hf_bridge.verification.steps import basic_steps, full_steps
 from mlx_hf_bridge.verification.thresholds import check_figures, check_measured, resolve_bounds
 from mlx_hf_bridge.version import installed_version
 from mlx_hf_bridge.weights.quantized import read_packing
+
+_STAGES = 7
 
 
 @guarded
@@ -89,25 +95,29 @@ def verify(
     source = find_reference(str(model), reference_model, quantization_config)
     resolved_task = _resolve_task(task, str(model), source.folder)
     check_measured(thresholds or {}, resolved_task == EMBEDDING, pairs is not None, labelled is not None)
-    converted, reference = (
-        load_converted(str(model), resolved_task, quantization_config),
-        load_reference(source, resolved_task),
-    )
-    assert converted.folder is not None
-    outputs = converted.predict(checked), reference.predict(checked)
-    if outputs[0].shape != outputs[1].shape:
-        raise InputError(
-            f"{model} gives arrays {outputs[0].shape} and its reference {source.name} {outputs[1].shape}; they are not "
-            "the same model. Give the checkpoint that it was converted from."
-        )
-    figures = (
-        compare_embeddings(*outputs) if resolved_task == EMBEDDING else _compare_logits(converted, reference, outputs)
-    )
-    figures |= _compare_pairs(converted, reference, read_pairs(pairs)) if pairs is not None else {}
-    figures |= _compare_labels(converted, reference, read_labeled(labelled)) if labelled is not None else {}
-    steps = basic_steps(converted, source.folder, outputs[0])
-    steps += full_steps(str(converted.folder), source.folder, resolved_task, checked) if full_test else ()
-    figures |= measure_speed(converted, checked) | _sizes(converted.folder, source.folder)
+    with ProgressBar(total=_STAGES, desc="Verify", unit="stage", leave=False, disable=None) as bar:
+        _begin(bar, "loading the model")
+        converted = load_converted(str(model), resolved_task, quantization_config)
+        _begin(bar, "loading the reference")
+        reference = load_reference(source, resolved_task)
+        assert converted.folder is not None
+        _begin(bar, "running both on the texts")
+        outputs = converted.predict(checked), reference.predict(checked)
+        _check_shapes(outputs, str(model), source.name)
+        is_embedding = resolved_task == EMBEDDING
+        figures = compare_embeddings(*outputs) if is_embedding else _compare_logits(converted, reference, outputs)
+        _begin(bar, "scoring pairs and labels")
+        figures |= _compare_pairs(converted, reference, read_pairs(pairs)) if pairs is not None else {}
+        figures |= _compare_labels(converted, reference, read_labeled(labelled)) if labelled is not None else {}
+        _begin(bar, "checking steps")
+        steps = basic_steps(converted, source.folder, outputs[0])
+        steps += full_steps(str(converted.folder), source.folder, resolved_task, checked) if full_test else ()
+        _begin(bar, "measuring speed")
+        figures |= measure_speed(converted, checked)
+        figures |= {f"reference_{name}": value for name, value in measure_speed(reference, checked).items()}
+        figures |= _sizes(converted.folder, source.folder)
+        _begin(bar, "comparing layers")
+        layers = layer_errors(converted.folder, source, checked)
     config = read_json(converted.folder / CONFIG_FILE)
     return Report(
         str(model),
@@ -119,10 +129,25 @@ def verify(
         check_figures(figures, resolve_bounds(_fewest_bits(config), thresholds)),
         steps,
         tuple(float(value) for value in cosines(*outputs)),
-        layer_errors(converted.folder, source, checked),
+        layers,
         {name: installed_version(name) or "unknown" for name in ("mlx-hf-bridge", "mlx", "transformers")},
         better_recipes(noted_recipe(noted)) if (noted := _noted_recipe(converted.folder)) else (),
+        f"{device_name()}, {platform.system()} {platform.machine()}",
+        f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC",
     )
+
+
+def _begin(bar: ProgressBar, stage: str) -> None:
+    bar.set_postfix_str(stage)
+    bar.update()
+
+
+def _check_shapes(outputs: tuple[Floats, Floats], model: str, reference: str) -> None:
+    if outputs[0].shape != outputs[1].shape:
+        raise InputError(
+            f"{model} gives arrays {outputs[0].shape} and its reference {reference} {outputs[1].shape}; they are not "
+            "the same model. Give the checkpoint that it was converted from."
+        )
 
 
 def _resolve_task(task: str | None, model: str, source: Path) -> str:
@@ -181,7 +206,7 @@ def _sizes(folder: Path, source: Path) -> dict[str, float]:
     }
     noted = folder / METADATA_FILE
     original = read_metadata(folder).get("source_bytes") if noted.is_file() else _weight_bytes(source)
-    return figures | ({"size_ratio": size / original} if original else {})
+    return figures | ({"reference_weights_mb": original / MB, "size_ratio": size / original} if original else {})
 
 
 def _weight_bytes(folder: Path) -> int:

@@ -2,7 +2,6 @@
 
 import argparse
 import shlex
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -42,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
         )
         for model in args.models
     ]
-    command = shlex.join(["mlx-hf-bridge", *sys.argv[1:]])
+    command = shlex.join(["mlx-hf-bridge", *args.words])
     reports = [replace(report, command=command) for report in reports]
     if args.json:
         show_json([report.to_dict() for report in reports])

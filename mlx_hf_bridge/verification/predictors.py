@@ -118,7 +118,7 @@ def _load_on_torch(reference: Reference, task: str) -> Predictor:
 
 @contextmanager
 def _quietly(logging: Any) -> Iterator[None]:
-    """Keep transformers' bars and load report off the terminal: a user of `verify` did not ask to load the reference."""
+    """Keep transformers' bars and load report off the terminal, since loading the reference is an inner step."""
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()

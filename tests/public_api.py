@@ -4,6 +4,7 @@ import importlib
 import inspect
 import os
 import pkgutil
+import traceback
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -13,6 +14,7 @@ from zlib import crc32
 import numpy as np
 
 import mlx_hf_bridge
+from mlx_hf_bridge.errors import BridgeError
 
 # Rooms of which every name needs a package that is not installed, or is transformers' own file.
 NOT_WALKED = ("mlx_hf_bridge.integrations", "mlx_hf_bridge.pipelines.transformers_tasks", "mlx_hf_bridge.__main__")
@@ -145,3 +147,35 @@ def calls(name: str, function: Callable[..., Any], many: bool) -> Iterator[tuple
             yield f"{name}({one.name}={bad})", lambda key=one.name, bad=bad: function(**{**valid, key: BAD[bad]()})
     if any(one.kind is one.VAR_KEYWORD for one in parameters):
         yield f"{name}(no_such_argument=5)", lambda: function(**valid, no_such_argument=5)
+
+
+def foreign(label: str, call: Callable[[], Any], others: tuple[str, ...] = ()) -> str | None:
+    """Return what is wrong with the error of a call; None for a result, or an error as it should be.
+
+    Args:
+        label: What is called.
+        call: The call.
+        others: Packages whose own classes of errors, and errors raised in their own code, are as they should be.
+    """
+    try:
+        result = call()
+        if inspect.isgenerator(result):
+            list(result)
+    except BridgeError as error:
+        text = str(error)
+        if len(text) > 2000 or not text.replace("\n", " ").replace("\t", " ").isprintable():
+            return f"{label}: {len(text)} characters: {text[:80]!r}"
+    except BaseException as error:
+        # Python's own answer to an argument that a signature does not have.
+        if isinstance(error, TypeError) and "unexpected keyword argument" in str(error):
+            return None
+        if {type(error).__module__.partition(".")[0], _raised_in(error)} & set(others):
+            return None
+        return f"{label}: {type(error).__name__}: {error!s:.200}"
+    return None
+
+
+def _raised_in(error: BaseException) -> str:
+    """Return the package whose code raised an error."""
+    frames = list(traceback.walk_tb(error.__traceback__))
+    return str(frames[-1][0].f_globals.get("__name__", "")).partition(".")[0]

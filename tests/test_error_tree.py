@@ -3,26 +3,28 @@
 The functions and methods are found by walking the package, so that a new one is tested without being listed here.
 """
 
-import inspect
 import io
 import json
 import logging
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+from zlib import crc32
 
 import numpy as np
 import pytest
 import sentence_transformers
 from checkpoints import make_checkpoint
 from gliner_models import make as make_gliner
-from public_api import BAD, calls, public_functions, public_methods, public_names
+from public_api import BAD, calls, foreign, public_functions, public_methods, public_names
 from safetensors.numpy import load_file, save_file
 from test_multi_vector_encoder import colbert
 
 import mlx_hf_bridge
-from mlx_hf_bridge import errors
+from mlx_hf_bridge import cli, errors
+from mlx_hf_bridge.cli.parser import _parser
 from mlx_hf_bridge.errors import BridgeError, InputError
 from mlx_hf_bridge.pipelines import TASKS, pipeline
 from mlx_hf_bridge.runtime import boundary
@@ -87,24 +89,6 @@ def no_traces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
     yield
     assert [path.name for path in tmp_path.rglob(".*")] == []
     mlx_hf_bridge.uninstall()
-
-
-def foreign(label: str, call: Callable[[], Any]) -> str | None:
-    """Return what is wrong with the error of a call; None for a result, or an error as it should be."""
-    try:
-        result = call()
-        if inspect.isgenerator(result):
-            list(result)
-    except BridgeError as error:
-        text = str(error)
-        if len(text) > 2000 or not text.replace("\n", " ").replace("\t", " ").isprintable():
-            return f"{label}: {len(text)} characters: {text[:80]!r}"
-    except BaseException as error:
-        # Python's own answer to an argument that a signature does not have.
-        if isinstance(error, TypeError) and "unexpected keyword argument" in str(error):
-            return None
-        return f"{label}: {type(error).__name__}: {error!s:.200}"
-    return None
 
 
 def check(named: dict[str, Callable[..., Any]], many: bool) -> None:
@@ -246,6 +230,120 @@ def test_long_and_unprintable_messages_are_shown_short() -> None:
 
 def test_bad_values_are_of_many_kind() -> None:
     assert {type(make()) for make in BAD.values()} >= {int, str, bytes, list, dict, float, tuple, set}
+
+
+# Words of a command line that are wrong nearly everywhere.
+WORDS = [
+    "",
+    "the cat",
+    "-1",
+    "9" * 400,
+    "1e999",
+    "x" * 5000,
+    "a\udcff",
+    "/dev/null/x",
+    ".",
+    "{}",
+    "a\x1b[2Jb",
+    "no/such",
+]
+# Words with which each command succeeds; "@" stands for the folder of a model, "!" for a path that is free.
+COMMANDS = {
+    "encode": ["@", "the cat"],
+    "classify": ["@", "the cat"],
+    "convert": ["--model", "@", "--dry-run"],
+    "export-metal": ["@", "!"],
+    "verify": ["@"],
+    "models": [],
+    "cache list": [],
+    "cache verify": [],
+    "cache prune": ["--dry-run"],
+    "cache remove": ["x", "--yes"],
+}
+
+
+def command_lines(command: str, model: str, free: str) -> Iterator[list[str]]:
+    """Yield command lines of a command, with one wrong word each."""
+    given = [{"@": model, "!": free}.get(word, word) for word in COMMANDS[command]]
+    start = command.split()
+    for number in range(len(given)):
+        for word in WORDS:
+            yield [*start, *given[:number], word, *given[number + 1 :]]
+    parser: Any = _parser()[1][start[0]]
+    if len(start) > 1:
+        parser = next(action for action in parser._actions if action.choices and start[1] in action.choices)
+        parser = parser.choices[start[1]]
+    for action in parser._actions:
+        if action.option_strings and action.nargs is None and action.const is None:
+            for step in range(3):
+                word = WORDS[(crc32(str(action.option_strings).encode()) + 5 * step) % len(WORDS)]
+                yield [*start, *given, action.option_strings[-1], word]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_command_line_ends_in_one_line_and_its_exit_code(
+    command: str, repos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("the cat"))
+    monkeypatch.setenv("MLX_HF_BRIDGE_CACHE", str(tmp_path / "cache"))
+    # As Python's own standard error.
+    cast("io.TextIOWrapper", sys.stderr).reconfigure(errors="backslashreplace")
+    wrong = []
+    for words in command_lines(command, str(repos / "ForSequenceClassification"), str(tmp_path / "new")):
+        try:
+            code = cli.main(words)
+        except SystemExit as stopped:
+            code = 2 if stopped.code == 2 else f"exit code {stopped.code}"
+        except BaseException as error:
+            code = repr(error)
+        text = capsys.readouterr().err
+        last = text.splitlines()[-1:] or [""]
+        if code not in (0, 1, 2) or "Traceback" in text or (code == 1 and not last[0].startswith("error: ")):
+            wrong.append(f"{words!s:.200}: {code!s:.200} {text[-200:]!r}")
+    assert wrong == [], "\n".join(wrong)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("config.json", "[" * 10**5),
+        ("config.json", '{"model_type": ["bert"]}'),
+        ("config.json", '{"model_type": "bert", "layer_norm_eps": 1' + "0" * 400 + "}"),
+        ("config.json", '{"model_type": "bert", "vocab_size": 1' + "0" * 30 + "}"),
+        ("modules.json", "[]"),
+        (
+            "modules.json",
+            '[{"idx": 0, "name": "0", "path": "a\\u0000b", "type": "sentence_transformers.models.Pooling"}]',
+        ),
+        ("adapter_config.json", '{"peft_type": "LORA", "base_model_name_or_path": "' + "x" * 10**6 + '"}'),
+        ("tokenizer_config.json", '{"tokenizer_class": 5, "model_max_length": "x"}'),
+        ("tokenizer.json", "{}"),
+        ("model.safetensors", "\xff" * 100),
+    ],
+    ids=lambda value: value[:40],
+)
+def test_the_command_line_says_in_one_line_what_is_wrong_with_a_file(
+    name: str, content: str, repos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(repos / "Model", tmp_path / "model")
+    (tmp_path / "model" / name).write_text(content, encoding="latin-1")
+    assert cli.main(["encode", str(tmp_path / "model"), "the cat"]) == 1
+    text = capsys.readouterr().err
+    assert text.startswith("error: "), text
+    assert text.count("\n") == 1
+    assert len(text) < 2100
+
+
+def test_an_error_that_no_check_foresaw_is_one_line_too(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(args: Any) -> int:
+        raise ZeroDivisionError("by zero\nat all")
+
+    monkeypatch.setattr("mlx_hf_bridge.cli.models.run", fail)
+    assert cli.main(["models"]) == 1
+    assert capsys.readouterr().err == "error: models failed with ZeroDivisionError: by zero at all\n"
 
 
 # Values that a file may hold in place of others.

@@ -3,6 +3,7 @@
 `pytest -m integrations` runs them. They need the extra "integrations"; a missing tool is a failure.
 """
 
+import logging
 import runpy
 from collections.abc import Callable
 from importlib import import_module
@@ -11,9 +12,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from public_api import calls, foreign
 from sentence_transformers import SentenceTransformer
 
 from mlx_hf_bridge import MLXSentenceTransformer
+from mlx_hf_bridge.errors import InputError
+from mlx_hf_bridge.sentence_transformers import base
 
 # Warnings of these tools cannot be fixed here.
 pytestmark = [pytest.mark.integrations, pytest.mark.filterwarnings("ignore")]
@@ -63,6 +67,52 @@ def test_langchain(name: str, torch_free: MLXSentenceTransformer, on_torch: Sent
     assert close(mlx_model.embed_query(TEXTS[0]), on_torch.encode(TEXTS[0]))
     store = InMemoryVectorStore.from_texts(TEXTS, mlx_model)
     assert store.similarity_search("a football game", k=1)[0].page_content.rsplit(" ", 1)[0] in SPORT
+
+
+ADAPTERS = {
+    "bertopic": ["MLXBackend"],
+    "chroma": ["MLXEmbeddingFunction"],
+    "haystack": ["MLXTextEmbedder", "MLXDocumentEmbedder"],
+    "keybert": ["MLXBackend"],
+    "langchain": ["MLXEmbeddings"],
+    "llama_index": ["MLXEmbedding"],
+    "mteb": ["MLXEncoder"],
+    "txtai": ["MLXVectors"],
+}
+
+
+# Packages that check arguments for these tools.
+THEIRS = ("chromadb", "jsonschema", "pydantic")
+
+
+@pytest.mark.parametrize(("tool", "kind"), [(tool, kind) for tool, kinds in ADAPTERS.items() for kind in kinds])
+def test_adapters_raise_bridge_errors_only(
+    tool: str, kind: str, torch_free: MLXSentenceTransformer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or errors of the tool's own classes, such as pydantic's."""
+
+    def refuse(*_: Any) -> Any:
+        raise InputError("no processes in this test")
+
+    monkeypatch.setattr(base, "start_pool", refuse)
+    made = adapter(tool, kind)
+    path = str(torch_free._readme.parent) if torch_free._readme else ""
+    instance = {"txtai": lambda: made({"path": path}, None, None), "chroma": lambda: made(path)}.get(
+        tool, lambda: made(torch_free)
+    )()
+    own = [(name, getattr(instance, name)) for name in vars(made) if not name.startswith("_") or name == "__call__"]
+    named = {kind: made, **{name: method for name, method in own if callable(method)}}
+    logging.disable(logging.CRITICAL)
+    try:
+        tried = [case for name, function in named.items() for case in calls(name, function, False)]
+        found = [
+            text
+            for label, call in tried
+            if (text := foreign(label, call, (tool, "chromadb", "jsonschema", "pydantic")))
+        ]
+    finally:
+        logging.disable(logging.NOTSET)
+    assert found == [], "\n".join(found)
 
 
 def test_langchain_huggingface(name: str, on_torch: SentenceTransformer) -> None:

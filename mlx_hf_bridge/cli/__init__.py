@@ -27,10 +27,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with interrupts.raising():
             code: int = command.run(args)
             sys.stdout.flush()
+    except BrokenPipeError:
+        return _output_closed()
     except (BridgeError, OSError) as error:
-        if isinstance(error, BrokenPipeError):
-            return _output_closed()
         print_error(error, args.verbose or args.debug)
+        return 1
+    except Exception as error:
+        # One that no check foresaw; --verbose shows where.
+        prefix = f"{args.command} failed with {type(error).__name__}: "
+        print_error(error, args.verbose or args.debug, prefix)
         return 1
     except KeyboardInterrupt:
         return interrupts.INTERRUPTED

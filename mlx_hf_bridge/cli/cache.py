@@ -9,8 +9,8 @@ from typing import Any
 
 from mlx_hf_bridge.cache import CachedModel, CacheInfo, Leftover, Removal, remove, scan_cache, verify
 from mlx_hf_bridge.checkpoints.safetensors_file import MB
-from mlx_hf_bridge.cli.console import show, show_json, table
-from mlx_hf_bridge.errors import InputError
+from mlx_hf_bridge.cli.console import print_error, show, show_json, table
+from mlx_hf_bridge.errors import InputError, RepositoryError
 
 _FAILED = 1
 _UNITS = (("year", 31536000), ("month", 2592000), ("day", 86400), ("hour", 3600), ("minute", 60))
@@ -112,7 +112,8 @@ def _chosen(found: CacheInfo, targets: Iterable[str], recipe: str | None) -> tup
         chosen |= {model.id: model for model in models}
         if not models:
             missing.append(target)
-            sys.stderr.write(f"not in the cache: {target}{f' in {recipe}' if recipe else ''}\n")
+            absent = f"not in the cache: {target}{f' in {recipe}' if recipe else ''}"
+            print_error(RepositoryError(absent), with_traceback=False)
     return list(chosen.values()), missing
 
 

@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from mlx_hf_bridge.errors import BridgeError
+
 # A file or a pipe has no width; rich would assume 80 columns and truncate cells.
 _WIDTH_OF_PIPES = 240
 
@@ -93,5 +95,6 @@ def print_error(error: BaseException, with_traceback: bool, prefix: str = "") ->
     """Print one line, "error: ...", to stderr, after the traceback if requested; `prefix` goes before the message."""
     if with_traceback:
         sys.stderr.write("".join(traceback.format_exception(error)))
-    message = " ".join(f"{prefix}{error}".split()) or type(error).__name__
+    # Shortened, and without what a terminal would obey, as the errors of this package are.
+    message = " ".join(str(BridgeError(f"{prefix}{error}")).split()) or type(error).__name__
     sys.stderr.write(f"error: {message}\n")

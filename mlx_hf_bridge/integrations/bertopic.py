@@ -9,8 +9,10 @@ import numpy as np
 from bertopic.backend import BaseEmbedder
 
 from mlx_hf_bridge.integrations.models import ModelLike, as_model
+from mlx_hf_bridge.runtime.boundary import guard_methods
 
 
+@guard_methods
 class MLXBackend(BaseEmbedder):
     """A BERTopic embedder that computes with MLX, as BERTopic's SentenceTransformerBackend does with torch.
 

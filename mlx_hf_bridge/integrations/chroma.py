@@ -3,6 +3,7 @@
 Reference: chromadb/utils/embedding_functions/sentence_transformer_embedding_function.py.
 """
 
+from collections.abc import Iterable
 from typing import Any, Self
 
 import numpy as np
@@ -11,11 +12,13 @@ from chromadb.utils.embedding_functions import register_embedding_function
 from chromadb.utils.embedding_functions.schemas import validate_config_schema
 
 from mlx_hf_bridge.errors import ConfigError, InputError
+from mlx_hf_bridge.runtime.boundary import guard_methods
 from mlx_hf_bridge.sentence_transformers import MLXSentenceTransformer
 
 _PRIMITIVE = (str, int, float, bool, list, dict, tuple)
 
 
+@guard_methods
 class MLXEmbeddingFunction(EmbeddingFunction[Documents]):
     """A Chroma embedding function that computes with MLX, as its SentenceTransformerEmbeddingFunction does with torch.
 
@@ -65,7 +68,9 @@ class MLXEmbeddingFunction(EmbeddingFunction[Documents]):
         Returns:
             A list of N float32 vectors.
         """
-        vectors = self.model.encode(list(input), normalize_embeddings=self.normalize_embeddings)
+        # Anything else is refused by `encode`, with its type.
+        texts = list(input) if isinstance(input, Iterable) else input
+        vectors = self.model.encode(texts, normalize_embeddings=self.normalize_embeddings)
         return list(np.asarray(vectors, np.float32))
 
     @staticmethod

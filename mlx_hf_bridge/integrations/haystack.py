@@ -13,6 +13,7 @@ from haystack.utils import Secret
 
 from mlx_hf_bridge.errors import ArgumentTypeError, InputError
 from mlx_hf_bridge.integrations.models import ModelLike, as_model, settings_of
+from mlx_hf_bridge.runtime.boundary import guard_methods
 from mlx_hf_bridge.sentence_transformers import MLXSentenceTransformer
 from mlx_hf_bridge.sentence_transformers.encoding.precision import quantize_embeddings
 
@@ -48,6 +49,7 @@ _ENCODING: Mapping[str, Any] = {
 }
 
 
+@guard_methods
 class _Embedder:
     """What both components share: arguments by name, loading, encoding and serialization."""
 
@@ -142,6 +144,7 @@ class _Embedder:
 
 
 @component
+@guard_methods
 class MLXTextEmbedder(_Embedder):
     """A Haystack component that embeds a query with MLX, as SentenceTransformersTextEmbedder does with torch.
 
@@ -195,6 +198,7 @@ class MLXTextEmbedder(_Embedder):
 
 
 @component
+@guard_methods
 class MLXDocumentEmbedder(_Embedder):
     """A Haystack component that embeds documents with MLX, as SentenceTransformersDocumentEmbedder does with torch.
 

@@ -10,8 +10,10 @@ import numpy as np
 from keybert.backend import BaseEmbedder
 
 from mlx_hf_bridge.integrations.models import ModelLike, as_model
+from mlx_hf_bridge.runtime.boundary import guard_methods
 
 
+@guard_methods
 class MLXBackend(BaseEmbedder):
     """A KeyBERT embedder that computes with MLX, as KeyBERT's SentenceTransformerBackend does with torch.
 

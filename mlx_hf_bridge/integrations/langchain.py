@@ -10,8 +10,10 @@ from langchain_core.embeddings import Embeddings
 
 from mlx_hf_bridge.errors import ArgumentTypeError
 from mlx_hf_bridge.integrations.models import ModelLike, as_model
+from mlx_hf_bridge.runtime.boundary import guard_methods
 
 
+@guard_methods
 class MLXEmbeddings(Embeddings):
     """LangChain embeddings that are computed by MLX, as by its HuggingFaceEmbeddings with torch.
 

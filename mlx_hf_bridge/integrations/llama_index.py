@@ -12,6 +12,7 @@ from llama_index.core.base.embeddings.base import BaseEmbedding
 from pydantic import Field, PrivateAttr
 
 from mlx_hf_bridge.integrations.models import ModelLike, as_model, name_of
+from mlx_hf_bridge.runtime.boundary import guard_methods
 from mlx_hf_bridge.sentence_transformers import MLXSentenceTransformer
 
 _DEFAULT_MODEL = "BAAI/bge-small-en"
@@ -27,6 +28,7 @@ _INSTRUCTIONS = (
 )
 
 
+@guard_methods
 class MLXEmbedding(BaseEmbedding):
     """A LlamaIndex embedding that is computed by MLX, as its HuggingFaceEmbedding is with torch.
 

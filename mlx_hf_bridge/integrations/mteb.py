@@ -16,11 +16,13 @@ from mteb.models.model_meta import ScoringFunction
 
 from mlx_hf_bridge.errors import InputError
 from mlx_hf_bridge.integrations.models import ModelLike, as_model, name_of
+from mlx_hf_bridge.runtime.boundary import guard_methods
 from mlx_hf_bridge.sentence_transformers import MLXSentenceTransformer
 
 logger = logging.getLogger(__name__)
 
 
+@guard_methods
 class MLXEncoder(AbsEncoder):
     """An MTEB encoder that computes with MLX, as MTEB's SentenceTransformerEncoderWrapper does with torch.
 

@@ -6,9 +6,11 @@ Reference: txtai/vectors/dense/sbert.py.
 import numpy as np
 from txtai.vectors import Vectors
 
+from mlx_hf_bridge.runtime.boundary import guard_methods
 from mlx_hf_bridge.sentence_transformers import MLXSentenceTransformer
 
 
+@guard_methods
 class MLXVectors(Vectors):
     """txtai vectors that are computed by MLX, as by its "sentence-transformers" method with torch.
 

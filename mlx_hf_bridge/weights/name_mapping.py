@@ -90,7 +90,10 @@ class NameMapping:
         head = family.heads[task].names_for(config) if task != BASE_TASK else {}
         self._head = {hf: f"head.{path}".rstrip(".") for hf, path in head.items()}
         self._other_heads = {
-            name for other in family.heads.values() for name in (*other.names, *other.tied, *other.untied)
+            name
+            for other in family.heads.values()
+            # A head with variants has its tables of tied names there.
+            for name in (*other.names, *other.tied, *other.untied, *other.names_for(config))
         } - set(self._head)
         self._ignored_suffixes = {name for head in family.heads.values() for name in head.ignored_suffixes(config)}
         self._unused_modules = frozenset(family.unused_modules(config))

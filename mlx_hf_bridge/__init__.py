@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     # "as" marks a name as exported, which strict type checkers ask for.
     from mlx_hf_bridge.conversion.api import convert as convert
     from mlx_hf_bridge.gliner.model import MLXGLiNER as MLXGLiNER
+    from mlx_hf_bridge.inspection import Inspection as Inspection
+    from mlx_hf_bridge.inspection import inspect as inspect
     from mlx_hf_bridge.pipelines import pipeline as pipeline
     from mlx_hf_bridge.pretrained.auto import MLXAutoModel as MLXAutoModel
     from mlx_hf_bridge.pretrained.auto import MLXAutoModelForMaskedLM as MLXAutoModelForMaskedLM
@@ -50,6 +52,7 @@ _LAZY = {
     ),
     "conversion.api": ("convert",),
     "gliner.model": ("MLXGLiNER",),
+    "inspection": ("Inspection", "inspect"),
     "pipelines": ("pipeline",),
     "quantization.recipes": ("MLXQuantizationConfig",),
     "sentence_transformers": ("MLXCrossEncoder", "MLXMultiVectorEncoder", "MLXSentenceTransformer", "MLXSparseEncoder"),

@@ -37,7 +37,7 @@ ORDER = [
     {"pretrained"},
     {"facade", "gliner"},
     {"sentence_transformers", "pipelines"},
-    {"verification", "zero_change", "integrations", "cache", "selfcheck", "serving"},
+    {"verification", "zero_change", "integrations", "cache", "inspection", "selfcheck", "serving"},
     {"cli"},
     {"__main__"},
 ]

@@ -244,7 +244,7 @@ def open_weight_files(checkpoint: Checkpoint) -> list[WeightFile]:
         CheckpointError: If a shard is missing, or a file is broken.
         ConfigError: If transformers_weights is not the name of a safetensors file.
     """
-    candidates = _candidates(checkpoint)
+    candidates = weight_file_names(checkpoint)
     for name in candidates:
         if not name.endswith(".json"):
             _fetch(checkpoint, [name])
@@ -264,10 +264,19 @@ def open_weight_files(checkpoint: Checkpoint) -> list[WeightFile]:
     )
 
 
-def _candidates(checkpoint: Checkpoint) -> list[str]:
+def weight_file_names(checkpoint: Checkpoint) -> list[str]:
     """Return the names that weight files may have, best first.
 
     Reference: transformers/modeling_utils.py, _get_resolved_checkpoint_files.
+
+    Args:
+        checkpoint: The model; its options choose a variant, and its config may name the file.
+
+    Returns:
+        Names of files and of indexes of shards, in the model's folder.
+
+    Raises:
+        ConfigError: If transformers_weights is not the name of a safetensors file.
     """
     options = checkpoint.source.options
     if named := checkpoint.config.get("transformers_weights"):

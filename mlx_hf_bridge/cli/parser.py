@@ -78,6 +78,7 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
         ("serve", _add_serve, "answer embeddings, rerank and classification requests over HTTP", help_texts.SERVE),
         ("verify", _add_verify, "compare converted models with their float originals", help_texts.VERIFY),
         ("demo", _add_demo, "run a small search with a real model in 8 bits", help_texts.DEMO),
+        ("inspect", _add_inspect, "show what a model is and what works with it, before a download", help_texts.INSPECT),
         ("models", _add_models, "list the supported model types and their heads", help_texts.MODELS),
         ("cache", _add_cache, "list, verify, prune and remove converted models in the cache", help_texts.CACHE),
         ("doctor", _add_doctor, "show what this machine computes with, how fast, and advice", help_texts.DOCTOR),
@@ -263,6 +264,12 @@ def _add_verify(parser: argparse.ArgumentParser) -> None:
 
 def _add_demo(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="one JSON document instead of tables")
+
+
+def _add_inspect(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help="a Hub id or a folder")
+    parser.add_argument("--revision", help="branch, tag or commit on the Hub")
+    parser.add_argument("--json", action="store_true", help="one JSON document instead of a listing")
 
 
 def _add_models(parser: argparse.ArgumentParser) -> None:

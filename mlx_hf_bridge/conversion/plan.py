@@ -1,7 +1,7 @@
 """A conversion planned from file headers alone: what becomes of every tensor, and the bytes that it will take."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -114,6 +114,7 @@ def plan_conversion(
     dtype: mx.Dtype | None,
     fetch: bool = True,
     tolerance: Tolerance = STRICT,
+    headers: Sequence[WeightFile] | None = None,
 ) -> Plan:
     """Decide what becomes of every tensor; any fault of the checkpoint is an error before a byte is written.
 
@@ -124,6 +125,7 @@ def plan_conversion(
         dtype: Dtype of unquantized tensors, scales and biases; None keeps the source's, or is float16 with a recipe.
         fetch: False reads only headers from the Hub; such a plan can be inspected and not written.
         tolerance: How the tensors may differ from the model.
+        headers: The weight files, if they were opened before; None opens them.
 
     Returns:
         The plan.
@@ -139,7 +141,7 @@ def plan_conversion(
             f"{checkpoint.source.name} is already converted; convert the checkpoint that it was made from"
             f"{', with the adapter' if checkpoint.adapter else ''}."
         )
-    files = open_weight_files(checkpoint) if fetch else read_headers(checkpoint)
+    files = list(headers or (open_weight_files(checkpoint) if fetch else read_headers(checkpoint)))
     raw = complete_config(files, family, checkpoint.config)
     files, raw = settle_ties(files, family, raw, compare=fetch)
     if checkpoint.adapter is not None:

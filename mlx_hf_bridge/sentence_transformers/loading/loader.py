@@ -128,16 +128,9 @@ class ModuleLoader:
         """
         for entry in entries:
             # All of them first, before the weights are downloaded.
-            if entry.type != TaskTransformer.reference or not self._has_tasks(entry.path):
-                _check_known(entry.kind, entry.type, str(self.source.folder))
+            check_module(entry, self.source.folder)
         with naming(self.source):
             return self._load_modules(entries)
-
-    def _has_tasks(self, path: str) -> bool:
-        """Whether the encoder in a module's folder has a LoRA for each task, which TaskTransformer reads."""
-        config = self.source.folder / path / CONFIG_FILE
-        raw = read_json(config) if config.is_file() else {}
-        return isinstance(raw, dict) and bool(raw.get(LORA_KEY)) and is_native(raw)
 
     def _load_modules(self, entries: Sequence[ModuleEntry]) -> list[Module]:
         modules: list[Module] = []
@@ -273,6 +266,27 @@ def _with_selection(source: Source, model_kwargs: Mapping[str, Any]) -> Source:
     chosen: dict[str, Any] = {key: model_kwargs.get(key) for key in ("variant", "use_safetensors")}
     options = replace(source.options, **{key: value for key, value in chosen.items() if value is not None})
     return source if options == source.options else locate(source.name, options)
+
+
+def check_module(entry: ModuleEntry, folder: Path) -> None:
+    """Check that a module of modules.json is implemented here.
+
+    Args:
+        entry: The module.
+        folder: The repo's folder.
+
+    Raises:
+        UnsupportedModelError: If it is not.
+    """
+    if entry.type != TaskTransformer.reference or not _has_tasks(folder / entry.path):
+        _check_known(entry.kind, entry.type, str(folder))
+
+
+def _has_tasks(folder: Path) -> bool:
+    """Whether the encoder in a module's folder has a LoRA for each task, which TaskTransformer reads."""
+    config = folder / CONFIG_FILE
+    raw = read_json(config) if config.is_file() else {}
+    return isinstance(raw, dict) and bool(raw.get(LORA_KEY)) and is_native(raw)
 
 
 def _check_known(kind: str, type_: str, where: str) -> None:

@@ -57,6 +57,7 @@ FACTS: dict[str, dict[str, Any]] = {
     "vinai/phobert-base-v2": {"tokenizer": "PhobertTokenizer", "tokenizer_form": "Python"},
     "jinaai/jina-colbert-v2": {"dimension": 8, "pooling": ()},
     "naver/splade-v3": {"dimension": 400},
+    "urchade/gliner_medium-v2.1": {"works": ("MLXGLiNER", 'pipeline("zero-shot-ner")')},
     "minishlab/potion-base-8M": {"works": ("MLXSentenceTransformer",), "modules": ("StaticEmbedding", "Normalize")},
     "intfloat/e5-mistral-7b-instruct": {"support": "traced", "pooling": ("lasttoken",)},
 }
@@ -82,7 +83,6 @@ def test_the_entry_that_fits_is_named(repo: str, entry: str, tmp_path: Path) -> 
 
 
 REFUSED = {
-    "urchade/gliner_medium-v2.1": "GLiNER",
     "Xenova/all-MiniLM-L6-v2": "ONNX Runtime",
     "allenai/specter2": "adapters library",
     "google/canine-s": "branches on the length",

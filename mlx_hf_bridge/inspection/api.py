@@ -5,6 +5,7 @@ from pathlib import Path
 
 from mlx_hf_bridge.architecture.config import NO_POSITIONS, EncoderConfig
 from mlx_hf_bridge.architecture.family import SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION, Family
+from mlx_hf_bridge.architecture.gliner import GLINER_FILE
 from mlx_hf_bridge.architecture.unsupported import UNSUPPORTED
 from mlx_hf_bridge.checkpoints.checkpoint import Checkpoint, read_checkpoint
 from mlx_hf_bridge.checkpoints.other_formats import other_formats_advice
@@ -83,7 +84,9 @@ def _refused(found: Inspection, reason: str) -> Inspection:
 
 
 def _without_transformer(found: Inspection, checkpoint: Checkpoint) -> Inspection:
-    """Return the facts of a repo without config.json: tables of vectors, or weights of other libraries."""
+    """Return the facts of a repo without config.json: GLiNER, tables of vectors, or weights of other libraries."""
+    if (checkpoint.folder / GLINER_FILE).is_file():
+        return replace(found, works=("MLXGLiNER", 'pipeline("zero-shot-ner")'))
     if checkpoint.modules is None:
         advice = other_formats_advice(checkpoint.source, checkpoint.model_folder)
         return _refused(found, f"{checkpoint.source.name} has no config.json. {advice}".strip())

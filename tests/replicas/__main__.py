@@ -15,6 +15,7 @@ import tempfile
 import warnings
 from pathlib import Path
 
+sys.path.append(str(Path(__file__).parent.parent / "goldens"))
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 

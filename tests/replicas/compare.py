@@ -1,5 +1,6 @@
 """Load a replica by its natural entry point, here and in the reference, and return what both compute."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import numpy as np
 import sentence_transformers
 import torch
 import transformers
+from gliner_entities import CALLS
 
 import mlx_hf_bridge
 from replicas import own_code
@@ -19,6 +21,8 @@ PAIRS = [(question, text) for question in QUESTIONS for text in TEXTS if text]
 LABELS = ["sport", "bad news", "film"]
 # Largest absolute difference of float32 results; logits of random heads reach 10, of which it is one part in a million.
 ABSOLUTE, RELATIVE = 2e-5, 1e-5
+_ENTITY = ("start", "end", "label", "score")
+GOLDENS = Path(__file__).parent.parent / "goldens" / "gliner_entities.json"
 # Tokens, for a model that is called with ids.
 LONGEST = 40
 Results = dict[str, Any]
@@ -37,6 +41,7 @@ def results(folder: Path, row: Replica, name: str = "") -> Results:
         "SparseEncoder": _sparse_encoder,
         "MultiVectorEncoder": _multi_vector_encoder,
         "AutoModel": _auto_model,
+        "zero-shot-ner": _gliner,
     }.get(row.entry, _pipeline)
     return compute(folder, row, name)
 
@@ -146,6 +151,16 @@ def _question_answering(folder: Path, row: Replica, name: str) -> Results:
         assert TEXTS[3][answer["start"] : answer["end"]] == answer["answer"]
         output = mlx_hf_bridge.MLXAutoModelForQuestionAnswering.from_pretrained(name)(**inputs)
     return {key: np.asarray(output[key]) for key in ("start_logits", "end_logits")}
+
+
+def _gliner(folder: Path, row: Replica, name: str) -> Results:
+    """Return entities; the reference's were recorded from the gliner package (tests/goldens)."""
+    texts, labels, options = CALLS[1]
+    if name:
+        found = mlx_hf_bridge.MLXGLiNER.from_pretrained(name, show_progress=False).inference(texts, labels, **options)
+        return _values([[[one[key] for key in _ENTITY] for one in entities] for entities in found])
+    recorded = json.loads(GOLDENS.read_text(encoding="utf-8"))[row.head]["calls"][1]["entities"]
+    return _values([[one[: len(_ENTITY)] for one in entities] for entities in recorded])
 
 
 def _values(output: Any, name: str = "") -> Results:

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import gliner_models
 import sentence_transformers
 import tokenizers
 import torch
@@ -183,8 +184,9 @@ def own_class(folder: Path, row: Replica) -> None:
     save_file({"t5.shared.weight": torch.zeros(4, 4)}, folder / "model.safetensors", {"format": "pt"})
 
 
-def nothing(folder: Path, row: Replica) -> None:
-    """Only the files that the row lists."""
+def gliner(folder: Path, row: Replica) -> None:
+    """A model of the gliner package, of which tests have recorded results."""
+    gliner_models.make(folder, row.head)
 
 
 def adapter_hub(folder: Path, row: Replica) -> None:

@@ -107,12 +107,13 @@ def listed(row: Replica) -> dict[str, Any]:
     native = bool(row.own_code) or not row.model or row.model in model_types()
     by_sentence_transformers = row.entry in _TASKS and row.entry != "AutoModel"
     reference = "sentence-transformers" if by_sentence_transformers else "transformers"
+    reference = "gliner" if row.entry == "zero-shot-ner" else "NumPy" if row.own_code else reference
     return {
         "repo": row.repo,
         "task": _TASKS.get(row.entry, row.entry),
         "dimension": row.dimension,
         "layout": row.layout,
         "support": "refused" if row.refused else "native" if native else "traced",
-        "compared_with": "" if row.refused else "NumPy" if row.own_code else reference,
+        "compared_with": "" if row.refused else reference,
         "why": row.why,
     }

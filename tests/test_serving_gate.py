@@ -185,3 +185,14 @@ def test_uvicorn_answers_on_a_socket_and_closes_connections_that_send_no_headers
         return found
 
     assert len(with_engine(model, work).json()) == len(TEXTS)
+
+
+def test_the_page_needs_no_key_and_loads_nothing_from_elsewhere(model: MLXSentenceTransformer) -> None:
+    server = Server({"tiny": model}, Settings(api_key="secret"))
+    page, style, script = server.send(("/", None), ("/page.css", None), ("/page.js", None))
+    assert [one.status_code for one in (page, style, script)] == [200, 200, 200]
+    assert "default-src 'none'" in page.headers["content-security-policy"]
+    assert "<h1>mlx-hf-bridge</h1>" in page.text
+    # The namespace of SVG is a name, and comments of the script begin with slashes.
+    written = (page.text + style.text + script.text).replace("http://www.w3.org/2000/svg", "").replace("// ", "")
+    assert "//" not in written

@@ -39,7 +39,7 @@ def create_app(engine: AsyncEngine, settings: Settings | None = None) -> App:
     Raises:
         BackendError: If FastAPI is not installed.
     """
-    from mlx_hf_bridge.serving.routes import cohere, labels, openai, state, tei
+    from mlx_hf_bridge.serving.routes import cohere, labels, openai, page, state, tei
 
     settings, metrics = settings or Settings(), engine.observer
     if not isinstance(metrics, Metrics):
@@ -58,6 +58,7 @@ def create_app(engine: AsyncEngine, settings: Settings | None = None) -> App:
         cohere.routes(engine),
         labels.routes(engine, settings),
         state.routes(engine, settings, metrics),
+        page.routes(),
     ):
         app.include_router(router)
     app.add_exception_handler(RequestValidationError, _invalid_request)

@@ -26,7 +26,7 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 access_log = logging.getLogger("mlx_hf_bridge.serving.access")
 # The page, and what says whether the server lives, need no key.
-_OPEN = ("/", "/health", "/health/live", "/health/ready", "/ping", "/favicon.ico")
+_OPEN = ("/", "/page.css", "/page.js", "/health", "/health/live", "/health/ready", "/ping")
 _ID = re.compile(rb"[\w.-]{1,128}")
 # What proxies write of a client that closed the connection.
 CLIENT_GONE = 499

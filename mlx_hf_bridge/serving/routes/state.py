@@ -3,6 +3,7 @@
 from typing import Any
 
 from fastapi import APIRouter, Response
+from fastapi.responses import PlainTextResponse
 
 from mlx_hf_bridge.errors import ShuttingDownError
 from mlx_hf_bridge.serving.engine import AsyncEngine
@@ -36,7 +37,7 @@ def routes(engine: AsyncEngine, settings: Settings, metrics: Metrics) -> APIRout
         """Say that the process lives."""
         return {"status": "ok"}
 
-    @router.get("/health")
+    @router.get("/health", response_class=Response)
     @router.get("/health/ready", include_in_schema=False)
     @router.get("/ping", include_in_schema=False)
     async def ready() -> Response:
@@ -50,7 +51,7 @@ def routes(engine: AsyncEngine, settings: Settings, metrics: Metrics) -> APIRout
         """Return facts about a model, the first one by default, and the limits of the server."""
         return _info(await engine.load(model), engine, settings)
 
-    @router.get("/metrics")
+    @router.get("/metrics", response_class=PlainTextResponse)
     async def show() -> Response:
         """Return metrics in the format of Prometheus."""
         return Response(metrics.render(), media_type=CONTENT_TYPE)

@@ -276,4 +276,5 @@ async function describe() {
 }
 
 find("#key").addEventListener("change", describe);
+find("#key-row").addEventListener("submit", (event) => event.preventDefault());
 describe();

@@ -163,3 +163,25 @@ def test_loaded_models_are_compiled_where_the_device_says_so(tmp_path: Path, mon
 def test_a_variable_and_the_device_decide_about_compilation(variables: dict[str, str], expected: str) -> None:
     printed = "from mlx_hf_bridge.runtime.device import COMPILES_GRAPHS; print(COMPILES_GRAPHS)"
     assert run_python(printed, **variables) == expected
+
+
+# Kernels of one forward pass with mean pooling and normalization on Metal, compiled; more are a regression.
+PRIMITIVES = {
+    ("MiniLM-L6", "float16"): 82,
+    ("MiniLM-L6", "q8"): 91,
+    ("BERT-base", "float16"): 130,
+    ("BERT-base", "q8"): 145,
+}
+COUNTED = """
+from benchmarks.primitives import STORED, count
+for shape in ("MiniLM-L6", "BERT-base"):
+    for stored in STORED[1:]:
+        print(shape, stored, sum(count(shape, stored, compiled=True).values()))
+"""
+
+
+def test_a_compiled_forward_pass_launches_no_more_kernels_than_it_did() -> None:
+    lines = [line.split() for line in run_python(COUNTED).splitlines()]
+    found = {(shape, stored): int(number) for shape, stored, number in lines}
+    assert found.keys() == PRIMITIVES.keys()
+    assert all(found[case] <= most for case, most in PRIMITIVES.items()), found

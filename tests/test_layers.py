@@ -19,6 +19,7 @@ from mlx_hf_bridge.layers.feed_forward import FeedForward
 from mlx_hf_bridge.layers.heads import FirstTokenClassifier, PooledClassifier, Pooler, TokenClassifier
 from mlx_hf_bridge.layers.norm import LayerNorm
 from mlx_hf_bridge.layers.token_batch import TokenBatch
+from mlx_hf_bridge.runtime import device
 
 # float32, inputs from -8 to 8; largest difference seen 1e-6 (gelu_fast evaluates gelu_new in another order).
 ABSOLUTE = 3e-6
@@ -129,6 +130,29 @@ def test_attention_is_the_sum_written_out() -> None:
             scores = np.exp(keys[:, part] @ queries[query, part] / math.sqrt(2))
             expected[query, part] = scores / scores.sum() @ values[:, part]
     np.testing.assert_allclose(np.array(attention(mx.array(x), None))[0], expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(("width", "widening"), [(24, 3), (32, 2), (48, 2)])
+def test_widened_heads_compute_the_same(width: int, widening: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device, "BACKEND", "metal")
+    assert device.head_widening(width) == widening
+    assert device.head_widening(64) == device.head_widening(16) == 1
+    wide = Attention(2 * width, 2)
+    monkeypatch.setattr(device, "BACKEND", "cpu")
+    plain = Attention(2 * width, 2)
+    assert plain._widening == 1
+    random = mx.random.key(0)
+    plain.update(tree_map(lambda array: mx.random.normal(array.shape, key=random) * 0.3, plain.parameters()))
+    wide.update(plain.parameters())
+    x = mx.random.normal((2, 9, 2 * width), key=random)
+    mask = mx.arange(9)[None, None, None] < mx.array([9, 4])[:, None, None, None]
+    for given in (None, mask):
+        for one in ("__call__", "first_token"):
+            expected, actual = (np.array(getattr(layer, one)(x, given)) for layer in (plain, wide))
+            np.testing.assert_allclose(actual, expected, rtol=0, atol=2e-5)
+    monkeypatch.setattr(device, "BACKEND", "metal")
+    monkeypatch.setenv("MLX_HF_BRIDGE_WIDE_HEADS", "0")
+    assert device.head_widening(width) == 1
 
 
 def test_a_trace_keeps_what_it_is_asked_for() -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
+import numpy as np
 
 from mlx_hf_bridge.layers.linear import dequantizing_once
 from mlx_hf_bridge.layers.token_batch import TokenBatch
@@ -71,10 +72,13 @@ class CompiledForward:
         length = self._padded_length(tokens)
         padded = batch.padded_to(rounded_up(texts), length, self._pad_token_id)
         arrays = {name: array for name in _ARRAYS if (array := getattr(padded, name)) is not None}
+        # Read on the host, where batches come from.
+        known = batch.mask is not None and bool(np.asarray(batch.mask).any(axis=1).all())
         # Identities are safe keys: the compiled functions hold the modules.
         model = (*(id(module) for module in modules.values()), first_token)
         call = self._calls.get(
-            (*model, padded.ids.shape, *arrays), partial(_traced, self._forward, modules, tuple(arrays), first_token)
+            (*model, known, padded.ids.shape, *arrays),
+            partial(_traced, self._forward, modules, tuple(arrays), known, first_token),
         )
         outputs: Outputs = call(arrays_of(modules), *arrays.values())
         if padded is batch:
@@ -108,11 +112,12 @@ def _traced(
     forward: Forward,
     modules: Mapping[str, nn.Module],
     names: tuple[str, ...],
+    has_no_empty_rows: bool,
     first_token: bool,
     weights: list[mx.array],
     *arrays: mx.array,
 ) -> Outputs:
-    given: dict[str, Any] = dict(zip(names, arrays, strict=True))
+    batch = TokenBatch(**dict[str, Any](zip(names, arrays, strict=True)), has_no_empty_rows=has_no_empty_rows)
     # Weights that are dequantized in a trace belong to it.
     with dequantizing_once():
-        return called_with(modules, weights, forward, modules, TokenBatch(**given), first_token)  # type: ignore[no-any-return]
+        return called_with(modules, weights, forward, modules, batch, first_token)  # type: ignore[no-any-return]

@@ -10,6 +10,7 @@ from collections.abc import Callable
 import mlx.core as mx
 
 from mlx_hf_bridge.layers.token_batch import TokenBatch
+from mlx_hf_bridge.runtime.device import fused
 
 # torch.clamp(..., min=1e-9) in the reference: a text without tokens gets 0 instead of NaN.
 _MIN_COUNT = 1e-9
@@ -36,16 +37,16 @@ def pool(
     Returns:
         Embeddings of shape (B, D x number of modes), float32.
     """
-    # Sums over a long text can exceed what half precision holds.
-    hidden = hidden.astype(mx.float32)
     kept = batch.without_first(skipped) if skipped else batch
     pooled = []
     for mode in modes:
         one = _weighted_mean(hidden, kept, skipped) if mode == "weightedmean" else POOLING_MODES[mode](hidden, kept)
+        one = one.astype(mx.float32)
         pooled.append(one if weights_sum is None else _rescaled(one, kept, mode, skipped, weights_sum))
     return pooled[0] if len(pooled) == 1 else mx.concatenate(pooled, axis=-1)
 
 
+@fused
 def normalize(vectors: mx.array) -> mx.array:
     """Scale vectors to unit length; vectors of 0 stay 0.
 
@@ -76,24 +77,36 @@ def _max(hidden: mx.array, batch: TokenBatch) -> mx.array:
     return mx.where(batch.token_mask(mx.bool_), hidden, -mx.inf).max(axis=1)
 
 
-def _sum_and_count(hidden: mx.array, batch: TokenBatch) -> tuple[mx.array, mx.array]:
-    mask = batch.token_mask(mx.float32)
-    return (hidden * mask).sum(axis=1), mx.maximum(mask.sum(axis=1), _MIN_COUNT)
+def _sum_and_count(hidden: mx.array, mask: mx.array) -> tuple[mx.array, mx.array]:
+    """Return the sum of the tokens (B, D) and their number (B, 1), at least _MIN_COUNT, for a mask (B, L, 1)."""
+    # Sums over a long text can exceed what half precision holds.
+    total = (hidden.astype(mx.float32) * mask.astype(mx.float32)).sum(axis=1)
+    return total, mx.maximum(mask.sum(axis=1).astype(mx.float32), _MIN_COUNT)
 
 
-def _mean(hidden: mx.array, batch: TokenBatch) -> mx.array:
-    total, count = _sum_and_count(hidden, batch)
+@fused
+def _masked_mean(hidden: mx.array, mask: mx.array) -> mx.array:
+    total, count = _sum_and_count(hidden, mask)
     return total / count
 
 
-def _mean_sqrt(hidden: mx.array, batch: TokenBatch) -> mx.array:
-    total, count = _sum_and_count(hidden, batch)
+@fused
+def _masked_mean_sqrt(hidden: mx.array, mask: mx.array) -> mx.array:
+    total, count = _sum_and_count(hidden, mask)
     return total / mx.sqrt(count)
+
+
+def _mean(hidden: mx.array, batch: TokenBatch) -> mx.array:
+    return _masked_mean(hidden, batch.token_mask(mx.bool_))
+
+
+def _mean_sqrt(hidden: mx.array, batch: TokenBatch) -> mx.array:
+    return _masked_mean_sqrt(hidden, batch.token_mask(mx.bool_))
 
 
 def _weighted_mean(hidden: mx.array, batch: TokenBatch, skipped: int = 0) -> mx.array:
     """Return the mean with weight n for token n, counted from the first real token and including an excluded prompt."""
-    mask = batch.token_mask(mx.float32)
+    mask, hidden = batch.token_mask(mx.float32), hidden.astype(mx.float32)
     weights = mask * (mx.cumsum(mask, axis=1) + skipped)
     return (hidden * weights).sum(axis=1) / mx.maximum(weights.sum(axis=1), _MIN_COUNT)
 

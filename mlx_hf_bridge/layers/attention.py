@@ -12,7 +12,7 @@ import mlx.nn as nn
 
 from mlx_hf_bridge.layers.fast_math import LOG2_E, exp2_nonpositive
 from mlx_hf_bridge.layers.linear import Linear
-from mlx_hf_bridge.runtime.device import uses_cpu_attention
+from mlx_hf_bridge.runtime.device import head_widening, uses_cpu_attention
 
 
 class Attention(nn.Module):
@@ -36,12 +36,13 @@ class Attention(nn.Module):
         width = heads * (head_dim or hidden_size // heads)
         self.heads = heads
         self.scale = (width // heads) ** -0.5 if scaled else 1.0
+        self._widening = head_widening(width // heads)
         self.qkv = Linear(hidden_size, 3 * width, bias)
         self.out = Linear(width, hidden_size, bias)
 
     def __call__(self, x: mx.array, mask: mx.array | None, bias: mx.array | None = None) -> mx.array:
-        queries, keys, values = self._heads(x)
-        return self.out(merge_heads(attend(queries, keys, values, self.scale, mask, bias)))
+        queries, keys, values = self._widened_heads(x)
+        return self._output(attend(queries, keys, values, self.scale, mask, bias))
 
     def with_weights(
         self, x: mx.array, mask: mx.array | None, bias: mx.array | None = None
@@ -71,12 +72,26 @@ class Attention(nn.Module):
         Returns:
             The output of shape (B, 1, D).
         """
-        queries, keys, values = self._heads(x)
+        queries, keys, values = self._widened_heads(x)
         mask, bias = (None if term is None else term[:, :, :1] for term in (mask, bias))
-        return self.out(merge_heads(attend(queries[:, :, :1], keys, values, self.scale, mask, bias)))
+        return self._output(attend(queries[:, :, :1], keys, values, self.scale, mask, bias))
 
     def _heads(self, x: mx.array) -> list[mx.array]:
         return [split_heads(part, self.heads) for part in mx.split(self.qkv(x), 3, axis=-1)]  # (B, H, L, K) each
+
+    def _widened_heads(self, x: mx.array) -> list[mx.array]:
+        """Return heads in which zeros follow each number, if the device has a faster kernel for their width."""
+        if self._widening == 1:
+            return self._heads(x)
+        joined = self.qkv(x)
+        # One multiplication, which compilation joins with the bias of a quantized layer.
+        pattern = mx.array([1.0] + [0.0] * (self._widening - 1), joined.dtype)
+        widened = (joined[..., None] * pattern).reshape(*joined.shape[:-1], -1)
+        return [split_heads(part, self.heads) for part in mx.split(widened, 3, axis=-1)]
+
+    def _output(self, attended: mx.array) -> mx.array:
+        """Return the output for attended heads, without the zeros between their numbers."""
+        return self.out(merge_heads(attended if self._widening == 1 else attended[..., :: self._widening]))
 
 
 def attend(

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_hf_bridge.layers.linear import Embedding, Linear
+from mlx_hf_bridge.layers.linear import Embedding, Linear, QuantizedEmbedding
 from mlx_hf_bridge.layers.norm import LayerNorm
 from mlx_hf_bridge.layers.token_batch import TokenBatch
 
@@ -94,17 +94,23 @@ class Embeddings(nn.Module):
         self.extra = dict(extra or {})
 
     def __call__(self, batch: TokenBatch) -> mx.array:
-        padding = self.pad_token_id
-        # RoBERTa's positions start after the id of padding; BERT's at 0.
-        positions = batch.positions() if padding is None else batch.positions_after(padding)
         tokens = batch.embed(self.word)  # (B, L, E)
-        summed = (tokens if self.token_scale == 1.0 else tokens * self.token_scale) + self.position(positions)
+        summed = (tokens if self.token_scale == 1.0 else tokens * self.token_scale) + self._positions(batch)
         if "token_type" in self:
-            summed = summed + self.token_type(_token_type_ids(batch))
+            summed = summed + _token_types(self.token_type, batch)
         for table in self.extra.values():
             rows = table(batch)
             summed = summed if rows is None else summed + rows
         return self.norm(summed) if "norm" in self else summed
+
+    def _positions(self, batch: TokenBatch) -> mx.array:
+        # RoBERTa's positions start after the id of padding; BERT's at 0.
+        if self.pad_token_id is not None:
+            return self.position(batch.positions_after(self.pad_token_id))
+        if batch.position_ids is None and isinstance(self.position, Embedding):
+            # The first rows: a view of the table instead of a lookup.
+            return self.position.weight[None, : batch.ids.shape[1]]
+        return self.position(batch.positions())
 
 
 class PositionsAndNorm(nn.Module):
@@ -198,7 +204,7 @@ class MaskedEmbeddings(nn.Module):
         if "position" in self:
             summed = summed + self.position(batch.positions())
         if "token_type" in self:
-            summed = summed + self.token_type(_token_type_ids(batch))
+            summed = summed + _token_types(self.token_type, batch)
         normed: mx.array = self.norm(self.projection(summed) if "projection" in self else summed)  # (B, L, D)
         # Zero at padding, as in transformers: the convolution after the first layer reads neighbors.
         return normed if batch.mask is None else normed * batch.token_mask(normed.dtype)
@@ -255,7 +261,7 @@ class NormalizedEmbeddings(nn.Module):
     def __call__(self, batch: TokenBatch) -> mx.array:
         summed = batch.embed(self.word)  # (B, L, E)
         if "token_type" in self:
-            summed = summed + self.token_type(_token_type_ids(batch))
+            summed = summed + _token_types(self.token_type, batch)
         normed: mx.array = self.norm(summed)
         return normed
 
@@ -313,6 +319,9 @@ class XLMEmbeddings(nn.Module):
         return normed
 
 
-def _token_type_ids(batch: TokenBatch) -> mx.array:
-    """Return the token type ids, (B, L), or one 0 that is broadcast, (1, 1)."""
-    return mx.zeros((1, 1), mx.int32) if batch.token_type_ids is None else batch.token_type_ids
+def _token_types(table: Embedding | QuantizedEmbedding, batch: TokenBatch) -> mx.array:
+    """Return the token type embeddings, (B, L, E), or those of type 0 that are broadcast, (1, E) or (1, 1, E)."""
+    if batch.token_type_ids is not None:
+        return table(batch.token_type_ids)
+    # A view of the table instead of a lookup.
+    return table.weight[:1] if isinstance(table, Embedding) else table(mx.zeros((1, 1), mx.int32))

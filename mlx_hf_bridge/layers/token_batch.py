@@ -24,6 +24,7 @@ class TokenBatch:
             1 or H, 1 or L, L); -inf hides a key, and a query from which all are hidden gets zeros. None for no such.
         has_empty_rows: Whether a row of `mask` is known to be all padding.
         extra_inputs: Model-specific inputs by their names in transformers (`langs`, `bbox`), (B, L) or (B, L, ...).
+        has_no_empty_rows: Whether every row of `mask` is known to have a token, which saves a look at it.
     """
 
     ids: mx.array
@@ -34,6 +35,7 @@ class TokenBatch:
     attention_bias: mx.array | None = None
     has_empty_rows: bool = False
     extra_inputs: Mapping[str, mx.array] = field(default_factory=dict)
+    has_no_empty_rows: bool = False
 
     def embed(self, table: Callable[[mx.array], mx.array]) -> mx.array:
         """Return the token embeddings.
@@ -60,6 +62,8 @@ class TokenBatch:
             return None
         if self.has_empty_rows:
             return mx.broadcast_to(self.mask[:, None, None, :], (len(self.ids), 1, *(self.ids.shape[1],) * 2))
+        if self.has_no_empty_rows:
+            return self.mask[:, None, None, :]
         # Without that knowledge a row of padding sees all its keys: with none, its softmax would be NaN.
         nothing = mx.logical_not(self.mask.any(axis=1, keepdims=True))
         return mx.logical_or(self.mask, nothing)[:, None, None, :]

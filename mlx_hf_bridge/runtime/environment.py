@@ -15,6 +15,7 @@ QUANTIZATION_VARIABLE = "MLX_HF_BRIDGE_QUANTIZATION"
 DEVICE_VARIABLE = "MLX_HF_BRIDGE_DEVICE"
 COMPILE_VARIABLE = "MLX_HF_BRIDGE_COMPILE"
 API_KEY_VARIABLE = "MLX_HF_BRIDGE_API_KEY"
+WIDE_HEADS_VARIABLE = "MLX_HF_BRIDGE_WIDE_HEADS"
 # For tests alone: make the choices of another backend's device.
 ACT_AS_VARIABLE = "MLX_HF_BRIDGE_ACT_AS"
 # Read by MLX itself.
@@ -63,6 +64,7 @@ _EXPECTED = {
     STREAMS_VARIABLE: (r"0*[1-9]\d*", "a number of 1 or more"),
     DEVICE_VARIABLE: (r"cpu|gpu", "'cpu' or 'gpu'"),
     COMPILE_VARIABLE: (r"0|1", "0 to compile no models, or 1 to compile them on CPUs too"),
+    WIDE_HEADS_VARIABLE: (r"0|1", "0 to leave attention heads as wide as they are, or 1"),
     ACT_AS_VARIABLE: (r"cpu|metal|cuda", "'cpu', 'metal' or 'cuda'"),
 }
 
@@ -121,6 +123,11 @@ def compile_choice() -> bool | None:
 def api_key() -> str | None:
     """Return MLX_HF_BRIDGE_API_KEY: what clients of `mlx-hf-bridge serve` must send; None for nothing."""
     return os.environ.get(API_KEY_VARIABLE) or None
+
+
+def widens_heads() -> bool:
+    """Return MLX_HF_BRIDGE_WIDE_HEADS: whether narrow heads are widened where that gives attention a faster kernel."""
+    return os.environ.get(WIDE_HEADS_VARIABLE) != "0"
 
 
 def acting_backend() -> str | None:

@@ -58,6 +58,7 @@ FACTS: dict[str, dict[str, Any]] = {
     "jinaai/jina-colbert-v2": {"dimension": 8, "pooling": ()},
     "naver/splade-v3": {"dimension": 400},
     "urchade/gliner_medium-v2.1": {"works": ("MLXGLiNER", 'pipeline("zero-shot-ner")')},
+    "sentence-transformers/clip-ViT-B-32": {"modules": ("CLIPModel",), "dimension": 16},
     "minishlab/potion-base-8M": {"works": ("MLXSentenceTransformer",), "modules": ("StaticEmbedding", "Normalize")},
     "intfloat/e5-mistral-7b-instruct": {"support": "traced", "pooling": ("lasttoken",)},
 }

@@ -316,10 +316,12 @@ def test_modules_that_are_not_computed_are_named(tmp_path: Path) -> None:
     make_repo(tmp_path)
     path = tmp_path / "repo" / "modules.json"
     entries = json.loads(path.read_text())
-    entries.append({"idx": 2, "name": "2", "path": "2_CLIP", "type": "sentence_transformers.models.CLIPModel"})
+    entries.append(
+        {"idx": 2, "name": "2", "path": "2_TokenEmbeddings", "type": "sentence_transformers.models.TokenEmbeddings"}
+    )
     path.write_text(json.dumps(entries))
     with pytest.raises(
-        UnsupportedModelError, match=r"the module CLIPModel \(sentence_transformers\.models\.CLIPModel\)"
+        UnsupportedModelError, match=r"the module TokenEmbeddings \(sentence_transformers\.models\.TokenEmbeddings\)"
     ):
         MLXSentenceTransformer(tmp_path / "repo")
 

@@ -212,8 +212,8 @@ def test_the_pooler_or_an_inner_layer_can_be_what_is_read(tmp_path: Path) -> Non
     ("module", "message"),
     [
         (
-            "sentence_transformers.models.CLIPModel",
-            r"the module CLIPModel \(sentence_transformers\.models\.CLIPModel\)",
+            "sentence_transformers.models.TokenEmbeddings",
+            r"the module TokenEmbeddings \(sentence_transformers\.models\.TokenEmbeddings\)",
         ),
         (
             "modeling_own.Pooling",

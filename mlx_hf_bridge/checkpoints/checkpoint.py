@@ -31,8 +31,10 @@ VERIFICATION_FILE = "verification.json"
 _TORCH_FILE = "pytorch_model.bin"
 _TORCH_INDEX = "pytorch_model.bin.index.json"
 NPZ_FILE = "weights.npz"
-# Names in modules.json of the module that holds the transformers model; the second is an older one for masked LMs.
-TRANSFORMER_KINDS = ("Transformer", "MLMTransformer")
+# Names in modules.json of the module that holds the transformers model; the second is an older one for masked LMs,
+# and of CLIP the text side is read.
+CLIP_KIND = "CLIPModel"
+TRANSFORMER_KINDS = ("Transformer", "MLMTransformer", CLIP_KIND)
 
 
 @dataclass(frozen=True)
@@ -166,7 +168,8 @@ def read_checkpoint(source: Source, needs_config: bool = True, adapter: Source |
     """
     folder = source.folder
     modules = read_modules(folder)
-    path = next((entry.path for entry in modules or () if entry.kind in TRANSFORMER_KINDS), "")
+    entry = next((entry for entry in modules or () if entry.kind in TRANSFORMER_KINDS), None)
+    path = "" if entry is None else entry.path
     # Old sentence-transformers repos keep the transformers model in a subfolder such as 0_Transformer.
     model_folder = folder if (folder / CONFIG_FILE).is_file() and not path else folder / path
     has_config = (model_folder / CONFIG_FILE).is_file()
@@ -174,6 +177,8 @@ def read_checkpoint(source: Source, needs_config: bool = True, adapter: Source |
         adapter = source
     if adapter is None or has_config or adapter.folder != folder:
         config = _read_config(source, model_folder / CONFIG_FILE, needs_config)
+        if entry is not None and entry.kind == CLIP_KIND:
+            config = _text_side(config, model_folder / CONFIG_FILE)
         plain = Checkpoint(source, folder, model_folder, config, modules)
         return plain if adapter is None else _with_adapter(plain, _adapter_in(adapter))
     found = _adapter_in(adapter)
@@ -184,6 +189,19 @@ def read_checkpoint(source: Source, needs_config: bool = True, adapter: Source |
     if is_adapter(base.folder) and not (base.folder / CONFIG_FILE).is_file():
         raise _adapter_of_an_adapter(found, base.name)
     return _with_adapter(read_checkpoint(base, needs_config), found)
+
+
+def _text_side(config: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Return the config of a CLIP model's text encoder, with the size of its projection."""
+    if config.get("model_type") != "clip":
+        return config
+    text = config.get("text_config")
+    if not isinstance(text, dict):
+        raise ConfigError(f"{path} has text_config={text!r:.80}, expected an object. Take the original file.")
+    size = {"projection_dim": config["projection_dim"]} if "projection_dim" in config else {}
+    dtypes = {key: config[key] for key in ("dtype", "torch_dtype") if key in config}
+    own = {"model_type": "clip_text_model", "architectures": ["CLIPTextModelWithProjection"]}
+    return {**text, **size, **dtypes, **own}
 
 
 def _adapter_in(source: Source) -> Adapter:

@@ -7,7 +7,7 @@ from mlx_hf_bridge.architecture.config import NO_POSITIONS, EncoderConfig
 from mlx_hf_bridge.architecture.family import SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION, Family
 from mlx_hf_bridge.architecture.gliner import GLINER_FILE
 from mlx_hf_bridge.architecture.unsupported import UNSUPPORTED
-from mlx_hf_bridge.checkpoints.checkpoint import Checkpoint, read_checkpoint
+from mlx_hf_bridge.checkpoints.checkpoint import CLIP_KIND, Checkpoint, read_checkpoint
 from mlx_hf_bridge.checkpoints.other_formats import other_formats_advice
 from mlx_hf_bridge.checkpoints.sources import HubOptions, locate
 from mlx_hf_bridge.conversion.traced import wants_tracing
@@ -114,6 +114,8 @@ def _with_facts(
 ) -> Inspection:
     weights = read_weights(checkpoint, family)
     width = config.hidden_size if config else checkpoint.config.get("hidden_size")
+    if any(entry.kind == CLIP_KIND for entry in checkpoint.modules or ()):
+        width = checkpoint.config.get("projection_dim")
     vocabulary = config.vocab_size if config else checkpoint.config.get("vocab_size")
     modules = read_module_files(checkpoint.folder, checkpoint.modules, width, vocabulary)
     tokenizer = TokenizerFacts() if family is None else read_tokenizer(checkpoint, family)

@@ -83,6 +83,9 @@ FAMILY = Family(
     heads={},
     pooler=lambda config: EOSPooler(config.eos_token_id),
     other_heads=("text_projection",),
+    # Of whole CLIP models, whose text side alone is computed.
+    ignored_prefixes=("vision_model", "visual_projection"),
+    ignored_suffixes=("embeddings.position_ids", "embeddings.token_type_ids", "logit_scale"),
     uses_token_type_ids=False,
     accepts_inputs_embeds=False,
 )

@@ -51,7 +51,6 @@ DEBERTA_V2 |= {"pos_att_type": "p2c|c2p", "position_biased_input": False, "type_
 SIZES: dict[str, dict[str, Any]] = {
     "albert": {**BERT, "embedding_size": 16},
     "bart": BART,
-    "clip_text_model": {**BERT, "eos_token_id": 53, "bos_token_id": 52, "pad_token_id": 53},
     "deberta": {**BERT, "relative_attention": True, "pos_att_type": "c2p|p2c", "position_biased_input": False},
     "deberta-v2": {**BERT, **DEBERTA_V2},
     "distilbert": {

@@ -219,7 +219,9 @@ def image_text(folder: Path, row: Replica) -> None:
     for path in [path for path in folder.iterdir() if path.is_file()]:
         path.rename(inner / path.name)
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
-    text = {**sizes, "vocab_size": plain.SIZE, "max_position_embeddings": 40, "bos_token_id": 52, "eos_token_id": 53}
+    text = {**sizes, "vocab_size": plain.SIZE, "max_position_embeddings": 40, "bos_token_id": 54, "eos_token_id": 55}
+    if row.repo.endswith("L-14"):
+        text["eos_token_id"] = 2  # as older files have it
     vision = {**sizes, "image_size": 32, "patch_size": 16}
     config = transformers.CLIPConfig(text_config=text, vision_config=vision, projection_dim=16)
     torch.manual_seed(plain.seed_of(row))

@@ -7,6 +7,7 @@ from typing import Any
 
 from mlx_hf_bridge.architecture.unsupported import LORA_KEY
 from mlx_hf_bridge.checkpoints.checkpoint import (
+    CLIP_KIND,
     CONFIG_FILE,
     MODULES_FILE,
     TRANSFORMER_KINDS,
@@ -29,6 +30,7 @@ from mlx_hf_bridge.runtime.file_errors import config_errors
 from mlx_hf_bridge.sentence_transformers.loading.arguments import LoadArguments
 from mlx_hf_bridge.sentence_transformers.loading.changes import config_changes, lowercase_first, set_lowercase
 from mlx_hf_bridge.sentence_transformers.modules.base import SENTENCE_EMBEDDING, Module
+from mlx_hf_bridge.sentence_transformers.modules.clip import CLIPModel, clip_settings
 from mlx_hf_bridge.sentence_transformers.modules.layers import WeightedLayerPooling
 from mlx_hf_bridge.sentence_transformers.modules.logit_score import LogitScore
 from mlx_hf_bridge.sentence_transformers.modules.multi_vector import MultiVectorMask
@@ -181,6 +183,8 @@ class ModuleLoader:
             settings = read_settings(folder, kind, self.defaults)
             arguments = arguments.over(settings.saved_arguments)
             source = _with_selection(source, arguments.given.get("model_kwargs") or {})
+        if kind == CLIP_KIND:
+            settings = clip_settings(settings)
         settings = replace(settings, max_seq_length=arguments.max_length or settings.max_seq_length)
         loaded = load(
             source,
@@ -201,6 +205,8 @@ class ModuleLoader:
             set_lowercase(tokenizer, bool(arguments.tokenizer["do_lower_case"]))
         if settings.do_lower_case:
             lowercase_first(tokenizer)
+        if kind == CLIP_KIND:
+            return CLIPModel(loaded, tokenizer, settings, arguments.overlong)
         return _transformer(loaded, tokenizer, settings, arguments, source)
 
     def _routed(self, router: str, name: str, type_: str) -> Module:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from gliner_entities import CALLS, LABELS, TEXTS, WITH_PROBABILITIES
+from gliner_entities import CALLS, LABELS, TEXTS, WITH_PROBABILITIES, answered
 from gliner_models import DEBERTA, MODELS, make, make_tokenizer
 from remote_code_repos import as_hub_cache
 
@@ -108,6 +108,18 @@ def test_logits_are_those_of_gliner(models: Callable[[str], MLXGLiNER], name: st
 def test_entities_are_those_of_gliner(models: Callable[[str], MLXGLiNER], name: str) -> None:
     calls = [*CALLS, WITH_PROBABILITIES]
     for (texts, labels, options), expected in zip(calls, GOLDENS[name]["calls"], strict=True):
+        check_equal(models(name).inference(texts, labels, **options), expected["entities"], texts)
+
+
+@pytest.mark.integrations
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", MODELS)
+def test_the_installed_gliner_agrees(
+    models: Callable[[str], MLXGLiNER], folders: Callable[[str], Path], name: str
+) -> None:
+    reference = pytest.importorskip("gliner").GLiNER.from_pretrained(str(folders(name)))
+    for texts, labels, options in [*CALLS, WITH_PROBABILITIES]:
+        expected = answered(reference, texts, labels, options)
         check_equal(models(name).inference(texts, labels, **options), expected["entities"], texts)
 
 
@@ -256,6 +268,7 @@ def test_pipeline(models: Callable[[str], MLXGLiNER], folders: Callable[[str], P
         ({"encoder_config": {"model_type": ["x"]}}, BridgeError, "model_type"),
         ({"labels_encoder": "tiny/bert", "labels_encoder_config": None}, RepositoryError, "'tiny/bert' are needed"),
         ({"labels_encoder": "x", "post_fusion_schema": "l2x"}, ConfigError, "post_fusion_schema='l2x'"),
+        ({"labels_encoder": "x", "post_fusion_schema": "l2l-" * 999 + "l2l"}, ConfigError, "at most 100 of the steps"),
     ],
 )
 def test_what_is_not_computed_ends_in_one_error(

@@ -12,7 +12,7 @@ _ROOMS: dict[str, dict[str, int]] = {
         "safetensors": 150, "shard-index": 150, "torch-pickle": 60, "torch-file": 100, "static-embedding": 50
     },
     "graphs": {"graph": 20, "graph-run": 10},
-    "configs": {"config": 30, "config-build": 3, "adapter": 150, "card": 20, "models-yaml": 15},
+    "configs": {"config": 30, "config-build": 3, "adapter": 150, "card": 20, "models-yaml": 15, "gliner-config": 5},
     "modules": {"modules": 15, "module-config": 20, "transformer-settings": 100, "prompts": 120},
     "tokenizers": {"tokenizer": 15, "tokenizer-build": 2},
     "models": {"sentence-model": 4, "converted-model": 3},

@@ -8,10 +8,12 @@ import yaml
 from fuzz.mutators import JsonMutator, TextMutator
 from fuzz.targets.base import Run, Target, as_json
 from mlx_hf_bridge.architecture.config_defaults import default_values
+from mlx_hf_bridge.architecture.gliner import GLINER_FILE, ZERO_SHOT_NER
 from mlx_hf_bridge.architecture.unsupported import UNSUPPORTED
 from mlx_hf_bridge.checkpoints.adapter import ADAPTER_FILE, read_adapter
 from mlx_hf_bridge.checkpoints.card import CARD_FILE, read_card_metadata
 from mlx_hf_bridge.checkpoints.checkpoint import CONFIG_FILE, read_checkpoint, read_json
+from mlx_hf_bridge.checkpoints.gliner import LABELS_TOKENIZER, read_gliner
 from mlx_hf_bridge.checkpoints.safetensors_file import TensorInfo
 from mlx_hf_bridge.checkpoints.sources import HubOptions, Source
 from mlx_hf_bridge.cli.models_file import read_models
@@ -144,6 +146,38 @@ _MODELS = [
     ).encode()
 ]
 
+
+def _gliner(folder: Path) -> Run:
+    source = _source(folder)
+    (folder / LABELS_TOKENIZER).mkdir()
+    for place in (folder, folder / LABELS_TOKENIZER):
+        (place / "tokenizer_config.json").write_text("{}")
+
+    def run(data: bytes) -> None:
+        (folder / GLINER_FILE).write_bytes(data)
+        text, labels = read_gliner(source)
+        for checkpoint, task in ((text, ZERO_SHOT_NER), (labels, "feature-extraction")):
+            if checkpoint is not None:
+                check_raw_sizes(checkpoint.config, _INFOS, "the folder")
+                family = family_for(checkpoint.config)
+                config = family.config.from_json(checkpoint.config)
+                check_sizes(config, _INFOS, "the folder")
+                NameMapping(family, config, task)
+                build_model(family, config, task, pooler=False)
+
+    return run
+
+
+_GLINER: dict[str, Any] = {
+    "max_width": 12, "max_len": 384, "hidden_size": 32, "span_mode": "markerV0", "subtoken_pooling": "first",
+    "num_rnn_layers": 1, "embed_ent_token": True, "class_token_index": -1, "vocab_size": -1, "ent_token": "<<ENT>>",
+    "sep_token": "<<SEP>>", "words_splitter_type": "whitespace", "model_name": "no/such", "fuse_layers": False,
+    "encoder_config": _tiny("deberta-v2"),
+}  # fmt: skip
+_FUSED = {"labels_encoder": "no/other", "labels_encoder_config": _tiny("bert"), "post_fusion_schema": "l2l-l2t-t2l"}
+_GLINERS = as_json(_GLINER, {**_GLINER, **_FUSED, "num_post_fusion_layers": 2}, {**_GLINER, "span_mode": "token_level"})
+_GLINER_WORDS = ("marker", "markerV1", "markerV2", "token_level", "mean", "max", "l2l-l2t", "t2t", *model_types())
+
 TARGETS = (
     Target("config", "config.json of all model types", _config, _CONFIGS, JsonMutator(_CONFIGS, _TYPES)),
     Target(
@@ -152,5 +186,6 @@ TARGETS = (
     ),
     Target("adapter", "adapter_config.json", _adapter, _ADAPTERS, JsonMutator(_ADAPTERS, _EXPRESSIONS)),
     Target("card", "model cards", _card, _CARDS, TextMutator(_YAML)),
+    Target("gliner-config", "gliner_config.json", _gliner, _GLINERS, JsonMutator(_GLINERS, _GLINER_WORDS)),
     Target("models-yaml", "the file of models to convert", _models_file, _MODELS, TextMutator(_YAML)),
 )  # fmt: skip

@@ -124,10 +124,10 @@ class GLiNERConfig:
                     f"{GLINER_FILE} has {key}={value!r:.80}, which is not computed here; {', '.join(names)} "
                     f"{'is' if len(names) == 1 else 'are'}. Use the gliner package on torch for this model."
                 )
-        if not set(self.fusion_steps) <= set(_STEPS):
+        if not set(self.fusion_steps) <= set(_STEPS) or len(self.fusion_steps) > _MOST_LAYERS:
             raise ConfigError(
-                f"{GLINER_FILE} has post_fusion_schema={self.post_fusion_schema!r:.80}; known steps are "
-                f"{', '.join(_STEPS)}. Take the original file."
+                f"{GLINER_FILE} has post_fusion_schema={self.post_fusion_schema!r:.80}; expected at most "
+                f"{_MOST_LAYERS} of the steps {', '.join(_STEPS)}, joined by '-'. Take the original file."
             )
         if self.num_rnn_layers and not self.is_bi_encoder and self.hidden_size % 2:
             raise ConfigError(
@@ -203,6 +203,11 @@ def gliner_family(base: Family, raw: Mapping[str, Any], labels_size: int = 0) ->
             ignored_prefixes=(*base.ignored_prefixes, *ignored),
         )
     gliner, encoder = GLiNERConfig.from_json(raw[GLINER_KEY]), base.config.from_json(raw)
+    if gliner.fusion_steps and gliner.hidden_size % encoder.num_attention_heads:
+        raise ConfigError(
+            f"{GLINER_FILE} has hidden_size={gliner.hidden_size}, expected a multiple of the encoder's "
+            f"{encoder.num_attention_heads} attention heads, which its post_fusion_schema uses too. Take the original."
+        )
     names = _head_names(gliner, encoder, labels_size)
     used = {name.partition(".")[0] for name in names}
     unused = tuple(name for name in _UNUSED_LAYERS if gliner.span_mode == "markerV1")

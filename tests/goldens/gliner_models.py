@@ -55,6 +55,29 @@ BERT = {
     "pad_token_id": 0,
 }
 
+MODERNBERT = {
+    "model_type": "modernbert",
+    "hidden_size": WIDTH,
+    "intermediate_size": INNER,
+    "num_attention_heads": HEADS,
+    "num_hidden_layers": 3,
+    "hidden_activation": "gelu",
+    "norm_eps": 1e-5,
+    "norm_bias": False,
+    "attention_bias": False,
+    "mlp_bias": False,
+    "max_position_embeddings": 256,
+    "local_attention": 8,
+    "global_attn_every_n_layers": 2,
+    "global_rope_theta": 160000.0,
+    "local_rope_theta": 10000.0,
+    "pad_token_id": 0,
+    "bos_token_id": 2,
+    "eos_token_id": 3,
+    "cls_token_id": 2,
+    "sep_token_id": 3,
+}
+
 # What gliner_config.json has besides "encoder_config".
 MODELS: dict[str, dict[str, Any]] = {
     "span": {"span_mode": "markerV0", "hidden_size": 20},
@@ -63,6 +86,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "markerV2": {"span_mode": "markerV2", "hidden_size": 20, "subtoken_pooling": "mean"},
     "token": {"span_mode": "token_level", "hidden_size": 20, "subtoken_pooling": "last"},
     "explicit": {"span_mode": "markerV0", "hidden_size": 20, "embed_ent_token": False, "explicit": True},
+    "modernbert": {"span_mode": "markerV0", "hidden_size": 20, "num_rnn_layers": 0, "encoder_config": MODERNBERT},
     "bi-span": {"span_mode": "markerV0", "hidden_size": WIDTH, "labels_encoder": "tiny/bert"},
     "bi-token": {"span_mode": "token_level", "hidden_size": 24, "labels_encoder": "tiny/bert", "num_rnn_layers": 0},
     "poly": {
@@ -117,6 +141,22 @@ class Weights:
             self._rest_of_layer(layer, WIDTH, INNER)
         self.add(f"{prefix}.encoder.rel_embeddings.weight", 2 * BUCKETS, WIDTH, std=1)
         self.norm(f"{prefix}.encoder.LayerNorm", WIDTH)
+
+    def modernbert(self, prefix: str, rows: int) -> None:
+        self.add(f"{prefix}.embeddings.tok_embeddings.weight", rows, WIDTH, std=1)
+        self.add(f"{prefix}.embeddings.norm.weight", WIDTH, mean=1)
+        for number in range(3):
+            layer = f"{prefix}.layers.{number}"
+            for name, outputs, inputs in (
+                ("attn.Wqkv", 3 * WIDTH, WIDTH),
+                ("attn.Wo", WIDTH, WIDTH),
+                ("mlp.Wi", 2 * INNER, WIDTH),
+                ("mlp.Wo", WIDTH, INNER),
+            ):
+                self.add(f"{layer}.{name}.weight", outputs, inputs, std=1.5 / np.sqrt(inputs))
+            for name in ("attn_norm", "mlp_norm") if number else ("mlp_norm",):
+                self.add(f"{layer}.{name}.weight", WIDTH, mean=1)
+        self.add(f"{prefix}.final_norm.weight", WIDTH, mean=1)
 
     def bert(self, prefix: str, rows: int) -> None:
         size = BERT["hidden_size"]
@@ -207,11 +247,13 @@ def make(folder: Path, name: str, save: Callable[[dict[str, np.ndarray], Path], 
     # gliner adds its tokens while it loads.
     rows += 0 if explicit or is_bi else len(ADDED)
     config = {"model_name": "tiny/deberta", "max_width": 5, "max_len": 24, "dropout": 0.4, **given}
-    config["encoder_config"] = {**DEBERTA, "vocab_size": rows}
+    encoder = given.get("encoder_config", DEBERTA)
+    config["encoder_config"] = {**encoder, "vocab_size": rows}
     if explicit:
         config |= {"class_token_index": rows - 2, "vocab_size": rows}
     weights = Weights(sum(map(ord, name)))
-    weights.deberta("token_rep_layer.bert_layer.model", rows)
+    add_encoder = weights.modernbert if encoder is MODERNBERT else weights.deberta
+    add_encoder("token_rep_layer.bert_layer.model", rows)
     weights.head(config)
     if is_bi:
         rows = make_tokenizer(folder / "labels_tokenizer")

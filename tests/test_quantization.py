@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 import struct
 import tempfile
 from dataclasses import replace
@@ -36,6 +37,7 @@ from mlx_hf_bridge.errors import ConfigError, QuantizationError, WeightsError
 from mlx_hf_bridge.layers import linear
 from mlx_hf_bridge.loading import load as load_module
 from mlx_hf_bridge.quantization.recipes import BITS, GROUP_SIZES, RECIPES, recipe_from, recipe_name
+from mlx_hf_bridge.runtime import device
 from mlx_hf_bridge.runtime.device import activation_dtype
 from mlx_hf_bridge.weights.name_mapping import KEEP_FILE_DTYPE
 
@@ -211,6 +213,23 @@ def test_products_and_the_word_table_are_packed_and_nothing_else(row: Row, tmp_p
         bits = stored[1]
         start, end = entries[name]["data_offsets"]
         assert end - start == tensor.numel() * bits // 8, name
+
+
+def test_cuda_multiplies_by_cublas_where_it_has_no_tensor_core_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer, x = linear.Linear(128, 128).to_quantized(64, 8), mx.ones((32, 128))
+    cases = [(x.astype(mx.float16), 8, 128), (x, 8, 128), (x.astype(mx.float16), 3, 128), (x.astype(mx.float16), 8, 96)]
+    layers = [linear.Linear(128, outputs).to_quantized(64, bits) for _, bits, outputs in cases]
+    monkeypatch.setattr(device, "DEQUANTIZATION_ROWS", math.inf)
+    for backend in ("metal", "cuda"):
+        monkeypatch.setattr(device, "BACKEND", backend)
+        found = [one.dequantizes(rows) for (rows, _, _), one in zip(cases, layers, strict=True)]
+        assert found == ([False] * 4 if backend == "metal" else [False, True, True, True])
+        assert not layer.dequantizes(x[:31])
+        assert layer.dequantizes(x.astype(mx.float16), transpose=False) == (backend == "cuda")
+    bare = mx.matmul(x, layer.dequantize(mx.float32).T)
+    np.testing.assert_allclose(layer(x), bare, rtol=0, atol=1e-5)
+    monkeypatch.setenv("MLX_HF_BRIDGE_UNPACK", "never")
+    assert not layer.dequantizes(x)
 
 
 @pytest.mark.parametrize("recipe", PLAIN)

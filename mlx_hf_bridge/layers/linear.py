@@ -18,6 +18,7 @@ from mlx_hf_bridge.runtime.device import (
     SMALL_BATCH_ROWS,
     dequantizes_in_passes,
     dequantizes_weights,
+    lacks_cuda_kernel,
 )
 
 # A context variable, so that concurrent calls in other threads do not share the cache.
@@ -104,6 +105,22 @@ class QuantizedModule(nn.Module):
                 mx.eval(dequantized[key])
         return dequantized[key]
 
+    def dequantizes(self, x: mx.array, transpose: bool = True) -> bool:
+        """Return whether a matmul is faster by dequantizing the weights first.
+
+        Args:
+            x: (..., I).
+            transpose: Whether the weight is transposed for the matmul. Default: True.
+
+        Returns:
+            True if it is on this device, for so many rows.
+        """
+        rows = x.size // x.shape[-1]
+        if dequantizes_weights(rows):
+            return True
+        shape = (self.weight.shape[0], self.scales.shape[-1] * self.group_size)
+        return lacks_cuda_kernel(rows, shape, self.group_size, self.bits, x.dtype, transpose)
+
     def matmul(self, x: mx.array, bias: mx.array | None = None) -> mx.array:
         """Return x @ weights.T + bias, dequantizing the weights first where that is faster for so many rows.
 
@@ -115,7 +132,7 @@ class QuantizedModule(nn.Module):
             Array of shape (..., O).
         """
         # All axes but the last are rows of one matmul.
-        if dequantizes_weights(x.size // x.shape[-1]):
+        if self.dequantizes(x):
             weight = self.dequantize(x.dtype).T
             return x @ weight if bias is None else mx.addmm(bias, x, weight)
         scales, biases = self.scales_as(x.dtype)

@@ -7,7 +7,6 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_hf_bridge.layers.linear import QuantizedModule
-from mlx_hf_bridge.runtime.device import dequantizes_weights
 
 
 class TransposedLinear(nn.Module):
@@ -48,7 +47,7 @@ class QuantizedTransposedLinear(QuantizedModule):
     """
 
     def __call__(self, x: mx.array) -> mx.array:
-        if dequantizes_weights(x.size // x.shape[-1]):
+        if self.dequantizes(x, transpose=False):
             return x @ self.dequantize(x.dtype)
         scales, biases = self.scales_as(x.dtype)
         return mx.quantized_matmul(

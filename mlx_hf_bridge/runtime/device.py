@@ -331,6 +331,35 @@ def dequantizes_weights(rows: int) -> bool:
     return rows >= DEQUANTIZATION_ROWS
 
 
+# Rows from which weights without a tensor-core kernel are dequantized on CUDA, for a product by cuBLAS. Dequantizing
+# moves about four bytes more for a weight, 2 ps at 2 TB/s; without tensor cores a weight takes 0.1 ps for each row, at
+# 20 TFLOP/s. An estimate from the data sheet of an A100; nothing was measured.
+_CUBLAS_ROWS = 32
+
+
+def lacks_cuda_kernel(
+    rows: int, shape: tuple[int, ...], group_size: int, bits: int, dtype: mx.Dtype, transpose: bool = True
+) -> bool:
+    """Return whether a quantized matmul on CUDA has so many rows that cuBLAS is faster, and no tensor-core kernel.
+
+    Source: supports_qmm_sm80 in MLX's backend/cuda/quantized/qmm/qmm.cu. Other weights go to a kernel without tensor
+    cores, or row by row to that for single vectors.
+
+    Args:
+        rows: Rows of the matmul.
+        shape: The weight's shape before quantization, (outputs, inputs).
+        group_size: Weights that share a scale.
+        bits: Bits of a weight.
+        dtype: Dtype of the activations.
+        transpose: Whether the weight is transposed for the matmul. Default: True.
+    """
+    if BACKEND != "cuda" or rows < _CUBLAS_ROWS or unpack_choice() is not None:
+        return False
+    outputs, inputs = shape
+    fits = transpose and outputs % 128 == 0 and inputs % max(64, group_size) == 0
+    return not (fits and bits in (4, 8) and dtype in (mx.float16, mx.bfloat16))
+
+
 def dequantizes_in_passes(bits: int) -> bool:
     """Return whether weights of `bits` bits are dequantized faster in passes over arrays than by mx.dequantize."""
     return BACKEND == "cpu" and bits in (4, 8)

@@ -407,12 +407,7 @@ VARIANTS = [
     Variant("siglip:text", part_of("SiglipConfig", "SiglipTextConfig", **SHARED), "SiglipTextModel"),
     Variant("siglip2:text", part_of("Siglip2Config", "Siglip2TextConfig", **SHARED), "Siglip2TextModel"),
     Variant("tipsv2_text_model", config_of("Tipsv2TextConfig"), "Tipsv2TextModel"),
-    Variant(
-        "sam3_lite_text_text_model",
-        config_of("Sam3LiteTextTextConfig"),
-        "Sam3LiteTextTextModel",
-        reason="upsample_bilinear2d",
-    ),
+    Variant("sam3_lite_text_text_model", config_of("Sam3LiteTextTextConfig"), "Sam3LiteTextTextModel"),
     Variant("videoprism:text", config_of("VideoPrismTextConfig"), "VideoPrismTextModel"),
     Variant("xclip:text", part_of("XCLIPConfig", "XCLIPTextConfig", **TOWER), "XCLIPTextModel"),
     Variant("clvp:encoder", config_of("ClvpEncoderConfig", TOWER, hidden_size=128), "ClvpEncoder"),

@@ -9,6 +9,7 @@ from typing import Any
 
 import mlx.core as mx
 
+from mlx_hf_bridge.errors import UnsupportedModelError
 from mlx_hf_bridge.layers.attention import attend
 from mlx_hf_bridge.layers.linear import QuantizedModule
 from mlx_hf_bridge.tracing.ops.bounds import check_bytes, check_positive, count_bytes
@@ -67,6 +68,16 @@ def _group_norm(x: mx.array, groups: int, weight: Any = None, bias: Any = None, 
     spread = (1, -1, *[1] * (x.ndim - 2))
     normed = normed if weight is None else normed * weight.reshape(spread)
     return normed if bias is None else normed + bias.reshape(spread)
+
+
+def _batch_norm(
+    x: mx.array, weight: Any, bias: Any, mean: mx.array, variance: mx.array, momentum: float, eps: float
+) -> tuple[mx.array, None, None]:
+    """Normalize x (B, C, ...) by stored statistics of the channels; training would return new ones as well."""
+    spread = (1, -1, *[1] * (x.ndim - 2))
+    factor = mx.rsqrt(variance + eps) * (1 if weight is None else weight)
+    offset = (0 if bias is None else bias) - mean * factor
+    return (x * factor.reshape(spread) + offset.reshape(spread)).astype(x.dtype), None, None
 
 
 def attention(
@@ -177,6 +188,29 @@ def _im2col(
     return mx.swapaxes(windows, -1, -2).reshape(x.shape[0], -1, windows.shape[2])
 
 
+def _upsample_bilinear(
+    x: mx.array, size: Sequence[int] | None, align_corners: bool = False, factors: Sequence[float] | None = None
+) -> mx.array:
+    """Interpolate x (B, C, height, width) linearly along its last two axes to another size."""
+    if size is None or align_corners or factors is not None:
+        raise UnsupportedModelError(
+            f"the graph interpolates to size={size} with align_corners={align_corners} and scale_factors={factors}; "
+            "only a size without aligned corners is computed. Use transformers on torch for this model."
+        )
+    check_positive("sizes of an interpolation", *x.shape, *size)
+    check_bytes(x.shape[0] * x.shape[1] * max(x.shape[2], size[0]) * max(x.shape[3], size[1]) * 4, "interpolates to")
+    for axis, (old, new) in enumerate(zip(x.shape[2:], size, strict=True), 2):
+        if old == new:
+            continue
+        # Centers of the new pixels among those of the old ones.
+        places = mx.maximum((mx.arange(new) + 0.5) * (old / new) - 0.5, 0)
+        before = mx.minimum(places.astype(mx.int32), old - 1)
+        share = (places - before).reshape(-1, *[1] * (3 - axis)).astype(x.dtype)
+        near, far = mx.take(x, before, axis), mx.take(x, mx.minimum(before + 1, old - 1), axis)
+        x = near * (1 - share) + far * share
+    return x
+
+
 def _fourier(x: mx.array, sizes: Any = None, axes: Any = None, norm: str | None = None) -> mx.array:
     return mx.fft.fftn(x, axes=tuple(axes))
 
@@ -202,12 +236,14 @@ NEURAL: dict[str, Callable[..., Any]] = {
     "layer_norm": _layer_norm,
     "rms_norm": _rms_norm,
     "group_norm": _group_norm,
+    "_native_batch_norm_legit_no_training": _batch_norm,
     "scaled_dot_product_attention": attention,
     "conv1d": _conv,
     "conv2d": _conv,
     "max_pool1d": _pool1d(mx.max),
     "avg_pool1d": _pool1d(mx.mean),
     "im2col": _im2col,
+    "upsample_bilinear2d.vec": _upsample_bilinear,
     "fft_fftn": _fourier,
     "view_as_real": _view_as_real,
     "real": mx.real,

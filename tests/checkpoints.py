@@ -170,6 +170,23 @@ MOBILE: dict[str, Any] = {
     "num_feedforward_networks": 3,
     "hidden_act": "gelu",
 }
+FUNNEL: dict[str, Any] = {
+    "vocab_size": 101,
+    "block_sizes": [2, 1, 2],
+    "d_model": 24,
+    "n_head": 4,
+    "d_head": 7,
+    "d_inner": 40,
+    "hidden_act": "relu",
+    "layer_norm_eps": 1e-5,
+}
+AS_FUNNEL: dict[str, Any] = {
+    "token_types": 3,
+    "length_dependent": True,
+    "has_position_table": False,
+    "never_quantized": ("r_kernel", "seg_embed"),
+    "wide": {"d_model": 128, "d_inner": 256, "d_head": 32},
+}
 NARROW_64 = {"hidden_size": 128, "intermediate_size": 256, "intra_bottleneck_size": 64, "embedding_size": 64}
 AS_MOBILE: dict[str, Any] = {
     "length_dependent": True,
@@ -265,6 +282,67 @@ FAMILIES = [
         pad_token_id=3,
         token_types=3,
         length_dependent=True,
+    ),
+    Row(
+        "led",
+        "LED",
+        transformers.LEDConfig(
+            **{key: value for key, value in BART.items() if key != "max_position_embeddings"},
+            max_encoder_position_embeddings=50,
+            max_decoder_position_embeddings=44,
+            attention_window=[4, 8, 4],
+            activation_function="relu",
+        ),
+        **{**AS_BART, "never_quantized": ()},
+    ),
+    Row(
+        "funnel",
+        "Funnel",
+        transformers.FunnelConfig(**FUNNEL, num_decoder_layers=1, attention_type="factorized"),
+        **AS_FUNNEL,
+    ),
+    Row("funnel", "Funnel", transformers.FunnelConfig(**FUNNEL), **AS_FUNNEL),
+    Row(
+        "funnel",
+        "Funnel",
+        transformers.FunnelConfig(
+            **FUNNEL,
+            block_repeats=[1, 2, 1],
+            pooling_type="max",
+            truncate_seq=False,
+            pool_q_only=False,
+        ),
+        **AS_FUNNEL,
+    ),
+    Row(
+        "funnel",
+        "Funnel",
+        transformers.FunnelConfig(**FUNNEL, attention_type="factorized", separate_cls=False),
+        **AS_FUNNEL,
+    ),
+    Row(
+        "canine",
+        "Canine",
+        transformers.CanineConfig(
+            # Not a key of the config: for the tests' ids.
+            vocab_size=101,
+            hidden_size=24,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            intermediate_size=40,
+            max_position_embeddings=44,
+            type_vocab_size=3,
+            layer_norm_eps=1e-5,
+            hidden_act="relu",
+            downsampling_rate=2,
+            upsampling_kernel_size=5,
+            num_hash_functions=4,
+            num_hash_buckets=50,
+            local_transformer_stride=8,
+        ),
+        token_types=3,
+        length_dependent=True,
+        never_quantized=("HashBucket", ".conv."),
     ),
     Row(
         "convbert",
@@ -846,7 +924,8 @@ def heads_of(row: Row) -> list[str]:
 def plainest_head(row: Row) -> tuple[str, str]:
     """Return a head with few weights and the name of its output, or the bare encoder if the model has no heads."""
     for head in ("ForSequenceClassification", "ForTokenClassification"):
-        if head in heads_of(row):
+        # Funnel's sequence classifier lacks the decoder that the bare model has.
+        if head in heads_of(row) and (row.model_type, head) != ("funnel", "ForSequenceClassification"):
             return head, "logits"
     return "Model", "last_hidden_state"
 

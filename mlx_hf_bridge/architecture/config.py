@@ -18,8 +18,9 @@ from mlx_hf_bridge.runtime.file_errors import config_errors
 NO_POSITIONS = 2**31 - 1
 # model_type of classes of transformers that add the least number to masked scores; the others mask them as booleans.
 _EAGER_TYPES = frozenset({
-    "align_text_model", "big_bird", "clap_text_model", "convbert", "flava_text_model", "ibert", "layoutlm", "luke",
-    "markuplm", "megatron-bert", "mpnet", "mt5", "mvp", "rembert", "roformer", "splinter", "squeezebert", "t5", "tapas",
+    "align_text_model", "big_bird", "canine", "clap_text_model", "convbert", "flava_text_model", "funnel", "ibert",
+    "layoutlm", "luke", "markuplm", "megatron-bert", "mpnet", "mt5", "mvp", "rembert", "roformer", "splinter",
+    "squeezebert", "t5", "tapas",
     "umt5",
 })  # fmt: skip
 

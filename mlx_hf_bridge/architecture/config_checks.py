@@ -95,3 +95,25 @@ def _with_integer_keys(labels: Any) -> dict[int, str]:
         return {int(number): str(label) for number, label in labels.items()}
     except (AttributeError, ValueError) as error:
         raise ConfigError(f"config.json has id2label={labels!r}, expected a mapping of ids to labels.") from error
+
+
+def attention_windows(given: Any, layers: int) -> tuple[int, ...]:
+    """Return the attention window of each layer, as Longformer and LED have them.
+
+    Args:
+        given: The value of `attention_window` in config.json.
+        layers: Number of layers.
+
+    Returns:
+        Numbers of tokens, half of them on each side.
+
+    Raises:
+        ConfigError: If it is neither an even number nor one for each layer.
+    """
+    windows = tuple(given) if isinstance(given, (list, tuple)) else (given,) * layers
+    if len(windows) != layers or not all(type(one) is int and one > 0 and one % 2 == 0 for one in windows):
+        raise ConfigError(
+            f"config.json has attention_window={given!r:.80}, expected an even number of tokens, or one for each of "
+            f"num_hidden_layers={layers}. Take the file of the original checkpoint."
+        )
+    return windows

@@ -47,6 +47,7 @@ _OWN: Mapping[str, Mapping[str, Any]] = {
     "bart": _BART,
     "bert-generation": {**_LARGE, "vocab_size": 50358},
     "big_bird": {"vocab_size": 50358, "max_position_embeddings": 4096, "hidden_act": "gelu_new"},
+    "canine": {"max_position_embeddings": 16384, "type_vocab_size": 16},
     "clap_text_model": {"vocab_size": 50265, "max_position_embeddings": 514, "type_vocab_size": 1},
     "clip_text_model": _CLIP,
     "clipseg_text_model": _CLIP,
@@ -64,6 +65,7 @@ _OWN: Mapping[str, Mapping[str, Any]] = {
     },
     "flaubert": _XLM,
     "fnet": {"vocab_size": 32000, "hidden_act": "gelu_new", "pad_token_id": 3, "type_vocab_size": 4},
+    "funnel": {"hidden_act": "gelu_new", "head_dim": 64},
     "gemma3_text": {**_GEMMA, "vocab_size": 262208, "max_position_embeddings": 131072},
     "gte": {"vocab_size": 250048, "max_position_embeddings": 8192, "pad_token_id": 1, "type_vocab_size": 1},
     "jina_embeddings_v3": {
@@ -71,6 +73,7 @@ _OWN: Mapping[str, Mapping[str, Any]] = {
         "type_vocab_size": 1,
     },
     "layoutlm": {"max_2d_position_embeddings": 1024},
+    "led": {**_BART, "attention_window": 512, "pad_token_id": 1},
     "longformer": {"attention_window": 512},
     "luke": {"vocab_size": 50267},
     "mbart": _BART,

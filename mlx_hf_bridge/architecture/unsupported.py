@@ -25,7 +25,6 @@ UNSUPPORTED: dict[str, str] = {
     "bridgetower": _IMAGE_PARTNER,
     "bridgetower_text_model": _TOWER,
     "bros": _LAYOUT,
-    "canine": "it reads characters and downsamples them by strided convolution",
     "chinese_clip": _IMAGE_PARTNER,
     "clap": _IMAGE_PARTNER,
     "clipseg": _IMAGE_PARTNER,
@@ -38,12 +37,10 @@ UNSUPPORTED: dict[str, str] = {
     "esmc": "a protein model without a tokenizer for text",
     "flava": _IMAGE_PARTNER,
     "fsmt": _SEQ2SEQ,
-    "funnel": "it pools tokens between blocks, so that hidden states are shorter than the text",
     "groupvit": _IMAGE_PARTNER,
     "layoutlmv2": _LAYOUT,
     "layoutlmv3": _LAYOUT,
     "groupvit_text_model": _TOWER,
-    "led": _SEQ2SEQ,
     "lilt": _LAYOUT,
     "longt5": _SPARSE,
     "lxmert": _IMAGES,
@@ -90,13 +87,9 @@ UNSUPPORTED: dict[str, str] = {
 # Key of config.json in repos whose remote code adds one of several LoRA adapters to the weights.
 LORA_KEY = "lora_adaptations"
 
-_ONE_LENGTH = "transformers' code branches on the length, so that a traced graph is valid for one length only"
 _BRANCHES = "transformers' code branches on tensor values, which a traced graph cannot record"
 # Those of UNSUPPORTED that cannot be traced either -> reason. Any other is traced, or conversion reports why not.
 UNTRACEABLE: dict[str, str] = {
-    "canine": _ONE_LENGTH,
-    "funnel": _ONE_LENGTH,
-    "led": _BRANCHES,
     "mra": "without its CUDA kernel transformers computes its attention as zeros, so there is no reference output",
     "reformer": _BRANCHES,
     "switch_transformers": "transformers' code casts a module in its forward pass, which torch.export does not support",

@@ -153,7 +153,8 @@ def _forward(
     """Run an encoder with the pooler and the head that are among the modules."""
     encoder = modules["encoder"]
     hidden = encoder(batch, recorder, first_token)
-    pooled = modules["pooler"](hidden, batch) if "pooler" in modules else None
+    pooler_input = hidden if recorder.pooler_input is None else recorder.pooler_input
+    pooled = modules["pooler"](pooler_input, batch) if "pooler" in modules else None
     outputs = modules["head"](hidden, pooled, batch, encoder.embeddings.word) if "head" in modules else {}
     return _output(hidden, recorder, pooled, outputs)
 

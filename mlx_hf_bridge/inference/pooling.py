@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import mlx.core as mx
 
+from mlx_hf_bridge.errors import InputError
 from mlx_hf_bridge.layers.token_batch import TokenBatch
 from mlx_hf_bridge.runtime.device import fused
 
@@ -36,7 +37,16 @@ def pool(
 
     Returns:
         Embeddings of shape (B, D x number of modes), float32.
+
+    Raises:
+        InputError: If the model has fewer states than tokens, of which only the first can be chosen (Funnel).
     """
+    states, tokens = hidden.shape[1], batch.ids.shape[1]
+    if states != tokens and set(modes) != {"cls"}:
+        raise InputError(
+            f"the model gives {states} states for {tokens} tokens, since it pools them itself, and the pooling modes "
+            f"{modes} need one for each token. Use the pooling mode 'cls', or a checkpoint with a decoder."
+        )
     kept = batch.without_first(skipped) if skipped else batch
     pooled = []
     for mode in modes:

@@ -7,6 +7,7 @@ Axes: B texts, T decoder tokens, L encoder tokens, D hidden size, H heads.
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -172,6 +173,7 @@ class EncoderDecoder(Encoder):
         decoder: The decoder.
         shift: Maps token ids (B, L) to those of the decoder, of the same shape.
         final_norm: Norm after the encoder's last layer, or None.
+        layer_context: What the encoder's layers get besides hidden states and mask, as in an Encoder.
     """
 
     def __init__(
@@ -181,8 +183,9 @@ class EncoderDecoder(Encoder):
         decoder: Decoder,
         shift: Callable[[mx.array], mx.array],
         final_norm: nn.Module | None = None,
+        layer_context: Callable[[TokenBatch], Any] | None = None,
     ) -> None:
-        super().__init__(embeddings, layers, final_norm=final_norm)
+        super().__init__(embeddings, layers, final_norm=final_norm, layer_context=layer_context)
         self.decoder = decoder
         self._shift = shift
 

@@ -60,7 +60,7 @@ class Embeddings(nn.Module):
     Takes a TokenBatch and returns (B, L, E).
 
     Args:
-        vocabulary: Rows of the token table.
+        vocabulary: Rows of the token table, or a module that replaces it, (B, L) -> (B, L, E).
         width: Embedding width, E.
         positions: Rows of the position table.
         token_types: Rows of the token type table; 0 for no such table.
@@ -73,7 +73,7 @@ class Embeddings(nn.Module):
 
     def __init__(
         self,
-        vocabulary: int,
+        vocabulary: int | nn.Module,
         width: int,
         positions: int,
         token_types: int,
@@ -83,7 +83,7 @@ class Embeddings(nn.Module):
         extra: Mapping[str, nn.Module] | None = None,
     ) -> None:
         super().__init__()
-        self.word = Embedding(vocabulary, width)
+        self.word = Embedding(vocabulary, width) if isinstance(vocabulary, int) else vocabulary
         self.position = Embedding(positions, width)
         if token_types:
             self.token_type = Embedding(token_types, width)

@@ -31,6 +31,7 @@ class OutputRecorder:
         cross_attentions: Kept so far, (B, H, T, L) each: a decoder's weights of the encoder's tokens (BART).
         encoded: The encoder's last hidden states, (B, L, D), where the model ends with a decoder.
         encoder: What the encoder before a decoder recorded; None for a model without a decoder.
+        pooler_input: What the pooler reads where it is not the last hidden states, (B, M, D) (CANINE).
     """
 
     output_hidden_states: bool = False
@@ -41,6 +42,7 @@ class OutputRecorder:
     cross_attentions: list[mx.array] = field(default_factory=list)
     encoded: mx.array | None = None
     encoder: "OutputRecorder | None" = None
+    pooler_input: mx.array | None = None
 
     def record_hidden_state(self, hidden: mx.array) -> None:
         """Keep a hidden state if hidden states are asked for.

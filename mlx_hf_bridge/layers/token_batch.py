@@ -147,6 +147,29 @@ class TokenBatch:
         positions = mx.minimum(positions, hidden.shape[1] - 1)
         return mx.take_along_axis(hidden, positions[:, None, None], axis=1)[:, 0]
 
+    def padded(self, length: int) -> "TokenBatch":
+        """Return the batch with all of its inputs padded on the right, for models that cannot compute shorter texts.
+
+        Args:
+            length: Tokens of a row, at least.
+
+        Returns:
+            The batch, unchanged if it is long enough.
+        """
+        more = [(0, 0), (0, length - self.ids.shape[1])]
+        if more[1][1] <= 0:
+            return self
+        found = mx.ones(self.ids.shape, mx.bool_) if self.mask is None else self.mask
+        return replace(
+            self,
+            ids=mx.pad(self.ids, more),
+            mask=mx.pad(found, more),
+            token_type_ids=None if self.token_type_ids is None else mx.pad(self.token_type_ids, more),
+            position_ids=None if self.position_ids is None else mx.pad(self.position_ids, more),
+            inputs_embeds=None if self.inputs_embeds is None else mx.pad(self.inputs_embeds, [*more, (0, 0)]),
+            attention_bias=None,
+        )
+
     def without_first(self, count: int) -> "TokenBatch":
         """Return the batch with the first `count` real tokens of every row masked out.
 

@@ -127,7 +127,7 @@ def encoder(config: Seq2SeqConfig, shift: Shift = shift_right, norm_first: bool 
     """
     layer = bert.pre_norm_layer if norm_first else bert.post_norm_layer
     final_norms = (bert.layer_norm(config), bert.layer_norm(config)) if norm_first else (None, None)
-    layers = [_decoder_layer(config, norm_first) for _ in range(config.decoder_layers)]
+    layers = [decoder_layer(config, norm_first) for _ in range(config.decoder_layers)]
     return EncoderDecoder(
         SharedEmbeddings(config.vocab_size, config.hidden_size, _positions(config), config.token_scale),
         [layer(config) for _ in range(config.num_hidden_layers)],
@@ -141,7 +141,16 @@ def _positions(config: Seq2SeqConfig) -> PositionsAndNorm:
     return PositionsAndNorm(config.max_position_embeddings, config.hidden_size, config.layer_norm_eps, _POSITION_OFFSET)
 
 
-def _decoder_layer(config: Seq2SeqConfig, norm_first: bool) -> DecoderLayer:
+def decoder_layer(config: Seq2SeqConfig, norm_first: bool = False) -> DecoderLayer:
+    """Return one layer of the decoder.
+
+    Args:
+        config: The model's config.
+        norm_first: Whether norms come before the blocks.
+
+    Returns:
+        The layer.
+    """
     width, heads = config.hidden_size, config.decoder_attention_heads
     return DecoderLayer(
         Attention(width, heads),

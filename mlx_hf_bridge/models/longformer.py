@@ -13,9 +13,10 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_hf_bridge.architecture.config import OffsetPositionsConfig
+from mlx_hf_bridge.architecture.config_checks import attention_windows
 from mlx_hf_bridge.architecture.family import MULTIPLE_CHOICE, QUESTION_ANSWERING, SEQUENCE_CLASSIFICATION
 from mlx_hf_bridge.architecture.model_inputs import ModelInput
-from mlx_hf_bridge.errors import ConfigError, InputError
+from mlx_hf_bridge.errors import InputError
 from mlx_hf_bridge.layers.encoder import Encoder
 from mlx_hf_bridge.layers.global_attention import GLOBAL_ATTENTION_MASK, LocalGlobalAttention, make_global_mask
 from mlx_hf_bridge.layers.token_batch import TokenBatch
@@ -34,19 +35,12 @@ class LongformerConfig(OffsetPositionsConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if len(self.windows) != self.num_hidden_layers or not all(
-            type(window) is int and window > 0 and window % 2 == 0 for window in self.windows
-        ):
-            raise ConfigError(
-                f"config.json has attention_window={self.attention_window!r}, expected an even number of tokens, or "
-                f"one for each of num_hidden_layers={self.num_hidden_layers}. Take the file of the original checkpoint."
-            )
+        attention_windows(self.attention_window, self.num_hidden_layers)
 
     @property
     def windows(self) -> tuple[int, ...]:
         """Attention window of each layer, half of it on each side."""
-        given = self.attention_window
-        return (given,) * self.num_hidden_layers if isinstance(given, int) else tuple(given)
+        return attention_windows(self.attention_window, self.num_hidden_layers)
 
     @property
     def extra_inputs(self) -> dict[str, ModelInput]:

@@ -402,6 +402,7 @@ def _recorded(encoded: EncoderOutput) -> dict[str, Any]:
         "encoder_last_hidden_state": encoder.hidden,
         "encoder_hidden_states": encoder.hidden_states,
         "encoder_attentions": encoder.attentions,
+        "encoder_global_attentions": encoder.global_attentions,
     }
 
 

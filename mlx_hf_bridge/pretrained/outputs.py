@@ -53,13 +53,17 @@ def to_transformers_output(output: ModelOutput) -> Any:
         output: An output whose arrays are torch tensors.
 
     Returns:
-        transformers' output with the same fields (Longformer's class if it has global_attentions), or `output` itself
-        if transformers has no such class.
+        transformers' output with the same fields (Longformer's or LED's class if it has global attentions), or
+        `output` itself if transformers has no such class.
     """
     # Imported late: only callers on torch get here.
     from transformers import modeling_outputs
 
     found = getattr(modeling_outputs, type(output).__name__, None)
+    if "encoder_global_attentions" in output:
+        from transformers.models.led import modeling_led
+
+        found = getattr(modeling_led, f"LED{type(output).__name__}")
     if "global_attentions" in output:
         from transformers.models.longformer import modeling_longformer
 
@@ -162,6 +166,7 @@ _SEQ2SEQ_FIELDS = (
     "encoder_last_hidden_state",
     "encoder_hidden_states",
     "encoder_attentions",
+    "encoder_global_attentions",
 )
 
 
@@ -170,7 +175,8 @@ class Seq2SeqModelOutput(ModelOutput):
 
     last_hidden_state is the decoder's and encoder_last_hidden_state the encoder's, (B, L, D); decoder_hidden_states and
     encoder_hidden_states are tuples of (B, L, D), one for the embeddings and one for each layer; decoder_attentions,
-    cross_attentions and encoder_attentions are tuples of (B, H, L, L), one for each layer.
+    cross_attentions and encoder_attentions are tuples of (B, H, L, L), one for each layer. encoder_global_attentions
+    are LED's.
     """
 
     fields = ("last_hidden_state", *_SEQ2SEQ_FIELDS)

@@ -35,9 +35,9 @@ def check_sizes(config: EncoderConfig, tensor_infos: Mapping[str, TensorInfo], w
             f"config.json has {config.num_stored_layers} layers (num_hidden_layers={config.num_hidden_layers}), and "
             f"{where} has {len(tensor_infos)} tensors. Check that the two belong together."
         )
-    values = {spec.name: getattr(config, spec.name) for spec in fields(config)}
+    values = {spec.name: getattr(config, spec.name) for spec in fields(config) if spec.init}
     if not config.has_position_table:
-        del values["max_position_embeddings"]
+        values.pop("max_position_embeddings", None)
     _check_axes({config.attribute_map.get(name, name): value for name, value in values.items()}, tensor_infos, where)
 
 

@@ -87,3 +87,23 @@ def test_windows_that_transformers_refuses_are_refused(window: Any, tmp_path: Pa
     edit_config(tmp_path, attention_window=window)
     with pytest.raises(ConfigError, match=r"config\.json has attention_window=.*, expected an even number of tokens"):
         MLXAutoModel.from_pretrained(tmp_path)
+
+
+LED = next(row for row in FAMILIES if row.model_type == "led")
+
+
+def test_leds_global_attention_is_that_of_transformers(tmp_path: Path) -> None:
+    torch_model = save_model(tmp_path, LED)
+    inputs = ragged_inputs(LED)
+    inputs["global_attention_mask"] = np.zeros_like(inputs["attention_mask"])
+    inputs["global_attention_mask"][:, [0, 2]] = 1
+    tensors = {name: torch.tensor(array) for name, array in inputs.items()}
+    with torch.no_grad():
+        expected = torch_model(**tensors, output_attentions=True)
+    actual = MLXAutoModel.from_pretrained(tmp_path)(**inputs, output_attentions=True)
+    valid = inputs["attention_mask"].astype(bool)
+    for name in ("last_hidden_state", "encoder_last_hidden_state"):
+        np.testing.assert_allclose(actual[name][valid], expected[name].numpy()[valid], rtol=0, atol=2e-5)
+    for one, other in zip(actual.encoder_global_attentions, expected.encoder_global_attentions, strict=True):
+        rows = np.broadcast_to(valid[:, None], one.shape[:3])
+        np.testing.assert_allclose(one[rows], other.numpy()[:, :, : valid.shape[1]][rows], rtol=0, atol=2e-5)

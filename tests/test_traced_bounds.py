@@ -328,3 +328,25 @@ def test_ids_of_users_are_refused_with_the_range() -> None:
     for ids in ([[1, 9]], [[1, -1]]):
         with pytest.raises(TokenRangeError, match="table of 9 rows"):
             model(TokenBatch(mx.array(ids)))
+
+
+@pytest.mark.parametrize("size", [(4, 5), (9, 11), (7, 5)])
+def test_interpolation_is_that_of_torch(size: tuple[int, int]) -> None:
+    x = np.random.default_rng(0).normal(size=(2, 3, 7, 5)).astype(np.float32)
+    expected = torch.nn.functional.interpolate(torch.tensor(x), size=size, mode="bilinear")
+    actual = OPERATIONS["upsample_bilinear2d.vec"](mx.array(x), list(size), False, None)
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-6)
+    with pytest.raises(UnsupportedModelError, match="align_corners=True"):
+        OPERATIONS["upsample_bilinear2d.vec"](mx.array(x), list(size), True, None)
+
+
+def test_batch_norms_use_their_stored_statistics_as_in_torch() -> None:
+    norm = torch.nn.BatchNorm1d(3).eval()
+    with torch.no_grad():
+        for tensor in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
+            tensor.uniform_(0.5, 2)
+        x = torch.rand(2, 3, 4)
+        expected = norm(x)
+    arrays = [mx.array(tensor.detach().numpy()) for tensor in (x, *norm.parameters(), *norm.buffers())]
+    actual = OPERATIONS["_native_batch_norm_legit_no_training"](*arrays[:5], 0.1, norm.eps)[0]
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-6)

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from mlx_hf_bridge.errors import BackendError, BridgeError
+from mlx_hf_bridge.errors import ArgumentTypeError, BackendError, BridgeError
 from mlx_hf_bridge.serving.engine import AsyncEngine
 from mlx_hf_bridge.serving.failures import Failure, failure_of, protocol_of, render
 from mlx_hf_bridge.serving.gate import App, Gate
@@ -37,8 +37,13 @@ def create_app(engine: AsyncEngine, settings: Settings | None = None) -> App:
         An app for any ASGI server.
 
     Raises:
+        ArgumentTypeError: If either is of another type.
         BackendError: If FastAPI is not installed.
     """
+    if not isinstance(engine, AsyncEngine) or not isinstance(settings, Settings | None):
+        raise ArgumentTypeError(
+            f"got a {type(engine).__name__} and a {type(settings).__name__}, expected an AsyncEngine and Settings."
+        )
     from mlx_hf_bridge.serving.routes import cohere, labels, openai, page, state, tei
 
     settings, metrics = settings or Settings(), engine.observer

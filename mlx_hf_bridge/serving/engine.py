@@ -12,8 +12,9 @@ from typing import Any, Self
 
 import numpy as np
 
-from mlx_hf_bridge.errors import InputError, QueueFullError, RequestTimeoutError, ShuttingDownError
+from mlx_hf_bridge.errors import ArgumentTypeError, InputError, QueueFullError, RequestTimeoutError, ShuttingDownError
 from mlx_hf_bridge.runtime.boundary import PublicAPI
+from mlx_hf_bridge.sentence_transformers.encoding.inputs import check_optional_count
 from mlx_hf_bridge.serving.computing import Computer
 from mlx_hf_bridge.serving.limits import Limits
 from mlx_hf_bridge.serving.observers import Observer
@@ -64,9 +65,16 @@ class AsyncEngine(PublicAPI):
         max_model_bytes: int | None = None,
         observer: Observer | None = None,
     ) -> None:
+        if not isinstance(limits, Limits | None):
+            raise ArgumentTypeError(f"limits is a {type(limits).__name__}, expected Limits.")
         self.limits = limits or Limits()
         self.observer = observer or Observer()
-        self.models = ModelRegistry(models, quantization_config, max_models, max_model_bytes)
+        self.models = ModelRegistry(
+            models,
+            quantization_config,
+            check_optional_count("max_models", max_models),
+            check_optional_count("max_model_bytes", max_model_bytes),
+        )
         self._computer = Computer(self.limits, lambda *turn: self.observer.turn(*turn))
         self._tokenizing = ThreadPoolExecutor(_TOKENIZATION_WORKERS, thread_name_prefix="mlx-hf-bridge-tokenizing")
         # Apart from those that tokenize: loading a model takes long, and other models go on.

@@ -175,15 +175,18 @@ async function map() {
   const points = principal(await embed(given));
   const [across, down] = [0, 1].map((axis) => toUnit(points.map((point) => point[axis])));
   const name = `Map of ${given.length} texts; the table below has their positions`;
-  const svg = shape("svg", { viewBox: "0 0 800 500", role: "img", "aria-label": name });
+  // In pixels, so that labels are as large on a phone.
+  const width = Math.max(280, find("#panel-map").clientWidth);
+  const svg = shape("svg", { viewBox: `0 0 ${width} 500`, role: "img", "aria-label": name });
   given.forEach((text, index) => {
-    const [x, y] = [30 + 740 * across[index], 30 + 440 * down[index]];
+    const [x, y] = [20 + (width - 40) * across[index], 20 + 460 * down[index]];
     const circle = shape("circle", { cx: x, cy: y, r: given.length > 500 ? 2.5 : 5 });
     circle.append(shape("title", {}, text));
     svg.append(circle);
     if (given.length > 40) return;
-    const short = text.length > 40 ? `${text.slice(0, 39)}…` : text;
-    const left = x > 500;
+    const most = width < 600 ? 24 : 40;
+    const short = text.length > most ? `${text.slice(0, most - 1)}…` : text;
+    const left = x > width / 2;
     svg.append(shape("text", { x: left ? x - 8 : x + 8, y: y + 4, "text-anchor": left ? "end" : "start" }, short));
   });
   const details = element("details");

@@ -158,6 +158,7 @@ def test_a_server_that_shuts_down_is_not_ready(model: MLXSentenceTransformer) ->
     ready, live, refused = with_engine(model, work)
     assert [ready.status_code, live.status_code, refused.status_code] == [503, 200, 503]
     assert refused.headers["retry-after"] == "10"
+    assert refused.headers["connection"] == "close"
     assert ready.json()["error_type"] == "Unhealthy"
 
 

@@ -79,7 +79,7 @@ def create_app(engine: AsyncEngine, settings: Settings | None = None) -> App:
         )
     if settings.allowed_hosts:
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(settings.allowed_hosts), www_redirect=False)
-    return Gate(app, settings, engine.limits, metrics.answered)
+    return Gate(app, settings, engine.limits, lambda: engine.closed, metrics.answered)
 
 
 def respond_to_failure(request: Request, failure: Failure) -> Response:

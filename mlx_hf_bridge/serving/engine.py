@@ -170,6 +170,7 @@ class AsyncEngine(PublicAPI):
         result = await self.in_thread(prepared.finish, rows)
         return Answer(
             result,
+            model.id,
             sum(map(len, prepared.tokens)),
             prepared.truncated,
             tokenized - started,
@@ -397,9 +398,13 @@ class AsyncEngine(PublicAPI):
         ).result
         return found
 
+    def refuse(self) -> None:
+        """Take no new requests; those that were accepted are still answered."""
+        self._closed = True
+
     async def close(self) -> None:
         """Take no new requests, and return when those that were accepted have been answered."""
-        self._closed = True
+        self.refuse()
         while self._active:
             await asyncio.sleep(0.01)
         await asyncio.to_thread(self._computer.close)

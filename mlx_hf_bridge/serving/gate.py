@@ -47,6 +47,7 @@ class Gate:
         app: What answers them.
         settings: The key.
         limits: The bounds of the body.
+        is_ending: Says whether connections are to be closed after their next response.
         observe: Is called with the method, the route, the status and the seconds of each request.
     """
 
@@ -55,16 +56,18 @@ class Gate:
         app: App,
         settings: Settings,
         limits: Limits,
+        is_ending: Callable[[], bool] = lambda: False,
         observe: Callable[[str, str, int, float], None] = lambda *_: None,
     ) -> None:
-        self._app, self._settings, self._limits, self._observe = app, settings, limits, observe
+        self._app, self._settings, self._limits = app, settings, limits
+        self._is_ending, self._observe = is_ending, observe
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; the ASGI interface."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        exchange = _Exchange(scope, send)
+        exchange = _Exchange(scope, send, self._is_ending)
         try:
             self._check(scope, exchange)
             body = await self._read(scope, exchange, receive)
@@ -159,8 +162,8 @@ async def _until_gone(app: App, scope: Scope, receive: Receive, exchange: "_Exch
 class _Exchange:
     """One request and its response: its id, status and size."""
 
-    def __init__(self, scope: Scope, send: Send) -> None:
-        self._scope, self._send = scope, send
+    def __init__(self, scope: Scope, send: Send, is_ending: Callable[[], bool]) -> None:
+        self._scope, self._send, self._is_ending = scope, send, is_ending
         given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
         self.id = given.decode() if _ID.fullmatch(given) else uuid.uuid4().hex
         scope.setdefault("state", {})["request_id"] = self.id
@@ -175,7 +178,11 @@ class _Exchange:
         """Send a part of the response, with the id of the request."""
         if message["type"] == "http.response.start":
             self._begun, self.status = True, message["status"]
-            message["headers"] = [*message.get("headers", ()), (b"x-request-id", self.id.encode())]
+            headers = [*message.get("headers", ()), (b"x-request-id", self.id.encode())]
+            if self._is_ending() and not any(name == b"connection" for name, _ in headers):
+                # So that clients send their next request on a new connection, perhaps to another server.
+                headers.append((b"connection", b"close"))
+            message["headers"] = headers
         else:
             self.sent_bytes += len(message.get("body", b""))
         await self._send(message)

@@ -5,6 +5,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 from mlx_hf_bridge.errors import BackendError
@@ -83,6 +84,12 @@ class Server(uvicorn.Server):
             limit_concurrency=2 * engine.limits.max_concurrent_requests + _SPARE_CONNECTIONS,
         )
         super().__init__(config)
+        self._engine = engine
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Take no new requests from now on, and end when the others have been answered."""
+        self._engine.refuse()
+        super().handle_exit(sig, frame)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -101,7 +101,7 @@ def routes(engine: AsyncEngine) -> APIRouter:
             "meta": _meta(version, answer, len(documents)),
             "usage": {"total_tokens": answer.tokens, "prompt_tokens": answer.tokens},
         }
-        return await json_response(content, note(request, answer, body.model))
+        return await json_response(content, note(request, answer))
 
     @router.post("/v1/rerank", response_model=RerankResponse, response_model_exclude_none=True)
     async def rerank_v1(body: RerankRequestV1, request: Request) -> Response:

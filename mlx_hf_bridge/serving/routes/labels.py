@@ -98,11 +98,10 @@ def routes(engine: AsyncEngine, settings: Settings) -> APIRouter:
 
     async def respond(task: Task, body: _Body, request: Request, write: Any) -> Response:
         answer: Answer = await engine.run(task, body.model)
-        name = body.model or (await engine.load(None, task.kinds)).id
         data = [write(index, one) for index, one in enumerate(answer.result)]
         usage = {"prompt_tokens": answer.tokens, "total_tokens": answer.tokens}
-        content = {"object": "list", "model": name, "data": data, "usage": usage}
-        return await json_response(content, note(request, answer, name))
+        content = {"object": "list", "model": body.model or answer.model, "data": data, "usage": usage}
+        return await json_response(content, note(request, answer))
 
     @router.post("/v1/classify", response_model=ClassifyResponse)
     async def classify(body: ClassifyRequest, request: Request) -> Response:

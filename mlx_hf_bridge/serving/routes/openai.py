@@ -98,7 +98,7 @@ def routes(engine: AsyncEngine, settings: Settings, created: int) -> APIRouter:
         ]
         usage = {"prompt_tokens": answer.tokens, "total_tokens": answer.tokens}
         content = {"object": "list", "data": data, "model": body.model, "usage": usage}
-        return await json_response(content, note(request, answer, body.model), answer.result.size)
+        return await json_response(content, note(request, answer), answer.result.size)
 
     @router.get("/v1/models", response_model=ModelList)
     async def models() -> dict[str, Any]:

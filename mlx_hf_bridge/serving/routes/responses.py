@@ -48,13 +48,12 @@ def as_base64(row: np.ndarray) -> str:
     return base64.b64encode(np.ascontiguousarray(row, "<f4").tobytes()).decode("ascii")
 
 
-def note(request: Request, answer: Answer, model: str) -> dict[str, str]:
+def note(request: Request, answer: Answer) -> dict[str, str]:
     """Note in the access log what was computed for a request.
 
     Args:
         request: The request.
         answer: The answer.
-        model: The model.
 
     Returns:
         Headers that say so too; of Text Embeddings Inference, and x-truncated-texts where texts were truncated.
@@ -62,7 +61,7 @@ def note(request: Request, answer: Answer, model: str) -> dict[str, str]:
     seconds = (answer.tokenization_seconds, answer.queue_seconds, answer.inference_seconds)
     tokenization, queued, inference = (round(one * 1000) for one in seconds)
     request.state.facts = {
-        "model": model,
+        "model": answer.model,
         "tokens": answer.tokens,
         "truncated": answer.truncated,
         "queue_ms": queued,

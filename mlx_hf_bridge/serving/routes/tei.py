@@ -156,7 +156,7 @@ def routes(engine: AsyncEngine, settings: Settings) -> APIRouter:
     async def run(task: Task, body: _Body, request: Request) -> tuple[Answer, dict[str, str]]:
         answer = await engine.run(task, body.model)
         _check_direction(body, answer)
-        return answer, note(request, answer, body.model or "")
+        return answer, note(request, answer)
 
     @router.post("/embed", response_model=list[list[float]])
     async def embed(body: EmbedRequest, request: Request) -> Response:

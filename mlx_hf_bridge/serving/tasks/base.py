@@ -38,6 +38,7 @@ class Answer:
 
     Args:
         result: What the task gives.
+        model: The name of the model.
         tokens: How many tokens were computed.
         truncated: How many texts were truncated.
         tokenization_seconds: How long the texts were tokenized.
@@ -46,6 +47,7 @@ class Answer:
     """
 
     result: Any
+    model: str
     tokens: int = 0
     truncated: int = 0
     tokenization_seconds: float = 0.0

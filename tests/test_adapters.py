@@ -176,6 +176,39 @@ def test_an_adapter_in_a_bin_file_is_merged(base: Path, tmp_path: Path) -> None:
     assert differs_by(MLXAutoModel.from_pretrained(tmp_path), torch_model(base, KINDS["plain"][2])) < ABSOLUTE
 
 
+def write_hub_lora(folder: Path, base: Path, **settings: Any) -> Path:
+    """Write a LoRA adapter in the files of the adapters library (AdapterHub)."""
+    folder.mkdir(exist_ok=True)
+    own = {"architecture": "lora", "alpha": 6, "r": 4, "composition_mode": "add", "use_gating": False, **settings}
+    found = {"config": own, "model_name": str(base), "model_type": "bert", "name": "[PRX]", "version": "1.3.0"}
+    (folder / "adapter_config.json").write_text(json.dumps(found))
+    torch.save({f"bert.{VALUE}.loras.[PRX].lora_{name}": one for name, one in zip("AB", (A, B), strict=True)},
+               folder / "pytorch_adapter.bin")  # fmt: skip
+    return folder
+
+
+def test_a_lora_of_the_adapters_library_is_merged(base: Path, tmp_path: Path) -> None:
+    """With its scale, alpha / r, and its names."""
+    mlx_model = MLXAutoModel.from_pretrained(write_hub_lora(tmp_path, base))
+    assert differs_by(mlx_model, torch_model(base, KINDS["plain"][2])) < ABSOLUTE
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"architecture": None, "reduction_factor": 16}, "bottleneck adapter.*adds layers between those of the model"),
+        ({"architecture": "prefix_tuning"}, "prefix_tuning adapter.*adds layers"),
+        ({"composition_mode": "scale"}, "lora adapter of the adapters library.* Merge it with that library"),
+        ({"use_dora": True}, "Merge it with that library"),
+    ],
+)
+def test_other_adapters_of_that_library_are_refused(
+    settings: dict[str, Any], message: str, base: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(errors.UnsupportedModelError, match=message):
+        MLXAutoModel.from_pretrained(write_hub_lora(tmp_path, base, **settings))
+
+
 def test_an_adapter_beside_its_base_is_merged_into_that(base: Path, tmp_path: Path) -> None:
     """Like transformers, load the base model from the adapter folder when it has a config.json."""
     shutil.copytree(base, tmp_path, dirs_exist_ok=True)

@@ -172,6 +172,17 @@ def test_sentence_embeddings_from_a_folder_and_the_hub_quantized_and_saved(
     np.testing.assert_allclose(packed.encode(TEXTS[1]), found[1], rtol=0, atol=ABSOLUTE)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["geglu", "code"])
+def test_calibrated_recipes_quantize_gated_units(kind: str, tmp_path: Path) -> None:
+    tensors = make_repo(tmp_path / "repo", kind)
+    recipe = {"bits": 4, "group_size": 32, "method": "gptq"}
+    packed = MLXSentenceTransformer(str(tmp_path / "repo"), quantization_config=recipe)
+    found, want = packed.encode(TEXTS), embeddings_of(kind, tensors, packed)
+    cosines = (found * want).sum(1) / np.linalg.norm(found, axis=1) / np.linalg.norm(want, axis=1)
+    assert 0.9 < cosines.min() < 1
+
+
 def test_heads_read_the_encoder_as_in_bert(tmp_path: Path) -> None:
     head = {"classifier.weight": (3, D), "classifier.bias": (3,), "cls.predictions.bias": (101,)}
     head |= dense("cls.predictions.transform.dense", D, D) | norms("cls.predictions.transform.LayerNorm")

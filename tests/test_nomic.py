@@ -258,3 +258,10 @@ def test_what_is_not_computed_is_named(changes: dict[str, Any], message: str, tm
     write_repo(tmp_path, {**CONFIG, **changes}, weights_for(CONFIG))
     with pytest.raises(ConfigError, match=message):
         MLXAutoModel.from_pretrained(tmp_path)
+
+
+@pytest.mark.slow
+def test_experts_take_a_mixed_recipe(tmp_path: Path) -> None:
+    expected = v2_moe(tmp_path / "repo", 64)
+    model = MLXSentenceTransformer(str(tmp_path / "repo"), model_kwargs={"quantization_config": "mixed-4"})
+    assert 0.9 < (model.encode(TEXTS, prompt_name="passage") * expected).sum(axis=1).min() < 1

@@ -1,6 +1,9 @@
 """Read a LoRA adapter's config and weights; anything but plain LoRA and DoRA is refused.
 
-Reference: peft/tuners/lora/config.py, peft/tuners/lora/layer.py (update_layer), peft/utils/other.py (get_pattern_key).
+LoRA of the adapters library (AdapterHub) is read too; its other kinds add layers and cannot be merged.
+
+Reference: peft/tuners/lora/config.py, peft/tuners/lora/layer.py (update_layer), peft/utils/other.py (get_pattern_key);
+adapters/configuration/adapter_config.py and adapters/methods/lora.py of adapters 1.3.
 """
 
 import math
@@ -19,6 +22,12 @@ from mlx_hf_bridge.errors import ConfigError, RepositoryError, UnsupportedModelE
 
 ADAPTER_FILE = "adapter_config.json"
 _WEIGHTS: dict[str, Any] = {"adapter_model.safetensors": SafetensorsFile, "adapter_model.bin": TorchFile}
+# The names that the adapters library writes.
+_WEIGHTS |= {"adapter.safetensors": SafetensorsFile, "pytorch_adapter.bin": TorchFile}
+# Where that library puts the matrices of an adapter, whose name is between the two words.
+_HUB_LORA = re.compile(r"\.loras\.[^.]+\.lora_")
+# Its options of LoRA with which the update is another one.
+_HUB_REFUSED = ("use_gating", "use_dora", "vera_d", "vera_b")
 # Options that change the update, or the base model's weights, in ways that are not implemented here.
 _REFUSED = (
     *("layer_replication", "target_parameters", "trainable_token_indices", "alora_invocation_tokens", "arrow_config"),
@@ -83,6 +92,8 @@ def read_adapter(source: Source, config: Any) -> Adapter:
     path = source.folder / ADAPTER_FILE
     if not isinstance(config, dict):
         raise ConfigError(f"{path} is not a JSON object. Take the adapter's original file.")
+    if "peft_type" not in config and isinstance(config.get("config"), Mapping):
+        return _adapter_hub_lora(source, path, config)
     _refuse_others(path, config)
     base, alpha, alphas = config.get("base_model_name_or_path"), config.get("lora_alpha"), config.get("alpha_pattern")
     numbers = [alpha, *(alphas or {}).values()] if isinstance(alphas, dict | None) else [None]
@@ -121,8 +132,6 @@ def _check_pattern(path: Path, pattern: str) -> None:
 
 
 def _refuse_others(path: Path, config: Mapping[str, Any]) -> None:
-    if "peft_type" not in config and isinstance(config.get("config"), Mapping):
-        raise _adapter_hub_error(path, config)
     if config.get("peft_type") != "LORA":
         raise UnsupportedModelError(f"{path} has peft_type={config.get('peft_type')!r}; only LORA is merged. {_MERGE}")
     for name in _REFUSED:
@@ -134,6 +143,20 @@ def _refuse_others(path: Path, config: Mapping[str, Any]) -> None:
             f"{path} has init_lora_weights={initialization!r}, which changes the base's weights before training. "
             f"{_MERGE}"
         )
+
+
+def _adapter_hub_lora(source: Source, path: Path, config: Mapping[str, Any]) -> Adapter:
+    """Return a LoRA adapter of the adapters library, which scales by alpha / r; its other kinds are refused."""
+    settings, base = config["config"], config.get("model_name")
+    is_added = settings.get("architecture") == "lora" and settings.get("composition_mode", "add") == "add"
+    if not is_added or any(settings.get(name) for name in _HUB_REFUSED):
+        raise _adapter_hub_error(path, config)
+    if not isinstance(base, str) or not _is_finite(alpha := settings.get("alpha")):
+        raise ConfigError(
+            f"{path} has model_name={base!r:.80} and alpha={settings.get('alpha')!r:.80}, expected a name and a finite "
+            "number. Take the adapter's original file."
+        )
+    return Adapter(source, base, None, float(alpha), {}, False)
 
 
 def _adapter_hub_error(path: Path, config: Mapping[str, Any]) -> UnsupportedModelError:
@@ -159,7 +182,7 @@ def load_adapter_tensors(adapter: Adapter) -> tuple[Path, dict[str, mx.array]]:
         adapter.source.fetch([name])
         if (folder / name).is_file():
             file: WeightFile = opened(folder / name)
-            return file.path, dict(file.arrays())
+            return file.path, {_HUB_LORA.sub(".lora_", name): array for name, array in file.arrays()}
     raise RepositoryError(
         f"{folder} has {ADAPTER_FILE} and none of {', '.join(_WEIGHTS)}. Copy the adapter's weights there, or delete "
         f"{ADAPTER_FILE} to load the model in that folder without it."

@@ -22,6 +22,7 @@ from mlx_hf_bridge.conversion import traced as loading_traced
 from mlx_hf_bridge.errors import ArgumentTypeError, BackendError, ConfigError, InputError, UnsupportedModelError
 from mlx_hf_bridge.layers.token_batch import TokenBatch
 from mlx_hf_bridge.runtime.compiled import MAX_COMPILED_SHAPES
+from mlx_hf_bridge.runtime.device import COMPILES_GRAPHS
 from mlx_hf_bridge.tracing.model import LENGTH_MULTIPLE, TracedModel
 
 
@@ -127,7 +128,9 @@ def test_a_trace_takes_few_more_operations_than_the_native_model(
         monkeypatch.setattr(mx.fast, kernel, lambda x, *others, **options: mx.abs(x))
     batch = TokenBatch(mx.array(inputs["input_ids"].astype(np.int32)), mx.array(inputs["attention_mask"].astype(bool)))
     native, traced = (primitives(model, batch, tmp_path) for model in models)
-    assert traced <= 1.3 * native, f"{traced} against {native}"
+    # On GPUs a graph's inputs are padded to one of few shapes, and native models take fewer operations than on CPUs.
+    padding = 12 if COMPILES_GRAPHS else 0
+    assert traced <= 1.3 * native + padding, f"{traced} against {native}"
 
 
 class OwnConfig(transformers.PreTrainedConfig):

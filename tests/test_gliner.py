@@ -99,7 +99,8 @@ def test_logits_are_those_of_gliner(models: Callable[[str], MLXGLiNER], name: st
         starts, widths = np.indices(found.shape[:2])
         inside = starts + widths < len(found)
         found, expected = found[inside], expected[inside]
-    np.testing.assert_allclose(found, expected, rtol=0, atol=TOLERANCE)
+    # Logits of random layers reach 12, of which float32 has one part in a million.
+    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=TOLERANCE)
 
 
 @pytest.mark.parametrize(

@@ -153,7 +153,7 @@ class Weights:
                 ("mlp.Wi", 2 * INNER, WIDTH),
                 ("mlp.Wo", WIDTH, INNER),
             ):
-                self.add(f"{layer}.{name}.weight", outputs, inputs, std=1.5 / np.sqrt(inputs))
+                self.add(f"{layer}.{name}.weight", outputs, inputs, std=0.8 / np.sqrt(inputs))
             for name in ("attn_norm", "mlp_norm") if number else ("mlp_norm",):
                 self.add(f"{layer}.{name}.weight", WIDTH, mean=1)
         self.add(f"{prefix}.final_norm.weight", WIDTH, mean=1)

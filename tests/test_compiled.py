@@ -127,6 +127,16 @@ def test_an_error_in_a_trace_leaves_the_weights(bert: tuple[Any, Any, Any], monk
     np.testing.assert_array_equal(plain(batch).hidden, expected)
 
 
+def test_layers_that_read_values_are_not_compiled(bert: tuple[Any, Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled, plain, _ = bert
+    batch = TokenBatch(mx.full((2, 19), 7, mx.int32))
+    expected = np.array(plain(batch).hidden)
+    norm = type(compiled.encoder.embeddings.norm)
+    compute = norm.__call__
+    monkeypatch.setattr(norm, "__call__", lambda self, x: compute(self, x * float(np.array(x).size > 0)))
+    np.testing.assert_array_equal(compiled(batch).hidden, expected)
+
+
 @pytest.mark.slow  # MLX calls the system's C++ compiler
 def test_compiled_models_follow_their_weights_in_every_thread(bert: tuple[Any, Any, Any]) -> None:
     compiled, plain, _ = bert

@@ -80,11 +80,21 @@ class CompiledForward:
             (*model, known, padded.ids.shape, *arrays),
             partial(_traced, self._forward, modules, tuple(arrays), known, first_token),
         )
-        outputs: Outputs = call(arrays_of(modules), *arrays.values())
+        try:
+            outputs: Outputs = call(arrays_of(modules), *arrays.values())
+        except ValueError as error:
+            # A layer that reads the values of an array, which a trace does not have.
+            if not str(error).startswith("[eval]"):
+                raise
+            return self._forward(modules, batch, first_token)
         if padded is batch:
             return outputs
         per_token = self._outputs_per_token(model, modules, tokens, outputs) if length > tokens else frozenset()
         return {name: array[:texts, :tokens] if name in per_token else array[:texts] for name, array in outputs.items()}
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy has other modules, with other identities.
+        return {**self.__dict__, "_per_token": {}}
 
     def _padded_length(self, tokens: int) -> int:
         length = rounded_up(tokens)

@@ -81,7 +81,8 @@ def test_prompts_and_truncation(model: MLXSentenceTransformer, options: Any, exp
 @pytest.mark.parametrize(
     ("body", "status", "code", "message"),
     [
-        ({"input": ["a", OVERLONG]}, 400, "context_length_exceeded", "1 of 2 texts have more than"),
+        ({"input": ["a", OVERLONG]}, 400, "context_length_exceeded", "1 of 2 texts have more than 44 tokens"),
+        ({"input": OVERLONG}, 400, "context_length_exceeded", '"truncate": true in a request'),
         ({"input": [50, 60]}, 400, None, "check_embedding_ctx_length=False"),
         ({"input": [[5, 10**6]]}, 400, None, "expected one or more from 0 to 100"),
         ({"input": ""}, 400, None, "empty text"),

@@ -8,7 +8,7 @@ import numpy as np
 
 from mlx_hf_bridge.errors import EmptyInputError, InputError, OverlongTextError
 from mlx_hf_bridge.inference.batching import BatchPipeline
-from mlx_hf_bridge.inference.tokenizer import Tokens
+from mlx_hf_bridge.inference.tokenizer import Text, Tokens
 from mlx_hf_bridge.sentence_transformers import MLXMultiVectorEncoder, MLXSentenceTransformer, MLXSparseEncoder
 from mlx_hf_bridge.sentence_transformers.base import MLXBaseModel
 from mlx_hf_bridge.sentence_transformers.encoding.engine import TextPipeline
@@ -54,7 +54,7 @@ class EncodeTask(Task):
             tokens = as_tokens(model, pipeline, self.texts)
         else:
             read, pipeline = model._text_pipeline(texts, **arguments)
-            tokens = pipeline.tokens(read)
+            tokens = tokenize(pipeline, read)
         limits.check_tokens(sum(map(len, tokens)))
         truncated = check_overlong(tokens, self.overlong)
         return Prepared(
@@ -199,6 +199,28 @@ def lane_of(pipeline: TextPipeline) -> tuple[Hashable, ...]:
     """Return the options that texts have in common which may share a batch."""
     options = pipeline.options
     return options.prompt, options.task, options.max_active_dims
+
+
+def tokenize(pipeline: TextPipeline, texts: Sequence[Text]) -> list[Tokens]:
+    """Tokenize texts, and say how clients of a server have those truncated that are too long.
+
+    Args:
+        pipeline: How texts are tokenized.
+        texts: Texts and pairs of texts.
+
+    Returns:
+        The tokens of each text.
+
+    Raises:
+        OverlongTextError: If texts are too long and are not to be truncated.
+    """
+    try:
+        return pipeline.tokens(texts)
+    except OverlongTextError as error:
+        what, _, _ = str(error).partition(". ")
+        raise OverlongTextError(
+            f'{what}. Split them, or have them truncated: "truncate": true in a request, overlong="truncate" in Python.'
+        ) from error
 
 
 def list_rows(pipeline: TextPipeline) -> BatchPipeline:

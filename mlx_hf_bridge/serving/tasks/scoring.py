@@ -12,7 +12,7 @@ from mlx_hf_bridge.sentence_transformers import MLXCrossEncoder
 from mlx_hf_bridge.sentence_transformers.modules.activations import NamedActivation
 from mlx_hf_bridge.serving.limits import Limits
 from mlx_hf_bridge.serving.tasks.base import ERROR, Prepared, Task, check_overlong
-from mlx_hf_bridge.serving.tasks.embedding import lane_of, list_rows
+from mlx_hf_bridge.serving.tasks.embedding import lane_of, list_rows, tokenize
 
 RERANKER = "reranker"
 
@@ -46,7 +46,7 @@ class ScorePairs(Task):
         limits.check_texts(list(dict.fromkeys(text for pair in self.pairs for text in pair)))
         pairs = [self._shortened(model, pair) for pair in self.pairs]
         read, pipeline = model._text_pipeline(pairs, prompt=model._resolve_prompt(None, None), overlong=self.overlong)
-        tokens = pipeline.tokens(read) if read else []
+        tokens = tokenize(pipeline, read) if read else []
         limits.check_tokens(sum(map(len, tokens)))
         shortened = sum(pair is not given for pair, given in zip(pairs, self.pairs, strict=True))
         truncated = max(shortened, check_overlong(tokens, self.overlong))

@@ -66,8 +66,8 @@ KINDS = {
     ),
     "sizes": Kind("sizes in config.json that the tensors do not have", (_SIZES,)),
     "json": Kind(
-        "JSON nested a hundred thousand deep",
-        (f"{_HOSTILE}::test_json_of_a_hundred_thousand_brackets_is_an_error",),
+        "JSON nested a hundred thousand deep, and fields with wrong values",
+        (f"{_HOSTILE}::test_json_of_a_hundred_thousand_brackets_is_an_error", "test_json_fields.py"),
     ),
     "tokenizers": Kind(
         "tokenizer files with absurd ids",

@@ -1,6 +1,6 @@
 """Cause faults on purpose, and print what was tried and what survived.
 
-python -m benchmarks.faults [--only kills,exits,interrupts,cold,threads,pools] [--share 1.0] [--output faults.json]
+python -m benchmarks.faults [--only kills,exits,...] [--share 1.0] [--output faults.json]
 
 The whole campaign takes half an hour on two cores; --share 0.1 takes a tenth of the cases. `python -m benchmarks.soak`
 is the hour of mixed calls.
@@ -15,7 +15,8 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
-from benchmarks.faults.concurrency import break_pools, share_model, start_cold
+from benchmarks.faults.commands import interrupt_processes
+from benchmarks.faults.concurrency import break_pools, share_model, spawn_children, start_cold
 from benchmarks.faults.exits import exit_processes
 from benchmarks.faults.interrupts import interrupt_calls
 from benchmarks.faults.kills import kill_workflows
@@ -26,7 +27,9 @@ CAMPAIGN: dict[str, Callable[[Path, float], list[Outcome]]] = {
     "kills": lambda folder, share: kill_workflows(folder, _count(22 * share)),
     "exits": lambda folder, share: [exit_processes(folder, _count(7 * share))],
     "interrupts": lambda folder, share: [interrupt_calls(folder, _count(50 * share))],
+    "processes": lambda folder, share: [interrupt_processes(folder, _count(10 * share))],
     "cold": lambda folder, share: [start_cold(folder, _count(5 * share))],
+    "spawn": lambda folder, share: [spawn_children(folder, _count(5 * share))],
     "threads": lambda folder, share: [share_model(folder, _count(320 * share))],
     "pools": lambda folder, share: [break_pools(folder, _count(40 * share))],
 }

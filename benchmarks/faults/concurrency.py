@@ -1,6 +1,7 @@
-"""Cold processes, threads, asyncio and worker pools: every result is right, and a model is converted once."""
+"""Cold and spawned processes, threads, asyncio and pools: every result is right, and a model is converted once."""
 
 import asyncio
+import multiprocessing
 import os
 import signal
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,7 @@ from benchmarks.faults.server import Server
 from mlx_hf_bridge import BridgeError, MLXSentenceTransformer
 
 TEXTS = ["the cat sat on the mat.", "a dog", "", "i love this film", "stock market rose today!"] * 8
+_SECONDS = 240
 _COLD = """
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -74,6 +76,25 @@ def share_model(folder: Path, calls: int) -> Outcome:
         for number, result in enumerate(results):
             own = number if number < calls else number - calls
             outcome.record(None if same(result, expected[own % 16]) else "another result", f"call {number}")
+    return outcome
+
+
+def spawn_children(folder: Path, rounds: int) -> Outcome:
+    """Hand a model that has computed to spawned processes, of which one is killed; the others give its vectors."""
+    model = MLXSentenceTransformer(str(tiny_checkpoint(folder / "source")), quantization_config="q8")
+    expected, outcome = model.encode(TEXTS), Outcome("a model in spawned processes, one of which is killed")
+    context = multiprocessing.get_context("spawn")
+    with outcome.timed():
+        for number in range(rounds):
+            victim = context.Process(target=model.encode, args=(TEXTS * 50,), daemon=True)
+            victim.start()
+            with context.Pool(2) as pool:
+                waiting = pool.map_async(model.encode, [TEXTS[part:] for part in range(4)])
+                victim.kill()
+                results = waiting.get(_SECONDS)
+            victim.join()
+            right = all(same(result, expected[part:]) for part, result in enumerate(results))
+            outcome.record(None if right and same(model.encode(TEXTS), expected) else "another result", f"{number}")
     return outcome
 
 

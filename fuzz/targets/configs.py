@@ -23,7 +23,7 @@ from mlx_hf_bridge.weights.name_mapping import NameMapping
 from mlx_hf_bridge.weights.quantized import read_packing, recipe_from_packing
 from mlx_hf_bridge.weights.sizes import check_raw_sizes, check_sizes
 
-# Of a tiny model: whatever a config says is held against them.
+# Of a tiny model, whose tensors every config is compared with.
 _INFOS = {f"encoder.layer.{number}.weight": TensorInfo("F32", (32, 32)) for number in range(4)}
 
 

@@ -31,7 +31,7 @@ class EncoderConfig:
 
     Keys that the file lacks have transformers' defaults of the model type (`default_values`), or else the field's; a
     field that has neither must be in the file. A subclass adds the keys of its model type; a field with `init=False`
-    has one value whatever the file says (DistilBERT: `type_vocab_size` 0).
+    has one fixed value, which the file cannot change (DistilBERT: `type_vocab_size` 0).
 
     Attributes:
         model_type: The key that selects the file in mlx_hf_bridge/models/, e.g. "bert".

@@ -42,8 +42,10 @@ def parse_pooling_modes(config: Mapping[str, Any], path: Path) -> tuple[str, ...
         names none.
 
     Raises:
-        ConfigError: If `pooling_mode` is not a known mode or a list of known modes.
+        ConfigError: If `pooling_mode` is not a known mode or a list of known modes, or the config has no keys at all.
     """
+    if config == {}:
+        raise ConfigError(f"{path} has no keys, expected those of a Pooling module. Take the original file.")
     if "pooling_mode" not in config:
         # Mean is sentence-transformers' default.
         return tuple(mode for key, mode in OLDER_MODES.items() if config.get(key)) or ("mean",)

@@ -363,7 +363,7 @@ class MLXPreTrainedModel(TorchModuleAPI):
         return bool(getattr(self.config, key)) if argument is None else bool(argument)
 
     def _warn_unless(self, is_finite: bool) -> None:
-        """Warn once of NaN or infinity, which transformers returns without a word."""
+        """Warn once of NaN or infinity, which transformers returns without a warning."""
         if not is_finite and not self._warned_of_non_finite:
             self._warned_of_non_finite = True
             logger.warning(NON_FINITE_OUTPUTS, self.name_or_path)

@@ -30,7 +30,7 @@ def read_model_config(folder: Path) -> dict[str, Any]:
     config = read_json(path)
     if not isinstance(config, dict):
         raise ConfigError(f"{path} is not a JSON object. Take the original file.")
-    prompts = config.get("prompts") or {}
+    prompts = config.get("prompts", {})
     if not isinstance(prompts, dict) or (wrong := [name for name in prompts if not _is_prompt(prompts[name])]):
         found = prompts if not isinstance(prompts, dict) else {name: prompts[name] for name in wrong}
         raise ConfigError(f"{path} has prompts={found!r:.80}, expected texts by name. Take the original file.")

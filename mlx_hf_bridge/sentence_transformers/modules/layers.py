@@ -11,6 +11,7 @@ import mlx.core as mx
 from mlx_hf_bridge.sentence_transformers.modules.base import TOKEN_EMBEDDINGS, Features, Module
 from mlx_hf_bridge.sentence_transformers.modules.weights import (
     check_integer,
+    check_names,
     get_tensor,
     read_module_config,
     read_module_weights,
@@ -54,7 +55,9 @@ class WeightedLayerPooling(Module):
         start = check_integer(config, "layer_start", folder, 4, least=0)
         # + 1, since hidden states start with the embeddings. 4 and 12 are sentence-transformers' defaults.
         count = check_integer(config, "num_hidden_layers", folder, 12) + 1 - start
-        weights = get_tensor(read_module_weights(folder), "layer_weights", (count,), folder)
+        arrays = read_module_weights(folder)
+        weights = get_tensor(arrays, "layer_weights", (count,), folder)
+        check_names(arrays, ("layer_weights",), folder)
         return cls(check_integer(config, "embedding_dimension", folder), weights, start)
 
     def __call__(self, features: Features) -> Features:

@@ -14,6 +14,7 @@ from mlx_hf_bridge.errors import ConfigError
 from mlx_hf_bridge.sentence_transformers.modules.base import SENTENCE_EMBEDDING, TOKEN_EMBEDDINGS, Features, Module
 from mlx_hf_bridge.sentence_transformers.modules.weights import (
     check_integer,
+    check_names,
     get_tensor,
     read_module_config,
     read_module_weights,
@@ -156,6 +157,7 @@ class SparseAutoEncoder(Module):
         shapes = {"encoder.weight": (hidden, width), "pre_bias": (width,), "latent_bias": (hidden,)}
         for name, shape in shapes.items():
             get_tensor(arrays, name, shape, folder)
+        check_names(arrays, (*shapes, "stats_last_nonzero"), folder)
         return cls({**config, "hidden_dim": hidden, "k": number("k", default=8)}, arrays)
 
     def __call__(self, features: Features) -> Features:

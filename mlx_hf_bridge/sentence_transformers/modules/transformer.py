@@ -195,7 +195,7 @@ class Transformer(InputModule):
             batch = replace(batch, mask=mx.array(seen & ~added))
         return Features(
             batch,
-            # A system message is no part of the text, whose tokens are not told apart from it.
+            # A system message is no part of the text, from whose tokens it cannot be separated.
             prompt_length=self._prompt_length(options.prompt) if options.prompt and not self._chat else 0,
             task=options.task,
             expansion_mask=None if added is None else mx.array(added),

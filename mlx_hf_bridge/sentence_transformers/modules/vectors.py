@@ -14,6 +14,7 @@ from mlx_hf_bridge.sentence_transformers.modules.activations import DENSE_ACTIVA
 from mlx_hf_bridge.sentence_transformers.modules.base import SENTENCE_EMBEDDING, Features, Module
 from mlx_hf_bridge.sentence_transformers.modules.weights import (
     check_integer,
+    check_names,
     get_feature_name,
     get_tensor,
     read_module_config,
@@ -78,15 +79,23 @@ class Dense(Module):
         activation = parse_activation(
             config.get("activation_function", torch_name("Tanh")), str(folder / "config.json"), DENSE_ACTIVATIONS
         )
+        shapes = {
+            "linear.weight": shape,
+            **({"linear.bias": shape[:1]} if config.get("bias", True) else {}),
+            **({"residual.weight": shape} if projects else {}),
+            **({_SLOPE: (1,)} if activation == "PReLU" else {}),
+        }
+        found = {name: get_tensor(arrays, name, shape, folder) for name, shape in shapes.items()}
+        check_names(arrays, found, folder)
         return cls(
-            weight=get_tensor(arrays, "linear.weight", shape, folder),
-            bias=get_tensor(arrays, "linear.bias", shape[:1], folder) if config.get("bias", True) else None,
+            weight=found["linear.weight"],
+            bias=found.get("linear.bias"),
             activation=activation,
-            residual=get_tensor(arrays, "residual.weight", shape, folder) if projects else None,
+            residual=found.get("residual.weight"),
             use_residual=use_residual,
             module_input_name=get_feature_name(config, "module_input_name", folder, input_name),
             module_output_name=get_feature_name(config, "module_output_name", folder),
-            slope=get_tensor(arrays, _SLOPE, (1,), folder) if activation == "PReLU" else None,
+            slope=found.get(_SLOPE),
         )
 
     def __call__(self, features: Features) -> Features:
@@ -213,6 +222,7 @@ class LayerNorm(Module):
         """
         shape = (check_integer(read_module_config(folder), "dimension", folder),)
         arrays = read_module_weights(folder)
+        check_names(arrays, ("norm.weight", "norm.bias"), folder)
         return cls(get_tensor(arrays, "norm.weight", shape, folder), get_tensor(arrays, "norm.bias", shape, folder))
 
     def __call__(self, features: Features) -> Features:

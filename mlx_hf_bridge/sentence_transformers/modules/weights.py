@@ -1,6 +1,6 @@
 """Read the files of a module's folder: its config.json, and its weights in float32."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -136,3 +136,21 @@ def get_tensor(arrays: Mapping[str, mx.array], name: str, shape: tuple[int, ...]
     if found != shape:
         raise ConfigError(f"{folder} has {name} of shape {found}, expected {shape}. Take the original files.")
     return arrays[name]
+
+
+def check_names(arrays: Mapping[str, mx.array], names: Collection[str], folder: Path) -> None:
+    """Check that a module's weight file has no tensors that the module does not use, as torch's load_state_dict does.
+
+    Args:
+        arrays: The tensors of the file, by name.
+        names: The names of those that the module uses.
+        folder: The module's folder, named in the error.
+
+    Raises:
+        ConfigError: If there is another one, as where config.json says bias=false of a layer that has one.
+    """
+    if unused := sorted(set(arrays) - set(names)):
+        raise ConfigError(
+            f"{folder} has {', '.join(unused[:5])!s:.200}, which the module that its config describes does not use. "
+            "Take the original files."
+        )

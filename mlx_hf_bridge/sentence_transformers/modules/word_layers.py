@@ -15,6 +15,7 @@ from mlx_hf_bridge.layers.lstm import run_lstm
 from mlx_hf_bridge.sentence_transformers.modules.base import TOKEN_EMBEDDINGS, Features, Module
 from mlx_hf_bridge.sentence_transformers.modules.weights import (
     check_integer,
+    check_names,
     get_tensor,
     read_module_config,
     read_module_weights,
@@ -64,6 +65,7 @@ class CNN(Module):
         shapes = [(channels, width, size) for size in sizes]
         weights = [get_tensor(arrays, f"convs.{i}.weight", shape, folder) for i, shape in enumerate(shapes)]
         biases = [get_tensor(arrays, f"convs.{i}.bias", (channels,), folder) for i in range(len(shapes))]
+        check_names(arrays, [f"convs.{i}.{kind}" for i in range(len(shapes)) for kind in ("weight", "bias")], folder)
         return cls([one.transpose(0, 2, 1) for one in weights], biases)
 
     def __call__(self, features: Features) -> Features:
@@ -151,6 +153,7 @@ class LSTM(Module):
                 for name, shape in shapes.items():
                     full = f"encoder.{name}_l{layer}{suffix}"
                     found[full] = get_tensor(arrays, full, shape, folder)
+        check_names(arrays, found, folder)
         return cls(found, layers, both, config.get("dropout", 0))
 
     def __call__(self, features: Features) -> Features:

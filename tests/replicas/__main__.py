@@ -7,6 +7,7 @@ transformers' own tokenizers of some rows need `pip install fugashi ipadic unidi
 
 import argparse
 import collections
+import importlib.util
 import json
 import logging
 import os
@@ -42,15 +43,20 @@ def main() -> int:
     rows = [row for row in replicas() if only in row.repo]
     counts = collections.Counter(_compared(row) for row in rows)
     sys.stdout.write(
-        f"{len(rows)} rows: " + ", ".join(f"{counts[k]} {k}" for k in ("same", "refused", "different")) + "\n"
+        f"{len(rows)} rows: "
+        + ", ".join(f"{counts[k]} {k}" for k in ("same", "refused", "skipped", "different"))
+        + "\n"
     )
-    if not only and not counts["different"]:
+    if not only and not counts["different"] + counts["skipped"]:
         lines = ",\n".join(json.dumps(listed(row), ensure_ascii=False) for row in rows)
         TABLE.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
     return int(counts["different"] > 0)
 
 
 def _compared(row: Replica) -> str:
+    if missing := [package for package in row.needs if importlib.util.find_spec(package) is None]:
+        sys.stdout.write(f"{'skipped':10} {row.entry:24} {row.repo} needs {', '.join(missing)}\n")
+        return "skipped"
     with tempfile.TemporaryDirectory() as scratch:
         os.environ["MLX_HF_BRIDGE_CACHE"] = f"{scratch}/cache"
         build(Path(scratch) / "repo", row)

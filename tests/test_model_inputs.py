@@ -30,10 +30,19 @@ NAMES = list(HEADS)
 CASES = [(name, "Model") for name in HEADS] + [(name, f"For{head}") for name, own in HEADS.items() for head in own[1]]
 
 
+# Traced types, whose graph takes the inputs.
+TRACED = {
+    "bros": ("Bros", ("TokenClassification",)),
+    "lilt": ("Lilt", ("SequenceClassification", "TokenClassification", "QuestionAnswering")),
+    "layoutlmv3:text": ("LayoutLMv3", ("SequenceClassification", "TokenClassification", "QuestionAnswering")),
+    "udop:encoder": ("Udop", ()),
+}
+
+
 def variant_of(name: str, suffix: str = "Model") -> Variant:
     """Return the variant with another class of its model type."""
     found = next(one for one in VARIANTS if one.name == name)
-    return found if suffix == "Model" else replace(found, classes=HEADS[name][0] + suffix)
+    return found if suffix == "Model" else replace(found, classes={**HEADS, **TRACED}[name][0] + suffix)
 
 
 def to_numpy(inputs: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:
@@ -59,6 +68,21 @@ def test_an_input_gives_the_values_of_transformers(name: str, suffix: str, tmp_p
     assert largest_difference(model(**to_numpy(plain)), expected, mask)[1] == []
     # The inputs matter.
     assert largest_difference(actual, expected, mask)[1] != []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "suffix"),
+    [(name, suffix) for name, (_, heads) in TRACED.items() for suffix in ("Model", *(f"For{head}" for head in heads))],
+)
+def test_a_traced_model_takes_the_input(name: str, suffix: str, tmp_path: Path) -> None:
+    variant = variant_of(name, suffix)
+    inputs = inputs_of(variant)
+    expected = run_reference(variant, tmp_path, inputs)
+    model = getattr(mlx_hf_bridge, "MLXAutoModel" + suffix.removeprefix("Model")).from_pretrained(tmp_path)
+    assert model.is_traced
+    actual = model(**to_numpy(inputs))
+    assert largest_difference(actual, expected, inputs["attention_mask"].numpy())[1] == []
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -52,6 +52,8 @@ logger = logging.getLogger(__name__)
 TOLERANCE = 1e-3
 # (texts, tokens) of the trials; none is the shape that was traced.
 TRIAL_SHAPES = ((2, 17), (1, 9), (4, 6))
+# Model types whose boxes are shares of the page, from 0 to 1; other types look integers up in tables.
+_FLOAT_BOXES = ("bros", "udop")
 
 
 @dataclass(frozen=True)
@@ -133,6 +135,7 @@ def _default_extra_inputs(module: Any) -> ExtraInputs:
     type_count = getattr(module.config, "type_vocab_size", 2)
     # Any box inside the table of 2D positions, which is as wide as the config says.
     edge = min(40, getattr(module.config, "max_2d_position_embeddings", 40))
+    is_float = module.config.model_type in _FLOAT_BOXES
 
     def extra_inputs(texts: int, tokens: int) -> Inputs:
         # Seeded by the shape, so that a conversion is repeatable.
@@ -143,7 +146,7 @@ def _default_extra_inputs(module: Any) -> ExtraInputs:
         if "bbox" in accepted:
             # Sorted corners, because LayoutLM looks up widths and heights, which must not be negative.
             corners = torch.randint(0, edge, (texts, tokens, 2, 2), generator=random).sort(dim=2).values
-            found["bbox"] = corners.flatten(2)
+            found["bbox"] = corners.flatten(2) / edge if is_float else corners.flatten(2)
         return found
 
     return extra_inputs

@@ -108,8 +108,10 @@ def cells(batch: int, length: int) -> Inputs:
 def entities(batch: int, length: int) -> Inputs:
     return {
         "entity_ids": torch.randint(1, 9, (batch, 3)),
-        "entity_attention_mask": torch.ones(batch, 3, dtype=torch.long),
-        "entity_position_ids": torch.randint(0, length, (batch, 3, 5)),
+        "entity_attention_mask": torch.tensor([[1, 1, 0]]).repeat(batch, 1),
+        "entity_token_type_ids": torch.randint(0, 2, (batch, 3)),
+        # -1 after the end of a mention.
+        "entity_position_ids": torch.where(torch.arange(5) < 3, torch.randint(0, length, (batch, 3, 5)), -1),
     }
 
 

@@ -16,6 +16,13 @@ if TYPE_CHECKING:
     from mlx_hf_bridge.inspection import inspect as inspect
     from mlx_hf_bridge.pipelines import pipeline as pipeline
     from mlx_hf_bridge.pretrained.auto import MLXAutoModel as MLXAutoModel
+    from mlx_hf_bridge.pretrained.auto import MLXAutoModelForEntityClassification as MLXAutoModelForEntityClassification
+    from mlx_hf_bridge.pretrained.auto import (
+        MLXAutoModelForEntityPairClassification as MLXAutoModelForEntityPairClassification,
+    )
+    from mlx_hf_bridge.pretrained.auto import (
+        MLXAutoModelForEntitySpanClassification as MLXAutoModelForEntitySpanClassification,
+    )
     from mlx_hf_bridge.pretrained.auto import MLXAutoModelForMaskedLM as MLXAutoModelForMaskedLM
     from mlx_hf_bridge.pretrained.auto import MLXAutoModelForMultipleChoice as MLXAutoModelForMultipleChoice
     from mlx_hf_bridge.pretrained.auto import (
@@ -42,6 +49,9 @@ if TYPE_CHECKING:
 _LAZY = {
     "pretrained.auto": (
         "MLXAutoModel",
+        "MLXAutoModelForEntityClassification",
+        "MLXAutoModelForEntityPairClassification",
+        "MLXAutoModelForEntitySpanClassification",
         "MLXAutoModelForMaskedLM",
         "MLXAutoModelForMultipleChoice",
         "MLXAutoModelForNextSentencePrediction",

@@ -803,7 +803,8 @@ FAMILIES = [
         transformers.LukeConfig(**WITH_TOKEN_TYPES, pad_token_id=1, entity_vocab_size=9, entity_emb_size=8),
         1,
         3,
-        not_converted=("entity_", "w2e_query", "e2w_query", "e2e_query"),
+        not_converted=("entity_predictions",),
+        never_quantized=("entity_embeddings",),
     ),
     Row(
         "squeezebert",

@@ -49,14 +49,6 @@ def test_splinters_spans_answer_the_first_question_token(question: Any, tmp_path
         np.testing.assert_allclose(actual[name], expected[name].numpy(), rtol=1e-6, atol=ABSOLUTE)
 
 
-def test_lukes_entities_are_no_arguments_and_leave_the_folder(tmp_path: Path) -> None:
-    save_model(tmp_path, BY_TYPE["luke"])
-    mlx_model = MLXAutoModel.from_pretrained(tmp_path)
-    assert not [name for name in read_tensors(mlx_model.folder) if "entity" in name or "2e_" in name or "e2" in name]
-    with pytest.raises(TypeError, match="entity_ids"):
-        mlx_model([[5, 6]], entity_ids=[[1]])
-
-
 REFUSED = {
     "ibert": ({"quant_mode": True}, r"config\.json has quant_mode=True, which 'ibert' does not support here"),
     "squeezebert": ({"q_groups": 5}, r"config\.json has q_groups=5, expected a divisor of 24, the common divisor"),

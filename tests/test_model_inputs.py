@@ -24,6 +24,7 @@ HEADS |= {
     "roc_bert": ("RoCBert", ("MaskedLM", "SequenceClassification", "TokenClassification", "QuestionAnswering")),
     "markuplm": ("MarkupLM", ("SequenceClassification", "TokenClassification", "QuestionAnswering")),
     "xmod": ("Xmod", ("MaskedLM", "SequenceClassification", "TokenClassification", "QuestionAnswering")),
+    "luke:entities": ("Luke", ("SequenceClassification", "TokenClassification", "QuestionAnswering")),
     "tapas": ("Tapas", ("MaskedLM", "SequenceClassification")),
 }
 NAMES = list(HEADS)
@@ -117,13 +118,72 @@ def test_a_facade_computes_the_inputs_without_torch(name: str, tmp_path: Path) -
     assert largest_difference(output, expected, inputs["attention_mask"].numpy())[1] == []
 
 
-@pytest.fixture(scope="module")
-def layoutlm(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    folder = tmp_path_factory.mktemp("layoutlm")
-    variant_of("layoutlm").module().save_pretrained(folder / "source")
+@pytest.mark.parametrize("kind", ["Entity", "EntityPair", "EntitySpan"])
+def test_entities_are_classified_as_in_transformers(kind: str, tmp_path: Path) -> None:
+    name = f"{kind}Classification"
+    variant = replace(variant_of("luke:entities"), classes=f"LukeFor{name}")
+    inputs = inputs_of(variant)
+    if kind == "EntitySpan":
+        inputs |= {key: torch.tensor([[1, 4, 2]] * 3) for key in ("entity_start_positions", "entity_end_positions")}
+    expected = run_reference(variant, tmp_path, inputs)
+    model = getattr(mlx_hf_bridge, f"MLXAutoModelFor{name}").from_pretrained(tmp_path)
+    actual = model(**to_numpy(inputs))
+    assert list(actual) == list(expected) == ["logits"]
+    np.testing.assert_allclose(actual.logits, expected["logits"], rtol=0, atol=2e-5)
+    with pytest.raises(InputError, match="are not given, and the model classifies entities"):
+        model([[5, 6]])
+    if kind == "EntitySpan":
+        ends = {"entity_start_positions": [[0]], "entity_end_positions": [[2]]}
+        with pytest.raises(TokenRangeError, match=r"entity_end_positions has values from 2 to 2, .* 0 to 1"):
+            model([[5, 6]], entity_ids=[[1]], entity_position_ids=[[[0, -1]]], **ends)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"entity_ids": [[1]]}, "entity_ids was given without entity_position_ids, which it needs"),
+        ({"entity_attention_mask": [[1]]}, "entity_attention_mask was given without entity_ids"),
+        ({"entity_ids": [[9]], "entity_position_ids": [[[0]]]}, r"entity_ids has values from 9 to 9, .* 0 to 8"),
+        ({"entity_ids": [[1]], "entity_position_ids": [[[-2]]]}, "entity_position_ids has values from -2 to -2"),
+        ({"entity_ids": [[1, 2]], "entity_position_ids": [[[0]]]}, r"has the shape \(1, 1, 1\), expected \(1, 2, 1\)"),
+    ],
+)
+def test_wrong_entities_are_one_clear_error(given: Any, message: str, luke: Any) -> None:
+    with pytest.raises((InputError, TokenRangeError), match=message):
+        luke([[5, 6]], **given)
+
+
+def test_the_hidden_states_of_entities_are_apart(luke: Any) -> None:
+    variant = variant_of("luke:entities")
+    inputs = inputs_of(variant)
+    with torch.no_grad():
+        expected = variant.module()(**inputs, output_hidden_states=True, output_attentions=True)
+    actual = luke(**inputs, output_hidden_states=True, output_attentions=True)
+    assert type(actual) is type(expected)
+    assert list(actual) == list(expected)
+    mask = inputs["attention_mask"].bool()
+    for name in ("hidden_states", "entity_hidden_states"):
+        for one, other in zip(actual[name], expected[name], strict=True):
+            kept = mask if name == "hidden_states" else slice(None)
+            np.testing.assert_allclose(one[kept], other[kept], rtol=0, atol=5e-5)
+    np.testing.assert_allclose(actual.attentions[0], expected.attentions[0], rtol=0, atol=2e-5)
+
+
+def saved_model(name: str, folder: Path) -> Any:
+    variant_of(name).module().save_pretrained(folder / "source")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLX_HF_BRIDGE_CACHE", str(folder / "cache"))
         return MLXAutoModel.from_pretrained(folder / "source")
+
+
+@pytest.fixture(scope="module")
+def luke(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return saved_model("luke:entities", tmp_path_factory.mktemp("luke"))
+
+
+@pytest.fixture(scope="module")
+def layoutlm(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return saved_model("layoutlm", tmp_path_factory.mktemp("layoutlm"))
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,10 @@ NEXT_SENTENCE = "next-sentence-prediction"
 PRE_TRAINING = "pre-training"
 # The scores of the next token, which rerankers read; it has no auto class, since nothing is generated here.
 CAUSAL_LM = "text-generation"
+# LUKE's, whose classes have no auto class in transformers.
+ENTITY_CLASSIFICATION = "entity-classification"
+ENTITY_PAIR_CLASSIFICATION = "entity-pair-classification"
+ENTITY_SPAN_CLASSIFICATION = "entity-span-classification"
 
 # The end of the name of transformers' class for a task, as in BertForMaskedLM.
 HF_SUFFIXES = {
@@ -37,7 +41,13 @@ HF_SUFFIXES = {
     NEXT_SENTENCE: "ForNextSentencePrediction",
     PRE_TRAINING: "ForPreTraining",
 }
-CLASS_SUFFIXES = {**HF_SUFFIXES, CAUSAL_LM: "ForCausalLM"}
+CLASS_SUFFIXES = {
+    **HF_SUFFIXES,
+    CAUSAL_LM: "ForCausalLM",
+    ENTITY_CLASSIFICATION: "ForEntityClassification",
+    ENTITY_PAIR_CLASSIFICATION: "ForEntityPairClassification",
+    ENTITY_SPAN_CLASSIFICATION: "ForEntitySpanClassification",
+}
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ class ModelInput:
         is_float: Whether the values are floats; their range is then not checked.
         smallest: The smallest allowed value, -1 where it marks padding.
         per_text: Whether an array (B,) is accepted too, one value for all tokens of a text.
+        indexes: The axis whose positions the values are ("L"), whose length then bounds them; None for no axis.
         needs: Names of other arguments that must be given with this one.
         check: Function of the values that raises InputError for those that the model cannot read; None for no check.
     """
@@ -36,6 +37,7 @@ class ModelInput:
     is_float: bool = False
     smallest: int = 0
     per_text: bool = False
+    indexes: str | None = None
     needs: tuple[str, ...] = ()
     check: Callable[[np.ndarray], None] | None = None
 

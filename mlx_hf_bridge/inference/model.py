@@ -4,7 +4,7 @@ Axes: B texts, L tokens, D hidden size, H heads, G tokens with global attention,
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -16,6 +16,7 @@ from mlx_hf_bridge.architecture.family import BASE_TASK, Family
 from mlx_hf_bridge.errors import ConfigError
 from mlx_hf_bridge.inference.compiled import CompiledForward
 from mlx_hf_bridge.layers.encoder import OutputRecorder
+from mlx_hf_bridge.layers.entities import EntityHead, has_entities
 from mlx_hf_bridge.layers.heads import reads_first_token
 from mlx_hf_bridge.layers.linear import QuantizedEmbedding
 from mlx_hf_bridge.layers.token_batch import TokenBatch
@@ -36,6 +37,8 @@ class EncoderOutput:
         cross_attentions: Weights of the encoder's tokens in a decoder's layers, (B, H, L, L) each, if asked for.
         encoder: What the encoder before a decoder computed, its `hidden`, `hidden_states` and `attentions`; the other
             fields are then the decoder's. None for a model without a decoder.
+        entity_hidden: The last hidden states of entities, (B, E, D), if the batch has any (LUKE).
+        entity_hidden_states: All hidden states of entities, (B, E, D) each, if asked for.
     """
 
     hidden: mx.array
@@ -46,6 +49,8 @@ class EncoderOutput:
     global_attentions: tuple[mx.array, ...] | None = None
     cross_attentions: tuple[mx.array, ...] | None = None
     encoder: "EncoderOutput | None" = None
+    entity_hidden: mx.array | None = None
+    entity_hidden_states: tuple[mx.array, ...] | None = None
 
     @property
     def logits(self) -> mx.array:
@@ -152,11 +157,28 @@ def _forward(
 ) -> EncoderOutput:
     """Run an encoder with the pooler and the head that are among the modules."""
     encoder = modules["encoder"]
-    hidden = encoder(batch, recorder, first_token)
+    every = encoder(batch, recorder, first_token)
+    # Entities follow the tokens, and only the heads that classify them read these.
+    hidden = every[:, : batch.ids.shape[1]] if has_entities(batch) else every
     pooler_input = hidden if recorder.pooler_input is None else recorder.pooler_input
     pooled = modules["pooler"](pooler_input, batch) if "pooler" in modules else None
-    outputs = modules["head"](hidden, pooled, batch, encoder.embeddings.word) if "head" in modules else {}
-    return _output(hidden, recorder, pooled, outputs)
+    outputs = {}
+    if "head" in modules:
+        head = modules["head"]
+        outputs = head(every if isinstance(head, EntityHead) else hidden, pooled, batch, encoder.embeddings.word)
+    output = _output(hidden, recorder, pooled, outputs)
+    return _with_entities(output, every, batch.ids.shape[1]) if has_entities(batch) else output
+
+
+def _with_entities(output: EncoderOutput, every: mx.array, tokens: int) -> EncoderOutput:
+    """Return an output with the hidden states of tokens and entities (B, L + E, D) apart."""
+    states = output.hidden_states
+    return replace(
+        output,
+        entity_hidden=every[:, tokens:],
+        hidden_states=None if states is None else tuple(state[:, :tokens] for state in states),
+        entity_hidden_states=None if states is None else tuple(state[:, tokens:] for state in states),
+    )
 
 
 # Before the name of a head's output.

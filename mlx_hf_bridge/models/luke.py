@@ -1,39 +1,120 @@
-"""LUKE (Yamada et al., arXiv 2010.01057); reference: transformers/models/luke/modeling_luke.py.
+"""LUKE and mLUKE (Yamada et al., arXiv 2010.01057); reference: transformers/models/luke/modeling_luke.py.
 
-Differs from RoBERTa: it can also read entities. Only texts are supported, for which the entity embeddings and queries
-are not needed; their tensors are dropped.
+Differs from RoBERTa: entities (`entity_ids`, with the positions of their mentions) may follow the tokens, attention has
+queries of its own for each kind of pair, and three more heads classify entities.
 """
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from mlx_hf_bridge.architecture.config import OffsetPositionsConfig
-from mlx_hf_bridge.architecture.family import SEQUENCE_CLASSIFICATION
+from mlx_hf_bridge.architecture.family import (
+    ENTITY_CLASSIFICATION,
+    ENTITY_PAIR_CLASSIFICATION,
+    ENTITY_SPAN_CLASSIFICATION,
+    MASKED_LM,
+    SEQUENCE_CLASSIFICATION,
+    Head,
+)
 from mlx_hf_bridge.architecture.heads import POOLED_SEQUENCE_HEAD
+from mlx_hf_bridge.architecture.model_inputs import ModelInput
+from mlx_hf_bridge.errors import InputError
+from mlx_hf_bridge.layers import entities
+from mlx_hf_bridge.layers.encoder import Encoder
+from mlx_hf_bridge.layers.token_batch import TokenBatch
 from mlx_hf_bridge.models import bert, roberta
 
 
 @dataclass(frozen=True)
 class LukeConfig(OffsetPositionsConfig):
-    """RoBERTa's config with an untied masked-LM head."""
+    """RoBERTa's config with an untied masked-LM head, and LUKE's keys: the entity table and the kind of attention."""
 
     # LukeForMaskedLM has its own decoder, whatever config.json says.
     tie_word_embeddings: bool = field(default=False, init=False)
+    entity_vocab_size: int = 500_000
+    entity_emb_size: int = 256
+    use_entity_aware_attention: bool = True
+
+    @property
+    def extra_inputs(self) -> dict[str, ModelInput]:
+        """Entities (B, E) with their mask, types and mentions (B, E, M), and where the mentions start and end."""
+        each = ("B", "E")
+        mentions = ModelInput(self.max_position_embeddings, (*each, "M"), "max_position_embeddings", smallest=-1)
+        ends = ModelInput(axes=each, indexes="L", needs=(entities.IDS,))
+        return {
+            entities.IDS: ModelInput(self.entity_vocab_size, each, "entity_vocab_size", needs=(entities.POSITIONS,)),
+            entities.POSITIONS: mentions,
+            entities.MASK: ModelInput(2, each, "a mask", needs=(entities.IDS,)),
+            entities.TYPES: ModelInput(self.type_vocab_size, each, "type_vocab_size"),
+            entities.STARTS: ends,
+            entities.ENDS: ends,
+        }
 
 
-_ENTITY_QUERIES = ("w2e_query", "e2w_query", "e2e_query")
+def encoder(config: LukeConfig) -> Encoder:
+    """Return the encoder."""
+    shared = (config.hidden_size, config.max_position_embeddings, config.type_vocab_size, config.layer_norm_eps)
+    own = entities.EntityEmbeddings(config.entity_vocab_size, config.entity_emb_size, *shared)
+    kind = entities.EntityAwareAttention if config.use_entity_aware_attention else entities.PlainEntityAttention
+    return Encoder(
+        entities.TokensAndEntities(config.vocab_size, *shared, pad_token_id=config.padding_idx, entities=own),
+        [
+            bert.post_norm_layer(config, kind(config.hidden_size, config.num_attention_heads))
+            for _ in range(config.num_hidden_layers)
+        ],
+        attention_mask=entities.mask_with_entities,
+        layer_context=entities.count_tokens,
+    )
+
+
+def refuse_entities(config: LukeConfig, batch: TokenBatch) -> TokenBatch:
+    """Return a batch without entities as it is; InputError for entities, whose scores are not computed."""
+    if entities.has_entities(batch):
+        raise InputError(
+            "entity_ids were given, and entity_logits of LukeForMaskedLM are not computed here. Leave them out, or use "
+            "transformers on torch."
+        )
+    return batch
+
+
+def entity_head(count: int | None, bias: bool = True) -> Head:
+    """Return a head that classifies the first `count` entities together, or each by itself if it is None."""
+    build: Callable[[Any], entities.EntityHead] = lambda config: entities.EntityHead(  # noqa: E731
+        config.hidden_size, config.num_labels, count, bias
+    )
+    return Head(build=build, names={"classifier": "out"})
+
+
+_SELF = "encoder.layer.{i}.attention.self"
 
 FAMILY = dataclasses.replace(
     roberta.FAMILY,
     model_type="luke",
     config=LukeConfig,
+    encoder=encoder,
+    names={
+        **bert.NAMES,
+        "entity_embeddings.entity_embeddings": "embeddings.entities.entity",
+        "entity_embeddings.entity_embedding_dense": "embeddings.entities.projection",
+        "entity_embeddings.position_embeddings": "embeddings.entities.position",
+        "entity_embeddings.token_type_embeddings": "embeddings.entities.token_type",
+        "entity_embeddings.LayerNorm": "embeddings.entities.norm",
+        f"{_SELF}.w2e_query": "layers.{i}.attention.token_to_entity",
+        f"{_SELF}.e2w_query": "layers.{i}.attention.entity_to_token",
+        f"{_SELF}.e2e_query": "layers.{i}.attention.entity_to_entity",
+    },
     prefix="luke",
     hf_prefix="Luke",
     tokenizer="LukeTokenizer",
-    heads={**roberta.HEADS, SEQUENCE_CLASSIFICATION: POOLED_SEQUENCE_HEAD},
-    ignored_suffixes=(
-        *bert.FAMILY.ignored_suffixes,
-        *(f"{query}.{leaf}" for query in _ENTITY_QUERIES for leaf in ("weight", "bias")),
-    ),
-    ignored_prefixes=("entity_embeddings", "entity_predictions"),
+    heads={
+        **roberta.HEADS,
+        MASKED_LM: dataclasses.replace(roberta.HEADS[MASKED_LM], prepare_batch=refuse_entities),
+        SEQUENCE_CLASSIFICATION: POOLED_SEQUENCE_HEAD,
+        ENTITY_CLASSIFICATION: entity_head(1),
+        ENTITY_PAIR_CLASSIFICATION: entity_head(2, bias=False),
+        ENTITY_SPAN_CLASSIFICATION: entity_head(None),
+    },
+    ignored_prefixes=("entity_predictions",),
 )

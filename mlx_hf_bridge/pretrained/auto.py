@@ -9,6 +9,9 @@ from typing import Any, ClassVar, Literal, NoReturn, overload
 
 from mlx_hf_bridge.architecture.family import (
     BASE_TASK,
+    ENTITY_CLASSIFICATION,
+    ENTITY_PAIR_CLASSIFICATION,
+    ENTITY_SPAN_CLASSIFICATION,
     MASKED_LM,
     MULTIPLE_CHOICE,
     NEXT_SENTENCE,
@@ -193,3 +196,21 @@ class MLXAutoModelForPreTraining(MLXAutoModel):
     """transformers.AutoModelForPreTraining on MLX: the logits of the model's pretraining tasks."""
 
     _task = PRE_TRAINING
+
+
+class MLXAutoModelForEntityClassification(MLXAutoModel):
+    """LUKE's entity classification (LukeForEntityClassification): logits (B, num_labels) of each first entity."""
+
+    _task = ENTITY_CLASSIFICATION
+
+
+class MLXAutoModelForEntityPairClassification(MLXAutoModel):
+    """LUKE's relation classification (LukeForEntityPairClassification): logits (B, num_labels) of two entities."""
+
+    _task = ENTITY_PAIR_CLASSIFICATION
+
+
+class MLXAutoModelForEntitySpanClassification(MLXAutoModel):
+    """LUKE's entity recognition (LukeForEntitySpanClassification): logits (B, E, num_labels) of every entity."""
+
+    _task = ENTITY_SPAN_CLASSIFICATION

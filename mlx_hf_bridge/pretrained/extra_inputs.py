@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from mlx_hf_bridge.architecture.model_inputs import ModelInput, check_companions
+from mlx_hf_bridge.architecture.model_inputs import ModelInput, check_companions, check_range
 from mlx_hf_bridge.errors import ArgumentTypeError, InputError
 from mlx_hf_bridge.loading.load import LoadedModel
 from mlx_hf_bridge.pretrained.arrays import to_array, to_integers
@@ -47,6 +47,8 @@ def check_extra_inputs(
         if choices is not None and array.ndim == len(spec.axes) + 1:
             array = array.reshape(-1, *array.shape[2:])
         array = _broadcast(name, array, spec, sizes)
+        if spec.indexes is not None and array.size:
+            check_range(name, array, sizes[spec.indexes], "the number of tokens")
         if spec.size:
             arrays[name] = array
         elif array.any():

@@ -13,7 +13,7 @@ import huggingface_hub  # its parts as attributes: they are imported on use
 
 from mlx_hf_bridge.architecture.family import (
     BASE_TASK,
-    HF_SUFFIXES,
+    CLASS_SUFFIXES,
     MASKED_LM,
     MULTIPLE_CHOICE,
     QUESTION_ANSWERING,
@@ -104,7 +104,7 @@ _SENTENCE_CLASSES = {
 def _loader(task: str, is_sentences: bool) -> str:
     if is_sentences and task == BASE_TASK:
         return "MLXSentenceTransformer"
-    return "MLXAutoModel" + HF_SUFFIXES[task].removeprefix("Model")
+    return "MLXAutoModel" + CLASS_SUFFIXES[task].removeprefix("Model")
 
 
 def _pipeline_tag(task: str, loader: str) -> str | None:

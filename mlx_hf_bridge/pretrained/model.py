@@ -15,6 +15,9 @@ import mlx.core as mx
 
 from mlx_hf_bridge.architecture.family import (
     BASE_TASK,
+    ENTITY_CLASSIFICATION,
+    ENTITY_PAIR_CLASSIFICATION,
+    ENTITY_SPAN_CLASSIFICATION,
     MASKED_LM,
     MULTIPLE_CHOICE,
     NEXT_SENTENCE,
@@ -38,6 +41,9 @@ from mlx_hf_bridge.pretrained.module_api import TorchModuleAPI
 from mlx_hf_bridge.pretrained.outputs import (
     BaseModelOutput,
     BaseModelOutputWithPooling,
+    EntityClassificationOutput,
+    EntityPairClassificationOutput,
+    EntitySpanClassificationOutput,
     MaskedLMOutput,
     ModelOutput,
     MultipleChoiceModelOutput,
@@ -68,6 +74,9 @@ _OUTPUTS: dict[str, type[ModelOutput]] = {
     MULTIPLE_CHOICE: MultipleChoiceModelOutput,
     NEXT_SENTENCE: NextSentencePredictorOutput,
     PRE_TRAINING: PreTrainingOutput,
+    ENTITY_CLASSIFICATION: EntityClassificationOutput,
+    ENTITY_PAIR_CLASSIFICATION: EntityPairClassificationOutput,
+    ENTITY_SPAN_CLASSIFICATION: EntitySpanClassificationOutput,
 }
 
 # Those of models that end with a decoder.
@@ -384,6 +393,8 @@ class MLXPreTrainedModel(TorchModuleAPI):
             return Seq2SeqModelOutput(last_hidden_state=hidden, **recorded)
         if not self._loaded.family.returns_hidden_state:
             return PooledOutput(pooler_output=convert(encoded.pooled), **recorded)
+        if encoded.entity_hidden is not None:
+            recorded["entity_last_hidden_state"] = convert(encoded.entity_hidden)
         if self._loaded.family.pooler is None:
             return BaseModelOutput(last_hidden_state=hidden, **recorded)
         return BaseModelOutputWithPooling(last_hidden_state=hidden, pooler_output=convert(encoded.pooled), **recorded)
@@ -393,7 +404,7 @@ def _recorded(encoded: EncoderOutput) -> dict[str, Any]:
     """Return what was computed on the way to an output, by transformers' names of the fields."""
     encoder = encoded.encoder
     if encoder is None:
-        names = ("hidden_states", "attentions", "global_attentions")
+        names = ("hidden_states", "attentions", "global_attentions", "entity_hidden_states")
         return {name: getattr(encoded, name) for name in names}
     return {
         "decoder_hidden_states": encoded.hidden_states,

@@ -59,11 +59,17 @@ def to_transformers_output(output: ModelOutput) -> Any:
     # Imported late: only callers on torch get here.
     from transformers import modeling_outputs
 
-    found = getattr(modeling_outputs, type(output).__name__, None)
+    name = type(output).__name__
+    found = getattr(modeling_outputs, name, None)
+    if name.startswith("Entity") or "entity_hidden_states" in output or "entity_last_hidden_state" in output:
+        from transformers.models.luke import modeling_luke
+
+        own = {"BaseModelOutputWithPooling": "BaseLukeModelOutputWithPooling"}
+        found = getattr(modeling_luke, own.get(name, name if name.startswith("Entity") else f"Luke{name}"))
     if "encoder_global_attentions" in output:
         from transformers.models.led import modeling_led
 
-        found = getattr(modeling_led, f"LED{type(output).__name__}")
+        found = getattr(modeling_led, f"LED{name}")
     if "global_attentions" in output:
         from transformers.models.longformer import modeling_longformer
 
@@ -85,10 +91,13 @@ class BaseModelOutputWithPooling(ModelOutput):
     """Output of an encoder with a pooler.
 
     last_hidden_state is (B, L, D), pooler_output (B, D); hidden_states and attentions are as in BaseModelOutput;
-    global_attentions are Longformer's.
+    global_attentions are Longformer's; entity_last_hidden_state (B, E, D) and entity_hidden_states are LUKE's.
     """
 
-    fields = ("last_hidden_state", "pooler_output", "hidden_states", "attentions", "global_attentions")
+    fields = (
+        *("last_hidden_state", "pooler_output", "hidden_states", "attentions", "global_attentions"),
+        *("entity_last_hidden_state", "entity_hidden_states"),
+    )
 
 
 class PooledOutput(ModelOutput):
@@ -103,19 +112,19 @@ class PooledOutput(ModelOutput):
 class MaskedLMOutput(ModelOutput):
     """Output for masked language modeling: logits (B, L, vocab_size) before softmax."""
 
-    fields = ("loss", "logits", "hidden_states", "attentions", "global_attentions")
+    fields = ("loss", "logits", "hidden_states", "entity_hidden_states", "attentions", "global_attentions")
 
 
 class SequenceClassifierOutput(ModelOutput):
     """Output for sequence classification: logits (B, num_labels) before softmax."""
 
-    fields = ("loss", "logits", "hidden_states", "attentions", "global_attentions")
+    fields = ("loss", "logits", "hidden_states", "entity_hidden_states", "attentions", "global_attentions")
 
 
 class TokenClassifierOutput(ModelOutput):
     """Output for token classification: logits (B, L, num_labels) before softmax."""
 
-    fields = ("loss", "logits", "hidden_states", "attentions", "global_attentions")
+    fields = ("loss", "logits", "hidden_states", "entity_hidden_states", "attentions", "global_attentions")
 
 
 class QuestionAnsweringModelOutput(ModelOutput):
@@ -126,14 +135,32 @@ class QuestionAnsweringModelOutput(ModelOutput):
 
     fields = (
         *("loss", "start_logits", "end_logits", "relevance_logits"),
-        *("hidden_states", "attentions", "global_attentions"),
+        *("hidden_states", "entity_hidden_states", "attentions", "global_attentions"),
     )
 
 
 class MultipleChoiceModelOutput(ModelOutput):
     """Output for multiple choice: logits (B, N), one for each choice, before softmax."""
 
-    fields = ("loss", "logits", "hidden_states", "attentions", "global_attentions")
+    fields = ("loss", "logits", "hidden_states", "entity_hidden_states", "attentions", "global_attentions")
+
+
+class EntityClassificationOutput(ModelOutput):
+    """Output for the classification of an entity: logits (B, num_labels) before softmax."""
+
+    fields = ("loss", "logits", "hidden_states", "entity_hidden_states", "attentions")
+
+
+class EntityPairClassificationOutput(ModelOutput):
+    """Output for the relation between two entities: logits (B, num_labels) before softmax."""
+
+    fields = ("loss", "logits", "hidden_states", "entity_hidden_states", "attentions")
+
+
+class EntitySpanClassificationOutput(ModelOutput):
+    """Output for the classification of every entity: logits (B, E, num_labels) before softmax."""
+
+    fields = ("loss", "logits", "hidden_states", "entity_hidden_states", "attentions")
 
 
 class NextSentencePredictorOutput(ModelOutput):

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import torch
 from transformers import PreTrainedConfig
 
-from mlx_hf_bridge.architecture.family import BASE_TASK, HF_SUFFIXES
+from mlx_hf_bridge.architecture.family import BASE_TASK, CAUSAL_LM
 from mlx_hf_bridge.checkpoints.sources import HubOptions
 from mlx_hf_bridge.errors import UnservedUseError
 from mlx_hf_bridge.facade.model import torch_dtype
@@ -151,7 +151,7 @@ def _task(hf_class: Any) -> str:
         _refuse(f"{hf_class.__name__} is not a class of transformers")
     family = family_for({"model_type": config_class.model_type})
     # Causal language models generate, which is left to torch.
-    tasks = {family.hf_class_name(task): task for task in (BASE_TASK, *family.heads) if task in HF_SUFFIXES}
+    tasks = {family.hf_class_name(task): task for task in (BASE_TASK, *family.heads) if task != CAUSAL_LM}
     if hf_class.__name__ not in tasks:
         _refuse(f"MLX has no {hf_class.__name__}, of its family {', '.join(sorted(tasks))}")
     return tasks[hf_class.__name__]

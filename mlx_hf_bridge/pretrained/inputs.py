@@ -78,7 +78,11 @@ class ModelInputs:
         types = self._like_ids("token_type_ids", token_type_ids)
         self._token_type_ids = types if loaded.family.uses_token_type_ids else None
         self._position_ids = self._like_ids("position_ids", position_ids)
-        self._extra_inputs = check_extra_inputs(extra_inputs, self._ids.shape, self.choices, loaded)
+        # Flat ids are refused when the batch is made.
+        is_matrix = self._ids.ndim == 2
+        self._extra_inputs = (
+            check_extra_inputs(extra_inputs, self._ids.shape, self.choices, loaded) if is_matrix else {}
+        )
 
     def batch(self) -> TokenBatch:
         """Make the batch, with every id checked against the embedding tables.

@@ -10,7 +10,7 @@ import pytest
 from convert_checkpoints import Capture
 from gpu_arithmetic import make_sines_inexact
 
-from mlx_hf_bridge.cli import main
+from mlx_hf_bridge.cli import main, selfcheck
 from mlx_hf_bridge.layers import rotary
 from mlx_hf_bridge.selfcheck import behavior, check, mechanisms, minilm, packing
 from mlx_hf_bridge.selfcheck import run as run_module
@@ -103,3 +103,12 @@ def test_inexact_sines_of_a_device_are_found(exact: bool, monkeypatch: pytest.Mo
     # Where sines are known to be inexact, positions are turned by tables, which are exact.
     assert found.passed == (exact or rotary.SINES_ARE_INEXACT)
     assert ("MLX's kernel: 2.4e-05" in found.figure) == (not exact)
+
+
+def test_the_table_of_speeds_fits_into_80_columns(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    speed = minilm.Speed({10: 12345.0, 64: 4321.0, 256: 987.0}, 5.4, 101, 86.0)
+    found = run_module.SelfCheck((), {"float32": speed, "torch CUDA float16": speed}, {}, 60.0)
+    selfcheck._show({"backend": "cpu", "device": "d", "system": "s"}, found)
+    words = "torch CUDA float16 12,345 4,321 987 5.4 101 86"
+    assert words in [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]

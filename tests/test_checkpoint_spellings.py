@@ -202,7 +202,7 @@ def test_a_partial_rotation_is_refused(keys: dict[str, Any], model_type: str, tm
         MLXAutoModel.from_pretrained(tmp_path)
 
 
-def test_lora_weights_of_tasks_are_never_dropped_without_a_word(tmp_path: Path) -> None:
+def test_lora_weights_of_tasks_are_never_dropped_silently(tmp_path: Path) -> None:
     """The authors' files of Jina Embeddings v3 name them as torch.nn.utils.parametrize does."""
     save_model(tmp_path, BY_TYPE["jina_embeddings_v3"])
     name = "roberta.encoder.layers.0.mlp.fc1.parametrizations.weight"

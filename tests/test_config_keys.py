@@ -64,7 +64,7 @@ def test_euroberts_classifier_pools_by_the_key_of_its_authors(tmp_path: Path) ->
     np.testing.assert_allclose(found, expected, rtol=0, atol=ABSOLUTE)
 
 
-def test_no_key_is_ignored_without_a_word() -> None:
+def test_no_key_is_ignored_silently() -> None:
     """A part of the sweep; `python tests/config_keys.py` runs it whole."""
     logging.disable(logging.ERROR)
     try:

@@ -165,7 +165,7 @@ def with_nan(repo: Path, folder: Path) -> Path:
     return folder
 
 
-def test_nan_is_returned_as_by_transformers_but_not_without_a_word(
+def test_nan_is_returned_as_by_transformers_with_a_warning(
     repos: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = with_nan(repos / "Model", tmp_path / "nan")
@@ -179,7 +179,7 @@ def test_nan_is_returned_as_by_transformers_but_not_without_a_word(
         mlx_hf_bridge.MLXSentenceTransformer(folder).encode("the cat")
 
 
-def test_sentence_transformers_on_mlx_does_not_return_nan_without_a_word(
+def test_sentence_transformers_on_mlx_warns_of_nan(
     repos: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = with_nan(repos / "Model", tmp_path / "nan")

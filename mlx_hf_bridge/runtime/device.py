@@ -6,6 +6,7 @@ Only this module asks what the machine is; all others read its constants and fun
 import ctypes
 import math
 import os
+import platform
 import sys
 import threading
 import warnings
@@ -369,3 +370,8 @@ def device_name() -> str:
     """Return MLX's name of the device, such as the processor or GPU model."""
     information = mx.device_info(mx.default_device())
     return str(information.get("device_name") or information.get("architecture") or BACKEND)
+
+
+def machine_name() -> str:
+    """Return the device, operating system and processor architecture, such as "Apple M2, Darwin arm64"."""
+    return f"{device_name()}, {platform.system()} {platform.machine()}"

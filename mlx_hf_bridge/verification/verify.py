@@ -1,7 +1,6 @@
 """Compare a converted model with its float reference and report figures, bounds and functional steps."""
 
 import datetime
-import platform
 import resource
 import sys
 from collections.abc import Mapping, Sequence
@@ -24,7 +23,7 @@ from mlx_hf_bridge.checkpoints.sources import HubOptions, locate
 from mlx_hf_bridge.errors import InputError
 from mlx_hf_bridge.quantization.recipes import QuantizationLike, better_recipes, describe_recipe, noted_recipe
 from mlx_hf_bridge.runtime.boundary import guarded
-from mlx_hf_bridge.runtime.device import device_name
+from mlx_hf_bridge.runtime.device import machine_name
 from mlx_hf_bridge.runtime.progress import ProgressBar
 from mlx_hf_bridge.verification.inputs import LabeledTexts, ScoredPairs, check_texts, read_labeled, read_pairs
 from mlx_hf_bridge.verification.layers import layer_errors
@@ -132,7 +131,7 @@ def verify(
         layers,
         {name: installed_version(name) or "unknown" for name in ("mlx-hf-bridge", "mlx", "transformers")},
         better_recipes(noted_recipe(noted)) if (noted := _noted_recipe(converted.folder)) else (),
-        f"{device_name()}, {platform.system()} {platform.machine()}",
+        machine_name(),
         f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC",
     )
 

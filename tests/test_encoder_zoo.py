@@ -7,7 +7,7 @@ import pytest
 from encoder_zoo import SAME, encoders, run_encoder
 
 # A share of `python -m tests.encoder_zoo`.
-SAMPLE = ("bert",)
+SAMPLE = ("bert", "metaclip_2:text")
 
 
 @pytest.mark.parametrize("variant", [one for one in encoders() if one.name in SAMPLE], ids=lambda one: one.name)

@@ -67,17 +67,19 @@ class EOSPooler(nn.Module):
     Takes hidden states (B, L, D) and the batch. Returns (B, D).
 
     Args:
-        eos_token_id: Id of the end-of-text token. Old files have the wrong id 2; the token with the highest id of the
-            text is taken for them, as in transformers.
+        eos_token_id: Id of the end-of-text token.
+        has_legacy_id: Whether an id of 2 is the wrong one of CLIP's old files, for which the token with the highest id
+            of the text is taken, as in transformers; False for MetaCLIP 2, whose id is 2.
     """
 
-    def __init__(self, eos_token_id: int) -> None:
+    def __init__(self, eos_token_id: int, has_legacy_id: bool = True) -> None:
         super().__init__()
         self.eos_token_id = eos_token_id
+        self.takes_highest_id = has_legacy_id and eos_token_id == LEGACY_EOS
 
     def __call__(self, hidden: mx.array, batch: TokenBatch) -> mx.array:
         # For old configs transformers takes the largest id of a row, which is the end token in CLIP's vocabulary.
-        is_end = batch.ids if self.eos_token_id == LEGACY_EOS else (batch.ids == self.eos_token_id).astype(mx.int32)
+        is_end = batch.ids if self.takes_highest_id else (batch.ids == self.eos_token_id).astype(mx.int32)
         # argmax returns the first maximum: the first end token, or 0 if there is none.
         return batch.take(hidden, mx.argmax(is_end, axis=1))
 

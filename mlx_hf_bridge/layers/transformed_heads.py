@@ -13,7 +13,6 @@ import mlx.nn as nn
 
 from mlx_hf_bridge.layers.activations import Activation, gelu
 from mlx_hf_bridge.layers.heads import (
-    LEGACY_EOS,
     EOSPooler,
     HeadOutputs,
     LastPositionPooler,
@@ -289,6 +288,6 @@ def depends_on_padding(part: nn.Module, pad_token_id: int) -> bool:
         if any(getattr(module, name, None) == pad_token_id for name in _SOUGHT):
             return True
         # For old configs of CLIP, the largest id of a text is looked for.
-        if isinstance(module, EOSPooler) and module.eos_token_id == LEGACY_EOS:
+        if isinstance(module, EOSPooler) and module.takes_highest_id:
             return True
     return False

@@ -147,7 +147,10 @@ def test_the_files_of_a_hub_repo_are_listed_for_the_error(tmp_path: Path, monkey
             {"reduction_factor": 16, "output_adapter": True},
             r"is a bottleneck adapter of the adapters library .* on torch, or load allenai/specter2_base here without",
         ),
-        ({"architecture": "lora", "r": 8}, r"is a lora adapter of the adapters library .*model\.merge_adapter"),
+        (
+            {"architecture": "lora", "r": 8, "alpha": 8, "use_gating": True},
+            r"is a lora adapter of the adapters library .*model\.merge_adapter",
+        ),
         ({"architecture": "prefix_tuning"}, "is a prefix_tuning adapter of the adapters library"),
     ],
 )

@@ -9,6 +9,7 @@ import logging
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 from zlib import crc32
@@ -23,6 +24,7 @@ from safetensors.numpy import load_file, save_file
 from test_multi_vector_encoder import colbert
 
 import mlx_hf_bridge
+from benchmarks.traced_variants import VARIANTS
 from mlx_hf_bridge import cli, errors
 from mlx_hf_bridge.cli.parser import _parser
 from mlx_hf_bridge.errors import BridgeError, InputError
@@ -44,12 +46,15 @@ HEADS = {
     "ForPreTraining": 2,
     "Ranking": 1,
 }
+# Heads of LUKE's tiny checkpoints.
+ENTITY_HEADS = ("EntityClassification", "EntityPairClassification", "EntitySpanClassification")
 # The head that a sentence-transformers class or a task needs, where it is not the bare encoder.
 NEEDED = {
     "MLXCrossEncoder": "ForSequenceClassification",
     "MLXSparseEncoder": "ForMaskedLM",
     "MLXMultiVectorEncoder": "colbert/repo",
     "MLXGLiNER": "gliner",
+    **{f"MLXAutoModelFor{head}": head for head in ENTITY_HEADS},
     "fill-mask": "ForMaskedLM",
     "question-answering": "ForQuestionAnswering",
     "text-classification": "ForSequenceClassification",
@@ -67,12 +72,15 @@ CLASSES = [
 
 @pytest.fixture(scope="module")
 def repos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Save a tiny BERT with each head, a ColBERT and a GLiNER."""
+    """Save a tiny BERT with each head, a ColBERT, a GLiNER and a LUKE with each head for entities."""
     folder = tmp_path_factory.mktemp("repos")
     for head, labels in HEADS.items():
         make_checkpoint(folder / head, head="ForSequenceClassification" if head == "Ranking" else head, labels=labels)
     colbert(folder / "colbert")
     make_gliner(folder / "gliner", "span")
+    luke = next(variant for variant in VARIANTS if variant.name == "luke:entities")
+    for head in ENTITY_HEADS:
+        replace(luke, classes=f"LukeFor{head}").module().save_pretrained(folder / head)
     return folder
 
 

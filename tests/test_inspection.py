@@ -86,7 +86,6 @@ def test_the_entry_that_fits_is_named(repo: str, entry: str, tmp_path: Path) -> 
 REFUSED = {
     "Xenova/all-MiniLM-L6-v2": "ONNX Runtime",
     "allenai/specter2": "adapters library",
-    "google/canine-s": "branches on the length",
 }
 
 

@@ -94,11 +94,20 @@ def test_legacy_pooling_keys_are_read(mode: str, tmp_path: Path) -> None:
     assert_same(tmp_path, torch_model)
 
 
-# sentence-transformers loads through AutoModel, which has no entry for SigLIP's text encoders. Rows whose outputs
-# depend on padding are tested separately below.
+# sentence-transformers loads through AutoModel, which has no entry for SigLIP's text encoders, and cannot make the
+# inputs of MarkupLM and TAPAS. Rows whose outputs depend on padding are tested separately below.
+_INPUTS_BEYOND_TEXT = ("markuplm", "tapas")
+
+
 @pytest.mark.parametrize(
     "row",
-    [row for row in FIRST_ROWS if type(row.config) in transformers.MODEL_MAPPING and not row.length_dependent],
+    [
+        row
+        for row in FIRST_ROWS
+        if type(row.config) in transformers.MODEL_MAPPING
+        and not row.length_dependent
+        and row.model_type not in _INPUTS_BEYOND_TEXT
+    ],
     ids=row_name,
 )
 def test_encodes_every_family(row: Row, tmp_path: Path) -> None:
@@ -444,5 +453,7 @@ def test_texts_whose_padding_would_show_are_encoded_as_if_alone(row: Row, tmp_pa
     mlx_model = MLXSentenceTransformer(tmp_path / "repo")
     assert family_for({"model_type": row.model_type}).length_dependent
     torch_model = SentenceTransformer(str(tmp_path / "repo"), device="cpu")
-    alone = np.stack([torch_model.encode(text) for text in TEXTS])
-    np.testing.assert_allclose(mlx_model.encode(TEXTS), alone, **TOLERANCE)
+    # transformers' Funnel fails on texts of fewer than five tokens.
+    texts = [f"{text} the cat sat on the mat." for text in TEXTS] if row.model_type == "funnel" else TEXTS
+    alone = np.stack([torch_model.encode(text) for text in texts])
+    np.testing.assert_allclose(mlx_model.encode(texts), alone, **TOLERANCE)

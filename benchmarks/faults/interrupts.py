@@ -43,15 +43,15 @@ class Interrupt:
         if event not in ("call", "c_return"):
             return
         self.passed += 1
-        # Not in imports: a module that is half imported is Python's own affair.
-        if self._place is not None and self.passed >= self._place and not _is_importing(frame):
+        if self._place is not None and self.passed >= self._place and not _is_excluded(frame):
             sys.setprofile(None)
             raise KeyboardInterrupt
 
 
-def _is_importing(frame: FrameType | None) -> bool:
+def _is_excluded(frame: FrameType | None) -> bool:
+    """Return whether Python is in an import, which it alone could undo, or in a destructor, which raises nothing."""
     while frame is not None:
-        if frame.f_code.co_filename.startswith("<frozen importlib"):
+        if frame.f_code.co_filename.startswith("<frozen importlib") or frame.f_code.co_name == "__del__":
             return True
         frame = frame.f_back
     return False

@@ -8,7 +8,7 @@ import numpy as np
 
 from fuzz.mutators import JsonMutator
 from fuzz.targets.base import Run, Target, as_json, read_object, safetensors, wordpiece
-from fuzz.targets.modules import _DENSE, _MODULES, _WEIGHTS, _entry
+from fuzz.targets.modules import _DENSE, _MODULES, _entry, weights_of
 from mlx_hf_bridge import MLXAutoModel, MLXSentenceTransformer
 from mlx_hf_bridge.pretrained.hub import build_model_card
 
@@ -32,7 +32,7 @@ def _write(folder: Path, data: bytes) -> bool:
 def _sentences(folder: Path) -> Run:
     for name in ("0_StaticEmbedding", "1_Dense", "2_Normalize"):
         (folder / name).mkdir()
-        (folder / name / "model.safetensors").write_bytes(safetensors(_WEIGHTS))
+        (folder / name / "model.safetensors").write_bytes(weights_of(name.partition("_")[2]))
 
     def run(data: bytes) -> None:
         if not _write(folder, data):

@@ -22,13 +22,27 @@ from mlx_hf_bridge.sentence_transformers.modules.transformer_settings import rea
 
 _MODULES = "sentence_transformers.models."
 _DENSE = {"in_features": 4, "out_features": 3, "bias": True, "activation_function": "torch.nn.modules.activation.Tanh"}
-_WEIGHTS = {
+_TENSORS = {
     "linear.weight": np.ones((3, 4), np.float32), "linear.bias": np.ones(3, np.float32),
     "weight": np.ones(4, np.float32),
     "norm.weight": np.ones(4, np.float32), "norm.bias": np.ones(4, np.float32), "layer_weights": np.ones(3, np.float32),
     "W_enc.weight": np.ones((8, 4), np.float32), "b_enc": np.ones(8, np.float32), "b_dec": np.ones(4, np.float32),
     "embedding.weight": table(),
 }  # fmt: skip
+# The tensors of each kind of module that has weights; others would be refused as not used.
+_NAMES = {
+    "Dense": ("linear.weight", "linear.bias"),
+    "LayerNorm": ("norm.weight", "norm.bias"),
+    "WeightedLayerPooling": ("layer_weights",),
+    "SparseAutoEncoder": ("W_enc.weight", "b_enc", "b_dec"),
+    "StaticEmbedding": ("embedding.weight",),
+    "SparseStaticEmbedding": ("weight",),
+}
+
+
+def weights_of(kind: str) -> bytes:
+    """Return the weights file of a kind of module."""
+    return safetensors({name: _TENSORS[name] for name in _NAMES.get(kind, ("weight",))})
 
 
 def _entry(name: str, path: str, kind: str) -> dict[str, Any]:
@@ -76,17 +90,17 @@ def _write_folder(folder: Path) -> None:
     """Write a folder for each kind of module, with weights that fit its config."""
     for kind, config in _CONFIGS.items():
         for place in (folder / f"0_{kind}", folder / f"1_{kind}", folder / f"2_{kind}"):
-            _write_module(place, config)
+            _write_module(place, kind, config)
     for name, kind in (("query_0_Pooling", "Pooling"), ("document_0_Dense", "Dense")):
-        _write_module(folder / "0_Router" / name, _CONFIGS[kind])
+        _write_module(folder / "0_Router" / name, kind, _CONFIGS[kind])
     (folder / "config.json").write_text("{}")
 
 
-def _write_module(place: Path, config: dict[str, Any]) -> None:
+def _write_module(place: Path, kind: str, config: dict[str, Any]) -> None:
     place.mkdir(parents=True, exist_ok=True)
     (place / "config.json").write_text(json.dumps(config))
     (place / "weights.json").write_text(json.dumps({"cat": 1.5, "the": 0.1}))
-    (place / "model.safetensors").write_bytes(safetensors(_WEIGHTS))
+    (place / "model.safetensors").write_bytes(weights_of(kind))
     (place / "tokenizer.json").write_bytes(as_json(wordpiece())[0])
 
 

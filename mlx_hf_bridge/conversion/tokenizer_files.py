@@ -7,6 +7,7 @@ is written. AutoTokenizer itself is not used: where torch is installed it import
 import importlib
 import importlib.util
 import logging
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ from mlx_hf_bridge.inference.python_tokenizer import PythonBackend
 from mlx_hf_bridge.inference.template_files import TEMPLATE_FILE, TEMPLATE_FOLDER, read_templates
 from mlx_hf_bridge.inference.tokenizer import Tokenizer
 from mlx_hf_bridge.runtime.file_errors import panics_as_exceptions
+from mlx_hf_bridge.runtime.quiet import no_logging
 
 logger = logging.getLogger(__name__)
 
@@ -186,13 +188,11 @@ def _is_installed(name: str) -> bool:
 
 def import_transformers() -> Any:
     """Import transformers without its warning that torch is not installed; only its tokenizers are needed here."""
-    before = logging.root.manager.disable
-    # logging.disable works before transformers' own loggers exist.
-    logging.disable(logging.WARNING)
-    try:
+    if "transformers" in sys.modules:
         return importlib.import_module("transformers")
-    finally:
-        logging.disable(before)
+    # This works before transformers' own loggers exist.
+    with no_logging(logging.WARNING):
+        return importlib.import_module("transformers")
 
 
 def write_tokenizer(checkpoint: Checkpoint, family: Family, folder: Path) -> None:

@@ -20,7 +20,7 @@ from mlx_hf_bridge.tracing.model import TracedModel
 
 # Model types whose code in transformers computes with the mask's numbers: it takes only 0 and 1, of shape (B, L).
 COMPUTES_WITH_MASK = frozenset(
-    ("canine", "deberta", "deberta-v2", "esm", "flaubert", "funnel", "layoutlm", "longformer", "xlm")
+    ("canine", "deberta", "deberta-v2", "esm", "flaubert", "funnel", "layoutlm", "led", "longformer", "xlm")
 )
 # Model types that transformers computes without torch's fused attention, so that every mask is added to the scores: a
 # boolean one would add 1, and a row without tokens sees all keys alike. Fused attention returns zeros for such rows.
@@ -28,7 +28,7 @@ _BERT_KIN = ("align_text_model", "big_bird", "convbert", "flava_text_model", "la
 _OTHERS = ("clap_text_model", "flaubert", "ibert", "luke", "mpnet", "roformer", "splinter", "squeezebert", "xlm")
 ADDS_MASK = frozenset((*_BERT_KIN, *_OTHERS, "canine", "markuplm", "mt5", "mvp", "tapas", "t5", "t5gemma", "umt5"))
 # Model types in which a row without tokens needs no care: padded positions are computed from zeros.
-_ZEROES_PADDING = ("deberta", "deberta-v2", "longformer")
+_ZEROES_PADDING = ("deberta", "deberta-v2", "led", "longformer")
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from torch.export import Dim, ExportedProgram, export
 from transformers.utils import logging as transformers_logging
 
 from mlx_hf_bridge.errors import UnsupportedModelError
+from mlx_hf_bridge.runtime.quiet import no_logging
 from mlx_hf_bridge.tracing.ops import OPERATIONS
 
 # Texts and tokens of the example; neither is a size that models use for another axis.
@@ -190,15 +191,13 @@ def operation_name(target: Any) -> str:
 @contextlib.contextmanager
 def suppress_output() -> Iterator[None]:
     """Suppress warnings, log lines and progress bars of torch.export and transformers."""
-    before, bars = logging.root.manager.disable, transformers_logging.is_progress_bar_enabled()
-    # torch and transformers log through many loggers; only this stops all of them.
-    logging.disable(logging.CRITICAL)
+    bars = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
     try:
-        with warnings.catch_warnings():
+        # torch and transformers log through many loggers; only this stops all of them.
+        with no_logging(logging.CRITICAL), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logging.disable(before)
         if bars:
             transformers_logging.enable_progress_bar()

@@ -16,8 +16,8 @@ from three_pipelines import ROWS, make_for
 from mlx_hf_bridge.quantization import curvature
 
 pytestmark = pytest.mark.slow
-# Blocks that only show a form, or what a page says is another library's.
-_NOT_RUN = {"docs/adding-a-model.md", "CHANGELOG.md"}
+# Blocks that only show a form, and clients of a server, which tests/test_serving_clients.py runs.
+_NOT_RUN = {"docs/adding-a-model.md", "docs/serving.md"}
 _BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 RUN = [page for page in PAGES if str(page.relative_to(ROOT)) not in _NOT_RUN and _BLOCK.search(prose(page))]
 _CLASSIFIERS = {

@@ -47,6 +47,7 @@ def test_a_task_that_fails_is_named_and_the_others_are_kept(
         assert len(json.loads((tmp_path / "results.json").read_text())["results"]) == 1
         raise FileNotFoundError("/proc/self/status")
 
+    monkeypatch.setattr("logging.disable", lambda level: None)
     monkeypatch.setattr(program, "TASKS", {"works": works, "fails": fails})
     monkeypatch.setattr(program, "encoders", lambda model: ({}, {}))
     machine = {"system": "s", "device": "d", "cores": 2, "backend": "metal", "speeds": {"float32": 1.0}, "versions": {}}

@@ -49,8 +49,11 @@ def test_half_precision_is_near_float32_and_never_nan(
         mlx_model = mlx_class(suffix).from_pretrained(tmp_path, dtype=dtype)
         stored = mx.float32 if row.exceeds_float16 and dtype == mx.float16 else dtype
         actual = mlx_model(**{name: mx.array(array) for name, array in inputs.items()})
+        # transformers subtracts a million, which is beyond float16, from the question's logits.
+        masks_question = (row.model_type, suffix) == ("big_bird", "ForQuestionAnswering")
+        of_outputs = dict.fromkeys(actual, mx.float32 if masks_question else stored)
         for name, array in actual.items():
-            assert array.dtype == stored
+            assert array.dtype == of_outputs[name]
             reference = expected[name].numpy()
             kept = valid if reference.shape[:2] == valid.shape else slice(None)
             size = max(1.0, np.abs(reference[kept]).max())
@@ -60,7 +63,7 @@ def test_half_precision_is_near_float32_and_never_nan(
         padded = mlx_model(**arrays, output_hidden_states=True, output_attentions=True)
         for name, value in padded.items():
             for array in value if isinstance(value, tuple) else (value,):
-                assert array.dtype == stored, (str(dtype), name)
+                assert array.dtype == of_outputs.get(name, stored), (str(dtype), name)
                 assert mx.isfinite(array).all(), (str(dtype), name)
 
 

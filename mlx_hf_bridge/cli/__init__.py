@@ -21,9 +21,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one subcommand and return the exit code; wrong usage, --help and --version raise SystemExit."""
     args = parse(arguments)
     _log(args.verbose, args.debug)
-    # Each subcommand is a module; only the requested one is imported, so that --help is fast.
-    command = importlib.import_module(f"{__name__}.{args.command.replace('-', '_')}")
     try:
+        # Each subcommand is a module; only the requested one is imported, so that --help is fast.
+        command = importlib.import_module(f"{__name__}.{args.command.replace('-', '_')}")
         with interrupts.raising():
             code: int = command.run(args)
             sys.stdout.flush()

@@ -21,7 +21,7 @@ _NOT_IN_UNITS = ("--install", "--print-unit", "--api-key")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Load the models and serve them until the process is told to end; or print or install a service that does."""
+    """Load the models and serve them until a signal ends the process; or print or install a service that does."""
     if args.print_unit or args.install:
         return _unit(args)
     # Here, so that a missing package is an error before a model is loaded.

@@ -69,13 +69,13 @@ _KINDS: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], int, 
 
 
 def failure_of(error: BaseException) -> Failure:
-    """Return what a client is told of an error.
+    """Return what a client learns about an error.
 
     Args:
         error: What was raised for a request.
 
     Returns:
-        The failure. Of an error that is not this package's own only its type is told.
+        The failure. An error that is not this package's own is described by its type only.
     """
     for kinds, status, reason in _KINDS:
         if isinstance(error, kinds):

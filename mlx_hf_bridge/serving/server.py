@@ -49,7 +49,7 @@ class _BoundedProtocol(H11Protocol):
         super().connection_lost(exc)
 
     def _arm(self) -> None:
-        # Not anew for each byte, which a slow client could send forever.
+        # One limit for the whole body: a limit per byte would let a slow client send forever.
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(HEADER_SECONDS, self.transport.close)
 
@@ -60,7 +60,7 @@ class _BoundedProtocol(H11Protocol):
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server, which ends with exit code 0 when it is told to end.
+    """uvicorn's server, which ends with exit code 0 on SIGTERM.
 
     Args:
         engine: The models.

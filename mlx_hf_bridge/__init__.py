@@ -5,8 +5,12 @@ from typing import TYPE_CHECKING, Any
 
 from mlx_hf_bridge import errors
 from mlx_hf_bridge.errors import *  # noqa: F403
-from mlx_hf_bridge.runtime import device as device
+from mlx_hf_bridge.runtime.interrupts import is_installed_command
 from mlx_hf_bridge.version import __version__ as __version__
+
+# Before MLX, since it loads a BLAS. The installed command imports it when it computes, so that --help is fast.
+if not is_installed_command():
+    from mlx_hf_bridge.runtime import device as device
 
 if TYPE_CHECKING:
     # "as" marks a name as exported, which strict type checkers ask for.

@@ -1,14 +1,17 @@
 """Tests of the command mlx-hf-bridge: exit codes, encode, classify and demo."""
 
 import hashlib
+import importlib
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 import pytest
 from checkpoints import make_checkpoint
@@ -17,6 +20,9 @@ from convert_checkpoints import SMALL, Capture, make_bert, snapshot
 import mlx_hf_bridge
 from mlx_hf_bridge import MLXSentenceTransformer, pipeline
 from mlx_hf_bridge.cli import demo, main
+from mlx_hf_bridge.cli.command import Command, Group
+from mlx_hf_bridge.cli.parser import program
+from mlx_hf_bridge.runtime import device
 
 TEXTS = ["the cat sat", "a stock [bold]rose[/bold] today"]
 
@@ -54,37 +60,56 @@ def test_version_and_help_with_examples(capsys: Capture) -> None:
     assert capsys.readouterr().out == f"mlx-hf-bridge {mlx_hf_bridge.__version__}\n"
     for command in ([], ["convert"], ["encode"], ["classify"], ["demo"], ["export-metal"]):
         assert exit_code(*command, "--help") == 0
-        assert f"examples:\n  mlx-hf-bridge {' '.join(command)}" in capsys.readouterr().out
+        assert f"Examples:\n  mlx-hf-bridge {' '.join(command)}" in capsys.readouterr().out
 
 
-def test_help_imports_neither_transformers_nor_the_commands() -> None:
-    code = (
-        "import sys; from mlx_hf_bridge.cli.parser import parse\n"
-        "try: parse(['convert', '--help'])\n"
-        "except SystemExit: pass\n"
-        "sys.exit(bool({'transformers', 'torch', 'huggingface_hub', 'mlx_hf_bridge.conversion'} & set(sys.modules)))"
+def test_help_imports_neither_mlx_nor_rich_nor_the_commands(tmp_path: Path) -> None:
+    heavy = "{'mlx.core', 'numpy', 'rich', 'transformers', 'torch', 'huggingface_hub', 'mlx_hf_bridge.conversion'}"
+    script = tmp_path / "mlx-hf-bridge"  # the name of the installed command
+    script.write_text(
+        "import sys; from mlx_hf_bridge.cli import main\n"
+        "try: main(['convert', '--help'])\n"
+        f"except SystemExit: sys.exit(sorted({heavy} & set(sys.modules)) or 0)"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([sys.executable, str(script)], check=True, stdout=subprocess.DEVNULL)
+
+
+@pytest.mark.slow
+def test_the_installed_command_computes_with_the_blas_of_the_package(tmp_path: Path) -> None:
+    script = tmp_path / "mlx-hf-bridge"
+    script.write_text("import sys; from mlx_hf_bridge.cli import main; sys.exit(main())")
+    done = subprocess.run([sys.executable, str(script), "doctor", "--json"], check=True, capture_output=True, text=True)
+    assert bool(json.loads(done.stdout)["blas"]) == bool(device.BLAS)
 
 
 WRONG_USAGE: list[tuple[list[str], str]] = [
-    ([], "required: COMMAND"),
-    (["unknown"], "invalid choice"),
-    (["convert", "--bits", "7"], "invalid choice: 7"),
-    (["convert", "--mode", "int8"], "invalid choice"),
-    (["convert", "--recipe", "q7"], "invalid choice"),
-    (["convert", "--dtype", "float32"], "invalid choice"),
-    (["convert", "--group-size", "0"], "'0' is not an integer of 1 or more"),
+    (["unknown"], "there is no command 'unknown'"),
+    (["convrt"], "there is no command 'convrt'; did you mean convert?"),
+    (["cache", "lst"], "there is no command 'lst'; did you mean list"),
+    (["cache", "remove"], "nothing to remove was named"),
+    (["encode"], "MODEL is missing"),
+    (["convert", "--bits", "7"], "--bits: '7' is not one of 2, 3, 4, 5, 6, 8, 32"),
+    (["convert", "--bits"], "option '--bits' requires an argument"),
+    (["convert", "--bit", "8"], "there is no option --bit; did you mean --bits"),
+    (["convert", "--mode", "int8"], "--mode: 'int8' is not one of affine"),
+    (["convert", "--recipe", "q4-bst"], "or a .json file; did you mean q4-best"),
+    (["convert", "--dtype", "float32"], "'float32' is not one of float16, bfloat16; did you mean"),
+    (["convert", "--group-size", "0"], "--group-size: '0' is not an integer of 1 or more"),
+    (["convert", "--group-size", "9" * 5000], "is not an integer of 1 or more"),
     (["convert", "--target-size-mb", "-1"], "'-1' is not a number greater than 0"),
     (["convert", "--target-size-mb", "nan"], "'nan' is not a number greater than 0"),
     (["convert", "--recipe", "q8", "--bits", "8"], "--recipe q8 already sets the quantization; leave out --bits"),
     (["convert", "--recipe", "q8", "--mode", "affine", "--group-size", "64"], "leave out --mode, --group-size"),
-    (["convert", "--unknown"], "unrecognized arguments: --unknown"),
-    (["convert", "word"], "unrecognized arguments: word"),
+    (["convert", "--unknown"], "there is no option --unknown"),
+    (["convert", "a", "word"], "got unexpected extra argument (word)"),
+    (["convert", "a", "--model", "b"], "the model was given twice"),
+    (["convert", "--output", "b"], "--output names the folder of one model"),
     (["encode", "m", "text", "--file", "f"], "texts were given both as arguments and with --file"),
-    (["encode", "m", "--bits", "8", "text", "--unknown"], "unrecognized arguments: text --unknown"),
+    (["encode", "m", "--bits", "8", "text", "--unknown"], "there is no option --unknown"),
     (["classify", "m", "text", "--multi-label"], "are for zero-shot classification; give --labels"),
     (["classify", "m", "text", "--hypothesis-template", "It is {}."], "are for zero-shot classification"),
+    (["models", "--json", "--markdown"], "give one of them"),
+    (["--show-completion", "tcsh"], "completion is known for bash, zsh, fish, not for 'tcsh'"),
 ]
 
 
@@ -93,7 +118,89 @@ def test_wrong_usage_exits_with_2_and_says_why(arguments: list[str], words: str,
     assert exit_code(*arguments) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert words in captured.err
+    first, second = captured.err.splitlines()
+    assert first.startswith("error: ")
+    assert words in first
+    command = " ".join(["mlx-hf-bridge", *arguments[:1]]) if first.count("no command") == 0 else "mlx-hf-bridge"
+    assert second.startswith(f"see `{command}".replace(" --show-completion", ""))
+    assert second.endswith(" --help`")
+
+
+def test_without_a_command_the_help_is_shown(capsys: Capture) -> None:
+    for arguments in ([], ["cache"]):
+        assert exit_code(*arguments) == 2
+        assert capsys.readouterr().err.startswith(f"Usage: {' '.join(['mlx-hf-bridge', *arguments])} [OPTIONS] COMMAND")
+
+
+def all_commands(group: Group | None = None) -> dict[str, Command]:
+    """Return every command by its words."""
+    group, found = group or program(), {}
+    for name in group.list_commands(click.Context(group)):
+        command = group.load(name)
+        inner = all_commands(command) if isinstance(command, Group) else {"": command}
+        found |= {f"{name} {rest}".strip(): one for rest, one in inner.items()}
+    return found
+
+
+COMMANDS = all_commands()
+
+
+@pytest.mark.parametrize("command", ["", "cache", *COMMANDS])
+def test_help_fits_into_80_columns_and_has_every_option(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert exit_code(*command.split(), "--help") == 0
+    out = capsys.readouterr().out
+    assert [line for line in out.splitlines() if len(line) > 80] == []
+    assert out.startswith(f"Usage: mlx-hf-bridge {command}".strip())
+    for param in COMMANDS[command].params if command in COMMANDS else ():
+        assert param.opts[0] in out or param.make_metavar(click.Context(COMMANDS[command])) in out
+    # Every option is listed once.
+    assert len(re.findall(r"^  .*--no-color", out, re.MULTILINE)) == 1
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_its_module_and_its_global_options(command: str) -> None:
+    module = importlib.import_module(f"mlx_hf_bridge.cli.{command.split()[0].replace('-', '_')}")
+    assert callable(module.run)
+    names = {param.name for param in COMMANDS[command].params}
+    assert {"quiet", "verbose", "debug", "no_color"} <= names
+    assert "json" in names or command in ("serve",), "a command that reports something has --json"
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_is_printed_and_installed(
+    shell: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr("click.shell_completion.BashComplete._check_version", lambda: None)
+    assert exit_code("--show-completion", shell) == 0
+    script = capsys.readouterr().out
+    assert "_MLX_HF_BRIDGE_COMPLETE" in script
+    assert exit_code("--install-completion", shell) == 0
+    path = Path(capsys.readouterr().out.splitlines()[0].removeprefix("wrote "))
+    assert path.read_text() == script
+    assert path.is_relative_to(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("mlx-hf-bridge con", ["convert"]),
+        ("mlx-hf-bridge cache pr", ["prune"]),
+        ("mlx-hf-bridge convert --recipe q4-b", ["q4-best"]),
+        ("mlx-hf-bridge convert --output-", ["--output-dir"]),
+    ],
+)
+def test_the_shell_completes_commands_options_and_recipes(
+    words: str, expected: list[str], monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    monkeypatch.setenv("_MLX_HF_BRIDGE_COMPLETE", "bash_complete")
+    monkeypatch.setenv("COMP_WORDS", words)
+    monkeypatch.setenv("COMP_CWORD", str(len(words.split()) - 1))
+    assert main([]) == 0
+    assert [line.partition(",")[2] for line in capsys.readouterr().out.split()] == expected
 
 
 def test_without_texts_at_a_terminal_usage_is_shown(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, cast
 from zlib import crc32
 
+import click
 import numpy as np
 import pytest
 import sentence_transformers
@@ -26,7 +27,7 @@ from test_multi_vector_encoder import colbert
 import mlx_hf_bridge
 from benchmarks.traced_variants import VARIANTS
 from mlx_hf_bridge import cli, errors
-from mlx_hf_bridge.cli.parser import _parser
+from mlx_hf_bridge.cli.parser import program
 from mlx_hf_bridge.errors import BridgeError, InputError
 from mlx_hf_bridge.pipelines import TASKS, pipeline
 from mlx_hf_bridge.runtime import boundary
@@ -277,15 +278,14 @@ def command_lines(command: str, model: str, free: str) -> Iterator[list[str]]:
     for number in range(len(given)):
         for word in WORDS:
             yield [*start, *given[:number], word, *given[number + 1 :]]
-    parser: Any = _parser()[1][start[0]]
-    if len(start) > 1:
-        parser = next(action for action in parser._actions if action.choices and start[1] in action.choices)
-        parser = parser.choices[start[1]]
-    for action in parser._actions:
-        if action.option_strings and action.nargs is None and action.const is None:
+    parser: Any = program()
+    for name in start:
+        parser = parser.load(name)
+    for option in parser.params:
+        if isinstance(option, click.Option) and not option.is_flag:
             for step in range(3):
-                word = WORDS[(crc32(str(action.option_strings).encode()) + 5 * step) % len(WORDS)]
-                yield [*start, *given, action.option_strings[-1], word]
+                word = WORDS[(crc32(str(option.opts).encode()) + 5 * step) % len(WORDS)]
+                yield [*start, *given, option.opts[0], word]
 
 
 @pytest.mark.slow

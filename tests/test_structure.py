@@ -107,8 +107,10 @@ def test_no_two_files_import_each_other() -> None:
     TopologicalSorter({name: others - {name} for name, others in parts.items()}).prepare()
 
 
-def test_the_package_itself_imports_only_device() -> None:
-    assert imports("mlx_hf_bridge") == {f"mlx_hf_bridge.{name}" for name in ("errors", "runtime.device", "version")}
+def test_the_package_itself_imports_only_the_device() -> None:
+    assert imports("mlx_hf_bridge") == {
+        f"mlx_hf_bridge.{name}" for name in ("errors", "runtime.device", "runtime.interrupts", "version")
+    }
 
 
 def test_layers_know_no_config_no_checkpoint_and_no_network() -> None:

@@ -1,27 +1,43 @@
 """The `mlx-hf-bridge` command: parse arguments, call the public API, print a table or JSON, return an exit code.
 
-Exit codes: 0 success, 1 an error (one line on stderr), 2 wrong usage, 130 interrupted.
+Exit codes: 0 success, 1 an error or a check that fails (one line on stderr), 2 wrong usage, 130 interrupted.
 """
 
 import importlib
-import logging
 import os
 import sys
 from collections.abc import Sequence
 
-from rich.logging import RichHandler
-
-from mlx_hf_bridge.cli.console import console, print_error
-from mlx_hf_bridge.cli.parser import parse
+from mlx_hf_bridge.cli import completion
+from mlx_hf_bridge.cli.console import print_error, set_up
+from mlx_hf_bridge.cli.parser import parse, program
 from mlx_hf_bridge.errors import BridgeError
 from mlx_hf_bridge.runtime import interrupts
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one subcommand and return the exit code; wrong usage, --help and --version raise SystemExit."""
-    args = parse(arguments)
-    _log(args.verbose, args.debug)
+    """Run one subcommand.
+
+    Args:
+        arguments: The words after the program's name. Default: those of this process.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        SystemExit: After wrong usage (2), and after --help and --version (0).
+    """
     try:
+        if completion.is_asked_for():
+            return completion.complete(program())
+        args = parse(arguments)
+    except BrokenPipeError:
+        return _output_closed()
+    shows_tracebacks = args.verbose or args.debug
+    set_up(args)
+    try:
+        # First, since it loads a BLAS, which must be there before MLX.
+        importlib.import_module("mlx_hf_bridge.runtime.device")
         # Each subcommand is a module; only the requested one is imported, so that --help is fast.
         command = importlib.import_module(f"{__name__}.{args.command.replace('-', '_')}")
         with interrupts.raising():
@@ -30,12 +46,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         return _output_closed()
     except (BridgeError, OSError) as error:
-        print_error(error, args.verbose or args.debug)
+        print_error(error, shows_tracebacks)
         return 1
     except Exception as error:
         # One that no check foresaw; --verbose shows where.
         prefix = f"{args.command} failed with {type(error).__name__}: "
-        print_error(error, args.verbose or args.debug, prefix)
+        print_error(error, shows_tracebacks, prefix)
         return 1
     except KeyboardInterrupt:
         return interrupts.INTERRUPTED
@@ -47,11 +63,3 @@ def _output_closed() -> int:
     # (docs.python.org/3/library/signal.html#note-on-sigpipe).
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
-
-
-def _log(verbose: bool, debug: bool) -> None:
-    """Log warnings to stderr; with --verbose this package's progress too, with --debug everything."""
-    handler = RichHandler(console=console(error=True), show_path=debug, show_time=debug)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
-    level = logging.DEBUG if debug else logging.INFO if verbose else logging.NOTSET
-    logging.getLogger("mlx_hf_bridge").setLevel(level)

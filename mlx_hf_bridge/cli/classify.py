@@ -7,7 +7,7 @@ from mlx_hf_bridge.architecture.family import SEQUENCE_CLASSIFICATION
 from mlx_hf_bridge.checkpoints.checkpoint import read_checkpoint
 from mlx_hf_bridge.checkpoints.sources import HubOptions, locate
 from mlx_hf_bridge.cli.console import show, show_json, table
-from mlx_hf_bridge.cli.parser import options_from_flags
+from mlx_hf_bridge.cli.quantization_options import options_from_flags
 from mlx_hf_bridge.cli.texts import read_texts, shorten
 from mlx_hf_bridge.conversion.api import task_of
 from mlx_hf_bridge.errors import InputError, WeightsError

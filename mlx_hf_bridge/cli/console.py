@@ -1,38 +1,70 @@
-"""Print tables and JSON to stdout, and errors to stderr."""
+"""Print tables, listings and JSON to stdout, and notes and errors to stderr; rich is imported for tables only."""
 
+import argparse
 import json
+import logging
 import os
 import sys
 import traceback
 from collections.abc import Iterable, Sequence
-from typing import Any
-
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+from typing import TYPE_CHECKING, Any
 
 from mlx_hf_bridge.errors import BridgeError
 
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
 # A file or a pipe has no width; rich would assume 80 columns and truncate cells.
 _WIDTH_OF_PIPES = 240
+_NO_COLOR = "NO_COLOR"
 
 
-class _Console(Console):
-    """A console that leaves a closed pipe to `main`; rich's own would exit with code 1."""
+class _StderrHandler(logging.StreamHandler[Any]):
+    """Writes messages of the log as "warning: ..." to what is sys.stderr at that time."""
 
-    def on_broken_pipe(self) -> None:
-        raise BrokenPipeError
+    def __init__(self, debug: bool) -> None:
+        super().__init__(sys.stderr)
+        self.debug = debug
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one message."""
+        self.stream = sys.stderr
+        super().emit(record)
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return "warning: message", with --debug after the time and the logger."""
+        where = f"{record.relativeCreated / 1000:.3f} s {record.name} " if self.debug else ""
+        level = "" if record.levelno == logging.INFO else f"{record.levelname.lower()}: "
+        return f"{where}{level}{super().format(record)}"
 
 
-def console(error: bool = False) -> Console:
+def set_up(args: argparse.Namespace) -> None:
+    """Apply the global options: log warnings to stderr, with --verbose this package's progress, with --debug all.
+
+    Args:
+        args: The parsed arguments.
+    """
+    if args.no_color:
+        os.environ[_NO_COLOR] = "1"
+    root = logging.getLogger()
+    if not root.handlers or isinstance(root.handlers[0], _StderrHandler):
+        root.handlers = [_StderrHandler(args.debug)]
+    root.setLevel(logging.ERROR if args.quiet else logging.WARNING)
+    level = logging.DEBUG if args.debug else logging.INFO if args.verbose else logging.NOTSET
+    logging.getLogger("mlx_hf_bridge").setLevel(level)
+
+
+def console(error: bool = False) -> "Console":
     """Return a rich console on stdout (stderr with `error`), as wide as the terminal, or wide enough for a pipe."""
+    from mlx_hf_bridge.cli.rich_console import BridgeConsole
+
     stream = sys.stderr if error else sys.stdout
     has_width = stream.isatty() or "COLUMNS" in os.environ
-    return _Console(stderr=error, width=None if has_width else _WIDTH_OF_PIPES, highlight=False)
+    return BridgeConsole(stderr=error, width=None if has_width else _WIDTH_OF_PIPES, highlight=False)
 
 
-def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], numeric: Sequence[str] = ()) -> Table:
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], numeric: Sequence[str] = ()) -> "Table":
     """Return a table.
 
     Args:
@@ -44,6 +76,10 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], num
     Returns:
         A table for `show`.
     """
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
     result = Table(
         title=Text(title) if title else None, title_justify="left", title_style="bold", box=SIMPLE_HEAD, show_edge=False
     )
@@ -55,8 +91,11 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], num
     return result
 
 
-def plain_table(title: str, rows: Iterable[Sequence[Any]]) -> Table:
+def plain_table(title: str, rows: Iterable[Sequence[Any]]) -> "Table":
     """Return a title with rows under it, without headers or lines."""
+    from rich.table import Table
+    from rich.text import Text
+
     result = Table(
         title=Text(title), title_justify="left", title_style="bold", box=None, show_header=False, padding=(0, 0, 0, 2)
     )
@@ -83,7 +122,10 @@ def listing(title: str, facts: Iterable[tuple[str, str]]) -> str:
 
 def show(*parts: Any) -> None:
     """Print tables and lines to stdout; a text is printed literally, so it can contain rich's [markup]."""
-    console().print(*parts, sep="\n", soft_wrap=all(isinstance(part, str) for part in parts), markup=False)
+    if all(isinstance(part, str) for part in parts):
+        sys.stdout.write("\n".join(parts) + "\n")
+    else:
+        console().print(*parts, sep="\n", markup=False)
 
 
 def show_json(document: Any) -> None:

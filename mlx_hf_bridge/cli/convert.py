@@ -8,11 +8,12 @@ from pathlib import Path
 from mlx_hf_bridge.checkpoints.safetensors_file import MB
 from mlx_hf_bridge.cli.console import listing, print_error, show, table
 from mlx_hf_bridge.cli.models_file import ModelEntry, read_models
-from mlx_hf_bridge.cli.parser import DEFAULT_CONFIG, options_from_flags
+from mlx_hf_bridge.cli.quantization_options import options_from_flags
 from mlx_hf_bridge.conversion.api import ConversionResult, convert, folder_name, short_name
 from mlx_hf_bridge.errors import BridgeError, ConfigError
 from mlx_hf_bridge.quantization.recipes import GROUP_SIZES, MLXQuantizationConfig, better_recipes
 
+DEFAULT_CONFIG = "config/models.yaml"
 # Where rounding alone fails the bounds of `verify` for small models (docs/quantization.md).
 _FEW_BITS = 4
 

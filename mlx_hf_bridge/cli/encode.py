@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from mlx_hf_bridge.cli.console import show, show_json, table
-from mlx_hf_bridge.cli.parser import options_from_flags
+from mlx_hf_bridge.cli.quantization_options import options_from_flags
 from mlx_hf_bridge.cli.texts import read_texts, shorten, stream_texts
 from mlx_hf_bridge.errors import InputError
 from mlx_hf_bridge.sentence_transformers import MLXSentenceTransformer

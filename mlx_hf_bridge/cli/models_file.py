@@ -7,7 +7,8 @@ from typing import Any
 
 import yaml
 
-from mlx_hf_bridge.cli.quantization_options import BITS_CHOICES, DTYPES, QuantizationOptions
+from mlx_hf_bridge.cli.options.shared import BITS_CHOICES
+from mlx_hf_bridge.cli.quantization_options import DTYPES, QuantizationOptions
 from mlx_hf_bridge.conversion.api import TASKS
 from mlx_hf_bridge.errors import ConfigError, QuantizationError
 from mlx_hf_bridge.quantization.methods import METHODS

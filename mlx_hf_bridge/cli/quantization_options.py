@@ -1,15 +1,14 @@
 """The quantization that flags or a models file ask for: merged, checked, and turned into a recipe and a dtype."""
 
+import argparse
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+from mlx_hf_bridge.cli.options.shared import FLOAT_BITS, STORAGE_DTYPES
 from mlx_hf_bridge.cli.texts import read_lines
 from mlx_hf_bridge.errors import QuantizationError
 from mlx_hf_bridge.quantization.recipes import BITS, BY_MODE, MLXQuantizationConfig, recipe_from
 
-FLOAT_BITS = 32
-BITS_CHOICES = (*sorted(BITS["affine"]), FLOAT_BITS)
-STORAGE_DTYPES = ("float16", "bfloat16")
 _DEFAULT_BITS = 8
 _BITS_OF_DTYPE = {f"{sign}int{bits}": bits for sign in ("", "u") for bits in sorted(BITS["affine"])} | {"float32": 32}
 DTYPES = (*_BITS_OF_DTYPE, *STORAGE_DTYPES)
@@ -98,3 +97,16 @@ class QuantizationOptions:
             raise QuantizationError(
                 f"mode={self.mode!r} contradicts bits=32, which means no quantization. Leave one of them out."
             )
+
+
+def options_from_flags(args: argparse.Namespace) -> QuantizationOptions:
+    """Return the quantization that the flags of a command ask for.
+
+    Args:
+        args: The parsed arguments.
+
+    Returns:
+        The options, None for those that were not given.
+    """
+    own = (args.method, args.calibration_texts, args.bits_per_weight)
+    return QuantizationOptions(args.bits, args.group_size, args.mode, args.dtype, args.recipe, *own)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from mlx_hf_bridge.cli.console import show, show_json, table
-from mlx_hf_bridge.cli.parser import options_from_flags
+from mlx_hf_bridge.cli.quantization_options import options_from_flags
 from mlx_hf_bridge.cli.texts import read_lines
 from mlx_hf_bridge.errors import InputError
 from mlx_hf_bridge.verification.figures import label, number

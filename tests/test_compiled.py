@@ -31,14 +31,6 @@ CASES = [
 ]
 
 
-@pytest.fixture
-def without_fusion() -> Iterator[None]:
-    """Run compiled functions as they are: on a CPU, MLX would call the system's C++ compiler for each kernel."""
-    mx.disable_compile()
-    yield
-    mx.enable_compile()
-
-
 def compiled_and_plain(folder: Path, head: str = "Model") -> tuple[Any, Any, Any]:
     """Return a model that compiles its forward pass, one with the same weights that does not, and the config."""
     loaded = mlx_class(head).from_pretrained(folder).loaded

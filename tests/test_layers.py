@@ -13,11 +13,14 @@ from transformers.activations import ACT2FN
 
 from mlx_hf_bridge.inference.model import Model
 from mlx_hf_bridge.layers.activations import ACTIVATIONS, gelu
+from mlx_hf_bridge.layers.alibi import DoubleResidualLayer
 from mlx_hf_bridge.layers.attention import Attention
 from mlx_hf_bridge.layers.encoder import Encoder, OutputRecorder, PostNormLayer
 from mlx_hf_bridge.layers.feed_forward import FeedForward
 from mlx_hf_bridge.layers.heads import FirstTokenClassifier, PooledClassifier, Pooler, TokenClassifier
 from mlx_hf_bridge.layers.norm import LayerNorm
+from mlx_hf_bridge.layers.padding import sum_finite_at_padding
+from mlx_hf_bridge.layers.pre_norm import DoubleNormLayer, PreNormLayer
 from mlx_hf_bridge.layers.token_batch import TokenBatch
 from mlx_hf_bridge.runtime import device
 
@@ -210,3 +213,52 @@ def test_a_layer_norm_is_torchs_far_from_zero_too(dtype: mx.Dtype, bias: bool) -
     np.testing.assert_allclose(
         np.array(actual, np.float64), expected, rtol=0, atol=1e-5 if dtype == mx.float32 else 0.02
     )
+
+
+class OverflowsAtTheEnd(nn.Module):
+    """A feed-forward block whose results at the last position are infinite or NaN."""
+
+    def __init__(self, value: float) -> None:
+        super().__init__()
+        self.value = value
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return mx.concatenate([x[:, :5] * 2, mx.full_like(x[:, 5:], self.value)], axis=1)
+
+
+@pytest.mark.parametrize("value", [math.inf, math.nan])
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("kind", [PostNormLayer, PreNormLayer, DoubleNormLayer, DoubleResidualLayer])
+def test_an_overflow_at_padding_stays_there(kind: type[nn.Module], causal: bool, value: float) -> None:
+    """Attention gives padding a weight of 0, and 0 times infinity is NaN."""
+    attention, block, norms = Attention(16, 2), OverflowsAtTheEnd(value), (LayerNorm(16), LayerNorm(16))
+    layer = {
+        PostNormLayer: lambda: PostNormLayer(attention, block, 16, 1e-5),
+        PreNormLayer: lambda: PreNormLayer(attention, norms[0], block, norms[1]),
+        DoubleNormLayer: lambda: DoubleNormLayer(attention, block, lambda: LayerNorm(16)),
+        DoubleResidualLayer: lambda: DoubleResidualLayer(attention, block, 16, 1e-5),
+    }[kind]()
+    layer.update(tree_map(lambda array: mx.random.normal(array.shape, key=mx.random.key(1)) * 0.3, layer.parameters()))
+    layer.update(tree_map(lambda array: array.astype(mx.float16), layer.parameters()))
+    x = mx.random.normal((2, 6, 16), key=mx.random.key(0)).astype(mx.float16)
+
+    def twice(x: mx.array, tokens: int) -> mx.array:
+        seen = mx.arange(x.shape[1]) < tokens
+        mask = mx.broadcast_to(seen[None, None, None], (2, 1, 1, x.shape[1]))
+        if causal:
+            mask = mx.logical_and(mask, mx.tri(x.shape[1], dtype=mx.bool_))
+        for _ in range(2):
+            x = layer(x, mask, None, OutputRecorder())
+        return x
+
+    padded = twice(x, 5)
+    assert mx.isfinite(padded).all()
+    np.testing.assert_allclose(padded[:, :5], twice(x[:, :5], 5), rtol=0, atol=2e-2)
+    # What overflows at a token is not hidden.
+    assert not mx.isfinite(twice(x, 6)).all()
+
+
+def test_a_sum_with_finite_padding_is_the_plain_sum() -> None:
+    x, y = (mx.random.normal((2, 6, 16), key=mx.random.key(seed)).astype(mx.float16) for seed in (0, 1))
+    mask = mx.array([[True] * 4 + [False] * 2, [True] * 6])[:, None, None]
+    np.testing.assert_array_equal(sum_finite_at_padding(x, y, mask, mx.float16), x + y)

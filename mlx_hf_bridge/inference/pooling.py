@@ -88,9 +88,9 @@ def _max(hidden: mx.array, batch: TokenBatch) -> mx.array:
 
 
 def _sum_and_count(hidden: mx.array, mask: mx.array) -> tuple[mx.array, mx.array]:
-    """Return the sum of the tokens (B, D) and their number (B, 1), at least _MIN_COUNT, for a mask (B, L, 1)."""
-    # Sums over a long text can exceed what half precision holds.
-    total = (hidden.astype(mx.float32) * mask.astype(mx.float32)).sum(axis=1)
+    """Return the sum of the tokens (B, D) and their number (B, 1), at least _MIN_COUNT, for a bool mask (B, L, 1)."""
+    # Sums over a long text can exceed what half precision holds. Chosen and not multiplied: padding may be infinite.
+    total = mx.where(mask, hidden.astype(mx.float32), 0).sum(axis=1)
     return total, mx.maximum(mask.sum(axis=1).astype(mx.float32), _MIN_COUNT)
 
 
@@ -116,7 +116,8 @@ def _mean_sqrt(hidden: mx.array, batch: TokenBatch) -> mx.array:
 
 def _weighted_mean(hidden: mx.array, batch: TokenBatch, skipped: int = 0) -> mx.array:
     """Return the mean with weight n for token n, counted from the first real token and including an excluded prompt."""
-    mask, hidden = batch.token_mask(mx.float32), hidden.astype(mx.float32)
+    mask = batch.token_mask(mx.float32)
+    hidden = mx.where(mask > 0, hidden.astype(mx.float32), 0)
     weights = mask * (mx.cumsum(mask, axis=1) + skipped)
     return (hidden * weights).sum(axis=1) / mx.maximum(weights.sum(axis=1), _MIN_COUNT)
 

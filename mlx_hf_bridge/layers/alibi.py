@@ -14,6 +14,7 @@ import mlx.nn as nn
 from mlx_hf_bridge.layers.attention import Attention, attend, merge_heads, split_heads
 from mlx_hf_bridge.layers.encoder import OutputRecorder
 from mlx_hf_bridge.layers.norm import LayerNorm
+from mlx_hf_bridge.layers.padding import sum_finite_at_padding
 
 # Biases of at most so many numbers (32 MiB in float32) are in memory at once; longer texts are computed in blocks of
 # queries, so that memory grows with L and not with its square.
@@ -191,5 +192,5 @@ class DoubleResidualLayer(nn.Module):
         else:
             attended = self.attention(x, mask, bias)
         x = self.residual_norm(x + self.attention_norm(x + attended))
-        normed: mx.array = self.feed_forward_norm(x + self.feed_forward(x))
+        normed: mx.array = self.feed_forward_norm(sum_finite_at_padding(x, self.feed_forward(x), mask, x.dtype))
         return normed

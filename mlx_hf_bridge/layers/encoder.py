@@ -14,6 +14,7 @@ import mlx.nn as nn
 
 from mlx_hf_bridge.layers.attention import Attention
 from mlx_hf_bridge.layers.norm import LayerNorm
+from mlx_hf_bridge.layers.padding import sum_finite_at_padding
 from mlx_hf_bridge.layers.single_batch import start_evaluation
 from mlx_hf_bridge.layers.token_batch import TokenBatch
 
@@ -147,7 +148,7 @@ class PostNormLayer(nn.Module):
             recorder.record_attention(*weights)
         else:
             attended = self.attention(x, mask, bias)
-        return self._feed_forward(x + attended)
+        return self._feed_forward(x + attended, mask)
 
     def first_token(self, x: mx.array, mask: mx.array | None, bias: Any) -> mx.array:
         """Compute the output at position 0 only; plain attention then saves the work of all other queries.
@@ -163,11 +164,11 @@ class PostNormLayer(nn.Module):
         # Other kinds of attention have no path for one query, so all positions are computed and one is kept.
         if not isinstance(self.attention, Attention):
             return self(x, mask, bias, OutputRecorder())[:, :1]
-        return self._feed_forward(x[:, :1] + self.attention.first_token(x, mask, bias))
+        return self._feed_forward(x[:, :1] + self.attention.first_token(x, mask, bias), None)
 
-    def _feed_forward(self, summed: mx.array) -> mx.array:
+    def _feed_forward(self, summed: mx.array, mask: mx.array | None) -> mx.array:
         x = self.attention_norm(summed)
-        normed: mx.array = self.feed_forward_norm(x + self.feed_forward(x))
+        normed: mx.array = self.feed_forward_norm(sum_finite_at_padding(x, self.feed_forward(x), mask, x.dtype))
         return normed
 
 

@@ -15,6 +15,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_hf_bridge.layers.encoder import OutputRecorder, SelfAttention
+from mlx_hf_bridge.layers.padding import sum_finite_at_padding
 
 
 class PreNormLayer(nn.Module):
@@ -58,8 +59,7 @@ class PreNormLayer(nn.Module):
         else:
             attended = self.attention(normed, mask, bias)
         x = x + attended
-        summed: mx.array = x + self.feed_forward(self.feed_forward_norm(x).astype(dtype))
-        return summed
+        return sum_finite_at_padding(x, self.feed_forward(self.feed_forward_norm(x).astype(dtype)), mask, dtype)
 
 
 class DoubleNormLayer(nn.Module):
@@ -92,8 +92,7 @@ class DoubleNormLayer(nn.Module):
         # The norms after a block have large weights in Gemma, so their results are as wide as the sums.
         x = x + self.post_attention_norm(attended.astype(x.dtype))
         fed = self.feed_forward(self.feed_forward_norm(x).astype(dtype))
-        summed: mx.array = x + self.post_feed_forward_norm(fed.astype(x.dtype))
-        return summed
+        return sum_finite_at_padding(x, self.post_feed_forward_norm(fed.astype(x.dtype)), mask, dtype)
 
 
 def residual(x: mx.array, dtype: mx.Dtype) -> mx.array:

@@ -66,8 +66,9 @@ def mean_pool(hidden: mx.array, batch: TokenBatch) -> mx.array:
         Array of shape (B, D) and the dtype of `hidden`.
     """
     mask = batch.token_mask(mx.float32)
-    # The float32 mask makes the product and the sum float32: a long text's sum exceeds half precision.
-    mean = (hidden * mask).sum(axis=1) / mx.maximum(mask.sum(axis=1), 1)
+    # In float32: a long text's sum exceeds half precision. Chosen and not multiplied: padding may be infinite.
+    total = mx.where(mask > 0, hidden.astype(mx.float32), 0).sum(axis=1)
+    mean = total / mx.maximum(mask.sum(axis=1), 1)
     return mean.astype(hidden.dtype)
 
 

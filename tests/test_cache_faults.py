@@ -16,13 +16,12 @@ from weight_files import output_array
 
 import mlx_hf_bridge
 from mlx_hf_bridge import MLXAutoModel, MLXSentenceTransformer
-from mlx_hf_bridge.conversion import atomic_folder
 from mlx_hf_bridge.conversion.api import convert
-from mlx_hf_bridge.conversion.atomic_folder import write_atomically
 from mlx_hf_bridge.conversion.integrity import find_damage, is_complete, write_metadata
 from mlx_hf_bridge.errors import CheckpointError, RepositoryError
 from mlx_hf_bridge.quantization.resume_store import ResumeStore
-from mlx_hf_bridge.runtime import blas
+from mlx_hf_bridge.runtime import atomic_folder, blas, executor
+from mlx_hf_bridge.runtime.atomic_folder import write_atomically
 
 BERT = FAMILIES[0]
 INPUTS = ragged_inputs(BERT)
@@ -266,6 +265,23 @@ def test_a_converted_folder_that_is_cut_while_it_is_read_is_an_error(
     monkeypatch.setattr(mx, "load", cut)
     with pytest.raises(CheckpointError, match=r"a file of .*/model was cut while it was read"):
         kind(tmp_path / "model")
+
+
+def test_errors_of_one_model_do_not_reach_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    """MLX raises one error of several, and keeps the others for later evaluations."""
+    pending = [RuntimeError("[read] Unable to read from file.")] * 3
+
+    def wait() -> None:
+        if pending:
+            raise pending.pop()
+
+    def work() -> None:
+        raise RuntimeError("[read] the first")
+
+    monkeypatch.setattr(executor, "synchronize", wait)
+    with pytest.raises(RuntimeError, match="the first"):
+        executor.run(work)
+    assert not pending
 
 
 WRITES = {

@@ -107,3 +107,38 @@ def test_a_download_that_fails_is_one_error(error: Exception, monkeypatch: pytes
         with pytest.raises(RepositoryError, match=r"org/name") as raised:
             load("org/name")
         assert len(str(raised.value)) < 600
+
+
+def _save_tokenizer_of_pipeline(repo: Path, out: Path) -> None:
+    mlx_hf_bridge.pipeline("feature-extraction", str(repo)).tokenizer.save_pretrained(out)
+
+
+SAVERS: dict[str, Callable[[Path, Path], Any]] = {
+    "config": lambda repo, out: MLXAutoModel.from_pretrained(repo).config.save_pretrained(out),
+    "config file": lambda repo, out: MLXAutoModel.from_pretrained(repo).config.to_json_file(out / "config.json"),
+    "tokenizer": lambda repo, out: MLXSentenceTransformer(repo).tokenizer.save_pretrained(out),
+    "tokenizer of a pipeline": _save_tokenizer_of_pipeline,
+}
+
+
+@pytest.mark.parametrize("what", SAVERS)
+def test_a_config_or_tokenizer_is_saved_completely_or_not_at_all(
+    what: str, repo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full, out = (lambda path: {one.name: one.read_bytes() for one in path.iterdir()}), tmp_path / "out"
+    SAVERS[what](repo, out)
+    before = full(out)
+    assert "config.json" in before or "tokenizer.json" in before
+    real = os.replace
+
+    def fail(source: Any, target: Any) -> None:
+        if tmp_path in Path(target).parents:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(source), None, str(target))
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", fail)
+    for target in (out, tmp_path / "new"):
+        with pytest.raises(RepositoryError, match=rf"{tmp_path} cannot be written \(.*No space left"):
+            SAVERS[what](repo, target)
+    assert full(out) == before
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]

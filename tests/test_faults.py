@@ -15,11 +15,10 @@ from checkpoints import make_checkpoint
 from benchmarks import soak
 from benchmarks.faults import exits, interrupts, kills
 from mlx_hf_bridge import MLXSentenceTransformer
-from mlx_hf_bridge.conversion import atomic_folder
-from mlx_hf_bridge.conversion.atomic_folder import SCRATCH, filling, write_atomically
 from mlx_hf_bridge.errors import BridgeError, ForkedProcessError
 from mlx_hf_bridge.inference.tokenizer import Tokenizer
-from mlx_hf_bridge.runtime import executor
+from mlx_hf_bridge.runtime import atomic_folder, executor
+from mlx_hf_bridge.runtime.atomic_folder import SCRATCH, filling, write_atomically
 from mlx_hf_bridge.runtime.progress import ProgressBar
 
 TEXTS = ["the cat sat on the mat.", "a dog", ""]

@@ -29,10 +29,10 @@ from mlx_hf_bridge import (
     MLXSentenceTransformer,
     errors,
 )
-from mlx_hf_bridge.conversion import atomic_folder
 from mlx_hf_bridge.conversion.integrity import is_complete
 from mlx_hf_bridge.errors import RepositoryError
 from mlx_hf_bridge.pretrained.saving import parse_size
+from mlx_hf_bridge.runtime import atomic_folder
 
 BERT = FAMILIES[0]
 ABSOLUTE = 2e-5  # as in tests/test_parity.py

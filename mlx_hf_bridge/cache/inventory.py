@@ -10,11 +10,11 @@ from typing import Any, Literal
 
 from mlx_hf_bridge.cache.states import State, state_of
 from mlx_hf_bridge.checkpoints.checkpoint import METADATA_FILE
-from mlx_hf_bridge.conversion.atomic_folder import abandoned
 from mlx_hf_bridge.conversion.integrity import read_metadata
 from mlx_hf_bridge.conversion.usage import converted_folder, is_in_use, last_used, lock_folder
 from mlx_hf_bridge.errors import QuantizationError
 from mlx_hf_bridge.quantization.recipes import recipe_from, recipe_name
+from mlx_hf_bridge.runtime.atomic_folder import abandoned
 from mlx_hf_bridge.runtime.boundary import guard_methods, guarded
 from mlx_hf_bridge.runtime.environment import bridge_cache
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from mlx_hf_bridge.cache.inventory import CachedModel, Leftover
-from mlx_hf_bridge.conversion.atomic_folder import LOCK, SCRATCH, abandoned
 from mlx_hf_bridge.conversion.usage import converted_folder, exclusive
+from mlx_hf_bridge.runtime.atomic_folder import LOCK, SCRATCH, abandoned
 from mlx_hf_bridge.runtime.boundary import guarded
 
 

@@ -55,23 +55,6 @@ def relative_path(path: Any, where: Path | str) -> str:
     return "" if str(plain) == "." else str(plain)
 
 
-def check_encodable(folder: Path) -> None:
-    """Check that MLX can open files in a folder, whose path it takes as UTF-8.
-
-    Args:
-        folder: A folder; it need not exist.
-
-    Raises:
-        RepositoryError: If its path has bytes that are not UTF-8.
-    """
-    try:
-        str(folder).encode()
-    except UnicodeEncodeError as error:
-        raise RepositoryError(
-            f"the path {str(folder)!a:.300} is not valid UTF-8, and MLX opens no file there. Rename the folder."
-        ) from error
-
-
 def is_inside(path: Path, root: Path) -> bool:
     """Return whether a file or folder lies inside a repo's folder, with all links followed.
 

@@ -95,10 +95,12 @@ class SafetensorsFile:
             yield name, loaded.pop(name)
 
     def _arrays_of_numpy(self) -> Iterator[tuple[str, mx.array]]:
-        data = np.memmap(self.path, np.uint8, mode="r")
         for name in sorted(self.tensor_infos):
-            info, start = self.tensor_infos[name], self._starts[name]
-            part = np.array(data[start : start + byte_size(info)])
+            info = self.tensor_infos[name]
+            # Read and not mapped: a file that is cut while it is mapped ends the process.
+            part = np.fromfile(self.path, np.uint8, byte_size(info), offset=self._starts[name])
+            if part.size != byte_size(info):
+                raise _broken(self.path, "was cut while it was read")
             view = part.view(_NUMPY_DTYPES.get(info.dtype, np.uint8)).reshape(info.shape)
             # Values that float32 cannot hold become infinite, as torch casts them.
             with np.errstate(over="ignore"):

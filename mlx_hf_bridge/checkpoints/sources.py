@@ -10,9 +10,9 @@ import huggingface_hub  # submodules as attributes: huggingface_hub imports them
 from huggingface_hub import constants
 
 from mlx_hf_bridge.checkpoints.fingerprint import folder_state, small_content
-from mlx_hf_bridge.checkpoints.paths import check_encodable
 from mlx_hf_bridge.checkpoints.plain_files import SMALL_KINDS, check_files
 from mlx_hf_bridge.errors import ArgumentTypeError, RepositoryError
+from mlx_hf_bridge.runtime.file_errors import check_encodable
 from mlx_hf_bridge.runtime.progress import ProgressBar
 
 # Everything a model needs besides weights; exports for other runtimes are not downloaded.

@@ -16,7 +16,6 @@ from mlx_hf_bridge.checkpoints.checkpoint import Checkpoint, read_checkpoint
 from mlx_hf_bridge.checkpoints.dtypes import parse_dtype
 from mlx_hf_bridge.checkpoints.safetensors_file import MB
 from mlx_hf_bridge.checkpoints.sources import HubOptions, locate
-from mlx_hf_bridge.conversion.atomic_folder import write_atomically
 from mlx_hf_bridge.conversion.mixed import module_widths, resolve_bits
 from mlx_hf_bridge.conversion.output_folder import check_replaceable, is_occupied, same_result
 from mlx_hf_bridge.conversion.plan import QUANTIZED_DTYPE, Plan, plan_conversion
@@ -30,6 +29,7 @@ from mlx_hf_bridge.quantization.recipes import (
     recipe_from,
     recipe_name,
 )
+from mlx_hf_bridge.runtime.atomic_folder import write_atomically
 from mlx_hf_bridge.runtime.boundary import guarded
 from mlx_hf_bridge.runtime.executor import run
 

@@ -12,10 +12,10 @@ import mlx.core as mx
 from filelock import FileLock
 
 from mlx_hf_bridge.checkpoints.sources import Source
-from mlx_hf_bridge.conversion.atomic_folder import remove_abandoned, reporting_write_errors, write_atomically
 from mlx_hf_bridge.conversion.integrity import find_damage, find_strays
 from mlx_hf_bridge.conversion.usage import Use, converted_folder, use
 from mlx_hf_bridge.quantization.recipes import MLXQuantizationConfig, recipe_name
+from mlx_hf_bridge.runtime.atomic_folder import remove_abandoned, reporting_write_errors, write_atomically
 from mlx_hf_bridge.runtime.environment import CACHE_VARIABLE
 from mlx_hf_bridge.tracing.serial import GRAPH_FORMAT
 from mlx_hf_bridge.version import installed_version

@@ -16,11 +16,11 @@ from mlx_hf_bridge.checkpoints.paths import copy_folder
 from mlx_hf_bridge.checkpoints.repo_files import write_json
 from mlx_hf_bridge.checkpoints.safetensors_file import SINGLE_FILE
 from mlx_hf_bridge.checkpoints.sources import HubOptions, locate
-from mlx_hf_bridge.conversion.atomic_folder import write_atomically
 from mlx_hf_bridge.conversion.output_folder import is_occupied
 from mlx_hf_bridge.errors import QuantizationError, RepositoryError
 from mlx_hf_bridge.models import family_for
 from mlx_hf_bridge.quantization.policy import TOKEN_EMBEDDING
+from mlx_hf_bridge.runtime.atomic_folder import write_atomically
 from mlx_hf_bridge.runtime.boundary import guarded
 from mlx_hf_bridge.runtime.executor import run
 from mlx_hf_bridge.weights.name_mapping import NameMapping

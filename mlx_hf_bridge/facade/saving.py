@@ -7,10 +7,10 @@ from typing import Any
 from mlx_hf_bridge.checkpoints.checkpoint import CONFIG_FILE
 from mlx_hf_bridge.checkpoints.paths import copy_file
 from mlx_hf_bridge.checkpoints.repo_files import PACKING_KEYS, write_json
-from mlx_hf_bridge.conversion.atomic_folder import filling
 from mlx_hf_bridge.errors import RepositoryError
 from mlx_hf_bridge.facade.fallback import BRIDGE
 from mlx_hf_bridge.loading.stored import check_still_there
+from mlx_hf_bridge.runtime.atomic_folder import filling
 
 # Options of transformers' save_pretrained, with the values that change nothing here.
 _NO_EFFECT = {"safe_serialization": (True, None), "is_main_process": (True,), "push_to_hub": (False,)}

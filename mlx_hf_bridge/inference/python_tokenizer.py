@@ -3,9 +3,11 @@
 Their ids are those of transformers, whose code runs; they are slower, and know no places of tokens in a text.
 """
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 
@@ -190,8 +192,12 @@ class PythonBackend:
         return int(self.python.num_special_tokens_to_add(is_pair))
 
     def save(self, path: str) -> None:
-        """Do nothing: the vocabulary's own files are copied with the model, which some classes write incompletely.
+        """Copy the vocabulary's own files; some classes write them incompletely.
 
         Args:
-            path: The path of a tokenizer.json.
+            path: The path of a tokenizer.json, next to which they are copied.
         """
+        source, target = Path(self.python.name_or_path), Path(path).parent
+        for name in self.python.vocab_files_names.values():
+            if (source / name).is_file() and source.resolve() != target.resolve():
+                shutil.copyfile(source / name, target / name)

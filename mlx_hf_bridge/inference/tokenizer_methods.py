@@ -1,11 +1,13 @@
 """The methods of transformers' tokenizers that programs call on a model's tokenizer: a call, decode, the vocabulary."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mlx_hf_bridge.errors import ArgumentTypeError, InputError
+from mlx_hf_bridge.runtime.atomic_folder import replacing_files
 from mlx_hf_bridge.runtime.boundary import PublicAPI
 
 _SPECIAL = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
@@ -132,6 +134,24 @@ class TokenizerMethods(PublicAPI):
             The texts.
         """
         return [self.decode(ids, skip_special_tokens) for ids in sequences]
+
+    def save_pretrained(self, save_directory: str | Path) -> tuple[str, ...]:
+        """Write the tokenizer's files into a folder, all of them or none.
+
+        Args:
+            save_directory: The folder; created if needed.
+
+        Returns:
+            The paths of the files.
+
+        Raises:
+            RepositoryError: If the folder cannot be written.
+        """
+        save: Any = self.save
+        with replacing_files(Path(save_directory)) as new:
+            save(new)
+            names = sorted(path.relative_to(new) for path in new.rglob("*") if path.is_file())
+        return tuple(str(Path(save_directory) / name) for name in names)
 
     @property
     def vocab_size(self) -> int:

@@ -12,6 +12,7 @@ from mlx_hf_bridge.errors import ArgumentTypeError, InputError
 from mlx_hf_bridge.inference.tokenizer import NO_LIMIT, TOKEN_TYPE_IDS, WITHOUT_TOKEN_TYPES, describe_bad_text
 from mlx_hf_bridge.loading.load import LoadedModel
 from mlx_hf_bridge.pipelines.host_array import as_host_array
+from mlx_hf_bridge.runtime.atomic_folder import replacing_files
 
 # A call of a fast tokenizer first sets its truncation, which would affect calls in other threads.
 tokenizer_lock = threading.RLock()
@@ -116,6 +117,24 @@ class HostTokenizer:
             # In place, since BatchEncoding also carries the encodings with their offsets.
             encoding.data = {name: as_host_array(array) for name, array in encoding.data.items()}
         return encoding
+
+    def save_pretrained(self, save_directory: str | Path, **options: Any) -> tuple[str, ...]:
+        """Write the tokenizer's files into a folder, all of them or none.
+
+        Args:
+            save_directory: The folder; created if needed.
+            options: What the wrapped tokenizer takes by name.
+
+        Returns:
+            The paths of the files.
+
+        Raises:
+            RepositoryError: If the folder cannot be written.
+        """
+        target = Path(save_directory)
+        with replacing_files(target) as new:
+            written = vars(self)["tokenizer"].save_pretrained(str(new), **options)
+        return tuple(str(target / Path(path).relative_to(new)) for path in written or ())
 
     @property
     def marked(self) -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 from mlx_hf_bridge.architecture.config import EncoderConfig
 from mlx_hf_bridge.checkpoints.checkpoint import CONFIG_FILE
 from mlx_hf_bridge.errors import InputError
+from mlx_hf_bridge.runtime.atomic_folder import replacing_files
 from mlx_hf_bridge.runtime.boundary import PublicAPI
 
 # Defaults of transformers' config objects, for keys that config.json omits.
@@ -158,21 +159,28 @@ class ModelConfig(PublicAPI):
         return json.dumps(self.to_dict(), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
     def to_json_file(self, json_file_path: str | Path, use_diff: bool = True) -> None:
-        """Write config.json.
+        """Write config.json; an existing file is replaced completely or not at all.
 
         Args:
             json_file_path: The file to write.
             use_diff: Not used.
+
+        Raises:
+            RepositoryError: If it cannot be written.
         """
-        Path(json_file_path).write_text(self.to_json_string(), encoding="utf-8")
+        path = Path(json_file_path).expanduser().absolute()
+        with replacing_files(path.parent) as new:
+            (new / path.name).write_text(self.to_json_string(), encoding="utf-8")
 
     def save_pretrained(self, save_directory: str | Path) -> None:
         """Write config.json into a folder, which is created if needed.
 
         Args:
             save_directory: The folder.
+
+        Raises:
+            RepositoryError: If it cannot be written.
         """
-        Path(save_directory).mkdir(parents=True, exist_ok=True)
         self.to_json_file(Path(save_directory) / CONFIG_FILE)
 
     def __eq__(self, other: object) -> bool:

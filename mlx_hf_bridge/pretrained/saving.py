@@ -14,9 +14,9 @@ from mlx_hf_bridge.checkpoints.metadata import read_metadata
 from mlx_hf_bridge.checkpoints.paths import copy_folder
 from mlx_hf_bridge.checkpoints.repo_files import write_json
 from mlx_hf_bridge.checkpoints.safetensors_file import INDEX_FILE, SINGLE_FILE, dtype_name, shards
-from mlx_hf_bridge.conversion.atomic_folder import SCRATCH, filling, replacing_files
 from mlx_hf_bridge.conversion.integrity import write_metadata
 from mlx_hf_bridge.errors import ArgumentTypeError, InputError, RepositoryError
+from mlx_hf_bridge.runtime.atomic_folder import SCRATCH, filling, replacing_files
 from mlx_hf_bridge.weights.name_mapping import KEEP_FILE_DTYPE
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B", re.IGNORECASE)

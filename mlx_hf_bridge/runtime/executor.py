@@ -13,7 +13,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import copy_context
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import partial
@@ -47,6 +47,9 @@ class _Job:
 # A process that ends waits this many seconds for what a daemon thread computes, first undisturbed. MLX aborts a process
 # (exit code 134) whose threads still compute while it is torn down.
 _SECONDS_UNDISTURBED, _SECONDS_AT_EXIT = 2.0, 60.0
+
+# Tensors of one evaluation that may each fail.
+_MOST_PENDING_ERRORS = 100_000
 
 # How long a thread of a forked child may hold a lock that another one waits for.
 _SECONDS_IN_CHILD = 5.0
@@ -127,12 +130,29 @@ def hold(lock: Any) -> Iterator[None]:
 
 def _evaluate(work: Callable[[], T]) -> T:
     with _lock:
-        result = work()
-        # Evaluated inside the lock and in this thread; what leaves is data.
-        mx.eval(*arrays_in(result))
+        try:
+            result = work()
+            # Evaluated inside the lock and in this thread; what leaves is data.
+            mx.eval(*arrays_in(result))
+        except RuntimeError:
+            _drop_pending_errors()
+            raise
         if mx.get_cache_memory() > KEPT_BYTES:
             mx.clear_cache()
         return result
+
+
+def _drop_pending_errors() -> None:
+    """Wait for what else MLX has begun, and drop its errors.
+
+    Where several reads of a file fail, MLX raises one error, and the next in a later evaluation: that of another model.
+    """
+    for _ in range(_MOST_PENDING_ERRORS):
+        with suppress(RuntimeError):
+            # Files are read on the CPU, whatever the device is.
+            mx.synchronize(mx.default_stream(mx.cpu))
+            synchronize()
+            break
 
 
 def arrays_in(result: Any) -> Iterator[mx.array]:

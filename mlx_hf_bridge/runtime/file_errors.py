@@ -4,9 +4,26 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from mlx_hf_bridge.errors import BridgeError, ConfigError, InputError
+from mlx_hf_bridge.errors import BridgeError, ConfigError, InputError, RepositoryError
 
 _ERRORS = (TypeError, AttributeError, KeyError, ValueError, IndexError, ArithmeticError, AssertionError, RecursionError)
+
+
+def check_encodable(folder: Path) -> None:
+    """Check that MLX can open files in a folder, whose path it takes as UTF-8.
+
+    Args:
+        folder: A folder; it need not exist.
+
+    Raises:
+        RepositoryError: If its path has bytes that are not UTF-8.
+    """
+    try:
+        str(folder).encode()
+    except UnicodeEncodeError as error:
+        raise RepositoryError(
+            f"the path {str(folder)!a:.300} is not valid UTF-8, and MLX opens no file there. Rename the folder."
+        ) from error
 
 
 @contextmanager

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from mlx_hf_bridge.checkpoints.checkpoint import VERIFICATION_FILE
 from mlx_hf_bridge.checkpoints.repo_files import write_json
-from mlx_hf_bridge.conversion.atomic_folder import replacing_files
 from mlx_hf_bridge.errors import RepositoryError
+from mlx_hf_bridge.runtime.atomic_folder import replacing_files
 from mlx_hf_bridge.verification.figures import label, number
 from mlx_hf_bridge.verification.report import Report
 

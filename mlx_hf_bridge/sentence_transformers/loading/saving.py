@@ -9,10 +9,10 @@ from mlx_hf_bridge.checkpoints.card import CARD_FILE
 from mlx_hf_bridge.checkpoints.checkpoint import MODULES_FILE
 from mlx_hf_bridge.checkpoints.paths import copy_file, is_inside
 from mlx_hf_bridge.checkpoints.repo_files import write_json
-from mlx_hf_bridge.conversion.atomic_folder import filling
 from mlx_hf_bridge.errors import RepositoryError
 from mlx_hf_bridge.pretrained import hub
 from mlx_hf_bridge.pretrained.hub import build_model_card
+from mlx_hf_bridge.runtime.atomic_folder import filling
 from mlx_hf_bridge.sentence_transformers.loading.settings import MODEL_FILE
 from mlx_hf_bridge.sentence_transformers.modules.base import Module
 from mlx_hf_bridge.sentence_transformers.modules.router import Router

@@ -11,8 +11,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from mlx_hf_bridge.checkpoints.paths import check_encodable
 from mlx_hf_bridge.errors import BridgeError, RepositoryError
+from mlx_hf_bridge.runtime.file_errors import check_encodable
 
 # The end of the names of folders that are being written, the lock in them, and the name in them of what the new folder
 # replaces.
@@ -65,25 +65,15 @@ def filling(target: Path, is_obsolete: Callable[[str], bool] = lambda name: Fals
     Raises:
         RepositoryError: If it cannot be written.
     """
-    is_new = not target.exists()
-    with reporting_write_errors(target):
-        check_encodable(target)
-        target.mkdir(parents=True, exist_ok=True)
+    with _filled(target) as new:
+        yield new
+        written = {path.name for path in new.iterdir()}
         try:
-            with _scratch_folder(target, target.name) as new:
-                yield new
-                written = {path.name for path in new.iterdir()}
-                try:
-                    _move_into(target, new, lambda name: is_obsolete(name) and name not in written)
-                except KeyboardInterrupt:
-                    # Every step can be repeated, and there are only milliseconds left to work.
-                    _move_into(target, new, lambda name: is_obsolete(name) and name not in written)
-                    raise
-        finally:
-            if is_new:
-                # Which does nothing if there is something in it.
-                with suppress(OSError):
-                    target.rmdir()
+            _move_into(target, new, lambda name: is_obsolete(name) and name not in written)
+        except KeyboardInterrupt:
+            # Every step can be repeated, and there are only milliseconds left to work.
+            _move_into(target, new, lambda name: is_obsolete(name) and name not in written)
+            raise
 
 
 @contextmanager
@@ -91,7 +81,7 @@ def replacing_files(target: Path) -> Iterator[Path]:
     """Replace files of a model's folder, each by one rename; the folder is a model at every moment.
 
     Args:
-        target: The folder; its other files stay as they are.
+        target: The folder; created if needed, and removed again if nothing comes of it. Other files in it stay.
 
     Yields:
         An empty folder, whose files replace those of the same name, in the order of their names.
@@ -99,10 +89,30 @@ def replacing_files(target: Path) -> Iterator[Path]:
     Raises:
         RepositoryError: If it cannot be written.
     """
-    with reporting_write_errors(target), _scratch_folder(target, target.name) as new:
+    with _filled(target) as new:
         yield new
-        for path in sorted(new.iterdir()):
-            os.replace(path, target / path.name)
+        for path in sorted(path.relative_to(new) for path in new.rglob("*") if not path.is_dir()):
+            (target / path).parent.mkdir(exist_ok=True)
+            os.replace(new / path, target / path)
+
+
+@contextmanager
+def _filled(target: Path) -> Iterator[Path]:
+    """Yield a scratch folder in a folder that is created if needed, and removed again if it stays empty."""
+    is_new = not target.exists()
+    # "." and ".." are no names for a folder in the scratch folder.
+    target = target.resolve() if target.name in ("", "..") else target
+    with reporting_write_errors(target):
+        check_encodable(target)
+        target.mkdir(parents=True, exist_ok=True)
+        try:
+            with _scratch_folder(target, target.name) as new:
+                yield new
+        finally:
+            if is_new:
+                # Which does nothing if there is something in it.
+                with suppress(OSError):
+                    target.rmdir()
 
 
 def _move_into(target: Path, new: Path, is_obsolete: Callable[[str], bool]) -> None:

@@ -181,6 +181,19 @@ class ShuttingDownError(ServingError):
     """Raised when a server that is shutting down is given a new request."""
 
 
+class ModelLoadError(ServingError):
+    """Raised when a request needs a model that cannot be loaded; the cause is the error of loading it.
+
+    Args:
+        *args: The message, for whoever runs the server.
+        model: The name of the model, for clients.
+    """
+
+    def __init__(self, *args: object, model: str = "") -> None:
+        super().__init__(*args)
+        self.model = model
+
+
 class UnservedModelError(ServingError, KeyError):
     """Raised when a request names a model that a server does not have, or has for other tasks."""
 
@@ -205,6 +218,7 @@ __all__ = [
     "InputError",
     "MaskError",
     "MissingConfigError",
+    "ModelLoadError",
     "NonFiniteError",
     "OverlongTextError",
     "QuantizationError",

@@ -39,11 +39,11 @@ def make_classifiers(folder: Path) -> dict[str, str]:
     return {name: str(folder / name) for name in ("reranker", "nli", "tagger")}
 
 
-def with_engine(models: Any, work: Any, **limits: Any) -> Any:
+def with_engine(models: Any, work: Any, *, task: Any = None, **limits: Any) -> Any:
     """Run `await work(engine)` with a new engine, and close it."""
 
     async def main() -> Any:
-        async with AsyncEngine(models, limits=Limits(**limits)) as engine:
+        async with AsyncEngine(models, task=task, limits=Limits(**limits)) as engine:
             return await work(engine)
 
     return asyncio.run(main())
@@ -52,8 +52,8 @@ def with_engine(models: Any, work: Any, **limits: Any) -> Any:
 class Server:
     """An app in this process, and a client of it: each call starts an engine, sends requests, and closes it."""
 
-    def __init__(self, models: Any, settings: Settings | None = None, **limits: Any) -> None:
-        self.models, self.settings, self.limits = models, settings, limits
+    def __init__(self, models: Any, settings: Settings | None = None, **options: Any) -> None:
+        self.models, self.settings, self.options = models, settings, options
 
     def talk(self, work: Any) -> Any:
         """Run `await work(client)`."""
@@ -65,7 +65,7 @@ class Server:
             async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
                 return await work(client)
 
-        return with_engine(self.models, main, **self.limits)
+        return with_engine(self.models, main, **self.options)
 
     def send(self, *requests: tuple[str, Any], headers: dict[str, str] | None = None) -> list[httpx.Response]:
         """Send POST requests (path, JSON) at once, and return the responses in their order; GET for None."""

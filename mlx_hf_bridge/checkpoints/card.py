@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,24 +19,37 @@ _MOST_CHARACTERS, _MOST_KEPT = 2**24, 2**14
 
 def read_card_metadata(folder: Path) -> dict[str, Any]:
     """Return the card's metadata that a conversion keeps; {} without a card, or if it is not valid YAML."""
+    return keep_card_metadata(read_card_entries(folder, _KEPT_KEYS))
+
+
+def read_card_entries(folder: Path, keys: Collection[str]) -> dict[str, Any]:
+    """Read entries of a model card's metadata.
+
+    Args:
+        folder: The folder of the checkpoint.
+        keys: The entries to read.
+
+    Returns:
+        The entries that the card has; {} without a card, or if it is not valid YAML.
+    """
     path = folder / CARD_FILE
     try:
-        found = yaml.safe_load(_kept_lines(path)) if path.is_file() else None
+        found = yaml.safe_load(_lines_of(path, keys)) if path.is_file() else None
     except Exception as error:  # PyYAML's errors share no base with ValueError
         # A card is no reason to fail: the model loads without it.
         logger.warning("the metadata of %s cannot be read (%s) and is omitted", path, error)
         return {}
-    return keep_card_metadata(found if isinstance(found, dict) else {})
+    return found if isinstance(found, dict) else {}
 
 
-def _kept_lines(path: Path) -> str:
-    """Return the lines of the card's metadata about what is kept: tables of results are long, and YAML is slow."""
+def _lines_of(path: Path, keys: Collection[str]) -> str:
+    """Return the lines of a card's metadata about some keys: tables of results are long, and YAML is slow."""
     with path.open(encoding="utf-8-sig") as card:
         text = card.read(_MOST_CHARACTERS)
     found = _METADATA.match(text)
     # An entry goes on until the next line that starts with a key.
     entries = re.split(r"^(?=\w)", found[1] if found else "", flags=re.MULTILINE)
-    return "".join(entry for entry in entries if entry.partition(":")[0] in _KEPT_KEYS)[:_MOST_KEPT]
+    return "".join(entry for entry in entries if entry.partition(":")[0] in keys)[:_MOST_KEPT]
 
 
 def keep_card_metadata(found: Mapping[str, Any]) -> dict[str, Any]:

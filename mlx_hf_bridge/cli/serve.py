@@ -3,6 +3,7 @@
 import argparse
 import logging
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -29,6 +30,7 @@ def run(args: argparse.Namespace) -> int:
 
     engine = AsyncEngine(
         dict_of(args.models),
+        task=tasks_of(args.task),
         quantization_config=args.quantization,
         limits=_limits(args),
         max_models=args.max_models,
@@ -55,6 +57,17 @@ def dict_of(models: list[str]) -> dict[str, str] | list[str]:
     if len(named) < len(pairs):
         raise InputError(f"two of the models {', '.join(models)} have one name. Give them as ALIAS=MODEL.")
     return named
+
+
+def tasks_of(given: Sequence[str]) -> str | dict[str, str] | None:
+    """Return tasks given as TASK, for all models, or as NAME=TASK."""
+    if not given:
+        return None
+    if len(given) == 1 and "=" not in given[0]:
+        return given[0]
+    if wrong := [one for one in given if "=" not in one]:
+        raise InputError(f"got --task {wrong[0]!r:.80} among several, expected NAME=TASK, such as splade=sparse.")
+    return {name: task for name, _, task in (one.rpartition("=") for one in given)}
 
 
 def _split(given: str) -> tuple[str, str]:

@@ -16,7 +16,8 @@ from mlx_hf_bridge.architecture.gliner import GLiNERConfig
 from mlx_hf_bridge.checkpoints.gliner import LABELS_FOLDER
 from mlx_hf_bridge.checkpoints.sources import HubOptions
 from mlx_hf_bridge.errors import ArgumentTypeError, InputError, RepositoryError
-from mlx_hf_bridge.gliner.decoding import Decoding, Span, decode
+from mlx_hf_bridge.gliner.decoding import Decoding, decode
+from mlx_hf_bridge.gliner.entities import Entity, entity_of
 from mlx_hf_bridge.gliner.labels import LabelSet, read_labels
 from mlx_hf_bridge.gliner.loading import LoadedGLiNER, load_gliner
 from mlx_hf_bridge.gliner.scoring import embed_labels, score
@@ -28,7 +29,6 @@ from mlx_hf_bridge.runtime.boundary import PublicAPI
 
 logger = logging.getLogger(__name__)
 
-Entity = dict[str, Any]
 # Texts that are computed before their entities are read from the scores, which take much more memory than the texts.
 _TEXTS_AT_ONCE = 256
 # Arguments of gliner's methods that make no difference here, or none unless they are set.
@@ -237,7 +237,7 @@ class MLXGLiNER(PublicAPI):
                 "packing_config, return_vectors and return_label_vectors are not computed here. Leave them out."
             )
         texts = [texts] if isinstance(texts, str) else list(texts)
-        options = Decoding(_threshold(threshold), bool(flat_ner), bool(multi_label), bool(return_class_probs))
+        options = Decoding(check_threshold(threshold), bool(flat_ner), bool(multi_label), bool(return_class_probs))
         sets = read_labels(labels, len(texts))
         if input_spans is not None and len(input_spans) != len(texts):
             raise InputError(f"input_spans has {len(input_spans)} lists for {len(texts)} texts, expected one for each.")
@@ -252,7 +252,7 @@ class MLXGLiNER(PublicAPI):
             for i, split, logits in zip(part, words, found, strict=True):
                 allowed = None if input_spans is None else _allowed_spans(input_spans[i], split)
                 spans = decode(logits, self.config.is_token_level, sets[i].names, options, allowed)
-                results[i] = [_entity(texts[i], split, sets[i], span) for span in spans]
+                results[i] = [entity_of(texts[i], split, sets[i], span) for span in spans]
         return results
 
     def batch_predict_entities(
@@ -403,7 +403,8 @@ def _check_arguments(kwargs: Mapping[str, Any]) -> None:
             )
 
 
-def _threshold(given: Any) -> float:
+def check_threshold(given: Any) -> float:
+    """Return a threshold that is a number from 0 to 1; InputError is raised for any other."""
     if isinstance(given, (bool, str)) or not isinstance(given, (int, float, np.number)) or not 0 <= given <= 1:
         raise InputError(f"threshold={given!r:.80}, expected a number from 0 to 1.")
     return float(given)
@@ -415,15 +416,3 @@ def _allowed_spans(spans: Sequence[Mapping[str, int]], words: Words) -> set[tupl
     last = {end: index for index, end in enumerate(words.ends)}
     found = {(first.get(span["start"]), last.get(span["end"])) for span in spans}
     return {(start, end) for start, end in found if start is not None and end is not None and start <= end}
-
-
-def _entity(text: str, words: Words, labels: LabelSet, span: Span) -> Entity:
-    start, end = words.starts[span.start], words.ends[span.end]
-    found = {
-        "start": start,
-        "end": end,
-        "text": text[start:end],
-        "label": labels.names[span.label],
-        "score": span.score,
-    }
-    return found if span.class_probs is None else {**found, "class_probs": span.class_probs}

@@ -10,6 +10,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
+from mlx_hf_bridge.architecture.gliner import GLiNERConfig
 from mlx_hf_bridge.errors import TokenRangeError
 from mlx_hf_bridge.gliner.loading import LoadedGLiNER
 from mlx_hf_bridge.gliner.words import WordTokens
@@ -78,25 +79,52 @@ def score(
         Logits of each text at its words and labels: (W, K, C), or (W, C, 3) for a model that scores words. There are
         fewer labels where truncation has removed some.
     """
-    loaded, tokenizer = model.text.loaded, model.text.tokenizer
-    _check_lengths(tokens, loaded.config.max_length, "a text with its labels")
-    table = np.zeros((0, 0), np.float32)
+    table = None
     if embeddings is not None:
         rows = {prompt: row for row, prompt in enumerate(embeddings)}
         table = np.stack(list(embeddings.values()))
-        tokens = [
-            replace(one, labels=np.array([rows[prompt] for prompt in own], np.int32))
-            for one, own in zip(tokens, prompts, strict=True)
-        ]
+        tokens = [with_labels(one, [rows[prompt] for prompt in own]) for one, own in zip(tokens, prompts, strict=True)]
+    check_text_lengths(model, tokens)
+    found = run_batches(tokens, score_pipeline(model, table), batch_size, show_progress)
+    return [without_padding(logits, one, model.config) for logits, one in zip(found, tokens, strict=True)]
+
+
+def with_labels(tokens: WordTokens, rows: Sequence[int]) -> WordTokens:
+    """Return the tokens of a text with the rows of its labels in the table of their embeddings."""
+    return replace(tokens, labels=np.array(rows, np.int32))
+
+
+def check_text_lengths(model: LoadedGLiNER, tokens: Sequence[Tokens]) -> None:
+    """Check that texts with their labels have no more tokens than the model has positions.
+
+    Args:
+        model: The model.
+        tokens: The tokens of each text.
+
+    Raises:
+        TokenRangeError: If one has more.
+    """
+    _check_lengths(tokens, model.text.loaded.config.max_length, "a text with its labels")
+
+
+def score_pipeline(model: LoadedGLiNER, table: np.ndarray | None = None) -> BatchPipeline:
+    """Return what is computed of a batch of texts: logits, padded to the most words and labels of the batch.
+
+    Args:
+        model: The model.
+        table: The embeddings of labels, (C, D); None for a model that reads labels before the text.
+
+    Returns:
+        The steps.
+    """
+    loaded, tokenizer = model.text.loaded, model.text.tokenizer
 
     def prepare(batch: list[Tokens]) -> TokenBatch:
         padded = pad_tokens(loaded.config, batch, tokenizer.pad_token_id)
         own = [one for one in batch if isinstance(one, WordTokens)]
-        return replace(padded, extra_inputs=_extra_inputs(own, None if embeddings is None else table))
+        return replace(padded, extra_inputs=_extra_inputs(own, table))
 
-    pipeline = BatchPipeline(prepare, _logits(model), independent_length=loaded.independent_length)
-    found = run_batches(tokens, pipeline, batch_size, show_progress)
-    return [_cut(logits, one, model.config.is_token_level) for logits, one in zip(found, tokens, strict=True)]
+    return BatchPipeline(prepare, _logits(model), independent_length=loaded.independent_length)
 
 
 def _logits(model: LoadedGLiNER) -> Callable[[TokenBatch], mx.array]:
@@ -125,11 +153,20 @@ def _padded(arrays: Sequence[np.ndarray], value: int) -> np.ndarray:
     return result
 
 
-def _cut(logits: np.ndarray, tokens: WordTokens, is_token_level: bool) -> np.ndarray:
-    """Return a text's own part of padded logits."""
+def without_padding(logits: np.ndarray, tokens: WordTokens, config: GLiNERConfig) -> np.ndarray:
+    """Return a text's own part of padded logits.
+
+    Args:
+        logits: The row of a text in what `score_pipeline` computes.
+        tokens: The tokens of the text.
+        config: The model's config.
+
+    Returns:
+        (W, K, C), or (W, C, 3) for a model that scores words.
+    """
     labels = max(len(tokens.label_tokens), len(tokens.labels))
     words = logits[: len(tokens.word_tokens)]
-    return words[:, :labels] if is_token_level else words[:, :, :labels]
+    return words[:, :labels] if config.is_token_level else words[:, :, :labels]
 
 
 def _check_lengths(tokens: Sequence[Tokens], limit: int, what: str) -> None:

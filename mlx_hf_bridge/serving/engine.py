@@ -10,26 +10,22 @@ from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, Self
 
-import numpy as np
-
-from mlx_hf_bridge.errors import ArgumentTypeError, InputError, QueueFullError, RequestTimeoutError, ShuttingDownError
-from mlx_hf_bridge.runtime.boundary import PublicAPI
+from mlx_hf_bridge.errors import ArgumentTypeError, QueueFullError, RequestTimeoutError, ShuttingDownError
 from mlx_hf_bridge.sentence_transformers.encoding.inputs import check_optional_count
+from mlx_hf_bridge.serving.calls import Calls
 from mlx_hf_bridge.serving.computing import Computer
 from mlx_hf_bridge.serving.limits import Limits
 from mlx_hf_bridge.serving.observers import Observer
 from mlx_hf_bridge.serving.queue import Request
-from mlx_hf_bridge.serving.registry import ModelLike, ModelRegistry, ServedModel
-from mlx_hf_bridge.serving.tasks.base import ERROR, Answer, Prepared, Task
-from mlx_hf_bridge.serving.tasks.classification import ClassifyTexts, ClassifyZeroShot, FindEntities
-from mlx_hf_bridge.serving.tasks.embedding import EmbedSparse, EmbedTexts, EmbedTokens
-from mlx_hf_bridge.serving.tasks.scoring import ScorePairs
+from mlx_hf_bridge.serving.registry import ModelRegistry, ServedModel
+from mlx_hf_bridge.serving.specs import ModelLike
+from mlx_hf_bridge.serving.tasks.base import Answer, Prepared, Task
 
 # Threads that tokenize; the tokenizers library releases the interpreter meanwhile.
 _TOKENIZATION_WORKERS = 2
 
 
-class AsyncEngine(PublicAPI):
+class AsyncEngine(Calls):
     """Models for asyncio programs: requests of all callers share batches, and one thread computes.
 
     Its methods may be awaited from any number of tasks, and of event loops in several threads. A task that is cancelled
@@ -37,7 +33,10 @@ class AsyncEngine(PublicAPI):
 
     Args:
         models: Models by name: each a Hub id, a folder, or a loaded model of MLXSentenceTransformer, MLXCrossEncoder,
-            MLXSparseEncoder, MLXMultiVectorEncoder or a pipeline. A single one, or a list, is named after its id.
+            MLXSparseEncoder, MLXMultiVectorEncoder, MLXGLiNER or a pipeline. A single one, or a list, is named after
+            its id.
+        task: What models given by name are for: "embed", "sparse", "multi-vector", "rerank", "classify", "ner" or
+            "zero-shot-ner"; a dict has the tasks of some of them by name. Default: None, what their files say.
         quantization_config: How weights of models given by name are quantized, such as "q8". Default: None, not at all.
         limits: What is accepted. Default: Limits().
         max_models: How many models given by name are in memory at a time; the one that was not used for longest makes
@@ -59,6 +58,7 @@ class AsyncEngine(PublicAPI):
         self,
         models: ModelLike | Sequence[ModelLike] | Mapping[str, ModelLike],
         *,
+        task: str | Mapping[str, str] | None = None,
         quantization_config: Any = None,
         limits: Limits | None = None,
         max_models: int | None = None,
@@ -74,6 +74,7 @@ class AsyncEngine(PublicAPI):
             quantization_config,
             check_optional_count("max_models", max_models),
             check_optional_count("max_model_bytes", max_model_bytes),
+            task,
         )
         self._computer = Computer(self.limits, lambda *turn: self.observer.turn(*turn))
         self._tokenizing = ThreadPoolExecutor(_TOKENIZATION_WORKERS, thread_name_prefix="mlx-hf-bridge-tokenizing")
@@ -117,7 +118,7 @@ class AsyncEngine(PublicAPI):
 
         Raises:
             UnservedModelError: If there is no such model.
-            BridgeError: Whatever loading it raises.
+            ModelLoadError: If it cannot be loaded.
         """
         if (found := self.models.find(model, kinds)) is not None:
             return found
@@ -137,6 +138,7 @@ class AsyncEngine(PublicAPI):
             QueueFullError: If too many requests wait.
             RequestTimeoutError: If it takes longer than `limits.request_seconds`.
             UnservedModelError: If there is no such model, or it cannot do this.
+            ModelLoadError: If the model cannot be loaded.
             ShuttingDownError: If the engine is closed.
             BridgeError: What the model raises for these texts.
         """
@@ -216,188 +218,6 @@ class AsyncEngine(PublicAPI):
             # Does nothing if it is answered.
             self._computer.cancel(request)
 
-    async def encode(
-        self,
-        texts: str | Sequence[str],
-        model: str | None = None,
-        *,
-        prompt_name: str | None = None,
-        prompt: str | None = None,
-        task: str | None = None,
-        truncate_dim: int | None = None,
-        normalize_embeddings: bool = False,
-        overlong: str = ERROR,
-    ) -> np.ndarray:
-        """Return the embeddings of texts, as MLXSentenceTransformer.encode does.
-
-        Args:
-            texts: A text, or several.
-            model: The name of an embedding model. Default: None, the first one.
-            prompt_name: The name of the prompt to put before every text. Default: None, the model's default.
-            prompt: A text to put before every text. Default: None.
-            task: "query" or "document", with their prompts. Default: None.
-            truncate_dim: How many dimensions are kept. Default: None, the model's own number.
-            normalize_embeddings: Scale embeddings to length 1. Default: False.
-            overlong: What happens to texts of more tokens than the model takes: "truncate" or "error". Default:
-                "error".
-
-        Returns:
-            float32 (N, V), or (V,) for a single text.
-
-        Raises:
-            BridgeError: As `run`.
-        """
-        given = as_list(texts)
-        if not given:
-            return np.array([])
-        options: dict[str, Any] = {"prompt_name": prompt_name, "prompt": prompt, "task": task, "overlong": overlong}
-        request = EmbedTexts(texts=given, truncate_dim=truncate_dim, normalize=normalize_embeddings, **options)
-        rows: np.ndarray = (await self.run(request, model)).result
-        return rows[0] if isinstance(texts, str) else rows
-
-    async def encode_tokens(self, texts: Sequence[str], model: str | None = None, **options: Any) -> list[np.ndarray]:
-        """Return an embedding for each token of texts, as MLXMultiVectorEncoder.encode does.
-
-        Args:
-            texts: The texts.
-            model: The name of a multi-vector or embedding model. Default: None, the first one.
-            options: prompt_name, prompt, task and overlong, as of `encode`.
-
-        Returns:
-            Arrays (tokens, D) float32.
-
-        Raises:
-            BridgeError: As `run`.
-        """
-        found: list[np.ndarray] = (await self.run(EmbedTokens(texts=as_list(texts), **options), model)).result
-        return found
-
-    async def encode_sparse(
-        self, texts: Sequence[str], model: str | None = None, **options: Any
-    ) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Return the sparse embeddings of texts, as MLXSparseEncoder.encode does.
-
-        Args:
-            texts: The texts.
-            model: The name of a sparse model. Default: None, the first one.
-            options: prompt_name, prompt, task and overlong, as of `encode`.
-
-        Returns:
-            For each text its nonzero dimensions and their values.
-
-        Raises:
-            BridgeError: As `run`.
-        """
-        found: list[tuple[np.ndarray, np.ndarray]] = (
-            await self.run(EmbedSparse(texts=as_list(texts), **options), model)
-        ).result
-        return found
-
-    async def predict(
-        self, pairs: Sequence[tuple[str, str]], model: str | None = None, *, overlong: str = ERROR
-    ) -> np.ndarray:
-        """Return the scores of pairs of texts, as MLXCrossEncoder.predict does.
-
-        Args:
-            pairs: Pairs of texts.
-            model: The name of a reranker. Default: None, the first one.
-            overlong: What happens to pairs of more tokens than the model takes: "truncate" or "error". Default:
-                "error".
-
-        Returns:
-            float32 (N,).
-
-        Raises:
-            BridgeError: As `run`.
-        """
-        task = ScorePairs(pairs=[tuple(pair) for pair in pairs], overlong=overlong)
-        scores: np.ndarray = (await self.run(task, model)).result
-        return scores
-
-    async def rank(
-        self,
-        query: str,
-        documents: Sequence[str],
-        model: str | None = None,
-        *,
-        top_k: int | None = None,
-        overlong: str = ERROR,
-    ) -> list[dict[str, Any]]:
-        """Return documents in the order of their scores for a query, as MLXCrossEncoder.rank does.
-
-        Args:
-            query: The query.
-            documents: The documents.
-            model: The name of a reranker. Default: None, the first one.
-            top_k: How many are returned. Default: None, all.
-            overlong: As of `predict`. Default: "error".
-
-        Returns:
-            A dict for each document, highest score first: "corpus_id" and "score".
-
-        Raises:
-            BridgeError: As `run`.
-        """
-        scores = await self.predict([(query, document) for document in documents], model, overlong=overlong)
-        order = np.argsort(-scores, kind="stable")[:top_k]
-        return [{"corpus_id": int(index), "score": float(scores[index])} for index in order]
-
-    async def classify(
-        self,
-        texts: Sequence[str],
-        labels: Sequence[str] | None = None,
-        model: str | None = None,
-        *,
-        overlong: str = ERROR,
-        **options: Any,
-    ) -> list[Any]:
-        """Return labels of texts with their scores: the model's own, or (zero-shot) those that are given.
-
-        Args:
-            texts: The texts.
-            labels: Labels to choose from, for a model trained on NLI. Default: None, the model's own.
-            model: The name of a classifier. Default: None, the first one.
-            overlong: What happens to texts of more tokens than the model takes: "truncate" or "error". Default:
-                "error".
-            options: top_k and function_to_apply of the pipeline text-classification, or hypothesis_template and
-                multi_label of zero-shot-classification.
-
-        Returns:
-            For each text a list of {"label", "score"}, best first; with labels {"sequence", "labels", "scores"}.
-
-        Raises:
-            BridgeError: As `run`.
-        """
-        given = as_list(texts)
-        task: Task = ClassifyTexts(texts=given, options=options, overlong=overlong)
-        if labels is not None:
-            task = ClassifyZeroShot(texts=given, labels=list(labels), options=options, overlong=overlong)
-        found: list[Any] = (await self.run(task, model)).result
-        return found
-
-    async def find_entities(
-        self, texts: Sequence[str], model: str | None = None, *, overlong: str = ERROR, **options: Any
-    ) -> list[Any]:
-        """Return the labeled tokens or words of texts, as the pipeline token-classification does.
-
-        Args:
-            texts: The texts.
-            model: The name of a token classifier. Default: None, the first one.
-            overlong: What happens to texts of more tokens than the model takes: "truncate" or "error". Default:
-                "error".
-            options: aggregation_strategy, ignore_labels and stride of the pipeline.
-
-        Returns:
-            For each text a list of dicts, as of the pipeline.
-
-        Raises:
-            BridgeError: As `run`.
-        """
-        found: list[Any] = (
-            await self.run(FindEntities(texts=as_list(texts), options=options, overlong=overlong), model)
-        ).result
-        return found
-
     def refuse(self) -> None:
         """Take no new requests; those that were accepted are still answered."""
         self._closed = True
@@ -410,12 +230,3 @@ class AsyncEngine(PublicAPI):
         await asyncio.to_thread(self._computer.close)
         self._tokenizing.shutdown()
         self._loading.shutdown()
-
-
-def as_list(texts: str | Sequence[str]) -> list[str]:
-    """Return one text, or several, as a list."""
-    if isinstance(texts, str):
-        return [texts]
-    if not isinstance(texts, (list, tuple)):
-        raise InputError(f"got a {type(texts).__name__}, expected a text or a list of texts.")
-    return list(texts)

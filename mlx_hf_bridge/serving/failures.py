@@ -1,5 +1,6 @@
 """Errors as the protocols write them: OpenAI's, Text Embeddings Inference's and Cohere's."""
 
+import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +9,7 @@ from mlx_hf_bridge.errors import (
     BridgeError,
     EmptyInputError,
     InputError,
+    ModelLoadError,
     NonFiniteError,
     OverlongTextError,
     QueueFullError,
@@ -18,6 +20,8 @@ from mlx_hf_bridge.errors import (
     UnknownNameError,
     UnservedModelError,
 )
+
+logger = logging.getLogger(__name__)
 
 OPENAI, TEI, COHERE = "openai", "tei", "cohere"
 _TEI_PATHS = (
@@ -77,6 +81,10 @@ def failure_of(error: BaseException) -> Failure:
     Returns:
         The failure. An error that is not this package's own is described by its type only.
     """
+    if isinstance(error, ModelLoadError):
+        # Its message may have paths of this machine.
+        logger.error("%s", error)
+        return Failure(503, f"the model {error.model!r} cannot be loaded. The server's log says why.", "load")
     for kinds, status, reason in _KINDS:
         if isinstance(error, kinds):
             after = getattr(error, "retry_after", _SECONDS_TO_RESTART if reason == "unavailable" else None)
@@ -117,10 +125,11 @@ _TEI: dict[str, tuple[str, int | None]] = {
     "overlong": ("Validation", 413),
     "too_large": ("Validation", 413),
     "model": ("Backend", 424),
+    "load": ("Backend", 424),
     "overloaded": ("Overloaded", 429),
     "inference": ("Backend", 424),
     "unavailable": ("Unhealthy", 503),
-    "unauthorized": ("Unauthorized", 401),
+    "timeout": ("Backend", None),
 }
 
 

@@ -1,16 +1,16 @@
-"""The kinds of models, how one is recognized by its files, and which class loads it."""
+"""Which class loads a model of each kind, and what a server keeps of one that is loaded."""
 
-from dataclasses import dataclass
-from pathlib import Path
+import logging
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mlx.utils import tree_flatten
 
-from mlx_hf_bridge.checkpoints.checkpoint import CONFIG_FILE, read_json
 from mlx_hf_bridge.checkpoints.sources import HubOptions
-from mlx_hf_bridge.errors import ArgumentTypeError
+from mlx_hf_bridge.errors import ArgumentTypeError, UnsupportedModelError
+from mlx_hf_bridge.gliner.model import MLXGLiNER
 from mlx_hf_bridge.pipelines import Pipeline, pipeline
-from mlx_hf_bridge.pretrained.model import MLXPreTrainedModel
+from mlx_hf_bridge.pipelines.zero_shot_ner import ZeroShotNERPipeline
 from mlx_hf_bridge.sentence_transformers import (
     MLXCrossEncoder,
     MLXMultiVectorEncoder,
@@ -18,23 +18,21 @@ from mlx_hf_bridge.sentence_transformers import (
     MLXSparseEncoder,
 )
 from mlx_hf_bridge.sentence_transformers.base import MLXBaseModel
-from mlx_hf_bridge.sentence_transformers.loading.settings import read_model_config
+from mlx_hf_bridge.serving.recognition import Recognized, recognize
 from mlx_hf_bridge.serving.tasks.classification import CLASSIFIER, TOKEN_CLASSIFIER, Classifier
 from mlx_hf_bridge.serving.tasks.embedding import EMBEDDING, MULTI_VECTOR, SPARSE
+from mlx_hf_bridge.serving.tasks.entities import ENTITY_FINDER, EntityFinder
 from mlx_hf_bridge.serving.tasks.scoring import RERANKER
 
-KINDS = (EMBEDDING, SPARSE, MULTI_VECTOR, RERANKER, CLASSIFIER, TOKEN_CLASSIFIER)
+logger = logging.getLogger(__name__)
+
 _CLASSES: dict[str, type[MLXBaseModel]] = {
     EMBEDDING: MLXSentenceTransformer,
     SPARSE: MLXSparseEncoder,
     MULTI_VECTOR: MLXMultiVectorEncoder,
     RERANKER: MLXCrossEncoder,
 }
-_TASKS = {CLASSIFIER: "text-classification", TOKEN_CLASSIFIER: "token-classification"}
-# config_sentence_transformers.json's "model_type".
-_SAVED_TYPES = {"SparseEncoder": SPARSE, "MultiVectorEncoder": MULTI_VECTOR}
-# ColBERT's checkpoints name this architecture, or PyLate's model type.
-_COLBERT = ("HF_ColBERT", "ColBERT")
+_PIPELINES = {CLASSIFIER: "text-classification", TOKEN_CLASSIFIER: "token-classification"}
 
 
 @dataclass(frozen=True)
@@ -42,16 +40,18 @@ class Loaded:
     """A model in memory.
 
     Args:
-        kind: One of KINDS.
-        model: The object that computes: of sentence_transformers, or a pipeline.
+        kind: Its kind.
+        model: The object that computes: of sentence_transformers, a pipeline, a Classifier or an EntityFinder.
         name: Its Hub id or folder; "" for one that was put together from modules.
         nbytes: How many bytes its weights have.
+        warnings: What its files leave open.
     """
 
     kind: str
     model: Any
     name: str
     nbytes: int
+    warnings: tuple[str, ...] = ()
 
 
 def load_model(name: str, quantization_config: Any = None, kind: str | None = None) -> Loaded:
@@ -60,25 +60,36 @@ def load_model(name: str, quantization_config: Any = None, kind: str | None = No
     Args:
         name: A Hub id, or a folder.
         quantization_config: How its weights are quantized. Default: None, not at all.
-        kind: One of KINDS. Default: None, the one that its files say.
+        kind: Its kind. Default: None, the one that its files say.
 
     Returns:
         The model.
 
     Raises:
+        UnsupportedModelError: If its files fit several kinds, or it is to rank and has several labels.
         BridgeError: Whatever the class raises that loads it.
     """
-    kind = kind or kind_of(name)
-    if kind in _TASKS:
-        return as_loaded(pipeline(_TASKS[kind], model=name, quantization_config=quantization_config))
-    return as_loaded(_CLASSES[kind](name, quantization_config=quantization_config))
+    found = recognized(name) if kind is None else Recognized(kind)
+    for warning in found.warnings:
+        logger.warning("%s is served as a model of the kind %r: %s", name, found.kind, warning)
+    if found.kind in _PIPELINES:
+        model: Any = pipeline(_PIPELINES[found.kind], model=name, quantization_config=quantization_config)
+    elif found.kind == ENTITY_FINDER:
+        model = MLXGLiNER.from_pretrained(name, quantization_config=quantization_config)
+    else:
+        model = _CLASSES[found.kind](name, quantization_config=quantization_config)
+    if found.kind == RERANKER and model.num_labels != 1:
+        raise UnsupportedModelError(
+            f"{name} has {model.num_labels} labels, and a reranker has 1. Serve it for the task classify."
+        )
+    return replace(as_loaded(model), warnings=found.warnings)
 
 
 def as_loaded(model: Any) -> Loaded:
     """Return a model that is in memory with its kind.
 
     Args:
-        model: An object of sentence_transformers, or a pipeline for classification.
+        model: An object of sentence_transformers, an MLXGLiNER, or a pipeline for classification or entities.
 
     Returns:
         The model.
@@ -88,58 +99,41 @@ def as_loaded(model: Any) -> Loaded:
     """
     for kind, one in _CLASSES.items():
         if isinstance(model, one):
-            return Loaded(kind, model, model._name, _nbytes(model.transformers_model))
-    for kind, task in _TASKS.items():
+            owner = model.transformers_model
+            return Loaded(kind, model, model._name, 0 if owner is None else _nbytes(owner.loaded.model))
+    if isinstance(model, ZeroShotNERPipeline):
+        model = model.gliner
+    if isinstance(model, MLXGLiNER):
+        parts = (model.loaded.text, model.loaded.labels)
+        nbytes = sum(_nbytes(part.loaded.model) for part in parts if part is not None)
+        return Loaded(ENTITY_FINDER, EntityFinder(model), model.name_or_path, nbytes)
+    for kind, task in _PIPELINES.items():
         if isinstance(model, Pipeline) and model.task == task:
             served = Classifier(model) if kind == CLASSIFIER else model
-            return Loaded(kind, served, model.model.name_or_path, _nbytes(model.model))
+            return Loaded(kind, served, model.model.name_or_path, _nbytes(model.model.loaded.model))
     raise ArgumentTypeError(
-        f"got a {type(model).__name__} to serve, expected a Hub id, a folder, a model of sentence_transformers, or a "
-        "pipeline for text-classification or token-classification."
+        f"got a {type(model).__name__} to serve, expected a Hub id, a folder, a model of sentence_transformers, an "
+        "MLXGLiNER, or a pipeline for text-classification or token-classification."
     )
 
 
-def kind_of(name: str) -> str:
-    """Return the kind of a model, by its files.
+def recognized(name: str) -> Recognized:
+    """Return what a model is, by its files, without loading it.
 
     Args:
         name: A Hub id, or a folder.
 
     Returns:
-        One of KINDS.
+        Its kind, with warnings.
 
     Raises:
         RepositoryError: If there is no such model.
+        UnsupportedModelError: If its files fit several kinds.
     """
-    folder = MLXSentenceTransformer._locate(name, HubOptions()).folder
-    saved = read_model_config(folder).get("model_type")
-    if saved in _SAVED_TYPES:
-        return _SAVED_TYPES[saved]
-    config = _read_config(folder)
-    architecture = str((config.get("architectures") or [""])[0])
-    if saved == "CrossEncoder" or architecture.endswith("ForSequenceClassification"):
-        return _classifier_kind(config, saved)
-    if architecture.endswith("ForTokenClassification"):
-        return TOKEN_CLASSIFIER
-    return MULTI_VECTOR if architecture in _COLBERT or (folder / "artifact.metadata").is_file() else EMBEDDING
+    return recognize(MLXSentenceTransformer._locate(name, HubOptions()))
 
 
-def _classifier_kind(config: dict[str, Any], saved: str | None) -> str:
-    """A model with one label scores pairs; one with several classifies."""
-    labels = config.get("id2label")
-    count = len(labels) if isinstance(labels, dict) and labels else config.get("num_labels", 2)
-    own = isinstance(config.get("architectures"), list) and config["architectures"]
-    is_ranker = count == 1 or (saved == "CrossEncoder" and not str(own).count("ForSequenceClassification"))
-    return RERANKER if is_ranker else CLASSIFIER
-
-
-def _read_config(folder: Path) -> dict[str, Any]:
-    path = folder / CONFIG_FILE
-    config = read_json(path) if path.is_file() else {}
-    return config if isinstance(config, dict) else {}
-
-
-def _nbytes(model: MLXPreTrainedModel | None) -> int:
-    """Return the bytes of a model's weights; 0 for one without an encoder, whose tables are small."""
-    arrays: Any = [] if model is None else tree_flatten(model.loaded.model.parameters())
+def _nbytes(model: Any) -> int:
+    """Return the bytes of a model's weights."""
+    arrays: Any = tree_flatten(model.parameters())
     return sum(array.nbytes for _, array in arrays)

@@ -72,11 +72,7 @@ class Limits:
         Raises:
             RequestLimitError: If there are too many.
         """
-        if count > self.max_client_batch_size:
-            raise RequestLimitError(
-                f"the request has {count} texts, and this server takes at most {self.max_client_batch_size} in a "
-                "request. Send them in several requests."
-            )
+        self._check(count, self.max_client_batch_size, "texts", "them")
 
     def check_tokens(self, count: int) -> None:
         """Check the number of tokens of a request.
@@ -87,8 +83,11 @@ class Limits:
         Raises:
             RequestLimitError: If there are too many.
         """
-        if count > self.max_request_tokens:
+        self._check(count, self.max_request_tokens, "tokens", "the texts")
+
+    def _check(self, count: int, most: int, what: str, parts: str) -> None:
+        if count > most:
             raise RequestLimitError(
-                f"the request has {count} tokens, and this server takes at most {self.max_request_tokens} in a "
-                "request. Send the texts in several requests."
+                f"the request has {count} {what}, and this server takes at most {most} in a request. Send {parts} in "
+                "several requests."
             )

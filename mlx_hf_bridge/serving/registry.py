@@ -4,45 +4,17 @@ import gc
 import itertools
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from os import PathLike
-from pathlib import Path
 from typing import Any
 
-from mlx_hf_bridge.errors import ArgumentTypeError, InputError, UnservedModelError
+from mlx_hf_bridge.errors import ModelLoadError, UnservedModelError
 from mlx_hf_bridge.runtime.device import release_memory
 from mlx_hf_bridge.runtime.executor import run
-from mlx_hf_bridge.serving.kinds import Loaded, as_loaded, load_model
-
-ModelLike = Any
-# A model object of this package, a Hub id or a folder.
-
-
-@dataclass(frozen=True)
-class ModelSpec:
-    """A model that a server has, in memory or not.
-
-    Args:
-        id: Its Hub id, or the name of its folder.
-        aliases: Other names for it.
-        source: What to load, or an object that is loaded.
-        quantization_config: How its weights are quantized when it is loaded.
-        folder: Its folder, which names it too; None for a Hub id.
-    """
-
-    id: str
-    aliases: tuple[str, ...]
-    source: ModelLike
-    quantization_config: Any = None
-    folder: str | None = None
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The names that clients are shown."""
-        return (self.id, *self.aliases)
-
+from mlx_hf_bridge.serving.kinds import Loaded, as_loaded, load_model, recognized
+from mlx_hf_bridge.serving.specs import ModelLike, ModelSpec, read_specs
 
 _numbers = itertools.count()
 
@@ -77,10 +49,7 @@ class ServedModel:
         Raises:
             UnservedModelError: If it is of another kind.
         """
-        if self.kind not in kinds:
-            raise UnservedModelError(
-                f"{self.id!r} is of the kind {self.kind!r}, and this needs {' or '.join(kinds)}. Name another model."
-            )
+        _check_kind(self.spec, self.kind, kinds)
         return self.loaded.model
 
 
@@ -92,6 +61,7 @@ class ModelRegistry:
         quantization_config: How weights are quantized when models are loaded.
         max_models: How many models that were given by name are in memory at a time; None for all.
         max_model_bytes: How many bytes their weights may have; None for any number.
+        task: As of AsyncEngine.
     """
 
     def __init__(
@@ -100,18 +70,17 @@ class ModelRegistry:
         quantization_config: Any = None,
         max_models: int | None = None,
         max_model_bytes: int | None = None,
+        task: str | Mapping[str, str] | None = None,
     ) -> None:
-        self.specs = _specs(models, quantization_config)
-        self._by_name = {name: spec for spec in self.specs for name in spec.names}
+        self.specs = read_specs(models, quantization_config, task)
         folders = {spec.folder: spec for spec in self.specs if spec.folder}
-        if len(self._by_name) < sum(len(spec.names) for spec in self.specs):
-            raise InputError(f"two models have one name: {[spec.names for spec in self.specs]}. Give them aliases.")
-        self._by_name = {**folders, **self._by_name}
+        self._by_name = {**folders, **{name: spec for spec in self.specs for name in spec.names}}
         self._max_models, self._max_bytes = max_models, max_model_bytes
         # The one that was used last is the last.
         self._in_memory: OrderedDict[str, ServedModel] = OrderedDict()
-        # Kinds that are known since a model was loaded once.
-        self._kinds: dict[str, str] = {}
+        # Kinds that were given, and those that are known since a model's files were read.
+        self._kinds: dict[str, str] = {spec.id: spec.kind for spec in self.specs if spec.kind}
+        self._failed: dict[str, ModelLoadError] = {}
         self._lock = threading.Lock()
         self._loading = threading.Lock()
 
@@ -133,7 +102,7 @@ class ModelRegistry:
         return self._by_name[name]
 
     def kind_of(self, spec: ModelSpec) -> str | None:
-        """Return the kind of a model; None if it was never loaded."""
+        """Return the kind of a model; None if it was neither given nor found out yet."""
         return self._kinds.get(spec.id)
 
     def find(self, name: str | None, kinds: Sequence[str] = ()) -> ServedModel | None:
@@ -170,18 +139,31 @@ class ModelRegistry:
 
         Raises:
             UnservedModelError: If there is none.
-            BridgeError: Whatever loading it raises.
+            ModelLoadError: If it cannot be loaded.
         """
         if name is not None:
-            return self._load(self.spec(name))
+            spec = self.spec(name)
+            # Before it is loaded, for which others may have to leave memory.
+            _check_kind(spec, self._recognized_kind(spec), kinds)
+            return self._load(spec)
         for spec in self.specs:
-            kind = self._kinds.get(spec.id) or self._load(spec).kind
-            if not kinds or kind in kinds:
-                return self._load(spec)
-        raise UnservedModelError(
-            f"No model here is of the kind {' or '.join(kinds)}; there are {sorted(set(self._kinds.values()))}. "
-            "Start the server with one."
-        )
+            try:
+                if spec.id not in self._failed and (not kinds or self._recognized_kind(spec) in kinds):
+                    return self._load(spec)
+            except ModelLoadError as error:
+                # Another model may do. This one is tried again when it is named.
+                self._failed[spec.id] = error
+        if self._failed:
+            raise next(iter(self._failed.values()))
+        raise UnservedModelError(f"No model here is of the kind {' or '.join(kinds)}.")
+
+    def _recognized_kind(self, spec: ModelSpec) -> str:
+        """Return the kind of a model, by its files if it was not loaded yet."""
+        if (kind := self._kinds.get(spec.id)) is None:
+            with _load_errors(spec):
+                kind = recognized(str(spec.source)).kind if spec.is_loaded_here else as_loaded(spec.source).kind
+            self._kinds[spec.id] = kind
+        return kind
 
     def _touch(self, model_id: str) -> ServedModel | None:
         with self._lock:
@@ -194,56 +176,57 @@ class ModelRegistry:
         with self._loading:
             if found := self._touch(spec.id):
                 return found
-            if isinstance(spec.source, (str, PathLike)):
-                loaded = load_model(str(spec.source), spec.quantization_config)
-            else:
-                loaded = as_loaded(spec.source)
+            self._make_place(spec)
+            with _load_errors(spec):
+                if spec.is_loaded_here:
+                    loaded = load_model(str(spec.source), spec.quantization_config, spec.kind)
+                else:
+                    loaded = as_loaded(spec.source)
             model = ServedModel(spec, loaded)
             with self._lock:
                 self._in_memory[spec.id] = model
                 self._kinds[spec.id] = model.kind
+                self._failed.pop(spec.id, None)
             self._make_room(model)
             return model
 
+    def _make_place(self, newest: ModelSpec) -> None:
+        """Drop models that were not used for longest, so that no more than `max_models` are ever in memory."""
+        if self._max_models is not None and newest.is_loaded_here:
+            most = self._max_models - 1
+            self._drop(lambda others: len(others) > most)
+
     def _make_room(self, newest: ServedModel) -> None:
-        """Drop models that were not used for longest, until the rest are within the bounds."""
+        """Drop models that were not used for longest, until the weights of the rest are within the bound."""
+        most = self._max_bytes
+        if most is not None:
+            self._drop(lambda others: sum(one.loaded.nbytes for one in others) > most, keep=newest)
+
+    def _drop(self, exceeds: Callable[[list[ServedModel]], bool], keep: ServedModel | None = None) -> None:
         dropped = False
         with self._lock:
-            for model in list(self._in_memory.values()):
-                others = [one for one in self._in_memory.values() if isinstance(one.spec.source, (str, PathLike))]
-                too_many = self._max_models is not None and len(others) > self._max_models
-                too_large = self._max_bytes is not None and sum(one.loaded.nbytes for one in others) > self._max_bytes
-                if not (too_many or too_large):
-                    break
-                # One that was given as an object belongs to the caller, and stays in memory anyway.
-                if model is not newest and model in others:
-                    del self._in_memory[model.id]
-                    dropped = True
+            # One that was given as an object belongs to the caller, and stays in memory anyway.
+            others = [one for one in self._in_memory.values() if one.spec.is_loaded_here]
+            while exceeds(others) and others and others[0] is not keep:
+                del self._in_memory[others.pop(0).id]
+                dropped = True
         if dropped:
             gc.collect()
             run(release_memory)
 
 
-def _specs(
-    models: ModelLike | Sequence[ModelLike] | Mapping[str, ModelLike], quantization_config: Any
-) -> list[ModelSpec]:
-    if isinstance(models, Mapping):
-        named = [(str(alias), model) for alias, model in models.items()]
-    else:
-        several = list(models) if isinstance(models, (list, tuple)) else [models]
-        named = [("", model) for model in several]
-    if not named:
-        raise InputError("there are no models, expected at least one.")
-    return [_spec(alias, model, quantization_config) for alias, model in named]
+def _check_kind(spec: ModelSpec, kind: str, kinds: Sequence[str]) -> None:
+    if kinds and kind not in kinds:
+        raise UnservedModelError(
+            f"{spec.names[-1]!r} is of the kind {kind!r}, and this needs {' or '.join(kinds)}. Name another model."
+        )
 
 
-def _spec(alias: str, model: ModelLike, quantization_config: Any) -> ModelSpec:
-    name = str(model) if isinstance(model, (str, PathLike)) else as_loaded(model).name or alias
-    if not name:
-        raise ArgumentTypeError("a model that was put together from modules has no name. Give models as a dict.")
-    if Path(name).expanduser().is_dir():
-        # Clients are not shown where on this machine it is.
-        return ModelSpec(alias or Path(name).resolve().name, (), model, quantization_config, name)
-    # The last part of an id names it too, as most clients do.
-    short = alias or name.rpartition("/")[2]
-    return ModelSpec(name, (short,) if short != name else (), model, quantization_config)
+@contextmanager
+def _load_errors(spec: ModelSpec) -> Iterator[None]:
+    """Say of errors in the `with` block which model they are about, by the name that clients are shown."""
+    try:
+        yield
+    except Exception as error:
+        name = spec.names[-1]
+        raise ModelLoadError(f"the model {name!r} cannot be loaded: {error}", model=name) from error

@@ -8,6 +8,7 @@ from mlx_hf_bridge.pipelines.tokenizer import tokenizer_lock
 from mlx_hf_bridge.runtime.executor import hold
 from mlx_hf_bridge.sentence_transformers.base import MLXBaseModel
 from mlx_hf_bridge.serving.tasks.classification import Classifier
+from mlx_hf_bridge.serving.tasks.entities import EntityFinder
 
 
 def tokenize(model: Any, texts: Sequence[str], add_special_tokens: bool = True) -> list[list[dict[str, Any]]]:
@@ -52,12 +53,14 @@ def decode(model: Any, ids: Sequence[Sequence[int]], skip_special_tokens: bool =
 def _tokenizer_of(model: Any) -> Any:
     if isinstance(model, MLXBaseModel):
         return model.tokenizer
+    if isinstance(model, EntityFinder):
+        return model.model.loaded.text.tokenizer
     return (model.labels if isinstance(model, Classifier) else model).tokenizer.tokenizer
 
 
 def _encode(model: Any, text: str, special: bool) -> list[tuple[int, str, bool, tuple[int, int]]]:
     tokenizer = _tokenizer_of(model)
-    if isinstance(model, MLXBaseModel):
+    if isinstance(model, (MLXBaseModel, EntityFinder)):
         encoding = tokenizer.encoding(text, special)
     else:
         with hold(tokenizer_lock):

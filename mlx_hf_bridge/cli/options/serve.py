@@ -11,6 +11,13 @@ command = Command(
     "Answer embeddings, rerank and classification requests over HTTP.",
     [
         model_argument("models", "A Hub id or a folder; ALIAS=MODEL names it too.", -1),
+        Option(
+            "--task",
+            metavar="[NAME=]TASK",
+            multiple=True,
+            help="What a model is for, where its files do not say: embed, sparse, multi-vector, rerank, classify, ner "
+            "or zero-shot-ner. Repeatable, with the name of one of several models.",
+        ),
         Option("--host", metavar="HOST", default="127.0.0.1", help="The address to listen on. Default: 127.0.0.1."),
         Option("--port", type=PORT, default=8080, metavar="N", help="Default: 8080."),
         Option("--quantization", type=RECIPE, metavar="NAME", help="A recipe, such as q8; or a JSON file."),
@@ -75,6 +82,7 @@ command = Command(
   mlx-hf-bridge serve sentence-transformers/all-MiniLM-L6-v2
   mlx-hf-bridge serve small=BAAI/bge-small-en-v1.5 \\
       rerank=cross-encoder/ms-marco-MiniLM-L6-v2 --quantization q8
+  mlx-hf-bridge serve words=naver/splade-v3 --task words=sparse
   MLX_HF_BRIDGE_API_KEY=secret mlx-hf-bridge serve ./my-model --host 0.0.0.0
   mlx-hf-bridge serve ./my-model --print-unit systemd
 

@@ -5,6 +5,8 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
+from mlx_hf_bridge.errors import InputError
+from mlx_hf_bridge.serving.calls import find_labeled
 from mlx_hf_bridge.serving.engine import AsyncEngine
 from mlx_hf_bridge.serving.routes.openai import Usage
 from mlx_hf_bridge.serving.routes.options import overlong
@@ -13,6 +15,9 @@ from mlx_hf_bridge.serving.settings import Settings
 from mlx_hf_bridge.serving.tasks.base import Answer, Task
 from mlx_hf_bridge.serving.tasks.classification import ClassifyTexts, ClassifyZeroShot, FindEntities
 
+# Options of token classifiers, and of models that look for labels of the request.
+_OF_MODEL = {"aggregation_strategy", "ignore_labels", "stride"}
+_OF_LABELS = {"threshold", "flat_ner", "multi_label"}
 Text = Annotated[str, Field(min_length=1)]
 Texts = Text | Annotated[list[Text], Field(min_length=1)]
 
@@ -34,9 +39,13 @@ class ClassifyRequest(_Body):
 
 
 class NerRequest(_Body):
-    """The body of POST /v1/ner."""
+    """The body of POST /v1/ner; with labels, those are looked for, by a GLiNER model."""
 
-    aggregation_strategy: Literal["none", "simple", "first", "average", "max"] = "simple"
+    labels: Annotated[list[Text], Field(min_length=1, max_length=256)] | dict[Text, Text] | None = None
+    threshold: Annotated[float, Field(ge=0, le=1)] | None = None
+    flat_ner: bool | None = None
+    multi_label: bool | None = None
+    aggregation_strategy: Literal["none", "simple", "first", "average", "max"] | None = None
     ignore_labels: list[str] | None = None
     stride: Annotated[int, Field(ge=1, strict=True)] | None = None
 
@@ -68,7 +77,7 @@ class ClassifyResponse(BaseModel):
 
 
 class Entities(BaseModel):
-    """The entities of one text, as the pipeline token-classification returns them."""
+    """The entities of one text, as the pipeline token-classification or MLXGLiNER.inference returns them."""
 
     object: Literal["entities"] = "entities"
     index: int
@@ -117,13 +126,23 @@ def routes(engine: AsyncEngine, settings: Settings) -> APIRouter:
     @router.post("/v1/ner", response_model=NerResponse)
     async def ner(body: NerRequest, request: Request) -> Response:
         """Return the entities of texts."""
-        options = body.model_dump(include={"aggregation_strategy", "ignore_labels", "stride"})
-        task = FindEntities(texts=_listed(body.input), options=options, overlong=overlong(body.truncate, settings))
+        task = _entity_task(body, _listed(body.input), overlong(body.truncate, settings))
         return await respond(
             task, body, request, lambda index, one: {"object": "entities", "index": index, "entities": one}
         )
 
     return router
+
+
+def _entity_task(body: NerRequest, texts: list[str], long: str) -> Task:
+    of_model, of_labels = (body.model_dump(include=names, exclude_none=True) for names in (_OF_MODEL, _OF_LABELS))
+    if body.labels is None:
+        if of_labels:
+            raise InputError(f"got {', '.join(of_labels)} without labels, which they are for. Leave it out.")
+        return FindEntities(texts=texts, options={"aggregation_strategy": "simple", **of_model}, overlong=long)
+    if of_model:
+        raise InputError(f"got {', '.join(of_model)} with labels, which have no such option. Leave it out.")
+    return find_labeled(texts, body.labels, of_labels, long)
 
 
 def _listed(given: str | list[str]) -> list[str]:

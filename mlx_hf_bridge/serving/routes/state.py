@@ -11,12 +11,14 @@ from mlx_hf_bridge.serving.metrics import CONTENT_TYPE, Metrics
 from mlx_hf_bridge.serving.registry import ServedModel
 from mlx_hf_bridge.serving.settings import Settings
 from mlx_hf_bridge.serving.tasks.classification import CLASSIFIER, TOKEN_CLASSIFIER, Classifier
-from mlx_hf_bridge.serving.tasks.embedding import EMBEDDING, SPARSE
+from mlx_hf_bridge.serving.tasks.embedding import SPARSE
+from mlx_hf_bridge.serving.tasks.entities import ENTITY_FINDER, EntityFinder
 from mlx_hf_bridge.serving.tasks.scoring import RERANKER
 from mlx_hf_bridge.version import __version__
 
 # TEI's names of poolings.
 _SPARSE_POOLING = "splade"
+_LABELED = (CLASSIFIER, RERANKER, TOKEN_CLASSIFIER, ENTITY_FINDER)
 
 
 def routes(engine: AsyncEngine, settings: Settings, metrics: Metrics) -> APIRouter:
@@ -68,10 +70,10 @@ def _info(model: ServedModel, engine: AsyncEngine, settings: Settings) -> dict[s
     return {
         "model_id": model.id,
         "model_sha": None if loaded is None else loaded.source.revision,
-        "model_dtype": None if owner is None else str(owner.dtype).rpartition(".")[2],
+        "model_dtype": "float32" if owner is None else str(owner.dtype).rpartition(".")[2],
         "model_type": _model_type(model, owner),
         "max_concurrent_requests": limits.max_concurrent_requests,
-        "max_input_length": most if isinstance(most, int) else None,
+        "max_input_length": most if isinstance(most, int) else limits.max_request_tokens,
         "max_batch_tokens": limits.max_batch_tokens,
         "max_batch_requests": None,
         "max_client_batch_size": limits.max_client_batch_size,
@@ -80,6 +82,8 @@ def _info(model: ServedModel, engine: AsyncEngine, settings: Settings) -> dict[s
         "version": __version__,
         "sha": None,
         "docker_label": None,
+        "kind": model.kind,
+        "warnings": list(model.loaded.warnings),
         "models": [
             {"id": spec.id, "aliases": list(spec.aliases), "kind": engine.models.kind_of(spec)}
             for spec in engine.models.specs
@@ -91,15 +95,20 @@ def _transformers_model(model: ServedModel) -> Any:
     served = model.loaded.model
     if isinstance(served, Classifier):
         return served.labels.model
+    if isinstance(served, EntityFinder):
+        return served.model.loaded.text
     return served.model if model.kind == TOKEN_CLASSIFIER else served.transformers_model
 
 
 def _model_type(model: ServedModel, owner: Any) -> dict[str, Any]:
-    if model.kind in (CLASSIFIER, RERANKER) and owner is not None:
-        config = owner.config
-        return {model.kind: {"id2label": dict(config.id2label), "label2id": dict(config.label2id)}}
-    if model.kind in (EMBEDDING, SPARSE):
-        modes = [getattr(module, "pooling_mode", None) for module in model.loaded.model._modules]
-        pooling = next((str(mode) for mode in modes if mode), "none")
-        return {"embedding": {"pooling": pooling if model.kind == EMBEDDING else _SPARSE_POOLING}}
-    return {model.kind: {}}
+    """Return what Text Embeddings Inference says of a model; it knows embedding models, rerankers and classifiers."""
+    if model.kind in _LABELED:
+        # A GLiNER model has no labels of its own, and a reranker may be put together from modules.
+        config = None if owner is None or model.kind == ENTITY_FINDER else owner.config
+        ids = {} if config is None else {"id2label": dict(config.id2label), "label2id": dict(config.label2id)}
+        kind = RERANKER if model.kind == RERANKER else CLASSIFIER
+        return {kind: {"id2label": {}, "label2id": {}, **ids}}
+    if model.kind == SPARSE:
+        return {"embedding": {"pooling": _SPARSE_POOLING}}
+    modes = [getattr(module, "pooling_mode", None) for module in model.loaded.model._modules]
+    return {"embedding": {"pooling": next((str(mode) for mode in modes if mode), "none")}}

@@ -70,7 +70,7 @@ def _info(model: ServedModel, engine: AsyncEngine, settings: Settings) -> dict[s
     return {
         "model_id": model.id,
         "model_sha": None if loaded is None else loaded.source.revision,
-        "model_dtype": "float32" if owner is None else str(owner.dtype).rpartition(".")[2],
+        "model_dtype": "float32" if loaded is None else str(loaded.dtype).rpartition(".")[2],
         "model_type": _model_type(model, owner),
         "max_concurrent_requests": limits.max_concurrent_requests,
         "max_input_length": most if isinstance(most, int) else limits.max_request_tokens,

@@ -101,11 +101,11 @@ def _with_tasks(specs: list[ModelSpec], task: str | Mapping[str, str] | None) ->
         return specs
     if not isinstance(task, Mapping):
         return [replace(spec, kind=_checked_kind(spec, task)) for spec in specs]
-    names = {name for spec in specs for name in (*spec.names, spec.folder)}
+    names = {name for spec in specs for name in (*spec.names, spec.folder or "")}
     if unknown := [str(name) for name in task if name not in names]:
         known = ", ".join(spec.names[-1] for spec in specs)
         raise InputError(f"got a task for {', '.join(unknown):.200}, which is not among the models {known}.")
-    given = [next((task[name] for name in (*spec.names, spec.folder) if name in task), None) for spec in specs]
+    given = [next((task[name] for name in (*spec.names, spec.folder or "") if name in task), None) for spec in specs]
     return [
         spec if one is None else replace(spec, kind=_checked_kind(spec, one))
         for spec, one in zip(specs, given, strict=True)

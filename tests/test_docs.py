@@ -11,7 +11,7 @@ from mlx_hf_bridge.runtime import device
 
 ROOT = Path(mlx_hf_bridge.__file__).parent.parent
 PACKAGE = ROOT / "mlx_hf_bridge"
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 # Files of transformers and sentence-transformers, and files that the reader creates.
 _ELSEWHERE = ("transformers/", "sentence_transformers/util", "script.py", "conversion_mapping.py", "modeling_")
 

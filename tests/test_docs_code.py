@@ -68,6 +68,7 @@ def test_the_code_of_a_page_runs(page: Path, hub: Path, tmp_path: Path, monkeypa
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(hub))
     monkeypatch.setattr(curvature, "GRADIENT_SAMPLES", 2)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.stdin", io.StringIO("When can I buy bread?\n\n"))
     Path("texts.txt").write_text("\n".join(f"the cat number {number} sat" for number in range(32)), encoding="utf-8")
     names: dict[str, object] = {"__name__": page.stem}
     for number, block in enumerate(_BLOCK.findall(prose(page)), 1):

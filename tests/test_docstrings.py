@@ -23,6 +23,7 @@ FULL = (
     "cache",
     "conversion/api.py",
     "conversion/metal_export.py",
+    "corpora/api.py",
     "facade",
     "integrations",
     "layers",

@@ -37,6 +37,7 @@ ORDER = [
     {"pretrained"},
     {"facade", "gliner"},
     {"sentence_transformers", "pipelines"},
+    {"corpora"},
     {"verification", "zero_change", "integrations", "cache", "inspection", "selfcheck", "serving"},
     {"cli"},
     {"__main__"},

@@ -25,7 +25,12 @@ _SUFFIXES = (".npy", _PARQUET)
 # Rows in a Parquet row group: 12 MB of 384 float32 dimensions, so that conversion takes little memory.
 _ROWS_PER_GROUP = 8192
 # Their embeddings identify the model and all of its settings; short, so that none is truncated.
-_PROBE = ["", "a", "A probe: Ünïcode, 1234 and UPPER case.", "two of them, to be padded to the longest of the batch"]
+PROBE_TEXTS = [
+    "",
+    "a",
+    "A probe: Ünïcode, 1234 and UPPER case.",
+    "two of them, to be padded to the longest of the batch",
+]
 # Options that say where to compute, and do not change the embeddings.
 _NOT_SETTINGS = ("pool", "device")
 
@@ -98,8 +103,8 @@ def encode_to_file(
     with repeatable_results():
         # Resuming with other weights, prompts or tokenizer settings must fail, whatever these are called. The probe's
         # embeddings change with anything that matters, which a list of settings could not promise.
-        probe = self.encode(_PROBE, show_progress_bar=False, **{**options, "precision": "float32"})
-        row = probe[0] if precision == "float32" else self.encode(_PROBE[1], show_progress_bar=False, **options)
+        probe = self.encode(PROBE_TEXTS, show_progress_bar=False, **{**options, "precision": "float32"})
+        row = probe[0] if precision == "float32" else self.encode(PROBE_TEXTS[1], show_progress_bar=False, **options)
     total = len(inputs) if isinstance(inputs, (list, tuple)) else None
     with CorpusFile(target, settings, row, probe, restart) as file, repeatable_results():
         file.skip(texts)

@@ -30,6 +30,21 @@ _SAME_MODEL = 1e-4
 _SKIP_CHUNK = 2048
 
 
+def is_same_model(probe: np.ndarray, other: np.ndarray) -> bool:
+    """Return whether two results of the same texts can be those of one model, on whatever processor.
+
+    Args:
+        probe: Results of any shape, in float32.
+        other: Results that they are compared with.
+
+    Returns:
+        True if they have one shape and differ by rounding only.
+    """
+    if probe.shape != other.shape:
+        return False
+    return bool(np.abs(probe - other).max() <= _SAME_MODEL * max(float(np.abs(other).max()), 1e-30))
+
+
 class CorpusFile:
     """A .npy file (rows, V) that is being written; a context manager that one process can be in at a time.
 
@@ -209,9 +224,9 @@ class CorpusFile:
 
     def _check_probe(self, probe: np.ndarray, rows: int) -> None:
         """Raise InputError for another model; another number of threads or processor rounds differently."""
-        same_shape = probe.shape == self._probe.shape
-        difference = float(np.abs(probe - self._probe).max()) if same_shape else np.inf
-        if not difference <= _SAME_MODEL * max(float(np.abs(self._probe).max()), 1e-30):
+        if not is_same_model(probe, self._probe):
+            same_shape = probe.shape == self._probe.shape
+            difference = float(np.abs(probe - self._probe).max()) if same_shape else np.inf
             raise InputError(
                 f"{self.folder} holds {rows} embeddings of an earlier run with another model, whose embeddings of four "
                 f"short texts differ by up to {difference:.1g}. Use the same model, or restart."

@@ -220,11 +220,11 @@ def _serve_process(compute: Callable[..., Results], inputs: Any, outputs: Any) -
     """Run in a worker process."""
     # Ctrl-C in a terminal reaches every process; the caller's call is interrupted, and the pool can be used again.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
     _serve(compute, inputs, outputs)
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """End this worker when the process that started it is gone; a killed one cannot stop its workers."""
     parent = multiprocessing.parent_process()
     if parent is not None:

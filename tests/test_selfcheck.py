@@ -11,9 +11,10 @@ from convert_checkpoints import Capture
 from gpu_arithmetic import make_sines_inexact
 
 from mlx_hf_bridge.cli import main, selfcheck
-from mlx_hf_bridge.layers import rotary
-from mlx_hf_bridge.selfcheck import behavior, check, mechanisms, minilm, packing
+from mlx_hf_bridge.layers import linear, rotary
+from mlx_hf_bridge.selfcheck import behavior, check, mechanisms, minilm, packed_mechanisms, packing
 from mlx_hf_bridge.selfcheck import run as run_module
+from mlx_hf_bridge.selfcheck.machine import machine_facts
 
 
 @pytest.fixture
@@ -23,11 +24,13 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run_module, "check_mechanisms", mechanisms.check_mechanisms)
     monkeypatch.setattr(mechanisms, "_LENGTHS", (1, 9))
     monkeypatch.setattr(mechanisms, "MECHANISMS", {name: mechanisms.MECHANISMS[name] for name in chosen})
-    monkeypatch.setattr(packing, "FORMATS", [("affine", 4, 64), ("mxfp8", 8, 32)])
+    monkeypatch.setattr(packed_mechanisms, "MECHANISMS", mechanisms.MECHANISMS)
+    for module in (packing, packed_mechanisms):
+        monkeypatch.setattr(module, "FORMATS", [("affine", 4, 64), ("mxfp8", 8, 32)])
     monkeypatch.setattr(behavior, "_process", lambda label, code: check.Check(behavior.GROUP, label, True, "", ""))
     monkeypatch.setattr(minilm, "TOKENS", (10,))
     monkeypatch.setattr(minilm, "_TEXTS", 4)
-    monkeypatch.setattr(minilm, "_torch_speed", lambda folder: {})
+    monkeypatch.setattr(minilm, "_torch_speed", lambda folder: ("torch", check.Check("speed", "torch", None, "", "")))
 
 
 @pytest.mark.slow  # it converts the real model twice
@@ -55,6 +58,7 @@ def _broken(function: Callable[..., mx.array], *args: mx.array, **kwargs: object
         (mx.fast, "scaled_dot_product_attention", "layers"),
         (mx.fast, "rms_norm", "layers"),
         (mx, "quantized_matmul", "quantized matmuls"),
+        (mx, "quantized_matmul", "quantized layers"),
     ],
 )
 def test_a_device_that_computes_something_else_fails(
@@ -68,10 +72,15 @@ def test_a_device_that_computes_something_else_fails(
             patched.setattr(owner, name, partial(_broken, right))
             return check.on_device(compute)
 
-    for module in (mechanisms, packing):
+    for module in (mechanisms, packing, packed_mechanisms):
         monkeypatch.setattr(module, "on_device", on_device)
-    monkeypatch.setattr(packing, "_ROWS", (1,))  # the quantized matmul is used for few rows on a CPU
-    checks = packing.check_packings() if group == packing.GROUP else mechanisms.check_mechanisms()
+    # On a CPU, the quantized matmul is used for few rows.
+    monkeypatch.setattr(linear, "dequantizes_weights", lambda rows: False)
+    checks = {
+        packing.GROUP: packing.check_packings,
+        packed_mechanisms.GROUP: packed_mechanisms.check_packed_mechanisms,
+        mechanisms.GROUP: mechanisms.check_mechanisms,
+    }[group]()
     assert any(one.passed is False for one in checks)
 
 
@@ -108,7 +117,64 @@ def test_inexact_sines_of_a_device_are_found(exact: bool, monkeypatch: pytest.Mo
 def test_the_table_of_speeds_fits_into_80_columns(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     speed = minilm.Speed({10: 12345.0, 64: 4321.0, 256: 987.0}, 5.4, 101, 86.0)
-    found = run_module.SelfCheck((), {"float32": speed, "torch CUDA float16": speed}, {}, 60.0)
+    found = run_module.SelfCheck((), {"float32": speed, "torch CUDA float16": speed}, {}, machine_facts(), 60.0)
     selfcheck._show({"backend": "cpu", "device": "d", "system": "s"}, found)
     words = "torch CUDA float16 12,345 4,321 987 5.4 101 86"
     assert words in [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+
+
+def test_a_mechanism_is_right_in_each_format(short: None) -> None:
+    found = next(packed_mechanisms.check_packed_mechanisms())
+    assert found.passed
+    assert set(found.details) == {"affine, 4 bits in groups of 64", "mxfp8, 8 bits in groups of 32"}
+
+
+def test_a_format_without_a_kernel_is_named(monkeypatch: pytest.MonkeyPatch, short: None) -> None:
+    quantize = mx.quantize
+
+    def fails(*args: object, **options: object) -> object:
+        if options["mode"] == "mxfp8":
+            raise ValueError("no kernel")
+        return quantize(*args, **options)
+
+    monkeypatch.setattr(mx, "quantize", fails)
+    found = next(packed_mechanisms.check_packed_mechanisms())
+    assert found.passed is False
+    assert found.figure == "mxfp8, 8 bits in groups of 32: ValueError: no kernel"
+    assert isinstance(found.details["affine, 4 bits in groups of 64"], float)
+
+
+def test_facts_of_the_machine_do_not_identify_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    information = {"device_name": "NVIDIA H200", "architecture": "sm_90", "total_memory": 2**37, "uuid": "GPU-1234"}
+    monkeypatch.setattr(mx, "device_info", lambda device: information)
+    facts = machine_facts()
+    assert facts["device_info"] == {"device_name": "NVIDIA H200", "architecture": "sm_90", "total_memory": 2**37}
+    assert "mlx-cpu" in facts["mlx_backends"] or "mlx-metal" in facts["mlx_backends"]
+    assert 0 < facts["memory_mib"]["process_peak"] < facts["memory_mib"]["machine"]
+
+
+@pytest.mark.parametrize(
+    ("found", "code", "words"),
+    [
+        (None, "", "not here: pip install torch sentence-transformers"),
+        (object(), "raise RuntimeError('no such device')", "not measured: RuntimeError: no such device"),
+    ],
+)
+def test_it_is_said_why_torch_is_not_measured(
+    found: object, code: str, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(minilm.importlib.util, "find_spec", lambda name: found)
+    monkeypatch.setattr(minilm, "_TORCH", code)
+    label, told = minilm._torch_speed("model")
+    assert label.startswith("torch ")
+    assert isinstance(told, check.Check)
+    assert (told.passed, told.figure) == (None, words)
+
+
+def test_a_variant_that_fails_is_a_failed_check(monkeypatch: pytest.MonkeyPatch, short: None) -> None:
+    def fails(folder: str, recipe: str | None, dtype: str) -> minilm.Speed:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(minilm, "_speed", fails)
+    found = dict(minilm.measure_speeds("model"))
+    assert found["float32"] == check.Check("speed", "float32", False, "RuntimeError: out of memory", "no error")

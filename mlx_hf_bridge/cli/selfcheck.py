@@ -24,7 +24,8 @@ def run(args: argparse.Namespace) -> int:
     with console(error=True).status("checking this device against MLX's CPU device") as status:
         found = self_check(lambda check: status.update(f"{check.group}: {check.name}"))
     facts = {name: value for name, value in asdict(diagnose()).items() if name in _FACTS}
-    document = {"machine": facts, **found.as_document()}
+    document = found.as_document()
+    document["machine"] = facts | document["machine"]
     if args.output:
         _write(Path(args.output), document)
     if args.json:
@@ -44,7 +45,18 @@ def _write(path: Path, document: dict[str, Any]) -> None:
 
 
 def _show(facts: dict[str, Any], found: SelfCheck) -> None:
-    rows = [("device", f"{facts['backend']} ({facts['device']})"), ("system", facts["system"])]
+    backends = ", ".join(f"{name} {number}" for name, number in found.machine["mlx_backends"].items())
+    memory = found.machine["memory_mib"]
+    rows = [
+        ("device", f"{facts['backend']} ({facts['device']})"),
+        ("MLX's backends", backends or "none installed by pip"),
+        ("system", facts["system"]),
+        (
+            "memory",
+            f"{memory['machine']:,.0f} MiB; peaks: process {memory['process_peak']:,.0f} MiB, MLX "
+            f"{memory['mlx_peak']:,.0f} MiB",
+        ),
+    ]
     show(plain_table("Machine", rows), "")
     for group, checks in groupby(found.checks, key=lambda check: check.group):
         listed = list(checks)

@@ -372,6 +372,20 @@ def device_name() -> str:
     return str(information.get("device_name") or information.get("architecture") or BACKEND)
 
 
+def device_facts() -> dict[str, int | str]:
+    """Return what MLX knows of the device, such as its memory and architecture, without what identifies a single one.
+
+    Returns:
+        Numbers by MLX's names, "device_name" and "architecture"; what there is depends on the backend.
+    """
+    information = mx.device_info(mx.default_device())
+    return {
+        name: value
+        for name, value in information.items()
+        if name in ("device_name", "architecture") or (isinstance(value, int) and not isinstance(value, bool))
+    }
+
+
 def machine_name() -> str:
     """Return the device, operating system and processor architecture, such as "Apple M2, Darwin arm64"."""
     return f"{device_name()}, {platform.system()} {platform.machine()}"

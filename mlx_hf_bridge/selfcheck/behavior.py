@@ -28,7 +28,7 @@ from mlx_hf_bridge.selfcheck.check import (
     without_paths,
     worst,
 )
-from mlx_hf_bridge.selfcheck.mechanisms import MECHANISMS, padded_batch, random_model
+from mlx_hf_bridge.selfcheck.mechanisms import MECHANISMS, in_float32, padded_batch, random_model
 
 GROUP = "behavior"
 # In a process of its own: a child that is forked after MLX was used must get the error that says so.
@@ -96,19 +96,12 @@ def _overflow(mechanism: str, label: str) -> Check:
     model = prepared()
     batch, mask = padded_batch(33)
     actual = on_device(lambda: model(batch).hidden)[mask]
-    model.update(run(lambda: _in_float32(model)))
+    model.update(run(lambda: in_float32(model)))
     set_activation_dtype(model, mx.float32)
     expected = on_cpu(lambda: model(batch).hidden)[mask]
     norms = np.linalg.norm(actual, axis=-1) * np.linalg.norm(expected, axis=-1)
     cosine = float(((actual * expected).sum(-1) / norms).min())
     return Check(GROUP, label, cosine > 0.999, f"cosine {cosine:.5f}", "above 0.999")
-
-
-def _in_float32(model: Model) -> dict[str, object]:
-    cast: dict[str, object] = nn.utils.tree_map(
-        lambda array: array.astype(mx.float32) if mx.issubdtype(array.dtype, mx.floating) else array, model.parameters()
-    )
-    return cast
 
 
 def _rotary() -> Check:

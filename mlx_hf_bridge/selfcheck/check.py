@@ -1,8 +1,8 @@
 """The result of one check, and arrays computed on the device and on the CPU."""
 
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import mlx.core as mx
 import numpy as np
@@ -27,6 +27,7 @@ class Check:
         passed: Whether it is as expected; None if it could not be checked here.
         figure: What was measured.
         expected: What it should be.
+        details: What was measured in each case, or the error that it raised, if the check has several.
     """
 
     group: str
@@ -34,6 +35,7 @@ class Check:
     passed: bool | None
     figure: str
     expected: str
+    details: Mapping[str, float | str] = field(default_factory=dict)
 
 
 def bounded(group: str, name: str, error: float, bound: float) -> Check:

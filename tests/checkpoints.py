@@ -35,6 +35,9 @@ T5: dict[str, Any] = {
     "relative_attention_num_buckets": 10,
     "relative_attention_max_distance": 12,
     "layer_norm_epsilon": 1e-5,
+    "num_decoder_layers": 2,
+    "eos_token_id": 3,
+    "decoder_start_token_id": 4,
 }
 WORDS = [
     "the", "cat", "dog", "sat", "on", "mat", "a", "stock", "market", "rose", "today", "is", "this", "example", "about",
@@ -92,13 +95,7 @@ class Row:
 
 
 # transformers class of an unsupported head -> reason.
-_DECODES = "reads the output of its decoder"
 UNSUPPORTED_HEADS = {
-    f"{name}For{task}": _DECODES
-    for name in ("T5", "MT5", "UMT5")
-    for task in ("SequenceClassification", "QuestionAnswering")
-}
-UNSUPPORTED_HEADS |= {
     "SplinterForPreTraining": "has one output per question of a text, whose number varies",
     "RoCBertForPreTraining": "compares a text with altered copies of it, which a call gives",
     "TapasForQuestionAnswering": "selects cells of a table, for which tests/test_tapas.py has inputs",
@@ -129,6 +126,7 @@ T5GEMMA: dict[str, Any] = {
 # How the rows of T5 and its variants differ from the others.
 AS_T5: dict[str, Any] = {
     "base": "EncoderModel",
+    "separator_id": 3,
     "has_position_table": False,
     "inaccurate_in_half": True,
     "wide": {"d_model": 128, "d_ff": 256, "d_kv": 32},
@@ -922,11 +920,14 @@ def heads_of(row: Row) -> list[str]:
     ]
 
 
+_OTHER_STACKS = ("funnel", "t5", "mt5", "umt5")
+
+
 def plainest_head(row: Row) -> tuple[str, str]:
     """Return a head with few weights and the name of its output, or the bare encoder if the model has no heads."""
     for head in ("ForSequenceClassification", "ForTokenClassification"):
-        # Funnel's sequence classifier lacks the decoder that the bare model has.
-        if head in heads_of(row) and (row.model_type, head) != ("funnel", "ForSequenceClassification"):
+        # Funnel's sequence classifier lacks the decoder that the bare model has, and those of T5 have one in addition.
+        if head in heads_of(row) and (row.model_type not in _OTHER_STACKS or head != "ForSequenceClassification"):
             return head, "logits"
     return "Model", "last_hidden_state"
 

@@ -24,7 +24,7 @@ HEADS |= {
     "roc_bert": ("RoCBert", ("MaskedLM", "SequenceClassification", "TokenClassification", "QuestionAnswering")),
     "markuplm": ("MarkupLM", ("SequenceClassification", "TokenClassification", "QuestionAnswering")),
     "xmod": ("Xmod", ("MaskedLM", "SequenceClassification", "TokenClassification", "QuestionAnswering")),
-    "luke:entities": ("Luke", ("SequenceClassification", "TokenClassification", "QuestionAnswering")),
+    "luke:entities": ("Luke", ("MaskedLM", "SequenceClassification", "TokenClassification", "QuestionAnswering")),
     "tapas": ("Tapas", ("MaskedLM", "SequenceClassification")),
 }
 NAMES = list(HEADS)

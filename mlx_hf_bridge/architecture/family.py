@@ -71,6 +71,10 @@ class Head:
             the head cannot read.
         check_call: Function of the config and the ids (B, L) of a direct call that raises InputError where transformers
             refuses texts together that it computes one by one; None = it refuses none.
+        encoder: Function of the config that returns what the head reads, where that is more than the family's encoder;
+            None = the family's. T5's classifiers read a decoder behind it.
+        encoder_names: Names of the modules that `encoder` has in addition: module name in the checkpoint, without
+            prefix -> path. Checkpoints that have the head keep them, others drop them (`ignored_prefixes`).
     """
 
     build: Callable[[Any], nn.Module]
@@ -81,6 +85,8 @@ class Head:
     variant_for: "Callable[[Any], Head] | None" = None
     prepare_batch: Callable[[Any, TokenBatch], TokenBatch] | None = None
     check_call: Callable[[Any, np.ndarray], None] | None = None
+    encoder: Callable[[Any], nn.Module] | None = None
+    encoder_names: Mapping[str, str] = field(default_factory=dict)
 
     def names_for(self, config: EncoderConfig) -> Mapping[str, str]:
         """Return the name table that applies to a config.
@@ -153,12 +159,16 @@ class Family:
         alternate_names: Module name in files of another origin -> the name in `names` or in a head. If the file has one
             module where `names` has several slices, the value is the fused module's path here:
             {"encoder.layers.{i}.attn.Wqkv": "layers.{i}.attention.qkv"} for NomicBERT.
+        deferred_modules: Starts of parameter names that are read from the file by the first call that needs them, for
+            tables that few calls read: LUKE's entities. Such calls must run in the executor's thread.
         copied_modules: Module -> the module in `names` that it is a copy of: {"encoder.embed_tokens": "shared"} for T5.
             Where a file has both, transformers computes with the copy.
         ignored_decoders: Decoders among `ignored_prefixes` that transformers ties to the token embeddings: ("lm_head",)
             for Gemma 3. One that differs from them makes `tie_word_embeddings` false.
         pooler: Function of the config that returns the pooler; None = the model has none.
         base_model_has_pooler: Whether the bare encoder has the pooler too; False if only heads use it.
+        base_head: Function of the config that returns a head whose outputs the bare encoder has in addition, or None:
+            CLIP's projection. None where no config has one.
         other_heads: First components of the names of heads that are not implemented. See the table.
         unused_modules: Function of the config that returns names of encoder modules to keep unused. See the table.
         ignored_suffixes: Ends of tensor names to drop. See the table.
@@ -192,10 +202,12 @@ class Family:
     alternate_prefixes: tuple[str, ...] = ()
     alternate_names: Mapping[str, str] = field(default_factory=dict)
     own_names: Callable[[Any], Mapping[str, str]] = lambda config: {}
+    deferred_modules: tuple[str, ...] = ()
     copied_modules: Mapping[str, str] = field(default_factory=dict)
     ignored_decoders: tuple[str, ...] = ()
     pooler: Callable[[Any], nn.Module] | None = None
     base_model_has_pooler: bool = True
+    base_head: Callable[[Any], Head | None] | None = None
     other_heads: tuple[str, ...] = ()
     unused_modules: Callable[[Any], tuple[str, ...]] = lambda config: ()
     # Buffers that old versions of transformers saved.
@@ -222,6 +234,22 @@ class Family:
         if task == BASE_TASK:
             return self.hf_prefix + self.hf_base_suffix
         return self.hf_prefix + {**CLASS_SUFFIXES, **self.hf_head_suffixes}[task]
+
+
+def head_of(family: Family, config: EncoderConfig, task: str) -> Head | None:
+    """Return the head of a model.
+
+    Args:
+        family: The model type.
+        config: The model's config.
+        task: A key of `family.heads`, or `BASE_TASK` for the bare encoder.
+
+    Returns:
+        The head; None for a bare encoder without one.
+    """
+    if task != BASE_TASK:
+        return family.heads[task]
+    return None if family.base_head is None else family.base_head(config)
 
 
 def independent_length_of(family: Family, config: EncoderConfig) -> int:

@@ -29,7 +29,7 @@ from mlx_hf_bridge.weights.quantized import packing_config
 logger = logging.getLogger(__name__)
 
 # Version of the folder format. A new one makes the cache ignore folders of older versions.
-FORMAT = 2
+FORMAT = 3
 _LIBRARIES = ("mlx-hf-bridge", "mlx", "transformers", "tokenizers", "numpy")
 
 

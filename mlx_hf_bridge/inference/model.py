@@ -12,11 +12,11 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_hf_bridge.architecture.config import EncoderConfig
-from mlx_hf_bridge.architecture.family import BASE_TASK, Family
+from mlx_hf_bridge.architecture.family import BASE_TASK, Family, head_of
 from mlx_hf_bridge.errors import ConfigError
 from mlx_hf_bridge.inference.compiled import CompiledForward
 from mlx_hf_bridge.layers.encoder import OutputRecorder
-from mlx_hf_bridge.layers.entities import EntityHead, has_entities
+from mlx_hf_bridge.layers.entities import EntityHead, EntityMaskedLMHead, has_entities
 from mlx_hf_bridge.layers.heads import reads_first_token
 from mlx_hf_bridge.layers.linear import QuantizedEmbedding
 from mlx_hf_bridge.layers.token_batch import TokenBatch
@@ -164,8 +164,11 @@ def _forward(
     pooled = modules["pooler"](pooler_input, batch) if "pooler" in modules else None
     outputs = {}
     if "head" in modules:
-        head = modules["head"]
-        outputs = head(every if isinstance(head, EntityHead) else hidden, pooled, batch, encoder.embeddings.word)
+        head, tables = modules["head"], [encoder.embeddings.word]
+        reads_entities = isinstance(head, (EntityHead, EntityMaskedLMHead))
+        if isinstance(head, EntityMaskedLMHead):
+            tables.append(encoder.embeddings.entities.entity)
+        outputs = head(every if reads_entities else hidden, pooled, batch, *tables)
     output = _output(hidden, recorder, pooled, outputs)
     return _with_entities(output, every, batch.ids.shape[1]) if has_entities(batch) else output
 
@@ -237,13 +240,14 @@ def build_model(family: Family, config: EncoderConfig, task: str, pooler: bool) 
     Raises:
         ConfigError: If a size is beyond 32 bits.
     """
-    head = None if task == BASE_TASK else family.heads[task]
+    head = head_of(family, config, task)
     # A pooler without weights can always be built: no checkpoint can lack it.
     pooler = pooler or not config.pooler_has_weights or not family.returns_hidden_state
-    with_pooler = family.pooler is not None and (head.reads_pooler if head else pooler and family.base_model_has_pooler)
+    reads_pooler = pooler and family.base_model_has_pooler if task == BASE_TASK or head is None else head.reads_pooler
+    with_pooler = family.pooler is not None and reads_pooler
     try:
         return Model(
-            family.encoder(config),
+            ((head and head.encoder) or family.encoder)(config),
             family.pooler(config) if with_pooler and family.pooler else None,
             head.build(config) if head else None,
             partial(head.prepare_batch, config) if head and head.prepare_batch else None,

@@ -227,8 +227,8 @@ def merge_heads(attended: mx.array) -> mx.array:
     return attended.swapaxes(1, 2).reshape(batch, length, -1)
 
 
-def relative_buckets(length: int, buckets: int, max_distance: int) -> mx.array:
-    """Return T5's bidirectional buckets of the distance from query to key.
+def relative_buckets(length: int, buckets: int, max_distance: int, causal: bool = False) -> mx.array:
+    """Return T5's buckets of the distance from query to key.
 
     Source: Raffel et al., arXiv 1910.10683, section 2.1; T5Attention._relative_position_bucket in transformers.
 
@@ -236,21 +236,23 @@ def relative_buckets(length: int, buckets: int, max_distance: int) -> mx.array:
         length: Number of tokens, L.
         buckets: Number of buckets; half of them for keys after the query.
         max_distance: Distance from which on all keys share the last bucket of their side.
+        causal: Whether all buckets are for keys up to the query, and later keys share the first one (a decoder).
 
     Returns:
         Bucket ids, (L, L), int32: row = query, column = key.
     """
     positions = mx.arange(length, dtype=mx.int32)
     behind = positions[:, None] - positions[None, :]
-    half = buckets // 2
+    half = buckets if causal else buckets // 2
     exact = half // 2
-    distance = mx.abs(behind)
+    distance = mx.maximum(behind, 0) if causal else mx.abs(behind)
     # maximum(..., 1) only keeps log(0) away; distances that small take the exact bucket below. The operations are those
     # of T5 in transformers, in its order, so that rounding puts no distance into the next bucket.
     far = mx.log(mx.maximum(distance, 1).astype(mx.float32) / exact) / math.log(max_distance / exact) * (half - exact)
     # All distances from max_distance on share the last bucket.
     coarse = mx.minimum(exact + far.astype(mx.int32), half - 1)
-    return mx.where(behind < 0, half, 0) + mx.where(distance < exact, distance, coarse)
+    chosen = mx.where(distance < exact, distance, coarse)
+    return chosen if causal else mx.where(behind < 0, half, 0) + chosen
 
 
 def _combined_mask(mask: mx.array | None, bias: mx.array | None, dtype: mx.Dtype) -> mx.array | None:

@@ -1,6 +1,6 @@
 """A decoder behind an encoder, run once over given tokens: causal self-attention, cross-attention, feed-forward block.
 
-Sources: Vaswani et al., arXiv 1706.03762; BART (Lewis et al., arXiv 1910.13461).
+Sources: Vaswani et al., arXiv 1706.03762; BART (Lewis et al., arXiv 1910.13461); T5 (Raffel et al., arXiv 1910.10683).
 
 Axes: B texts, T decoder tokens, L encoder tokens, D hidden size, H heads.
 """
@@ -33,15 +33,21 @@ class CrossAttention(nn.Module):
     Args:
         hidden_size: D.
         heads: Number of heads, H.
+        head_dim: Head width K; None for D / H.
+        bias: Whether the linear layers have a bias.
+        scaled: Whether scores are divided by the square root of K.
     """
 
-    def __init__(self, hidden_size: int, heads: int) -> None:
+    def __init__(
+        self, hidden_size: int, heads: int, head_dim: int | None = None, bias: bool = True, scaled: bool = True
+    ) -> None:
         super().__init__()
+        width = heads * (head_dim or hidden_size // heads)
         self.heads = heads
-        self.scale = (hidden_size // heads) ** -0.5
-        self.query = Linear(hidden_size, hidden_size)
-        self.kv = Linear(hidden_size, 2 * hidden_size)
-        self.out = Linear(hidden_size, hidden_size)
+        self.scale = (width // heads) ** -0.5 if scaled else 1.0
+        self.query = Linear(hidden_size, width, bias)
+        self.kv = Linear(hidden_size, 2 * width, bias)
+        self.out = Linear(width, hidden_size, bias)
 
     def __call__(self, x: mx.array, encoded: mx.array, mask: mx.array | None) -> mx.array:
         return self.out(merge_heads(attend(*self._heads(x, encoded), self.scale, mask, None)))
@@ -69,7 +75,8 @@ class CrossAttention(nn.Module):
 class DecoderLayer(nn.Module):
     """A decoder layer: self-attention, cross-attention and a feed-forward block, each with a residual sum and a norm.
 
-    Takes x (B, T, D), the causal mask, the encoder's states (B, L, D) and mask, and the recorder. Returns (B, T, D).
+    Takes x (B, T, D), the causal mask, the self-attention's bias (1, H, T, T) or None, the encoder's states (B, L, D)
+    and mask, and the recorder. Returns (B, T, D).
 
     Args:
         attention: The self-attention.
@@ -77,6 +84,7 @@ class DecoderLayer(nn.Module):
         feed_forward: The feed-forward block, (B, T, D) -> (B, T, D).
         norm: Creates one norm; it is called three times.
         norm_first: Whether the norm comes before each block (mBART) instead of after its sum (BART).
+        position_bias: Maps T to a bias that only this layer adds, instead of the decoder's (umT5).
     """
 
     def __init__(
@@ -86,20 +94,31 @@ class DecoderLayer(nn.Module):
         feed_forward: nn.Module,
         norm: Callable[[], nn.Module],
         norm_first: bool,
+        position_bias: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.attention, self.attention_norm = attention, norm()
         self.cross_attention, self.cross_attention_norm = cross_attention, norm()
         self.feed_forward, self.feed_forward_norm = feed_forward, norm()
         self.norm_first = norm_first
+        if position_bias is not None:
+            self.position_bias = position_bias
 
     def __call__(
-        self, x: mx.array, mask: mx.array, encoded: mx.array, encoder_mask: mx.array | None, recorder: OutputRecorder
+        self,
+        x: mx.array,
+        mask: mx.array,
+        bias: mx.array | None,
+        encoded: mx.array,
+        encoder_mask: mx.array | None,
+        recorder: OutputRecorder,
     ) -> mx.array:
+        own = self.position_bias(x.shape[1]) if "position_bias" in self else bias
+
         def attention(y: mx.array) -> mx.array:
             if not recorder.output_attentions:
-                return self.attention(y, mask)
-            attended, weights = self.attention.with_weights(y, mask)
+                return self.attention(y, mask, own)
+            attended, weights = self.attention.with_weights(y, mask, own)
             recorder.record_attention(weights)
             return attended
 
@@ -128,16 +147,24 @@ class Decoder(nn.Module):
     Takes token embeddings (B, T, D), the encoder's states (B, L, D) and mask, and the recorder. Returns (B, T, D).
 
     Args:
-        positions: Adds the positions, (B, T, D) -> (B, T, D).
+        positions: Adds the positions, (B, T, D) -> (B, T, D); None where attention brings them in.
         layers: The layers.
         final_norm: Norm after the last layer, or None.
+        position_bias: Maps T to a bias (1, H, T, T) that every self-attention adds (T5), or None.
     """
 
     def __init__(
-        self, positions: PositionsAndNorm, layers: Sequence[DecoderLayer], final_norm: nn.Module | None
+        self,
+        positions: PositionsAndNorm | None,
+        layers: Sequence[DecoderLayer],
+        final_norm: nn.Module | None,
+        position_bias: nn.Module | None = None,
     ) -> None:
         super().__init__()
-        self.positions = positions
+        if positions is not None:
+            self.positions = positions
+        if position_bias is not None:
+            self.position_bias = position_bias
         self.layers = list(layers)
         if final_norm is not None:
             self.final_norm = final_norm
@@ -148,11 +175,12 @@ class Decoder(nn.Module):
         places = mx.arange(tokens.shape[1], dtype=mx.int32)
         # Padding is not masked: without a decoder_attention_mask transformers attends to every earlier token.
         mask = (places[:, None] >= places[None, :])[None, None]
-        hidden = self.positions(tokens)
+        bias = self.position_bias(tokens.shape[1]) if "position_bias" in self else None
+        hidden = self.positions(tokens) if "positions" in self else tokens
         recorder.record_hidden_state(hidden)
         dtype = hidden.dtype
         for layer in self.layers:
-            hidden = layer(hidden, mask, encoded, encoder_mask, recorder)
+            hidden = layer(hidden, mask, bias, encoded, encoder_mask, recorder)
             start_evaluation(hidden)
             recorder.record_hidden_state(hidden.astype(dtype))
         if "final_norm" in self:
@@ -174,6 +202,7 @@ class EncoderDecoder(Encoder):
         shift: Maps token ids (B, L) to those of the decoder, of the same shape.
         final_norm: Norm after the encoder's last layer, or None.
         layer_context: What the encoder's layers get besides hidden states and mask, as in an Encoder.
+        position_bias: What every layer of the encoder adds to its scores, as in an Encoder.
     """
 
     def __init__(
@@ -184,8 +213,11 @@ class EncoderDecoder(Encoder):
         shift: Callable[[mx.array], mx.array],
         final_norm: nn.Module | None = None,
         layer_context: Callable[[TokenBatch], Any] | None = None,
+        position_bias: nn.Module | None = None,
     ) -> None:
-        super().__init__(embeddings, layers, final_norm=final_norm, layer_context=layer_context)
+        super().__init__(
+            embeddings, layers, final_norm=final_norm, layer_context=layer_context, position_bias=position_bias
+        )
         self.decoder = decoder
         self._shift = shift
 

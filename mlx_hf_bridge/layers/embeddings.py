@@ -234,6 +234,17 @@ class TokenEmbeddings(nn.Module):
         # inputs_embeds skip the scale, as in transformers, unless scale_inputs_embeds says otherwise.
         return batch.embed(self._scaled)
 
+    def tokens(self, batch: TokenBatch) -> mx.array:
+        """Return the token embeddings, which a decoder reads too.
+
+        Args:
+            batch: The batch.
+
+        Returns:
+            Array of shape (B, L, E).
+        """
+        return self(batch)
+
     def _scaled(self, ids: mx.array) -> mx.array:
         tokens = self.word(ids)
         return tokens if self.scale == 1.0 else tokens * self.scale

@@ -11,7 +11,7 @@ import mlx.nn as nn
 from mlx_hf_bridge.errors import InputError
 from mlx_hf_bridge.layers.attention import Attention, attend_with_weights, merge_heads, split_heads
 from mlx_hf_bridge.layers.embeddings import Embeddings
-from mlx_hf_bridge.layers.heads import HeadOutputs, TokenTable
+from mlx_hf_bridge.layers.heads import HeadOutputs, MaskedLMHead, TokenTable
 from mlx_hf_bridge.layers.linear import Embedding, Linear
 from mlx_hf_bridge.layers.norm import LayerNorm
 from mlx_hf_bridge.layers.token_batch import TokenBatch
@@ -283,3 +283,34 @@ class EntityHead(nn.Module):
         if entities.shape[1] < self.count:
             raise InputError(f"entity_ids has {entities.shape[1]} entities for a text, expected {self.count} or more.")
         return {"logits": self.out(entities[:, : self.count].reshape(len(hidden), -1))}
+
+
+class EntityMaskedLMHead(nn.Module):
+    """LUKE's masked-LM head: the scores of all tokens for every token, and of all entities for every entity.
+
+    Takes the hidden states of tokens and entities, (B, L + E, D). Returns "logits" (B, L, V) and, if the batch has
+    entities, "entity_logits" (B, E, rows of the entity table).
+
+    Args:
+        tokens: The head of the tokens.
+        entities: The head of the entities, which scores the rows of the entity table.
+    """
+
+    def __init__(self, tokens: MaskedLMHead, entities: MaskedLMHead) -> None:
+        super().__init__()
+        self.tokens, self.entities = tokens, entities
+
+    def __call__(
+        self,
+        hidden: mx.array,
+        pooled: mx.array | None,
+        batch: TokenBatch,
+        table: TokenTable,
+        entity_table: TokenTable | None = None,
+    ) -> HeadOutputs:
+        if not has_entities(batch):
+            return self.tokens(hidden, pooled, batch, table)
+        assert entity_table is not None
+        length = batch.ids.shape[1]
+        outputs: HeadOutputs = self.tokens(hidden[:, :length], pooled, batch, table)
+        return outputs | self.entities(hidden[:, length:], pooled, batch, entity_table)

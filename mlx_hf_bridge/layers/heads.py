@@ -137,6 +137,25 @@ class PooledClassifier(nn.Module):
         return {self.output_name: self.out(pooled)}
 
 
+class PooledProjection(nn.Module):
+    """CLIP's projection of the pooler's output, without a bias, into the space that texts and images share.
+
+    Returns "text_embeds" of shape (B, P).
+
+    Args:
+        hidden_size: D.
+        width: P.
+    """
+
+    def __init__(self, hidden_size: int, width: int) -> None:
+        super().__init__()
+        self.out = Linear(hidden_size, width, bias=False)
+
+    def __call__(self, hidden: mx.array, pooled: mx.array | None, batch: TokenBatch, table: TokenTable) -> HeadOutputs:
+        # None where a caller has left out the pooler.
+        return {} if pooled is None else {"text_embeds": self.out(pooled)}
+
+
 class FirstTokenClassifier(nn.Module):
     """RoBERTa's classifier on position 0: linear layer, activation, linear layer.
 
@@ -263,6 +282,7 @@ class MaskedLMHead(nn.Module):
             decoder.
         output_name: Name of the output.
         bias: Whether the linear layer and the scores have biases.
+        decoder_bias: Whether the bias of the scores is the decoder's where there is one, and not the head's.
     """
 
     def __init__(
@@ -275,6 +295,7 @@ class MaskedLMHead(nn.Module):
         tied: bool = True,
         output_name: str = "logits",
         bias: bool = True,
+        decoder_bias: bool = True,
     ) -> None:
         super().__init__()
         self.dense = Linear(hidden_size, width, bias)
@@ -282,8 +303,8 @@ class MaskedLMHead(nn.Module):
         self.activation = activation
         self.output_name = output_name
         if not tied:
-            self.decoder = Linear(width, vocabulary, bias)
-        elif bias:
+            self.decoder = Linear(width, vocabulary, bias and decoder_bias)
+        if bias and (tied or not decoder_bias):
             self.bias = mx.zeros((vocabulary,))
 
     def __call__(self, hidden: mx.array, pooled: mx.array | None, batch: TokenBatch, table: TokenTable) -> HeadOutputs:

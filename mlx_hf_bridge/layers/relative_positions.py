@@ -106,13 +106,16 @@ class RelativePositionBias(nn.Module):
         heads: H.
         buckets: Number of buckets, half of them for keys after the query.
         max_distance: Distance from which on all keys share the last bucket of their side.
+        causal: Whether no query sees a later key, as in a decoder: all buckets are then for earlier ones.
     """
 
-    def __init__(self, rows: int, heads: int, buckets: int, max_distance: int) -> None:
+    def __init__(self, rows: int, heads: int, buckets: int, max_distance: int, causal: bool = False) -> None:
         super().__init__()
         self.table = Embedding(rows, heads)
         self.buckets = buckets
         self.max_distance = max_distance
+        self.causal = causal
 
     def __call__(self, length: int) -> mx.array:
-        return self.table(relative_buckets(length, self.buckets, self.max_distance)).transpose(2, 0, 1)[None]
+        rows = relative_buckets(length, self.buckets, self.max_distance, self.causal)
+        return self.table(rows).transpose(2, 0, 1)[None]

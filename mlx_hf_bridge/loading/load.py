@@ -58,7 +58,7 @@ from mlx_hf_bridge.weights.quantized import check_same_recipe, quantize_modules,
 from mlx_hf_bridge.weights.sizes import check_sizes
 from mlx_hf_bridge.weights.tensor_keys import complete_config
 from mlx_hf_bridge.weights.ties import settle_ties
-from mlx_hf_bridge.weights.validation import Tolerance, check_fit, pooler_names
+from mlx_hf_bridge.weights.validation import Tolerance, check_fit, named_parameters, pooler_names
 
 logger = logging.getLogger(__name__)
 
@@ -353,7 +353,7 @@ def load_converted(
     assign_weights(model, read, _arrays(files, read, computed), initialized)
     set_activation_dtype(model, computed)
     # Lazy parameters would be read from the file at the first call, in whatever thread makes it.
-    mx.eval(model.parameters())
+    mx.eval([array for name, array in named_parameters(model) if not name.startswith(family.deferred_modules)])
     if COMPILES_GRAPHS:
         model.compile(config, independent_length_of(family, config))
     lacks_pooler = pooler and not has_pooler and task == BASE_TASK

@@ -11,20 +11,18 @@ from functools import partial
 from typing import Any, ClassVar, Self
 
 import mlx.core as mx
-import numpy as np
 
 from mlx_hf_bridge.architecture.config import EncoderConfig
-from mlx_hf_bridge.architecture.family import QUESTION_ANSWERING, SEQUENCE_CLASSIFICATION, Family, Head
+from mlx_hf_bridge.architecture.family import QUESTION_ANSWERING, SEQUENCE_CLASSIFICATION, Family
 from mlx_hf_bridge.architecture.heads import SPAN_HEAD
-from mlx_hf_bridge.errors import ConfigError, InputError
+from mlx_hf_bridge.architecture.seq2seq import END_TOKEN_HEAD, check_start_token, shift_right
+from mlx_hf_bridge.errors import ConfigError
 from mlx_hf_bridge.layers.activations import activation_for
 from mlx_hf_bridge.layers.attention import Attention
 from mlx_hf_bridge.layers.decoder import CrossAttention, Decoder, DecoderLayer, EncoderDecoder
 from mlx_hf_bridge.layers.embeddings import PositionsAndNorm, SharedEmbeddings
 from mlx_hf_bridge.layers.feed_forward import FeedForward
 from mlx_hf_bridge.layers.norm import LayerNorm
-from mlx_hf_bridge.layers.token_batch import TokenBatch
-from mlx_hf_bridge.layers.transformed_heads import EndTokenClassifier
 from mlx_hf_bridge.models import bert
 
 # Rows of the position tables that no position reads (BartLearnedPositionalEmbedding).
@@ -93,17 +91,7 @@ class BartConfig(Seq2SeqConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.decoder_start_token_id >= self.vocab_size:
-            raise ConfigError(
-                f"config.json has decoder_start_token_id={self.decoder_start_token_id}, expected an id below "
-                f"vocab_size={self.vocab_size}. Take the file of the original checkpoint."
-            )
-
-
-def shift_right(config: BartConfig, ids: mx.array) -> mx.array:
-    """Return the decoder's ids: the start token, then all ids but the last, (B, L)."""
-    start = mx.full((ids.shape[0], 1), config.decoder_start_token_id, ids.dtype)
-    return mx.concatenate([start, ids[:, :-1]], axis=1)
+        check_start_token(self, self.decoder_start_token_id)
 
 
 def shift_last_to_front(config: Seq2SeqConfig, ids: mx.array) -> mx.array:
@@ -161,31 +149,6 @@ def decoder_layer(config: Seq2SeqConfig, norm_first: bool = False) -> DecoderLay
     )
 
 
-def classifier(config: Seq2SeqConfig) -> EndTokenClassifier:
-    """Return the sequence classifier."""
-    return EndTokenClassifier(config.hidden_size, config.num_labels, config.eos_token_id)
-
-
-def require_end_token(config: Seq2SeqConfig, batch: TokenBatch) -> TokenBatch:
-    """Return the batch; InputError if a text has no end token, as in transformers."""
-    if not bool((np.array(batch.ids) == config.eos_token_id).any(axis=1).all()):
-        raise InputError(
-            f"a text has no end token (id {config.eos_token_id}), which the classifier reads. Tokenize with special "
-            "tokens, and with the model's own tokenizer."
-        )
-    return batch
-
-
-def require_equal_end_tokens(config: Seq2SeqConfig, ids: np.ndarray) -> None:
-    """Raise InputError if the texts of one call differ in their number of end tokens, as in transformers."""
-    counts = np.unique((ids == config.eos_token_id).sum(axis=1))
-    if len(counts) > 1:
-        raise InputError(
-            f"the texts have from {counts[0]} to {counts[-1]} end tokens (id {config.eos_token_id}), expected the same "
-            "number in all texts of a call, as in transformers. Pass single texts and pairs in separate calls."
-        )
-
-
 def _layer_names(stack: str, path: str) -> dict[str, str]:
     """Return the names that a layer of the encoder and one of the decoder have in common."""
     return {
@@ -225,12 +188,7 @@ FAMILY = Family(
     hf_prefix="Bart",
     tokenizer="RobertaTokenizer",
     heads={
-        SEQUENCE_CLASSIFICATION: Head(
-            build=classifier,
-            names={"classification_head.dense": "dense", "classification_head.out_proj": "out"},
-            prepare_batch=require_end_token,
-            check_call=require_equal_end_tokens,
-        ),
+        SEQUENCE_CLASSIFICATION: END_TOKEN_HEAD,
         QUESTION_ANSWERING: SPAN_HEAD,
     },
     copied_modules={"encoder.embed_tokens": "shared", "decoder.embed_tokens": "shared"},

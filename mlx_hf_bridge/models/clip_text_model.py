@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 import mlx.core as mx
 
 from mlx_hf_bridge.architecture.config import EncoderConfig
-from mlx_hf_bridge.architecture.family import Family
+from mlx_hf_bridge.architecture.family import Family, Head
 from mlx_hf_bridge.layers.embeddings import TokenPositionEmbeddings
 from mlx_hf_bridge.layers.encoder import Encoder
-from mlx_hf_bridge.layers.heads import EOSPooler
+from mlx_hf_bridge.layers.heads import EOSPooler, PooledProjection
 from mlx_hf_bridge.layers.token_batch import TokenBatch
 from mlx_hf_bridge.models import bert
 
@@ -26,11 +26,25 @@ class CLIPTextConfig(EncoderConfig):
     layer_norm_eps: float = 1e-5
     eos_token_id: int = 49407
     is_causal: bool = True
+    # Read by CLIPTextModelWithProjection.
+    projection_dim: int = 512
+    architectures: list[str] | None = None
 
     @property
     def pooler_has_weights(self) -> bool:
         """Return False: the pooler only selects the end token's hidden state."""
         return False
+
+
+def projection(config: CLIPTextConfig) -> Head | None:
+    """Return the projection of the pooled output, for files of CLIPTextModelWithProjection; None for others."""
+    if (config.architectures or [""])[0] != "CLIPTextModelWithProjection":
+        return None
+    return Head(
+        build=lambda config: PooledProjection(config.hidden_size, config.projection_dim),
+        names={"text_projection": "out"},
+        reads_pooler=True,
+    )
 
 
 def encoder(config: CLIPTextConfig) -> Encoder:
@@ -82,6 +96,7 @@ FAMILY = Family(
     tokenizer="CLIPTokenizer",
     heads={},
     pooler=lambda config: EOSPooler(config.eos_token_id),
+    base_head=projection,
     other_heads=("text_projection",),
     # Of whole CLIP models, whose text side alone is computed.
     ignored_prefixes=("vision_model", "visual_projection"),

@@ -14,6 +14,7 @@ from mlx_hf_bridge.architecture.config_checks import attention_windows
 from mlx_hf_bridge.architecture.family import QUESTION_ANSWERING
 from mlx_hf_bridge.architecture.heads import SPAN_HEAD
 from mlx_hf_bridge.architecture.model_inputs import ModelInput
+from mlx_hf_bridge.architecture.seq2seq import shift_right
 from mlx_hf_bridge.layers.decoder import Decoder, EncoderDecoder
 from mlx_hf_bridge.layers.embeddings import PositionsAndNorm, SharedEmbeddings
 from mlx_hf_bridge.layers.global_attention import GLOBAL_ATTENTION_MASK, LocalGlobalAttention, make_global_mask
@@ -63,7 +64,7 @@ def encoder(config: LEDConfig) -> EncoderDecoder:
             [bart.decoder_layer(config) for _ in range(config.decoder_layers)],
             None,
         ),
-        partial(bart.shift_right, config),
+        partial(shift_right, config),
         layer_context=make_global_mask,
     )
 

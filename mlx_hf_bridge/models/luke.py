@@ -5,7 +5,7 @@ queries of its own for each kind of pair, and three more heads classify entities
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,10 +20,10 @@ from mlx_hf_bridge.architecture.family import (
 )
 from mlx_hf_bridge.architecture.heads import POOLED_SEQUENCE_HEAD
 from mlx_hf_bridge.architecture.model_inputs import ModelInput
-from mlx_hf_bridge.errors import InputError
 from mlx_hf_bridge.layers import entities
+from mlx_hf_bridge.layers.activations import activation_for
 from mlx_hf_bridge.layers.encoder import Encoder
-from mlx_hf_bridge.layers.token_batch import TokenBatch
+from mlx_hf_bridge.layers.heads import MaskedLMHead
 from mlx_hf_bridge.models import bert, roberta
 
 
@@ -33,6 +33,8 @@ class LukeConfig(OffsetPositionsConfig):
 
     # LukeForMaskedLM has its own decoder, whatever config.json says.
     tie_word_embeddings: bool = field(default=False, init=False)
+    # Whether the entity head has a decoder of its own (keys_of_tensors); otherwise it scores the entity table.
+    has_entity_decoder: bool = False
     entity_vocab_size: int = 500_000
     entity_emb_size: int = 256
     use_entity_aware_attention: bool = True
@@ -69,14 +71,40 @@ def encoder(config: LukeConfig) -> Encoder:
     )
 
 
-def refuse_entities(config: LukeConfig, batch: TokenBatch) -> TokenBatch:
-    """Return a batch without entities as it is; InputError for entities, whose scores are not computed."""
-    if entities.has_entities(batch):
-        raise InputError(
-            "entity_ids were given, and entity_logits of LukeForMaskedLM are not computed here. Leave them out, or use "
-            "transformers on torch."
-        )
-    return batch
+_ENTITIES = "entity_predictions"
+_ENTITY_DECODER = f"{_ENTITIES}.decoder"
+
+
+def keys_of_tensors(modules: Collection[str]) -> dict[str, Any]:
+    """Return whether a file has a decoder of entities, which it may leave out as a copy of the entity table."""
+    return {"has_entity_decoder": _ENTITY_DECODER in modules}
+
+
+def masked_lm(config: LukeConfig) -> entities.EntityMaskedLMHead:
+    """Return the masked-LM head of tokens and entities."""
+    sizes = (config.hidden_size, config.entity_emb_size, config.entity_vocab_size)
+    tied = not config.has_entity_decoder
+    own = MaskedLMHead(
+        *sizes, activation_for(config.hidden_act), config.layer_norm_eps, tied, "entity_logits", decoder_bias=False
+    )
+    return entities.EntityMaskedLMHead(roberta.HEADS[MASKED_LM].build(config), own)
+
+
+def masked_lm_variant(config: LukeConfig) -> Head:
+    """Return the masked-LM head for a file with or without a decoder of entities."""
+    tokens = roberta.HEADS[MASKED_LM]
+    tables = {
+        table: {hf: f"tokens.{path}".rstrip(".") for hf, path in getattr(tokens, table).items()}
+        for table in ("names", "tied", "untied")
+    }
+    tables["names"] |= {
+        f"{_ENTITIES}.transform.dense": "entities.dense",
+        f"{_ENTITIES}.transform.LayerNorm": "entities.norm",
+        _ENTITIES: "entities",
+    }
+    if config.has_entity_decoder:
+        tables["names"][_ENTITY_DECODER] = "entities.decoder"
+    return Head(masked_lm, **tables)
 
 
 def entity_head(count: int | None, bias: bool = True) -> Head:
@@ -110,11 +138,13 @@ FAMILY = dataclasses.replace(
     tokenizer="LukeTokenizer",
     heads={
         **roberta.HEADS,
-        MASKED_LM: dataclasses.replace(roberta.HEADS[MASKED_LM], prepare_batch=refuse_entities),
+        MASKED_LM: Head(masked_lm, names={_ENTITY_DECODER: ""}, variant_for=masked_lm_variant),
         SEQUENCE_CLASSIFICATION: POOLED_SEQUENCE_HEAD,
         ENTITY_CLASSIFICATION: entity_head(1),
         ENTITY_PAIR_CLASSIFICATION: entity_head(2, bias=False),
         ENTITY_SPAN_CLASSIFICATION: entity_head(None),
     },
-    ignored_prefixes=("entity_predictions",),
+    keys_of_tensors=keys_of_tensors,
+    # Most of a model's bytes, and only calls with entities read them.
+    deferred_modules=("encoder.embeddings.entities.entity.", "head.entities.decoder."),
 )

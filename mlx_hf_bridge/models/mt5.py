@@ -1,4 +1,4 @@
-"""mT5's encoder (Xue et al., arXiv 2010.11934); reference: transformers/models/mt5/modeling_mt5.py.
+"""mT5 (Xue et al., arXiv 2010.11934); reference: transformers/models/mt5/modeling_mt5.py.
 
 Identical to T5 v1.1, with a vocabulary for 101 languages.
 """
@@ -13,6 +13,8 @@ from mlx_hf_bridge.models import t5
 @dataclass(frozen=True, kw_only=True)
 class MT5Config(t5.T5Config):
     """T5's config with a gated feed-forward block by default."""
+
+    decoder_start_token_id: int | None = 0
 
     default_feed_forward: ClassVar[str] = "gated-gelu"
 

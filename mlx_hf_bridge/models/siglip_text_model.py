@@ -37,5 +37,6 @@ FAMILY = dataclasses.replace(
     hf_prefix="SiglipText",
     tokenizer="SiglipTokenizer",
     pooler=lambda config: LastPositionPooler(config.hidden_size, config.projection_size or config.hidden_size),
+    base_head=None,
     other_heads=(),
 )

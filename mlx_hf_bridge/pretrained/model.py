@@ -56,6 +56,7 @@ from mlx_hf_bridge.pretrained.outputs import (
     Seq2SeqSequenceClassifierOutput,
     SequenceClassifierOutput,
     TokenClassifierOutput,
+    build_output,
     to_transformers_output,
 )
 from mlx_hf_bridge.pretrained.parameters import require_float_dtype
@@ -387,7 +388,8 @@ class MLXPreTrainedModel(TorchModuleAPI):
         logits = {name: convert(array) for name, array in encoded.outputs.items()}
         recorded = {name: convert(value) for name, value in _recorded(encoded).items() if value is not None}
         if task != BASE_TASK:
-            return (_OUTPUTS if encoded.encoder is None else _SEQ2SEQ_OUTPUTS)[task](**logits, **recorded)
+            kind = (_OUTPUTS if encoded.encoder is None else _SEQ2SEQ_OUTPUTS)[task]
+            return build_output(kind, {**logits, **recorded})
         hidden = convert(encoded.hidden)
         if encoded.encoder is not None:
             return Seq2SeqModelOutput(last_hidden_state=hidden, **recorded)
@@ -395,9 +397,10 @@ class MLXPreTrainedModel(TorchModuleAPI):
             return PooledOutput(pooler_output=convert(encoded.pooled), **recorded)
         if encoded.entity_hidden is not None:
             recorded["entity_last_hidden_state"] = convert(encoded.entity_hidden)
+        states = {"last_hidden_state": hidden, **recorded, **logits}
         if self._loaded.family.pooler is None:
-            return BaseModelOutput(last_hidden_state=hidden, **recorded)
-        return BaseModelOutputWithPooling(last_hidden_state=hidden, pooler_output=convert(encoded.pooled), **recorded)
+            return build_output(BaseModelOutput, states)
+        return build_output(BaseModelOutputWithPooling, {**states, "pooler_output": convert(encoded.pooled)})
 
 
 def _recorded(encoded: EncoderOutput) -> dict[str, Any]:

@@ -3,6 +3,9 @@
 Reference: transformers/utils/generic.py (ModelOutput), transformers/modeling_outputs.py.
 """
 
+import dataclasses
+from collections.abc import Mapping
+from functools import cache
 from typing import Any, ClassVar
 
 from mlx_hf_bridge.errors import ArgumentTypeError
@@ -46,6 +49,25 @@ class ModelOutput(dict[str, Any]):
         return tuple(self.values())
 
 
+def build_output(kind: type[ModelOutput], values: Mapping[str, Any]) -> ModelOutput:
+    """Build an output, with fields after its own for those that only the model's class has (CLVP's `embeds`).
+
+    Args:
+        kind: The output class.
+        values: The fields by name.
+
+    Returns:
+        The output, of a class with the same name.
+    """
+    own = tuple(name for name in values if name not in kind.fields)
+    return _with_fields(kind, own)(**values) if own else kind(**values)
+
+
+@cache
+def _with_fields(kind: type[ModelOutput], names: tuple[str, ...]) -> type[ModelOutput]:
+    return type(kind.__name__, (kind,), {"__doc__": kind.__doc__, "fields": (*kind.fields, *names)})
+
+
 def to_transformers_output(output: ModelOutput) -> Any:
     """Convert an output to the transformers class of that name, for callers on torch.
 
@@ -54,7 +76,7 @@ def to_transformers_output(output: ModelOutput) -> Any:
 
     Returns:
         transformers' output with the same fields (Longformer's or LED's class if it has global attentions), or
-        `output` itself if transformers has no such class.
+        `output` itself if transformers has no such class, or it lacks one of the fields.
     """
     # Imported late: only callers on torch get here.
     from transformers import modeling_outputs
@@ -74,7 +96,8 @@ def to_transformers_output(output: ModelOutput) -> Any:
         from transformers.models.longformer import modeling_longformer
 
         found = getattr(modeling_longformer, f"Longformer{type(output).__name__}")
-    return output if found is None else found(**output)
+    known = set() if found is None else {field.name for field in dataclasses.fields(found)}
+    return found(**output) if found is not None and known >= set(output) else output
 
 
 class BaseModelOutput(ModelOutput):
@@ -110,9 +133,20 @@ class PooledOutput(ModelOutput):
 
 
 class MaskedLMOutput(ModelOutput):
-    """Output for masked language modeling: logits (B, L, vocab_size) before softmax."""
+    """Output for masked language modeling: logits (B, L, vocab_size) before softmax.
 
-    fields = ("loss", "logits", "hidden_states", "entity_hidden_states", "attentions", "global_attentions")
+    LUKE has entity_logits (B, E, entity_vocab_size) too, if entities are given.
+    """
+
+    fields = (
+        "loss",
+        "logits",
+        "entity_logits",
+        "hidden_states",
+        "entity_hidden_states",
+        "attentions",
+        "global_attentions",
+    )
 
 
 class SequenceClassifierOutput(ModelOutput):

@@ -26,15 +26,7 @@ _MAX_TEXTS = 2**20
 _ROUNDS = 4
 # The number of Unicode's code points, for modules that read characters.
 _CHARACTERS = 0x110000
-_OUTPUT_NAMES: tuple[str, ...] = (
-    "last_hidden_state",
-    "pooler_output",
-    "logits",
-    "start_logits",
-    "end_logits",
-    "prediction_logits",
-)
-_OUTPUT_NAMES += ("seq_relationship_logits", "sop_logits", "text_embeds", "hidden_states")
+_HIDDEN_STATES = "hidden_states"
 
 # Operations that only assert, or describe memory.
 IGNORED: tuple[str, ...] = (
@@ -68,9 +60,14 @@ class NamedOutputs(torch.nn.Module):
             self.options["use_cache"] = False
 
     def forward(self, *given: torch.Tensor) -> dict[str, Any]:
-        """Return the outputs of the module in the order of their names."""
+        """Return every output of the module that is an array, and its hidden states."""
         output = self.module(**dict(zip(self.names, given, strict=True)), **self.options)
-        return {name: output[name] for name in _OUTPUT_NAMES if output.get(name) is not None}
+        return {
+            name: value
+            for name, value in output.items()
+            # UDOP returns its mask, too.
+            if (isinstance(value, torch.Tensor) and name not in self.names) or (name == _HIDDEN_STATES and value)
+        }
 
 
 def example_inputs(module: Any, extra_inputs: Inputs) -> dict[str, torch.Tensor]:

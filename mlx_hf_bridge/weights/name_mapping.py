@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from mlx_hf_bridge.architecture.config import EncoderConfig
-from mlx_hf_bridge.architecture.family import BASE_TASK, Family
+from mlx_hf_bridge.architecture.family import BASE_TASK, Family, head_of
 from mlx_hf_bridge.errors import UnsupportedModelError, WeightsError
 from mlx_hf_bridge.models import types_with_head
 
@@ -85,9 +85,11 @@ class NameMapping:
                 f"{', '.join(types_with_head(task))}. Use one of these, or transformers on torch."
             )
         self._family = family
-        names = {**family.names, **family.own_names(config)}
+        own = head_of(family, config, task)
+        own_encoder = {} if own is None else own.encoder_names
+        names = {**family.names, **family.own_names(config), **own_encoder}
         self._base = {hf: path if path.startswith("pooler.") else f"encoder.{path}" for hf, path in names.items()}
-        head = family.heads[task].names_for(config) if task != BASE_TASK else {}
+        head = {} if own is None else own.names_for(config)
         self._head = {hf: f"head.{path}".rstrip(".") for hf, path in head.items()}
         self._other_heads = {
             name
@@ -96,7 +98,10 @@ class NameMapping:
             for name in (*other.names, *other.tied, *other.untied, *other.names_for(config))
         } - set(self._head)
         self._ignored_suffixes = {name for head in family.heads.values() for name in head.ignored_suffixes(config)}
-        self._unused_modules = frozenset(family.unused_modules(config))
+        self._reads_more = bool(own_encoder)
+        more = {name for other in family.heads.values() for name in other.encoder_names}
+        self._unused_modules = frozenset({*family.unused_modules(config), *more} - set(own_encoder))
+        self._more = frozenset(more)
         self._has_loras = bool(getattr(config, "lora_adaptations", None))
 
     def resolve(self, name: str) -> TensorTarget | None:
@@ -123,14 +128,21 @@ class NameMapping:
             return None
         return TensorTarget(f"{base.module}.parametrizations.weight.{number}", leaf, is_base=True)
 
-    def is_ignored(self, name: str) -> bool:
-        """Whether transformers computes this tensor itself, or ties it to another, whatever the file holds."""
-        if any(
-            spelled.startswith(f"{word}.")
-            for word in self._family.ignored_prefixes
-            for spelled in spellings(self._family, name)
-        ):
-            return True
+    def has_head_that_reads_more(self, tensors: Iterable[str]) -> bool:
+        """Whether a checkpoint has a head that reads modules in addition to the family's encoder (`Head.encoder`)."""
+        heads = {name for head in self._family.heads.values() if head.encoder_names for name in head.names}
+        found = (spelled for name in tensors for spelled in spellings(self._family, name.rpartition(".")[0]))
+        return self._reads_more or (bool(heads) and any(spelled in heads for spelled in found))
+
+    def is_ignored(self, name: str, reads_more: bool = False) -> bool:
+        """Whether transformers computes this tensor itself, or ties it to another, whatever the file holds.
+
+        `reads_more` says that modules in addition to the family's encoder are kept (`has_head_that_reads_more`).
+        """
+        spelled = list(spellings(self._family, name))
+        if any(one.startswith(f"{word}.") for word in self._family.ignored_prefixes for one in spelled):
+            modules = (one.rpartition(".")[0] for one in spelled)
+            return not (reads_more and any(pattern in self._more for one in modules for pattern, _ in _patterns(one)))
         ignored = (*self._family.ignored_suffixes, *self._ignored_suffixes)
         return any(name == tensor or name.endswith(f".{tensor}") for tensor in ignored)
 
@@ -233,7 +245,9 @@ def resolve_names(names: NameMapping, tensors: Iterable[str], where: str) -> dic
     Raises:
         WeightsError: If a name is in no table, or two names mean one tensor.
     """
-    found = {name: names.resolve(name) for name in sorted(tensors) if not names.is_ignored(name)}
+    tensors = sorted(tensors)
+    reads_more = names.has_head_that_reads_more(tensors)
+    found = {name: names.resolve(name) for name in tensors if not names.is_ignored(name, reads_more)}
     targets = {name: target for name, target in found.items() if target is not None}
     check_all_resolved([name for name, target in found.items() if target is None], where)
     taken: dict[ParameterSlot, str] = {}

@@ -88,7 +88,13 @@ def _settle_copies(
     compare: bool,
 ) -> None:
     """Give the copies of a module its name; WeightsError if transformers would compute with several different ones."""
-    copies = [copy for copy, module in family.copied_modules.items() if module == original]
+    # A file without a decoder has none of its copies.
+    stacks = {module.partition(".")[0] for module in modules}
+    copies = [
+        copy
+        for copy, module in family.copied_modules.items()
+        if module == original and copy.partition(".")[0] in stacks
+    ]
     # The copies are what transformers computes with, whether they equal the original or not.
     read = [copy for copy in copies if "weight" in modules[copy]]
     # A copy that is missing is tied to the original.

@@ -37,6 +37,9 @@ if TYPE_CHECKING:
     from mlx_hf_bridge.pretrained.auto import (
         MLXAutoModelForSequenceClassification as MLXAutoModelForSequenceClassification,
     )
+    from mlx_hf_bridge.pretrained.auto import (
+        MLXAutoModelForTableQuestionAnswering as MLXAutoModelForTableQuestionAnswering,
+    )
     from mlx_hf_bridge.pretrained.auto import MLXAutoModelForTokenClassification as MLXAutoModelForTokenClassification
     from mlx_hf_bridge.quantization.recipes import MLXQuantizationConfig as MLXQuantizationConfig
     from mlx_hf_bridge.sentence_transformers import MLXCrossEncoder as MLXCrossEncoder
@@ -62,6 +65,7 @@ _LAZY = {
         "MLXAutoModelForPreTraining",
         "MLXAutoModelForQuestionAnswering",
         "MLXAutoModelForSequenceClassification",
+        "MLXAutoModelForTableQuestionAnswering",
         "MLXAutoModelForTokenClassification",
     ),
     "conversion.api": ("convert",),

@@ -56,6 +56,7 @@ NEEDED = {
     "MLXMultiVectorEncoder": "colbert/repo",
     "MLXGLiNER": "gliner",
     **{f"MLXAutoModelFor{head}": head for head in ENTITY_HEADS},
+    "MLXAutoModelForTableQuestionAnswering": "tapas",
     "fill-mask": "ForMaskedLM",
     "question-answering": "ForQuestionAnswering",
     "text-classification": "ForSequenceClassification",
@@ -73,7 +74,7 @@ CLASSES = [
 
 @pytest.fixture(scope="module")
 def repos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Save a tiny BERT with each head, a ColBERT, a GLiNER and a LUKE with each head for entities."""
+    """Save a tiny BERT with each head, a ColBERT, a GLiNER, a LUKE with each head for entities and a TAPAS."""
     folder = tmp_path_factory.mktemp("repos")
     for head, labels in HEADS.items():
         make_checkpoint(folder / head, head="ForSequenceClassification" if head == "Ranking" else head, labels=labels)
@@ -82,6 +83,8 @@ def repos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     luke = next(variant for variant in VARIANTS if variant.name == "luke:entities")
     for head in ENTITY_HEADS:
         replace(luke, classes=f"LukeFor{head}").module().save_pretrained(folder / head)
+    tapas = next(variant for variant in VARIANTS if variant.name == "tapas")
+    replace(tapas, classes="TapasForQuestionAnswering").module().save_pretrained(folder / "tapas")
     return folder
 
 

@@ -25,6 +25,8 @@ NEXT_SENTENCE = "next-sentence-prediction"
 PRE_TRAINING = "pre-training"
 # The scores of the next token, which rerankers read; it has no auto class, since nothing is generated here.
 CAUSAL_LM = "text-generation"
+# TAPAS', whose class is named as others are for spans of a text.
+TABLE_QUESTION_ANSWERING = "table-question-answering"
 # LUKE's, whose classes have no auto class in transformers.
 ENTITY_CLASSIFICATION = "entity-classification"
 ENTITY_PAIR_CLASSIFICATION = "entity-pair-classification"
@@ -44,6 +46,7 @@ HF_SUFFIXES = {
 CLASS_SUFFIXES = {
     **HF_SUFFIXES,
     CAUSAL_LM: "ForCausalLM",
+    TABLE_QUESTION_ANSWERING: "ForTableQuestionAnswering",
     ENTITY_CLASSIFICATION: "ForEntityClassification",
     ENTITY_PAIR_CLASSIFICATION: "ForEntityPairClassification",
     ENTITY_SPAN_CLASSIFICATION: "ForEntitySpanClassification",

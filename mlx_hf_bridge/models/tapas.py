@@ -7,35 +7,41 @@ table, previous answer, ranks of numbers, relation to the question), and positio
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import mlx.core as mx
 
 from mlx_hf_bridge.architecture.config import EncoderConfig
-from mlx_hf_bridge.architecture.family import MASKED_LM, SEQUENCE_CLASSIFICATION
+from mlx_hf_bridge.architecture.family import MASKED_LM, SEQUENCE_CLASSIFICATION, TABLE_QUESTION_ANSWERING, Head
 from mlx_hf_bridge.architecture.model_inputs import ModelInput
 from mlx_hf_bridge.errors import ConfigError
+from mlx_hf_bridge.layers.cell_selection import COLUMN, ROW, TYPES, CellSelection
 from mlx_hf_bridge.layers.embeddings import Embeddings, ExtraEmbedding
 from mlx_hf_bridge.layers.encoder import Encoder
 from mlx_hf_bridge.layers.token_batch import TokenBatch
 from mlx_hf_bridge.models import bert
 
-_INPUT = "token_type_ids"
-# The columns of token_type_ids that say where in the table a token is.
-_COLUMN, _ROW = 1, 2
-
 
 @dataclass(frozen=True)
 class TapasConfig(EncoderConfig):
-    """BERT's config with TAPAS' keys: the tables of token types, and how positions are counted."""
+    """BERT's config with TAPAS' keys: the tables of token types, how positions are counted, and the choice of cells."""
 
     type_vocab_size: int = field(default=0, init=False)
     type_vocab_sizes: list[int] = field(default_factory=lambda: [3, 256, 256, 2, 256, 256, 10])
     reset_position_index_per_cell: bool = True
+    num_aggregation_labels: int = 0
+    temperature: float = 1.0
+    max_num_rows: int = 64
+    max_num_columns: int = 32
+    select_one_column: bool = True
+    allow_empty_column_selection: bool = False
+
+    minimum_values: ClassVar = {"num_aggregation_labels": 0}
 
     def __post_init__(self) -> None:
         super().__post_init__()
         sizes = self.type_vocab_sizes
-        if len(sizes) <= _ROW or not all(type(size) is int and size > 0 for size in sizes):
+        if len(sizes) <= ROW or not all(type(size) is int and size > 0 for size in sizes):
             raise ConfigError(
                 f"config.json has type_vocab_sizes={sizes}, expected the sizes of seven tables. Take the file of "
                 "the original checkpoint."
@@ -45,7 +51,7 @@ class TapasConfig(EncoderConfig):
     def extra_inputs(self) -> dict[str, ModelInput]:
         """The seven columns of token type ids."""
         sizes = tuple(self.type_vocab_sizes)
-        return {_INPUT: ModelInput(sizes, ("B", "L", len(sizes)), "type_vocab_sizes")}
+        return {TYPES: ModelInput(sizes, ("B", "L", len(sizes)), "type_vocab_sizes")}
 
     @property
     def has_position_table(self) -> bool:
@@ -69,10 +75,10 @@ def positions_in_cells(batch: TokenBatch, largest: int) -> mx.array:
         int32 array of shape (1 or B, L).
     """
     rows = mx.arange(batch.ids.shape[1], dtype=mx.int32)[None]
-    types = batch.extra_inputs.get(_INPUT)
+    types = batch.extra_inputs.get(TYPES)
     if types is None:
         return mx.minimum(rows, largest)
-    same = mx.logical_and(*(types[:, :, None, column] == types[:, None, :, column] for column in (_COLUMN, _ROW)))
+    same = mx.logical_and(*(types[:, :, None, column] == types[:, None, :, column] for column in (COLUMN, ROW)))
     # argmax finds the first token of each token's cell.
     return mx.minimum(rows - mx.argmax(same, axis=-1).astype(mx.int32), largest)
 
@@ -88,7 +94,7 @@ class TapasEmbeddings(Embeddings):
 
     def __init__(self, config: TapasConfig) -> None:
         tables = {
-            f"types_{column}": ExtraEmbedding(rows, config.hidden_size, _INPUT, lookups=(_column(column),))
+            f"types_{column}": ExtraEmbedding(rows, config.hidden_size, TYPES, lookups=(_column(column),))
             for column, rows in enumerate(config.type_vocab_sizes)
         }
         sizes = (config.vocab_size, config.hidden_size, config.max_position_embeddings)
@@ -116,6 +122,30 @@ def type_names(config: TapasConfig) -> dict[str, str]:
     return {f"embeddings.token_type_embeddings_{column}": f"embeddings.extra.types_{column}" for column in columns}
 
 
+def cell_selection(config: TapasConfig) -> CellSelection:
+    """Return the question answering head; ConfigError where transformers' class fails."""
+    if not config.select_one_column:
+        raise ConfigError(
+            "config.json has select_one_column=false, for which transformers' TapasForQuestionAnswering computes "
+            "nothing without labels. Use a checkpoint with select_one_column=true."
+        )
+    table = (config.max_num_rows, config.max_num_columns)
+    sizes = (config.temperature, config.num_aggregation_labels, config.allow_empty_column_selection)
+    return CellSelection(config.hidden_size, table, *sizes)
+
+
+CELL_HEAD = Head(
+    build=cell_selection,
+    names={
+        "output_weights": "cells",
+        "output_bias": "cells_bias",
+        "column_output_weights": "columns",
+        "column_output_bias": "columns_bias",
+        "aggregation_classifier": "aggregation",
+    },
+    reads_pooler=True,
+)
+
 FAMILY = dataclasses.replace(
     bert.FAMILY,
     model_type="tapas",
@@ -126,13 +156,10 @@ FAMILY = dataclasses.replace(
     prefix="tapas",
     hf_prefix="Tapas",
     tokenizer="TapasTokenizer",
-    heads={task: bert.FAMILY.heads[task] for task in (MASKED_LM, SEQUENCE_CLASSIFICATION)},
-    other_heads=(
-        "output_weights",
-        "output_bias",
-        "column_output_weights",
-        "column_output_bias",
-        "aggregation_classifier",
-    ),
+    heads={
+        **{task: bert.FAMILY.heads[task] for task in (MASKED_LM, SEQUENCE_CLASSIFICATION)},
+        TABLE_QUESTION_ANSWERING: CELL_HEAD,
+    },
+    hf_head_suffixes={TABLE_QUESTION_ANSWERING: "ForQuestionAnswering"},
     uses_token_type_ids=False,
 )

@@ -18,6 +18,7 @@ from mlx_hf_bridge.architecture.family import (
     PRE_TRAINING,
     QUESTION_ANSWERING,
     SEQUENCE_CLASSIFICATION,
+    TABLE_QUESTION_ANSWERING,
     TOKEN_CLASSIFICATION,
 )
 from mlx_hf_bridge.errors import RepositoryError, UnservedUseError
@@ -178,6 +179,12 @@ class MLXAutoModelForQuestionAnswering(MLXAutoModel):
     """transformers.AutoModelForQuestionAnswering on MLX: start_logits and end_logits (B, L) of the answer span."""
 
     _task = QUESTION_ANSWERING
+
+
+class MLXAutoModelForTableQuestionAnswering(MLXAutoModel):
+    """transformers.AutoModelForTableQuestionAnswering on MLX: logits (B, L) of cells and logits_aggregation (B, A)."""
+
+    _task = TABLE_QUESTION_ANSWERING
 
 
 class MLXAutoModelForMultipleChoice(MLXAutoModel):

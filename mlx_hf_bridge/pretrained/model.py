@@ -24,6 +24,7 @@ from mlx_hf_bridge.architecture.family import (
     PRE_TRAINING,
     QUESTION_ANSWERING,
     SEQUENCE_CLASSIFICATION,
+    TABLE_QUESTION_ANSWERING,
     TOKEN_CLASSIFICATION,
 )
 from mlx_hf_bridge.checkpoints.card import CARD_FILE
@@ -55,6 +56,7 @@ from mlx_hf_bridge.pretrained.outputs import (
     Seq2SeqQuestionAnsweringModelOutput,
     Seq2SeqSequenceClassifierOutput,
     SequenceClassifierOutput,
+    TableQuestionAnsweringOutput,
     TokenClassifierOutput,
     build_output,
     to_transformers_output,
@@ -75,6 +77,7 @@ _OUTPUTS: dict[str, type[ModelOutput]] = {
     MULTIPLE_CHOICE: MultipleChoiceModelOutput,
     NEXT_SENTENCE: NextSentencePredictorOutput,
     PRE_TRAINING: PreTrainingOutput,
+    TABLE_QUESTION_ANSWERING: TableQuestionAnsweringOutput,
     ENTITY_CLASSIFICATION: EntityClassificationOutput,
     ENTITY_PAIR_CLASSIFICATION: EntityPairClassificationOutput,
     ENTITY_SPAN_CLASSIFICATION: EntitySpanClassificationOutput,

@@ -88,6 +88,10 @@ def to_transformers_output(output: ModelOutput) -> Any:
 
         own = {"BaseModelOutputWithPooling": "BaseLukeModelOutputWithPooling"}
         found = getattr(modeling_luke, own.get(name, name if name.startswith("Entity") else f"Luke{name}"))
+    if name == "TableQuestionAnsweringOutput":
+        from transformers.models.tapas import modeling_tapas
+
+        found = modeling_tapas.TableQuestionAnsweringOutput
     if "encoder_global_attentions" in output:
         from transformers.models.led import modeling_led
 
@@ -171,6 +175,15 @@ class QuestionAnsweringModelOutput(ModelOutput):
         *("loss", "start_logits", "end_logits", "relevance_logits"),
         *("hidden_states", "entity_hidden_states", "attentions", "global_attentions"),
     )
+
+
+class TableQuestionAnsweringOutput(ModelOutput):
+    """Output for questions about tables: logits (B, L), each token's that of its cell.
+
+    logits_aggregation (B, num_aggregation_labels), if the model aggregates cells.
+    """
+
+    fields = ("loss", "logits", "logits_aggregation", "hidden_states", "attentions")
 
 
 class MultipleChoiceModelOutput(ModelOutput):

@@ -115,7 +115,8 @@ class NameMapping:
             if found := self._lookup(spelled, leaf):
                 return found
         for spelled in spellings(self._family, name):
-            if (found := self._lookup(spelled, "weight")) and found.path:
+            # Without a dot there is no module that the first loop could have found.
+            if (found := self._lookup(spelled, "weight")) and (found.path or "." not in spelled):
                 return replace(found, is_bare=True)
         return None
 

@@ -135,8 +135,9 @@ def _parameter_slots(
     for parameter, array in named_parameters(model):
         path, _, leaf = parameter.rpartition(".")
         modules = names.sources_of([path])[0].modules[: 1 if path in fused else None]
-        # mx.split is lazy: only the shapes and dtypes of its parts are read.
-        for index, (module, part) in enumerate(zip(modules, mx.split(array, len(modules)), strict=True)):
+        # mx.split is lazy: only the shapes and dtypes of its parts are read. A scalar has no axis to split.
+        parts = mx.split(array, len(modules)) if len(modules) > 1 else [array]
+        for index, (module, part) in enumerate(zip(modules, parts, strict=True)):
             yield (path, leaf, index), (f"{module}.{leaf}", part)
 
 

@@ -135,7 +135,8 @@ def test_methods_raise_bridge_errors_only(name: str, many: bool, repos: Path) ->
 
 
 @pytest.mark.parametrize("many", EXTENT)
-@pytest.mark.parametrize("task", TASKS)
+# Questions about tables need pandas; tests/test_tapas.py has their errors.
+@pytest.mark.parametrize("task", [task for task in TASKS if task != "table-question-answering"])
 def test_pipelines_raise_bridge_errors_only(task: str, many: bool, repos: Path) -> None:
     check(dict(public_methods(pipeline(task, str(repos / NEEDED.get(task, "Model"))))), many)
 

@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from checkpoints import WORDS
 from weight_files import edit_config
 
-from mlx_hf_bridge import MLXAutoModel, MLXAutoModelForTableQuestionAnswering
-from mlx_hf_bridge.errors import ConfigError
+from mlx_hf_bridge import MLXAutoModel, MLXAutoModelForTableQuestionAnswering, pipeline
+from mlx_hf_bridge.errors import BackendError, ConfigError, InputError
+from mlx_hf_bridge.pipelines import table_question_answering
 
 # float32 tolerance across kernels, as in test_parity.py; excluded cells have logits of -10000, spaced by 1e-3.
 ABSOLUTE, RELATIVE = 2e-5, 1e-6
@@ -76,3 +78,48 @@ def test_a_head_that_transformers_cannot_compute_is_refused(tmp_path: Path) -> N
     edit_config(tmp_path, select_one_column=False)
     with pytest.raises(ConfigError, match="select_one_column=false"):
         MLXAutoModelForTableQuestionAnswering.from_pretrained(tmp_path)
+
+
+LABELS = {0: "NONE", 1: "SUM", 2: "AVERAGE", 3: "COUNT"}
+TABLE = {"cat": ["dog sat", "news", "a film"], "dog": ["3", "12", "7"], "market": ["good", "bad .", "the mat"]}
+QUESTIONS = ["is the film good ?", "the stock market rose today", "a dog"]
+CALLS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
+    "one": ((TABLE, QUESTIONS[0]), {}),
+    "several": ((TABLE, QUESTIONS), {}),
+    "in turn": ((TABLE, QUESTIONS), {"sequential": True}),
+    "by name": ((), {"table": TABLE, "query": QUESTIONS[1], "padding": "max_length"}),
+    "list": (([{"table": TABLE, "query": one} for one in QUESTIONS],), {}),
+}
+
+
+@pytest.fixture(scope="module", params=["aggregating", "selecting"])
+def tables(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a TAPAS with its tokenizer."""
+    pytest.importorskip("pandas")
+    folder: Path = tmp_path_factory.mktemp("tables")
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[EMPTY]", *WORDS, *"0123456789"]
+    (folder / "vocab.txt").write_text("\n".join(words))
+    transformers.TapasTokenizer(str(folder / "vocab.txt"), model_max_length=44).save_pretrained(folder)
+    labels = {"aggregation_labels": LABELS, "no_aggregation_label_index": 0} if request.param == "aggregating" else {}
+    save_tapas(folder, len(words), **labels, **KINDS[request.param])
+    return folder
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_the_pipeline_answers_as_that_of_transformers(call: str, tables: Path) -> None:
+    args, options = CALLS[call]
+    expected = transformers.pipeline("table-question-answering", model=str(tables), device="cpu")(*args, **options)
+    assert pipeline("table-question-answering", model=tables)(*args, **options) == expected
+
+
+def test_the_pipeline_refuses_what_that_of_transformers_refuses(tables: Path) -> None:
+    ask = pipeline("table-question-answering", model=tables)
+    for given, message in ((({}, "a dog"), "table is empty"), ((TABLE, ""), "query is empty"), ((TABLE,), "table")):
+        with pytest.raises(InputError, match=message):
+            ask(*given)
+
+
+def test_a_missing_pandas_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(table_question_answering, "find_spec", lambda name: None)
+    with pytest.raises(BackendError, match=r"needs pandas, .*`pip install 'mlx-hf-bridge\[tables\]'"):
+        table_question_answering._require_pandas()

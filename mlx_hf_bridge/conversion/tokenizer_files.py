@@ -64,7 +64,7 @@ _COMPANIONS = (
 # Key of tokenizer_config.json: the files are the checkpoint's own, so its class has to read them, and not tokenizers.
 _COPIED = "mlx_hf_bridge_copied"
 # Our extras, and the packages in them as the errors of transformers' classes name them.
-_EXTRAS = {"japanese": ("fugashi", "ipadic", "unidic_lite"), "xlm": ("sacremoses",)}
+_EXTRAS = {"japanese": ("fugashi", "ipadic", "unidic_lite"), "xlm": ("sacremoses",), "tables": ("Pandas",)}
 # Keys that save_pretrained adds about how the tokenizer was loaded.
 _NOT_SETTINGS = ("is_local", "local_files_only")
 

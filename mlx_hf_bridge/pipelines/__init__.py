@@ -9,6 +9,7 @@ from mlx_hf_bridge.architecture.family import (
     MASKED_LM,
     QUESTION_ANSWERING,
     SEQUENCE_CLASSIFICATION,
+    TABLE_QUESTION_ANSWERING,
     TOKEN_CLASSIFICATION,
 )
 from mlx_hf_bridge.architecture.gliner import ZERO_SHOT_NER
@@ -56,6 +57,12 @@ TASKS = {
         "QuestionAnsweringPipeline",
         auto.MLXAutoModelForQuestionAnswering,
         QUESTION_ANSWERING,
+    ),
+    "table-question-answering": Task(
+        "table_question_answering",
+        "TableQuestionAnsweringPipeline",
+        auto.MLXAutoModelForTableQuestionAnswering,
+        TABLE_QUESTION_ANSWERING,
     ),
     "text-classification": Task("text_classification", "TextClassificationPipeline", *_CLASSIFIER),
     "text-ranking": Task("text_ranking", "TextRankingPipeline", *_CLASSIFIER),
@@ -107,9 +114,9 @@ def pipeline(
     """Build a pipeline, like transformers.pipeline, that computes with MLX and needs no torch.
 
     Args:
-        task: "feature-extraction", "fill-mask", "question-answering", "text-classification" (or
-            "sentiment-analysis"), "text-ranking", "token-classification" (or "ner"), "zero-shot-classification" or
-            "zero-shot-ner".
+        task: "feature-extraction", "fill-mask", "question-answering", "table-question-answering",
+            "text-classification" (or "sentiment-analysis"), "text-ranking", "token-classification" (or "ner"),
+            "zero-shot-classification" or "zero-shot-ner".
         model: A Hub id, a folder, or a model from the from_pretrained of an MLXAutoModel class or MLXGLiNER. Default:
             the model of the installed transformers for the task, at the revision that it pins; a warning names it.
         tokenizer: A Hub id, a folder or a tokenizer of transformers. Default: the model's own.

@@ -86,6 +86,22 @@ def masked_lm_head(
     return Head(build=build, names=names, tied={bias: ""}, untied={decoder: "decoder"})
 
 
+def tables_below(path: str, head: Head) -> dict[str, Any]:
+    """Return the tables of names of a head that is a part of another one.
+
+    Args:
+        path: The path of the part.
+        head: The head by itself.
+
+    Returns:
+        Its `names`, `tied` and `untied`, by these names, with longer paths.
+    """
+    return {
+        table: {hf: f"{path}.{own}".rstrip(".") for hf, own in getattr(head, table).items()}
+        for table in ("names", "tied", "untied")
+    }
+
+
 def pre_training_head(
     masked_lm: Head, sentence: str, sentence_output: str, classes: Callable[[Any], int] = lambda config: 2
 ) -> Head:
@@ -100,10 +116,7 @@ def pre_training_head(
     Returns:
         A head with both outputs, of shapes (B, L, V) and (B, C).
     """
-    tables = {
-        table: {hf: f"masked_lm.{path}".rstrip(".") for hf, path in getattr(masked_lm, table).items()}
-        for table in ("names", "tied", "untied")
-    }
+    tables = tables_below("masked_lm", masked_lm)
     return Head(
         build=lambda config: PreTrainingHeads(
             masked_lm.build(config), PooledClassifier(config.hidden_size, classes(config), sentence_output)

@@ -11,7 +11,7 @@ import mlx.nn as nn
 from mlx_hf_bridge.errors import InputError
 from mlx_hf_bridge.layers.attention import Attention, attend_with_weights, merge_heads, split_heads
 from mlx_hf_bridge.layers.embeddings import Embeddings
-from mlx_hf_bridge.layers.heads import HeadOutputs, MaskedLMHead, TokenTable
+from mlx_hf_bridge.layers.heads import HeadOutputs, TokenTable
 from mlx_hf_bridge.layers.linear import Embedding, Linear
 from mlx_hf_bridge.layers.norm import LayerNorm
 from mlx_hf_bridge.layers.token_batch import TokenBatch
@@ -296,7 +296,7 @@ class EntityMaskedLMHead(nn.Module):
         entities: The head of the entities, which scores the rows of the entity table.
     """
 
-    def __init__(self, tokens: MaskedLMHead, entities: MaskedLMHead) -> None:
+    def __init__(self, tokens: nn.Module, entities: nn.Module) -> None:
         super().__init__()
         self.tokens, self.entities = tokens, entities
 
@@ -308,9 +308,8 @@ class EntityMaskedLMHead(nn.Module):
         table: TokenTable,
         entity_table: TokenTable | None = None,
     ) -> HeadOutputs:
-        if not has_entities(batch):
-            return self.tokens(hidden, pooled, batch, table)
-        assert entity_table is not None
         length = batch.ids.shape[1]
         outputs: HeadOutputs = self.tokens(hidden[:, :length], pooled, batch, table)
-        return outputs | self.entities(hidden[:, length:], pooled, batch, entity_table)
+        if has_entities(batch):
+            outputs |= self.entities(hidden[:, length:], pooled, batch, entity_table)
+        return outputs

@@ -18,7 +18,7 @@ from mlx_hf_bridge.architecture.family import (
     SEQUENCE_CLASSIFICATION,
     Head,
 )
-from mlx_hf_bridge.architecture.heads import POOLED_SEQUENCE_HEAD
+from mlx_hf_bridge.architecture.heads import POOLED_SEQUENCE_HEAD, tables_below
 from mlx_hf_bridge.architecture.model_inputs import ModelInput
 from mlx_hf_bridge.layers import entities
 from mlx_hf_bridge.layers.activations import activation_for
@@ -92,11 +92,7 @@ def masked_lm(config: LukeConfig) -> entities.EntityMaskedLMHead:
 
 def masked_lm_variant(config: LukeConfig) -> Head:
     """Return the masked-LM head for a file with or without a decoder of entities."""
-    tokens = roberta.HEADS[MASKED_LM]
-    tables = {
-        table: {hf: f"tokens.{path}".rstrip(".") for hf, path in getattr(tokens, table).items()}
-        for table in ("names", "tied", "untied")
-    }
+    tables = tables_below("tokens", roberta.HEADS[MASKED_LM])
     tables["names"] |= {
         f"{_ENTITIES}.transform.dense": "entities.dense",
         f"{_ENTITIES}.transform.LayerNorm": "entities.norm",

@@ -1,8 +1,11 @@
 """Tiny models and an HTTP client for the tests of serving."""
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from threading import Thread
+from time import sleep
 from typing import Any
 
 import httpx
@@ -84,3 +87,21 @@ class Server:
     def post(self, path: str, body: Any, **options: Any) -> httpx.Response:
         """Send one POST request."""
         return self.send((path, body), **options)[0]
+
+
+@contextmanager
+def on_loopback(models: Any, settings: Settings | None = None, **options: Any) -> Iterator[str]:
+    """Serve models by uvicorn in another thread of this process in the `with` block, at the address that is given."""
+    from mlx_hf_bridge.serving.server import Server as Uvicorn
+
+    task = options.pop("task", None)
+    server = Uvicorn(AsyncEngine(models, task=task, limits=Limits(**options)), settings or Settings(), "127.0.0.1", 0)
+    thread = Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        sleep(0.01)
+    try:
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join()

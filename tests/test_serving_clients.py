@@ -7,18 +7,16 @@ import gc
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
-from threading import Thread
-from time import sleep
 from typing import Any
 
+import httpx
 import huggingface_hub
 import numpy as np
 import pytest
-from serving_models import OVERLONG, make_classifiers
+from serving_models import OVERLONG, make_classifiers, on_loopback
 
 from mlx_hf_bridge import MLXCrossEncoder, MLXSentenceTransformer
-from mlx_hf_bridge.serving import AsyncEngine, Settings
-from mlx_hf_bridge.serving.server import Server
+from mlx_hf_bridge.serving import Settings
 
 # Warnings of these clients cannot be fixed here.
 pytestmark = [pytest.mark.integrations, pytest.mark.filterwarnings("ignore")]
@@ -42,15 +40,8 @@ def reranker(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def address(minilm: Path, reranker: str) -> Iterator[str]:
-    engine = AsyncEngine({"minilm": str(minilm), "reranker": reranker})
-    server = Server(engine, Settings(api_key=KEY), "127.0.0.1", 0)
-    thread = Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        sleep(0.01)
-    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    server.should_exit = True
-    thread.join()
+    with on_loopback({"minilm": str(minilm), "reranker": reranker}, Settings(api_key=KEY)) as found:
+        yield found
 
 
 @pytest.fixture(scope="module")
@@ -119,3 +110,44 @@ def test_cohere(address: str, reranker: str) -> None:
         assert found.meta.warnings == ["1 of 2 documents were too long and were truncated."]
     with pytest.raises(cohere.UnauthorizedError):
         cohere.ClientV2(api_key="wrong", base_url=address).rerank(model="reranker", query="a", documents=["b"])
+
+
+def test_jina(address: str, reranker: str) -> None:
+    jina = import_module("llama_index.postprocessor.jinaai_rerank").JinaRerank(
+        model="reranker", top_n=2, api_key=KEY, base_url=f"{address}/v1"
+    )
+    schema = import_module("llama_index.core.schema")
+    nodes = [schema.NodeWithScore(node=schema.TextNode(text=text)) for text in TEXTS]
+    found = jina.postprocess_nodes(nodes, query_str="a dog")
+    ranked = MLXCrossEncoder(reranker).rank("a dog", TEXTS, top_k=2)
+    assert [one.node.get_content() for one in found] == [TEXTS[one["corpus_id"]] for one in ranked]
+    np.testing.assert_allclose([one.score for one in found], [one["score"] for one in ranked], **CLOSE)
+
+
+def test_openai_dimensions(address: str, minilm: Path) -> None:
+    client = import_module("openai").OpenAI(base_url=f"{address}/v1", api_key=KEY)
+    found = client.embeddings.create(model="minilm", input=TEXTS, dimensions=64)
+    expected = MLXSentenceTransformer(minilm).encode(TEXTS, truncate_dim=64, normalize_embeddings=True)
+    np.testing.assert_allclose([one.embedding for one in found.data], expected, **CLOSE)
+
+
+def test_responses_are_those_of_the_schemas_of_openai_and_cohere(address: str) -> None:
+    openai, cohere = import_module("openai"), import_module("cohere")
+    headers = {"Authorization": f"Bearer {KEY}"}
+
+    def post(path: str, body: Any) -> Any:
+        return httpx.post(f"{address}{path}", json=body, headers=headers, timeout=60).json()
+
+    embeddings = post("/v1/embeddings", {"model": "minilm", "input": TEXTS})
+    openai.types.CreateEmbeddingResponse.model_validate(embeddings, strict=True)
+    assert set(embeddings) == set(openai.types.CreateEmbeddingResponse.model_fields)
+    assert set(embeddings["data"][0]) == set(openai.types.Embedding.model_fields)
+    models = httpx.get(f"{address}/v1/models", headers=headers).json()
+    for one in models["data"]:
+        openai.types.Model.model_validate(one, strict=True)
+    error = post("/v1/embeddings", {"model": "minilm"})["error"]
+    import_module("openai.types.shared").ErrorObject.model_validate(error, strict=True)
+    ranked = post("/v2/rerank", {"model": "reranker", "query": "a", "documents": TEXTS})
+    types = import_module("cohere.types") if not hasattr(cohere, "V2RerankResponse") else cohere
+    types.V2RerankResponse.model_validate(ranked)
+    types.RerankResponse.model_validate(post("/v1/rerank", {"model": "reranker", "query": "a", "documents": TEXTS}))

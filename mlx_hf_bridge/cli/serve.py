@@ -110,7 +110,7 @@ def _settings(args: argparse.Namespace) -> Settings:
     if not hosts and args.host in LOOPBACK:
         # Other sites must not reach a server on this machine by a name of theirs.
         hosts = list(LOOPBACK)
-    return Settings(args.api_key or api_key(), args.cors_origin, hosts, args.auto_truncate)
+    return Settings(args.api_key or api_key(), args.cors_origin, hosts, args.auto_truncate, args.otel)
 
 
 def _unit(args: argparse.Namespace) -> int:

@@ -2,8 +2,9 @@
 
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 from mlx_hf_bridge.errors import ArgumentTypeError, BackendError, BridgeError
@@ -12,6 +13,7 @@ from mlx_hf_bridge.serving.failures import Failure, failure_of, protocol_of, ren
 from mlx_hf_bridge.serving.gate import App, Gate
 from mlx_hf_bridge.serving.metrics import Metrics
 from mlx_hf_bridge.serving.settings import Settings
+from mlx_hf_bridge.serving.telemetry import instrument
 from mlx_hf_bridge.version import __version__
 
 try:
@@ -44,7 +46,7 @@ def create_app(engine: AsyncEngine, settings: Settings | None = None) -> App:
         raise ArgumentTypeError(
             f"got a {type(engine).__name__} and a {type(settings).__name__}, expected an AsyncEngine and Settings."
         )
-    from mlx_hf_bridge.serving.routes import cohere, labels, openai, page, state, tei
+    from mlx_hf_bridge.serving.routes import cohere, errors, labels, maps, openai, page, state, tei
 
     settings, metrics = settings or Settings(), engine.observer
     if not isinstance(metrics, Metrics):
@@ -62,14 +64,19 @@ def create_app(engine: AsyncEngine, settings: Settings | None = None) -> App:
         tei.routes(engine, settings),
         cohere.routes(engine),
         labels.routes(engine, settings),
+        maps.routes(engine),
         state.routes(engine, settings, metrics),
         page.routes(),
     ):
         app.include_router(router)
+    # FastAPI's way to change the description of an API.
+    app.openapi = partial(errors.describe, app)  # type: ignore[method-assign]
     app.add_exception_handler(RequestValidationError, _invalid_request)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(BridgeError, _error)
     app.add_exception_handler(Exception, _error)
+    if settings.telemetry:
+        instrument(app)
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,
@@ -82,10 +89,10 @@ def create_app(engine: AsyncEngine, settings: Settings | None = None) -> App:
     return Gate(app, settings, engine.limits, lambda: engine.closed, metrics.answered)
 
 
-def respond_to_failure(request: Request, failure: Failure) -> Response:
+def respond_to_failure(request: Request, failure: Failure, headers: Mapping[str, str] | None = None) -> Response:
     """Return the response to a request that failed, in the form of its protocol."""
     status, content = render(failure, protocol_of(request.url.path))
-    return Response(json.dumps(content), status, failure.headers, "application/json")
+    return Response(json.dumps(content), status, {**(headers or {}), **failure.headers}, "application/json")
 
 
 async def _error(request: Request, error: Exception) -> Response:
@@ -94,8 +101,13 @@ async def _error(request: Request, error: Exception) -> Response:
 
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    reason = "not_found" if error.status_code in (404, 405) else "invalid"
-    return respond_to_failure(request, Failure(error.status_code, f"{error.detail} ({request.url.path!s:.80})", reason))
+    if error.status_code not in (404, 405):
+        # The body, which json_body.py refused.
+        reason = "invalid" if error.status_code == 400 else "unread"
+        return respond_to_failure(request, Failure(error.status_code, str(error.detail), reason))
+    what = f"{error.detail} ({request.method} {request.url.path!s:.80}). /openapi.json lists the routes."
+    # Of 405: Allow.
+    return respond_to_failure(request, Failure(error.status_code, what, "not_found"), error.headers)
 
 
 async def _invalid_request(request: Request, error: Exception) -> Response:

@@ -26,7 +26,7 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 access_log = logging.getLogger("mlx_hf_bridge.serving.access")
 # The page, and what says whether the server lives, need no key.
-_OPEN = ("/", "/page.css", "/page.js", "/health", "/health/live", "/health/ready", "/ping")
+_OPEN = ("/", "/page.css", "/page.js", "/draw.js", "/texts.js", "/health", "/health/live", "/health/ready", "/ping")
 _ID = re.compile(rb"[\w.-]{1,128}")
 # What proxies write of a client that closed the connection.
 CLIENT_GONE = 499
@@ -90,6 +90,11 @@ class Gate:
             raise Refused(
                 Failure(401, "no valid API key was given. Send the header Authorization: Bearer KEY.", "unauthorized")
             )
+
+        encoding = (exchange.header(b"content-encoding") or "identity").strip().lower()
+        if encoding != "identity":
+            what = f"the body has the Content-Encoding {encoding!r:.40}, which is not read here. Send it uncompressed."
+            raise Refused(Failure(415, what, "unread"))
 
     async def _read(self, scope: Scope, exchange: "_Exchange", receive: Receive) -> bytes:
         """Return the body of a request, which must be valid UTF-8."""

@@ -18,12 +18,14 @@ class Settings:
         allowed_hosts: Hosts that requests may name, which keeps other sites from calling a server on this machine by
             DNS rebinding; empty for any. Default: any.
         auto_truncate: Whether texts that are too long are truncated where a request does not say so. Default: False.
+        telemetry: Whether requests are traced by OpenTelemetry. Default: False.
     """
 
     api_key: str | None = field(default=None, repr=False)
     cors_origins: Collection[str] = ()
     allowed_hosts: Collection[str] = ()
     auto_truncate: bool = False
+    telemetry: bool = False
 
     def admits(self, authorization: str | None) -> bool:
         """Return whether a request may be answered.

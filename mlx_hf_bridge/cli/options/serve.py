@@ -52,6 +52,7 @@ command = Command(
             group=_ACCESS,
             help="Log no requests.",
         ),
+        Option("--otel", is_flag=True, group=_ACCESS, help="Trace requests by OpenTelemetry (extra `otel`)."),
         Option("--max-concurrent-requests", type=POSITIVE_COUNT, metavar="N", group=_LIMITS, help="Default: 512."),
         Option(
             "--max-client-batch-size",

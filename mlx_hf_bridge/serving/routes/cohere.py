@@ -12,6 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from mlx_hf_bridge.errors import InputError
 from mlx_hf_bridge.serving.engine import AsyncEngine
+from mlx_hf_bridge.serving.failures import COHERE
+from mlx_hf_bridge.serving.routes.errors import error_responses
+from mlx_hf_bridge.serving.routes.json_body import StrictRoute
 from mlx_hf_bridge.serving.routes.responses import json_response, note
 from mlx_hf_bridge.serving.tasks.base import TRUNCATE, Answer
 from mlx_hf_bridge.serving.tasks.scoring import ScorePairs
@@ -25,7 +28,7 @@ Document = str | dict[str, Any]
 class RerankRequest(BaseModel):
     """The body of POST /v2/rerank; return_documents is Jina's and of /v1/rerank."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
     model: str
     query: str
     documents: Annotated[list[Document], Field(min_length=1)]
@@ -76,7 +79,7 @@ def routes(engine: AsyncEngine) -> APIRouter:
     Returns:
         A router.
     """
-    router = APIRouter(tags=["Cohere and Jina"])
+    router = APIRouter(tags=["Cohere and Jina"], route_class=StrictRoute, responses=error_responses(COHERE))
 
     async def rank(body: RerankRequest, request: Request, version: str, fields: list[str] | None) -> Response:
         documents = [_text(document, index, fields) for index, document in enumerate(body.documents)]

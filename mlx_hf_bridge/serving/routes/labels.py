@@ -8,6 +8,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from mlx_hf_bridge.errors import InputError
 from mlx_hf_bridge.serving.calls import find_labeled
 from mlx_hf_bridge.serving.engine import AsyncEngine
+from mlx_hf_bridge.serving.failures import OPENAI
+from mlx_hf_bridge.serving.routes.errors import error_responses
+from mlx_hf_bridge.serving.routes.json_body import StrictRoute
 from mlx_hf_bridge.serving.routes.openai import Usage
 from mlx_hf_bridge.serving.routes.options import overlong
 from mlx_hf_bridge.serving.routes.responses import json_response, note
@@ -23,7 +26,7 @@ Texts = Text | Annotated[list[Text], Field(min_length=1)]
 
 
 class _Body(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
     model: str | None = None
     input: Texts
     truncate: bool | None = None
@@ -103,7 +106,7 @@ def routes(engine: AsyncEngine, settings: Settings) -> APIRouter:
     Returns:
         A router.
     """
-    router = APIRouter(tags=["Labels"])
+    router = APIRouter(tags=["Labels"], route_class=StrictRoute, responses=error_responses(OPENAI))
 
     async def respond(task: Task, body: _Body, request: Request, write: Any) -> Response:
         answer: Answer = await engine.run(task, body.model)

@@ -10,6 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from mlx_hf_bridge.errors import InputError
 from mlx_hf_bridge.serving.engine import AsyncEngine
+from mlx_hf_bridge.serving.failures import OPENAI
+from mlx_hf_bridge.serving.routes.errors import error_responses
+from mlx_hf_bridge.serving.routes.json_body import StrictRoute
 from mlx_hf_bridge.serving.routes.options import overlong, prompt_options
 from mlx_hf_bridge.serving.routes.responses import as_base64, json_response, note
 from mlx_hf_bridge.serving.settings import Settings
@@ -23,7 +26,7 @@ Inputs = Texts | Annotated[list[TokenId], Field(min_length=1)] | Annotated[list[
 class EmbeddingsRequest(BaseModel):
     """The body of POST /v1/embeddings; input_type, prompt_name and truncate are not OpenAI's."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
     input: Inputs
     model: str
     dimensions: Annotated[int, Field(ge=1, strict=True)] | None = None
@@ -85,7 +88,7 @@ def routes(engine: AsyncEngine, settings: Settings, created: int) -> APIRouter:
     Returns:
         A router.
     """
-    router = APIRouter(tags=["OpenAI"])
+    router = APIRouter(tags=["OpenAI"], route_class=StrictRoute, responses=error_responses(OPENAI))
 
     @router.post("/v1/embeddings", response_model=EmbeddingsResponse)
     async def embeddings(body: EmbeddingsRequest, request: Request) -> Response:

@@ -10,7 +10,7 @@ _FOLDER = Path(__file__).parent.parent / "page"
 FILES = {
     "/": ("index.html", "text/html; charset=utf-8"),
     "/page.css": ("page.css", "text/css; charset=utf-8"),
-    "/page.js": ("page.js", "text/javascript; charset=utf-8"),
+    **{f"/{name}": (name, "text/javascript; charset=utf-8") for name in ("page.js", "draw.js", "texts.js")},
 }
 _HEADERS = {
     # Cells of the similarity matrix have colors of their own, which is a style.

@@ -9,6 +9,7 @@ import numpy as np
 from fastapi import Request, Response
 
 from mlx_hf_bridge.serving.tasks.base import Answer
+from mlx_hf_bridge.serving.telemetry import annotate
 
 # Numbers from which on writing JSON takes longer than handing it to another thread.
 _MANY = 20_000
@@ -67,6 +68,7 @@ def note(request: Request, answer: Answer) -> dict[str, str]:
         "queue_ms": queued,
         "inference_ms": inference,
     }
+    annotate(request.state.facts)
     headers = {
         "x-compute-type": "mlx",
         "x-compute-tokens": str(answer.tokens),

@@ -40,6 +40,7 @@ def routes(engine: AsyncEngine, settings: Settings, metrics: Metrics) -> APIRout
         return {"status": "ok"}
 
     @router.get("/health", response_class=Response)
+    @router.head("/health", include_in_schema=False)
     @router.get("/health/ready", include_in_schema=False)
     @router.get("/ping", include_in_schema=False)
     async def ready() -> Response:

@@ -14,6 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from mlx_hf_bridge.errors import EmptyInputError, InputError, UnservedModelError
 from mlx_hf_bridge.sentence_transformers.scoring.similarity import SIMILARITIES
 from mlx_hf_bridge.serving.engine import AsyncEngine
+from mlx_hf_bridge.serving.failures import TEI
+from mlx_hf_bridge.serving.routes.errors import error_responses
+from mlx_hf_bridge.serving.routes.json_body import StrictRoute, parse
 from mlx_hf_bridge.serving.routes.options import overlong
 from mlx_hf_bridge.serving.routes.responses import as_base64, json_response, note
 from mlx_hf_bridge.serving.settings import Settings
@@ -28,7 +31,7 @@ Inputs = str | list[str] | list[TokenId] | list[list[TokenId]]
 
 
 class _Body(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
     model: str | None = None
 
 
@@ -73,7 +76,7 @@ class PredictRequest(_Truncating):
 class SimilarityInput(BaseModel):
     """One sentence, and those that it is compared with."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
     source_sentence: str
     sentences: list[str]
 
@@ -81,7 +84,7 @@ class SimilarityInput(BaseModel):
 class SimilarityParameters(BaseModel):
     """Options of POST /similarity."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
     truncate: bool | None = None
     truncation_direction: Literal["left", "right", "Left", "Right"] | None = None
     prompt_name: str | None = None
@@ -151,7 +154,7 @@ def routes(engine: AsyncEngine, settings: Settings) -> APIRouter:
     Returns:
         A router.
     """
-    router = APIRouter(tags=["Text Embeddings Inference"])
+    router = APIRouter(tags=["Text Embeddings Inference"], route_class=StrictRoute, responses=error_responses(TEI))
 
     async def run(task: Task, body: _Body, request: Request) -> tuple[Answer, dict[str, str]]:
         answer = await engine.run(task, body.model)
@@ -267,7 +270,7 @@ def routes(engine: AsyncEngine, settings: Settings) -> APIRouter:
             raise UnservedModelError(f"the model is of the kind {kind!r}. Send the request to /v1/ner.")
         schema, route = by_kind[kind]
         try:
-            body = schema.model_validate_json(await request.body())
+            body = schema.model_validate(parse(await request.body()))
         except ValidationError as error:
             raise RequestValidationError(error.errors()) from error
         answer: Response = await route(body, request)

@@ -1,0 +1,85 @@
+"""The route for maps, which the page draws: texts as points in two dimensions, close to those that they are like."""
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from fastapi import APIRouter, Request, Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from mlx_hf_bridge.errors import BackendError, InputError, RequestLimitError
+from mlx_hf_bridge.serving.engine import AsyncEngine
+from mlx_hf_bridge.serving.failures import OPENAI
+from mlx_hf_bridge.serving.projection import choose_method, project
+from mlx_hf_bridge.serving.routes.errors import error_responses
+from mlx_hf_bridge.serving.routes.json_body import StrictRoute
+from mlx_hf_bridge.serving.routes.openai import Usage
+from mlx_hf_bridge.serving.routes.responses import json_response
+from mlx_hf_bridge.serving.tasks.base import TRUNCATE
+from mlx_hf_bridge.serving.tasks.embedding import EmbedTexts
+
+# Texts that are embedded at a time, so that requests of others are computed between them.
+_TEXTS_AT_ONCE = 256
+_MOST = 5000
+
+
+class MapRequest(BaseModel):
+    """The body of POST /v1/map."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+    input: Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)]
+    model: str | None = None
+    method: Literal["umap", "pca"] | None = None
+
+
+class MapResponse(BaseModel):
+    """The response of POST /v1/map: a point for each text."""
+
+    object: Literal["map"] = "map"
+    model: str
+    method: str
+    data: list[list[float]]
+    usage: Usage
+
+
+def routes(engine: AsyncEngine) -> APIRouter:
+    """Return the routes.
+
+    Args:
+        engine: The models.
+
+    Returns:
+        A router.
+    """
+    router = APIRouter(tags=["Map"], route_class=StrictRoute, responses=error_responses(OPENAI))
+    # One at a time: UMAP of a few thousand texts takes seconds.
+    projecting = ThreadPoolExecutor(1, thread_name_prefix="mlx-hf-bridge-map")
+
+    @router.post("/v1/map", response_model=MapResponse)
+    async def map_texts(body: MapRequest, request: Request) -> Response:
+        """Return texts as points in two dimensions, by their embeddings; texts that are too long are truncated."""
+        if len(body.input) > _MOST:
+            raise RequestLimitError(f"the request has {len(body.input)} texts, and a map has at most {_MOST}.")
+        try:
+            method = choose_method(body.method, len(body.input))
+        except BackendError as error:
+            raise InputError(str(error)) from error
+        rows, tokens, name = [], 0, ""
+        for start in range(0, len(body.input), _TEXTS_AT_ONCE):
+            task = EmbedTexts(texts=body.input[start : start + _TEXTS_AT_ONCE], overlong=TRUNCATE)
+            answer = await engine.run(task, body.model)
+            rows.append(answer.result)
+            tokens, name = tokens + answer.tokens, answer.model
+        points = await asyncio.get_running_loop().run_in_executor(projecting, project, np.concatenate(rows), method)
+        request.state.facts = {"model": name, "tokens": tokens}
+        content: dict[str, Any] = {
+            "object": "map",
+            "model": body.model or name,
+            "method": method,
+            "data": points,
+            "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+        }
+        return await json_response(content, numbers=points.size)
+
+    return router

@@ -58,7 +58,8 @@ class Visit:
         """Choose a tool, use it, and return what it says at the end."""
         self.page.click(f"#tab-{name}")
         self.page.click(f"#panel-{name} button")
-        self.page.wait_for_function("document.querySelector('#panel-" + name + " button').disabled === false")
+        # By selectors: the page admits no functions that are made of texts.
+        self.page.wait_for_selector(f"#panel-{name} button:enabled")
         return str(self.page.text_content("#status"))
 
     def picture(self, name: str) -> None:
@@ -90,7 +91,7 @@ def test_the_best_match_is_found_and_files_are_read(browser: Any, address: str, 
     table = tmp_path / "table.csv"
     table.write_text('id,title\n1,"A ""quoted"" text, with\na line break"\n2,Another one\n', encoding="utf-8")
     visit.page.set_input_files("#file", str(table))
-    visit.page.wait_for_function("document.querySelector('#count').textContent === '2 texts'")
+    visit.page.wait_for_selector("#count:text-is('2 texts')")
     assert visit.page.input_value("#texts") == 'A "quoted" text, with a line break\nAnother one'
     visit.page.select_option("#column", label="id")
     assert visit.page.input_value("#texts") == "1\n2"

@@ -5,6 +5,9 @@ const HEIGHT = 480;
 const MARGIN = 20;
 // Texts whose points have their words next to them.
 const MOST_NAMED = 40;
+// About how wide a letter and how high a line of these words is, in pixels.
+const LETTER = 6.5;
+const LINE = 15;
 
 export function element(name, text, attributes = {}) {
   const made = document.createElement(name);
@@ -59,7 +62,8 @@ export function heatMap(names, scores) {
     const one = element("tr");
     one.append(element("th", `${index + 1} ${names[index]}`, { scope: "row", title: names[index] }));
     row.forEach((score, other) => {
-      const cell = element("td", score.toFixed(2), { title: `${names[index]} / ${names[other]}` });
+      // Without the sign of -0.00.
+      const cell = element("td", score.toFixed(2).replace("-0.00", "0.00"), { title: `${names[index]} / ${names[other]}` });
       const share = Math.max(0, Math.min(1, score));
       // From white to blue; the ink follows, so that numbers stay legible.
       cell.style.background = `hsl(212 80% ${Math.round(97 - 65 * share)}%)`;
@@ -84,6 +88,7 @@ export function pointMap(names, points, width) {
   const name = `Map of ${names.length} texts; the table below has their positions`;
   const svg = shape("svg", { viewBox: `0 0 ${width} ${HEIGHT}`, role: "img", "aria-label": name });
   const under = element("p", "Point at a text to read it.", { id: "under", class: "quiet" });
+  const named = [];
   names.forEach((text, index) => {
     const x = MARGIN + (width - 2 * MARGIN) * across[index];
     const y = MARGIN + (HEIGHT - 2 * MARGIN) * down[index];
@@ -95,6 +100,11 @@ export function pointMap(names, points, width) {
     const most = width < 600 ? 22 : 40;
     const short = text.length > most ? `${text.slice(0, most - 1)}…` : text;
     const left = x > width / 2;
+    const reach = short.length * LETTER;
+    const place = { from: left ? x - 10 - reach : x + 10, to: left ? x - 10 : x + 10 + reach, y };
+    // A text whose words would cover those of another is named by its point only.
+    if (named.some((one) => Math.abs(one.y - y) < LINE && one.from < place.to && place.from < one.to)) return;
+    named.push(place);
     svg.append(shape("text", { x: left ? x - 10 : x + 10, y: y + 4, "text-anchor": left ? "end" : "start" }, short));
   });
   const details = element("details");

@@ -45,9 +45,6 @@ def attack(address: str, examples: int) -> dict[str, Counter[int]]:
                 operation = result.ok()
                 counts = found.setdefault(f"{operation.method.upper()} {operation.path}", Counter())
 
-                def send(case: Any, counts: Counter[int] = counts) -> None:
-                    counts[_status(client, case)] += 1
-
                 strategy = operation.as_strategy(generation_mode=mode)
                 run = settings(
                     max_examples=examples,
@@ -56,7 +53,7 @@ def attack(address: str, examples: int) -> dict[str, Counter[int]]:
                     derandomize=True,
                     phases=[Phase.generate],
                     suppress_health_check=list(HealthCheck),
-                )(given(strategy)(send))
+                )(given(strategy)(_sender(client, counts)))
                 try:
                     run()
                 except schemathesis.errors.SchemathesisError:
@@ -65,6 +62,13 @@ def attack(address: str, examples: int) -> dict[str, Counter[int]]:
                     if "negative" not in str(error).lower() and "Unsatisfiable" not in type(error).__name__:
                         raise
     return found
+
+
+def _sender(client: httpx.Client, counts: Counter[int]) -> Any:
+    def send(case: Any) -> None:
+        counts[_status(client, case)] += 1
+
+    return send
 
 
 def _status(client: httpx.Client, case: Any) -> int:

@@ -8,8 +8,8 @@ A request goes one way:
 `engine.py` has the whole of the second line and can be used without the first, from any asyncio program. `queue.py`
 decides what is computed next, and `computing.py` is the one thread that calls models. `tasks/` says how each task
 tokenizes and what it computes, by the pipelines of sentence_transformers and pipelines themselves, so that results are
-those of `encode`. `registry.py` has the models by name. `routes/` has a file for each protocol; `failures.py` writes
-errors in each one's form.
+those of `encode`. `recognition.py` says what a model is by its files, and `registry.py` has the models by name.
+`routes/` has a file for each protocol; `failures.py` writes errors in each one's form.
 """
 
 import importlib

@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+from operator import length_hint
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,11 @@ import mlx_hf_bridge
 from mlx_hf_bridge import MLXSentenceTransformer, pipeline
 from mlx_hf_bridge.cli import demo, main
 from mlx_hf_bridge.cli.command import Command, Group
+from mlx_hf_bridge.cli.commands_page import as_markdown
 from mlx_hf_bridge.cli.parser import program
-from mlx_hf_bridge.runtime import device
+from mlx_hf_bridge.cli.texts import Lines, count_lines
+from mlx_hf_bridge.runtime import device, progress_lines
+from mlx_hf_bridge.runtime.progress import ProgressBar
 
 TEXTS = ["the cat sat", "a stock [bold]rose[/bold] today"]
 
@@ -174,7 +178,7 @@ def test_completion_is_printed_and_installed(
     shell: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setattr("click.shell_completion.BashComplete._check_version", lambda: None)
+    monkeypatch.setattr("click.shell_completion.BashComplete._check_version", lambda *arguments: None)
     assert exit_code("--show-completion", shell) == 0
     script = capsys.readouterr().out
     assert "_MLX_HF_BRIDGE_COMPLETE" in script
@@ -420,3 +424,39 @@ def test_a_reader_that_leaves_is_no_error(bert: str, tmp_path: Path) -> None:
     command = f"{sys.executable} -m mlx_hf_bridge encode {bert} --json --file {tmp_path / 'many'} | head -c 10"
     done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, '{"model": ', "")
+
+
+def test_progress_without_a_terminal_is_lines_with_totals_and_rates(
+    monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    clock = iter(range(0, 1000, 3))
+    monkeypatch.setattr("mlx_hf_bridge.runtime.progress_lines.time.monotonic", lambda: float(next(clock)))
+    progress_lines.set_style("lines")
+    with ProgressBar(total=4000, desc="Encoding", unit="text", disable=None) as bar:
+        for _ in range(4):
+            bar.update(1000)
+    styles: tuple[progress_lines.Style, ...] = ("none", "bars")
+    for style in styles:
+        progress_lines.set_style(style)
+        with ProgressBar(total=4, disable=None) as bar:
+            bar.update(4)
+    with ProgressBar(total=4, disable=True) as bar:
+        bar.update(4)
+    assert capsys.readouterr().err.splitlines() == [
+        "Encoding: 2,000 of 4,000 texts, 333.3 texts/s",
+        "Encoding: 4,000 of 4,000 texts, 333.3 texts/s",
+        "Encoding: 4,000 of 4,000 texts, 266.7 texts/s",
+    ]
+
+
+def test_a_file_s_lines_are_counted_before_they_are_encoded(tmp_path: Path) -> None:
+    for content, count in ((b"", 0), (b"a", 1), (b"a\n", 1), (b"a\n\nb", 3)):
+        (tmp_path / "file").write_bytes(content)
+        assert count_lines(str(tmp_path / "file")) == count
+    assert count_lines("-") is None
+    assert length_hint(Lines(iter("ab"), 2)) == 2
+
+
+def test_the_page_of_the_commands_is_that_of_the_code() -> None:
+    page = Path(mlx_hf_bridge.__file__).parent.parent / "docs" / "commands.md"
+    assert page.read_text(encoding="utf-8") == as_markdown(), "python -m mlx_hf_bridge.cli.commands_page > the page"

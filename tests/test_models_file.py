@@ -215,3 +215,21 @@ def test_the_config_of_the_project_is_good() -> None:
         "sentence-transformers/all-MiniLM-L6-v2",
         "typeform/distilbert-base-uncased-mnli",
     }
+
+
+def test_an_installed_package_has_the_models_of_the_repository(
+    bert: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    packaged = bert.parent / "packaged.yaml"
+    packaged.write_text(yaml.safe_dump({"models": [{"name": "small", "hf_name": "bert"}]}), encoding="utf-8")
+    monkeypatch.setattr("mlx_hf_bridge.cli.convert._PACKAGED", packaged)
+    assert main(["convert", "--dry-run"]) == 0
+    captured = capsys.readouterr()
+    assert "small: would convert" in captured.out
+    assert f"the models of {packaged} are converted" in captured.err
+
+
+def test_a_name_that_is_nearly_one_of_the_file_is_no_model_of_the_hub(bert: Path, capsys: Capture) -> None:
+    write_models({"name": "minilm", "hf_name": "bert"})
+    assert main(["convert", "minlm", "--dry-run"]) == 1
+    assert "the models file has no 'minlm'; did you mean minilm?" in capsys.readouterr().err

@@ -38,7 +38,7 @@ ORDER = [
     {"facade", "gliner"},
     {"sentence_transformers", "pipelines"},
     {"corpora"},
-    {"verification", "zero_change", "integrations", "cache", "inspection", "selfcheck", "serving"},
+    {"verification", "zero_change", "integrations", "cache", "inspection", "selfcheck", "serving", "folder_index"},
     {"cli"},
     {"__main__"},
 ]

@@ -8,9 +8,9 @@ from mlx_hf_bridge.checkpoints.checkpoint import read_checkpoint
 from mlx_hf_bridge.checkpoints.sources import HubOptions, locate
 from mlx_hf_bridge.cli.console import show, show_json, table
 from mlx_hf_bridge.cli.quantization_options import options_from_flags
-from mlx_hf_bridge.cli.texts import read_texts, shorten
+from mlx_hf_bridge.cli.texts import read_texts, shorten, split_labels
 from mlx_hf_bridge.conversion.api import task_of
-from mlx_hf_bridge.errors import InputError, WeightsError
+from mlx_hf_bridge.errors import WeightsError
 from mlx_hf_bridge.pipelines import pipeline
 
 Scores = list[tuple[str, float]]
@@ -56,9 +56,7 @@ def _has_classifier(args: argparse.Namespace) -> bool:
 
 
 def _zero_shot(args: argparse.Namespace, texts: list[str]) -> list[Scores]:
-    labels = [label.strip() for label in args.labels.split(",") if label.strip()]
-    if not labels:
-        raise InputError(f"--labels is {args.labels!r}, expected labels separated by commas: sport,politics.")
+    labels = split_labels(args.labels)
     template = {"hypothesis_template": args.hypothesis_template} if args.hypothesis_template else {}
     results = _pipeline("zero-shot-classification", args)(
         texts, candidate_labels=labels, multi_label=args.multi_label, batch_size=args.batch_size, **template

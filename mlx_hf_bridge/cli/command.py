@@ -13,7 +13,7 @@ import click
 PROGRAM = "mlx-hf-bridge"
 _WIDTH = 80
 # The widest name that stands on the line of its text.
-_NAMES = 26
+_NAMES = 28
 GLOBAL_GROUP, OWN_GROUP = "Global options", "Options"
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": _WIDTH}
 
@@ -59,10 +59,10 @@ def global_options() -> list[click.Parameter]:
     """Return the options that the program and every command have."""
     own: dict[str, Any] = {"group": GLOBAL_GROUP, "is_flag": True}
     return [
-        Option("-q", "--quiet", help="Print results and errors only: no progress, no notes.", **own),
-        Option("-v", "--verbose", help="Log what is done, and show tracebacks of errors.", **own),
+        Option("-q", "--quiet", help="Print results and errors only.", **own),
+        Option("-v", "--verbose", help="Log what is done; show tracebacks of errors.", **own),
         Option("--debug", help="Log everything, with times and places.", **own),
-        Option("--no-color", help="Print without colors, as the variable NO_COLOR does.", **own),
+        Option("--no-color", help="Print without colors, as NO_COLOR does.", **own),
     ]
 
 
@@ -255,6 +255,10 @@ def _parse_args(
         names = [name for param in command.get_params(ctx) for name in param.opts if name.startswith("--")]
         message = f"there is no option {error.option_name}{did_you_mean(error.option_name, names)}"
         raise click.UsageError(message, ctx) from error
+    except click.UsageError as error:
+        # click's parser does not say which command it parsed for.
+        error.ctx = error.ctx or ctx
+        raise
 
 
 def _write_parameters(command: click.Command, ctx: click.Context, formatter: click.HelpFormatter) -> None:

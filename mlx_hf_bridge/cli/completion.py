@@ -28,8 +28,8 @@ def options() -> list[click.Parameter]:
     """Return the options that print or install the completion of a shell."""
     shared: dict[str, Any] = {"is_flag": False, "flag_value": "", "metavar": "[SHELL]", "expose_value": False}
     return [
-        Option("--show-completion", callback=_show, help="Print the completion script of bash, zsh or fish.", **shared),
-        Option("--install-completion", callback=_install, help="Install it for this user.", **shared),
+        Option("--show-completion", callback=_show, help="Print completions for bash, zsh or fish.", **shared),
+        Option("--install-completion", callback=_install, help="Install them for this user.", **shared),
     ]
 
 

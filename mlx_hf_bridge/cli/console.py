@@ -9,7 +9,9 @@ import traceback
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from mlx_hf_bridge.cli.texts import paragraph
 from mlx_hf_bridge.errors import BridgeError
+from mlx_hf_bridge.runtime.progress_lines import set_style
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -47,6 +49,7 @@ def set_up(args: argparse.Namespace) -> None:
     """
     if args.no_color:
         os.environ[_NO_COLOR] = "1"
+    set_style("none" if args.quiet else "lines")
     root = logging.getLogger()
     if not root.handlers or isinstance(root.handlers[0], _StderrHandler):
         root.handlers = [_StderrHandler(args.debug)]
@@ -116,7 +119,12 @@ def listing(title: str, facts: Iterable[tuple[str, str]]) -> str:
     """
     shown = [(name, value) for name, value in facts if value]
     width = max((len(name) for name, _ in shown), default=0)
-    lines = [f"  {name:<{width}}  {value}" for name, value in shown]
+    # A value with a slash may be a path, which must not be broken at its blanks.
+    wide = {name for name, value in shown if "/" not in value}
+    lines = [
+        paragraph(f"  {name:<{width}}  ", value) if name in wide else f"  {name:<{width}}  {value}"
+        for name, value in shown
+    ]
     return "\n".join([title, *lines] if title else lines)
 
 
@@ -126,6 +134,12 @@ def show(*parts: Any) -> None:
         sys.stdout.write("\n".join(parts) + "\n")
     else:
         console().print(*parts, sep="\n", markup=False)
+
+
+def note(text: str) -> None:
+    """Print a line about what was done to stderr, so that results can be piped; nothing with --quiet."""
+    if logging.getLogger().getEffectiveLevel() <= logging.WARNING:
+        sys.stderr.write(f"{text}\n")
 
 
 def show_json(document: Any) -> None:

@@ -9,8 +9,7 @@ import numpy as np
 
 from mlx_hf_bridge.cli.console import show, show_json, table
 from mlx_hf_bridge.cli.quantization_options import options_from_flags
-from mlx_hf_bridge.cli.texts import read_texts, shorten, stream_texts
-from mlx_hf_bridge.errors import InputError
+from mlx_hf_bridge.cli.texts import Lines, check_output, count_lines, read_texts, shorten, stream_texts
 from mlx_hf_bridge.sentence_transformers import MLXSentenceTransformer
 
 _SHOWN_VALUES = 4
@@ -22,7 +21,7 @@ def run(args: argparse.Namespace) -> int:
         _write(args, Path(args.output).expanduser())
         return 0
     texts = read_texts(args)
-    vectors = _model(args).encode(texts, show_progress_bar=False, **_options(args))
+    vectors = _model(args).encode(texts, show_progress_bar=bool(args.file) and not args.quiet, **_options(args))
     _show(args, texts, vectors)
     return 0
 
@@ -41,13 +40,13 @@ def _options(args: argparse.Namespace) -> dict[str, Any]:
 
 def _write(args: argparse.Namespace, target: Path) -> None:
     """Write the embeddings to a file of any size; continues where an interrupted run stopped."""
-    if not target.absolute().parent.is_dir():
-        raise InputError(f"--output {target} is in a folder that does not exist. Create it, or give another path.")
+    check_output("--output", args.output)
     texts = stream_texts(args)
     first = next(texts)  # a missing input file is an error before the model is loaded
     model, count = _model(args), itertools.count()
     counted = (text for text, _ in zip(itertools.chain([first], texts), count, strict=False))
-    model.encode_to_file(counted, target, show_progress_bar=True, restart=args.restart, **_options(args))
+    lines = Lines(counted, count_lines(args.file) if args.file else len(args.text))
+    model.encode_to_file(lines, target, show_progress_bar=not args.quiet, restart=args.restart, **_options(args))
     number, dimensions = next(count), model.get_embedding_dimension()
     if args.json:
         show_json({"model": args.model, "texts": number, "dimensions": dimensions, "output": args.output})

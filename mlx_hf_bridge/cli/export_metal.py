@@ -3,7 +3,7 @@
 import argparse
 
 from mlx_hf_bridge.checkpoints.safetensors_file import MB, SINGLE_FILE
-from mlx_hf_bridge.cli.console import listing, show
+from mlx_hf_bridge.cli.console import listing, show, show_json
 from mlx_hf_bridge.conversion.metal_export import export_metal
 
 
@@ -11,6 +11,9 @@ def run(args: argparse.Namespace) -> int:
     """Write the folder and print its path, its size and how to load it."""
     target = export_metal(args.folder, args.output)
     size = (target / SINGLE_FILE).stat().st_size / MB
+    if args.json:
+        show_json({"folder": str(target), "weight_bytes": (target / SINGLE_FILE).stat().st_size})
+        return 0
     facts = [
         ("weights", f"{size:.1f} MB"),
         (

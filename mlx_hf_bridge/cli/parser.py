@@ -16,14 +16,22 @@ _WRONG_USAGE = 2
 # A command is a line here, its options in options/NAME.py and its work in NAME.py (docs/architecture.md).
 SECTIONS = {
     "Use a model": {
+        "search": "Search a folder of your text files by meaning",
         "encode": "Compute the embeddings of texts",
+        "rerank": "Order texts by how well they answer a query",
         "classify": "Classify texts by the model's labels, or by your own",
+        "ner": "Find the names and terms in texts",
+        "qa": "Answer a question by a part of a text",
+        "fill-mask": "Fill in the missing words of texts",
         "serve": "Answer requests over HTTP",
     },
     "Convert and compare": {
         "convert": "Convert models to folders with low-bit weights",
         "inspect": "Show what a model is and what works with it",
         "verify": "Compare converted models with their float originals",
+        "compare": "Compare quantization recipes of one model",
+        "bench": "Measure once how fast a model is on this machine",
+        "push": "Upload a converted folder to the Hub",
         "export-metal": "Export a converted folder for transformers",
     },
     "This installation": {

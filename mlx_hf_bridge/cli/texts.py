@@ -1,7 +1,8 @@
-"""Read the input texts of `encode` and `classify`: from arguments, a file, or stdin."""
+"""Read the input texts of commands, from arguments, a file or stdin; check where output goes; and shape texts."""
 
 import argparse
 import sys
+import textwrap
 from collections.abc import Iterator
 from contextlib import nullcontext
 from io import TextIOWrapper
@@ -69,6 +70,83 @@ def read_lines(path: str) -> list[str]:
     if not texts:
         raise InputError(f"{path} has no text, expected one per line. Give another file.")
     return texts
+
+
+def read_whole(args: argparse.Namespace) -> str:
+    """Return the words of the arguments, or all of a file or stdin, as one text; InputError if it is blank."""
+    text = " ".join(args.text) if args.text else "\n".join(stream_texts(args))
+    if not text.strip():
+        raise InputError("the text is blank. Give one as an argument, with --file or piped.")
+    return text
+
+
+def count_lines(path: str) -> int | None:
+    """Return the number of lines of a file, as `stream_texts` reads it; None for stdin and what is no regular file."""
+    file = Path(path).expanduser()
+    if path == "-" or not file.is_file():
+        return None
+    with file.open("rb") as opened:
+        ends, last = 0, b"\n"
+        while block := opened.read(2**20):
+            ends, last = ends + block.count(b"\n"), block[-1:]
+    return ends + (last != b"\n")
+
+
+class Lines:
+    """Texts that are read once, with their number if it is known, which a progress bar shows.
+
+    Args:
+        texts: The texts.
+        count: How many they are, or None.
+    """
+
+    def __init__(self, texts: Iterator[str], count: int | None) -> None:
+        self.texts = texts
+        self.count = count
+
+    def __iter__(self) -> Iterator[str]:
+        return self.texts
+
+    def __length_hint__(self) -> int:
+        return self.count or 0
+
+
+def check_output(option: str, path: str) -> None:
+    """Raise InputError if the folder of an output file does not exist.
+
+    Args:
+        option: The option that names the file, for the message.
+        path: The file.
+
+    Raises:
+        InputError: If its folder does not exist.
+    """
+    if not Path(path).expanduser().absolute().parent.is_dir():
+        raise InputError(f"{option} {path} is in a folder that does not exist. Create it, or give another path.")
+
+
+def split_labels(given: str) -> list[str]:
+    """Return labels that were given as "a,b,c"; InputError if there are none."""
+    labels = [label.strip() for label in given.split(",") if label.strip()]
+    if not labels:
+        raise InputError(f"--labels is {given!r}, expected labels separated by commas: sport,politics.")
+    return labels
+
+
+def paragraph(start: str, text: str, width: int = 80) -> str:
+    """Return a text wrapped to lines, all behind the width of what the first begins with.
+
+    Args:
+        start: The beginning of the first line.
+        text: The text.
+        width: The width of the lines. Default: 80.
+
+    Returns:
+        The lines.
+    """
+    indent = " " * len(start)
+    lines = textwrap.wrap(text, width, initial_indent=indent, subsequent_indent=indent, break_long_words=False)
+    return start + "\n".join(lines).removeprefix(indent)
 
 
 def shorten(text: str, length: int = 60) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mlx_hf_bridge.cli.console import show, show_json, table
 from mlx_hf_bridge.cli.quantization_options import options_from_flags
-from mlx_hf_bridge.cli.texts import read_lines
+from mlx_hf_bridge.cli.texts import check_output, read_lines
 from mlx_hf_bridge.errors import InputError
 from mlx_hf_bridge.verification.figures import label, number
 from mlx_hf_bridge.verification.html import render_html
@@ -59,8 +59,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _check_targets(args: argparse.Namespace) -> None:
     """Raise InputError if a requested file has no folder to be in."""
-    if args.html and not Path(args.html).expanduser().absolute().parent.is_dir():
-        raise InputError(f"--html {args.html} is in a folder that does not exist. Create it, or give another path.")
+    if args.html:
+        check_output("--html", args.html)
     for model in args.models if args.store else ():
         if not Path(model).expanduser().is_dir():
             raise InputError(

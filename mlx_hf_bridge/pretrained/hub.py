@@ -21,7 +21,13 @@ from mlx_hf_bridge.architecture.family import (
     TOKEN_CLASSIFICATION,
 )
 from mlx_hf_bridge.checkpoints.card import keep_card_metadata, read_card_metadata
-from mlx_hf_bridge.checkpoints.checkpoint import CONFIG_FILE, MODULES_FILE, VERIFICATION_FILE, read_json
+from mlx_hf_bridge.checkpoints.checkpoint import (
+    CONFIG_FILE,
+    METADATA_FILE,
+    MODULES_FILE,
+    VERIFICATION_FILE,
+    read_json,
+)
 from mlx_hf_bridge.checkpoints.metadata import read_metadata
 from mlx_hf_bridge.checkpoints.paths import check_inside
 from mlx_hf_bridge.checkpoints.safetensors_file import MB
@@ -218,6 +224,101 @@ def _push(
             revision=revision,
             create_pr=create_pr,
         )
+
+
+def files_of_folder(folder: str | Path) -> dict[str, int]:
+    """Return the files of a converted folder that would be uploaded.
+
+    Args:
+        folder: The folder.
+
+    Returns:
+        The size of each file in bytes, by its path; the model card, which is written anew, among them.
+
+    Raises:
+        RepositoryError: If it is not a converted folder.
+    """
+    root = _converted(folder)
+    found = {path.relative_to(root).as_posix(): path.stat().st_size for path in root.rglob("*") if path.is_file()}
+    hidden = [name for name in found if any(part.startswith(".") for part in name.split("/"))]
+    return {name: found[name] for name in sorted(found) if name not in hidden}
+
+
+def card_of_folder(folder: str | Path, repo_id: str) -> "huggingface_hub.ModelCard":
+    """Return the model card that a converted folder gets in a repo.
+
+    Args:
+        folder: The folder.
+        repo_id: The repo, for the title and the usage example.
+
+    Returns:
+        The card.
+
+    Raises:
+        RepositoryError: If it is not a converted folder.
+    """
+    root = _converted(folder)
+    return build_model_card(root, repo_id, read_metadata(root).get("task") or BASE_TASK)
+
+
+def push_folder(
+    folder: str | Path,
+    repo_id: str,
+    *,
+    commit_message: str | None = None,
+    private: bool | None = None,
+    token: str | bool | None = None,
+    revision: str | None = None,
+    create_pr: bool = False,
+) -> str:
+    """Upload a converted folder to the Hub, with a model card.
+
+    Args:
+        folder: A folder that `convert` wrote.
+        repo_id: The repo, "name" or "organization/name"; created if needed.
+        commit_message: First line of the commit. Default: "Upload MLX weights".
+        private: Whether a new repo is private. Default: the organization's setting.
+        token: Access token. Default: the one that `hf auth login` stored.
+        revision: Branch to commit to. Default: the main branch.
+        create_pr: Open a pull request instead of committing. Default: False.
+
+    Returns:
+        The address of the commit, or of the pull request.
+
+    Raises:
+        RepositoryError: If it is not a converted folder, or the Hub refuses the upload or cannot be reached.
+    """
+    root = _converted(folder)
+
+    def write(target: Path, repo: str) -> None:
+        for name in files_of_folder(root):
+            check_inside(root / name, root)
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            # A link, since weights may be large; resolved, since a folder may itself consist of links.
+            (target / name).symlink_to((root / name).resolve())
+        (target / _CARD).unlink(missing_ok=True)
+        card_of_folder(root, repo).save(target / _CARD)
+
+    pushed = push(
+        write,
+        repo_id,
+        commit_message=commit_message,
+        private=private,
+        token=token,
+        revision=revision,
+        create_pr=create_pr,
+    )
+    return str(pushed.pr_url if create_pr and pushed.pr_url else pushed.commit_url)
+
+
+_CARD = "README.md"
+
+
+def _converted(folder: str | Path) -> Path:
+    root = Path(folder).expanduser()
+    if not (root / METADATA_FILE).is_file():
+        raise RepositoryError(f"{folder} is not a converted folder. Give one that `mlx-hf-bridge convert` wrote.")
+    return root
 
 
 @contextmanager

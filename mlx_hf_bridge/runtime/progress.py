@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 from tqdm.auto import tqdm
 
+from mlx_hf_bridge.runtime.progress_lines import ProgressLines, style
+
 if TYPE_CHECKING:
     _Bar = tqdm[Any]  # generic only for type checkers
 else:
@@ -25,6 +27,9 @@ class ProgressBar(_Bar):
     monitor_interval = 0
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        if kwargs.get("disable", False) is None and _is_hidden(kwargs) and style() == "lines":
+            lines: Any = ProgressLines(*args, **kwargs)
+            return lines  # type: ignore[no-any-return]
         return object.__new__(cls) if _is_hidden(kwargs) else super().__new__(cls, *args, **kwargs)
 
     def __init__(self, iterable: Any = None, *args: Any, **kwargs: Any) -> None:
@@ -33,10 +38,13 @@ class ProgressBar(_Bar):
             self.total, self.leave = kwargs.get("total"), False
             return
         kwargs.setdefault("miniters", 1)
+        if unit := kwargs.get("unit"):
+            # tqdm writes "40text" otherwise.
+            kwargs["unit"] = f" {unit.strip()}"
         super().__init__(iterable, *args, **kwargs)
 
 
 def _is_hidden(options: dict[str, Any]) -> bool:
     """Whether tqdm would show nothing: disable is True, or None where there is no terminal."""
     disable, file = options.get("disable", False), options.get("file") or sys.stderr
-    return bool(disable) or (disable is None and hasattr(file, "isatty") and not file.isatty())
+    return bool(disable) or style() == "none" or (disable is None and hasattr(file, "isatty") and not file.isatty())

@@ -57,6 +57,18 @@ def size_picture(reports: Sequence[Report]) -> str:
     return _svg(figure)
 
 
+def standalone_size_picture(reports: Sequence[Report]) -> str:
+    """Return `size_picture` as the content of an SVG file, in colors for light and dark pages."""
+    # An SVG in a page of its own can follow the color scheme too.
+    style = (
+        "<style>:root{--ink:#1f2328;--accent:#0b6bcb;--line:#d0d7de;--bad:#b3261e}"
+        "@media(prefers-color-scheme:dark){:root{--ink:#e6edf3;--accent:#58a6ff;--line:#3d444d;--bad:#ff7b72}}</style>"
+    )
+    svg = size_picture(reports)
+    end = svg.index(">") + 1
+    return f"{svg[:end]}{style}{svg[end:]}"
+
+
 def _axes(title: str, x: str, y: str, width: float = 5.2) -> tuple[Any, Any]:
     try:
         # Figure without pyplot, which would choose a window system and keep every figure in memory.

@@ -92,7 +92,7 @@ def verify(
     checked = check_texts(texts)
     resolve_bounds(None, thresholds)
     source = find_reference(str(model), reference_model, quantization_config)
-    resolved_task = _resolve_task(task, str(model), source.folder)
+    resolved_task = resolve_task(task, str(model), source.folder)
     check_measured(thresholds or {}, resolved_task == EMBEDDING, pairs is not None, labelled is not None)
     with ProgressBar(total=_STAGES, desc="Verify", unit="stage", leave=False, disable=None) as bar:
         _begin(bar, "loading the model")
@@ -149,7 +149,20 @@ def _check_shapes(outputs: tuple[Floats, Floats], model: str, reference: str) ->
         )
 
 
-def _resolve_task(task: str | None, model: str, source: Path) -> str:
+def resolve_task(task: str | None, model: str, source: Path) -> str:
+    """Return the task to compare a model by.
+
+    Args:
+        task: The user's task, or None.
+        model: The model's folder or Hub id.
+        source: The folder of its float checkpoint.
+
+    Returns:
+        "embedding" or "classification", by the architecture in config.json if the task is None.
+
+    Raises:
+        InputError: If the task is another.
+    """
     if task is not None:
         if task not in (EMBEDDING, CLASSIFICATION):
             raise InputError(f"task={task!r} is not verified; use {EMBEDDING!r} or {CLASSIFICATION!r}.")

@@ -8,7 +8,7 @@ from mlx_hf_bridge.cli.options.shared import quantization_error, quantization_op
 
 _EXAMPLES = """\
   mlx-hf-bridge convert BAAI/bge-small-en-v1.5 --recipe q8
-  mlx-hf-bridge convert BAAI/bge-small-en-v1.5 --output ./bge-q4 --recipe q4-best
+  mlx-hf-bridge convert BAAI/bge-small-en-v1.5 --recipe q4-best --output ./bge
   mlx-hf-bridge convert ./my-model --recipe mxfp4 --dry-run
   mlx-hf-bridge convert ./my-model --target-size-mb 25
   mlx-hf-bridge convert ./my-model --recipe q4-best --calibration-texts mine.txt
@@ -22,7 +22,7 @@ without --no-skip.
 
 The models file (without one, that of the package is used):
   models:
-    - name: minilm                  the name for --model; starts the folder's name
+    - name: minilm                  the name for MODEL, and of the folder
       hf_name: org/minilm           a Hub id or a folder
       task: feature-extraction      optional, as --task
       revision: main                optional, as --revision
@@ -34,9 +34,9 @@ The models file (without one, that of the package is used):
         method: gptq
         calibration_texts: mine.txt
         bits_per_weight: 4.5
-        dtype: int8                 intN repeats the bits; float16 or bfloat16 is
-                                    for weights that are not quantized; float32
-                                    for 32 bits
+        dtype: int8                 intN repeats the bits; float16 or bfloat16
+                                    is for weights that are not quantized;
+                                    float32 for 32 bits
         target_size_mb: 25          limit of the weights, 1 MB = 2^20 bytes
 Options override the file's values."""
 

@@ -1,6 +1,7 @@
 """encode_to_file: embeddings of a corpus of any size in a .npy or Parquet file, resumed after an interruption."""
 
 from collections.abc import Iterable
+from operator import length_hint
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +106,7 @@ def encode_to_file(
         # embeddings change with anything that matters, which a list of settings could not promise.
         probe = self.encode(PROBE_TEXTS, show_progress_bar=False, **{**options, "precision": "float32"})
         row = probe[0] if precision == "float32" else self.encode(PROBE_TEXTS[1], show_progress_bar=False, **options)
-    total = len(inputs) if isinstance(inputs, (list, tuple)) else None
+    total = length_hint(inputs) or None
     with CorpusFile(target, settings, row, probe, restart) as file, repeatable_results():
         file.skip(texts)
         with progress_bar(show_progress_bar, total, file.rows) as bar:

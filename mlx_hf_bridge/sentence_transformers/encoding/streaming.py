@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
+from operator import length_hint
 from typing import Any, Protocol
 
 import numpy as np
@@ -93,7 +94,7 @@ def encode_stream(
         truncate_dim=truncate_dim,
         **kwargs,
     )
-    total = len(inputs) if isinstance(inputs, (list, tuple)) else None
+    total = length_hint(inputs) or None
     # A separate generator, so that wrong arguments are an error at the call and not at the first chunk.
     return _encoded(self, chunks, options, progress_bar(show_progress_bar, total))
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from mlx_hf_bridge.cache import CachedModel, CacheInfo, Leftover, Removal, remove, scan_cache, verify
 from mlx_hf_bridge.checkpoints.safetensors_file import MB
-from mlx_hf_bridge.cli.console import print_error, show, show_json, table
+from mlx_hf_bridge.cli.console import print_error, show, show_json
 from mlx_hf_bridge.errors import InputError, RepositoryError
 
 _FAILED = 1
@@ -43,26 +43,20 @@ def _list(args: argparse.Namespace, found: CacheInfo) -> int:
             }
         )
         return 0
-    rows = [
-        (
-            _source(model),
-            model.recipe or "?",
-            _size(model.size),
-            _age(model.created),
-            "now" if model.in_use else _age(model.last_used),
-            model.state,
-            _plain(model.id),
-        )
-        for model in models
-    ]
-    columns = ("source", "recipe", "size", "created", "last used", "state", "id")
-    show(table(_plain(str(found.folder)), columns, rows, numeric=("size",)))
+    _print(str(found.folder), "", *(line for model in models for line in _lines(model)))
     show(f"{len(models)} {_plural('model', len(models))}, {_size(sum(model.size for model in models))}")
     if notes := [f"{model.id}: {reason}" for model in models for reason in model.reasons]:
         _print("", *notes)
     if prunable := found.prunable():
         show("", f"`mlx-hf-bridge cache prune` would free {_size(sum(item.size for item in prunable))}.")
     return 0
+
+
+def _lines(model: CachedModel) -> list[str]:
+    """Return what a listing shows of a model: lines that can be copied, whatever the width of the terminal."""
+    used = "in use now" if model.in_use else f"used {_age(model.last_used)}"
+    facts = (model.recipe or "?", _size(model.size), f"created {_age(model.created)}", used, model.state)
+    return [_source(model), f"  {', '.join(facts)}", f"  {model.id}", ""]
 
 
 def _verify(args: argparse.Namespace, found: CacheInfo) -> int:

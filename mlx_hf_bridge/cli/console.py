@@ -4,7 +4,9 @@ import argparse
 import json
 import logging
 import os
+import shutil
 import sys
+import textwrap
 import traceback
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -38,7 +40,7 @@ class _StderrHandler(logging.StreamHandler[Any]):
         """Return "warning: message", with --debug after the time and the logger."""
         where = f"{record.relativeCreated / 1000:.3f} s {record.name} " if self.debug else ""
         level = "" if record.levelno == logging.INFO else f"{record.levelname.lower()}: "
-        return f"{where}{level}{super().format(record)}"
+        return _wrapped(f"{where}{level}{super().format(record)}")
 
 
 def set_up(args: argparse.Namespace) -> None:
@@ -153,4 +155,12 @@ def print_error(error: BaseException, with_traceback: bool, prefix: str = "") ->
         sys.stderr.write("".join(traceback.format_exception(error)))
     # Shortened, and without what a terminal would obey, as the errors of this package are.
     message = " ".join(str(BridgeError(f"{prefix}{error}")).split()) or type(error).__name__
-    sys.stderr.write(f"error: {message}\n")
+    sys.stderr.write(f"{_wrapped(f'error: {message}')}\n")
+
+
+def _wrapped(line: str) -> str:
+    """Return a line as it is for a file or pipe, and broken between words for a terminal."""
+    if "\n" in line or not sys.stderr.isatty():
+        return line
+    width = shutil.get_terminal_size().columns
+    return textwrap.fill(line, width, break_long_words=False, break_on_hyphens=False)

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from mlx_hf_bridge.checkpoints.safetensors_file import MB
 from mlx_hf_bridge.checkpoints.sources import HubOptions, locate
-from mlx_hf_bridge.cli.console import plain_table, show, show_json
+from mlx_hf_bridge.cli.console import listing, plain_table, show, show_json
 from mlx_hf_bridge.conversion.api import ConversionResult, convert
 from mlx_hf_bridge.conversion.cache import cache_folder
 from mlx_hf_bridge.conversion.integrity import is_complete
@@ -147,7 +147,7 @@ def _show(origin: str, conversion: ConversionResult, seconds: float | None, sear
         ("encode", f"{search.encode * 1000:.0f} ms for {texts} texts (first call)"),
         ("folder", str(conversion.folder)),
     ]
-    show(plain_table("Measurements", facts))
+    show(listing("Measurements", facts))
 
 
 def _bar(score: float) -> ProgressBar:

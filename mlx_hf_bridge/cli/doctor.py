@@ -3,8 +3,9 @@
 import argparse
 from dataclasses import asdict
 
-from mlx_hf_bridge.cli.console import plain_table, show, show_json, table
+from mlx_hf_bridge.cli.console import listing, show, show_json
 from mlx_hf_bridge.cli.diagnosis import Diagnosis, diagnose
+from mlx_hf_bridge.cli.texts import paragraph
 from mlx_hf_bridge.runtime.precision import is_exact
 
 
@@ -14,11 +15,11 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         show_json(asdict(found))
         return 0
-    show(plain_table("Machine", _facts(found)), "")
-    show(plain_table("Versions", [(name, number or "not installed") for name, number in found.versions.items()]), "")
-    speeds = [(name, f"{gflops:,.0f}") for name, gflops in found.speeds.items()]
-    show(table("Matrix multiplication", ("weights", "GFLOP/s"), speeds, numeric=("GFLOP/s",)), "")
-    show(plain_table("Advice", [(line,) for line in found.advice or ("Nothing to do.",)]))
+    show(listing("Machine", _facts(found)), "")
+    show(listing("Versions", [(name, number or "not installed") for name, number in found.versions.items()]), "")
+    speeds = [(name, f"{gflops:,.0f} GFLOP/s") for name, gflops in found.speeds.items()]
+    show(listing("Matrix multiplication, by kind of weights", speeds), "")
+    show("Advice", *(paragraph("  ", line) for line in found.advice or ("Nothing to do.",)))
     return 0
 
 

@@ -18,7 +18,7 @@ def run(args: argparse.Namespace) -> int:
         ("weights", f"{size:.1f} MB"),
         (
             "dtype",
-            "linear layers stay packed; the rest, token embeddings too, is float32 for transformers' loader",
+            "linear layers stay quantized; the rest, token embeddings too, is float32 for transformers' loader",
         ),
         ("load", "transformers.AutoModel.from_pretrained; without an Apple GPU pass device_map={'': 'cpu'}"),
     ]

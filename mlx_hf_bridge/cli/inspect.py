@@ -10,6 +10,7 @@ from mlx_hf_bridge.inspection import Inspection, inspect
 
 _WIDTH, _INDENT = 80, 16
 _MOST_LABELS = 12
+_HARD = "\N{NO-BREAK SPACE}"
 _SHOWN_SIZES = ("source", "float32", "float16", "q8", "q6", "q4", "q3", "mxfp4")
 
 
@@ -67,7 +68,10 @@ def _tokenizer(found: Inspection) -> str:
 
 def _sizes(found: Inspection) -> str:
     if found.sizes or not found.model_type or found.support == "refused":
-        return ", ".join(f"{name} {found.sizes[name] / MB:.1f} MB" for name in _SHOWN_SIZES if name in found.sizes)
+        # Joined by spaces at which no line is broken.
+        return ", ".join(
+            f"{name}{_HARD}{found.sizes[name] / MB:.1f}{_HARD}MB" for name in _SHOWN_SIZES if name in found.sizes
+        )
     return "known after a download, since .bin files have no header that can be read before" * (
         found.support != "converted"
     )
@@ -87,4 +91,4 @@ def _lines(name: str, value: str) -> list[str]:
         break_long_words=False,
         break_on_hyphens=False,
     )
-    return lines or [name]
+    return [line.replace(_HARD, " ") for line in lines] or [name]

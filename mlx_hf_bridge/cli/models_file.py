@@ -114,4 +114,4 @@ def _check_keys(raw: Any, known: dict[str, type], required: tuple[str, ...], whe
         if key in _CHOICES and value not in _CHOICES[key]:
             raise ConfigError(f"{where} has {key}={value!r}, expected one of {', '.join(map(str, _CHOICES[key]))}.")
     if missing := [key for key in required if key not in raw]:
-        raise ConfigError(f"{where} has no {missing[0]!r}; required keys are {', '.join(required)}.")
+        raise ConfigError(f"{where} has no {missing[0]!r}; required keys are {', '.join(required)}. Add it.")

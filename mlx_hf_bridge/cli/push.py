@@ -17,7 +17,7 @@ def run(args: argparse.Namespace) -> int:
         if args.json:
             show_json({**facts, "url": None, "card": card})
         else:
-            rows = [f"  {number / MB:9.2f} MB  {name}" for name, number in files.items()]
+            rows = [f"  {_size(number):>10}  {name}" for name, number in files.items()]
             show(f"{args.repo}: would get {len(files)} files, {size / MB:.1f} MB", *rows, "", card.rstrip())
         return 0
     options = {"private": args.private or None, "revision": args.revision, "create_pr": args.create_pr}
@@ -27,3 +27,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         show(f"{args.folder}: {len(files)} files, {size / MB:.1f} MB uploaded", url)
     return 0
+
+
+def _size(size: int) -> str:
+    return f"{size / MB:.1f} MB" if size >= MB / 10 else f"{size / 1024:.1f} kB"

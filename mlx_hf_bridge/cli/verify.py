@@ -5,9 +5,9 @@ import shlex
 from dataclasses import replace
 from pathlib import Path
 
-from mlx_hf_bridge.cli.console import show, show_json, table
+from mlx_hf_bridge.cli.console import listing, show, show_json, table
 from mlx_hf_bridge.cli.quantization_options import options_from_flags
-from mlx_hf_bridge.cli.texts import check_output, read_lines
+from mlx_hf_bridge.cli.texts import check_output, paragraph, read_lines
 from mlx_hf_bridge.errors import InputError
 from mlx_hf_bridge.verification.figures import label, number
 from mlx_hf_bridge.verification.html import render_html
@@ -73,11 +73,17 @@ def _show(report: Report) -> None:
     checked = {check.name for check in report.checks}
     rows += [(name, value, "", "") for name, value in report.figures.items() if name not in checked]
     shown = [(label(name), number(name, value), bound, verdict) for name, value, bound, verdict in rows]
-    show(f"{report.model}: {'passed' if report.passed else 'FAILED'}")
-    show(f"  {report.packing}", f"  compared with {report.reference} on {report.texts} texts", "")
+    reference, _, library = report.reference.rpartition(" (")
+    facts = [
+        ("quantization", report.packing),
+        ("reference", reference),
+        ("computed by", library.rstrip(")")),
+        ("texts", str(report.texts)),
+    ]
+    show(listing(f"{report.model}: {'passed' if report.passed else 'FAILED'}", facts), "")
     show(table("", ("figure", "value", "bound", ""), shown, ("value", "bound")), "")
     if report.advice:
-        show(report.advice, "")
+        show(paragraph("", report.advice), "")
     if report.steps:
         steps = [(step.name, step.verdict, step.detail) for step in report.steps]
         show(table("", ("step", "", "details"), steps))

@@ -83,7 +83,7 @@ def read_labeled(path: str | Path) -> LabeledTexts:
     if [cell.strip().lower() for cell in rows[0]] in (["text", "label"], ["sentence", "label"]):
         rows = rows[1:]
     if not rows:
-        raise InputError(f"{path} has a header and no labeled text below it.")
+        raise InputError(f"{path} has a header and no labeled text below it. Add lines of a text and its label.")
     texts, labels = zip(*rows, strict=True)
     return LabeledTexts(texts, labels)
 

@@ -198,7 +198,10 @@ def _compare_pairs(converted: Predictor, reference: Predictor, pairs: ScoredPair
 
 def _compare_labels(converted: Predictor, reference: Predictor, labeled: LabeledTexts) -> dict[str, float]:
     if unknown := sorted(set(labeled.labels) - set(converted.labels)):
-        raise InputError(f"the labeled file has {unknown[:5]}, and the model's labels are {list(converted.labels)}.")
+        raise InputError(
+            f"the labeled file has {unknown[:5]}, and the model's labels are {list(converted.labels)}. Rename those "
+            "in the file."
+        )
     predicted, expected = converted.predict_labels(labeled.texts), reference.predict_labels(labeled.texts)
     figures: dict[str, float] = {}
     for name, measure in (("accuracy", accuracy), ("f1", macro_f1)):

@@ -3,18 +3,15 @@
 import argparse
 import difflib
 import importlib
-import os
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import click
 
+from mlx_hf_bridge.cli.help_page import ARGUMENTS, GLOBAL, OPTIONS, write_heading, write_parameters, write_rows
+
 PROGRAM = "mlx-hf-bridge"
 _WIDTH = 80
-# The widest name that stands on the line of its text.
-_NAMES = 28
-GLOBAL_GROUP, OWN_GROUP = "Global options", "Options"
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": _WIDTH}
 
 
@@ -27,7 +24,7 @@ class Option(click.Option):
         **settings: As in click.Option.
     """
 
-    def __init__(self, *names: str, group: str = OWN_GROUP, **settings: Any) -> None:
+    def __init__(self, *names: str, group: str = OPTIONS, **settings: Any) -> None:
         super().__init__(names, **settings)
         self.group = group
 
@@ -44,6 +41,7 @@ class Argument(click.Argument):
     def __init__(self, name: str, help: str, **settings: Any) -> None:
         super().__init__([name], **settings)
         self.summary = help
+        self.group = ARGUMENTS
 
     def get_help_record(self, ctx: click.Context) -> tuple[str, str]:
         """Return the two columns of the help page."""
@@ -57,7 +55,7 @@ class Argument(click.Argument):
 
 def global_options() -> list[click.Parameter]:
     """Return the options that the program and every command have."""
-    own: dict[str, Any] = {"group": GLOBAL_GROUP, "is_flag": True}
+    own: dict[str, Any] = {"group": GLOBAL, "is_flag": True}
     return [
         Option("-q", "--quiet", help="Print results and errors only.", **own),
         Option("-v", "--verbose", help="Log what is done; show tracebacks of errors.", **own),
@@ -108,12 +106,12 @@ class Command(click.Command):
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write arguments, then options under their headings."""
-        _write_parameters(self, ctx, formatter)
+        write_parameters(self, ctx, formatter)
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the examples as they are."""
         if self.examples:
-            _heading(formatter, "Examples")
+            write_heading(formatter, "Examples")
             formatter.write(self.examples.rstrip() + "\n")
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -184,8 +182,8 @@ class Group(click.Group):
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the subcommands under their headings, then the options."""
-        _write_rows(formatter, {heading: list(commands.items()) for heading, commands in self.sections.items()})
-        _write_parameters(self, ctx, formatter)
+        write_rows(formatter, {heading: list(commands.items()) for heading, commands in self.sections.items()})
+        write_parameters(self, ctx, formatter)
 
     format_epilog = Command.format_epilog
 
@@ -259,36 +257,3 @@ def _parse_args(
         # click's parser does not say which command it parsed for.
         error.ctx = error.ctx or ctx
         raise
-
-
-def _write_parameters(command: click.Command, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-    groups: dict[str, list[tuple[str, str]]] = {}
-    for param in command.get_params(ctx):
-        record = param.get_help_record(ctx)
-        if record is not None:
-            # click's own option --help has no group.
-            heading = "Arguments" if isinstance(param, Argument) else getattr(param, "group", GLOBAL_GROUP)
-            groups.setdefault(heading, []).append(record)
-    # The global options stand last.
-    _write_rows(formatter, dict(sorted(groups.items(), key=lambda item: item[0] == GLOBAL_GROUP)))
-
-
-def _write_rows(formatter: click.HelpFormatter, groups: dict[str, list[tuple[str, str]]]) -> None:
-    """Write lists of names and texts under headings, all texts in one column."""
-    width = max((len(name) for rows in groups.values() for name, _ in rows if len(name) <= _NAMES), default=0)
-    for heading, rows in groups.items():
-        _heading(formatter, heading)
-        formatter.indent()
-        formatter.write_dl([(name.ljust(width), text) for name, text in rows], col_max=_NAMES)
-        formatter.dedent()
-
-
-def _heading(formatter: click.HelpFormatter, heading: str) -> None:
-    formatter.write_paragraph()
-    formatter.write(bold(f"{heading}:") + "\n")
-
-
-def bold(text: str) -> str:
-    """Return a text in bold if standard output is a terminal that shows colors."""
-    is_plain = "NO_COLOR" in os.environ or "--no-color" in sys.argv or not sys.stdout.isatty()
-    return text if is_plain else click.style(text, bold=True)

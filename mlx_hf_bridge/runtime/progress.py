@@ -43,6 +43,10 @@ class ProgressBar(_Bar):
             kwargs["unit"] = f" {unit.strip()}"
         super().__init__(iterable, *args, **kwargs)
 
+    def __str__(self) -> str:
+        # Of slow steps tqdm shows the seconds for each: "13.5s/ stage".
+        return str(super().__str__()).replace("s/ ", "s/")
+
 
 def _is_hidden(options: dict[str, Any]) -> bool:
     """Whether tqdm would show nothing: disable is True, or None where there is no terminal."""

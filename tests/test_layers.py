@@ -15,6 +15,7 @@ from mlx_hf_bridge.inference.model import Model
 from mlx_hf_bridge.layers.activations import ACTIVATIONS, gelu
 from mlx_hf_bridge.layers.alibi import DoubleResidualLayer
 from mlx_hf_bridge.layers.attention import Attention
+from mlx_hf_bridge.layers.decoder import CrossAttention, DecoderLayer
 from mlx_hf_bridge.layers.encoder import Encoder, OutputRecorder, PostNormLayer
 from mlx_hf_bridge.layers.feed_forward import FeedForward
 from mlx_hf_bridge.layers.heads import FirstTokenClassifier, PooledClassifier, Pooler, TokenClassifier
@@ -256,6 +257,25 @@ def test_an_overflow_at_padding_stays_there(kind: type[nn.Module], causal: bool,
     np.testing.assert_allclose(padded[:, :5], twice(x[:, :5], 5), rtol=0, atol=2e-2)
     # What overflows at a token is not hidden.
     assert not mx.isfinite(twice(x, 6)).all()
+
+
+@pytest.mark.parametrize("norm_first", [False, True])
+def test_an_overflow_at_padding_stays_there_in_a_decoder(norm_first: bool) -> None:
+    """The causal mask hides padding at the end from the tokens before it."""
+    attentions = Attention(16, 2), CrossAttention(16, 2)
+    layer = DecoderLayer(*attentions, OverflowsAtTheEnd(math.inf), lambda: LayerNorm(16), norm_first)
+    layer.update(tree_map(lambda array: mx.random.normal(array.shape, key=mx.random.key(1)) * 0.3, layer.parameters()))
+    layer.update(tree_map(lambda array: array.astype(mx.float16), layer.parameters()))
+    x, encoded = (mx.random.normal((2, 6, 16), key=mx.random.key(seed)).astype(mx.float16) for seed in (0, 1))
+    mask = mx.broadcast_to((mx.arange(6) < 5)[None, None, None], (2, 1, 1, 6))
+
+    def twice(x: mx.array, tokens: int) -> mx.array:
+        for _ in range(2):
+            x = layer(x, mx.tri(tokens, dtype=mx.bool_)[None, None], encoded, mask, OutputRecorder())
+        return x
+
+    assert mx.isfinite(twice(x, 6)).all()
+    np.testing.assert_allclose(twice(x, 6)[:, :5], twice(x[:, :5], 5), rtol=0, atol=2e-2)
 
 
 def test_a_sum_with_finite_padding_is_the_plain_sum() -> None:

@@ -16,6 +16,7 @@ from mlx_hf_bridge.layers.attention import Attention, attend, attend_with_weight
 from mlx_hf_bridge.layers.embeddings import PositionsAndNorm
 from mlx_hf_bridge.layers.encoder import Encoder, OutputRecorder
 from mlx_hf_bridge.layers.linear import Linear
+from mlx_hf_bridge.layers.padding import sum_finite_at_padding
 from mlx_hf_bridge.layers.pre_norm import residual
 from mlx_hf_bridge.layers.single_batch import start_evaluation
 from mlx_hf_bridge.layers.token_batch import TokenBatch
@@ -131,13 +132,14 @@ class DecoderLayer(nn.Module):
 
         x = self._add(x, self.attention_norm, attention)
         x = self._add(x, self.cross_attention_norm, cross_attention)
-        return self._add(x, self.feed_forward_norm, self.feed_forward)
+        # The causal mask hides padding from the tokens before it, with weights of 0 as any other mask.
+        return self._add(x, self.feed_forward_norm, self.feed_forward, encoder_mask)
 
-    def _add(self, x: mx.array, norm: nn.Module, block: _Block) -> mx.array:
+    def _add(self, x: mx.array, norm: nn.Module, block: _Block, padding: mx.array | None = None) -> mx.array:
+        dtype = norm.weight.dtype
         if self.norm_first:
-            dtype = norm.weight.dtype
-            return residual(x, dtype) + block(norm(x).astype(dtype))
-        summed: mx.array = norm(x + block(x))
+            return sum_finite_at_padding(residual(x, dtype), block(norm(x).astype(dtype)), padding, dtype)
+        summed: mx.array = norm(sum_finite_at_padding(x, block(x), padding, dtype))
         return summed
 
 

@@ -165,10 +165,10 @@ def test_it_is_said_why_torch_is_not_measured(
 ) -> None:
     monkeypatch.setattr(minilm.importlib.util, "find_spec", lambda name: found)
     monkeypatch.setattr(minilm, "_TORCH", code)
-    label, told = minilm._torch_speed("model")
+    label, result = minilm._torch_speed("model")
     assert label.startswith("torch ")
-    assert isinstance(told, check.Check)
-    assert (told.passed, told.figure) == (None, words)
+    assert isinstance(result, check.Check)
+    assert (result.passed, result.figure) == (None, words)
 
 
 def test_a_variant_that_fails_is_a_failed_check(monkeypatch: pytest.MonkeyPatch, short: None) -> None:

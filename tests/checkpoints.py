@@ -215,6 +215,14 @@ AS_BART: dict[str, Any] = {
     "wide": {"d_model": 128, "encoder_ffn_dim": 256, "decoder_ffn_dim": 192, "decoder_attention_heads": 2},
 }
 
+LONGT5 = {
+    "local_radius": 2,
+    "global_block_size": 3,
+    "encoder_attention_type": "transient-global",
+    "feed_forward_proj": "gated-gelu",
+}
+AS_LONGT5 = {**AS_T5, "separator_id": None}
+
 FAMILIES = [
     Row("bert", "Bert", transformers.BertConfig(**WITH_TOKEN_TYPES, hidden_act="gelu_new"), token_types=3),
     Row("bert", "Bert", transformers.BertConfig(**WITH_TOKEN_TYPES, hidden_act="relu"), token_types=3),
@@ -244,6 +252,8 @@ FAMILIES = [
     Row("t5", "T5", transformers.T5Config(**T5, feed_forward_proj="gated-silu"), **AS_T5),
     Row("mt5", "MT5", transformers.MT5Config(**T5), **AS_T5),
     Row("umt5", "UMT5", transformers.UMT5Config(**T5), **AS_T5),
+    Row("longt5", "LongT5", transformers.LongT5Config(**T5, **LONGT5), **AS_LONGT5),
+    Row("longt5", "LongT5", transformers.LongT5Config(**T5, local_radius=4, feed_forward_proj="relu"), **AS_LONGT5),
     Row(
         "clip_text_model",
         "CLIPText",

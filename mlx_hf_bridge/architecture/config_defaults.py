@@ -74,6 +74,7 @@ _OWN: Mapping[str, Mapping[str, Any]] = {
     },
     "layoutlm": {"max_2d_position_embeddings": 1024},
     "led": {**_BART, "attention_window": 512, "pad_token_id": 1},
+    "longt5": {**_T5, "vocab_size": 32128, "num_hidden_layers": 6, "num_attention_heads": 8, "intermediate_size": 2048},
     "longformer": {"attention_window": 512},
     "luke": {"vocab_size": 50267},
     "mbart": _BART,

@@ -42,7 +42,6 @@ UNSUPPORTED: dict[str, str] = {
     "layoutlmv3": _LAYOUT,
     "groupvit_text_model": _TOWER,
     "lilt": _LAYOUT,
-    "longt5": _SPARSE,
     "lxmert": _IMAGES,
     "m2m_100": _SEQ2SEQ,
     "marian": _SEQ2SEQ,

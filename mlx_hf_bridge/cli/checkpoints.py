@@ -1,16 +1,21 @@
 """The table of checkpoints whose replicas were compared with their reference (tests/replicas)."""
 
 import json
+import textwrap
 from collections import Counter
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 TABLE = Path(__file__).with_name("checkpoints.json")
+_TOTALS = (
+    "What became of {count} public checkpoints: {counts}. `mlx-hf-bridge models --checkpoints` prints the same list, "
+    "and `mlx-hf-bridge inspect REPO_OR_FOLDER` says the same of any other repo before its weights are downloaded."
+)
+_WIDTH = 120
 _HEADING = """# Checkpoints
 
-What became of {count} public checkpoints: {counts}. `mlx-hf-bridge models --checkpoints` prints the same list, and
-`mlx-hf-bridge inspect REPO_OR_FOLDER` says the same of any other repo before its weights are downloaded.
+{totals}
 
 Each row was tested with a replica: the repo's public layout at a fraction of its size (its configuration keys, files,
 tensor names, tokenizer class, modules and prompts) with random weights. No weights of the repos were used, and a repo
@@ -47,7 +52,8 @@ def totals(rows: list[dict[str, Any]]) -> str:
 def as_markdown() -> str:
     """Return the page docs/checkpoints.md."""
     rows = checkpoints()
-    lines = [_HEADING.format(count=len(rows), counts=totals(rows))]
+    said = textwrap.fill(_TOTALS.format(count=len(rows), counts=totals(rows)), _WIDTH, break_on_hyphens=False)
+    lines = [_HEADING.format(totals=said)]
     for task, group in groupby(rows, key=lambda row: str(row["task"])):
         lines += [f"## {task[0].upper()}{task[1:]}", "", "| repo | size | layout | support | compared with |"]
         lines.append("| --- | ---: | --- | --- | --- |")

@@ -242,7 +242,21 @@ def relative_buckets(length: int, buckets: int, max_distance: int, causal: bool 
         Bucket ids, (L, L), int32: row = query, column = key.
     """
     positions = mx.arange(length, dtype=mx.int32)
-    behind = positions[:, None] - positions[None, :]
+    return buckets_of(positions[:, None] - positions[None, :], buckets, max_distance, causal)
+
+
+def buckets_of(behind: mx.array, buckets: int, max_distance: int, causal: bool = False) -> mx.array:
+    """Return T5's buckets of distances.
+
+    Args:
+        behind: How far keys are behind their query, of any shape; negative for later keys.
+        buckets: As for `relative_buckets`.
+        max_distance: As for `relative_buckets`.
+        causal: As for `relative_buckets`.
+
+    Returns:
+        Bucket ids, of the shape of `behind`, int32.
+    """
     half = buckets if causal else buckets // 2
     exact = half // 2
     distance = mx.maximum(behind, 0) if causal else mx.abs(behind)

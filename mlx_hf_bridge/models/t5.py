@@ -98,7 +98,7 @@ def layer(config: T5Config, own_bias: RelativePositionBias | None = None) -> Pre
     """Return one layer; `own_bias` is a relative position bias that only this layer has."""
     norms = [RMSNorm(config.hidden_size, config.layer_norm_eps) for _ in range(2)]
     attention = Attention(*_attention_sizes(config))
-    return PreNormLayer(attention, norms[0], _feed_forward(config), norms[1], own_bias)
+    return PreNormLayer(attention, norms[0], feed_forward(config), norms[1], own_bias)
 
 
 def decoder_layer(config: T5Config, own_bias: RelativePositionBias | None = None) -> DecoderLayer:
@@ -106,7 +106,7 @@ def decoder_layer(config: T5Config, own_bias: RelativePositionBias | None = None
     norm = partial(RMSNorm, config.hidden_size, config.layer_norm_eps)
     sizes = _attention_sizes(config)
     attentions = Attention(*sizes), CrossAttention(*sizes)
-    return DecoderLayer(*attentions, _feed_forward(config), norm, norm_first=True, position_bias=own_bias)
+    return DecoderLayer(*attentions, feed_forward(config), norm, norm_first=True, position_bias=own_bias)
 
 
 def _attention_sizes(config: T5Config) -> tuple[int, int, int, bool, bool]:
@@ -115,7 +115,8 @@ def _attention_sizes(config: T5Config) -> tuple[int, int, int, bool, bool]:
     return config.hidden_size, config.num_attention_heads, config.head_dim, False, False
 
 
-def _feed_forward(config: T5Config) -> FeedForward | GatedFeedForward:
+def feed_forward(config: T5Config) -> FeedForward | GatedFeedForward:
+    """Return a feed-forward block."""
     block = GatedFeedForward if config.is_gated else FeedForward
     # transformers keeps these weights in float32 (_keep_in_fp32_modules), since their results exceed float16.
     return block(

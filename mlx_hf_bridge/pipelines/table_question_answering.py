@@ -31,6 +31,11 @@ Cell = tuple[int, int]
 class TableQuestionAnsweringPipeline(reference.TableQuestionAnsweringPipeline):
     """Return the cells of a table that answer a question; needs pandas, as in transformers.
 
+    Args:
+        model: A model from MLXAutoModelForTableQuestionAnswering.from_pretrained.
+        tokenizer: A tokenizer of transformers.
+        options: See Pipeline; and defaults for the arguments of a call.
+
     Call arguments:
         table, query: A table (a pandas.DataFrame, or a dict of columns) of strings, with a question or a list of
             questions. Or, as `table`, {"table": ..., "query": ...}, or a list or generator of such dicts.

@@ -141,6 +141,7 @@ class Campaign:
         with outcome.timed():
             for number in range(count):
                 outcome.record(case(number) or self.still_right(), str(number))
+        sys.stderr.write(f"{fault}: {outcome.survived} of {outcome.tried}\n")
         return outcome
 
     def leave(self, number: int) -> str | None:

@@ -8,7 +8,7 @@ import numpy as np
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from mlx_hf_bridge.errors import BackendError, InputError, RequestLimitError
+from mlx_hf_bridge.errors import BackendError, InputError, RequestLimitError, RequestTimeoutError
 from mlx_hf_bridge.serving.engine import AsyncEngine
 from mlx_hf_bridge.serving.failures import OPENAI
 from mlx_hf_bridge.serving.projection import choose_method, project
@@ -16,7 +16,7 @@ from mlx_hf_bridge.serving.routes.errors import error_responses
 from mlx_hf_bridge.serving.routes.json_body import StrictRoute
 from mlx_hf_bridge.serving.routes.openai import Usage
 from mlx_hf_bridge.serving.routes.responses import json_response
-from mlx_hf_bridge.serving.tasks.base import TRUNCATE
+from mlx_hf_bridge.serving.tasks.base import TRUNCATE, Answer
 from mlx_hf_bridge.serving.tasks.embedding import EmbedTexts
 
 # Texts that are embedded at a time, so that requests of others are computed between them.
@@ -65,13 +65,15 @@ def routes(engine: AsyncEngine) -> APIRouter:
             method = choose_method(body.method, len(body.input))
         except BackendError as error:
             raise InputError(str(error)) from error
-        rows, tokens, name = [], 0, ""
-        for start in range(0, len(body.input), _TEXTS_AT_ONCE):
-            task = EmbedTexts(texts=body.input[start : start + _TEXTS_AT_ONCE], overlong=TRUNCATE)
-            answer = await engine.run(task, body.model)
-            rows.append(answer.result)
-            tokens, name = tokens + answer.tokens, answer.model
-        points = await asyncio.get_running_loop().run_in_executor(projecting, project, np.concatenate(rows), method)
+        answers = await _embed(engine, body)
+        tokens, name = sum(one.tokens for one in answers), answers[-1].model
+        rows = np.concatenate([one.result for one in answers])
+        seconds = engine.limits.request_seconds
+        try:
+            async with asyncio.timeout(seconds):
+                points = await asyncio.get_running_loop().run_in_executor(projecting, project, rows, method)
+        except TimeoutError as error:
+            raise RequestTimeoutError(f"the map was not drawn within {seconds:g} seconds. Use pca.") from error
         request.state.facts = {"model": name, "tokens": tokens}
         content: dict[str, Any] = {
             "object": "map",
@@ -83,3 +85,12 @@ def routes(engine: AsyncEngine) -> APIRouter:
         return await json_response(content, numbers=points.size)
 
     return router
+
+
+async def _embed(engine: AsyncEngine, body: MapRequest) -> list[Answer]:
+    """Embed the texts of a request in parts."""
+    size, answers = min(_TEXTS_AT_ONCE, engine.limits.max_client_batch_size), []
+    for start in range(0, len(body.input), size):
+        task = EmbedTexts(texts=body.input[start : start + size], overlong=TRUNCATE)
+        answers.append(await engine.run(task, body.model))
+    return answers

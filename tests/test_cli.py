@@ -345,6 +345,15 @@ def test_a_closed_pipe_ends_the_command_with_success(monkeypatch: pytest.MonkeyP
         assert main(["models"]) == 0
 
 
+def test_ctrl_c_while_options_are_imported_ends_with_130(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    def interrupted(package: str, name: str) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mlx_hf_bridge.cli.parser.load_command", interrupted)
+    assert main(["encode", "m", "x"]) == 130
+    assert capsys.readouterr().err == ""
+
+
 @pytest.mark.parametrize("flags", [[], ["--multi-label"], ["--hypothesis-template", "news about {}", "--recipe", "q8"]])
 def test_classify_with_labels_is_zero_shot(flags: list[str], classifier: str, capsys: Capture) -> None:
     assert main(["classify", classifier, *TEXTS, "--labels", "sport, news ,,film", "--json", *flags]) == 0

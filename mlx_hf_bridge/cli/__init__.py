@@ -33,6 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         args = parse(arguments)
     except BrokenPipeError:
         return _output_closed()
+    except KeyboardInterrupt:
+        return interrupts.INTERRUPTED
     shows_tracebacks = args.verbose or args.debug
     set_up(args)
     try:

@@ -17,6 +17,7 @@ from failing_task import SMALL, failing
 from subprocesses import start_python, wait_for
 
 from mlx_hf_bridge import MLXCrossEncoder, MLXSentenceTransformer, pipeline
+from mlx_hf_bridge.cli import main
 from mlx_hf_bridge.corpora import classify_files, embed_files, rerank_files
 from mlx_hf_bridge.corpora.api import run_job, shard_of
 from mlx_hf_bridge.errors import ArgumentTypeError, BackendError, InputError, RepositoryError
@@ -343,6 +344,25 @@ def test_labels_are_those_of_the_pipeline(tmp_path: Path) -> None:
         [one["label"] for one in row] for row in expected
     ]
     assert np.abs(found["score"].to_numpy() - [row[0]["score"] for row in expected]).max() < TOLERANCE
+
+
+def test_the_command_embeds_shards_and_says_what_is_left(
+    corpus: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["embed", str(corpus), str(tmp_path / "out"), "-m", str(folder), "--text-column", "body", "--normalize"]
+    words += ["--id-column", "id", "--rows-per-unit", "7"]
+    assert main([*words, "--shard", "1/2"]) == 0
+    assert "4 of 8 units are in " in capsys.readouterr().out
+    assert main([*words, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["rows"], found["quarantined"], found["computed"]) == (40, 0, 4)
+    given: Any = {"id_column": "id", "rows_per_unit": 7, "batch_size": 32, "normalize_embeddings": True}
+    assert embed_files(corpus, tmp_path / "out", folder, "body", **given).computed == 0
+    assert main([*words, "--restart", "--shard", "3/2"]) == 1
+    assert "shard='3/2', expected 'i/n'" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main([*words, "--ray", "auto", "--workers", "2"])
+    assert "--ray divides the work itself" in capsys.readouterr().err
 
 
 KILLED = """

@@ -18,6 +18,7 @@ SECTIONS = {
     "Use a model": {
         "search": "Search a folder of your text files by meaning",
         "encode": "Compute the embeddings of texts",
+        "embed": "Embed the texts of files, on one machine or many",
         "rerank": "Order texts by how well they answer a query",
         "classify": "Classify texts by the model's labels, or by your own",
         "ner": "Find the names and terms in texts",

@@ -146,6 +146,24 @@ def stored_schema(earlier: dict[str, Any]) -> Any:
     return pa.ipc.read_schema(pa.py_buffer(base64.b64decode(earlier["schema"])))
 
 
+def stored_units(job: Job) -> list[Unit]:
+    """Return the units that _job.json has, in a process that was sent the job only.
+
+    Args:
+        job: The job.
+
+    Returns:
+        All units.
+
+    Raises:
+        RepositoryError: If there is no such file.
+    """
+    earlier = job.output.read_json(JOB)
+    if earlier is None:
+        raise RepositoryError(f"{job.output.path(JOB)} is missing; can this machine read the output folder?")
+    return _parsed_units(earlier)
+
+
 def done(job: Job) -> set[str]:
     """Return the names of the parts that are written."""
     return {name for name, _, _ in job.output.files()}
@@ -215,6 +233,10 @@ def _units_of(earlier: dict[str, Any], job: Job) -> list[Unit]:
             f"{job.output.folder} holds results of an earlier run with other settings: {differences}. Use the same "
             "settings, give another folder, or restart."
         )
+    return _parsed_units(earlier)
+
+
+def _parsed_units(earlier: dict[str, Any]) -> list[Unit]:
     files = [InputFile(**file) for file in earlier["inputs"]]
     return [Unit(number, files[file], *place) for number, (file, *place) in enumerate(earlier["units"])]
 

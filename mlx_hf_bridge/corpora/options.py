@@ -91,6 +91,8 @@ class ClassifyOptions(JobOptions, total=False):
 
 
 _JOB = tuple(JobOptions.__annotations__)
+# A value that is given and is the default is no other setting. Every other default is None.
+_DEFAULTS = {"batch_size": 32, "normalize_embeddings": False, "precision": "float32", "apply_softmax": False}
 ROWS_PER_UNIT = 16384
 
 
@@ -174,5 +176,5 @@ def _call_options(task: str, known: Any, options: Mapping[str, Any]) -> dict[str
     return {
         name: value
         for name, value in options.items()
-        if value is not None and (name not in _JOB or name == "batch_size")
+        if value != _DEFAULTS.get(name) and (name not in _JOB or name == "batch_size")
     }

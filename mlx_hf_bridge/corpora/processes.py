@@ -132,6 +132,26 @@ def _sharing_cores(workers: int) -> Iterator[None]:
             del os.environ[name]
 
 
+_workers: dict[str, Worker] = {}
+
+
+def worker_of(job: Job) -> Worker:
+    """Return this process's worker for a job; the same one for each unit, so that the model is loaded once.
+
+    Args:
+        job: The job.
+
+    Returns:
+        The worker.
+    """
+    key = f"{job.output.folder} {job.digest}"
+    # One model in memory at a time: processes of an engine are kept for its next jobs.
+    if key not in _workers:
+        _workers.clear()
+        _workers[key] = Worker(job)
+    return _workers[key]
+
+
 _worker: Worker | None = None
 
 

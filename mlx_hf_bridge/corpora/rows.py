@@ -144,11 +144,19 @@ def _numbered(batches: Any, start: int) -> Iterator[tuple[Any, int]]:
 def _arrow_chunk(batch: Any, first_row: int, inputs: list[str], carried: list[str]) -> Chunk:
     _check_columns(batch.schema.names, [*inputs, *carried])
     rows = list(range(first_row, first_row + batch.num_rows))
-    values = {name: _python_values(batch.column(name)) for name in inputs}
+    values = {name: python_values(batch.column(name)) for name in inputs}
     return Chunk(rows, values, {name: batch.column(name) for name in carried})
 
 
-def _python_values(array: Any) -> list[Any]:
+def python_values(array: Any) -> list[Any]:
+    """Return the values of an Arrow array as Python objects; texts that are not UTF-8 with lone surrogates.
+
+    Args:
+        array: The array.
+
+    Returns:
+        A value for each row.
+    """
     try:
         values: list[Any] = array.to_pylist()
         return values

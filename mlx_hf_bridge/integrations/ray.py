@@ -5,8 +5,6 @@ of a job (mlx_hf_bridge.corpora). An actor reads a unit, computes it, and writes
 pass through Ray's memory, and a unit that is computed again replaces its part with the same one.
 """
 
-import hashlib
-import json
 import os
 import pickle
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +14,7 @@ from typing import Any, Unpack
 from mlx_hf_bridge.corpora.api import CorpusResult, conclude, report_progress
 from mlx_hf_bridge.corpora.compute import Report
 from mlx_hf_bridge.corpora.inputs import Unit
-from mlx_hf_bridge.corpora.job import QUARANTINE, Job
+from mlx_hf_bridge.corpora.job import Job
 from mlx_hf_bridge.corpora.opening import OpenJob, Paths, open_job
 from mlx_hf_bridge.corpora.options import (
     ClassifyOptions,
@@ -27,8 +25,8 @@ from mlx_hf_bridge.corpora.options import (
     rerank_task,
 )
 from mlx_hf_bridge.corpora.processes import Worker
-from mlx_hf_bridge.corpora.storage import Storage, pyarrow
-from mlx_hf_bridge.corpora.tables import ERROR, TableWorker
+from mlx_hf_bridge.corpora.storage import Storage
+from mlx_hf_bridge.corpora.tables import TableWorker
 from mlx_hf_bridge.corpora.tasks import Task
 from mlx_hf_bridge.errors import ArgumentTypeError, BridgeError, InputError
 from mlx_hf_bridge.runtime.environment import STREAMS_VARIABLE
@@ -39,7 +37,8 @@ Concurrency = int | tuple[int, int] | tuple[int, int, int] | None
 
 # How often a unit is computed again after its actor died. A text that kills its process would do so for ever.
 _RETRIES = 3
-_CHECKPOINT = "_checkpoint"
+# The rows of a dataset that is written, and the file that says that they are complete.
+_COPY, _COPIED = "_input", "_copied.json"
 
 
 def embed_dataset(
@@ -63,23 +62,23 @@ def embed_dataset(
         dataset_or_path: A file, a folder or a list of files, as in `embed_files`; or a ray.data.Dataset.
         model: A Hub id or folder of an embedding model. Each node converts it once.
         text_column: The column with the texts. Default: "text".
-        output: The folder of the results. Default: None, for a dataset only: a dataset with the further columns
-            "embedding" and "error" is returned, which Ray's own writers take.
+        output: The folder of the results. A dataset is written into it first, since a run that continues needs the same
+            rows. Default: None, for a dataset only: a dataset with the further columns "embedding" and "error" is
+            returned, which Ray's own writers take.
         concurrency: How many actors compute: a number, or (fewest, most) for a pool that Ray scales. Default: None,
             Ray's own choice.
         ray_remote_args: Further arguments of `ray.data.Dataset.map_batches`, such as {"num_cpus": 4} (default: 1) for
             the cores of an actor, or {"num_gpus": 1}. Default: none.
         show_progress_bar: Whether to show a progress bar of rows, besides Ray's own. Default: None, as in `encode`.
-        **options: Options of `embed_files`: id_column, which a dataset with an output needs, keep_columns,
-            quantization_config, prompt_name, prompt, batch_size, normalize_embeddings, truncate_dim, precision and
-            others. `mlx_hf_bridge.corpora.options.EmbedOptions` describes them.
+        **options: Options of `embed_files`: id_column, keep_columns, quantization_config, prompt_name, prompt,
+            batch_size, normalize_embeddings, truncate_dim, precision and others.
+            `mlx_hf_bridge.corpora.options.EmbedOptions` describes them.
 
     Returns:
         For an output a CorpusResult, otherwise a ray.data.Dataset.
 
     Raises:
-        InputError: As in `embed_files`; also without an output for files, or without id_column for a dataset that is
-            written.
+        InputError: As in `embed_files`; also without an output for files.
         BackendError: If Ray is not installed.
 
     Example:
@@ -206,27 +205,11 @@ class _UnitActor:
 class _TableActor:
     """An actor that computes the rows of a dataset."""
 
-    def __init__(self, task: Task, output: Storage | None, kept: list[str], id_column: str) -> None:
-        self._worker, self._output, self._kept, self._id_column = TableWorker(task), output, kept, id_column
+    def __init__(self, task: Task) -> None:
+        self._worker = TableWorker(task)
 
     def __call__(self, table: Any) -> Any:
-        found = self._worker.compute(table)
-        if self._output is None:
-            return found
-        pc = require("pyarrow.compute", "ray", "Ray Data").compute
-        fine = pc.is_null(found[ERROR])
-        self._quarantine(found.filter(pc.invert(fine)))
-        return found.filter(fine).select([*self._kept, *(one.name for one in self._worker.load().fields)])
-
-    def _quarantine(self, table: Any) -> None:
-        if not table.num_rows or self._output is None:
-            return
-        ids, reasons = table[self._id_column].to_pylist(), table[ERROR].to_pylist()
-        records = [{"id": one, "reason": reason} for one, reason in zip(ids, reasons, strict=True)]
-        lines = "".join(json.dumps(record, default=str, ensure_ascii=False) + "\n" for record in records).encode()
-        # By content: rows that are computed twice are recorded once.
-        name = f"{QUARANTINE}/{hashlib.sha256(lines).hexdigest()[:32]}.jsonl"
-        self._output.write(name, lambda file: file.write(lines))
+        return self._worker.compute(table)
 
 
 def _compute(
@@ -240,7 +223,12 @@ def _compute(
 ) -> Any:
     ray = require("ray.data", "ray", "Ray Data")
     if isinstance(given, ray.data.Dataset):
-        return _compute_dataset(given, task, output, {"concurrency": concurrency, **_resources(remote)}, options)
+        if output is None:
+            size = options.get("chunk_size", CHUNK_SIZE)
+            arguments = {"concurrency": concurrency, **_resources(remote)}
+            given_task = {"fn_constructor_args": [task], "batch_size": size, "batch_format": "pyarrow"}
+            return given.map_batches(_TableActor, **given_task, **arguments)
+        given = _as_files(given, task, output, options)
     if output is None:
         raise InputError("files need a folder for the results. Give output, or a ray.data.Dataset.")
     if not isinstance(given, (str, os.PathLike, list, tuple)):
@@ -249,6 +237,19 @@ def _compute(
         )
     paths: Paths = given
     return run_job(open_job(paths, output, task, options), concurrency, remote or {}, show)
+
+
+def _as_files(dataset: Any, task: Task, output: str | Path, options: Mapping[str, Any]) -> str:
+    """Write the columns that are needed below the output folder, once; a dataset itself has no rows to come back to."""
+    storage = Storage.at(f"{os.fspath(output)}/{_COPY}")
+    if options.get("restart") or storage.read_json(_COPIED) is None:
+        storage.remove([_COPIED, *(name for name, _, _ in storage.files())])
+        columns = [*task.columns, options.get("id_column"), *(options.get("keep_columns") or ())]
+        dataset.context.execution_options.preserve_order = True
+        chosen = dataset.select_columns(list(dict.fromkeys(filter(None, columns))))
+        chosen.write_parquet(f"{os.fspath(output)}/{_COPY}")
+        storage.write_json(_COPIED, {"files": len(storage.files())})
+    return f"{os.fspath(output)}/{_COPY}"
 
 
 def _reports(job: Job, units: Sequence[Unit], arguments: Mapping[str, Any]) -> Iterator[Report]:
@@ -260,42 +261,6 @@ def _reports(job: Job, units: Sequence[Unit], arguments: Mapping[str, Any]) -> I
         if row["error"]:
             raise pickle.loads(row["error"])
         yield pickle.loads(row["report"])
-
-
-def _compute_dataset(
-    dataset: Any,
-    task: Task,
-    output: str | Path | None,
-    arguments: Mapping[str, Any],
-    options: Mapping[str, Any],
-) -> Any:
-    storage, id_column = None if output is None else Storage.at(output), options.get("id_column")
-    if storage is not None and not id_column:
-        raise InputError("a dataset that is written needs id_column: by their ids, finished rows are left out.")
-    kept = list(dict.fromkeys([*([id_column] if id_column else []), *(options.get("keep_columns") or ())]))
-    computed = dataset.map_batches(
-        _TableActor,
-        fn_constructor_args=[task, storage, kept, id_column or ""],
-        batch_size=options.get("chunk_size", CHUNK_SIZE),
-        batch_format="pyarrow",
-        **arguments,
-    )
-    if storage is None:
-        return computed
-    return _write(computed, storage, str(output), str(id_column))
-
-
-def _write(computed: Any, storage: Storage, output: str, id_column: str) -> CorpusResult:
-    """Write a dataset; rows whose ids Ray has recorded as written are left out."""
-    from ray.data.checkpoint import CheckpointConfig
-
-    # Without the ids, a run that was complete would be repeated.
-    config = CheckpointConfig(id_column, f"{storage.folder}/{_CHECKPOINT}", delete_checkpoint_on_success=False)
-    computed.context.checkpoint_config = config
-    computed.write_parquet(output)
-    rows = pyarrow().dataset.dataset(storage.folder, filesystem=storage.filesystem).count_rows()
-    bad = sum(len(storage.open(name).read().splitlines()) for name, _, _ in storage.files(QUARANTINE))
-    return CorpusResult(output, 0, 0, 0, rows, bad)
 
 
 def _resources(remote: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -242,14 +242,16 @@ def _compute(
 def _as_files(dataset: Any, task: Task, output: str | Path, options: Mapping[str, Any]) -> str:
     """Write the columns that are needed below the output folder, once; a dataset itself has no rows to come back to."""
     storage = Storage.at(f"{os.fspath(output)}/{_COPY}")
+    # A relative path would be another one for actors.
+    location = storage.folder if storage.local else f"{os.fspath(output)}/{_COPY}"
     if options.get("restart") or storage.read_json(_COPIED) is None:
         storage.remove([_COPIED, *(name for name, _, _ in storage.files())])
         columns = [*task.columns, options.get("id_column"), *(options.get("keep_columns") or ())]
         dataset.context.execution_options.preserve_order = True
         chosen = dataset.select_columns(list(dict.fromkeys(filter(None, columns))))
-        chosen.write_parquet(f"{os.fspath(output)}/{_COPY}")
+        chosen.write_parquet(location)
         storage.write_json(_COPIED, {"files": len(storage.files())})
-    return f"{os.fspath(output)}/{_COPY}"
+    return location
 
 
 def _reports(job: Job, units: Sequence[Unit], arguments: Mapping[str, Any]) -> Iterator[Report]:

@@ -16,6 +16,7 @@ from pyspark.ml.param import Param, Params, TypeConverters
 from pyspark.ml.param.shared import HasInputCol, HasOutputCol
 from pyspark.ml.util import DefaultParamsReadable, DefaultParamsWritable
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql.types import StructType
 
 from mlx_hf_bridge.corpora.api import CorpusResult, conclude
 from mlx_hf_bridge.corpora.inputs import Unit
@@ -227,16 +228,8 @@ def _with_results(frame: DataFrame, task: Task) -> DataFrame:
         raise InputError(f"the DataFrame has no column {missing[0]!r}, only {frame.columns}.")
     binary = task.name == "embed" and task.options.get("precision", "float32") != "float32"
     types = "embedding array<short>" if binary else _TYPES[task.name]
-    schema = frame.limit(0).selectExpr("*").schema
-    for field in _parsed(f"{types}, {ERROR} string"):
-        schema = schema.add(field)
-    return frame.mapInArrow(_table_mapper(task, binary), schema)
-
-
-def _parsed(types: str) -> Any:
-    from pyspark.sql.types import StructType
-
-    return StructType.fromDDL(types).fields
+    added = StructType.fromDDL(f"{types}, {ERROR} string").fields
+    return frame.mapInArrow(_table_mapper(task, binary), StructType([*frame.schema.fields, *added]))
 
 
 def _table_mapper(task: Task, binary: bool) -> Callable[[Iterator[Any]], Iterator[Any]]:

@@ -41,7 +41,7 @@ command = Command(
         *quantization_options("none"),
     ],
     """\
-  mlx-hf-bridge embed articles/ vectors/ -m sentence-transformers/all-MiniLM-L6-v2
+  mlx-hf-bridge embed articles/ vectors/ -m all-MiniLM-L6-v2
   mlx-hf-bridge embed articles/ vectors/ -m ./minilm-mlx-q8 --shard 1/4
   mlx-hf-bridge embed articles/ vectors/ -m BAAI/bge-small-en-v1.5 --ray auto""",
     _error,

@@ -12,6 +12,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import pytest
+import yaml
 
 from fuzz.__main__ import main
 from fuzz.campaign import Result, save_results, shares, table
@@ -24,7 +25,9 @@ from mlx_hf_bridge.checkpoints.metadata import read_metadata
 from mlx_hf_bridge.checkpoints.safetensors_file import SafetensorsFile
 from mlx_hf_bridge.checkpoints.tensor_pickle import Storage, TensorPickleError, _tensor
 from mlx_hf_bridge.checkpoints.torch_file import TorchFile
+from mlx_hf_bridge.checkpoints.yaml_text import load_yaml
 from mlx_hf_bridge.cli.models_file import read_models
+from mlx_hf_bridge.conversion.token_ids import check_token_ids
 from mlx_hf_bridge.errors import CheckpointError, ConfigError, RepositoryError, TokenRangeError, UnsupportedModelError
 from mlx_hf_bridge.inference.tokenizer import Tokenizer
 from mlx_hf_bridge.layers.token_batch import TokenBatch
@@ -146,6 +149,24 @@ def test_a_panic_of_tokenizers_is_one_error(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text(json.dumps(broken))
     with pytest.raises(RepositoryError, match=r"tokenizer\.json is not a tokenizer that tokenizers .* reads"):
         Tokenizer.from_folder(tmp_path, {})
+
+
+@pytest.mark.parametrize("key", ["precompiled_charsmap", "precompiled_chars\\u006dap"])
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_character_map_that_claims_more_than_it_has_is_refused(key: str, nested: bool, tmp_path: Path) -> None:
+    """tokenizers would reserve the 3.3 GiB that it claims, and end the process if there is no such memory."""
+    normalizer = {"type": "Precompiled", "precompiled_charsmap": "normalizers"}
+    content = wordpiece(normalizer={"type": "Sequence", "normalizers": [normalizer]} if nested else normalizer)
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content).replace("precompiled_charsmap", key))
+    for read in (lambda: Tokenizer.from_folder(tmp_path, {}), lambda: check_token_ids(tmp_path)):
+        with pytest.raises((RepositoryError, ConfigError), match="claims a trie of 1793493662 bytes"):
+            read()
+
+
+@pytest.mark.parametrize("text", ["[" * 400, "models: " + "{a: " * 400, "- " * 400])
+def test_yaml_that_is_nested_too_deeply_is_refused_at_once(text: str) -> None:
+    with pytest.raises(yaml.YAMLError, match="more than 32 levels"):
+        load_yaml(text)
 
 
 @pytest.mark.parametrize(

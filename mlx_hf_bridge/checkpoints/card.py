@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
+from mlx_hf_bridge.checkpoints.yaml_text import load_yaml
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ def read_card_entries(folder: Path, keys: Collection[str]) -> dict[str, Any]:
     """
     path = folder / CARD_FILE
     try:
-        found = yaml.safe_load(_lines_of(path, keys)) if path.is_file() else None
+        found = load_yaml(_lines_of(path, keys)) if path.is_file() else None
     except Exception as error:  # PyYAML's errors share no base with ValueError
         # A card is no reason to fail: the model loads without it.
         logger.warning("the metadata of %s cannot be read (%s) and is omitted", path, error)

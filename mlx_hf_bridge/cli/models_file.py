@@ -5,8 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from mlx_hf_bridge.checkpoints.yaml_text import load_yaml
 from mlx_hf_bridge.cli.options.shared import BITS_CHOICES
 from mlx_hf_bridge.cli.quantization_options import DTYPES, QuantizationOptions
 from mlx_hf_bridge.conversion.api import TASKS
@@ -57,7 +56,7 @@ def read_models(path: Path) -> list[ModelEntry]:
         ConfigError: If the file cannot be read or an entry is wrong; it names the file, the entry and the key.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = load_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ConfigError(
             f"there is no config {path}. Give --config FILE, or --model with a Hub id or a folder."

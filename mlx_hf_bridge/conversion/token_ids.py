@@ -7,6 +7,7 @@ from typing import Any
 from mlx_hf_bridge.checkpoints.checkpoint import read_json
 from mlx_hf_bridge.conversion.tokenizer_class import TOKENIZER_FILE, tokenizer_config
 from mlx_hf_bridge.errors import ConfigError
+from mlx_hf_bridge.inference.charsmap import check_character_maps
 from mlx_hf_bridge.runtime.file_errors import config_errors
 
 # Saving a tokenizer fills the ids between, so that one absurd id takes all memory. The largest vocabularies have about
@@ -15,15 +16,19 @@ MAX_TOKEN_ID = 2**22
 
 
 def check_token_ids(folder: Path) -> None:
-    """Check that every token id of a folder's JSON vocabularies is an integer from 0 to `MAX_TOKEN_ID`.
+    """Check what tokenizers does not, before it builds a tokenizer: the size of character maps, and token ids.
+
+    Every token id of a folder's JSON vocabularies must be an integer from 0 to `MAX_TOKEN_ID`.
 
     Args:
         folder: A folder with tokenizer files.
 
     Raises:
-        ConfigError: If one is not, or a file is not JSON.
+        ConfigError: If one is not, a character map claims to be larger than it is, or a file is not JSON.
     """
     with config_errors(folder / TOKENIZER_FILE):
+        if (folder / TOKENIZER_FILE).is_file():
+            check_character_maps(folder / TOKENIZER_FILE)
         found = list(_token_ids(folder))
     for name, ids in found:
         for token_id in ids:

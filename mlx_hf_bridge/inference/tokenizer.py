@@ -18,6 +18,7 @@ import numpy as np
 import tokenizers
 
 from mlx_hf_bridge.errors import ConfigError, InputError, RepositoryError, TokenRangeError, UnsupportedModelError
+from mlx_hf_bridge.inference.charsmap import check_character_maps
 from mlx_hf_bridge.inference.python_tokenizer import PythonBackend, PythonEncoding
 from mlx_hf_bridge.inference.template_files import CHAT_TEMPLATE, parse_templates, write_templates
 from mlx_hf_bridge.inference.tokenizer_methods import TokenizerMethods
@@ -118,6 +119,7 @@ class Tokenizer(TokenizerMethods):
                 "original checkpoint next to its weights and convert again, or pass token ids."
             )
         try:
+            check_character_maps(path)
             with panics_as_exceptions():
                 backend = tokenizers.Tokenizer.from_file(str(path))
         except Exception as error:  # the bare class is what tokenizers raises

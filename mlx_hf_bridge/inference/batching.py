@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from operator import neg
-from typing import Any
+from typing import Any, TypeVar
 
 import mlx.core as mx
 import numpy as np
@@ -200,6 +200,8 @@ def _batch_ends(lengths: Sequence[int], budget: int, independent_length: int) ->
     return ends
 
 
+# What names a text in a block, such as its number.
+Key = TypeVar("Key")
 # One result per text; results of one shape are rows of one array.
 Results = list[Any] | np.ndarray
 
@@ -283,17 +285,14 @@ def run_blocks(
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
         raise InputError(f"batch_size={batch_size!r}, expected an integer of 1 or more.")
     results: Results = [None] * count
-    pending: deque[list[list[int]]] = deque()
     batches = 0
     with ProgressBar(total=count, desc="Encoding", unit="text", disable=None if show_progress else True) as bar:
-        # `pending` is filled by the generator and emptied here, in one order; so each result finds its texts.
-        for result in run_in_parallel(_batch_jobs(blocks, pipeline, batch_size, pending)):
+        for keys, rows in stream_blocks(blocks, pipeline, batch_size):
             batches += 1
-            rows = pipeline.split_rows(result)
             if batches == 1 and pipeline.same_shape:
                 # Allocated once the shape is known, so that rows need not be stacked, which would double the memory.
                 results = np.empty((count, *rows[0].shape), rows[0].dtype)
-            for numbers, row in zip(pending.popleft(), rows, strict=True):
+            for numbers, row in zip(keys, rows, strict=True):
                 for number in numbers:
                     results[number] = row
                 bar.update(len(numbers))
@@ -302,27 +301,48 @@ def run_blocks(
     return results
 
 
+def stream_blocks(
+    blocks: Iterable[tuple[Sequence[Key], Sequence[Tokens]]], pipeline: BatchPipeline, batch_size: int
+) -> Iterator[tuple[list[list[Key]], Sequence[Any]]]:
+    """Run blocks of texts through a pipeline, and yield the results of each batch as soon as it is computed.
+
+    Args:
+        blocks: A key (a number, for example) and the tokens of each text of each block. The next block is requested
+            while batches of the last one are still being computed.
+        pipeline: What to compute.
+        batch_size: Size of batches, as for group_by_length.
+
+    Yields:
+        For each batch the keys of the texts of each row, more than one if texts are equal, and the rows. Every batch
+        of a block comes before those of the next block.
+    """
+    pending: deque[list[list[Key]]] = deque()
+    # `pending` is filled by the generator and emptied here, in one order; so each result finds its texts.
+    for result in run_in_parallel(_batch_jobs(blocks, pipeline, batch_size, pending)):
+        yield pending.popleft(), pipeline.split_rows(result)
+
+
 def _batch_jobs(
-    blocks: Iterable[tuple[Sequence[int], Sequence[Tokens]]],
+    blocks: Iterable[tuple[Sequence[Key], Sequence[Tokens]]],
     pipeline: BatchPipeline,
     batch_size: int,
-    pending: deque[list[list[int]]],
+    pending: deque[list[list[Key]]],
 ) -> Iterator[Callable[[], Any]]:
-    """Yield a function for each batch, and append to `pending` the text numbers of each of its rows."""
-    for numbers, tokens in blocks:
-        separate = (([number], one) for number, one in zip(numbers, tokens, strict=True))
-        groups = _deduplicated(numbers, tokens) if pipeline.deduplicates else list(separate)
+    """Yield a function for each batch, and append to `pending` the keys of the texts of each of its rows."""
+    for keys, tokens in blocks:
+        separate = (([key], one) for key, one in zip(keys, tokens, strict=True))
+        groups = _deduplicated(keys, tokens) if pipeline.deduplicates else list(separate)
         for indices in group_by_length([len(one) for _, one in groups], batch_size, pipeline.independent_length):
             pending.append([groups[index][0] for index in indices])
             yield partial(pipeline.run_batch, [groups[index][1] for index in indices])
 
 
-def _deduplicated(numbers: Sequence[int], tokens: Sequence[Tokens]) -> list[tuple[list[int], Tokens]]:
-    """Return texts with equal tokens together: their numbers, and the tokens of the first."""
-    found: dict[tuple[bytes | None, ...], tuple[list[int], Tokens]] = {}
-    for number, one in zip(numbers, tokens, strict=True):
+def _deduplicated(keys: Sequence[Key], tokens: Sequence[Tokens]) -> list[tuple[list[Key], Tokens]]:
+    """Return texts with equal tokens together: their keys, and the tokens of the first."""
+    found: dict[tuple[bytes | None, ...], tuple[list[Key], Tokens]] = {}
+    for key, one in zip(keys, tokens, strict=True):
         # By tokens and not by text: texts that differ in case or spaces only may have equal tokens.
-        found.setdefault(one.key, ([], one))[0].append(number)
+        found.setdefault(one.key, ([], one))[0].append(key)
     return list(found.values())
 
 

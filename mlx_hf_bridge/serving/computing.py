@@ -3,12 +3,15 @@
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import suppress
+from typing import Any
 
 from mlx_hf_bridge.errors import NonFiniteError, QueueFullError, ShuttingDownError
-from mlx_hf_bridge.inference.batching import run_batches
+from mlx_hf_bridge.inference.batching import Results, run_batches, stream_blocks
 from mlx_hf_bridge.inference.finite import check_finite
+from mlx_hf_bridge.inference.tokenizer import Tokens
 from mlx_hf_bridge.serving.limits import Limits
 from mlx_hf_bridge.serving.queue import Part, Request, WorkQueue, cost
 
@@ -95,55 +98,88 @@ class Computer:
 
     def _run(self) -> None:
         while parts := self._next_turn():
-            started = time.monotonic()
-            for part in parts:
-                if part.request.started_at is None:
-                    part.request.started_at = started
-            self._compute(parts)
-            seconds, tokens = time.monotonic() - started, sum(cost(one) for part in parts for one in part.tokens)
-            # A moving average, so that one odd turn does not decide.
-            self._speed += 0.2 * (tokens / max(seconds, 1e-6) - self._speed)
-            self._observe(parts[0].request.model, sum(part.stop - part.start for part in parts), tokens, seconds)
+            self._compute_lane(parts)
 
     def _next_turn(self) -> list[Part]:
         """Return the texts to compute next, as soon as there are any; none if the computer is closed."""
         with self._changed:
-            while not (parts := self._queue.take(self._limits.max_batch_tokens)) and not self._draining:
+            while not (parts := self._take()) and not self._draining:
                 self._changed.wait()
             return parts
 
-    def _compute(self, parts: Sequence[Part]) -> None:
-        """Compute the texts of a turn. If that fails, halves are tried, until the request that fails is by itself."""
-        parts = [part for part in parts if not part.request.cancelled]
-        if not parts:
-            return
-        tokens = [one for part in parts for one in part.tokens]
+    def _take(self, lane: Hashable | None = None) -> list[Part]:
+        return self._queue.take(self._limits.turn_tokens(len(self._queue)), lane)
+
+    def _compute_lane(self, parts: list[Part]) -> None:
+        """Compute a turn, and further ones of its lane until nothing waits or another lane has its turn.
+
+        The next turn is taken while the last batches of the one before are computed, so that no stream waits.
+        """
+        turns: deque[_Turn] = deque()
+        taken: list[Part] = []
+
+        def blocks() -> Iterator[tuple[list[tuple[Request, int]], list[Tokens]]]:
+            following = parts
+            while following:
+                kept = [part for part in following if not part.request.cancelled]
+                taken.extend(kept)
+                if kept:
+                    turns.append(_Turn(kept))
+                    yield [key for part in kept for key in part.keys], [one for part in kept for one in part.tokens]
+                with self._changed:
+                    following = self._take(parts[0].request.lane)
+
+        pipeline, mark = parts[0].request.pipeline, time.monotonic()
         try:
-            rows = run_batches(tokens, parts[0].request.pipeline, _BATCH_SIZE, show_progress=False)
+            for keys, rows in stream_blocks(blocks(), pipeline, _BATCH_SIZE):
+                _keep_all(keys, rows, self._keep)
+                turns[0].texts_left -= sum(map(len, keys))
+                if not turns[0].texts_left:
+                    now = time.monotonic()
+                    self._finish_turn(turns.popleft(), now - mark)
+                    mark = now
         # Whatever it is, it must neither end the thread nor reach the requests of others.
         except Exception as error:
-            if len(parts) > 1:
-                self._compute(parts[: len(parts) // 2])
-                self._compute(parts[len(parts) // 2 :])
-            else:
-                self._fail(parts[0].request, error)
-            return
-        start = 0
-        for part in parts:
-            count = part.stop - part.start
-            self._keep(part, list(rows[start : start + count]))
-            start += count
+            logger.debug("a turn failed, and its requests are computed separately", exc_info=error)
+            self._compute_separately([part for part in taken if part.is_missing], error)
 
-    def _keep(self, part: Part, rows: list[object]) -> None:
-        """Keep the results of some texts of a request, and finish it if these were the last."""
-        request = part.request
+    def _finish_turn(self, turn: "_Turn", seconds: float) -> None:
+        # A moving average, so that one odd turn does not decide.
+        self._speed += 0.2 * (turn.tokens / max(seconds, 1e-6) - self._speed)
+        self._observe(turn.model, turn.texts, turn.tokens, seconds)
+
+    def _compute_separately(self, parts: Sequence[Part], error: Exception) -> None:
+        """Compute the texts of a turn that failed: halves of it are tried, until the request that fails is by itself.
+
+        Args:
+            parts: Texts of requests; those of cancelled requests are left out.
+            error: With which they failed together.
+        """
+        parts = [part for part in parts if not part.request.cancelled]
+        if len(parts) == 1:
+            self._fail(parts[0].request, error)
+        for half in (parts[: len(parts) // 2], parts[len(parts) // 2 :]) if len(parts) > 1 else ():
+            keys, tokens = [key for part in half for key in part.keys], [one for part in half for one in part.tokens]
+            try:
+                rows = run_batches(tokens, half[0].request.pipeline, _BATCH_SIZE, show_progress=False)
+            except Exception as further:
+                self._compute_separately(half, further)
+            else:
+                _keep_all([[key] for key in keys], rows, self._keep)
+
+    def _keep(self, request: Request, index: int, row: Any) -> None:
+        """Keep the result of a text, and answer its request if it is the last one."""
+        if request.cancelled or request.results[index] is not None:
+            return
+        request.results[index] = row
+        request.missing -= 1
+        if request.missing:
+            return
         try:
-            check_finite(rows, request.model)
+            check_finite(request.results, request.model)
         except NonFiniteError as error:
             self._fail(request, error)
-            return
-        request.results += rows
-        if len(request.results) == len(request.tokens):
+        else:
             _answer(request, request.results, None)
 
     def _fail(self, request: Request, error: Exception) -> None:
@@ -151,6 +187,29 @@ class Computer:
             logger.debug("a request failed", exc_info=error)
         self.cancel(request)
         _answer(request, None, error)
+
+
+class _Turn:
+    """Texts that are computed together, and how many of them have no result yet."""
+
+    def __init__(self, parts: Sequence[Part]) -> None:
+        now = time.monotonic()
+        for part in parts:
+            if part.request.started_at is None:
+                part.request.started_at = now
+        self.model = parts[0].request.model
+        self.texts = self.texts_left = sum(part.stop - part.start for part in parts)
+        self.tokens = sum(cost(one) for part in parts for one in part.tokens)
+
+
+def _keep_all(
+    keys: Sequence[Sequence[tuple[Request, int]]],
+    rows: Results | Sequence[Any],
+    keep: Callable[[Request, int, Any], None],
+) -> None:
+    for owners, row in zip(keys, rows, strict=True):
+        for request, index in owners:
+            keep(request, index, row)
 
 
 def _answer(request: Request, result: object, error: BaseException | None) -> None:

@@ -29,7 +29,8 @@ class Request:
 
     Attributes:
         next: The first text that has not been taken yet.
-        results: The results so far, in parts of consecutive texts.
+        results: The result of each text, None until it is computed.
+        missing: How many results there are not yet.
         cancelled: Whether nobody waits for the result.
         queued_at: When it was put into the queue, by time.monotonic.
         started_at: When its first text was taken; None before.
@@ -41,10 +42,15 @@ class Request:
     pipeline: BatchPipeline
     done: Callable[[Any, BaseException | None], object]
     next: int = 0
-    results: list[Any] = field(default_factory=list)
+    results: list[Any] = field(init=False)
+    missing: int = field(init=False)
     cancelled: bool = False
     queued_at: float = field(default_factory=time.monotonic)
     started_at: float | None = None
+
+    def __post_init__(self) -> None:
+        self.missing = len(self.tokens)
+        self.results = [None] * self.missing
 
     @property
     def remaining(self) -> int:
@@ -69,6 +75,16 @@ class Part:
     def tokens(self) -> Sequence[Tokens]:
         """The tokens of these texts."""
         return self.request.tokens[self.start : self.stop]
+
+    @property
+    def keys(self) -> list[tuple[Request, int]]:
+        """The request and the index of each of these texts."""
+        return [(self.request, index) for index in range(self.start, self.stop)]
+
+    @property
+    def is_missing(self) -> bool:
+        """Whether one of these texts has no result yet."""
+        return any(one is None for one in self.request.results[self.start : self.stop])
 
 
 def cost(tokens: Tokens) -> int:
@@ -109,16 +125,18 @@ class WorkQueue:
             self.tokens -= request.remaining_tokens
             self._drop_if_empty(request.lane)
 
-    def take(self, budget: int) -> list[Part]:
+    def take(self, budget: int, lane: Hashable | None = None) -> list[Part]:
         """Take the texts of the next turn.
 
         Args:
             budget: The most tokens; a single text may have more.
+            lane: The only lane to take from. Default: None, any.
 
         Returns:
-            Texts of requests of one lane, in order of arrival; an empty list if nothing waits.
+            Texts of requests of one lane, in order of arrival; an empty list if nothing waits, or if the next turn is
+            that of another lane.
         """
-        if not self._turns:
+        if not self._turns or lane not in (None, self._turns[0]):
             return []
         lane = self._turns[0]
         self._turns.rotate(-1)

@@ -9,6 +9,8 @@ import re
 from typing import Any
 
 PYTHON_CLASS = "EsmTokenizer"
+# What Python's str.split() splits at: Unicode's white space, and four control characters.
+_WHITESPACE = r"[\s\x1c-\x1f]+"
 
 
 def as_fast(slow: Any) -> Any:
@@ -20,7 +22,10 @@ def as_fast(slow: Any) -> Any:
     splits = tokenizers.pre_tokenizers
     fast = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token=slow.unk_token))
     fast.pre_tokenizer = splits.Sequence(
-        [splits.WhitespaceSplit(), splits.Split(tokenizers.Regex(f"[{letters}]"), "isolated")]
+        [
+            splits.Split(tokenizers.Regex(_WHITESPACE), "removed"),
+            splits.Split(tokenizers.Regex(f"[{letters}]"), "isolated"),
+        ]
     )
     fast.post_processor = tokenizers.processors.TemplateProcessing(
         f"{first} $A {last}",

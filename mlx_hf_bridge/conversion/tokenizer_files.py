@@ -32,10 +32,11 @@ from mlx_hf_bridge.errors import (
     CheckpointError,
     ConfigError,
     RepositoryError,
+    UnsupportedModelError,
 )
 from mlx_hf_bridge.inference.python_tokenizer import PythonBackend
 from mlx_hf_bridge.inference.template_files import TEMPLATE_FILE, TEMPLATE_FOLDER, read_templates
-from mlx_hf_bridge.inference.tokenizer import Tokenizer
+from mlx_hf_bridge.inference.tokenizer import TOKEN_TYPE_IDS, Tokenizer
 from mlx_hf_bridge.runtime.file_errors import panics_as_exceptions
 from mlx_hf_bridge.runtime.quiet import no_logging
 
@@ -48,8 +49,9 @@ _SENTENCEPIECE = (
     "sentencepiece.model",
     "tokenizer.model",
     "spm_char.model",
+    "source.spm",
 )
-_VOCABULARIES = (TOKENIZER_FILE, "vocab.txt", "vocab.json", *_SENTENCEPIECE)
+_VOCABULARIES = (TOKENIZER_FILE, "vocab.txt", "vocab.json", "byte_maps.json", "prophetnet.tokenizer", *_SENTENCEPIECE)
 # Classes whose tokens are bytes or characters.
 _WITHOUT_VOCABULARY = ("ByT5Tokenizer", "CanineTokenizer", "PerceiverTokenizer")
 # What the classes of transformers read beside their vocabulary.
@@ -60,11 +62,23 @@ _COMPANIONS = (
     "merges.txt",
     "bpe.codes",
     "dict.txt",
+    "target.spm",
+    "target_vocab.json",
+    "word_shape.json",
+    "word_pronunciation.json",
 )
 # Key of tokenizer_config.json: the files are the checkpoint's own, so its class has to read them, and not tokenizers.
 _COPIED = "mlx_hf_bridge_copied"
 # Our extras, and the packages in them as the errors of transformers' classes name them.
-_EXTRAS = {"japanese": ("fugashi", "ipadic", "unidic_lite"), "xlm": ("sacremoses",), "tables": ("Pandas",)}
+_EXTRAS = {
+    "japanese": ("fugashi", "ipadic", "unidic_lite"),
+    "sudachi": ("sudachipy", "sudachidict"),
+    "xlm": ("sacremoses",),
+    "chinese": ("rjieba",),
+    "tables": ("pandas",),
+}
+_INPUTS = ("input_ids", TOKEN_TYPE_IDS, "attention_mask")
+_BY_IDS = "Tokenize with transformers.AutoTokenizer, and call MLXAutoModel with what it returns."
 # Keys that save_pretrained adds about how the tokenizer was loaded.
 _NOT_SETTINGS = ("is_local", "local_files_only")
 
@@ -174,8 +188,9 @@ def _missing_package(folder: Path, error: Exception) -> str:
             return f"{', '.join(absent)}. Run `pip install sentencepiece protobuf`."
     if not isinstance(error, ImportError):
         return ""
-    # Packages of Japanese and of XLM's tokenizers have an extra of their own.
-    extra = next((name for name, words in _EXTRAS.items() if any(word in str(error) for word in words)), None)
+    # Packages that split words of Japanese and Chinese, and those of XLM's tokenizers, have extras of their own.
+    said = str(error).lower()
+    extra = next((name for name, words in _EXTRAS.items() if any(word in said for word in words)), None)
     return f"{error}" + (f" Run `pip install 'mlx-hf-bridge[{extra}]'`." if extra else "")
 
 
@@ -210,7 +225,7 @@ def write_tokenizer(checkpoint: Checkpoint, family: Family, folder: Path) -> Non
         logger.warning("converted without a tokenizer.json: %s", error)
         tokenizer = None
     # One that is written in Python has no other form than its own files.
-    if tokenizer is None or not tokenizer.is_fast:
+    if tokenizer is None or not _is_expressible(tokenizer):
         _copy(source, folder, checkpoint.folder, (*_VOCABULARIES, *_COMPANIONS))
         path = folder / TOKENIZER_CONFIG_FILE
         settings = read_json(path) if path.is_file() else {}
@@ -230,6 +245,17 @@ def write_tokenizer(checkpoint: Checkpoint, family: Family, folder: Path) -> Non
     saved = {key: value for key, value in tokenizer_config(folder).items() if key not in _NOT_SETTINGS}
     write_json(folder / TOKENIZER_CONFIG_FILE, {**saved, "model_input_names": list(tokenizer.model_input_names)})
     _copy(source, folder, checkpoint.folder, ("special_tokens_map.json",))
+
+
+def _is_expressible(tokenizer: Any) -> bool:
+    """Whether tokenizer.json has a form for a tokenizer; not for code in Python, such as RoFormer's word splitter."""
+    if not tokenizer.is_fast:
+        return False
+    try:
+        tokenizer.backend_tokenizer.to_str()
+    except Exception as error:  # the bare class is what tokenizers raises
+        return "cannot be serialized" not in str(error)
+    return True
 
 
 def _check_templates(checkpoint: Checkpoint, tokenizer: Any) -> None:
@@ -278,8 +304,31 @@ def load_tokenizer(
     source = locate(folder, HubOptions())
     built = build_tokenizer(Checkpoint(source, folder, folder, dict(config), None), family)
     given["model_input_names"] = list(built.model_input_names)
-    if built.is_fast:
+    if _is_expressible(built):
         return Tokenizer(built.backend_tokenizer, given)
+    refuse_further_inputs(built)
     # Its class has special tokens that its files need not name.
     named = {**given, **built.special_tokens_map, "tokenizer_class": type(built).__name__}
     return Tokenizer(PythonBackend(built), named)
+
+
+def refuse_further_inputs(tokenizer: Any) -> None:
+    """Refuse a tokenizer that gives a model more than token ids, as RoCBert's does with shapes of characters.
+
+    Args:
+        tokenizer: A tokenizer of transformers that is written in Python.
+
+    Raises:
+        UnsupportedModelError: If it does, or cannot read a text.
+    """
+    try:
+        given = tokenizer("a", verbose=False)
+    except Exception as error:  # TAPAS reads tables; Juman++ is a program that may not be installed
+        raise UnsupportedModelError(
+            f"{type(tokenizer).__name__} cannot read a text ({error!s:.200}). {_BY_IDS}"
+        ) from error
+    if names := [name for name in given if name not in _INPUTS]:
+        raise UnsupportedModelError(
+            f"{type(tokenizer).__name__} gives the model {', '.join(names)} next to token ids, which are not passed on "
+            f"with texts here. {_BY_IDS}"
+        )

@@ -7,7 +7,7 @@ from typing import Any
 from mlx_hf_bridge.checkpoints.checkpoint import CONFIG_FILE, METADATA_FILE, Checkpoint, read_json
 from mlx_hf_bridge.checkpoints.sources import HubOptions, locate
 from mlx_hf_bridge.conversion.tokenizer_class import tokenizer_config
-from mlx_hf_bridge.conversion.tokenizer_files import build_tokenizer, import_transformers
+from mlx_hf_bridge.conversion.tokenizer_files import build_tokenizer, import_transformers, refuse_further_inputs
 from mlx_hf_bridge.errors import ArgumentTypeError, InputError
 from mlx_hf_bridge.inference.tokenizer import NO_LIMIT, TOKEN_TYPE_IDS, WITHOUT_TOKEN_TYPES, describe_bad_text
 from mlx_hf_bridge.loading.load import LoadedModel
@@ -33,6 +33,7 @@ def load_tokenizer(given: Any, loaded: LoadedModel, options: HubOptions) -> Any:
     Raises:
         RepositoryError: If the repo or folder has no tokenizer.
         ArgumentTypeError: If `given` is any other object.
+        UnsupportedModelError: If the tokenizer gives the model more than token ids.
     """
     if given is None:
         given, options = loaded.folder, HubOptions()
@@ -40,12 +41,14 @@ def load_tokenizer(given: Any, loaded: LoadedModel, options: HubOptions) -> Any:
         source = locate(given, options)
         config_file = source.folder / CONFIG_FILE
         config = read_json(config_file) if config_file.is_file() else {}
-        return build_tokenizer(Checkpoint(source, source.folder, source.folder, config, None), loaded.family)
+        given = build_tokenizer(Checkpoint(source, source.folder, source.folder, config, None), loaded.family)
     if not isinstance(given, import_transformers().PreTrainedTokenizerBase):
         raise ArgumentTypeError(
             f"tokenizer is a {type(given).__name__}, expected a Hub id, a folder or a tokenizer of transformers. "
             "Leave it out to use the model's own."
         )
+    if not given.is_fast:
+        refuse_further_inputs(given)
     return given
 
 

@@ -29,6 +29,7 @@ from mlx_hf_bridge.checkpoints.yaml_text import load_yaml
 from mlx_hf_bridge.cli.models_file import read_models
 from mlx_hf_bridge.conversion.token_ids import check_token_ids
 from mlx_hf_bridge.errors import CheckpointError, ConfigError, RepositoryError, TokenRangeError, UnsupportedModelError
+from mlx_hf_bridge.inference.template_files import parse_templates
 from mlx_hf_bridge.inference.tokenizer import Tokenizer
 from mlx_hf_bridge.layers.token_batch import TokenBatch
 from mlx_hf_bridge.models import family_for
@@ -290,3 +291,22 @@ def test_a_verification_of_another_form_has_no_figures(content: Any, tmp_path: P
 )
 def test_settings_that_replace_parts_of_a_tokenizer_are_one_error(files: dict[str, Any], tmp_path: Path) -> None:
     assert outcome(find_target("tokenizer-build").prepare(tmp_path), json.dumps(files).encode()) is None
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        [{"name": ["tool_use"], "template": "x"}],
+        [{"name": "tool_use", "template": {"x": 1}}],
+        {"a\x00b": "x"},
+        {"x" * 300: "x"},
+        {"..\\x": "x"},
+        {"half \ud800": "x"},
+        {"rag": "half \ud800"},
+        "half \udfff",
+    ],
+    ids=ascii,
+)
+def test_chat_templates_that_no_file_can_hold_are_refused(given: Any) -> None:
+    with pytest.raises(ConfigError, match="expected a template, or templates by name, and no name is a path"):
+        parse_templates(given)

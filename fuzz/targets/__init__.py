@@ -15,6 +15,7 @@ _ROOMS: dict[str, dict[str, int]] = {
     "configs": {"config": 30, "config-build": 3, "adapter": 150, "card": 20, "models-yaml": 15, "gliner-config": 5},
     "modules": {"modules": 15, "module-config": 20, "transformer-settings": 100, "prompts": 120},
     "tokenizers": {"tokenizer": 15, "tokenizer-build": 2},
+    "templates": {"chat-template": 15, "chat-template-forms": 30},
     "models": {"sentence-model": 4, "converted-model": 3},
 }  # fmt: skip
 SHARES = {name: share for shares in _ROOMS.values() for name, share in shares.items()}

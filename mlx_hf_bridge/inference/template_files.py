@@ -1,5 +1,6 @@
 """Chat templates on disk: chat_template.jinja and the folder of further ones, or a key of tokenizer_config.json."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ CHAT_TEMPLATE = "chat_template"
 TEMPLATE_FILE = "chat_template.jinja"
 TEMPLATE_FOLDER = "additional_chat_templates"
 _DEFAULT = "default"
+_MOST_NAME_BYTES = 200
+_HALF_PAIR, _NOT_IN_NAMES = re.compile("[\ud800-\udfff]"), re.compile(r"[/\\\x00]")
 
 
 def parse_templates(given: Any) -> str | dict[str, str] | None:
@@ -24,15 +27,29 @@ def parse_templates(given: Any) -> str | dict[str, str] | None:
     Raises:
         ConfigError: If it is of another form.
     """
-    if isinstance(given, list) and all(isinstance(one, Mapping) for one in given):
-        given = {one.get("name"): one.get("template") for one in given}
-    if given is None or isinstance(given, str):
-        return given
-    if isinstance(given, Mapping) and all(isinstance(part, str) for pair in given.items() for part in pair):
-        return dict(given)
-    raise ConfigError(
-        f"{CHAT_TEMPLATE} is {given!r:.80}, expected a template, or templates by name. Take the original."
-    )
+    if given is None:
+        return None
+    pairs = [(_DEFAULT, given)]
+    if isinstance(given, Mapping):
+        pairs = list(given.items())
+    elif isinstance(given, list) and all(isinstance(one, Mapping) for one in given):
+        pairs = [(one.get("name"), one.get("template")) for one in given]
+    if not all(_is_name(name) and _is_text(template) for name, template in pairs):
+        raise ConfigError(
+            f"{CHAT_TEMPLATE} is {given!r:.80}, expected a template, or templates by name, and no name is a path. "
+            "Take the original."
+        )
+    return given if isinstance(given, str) else dict(pairs)
+
+
+def _is_text(value: Any) -> bool:
+    """Whether a value is text that a file can hold, which half of a surrogate pair is not."""
+    return isinstance(value, str) and not _HALF_PAIR.search(value)
+
+
+def _is_name(value: Any) -> bool:
+    """Whether a value can be a part of a file's name on any system."""
+    return _is_text(value) and len(value.encode()) <= _MOST_NAME_BYTES and not _NOT_IN_NAMES.search(value)
 
 
 def read_templates(folder: Path) -> dict[str, Any]:
@@ -70,8 +87,8 @@ def write_templates(templates: str | Mapping[str, str] | None, folder: Path) -> 
     for path in (folder / TEMPLATE_FILE, *(folder / TEMPLATE_FOLDER).glob("*.jinja")):
         path.unlink(missing_ok=True)
     for name, template in named.items():
-        path = folder / (TEMPLATE_FILE if name == _DEFAULT else f"{TEMPLATE_FOLDER}/{name}.jinja")
-        if path.parent not in (folder, folder / TEMPLATE_FOLDER):
+        if not _is_name(name):
             raise ConfigError(f"a chat template has the name {name!r:.80}, which is a path. Take the original file.")
+        path = folder / (TEMPLATE_FILE if name == _DEFAULT else f"{TEMPLATE_FOLDER}/{name}.jinja")
         path.parent.mkdir(exist_ok=True)
         path.write_text(template, encoding="utf-8")

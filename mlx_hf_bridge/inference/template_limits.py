@@ -12,7 +12,7 @@ from typing import Any
 # Turns of loops, calls, filters and operators of one rendering, and its seconds: published templates take some hundred
 # steps and a few milliseconds.
 _STEPS = 100_000
-_SECONDS = 10.0
+_SECONDS = 5.0
 # Characters and items of all values that a rendering makes: these, and so many copies of its inputs.
 _CHARACTERS, _COPIES = 2**22, 200
 # The largest integer argument of a call or filter, such as a width; longer numbers in a format are refused.
@@ -220,14 +220,12 @@ def _size(value: Any) -> int:
     # Lists that hold a list twice, over and over, are small in memory and endless to walk through.
     while open_ and size <= _CHARACTERS:
         one = open_.pop()
-        size += 1
-        if isinstance(one, dict):
-            open_ += [*one.keys(), *one.values()]
-        elif isinstance(one, (list, tuple, set, frozenset)):
-            open_ += one
-            size += 16 + 8 * len(one)
-        else:
-            size += _length(one)
+        size += 17 + 8 * len(one)
+        for item in (*one.keys(), *one.values()) if isinstance(one, dict) else one:
+            if isinstance(item, (list, tuple, dict, set, frozenset)):
+                open_.append(item)
+            else:
+                size += 1 + _length(item)
     return size
 
 

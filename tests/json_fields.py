@@ -25,7 +25,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import mlx.core as mx
 import numpy as np
 import torch
 import transformers
@@ -53,6 +52,8 @@ from mlx_hf_bridge.conversion.traced import read_graph
 from mlx_hf_bridge.errors import BridgeError
 from mlx_hf_bridge.layers.token_batch import TokenBatch
 from mlx_hf_bridge.tracing.model import TracedModel
+
+import mlx.core as mx  # isort: skip  which mlx_hf_bridge imports with a BLAS
 
 SAME, ERROR = "same", "error"
 TEXTS = ["the cat sat on the mat.", "a dog", ""]
@@ -177,6 +178,8 @@ def cases(repos: Mapping[str, Path]) -> Iterator[Case]:
     for repo, files in FILES.items():
         for file in files:
             for place in _places(json.loads((repos[repo] / file).read_text())):
+                if repo == "graph" and place[:1] == ("nodes",):
+                    continue  # a program, which tests/test_traced_files.py and the fuzzer change
                 for value in VALUES:
                     if place or VALUES[value] is not ABSENT:
                         yield Case(repo, file, place, value)

@@ -36,10 +36,15 @@ def test_a_wrong_value_gives_the_references_result_or_an_error(
 @pytest.mark.parametrize(
     ("file", "place", "value"),
     [
-        ("2_Dense/config.json", ("bias",), "zero"),
-        ("config_sentence_transformers.json", ("prompts",), "null"),
-        ("config_sentence_transformers.json", ("prompts",), "empty list"),
-        ("1_Pooling/config.json", (), "empty dict"),
+        ("sentences/2_Dense/config.json", ("bias",), "zero"),
+        ("sentences/config_sentence_transformers.json", ("prompts",), "null"),
+        ("sentences/config_sentence_transformers.json", ("prompts",), "empty list"),
+        ("weighted/1_Pooling/config.json", (), "empty dict"),
+        ("words/whitespacetokenizer_config.json", ("stop_words",), "absent"),
+        ("bag/0_BoW/config.json", ("word_weights",), "null"),
+        ("bag/0_BoW/config.json", ("word_weights", "cat"), "huge"),
+        ("adapter/adapter_config.json", ("lora_alpha",), "text"),
+        ("graph/graph.json", ("facts", "max_length"), "null"),
     ],
 )
 def test_a_value_that_would_change_the_result_is_an_error(
@@ -49,6 +54,6 @@ def test_a_value_that_would_change_the_result_is_an_error(
     repos: dict[str, Path],
     unchanged: dict[str, np.ndarray],
 ) -> None:
-    repo = "weighted" if file == "1_Pooling/config.json" else "sentences"
+    repo, _, file = file.partition("/")
     assert value in json_fields.VALUES
     assert outcome(Case(repo, file, place, value), repos, unchanged) == ERROR

@@ -45,7 +45,8 @@ class WhitespaceTokenizer:
         """
         path = folder / cls.file
         config = read_json(path)
-        words = [config.get(key, []) for key in ("vocab", "stop_words")] if isinstance(config, dict) else [None]
+        # Where stop_words are absent, sentence-transformers takes its own list, which can differ between versions.
+        words = [config.get("vocab", []), config.get("stop_words")] if isinstance(config, dict) else [None]
         if not all(isinstance(one, list) and all(isinstance(word, str) for word in one) for one in words):
             raise ConfigError(f"{path} has no lists of words, vocab and stop_words. Take the original file.")
         try:

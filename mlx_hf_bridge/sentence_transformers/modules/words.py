@@ -230,7 +230,7 @@ class BoW(_WordModule):
         """
         config = read_module_config(folder)
         with config_errors(folder / "config.json"):
-            return cls(**{**config, "vocab": _words_of(config)})
+            return cls(**_checked(config))
 
     def __call__(self, features: Features) -> Features:
         ids, mask = features.batch.ids, features.mask.astype(mx.float32)
@@ -290,7 +290,7 @@ class WordWeights(Module):
         """
         config = read_module_config(folder)
         with config_errors(folder / "config.json"):
-            return cls(**{**config, "vocab": _words_of(config)})
+            return cls(**_checked(config))
 
     def __call__(self, features: Features) -> Features:
         ids = features.batch.ids
@@ -325,14 +325,22 @@ class WordWeights(Module):
         return {"emb_layer.weight": self.weight[:, None]}
 
 
-def _words_of(config: Mapping[str, Any]) -> list[str]:
-    vocab = config["vocab"]
+def _checked(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a module's config; TypeError if its words or weights are of another form."""
+    vocab, weights = config["vocab"], config.get("word_weights", {})
     if not isinstance(vocab, list) or not vocab or not all(isinstance(word, str) for word in vocab):
         raise TypeError("vocab is no list of words")
-    return vocab
+    if not isinstance(weights, dict):
+        raise TypeError("word_weights is no dict of weights by word")
+    return config
 
 
 def _weights_of(vocab: Sequence[str], weights: Mapping[str, float], unknown: float) -> mx.array:
     """Return the weight of each word, (V,), float32."""
     found = [weights.get(word, weights.get(word.lower(), unknown)) for word in vocab]
-    return mx.array(np.array(found, np.float32))
+    with np.errstate(over="ignore"):
+        weight = np.array(found, np.float32)
+    # torch takes no integers beyond int64.
+    if not np.isfinite(weight).all() or any(isinstance(one, int) and abs(one) >= 2**63 for one in found):
+        raise ConfigError("a word has a weight that float32 or int64 does not hold. Take the original config.json.")
+    return mx.array(weight)

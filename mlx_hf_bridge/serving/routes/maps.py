@@ -89,7 +89,8 @@ def routes(engine: AsyncEngine) -> APIRouter:
 
 async def _embed(engine: AsyncEngine, body: MapRequest) -> list[Answer]:
     """Embed the texts of a request in parts."""
-    size, answers = min(_TEXTS_AT_ONCE, engine.limits.max_client_batch_size), []
+    size = min(_TEXTS_AT_ONCE, engine.limits.max_client_batch_size)
+    answers: list[Answer] = []
     for start in range(0, len(body.input), size):
         task = EmbedTexts(texts=body.input[start : start + size], overlong=TRUNCATE)
         answers.append(await engine.run(task, body.model))

@@ -45,7 +45,9 @@ class ProgressBar(_Bar):
 
     def __str__(self) -> str:
         # Of slow steps tqdm shows the seconds for each: "13.5s/ stage".
-        return str(super().__str__()).replace("s/ ", "s/")
+        shown = str(super().__str__())
+        # As long as before, since the next line overwrites this one.
+        return shown.replace("s/ ", "s/").ljust(len(shown))
 
 
 def _is_hidden(options: dict[str, Any]) -> bool:

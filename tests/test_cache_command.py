@@ -225,8 +225,9 @@ def test_states_say_why(filled: Path, cache: Path, monkeypatch: pytest.MonkeyPat
     assert (broken.source, broken.recipe) == (None, None)
     monkeypatch.setattr(states, "installed_version", lambda name: "5.0" if name == "transformers" else version(name))
     assert one("q8").state == "current"
+    written = states.FORMAT
     monkeypatch.setattr(states, "FORMAT", 99)
-    assert one("q8").reasons == ("it has the format 2, and this version writes 99",)
+    assert one("q8").reasons == (f"it has the format {written}, and this version writes 99",)
 
 
 def version(name: str = "transformers") -> str:

@@ -102,7 +102,12 @@ def test_each_valid_request_is_answered_and_each_wrong_value_of_each_field_is_no
         (b'{"model": "tiny", "input": ' + b"[" * 100_000, {}, 400, "not JSON"),
         (b"[" * 500 + b"]" * 500, {}, 400, "the body: "),
         (b"\xef\xbb\xbf{}", {}, 400, "input: Field required"),
-        (gzip.compress(b'{"model": "tiny", "input": "a"}'), {"Content-Encoding": "gzip"}, 415, "Send it uncompressed"),
+        (
+            gzip.compress(b'{"model": "tiny", "input": "a"}', mtime=0),
+            {"Content-Encoding": "gzip"},
+            415,
+            "Send it uncompressed",
+        ),
         (b'{"model": "tiny", "input": "a"}', {"Content-Encoding": "identity"}, 200, ""),
         (b'{"model": "tiny", "input": "a"}', {"Content-Type": "text/plain"}, 415, "expected application/json"),
         (b'{"model": "tiny", "input": "a"}', {"Content-Type": ""}, 415, "expected application/json"),

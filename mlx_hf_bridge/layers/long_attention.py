@@ -92,7 +92,8 @@ def block_ids(mask: np.ndarray, block: int) -> np.ndarray:
     numbers = np.floor(np.cumsum(np.full(length, step, np.float64)).astype(np.float32) - step).astype(np.int32)
     found = np.where(mask, numbers, -1)
     whole = ((np.arange(length) % block == block - 1) & (found >= 0)).sum(axis=1, keepdims=True) - 1
-    return np.minimum(found, whole).astype(np.int32)
+    blocks: np.ndarray = np.minimum(found, whole)
+    return blocks.astype(np.int32)
 
 
 def _local_mask(mask: np.ndarray, size: int) -> np.ndarray:

@@ -1,8 +1,13 @@
-"""The version of this package and of the packages beside it, also where no package metadata is installed."""
+"""The version of this package and of installed packages, also where no package metadata is installed."""
 
 from functools import cache
 
-__version__ = "0.1.0"
+try:
+    # Written by the build from the last tag; a checkout that was never installed does not have it.
+    from mlx_hf_bridge._version import __version__ as __version__
+except ImportError:
+    # The next version, the same as the fallback in pyproject.toml.
+    __version__ = "0.2.0.dev0"
 
 
 # Cached, since a conversion records several versions and each look-up reads files.

@@ -52,7 +52,8 @@ def module_name(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-MODULES = {module_name(path): path for path in sorted(ROOT.rglob("*.py"))}
+# Without the file that the build writes.
+MODULES = {module_name(path): path for path in sorted(ROOT.rglob("*.py")) if path.name != "_version.py"}
 
 
 def is_type_checking(node: ast.AST) -> bool:

@@ -111,7 +111,7 @@ def _rivals() -> list[Rival]:
     found = [
         Rival(BRIDGE, (), partial(_bridge, None)),
         Rival("mlx_hf_bridge 8 bits", (), partial(_bridge, "q8")),
-        Rival("mlx_hf_bridge 4 bits", (), partial(_bridge, "q4")),
+        Rival("mlx_hf_bridge 4 bits", (), partial(_bridge, "q4-rtn")),
         Rival(REFERENCE, needs, partial(_sentence_transformers, device="cpu")),
         Rival("ONNX Runtime float32", onnx_files.NEEDS, partial(onnx_files.load, is_int8=False)),
         Rival("ONNX Runtime int8", onnx_files.NEEDS, partial(onnx_files.load, is_int8=True)),

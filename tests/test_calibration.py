@@ -12,7 +12,12 @@ from checkpoints import FAMILIES, make_checkpoint
 from convert_checkpoints import make_bert, metadata_of
 
 from mlx_hf_bridge import MLXAutoModel, MLXQuantizationConfig, MLXSentenceTransformer
+from mlx_hf_bridge.architecture.family import BASE_TASK
+from mlx_hf_bridge.checkpoints.checkpoint import read_checkpoint
+from mlx_hf_bridge.checkpoints.sources import HubOptions, locate
+from mlx_hf_bridge.conversion import method_choice
 from mlx_hf_bridge.conversion.api import convert
+from mlx_hf_bridge.conversion.plan import plan_conversion
 from mlx_hf_bridge.errors import QuantizationError
 from mlx_hf_bridge.quantization import calibration, distillation, layerwise
 from mlx_hf_bridge.quantization.grid import quantize_least_squares
@@ -142,7 +147,7 @@ def test_other_families_are_calibrated_too(row: Any, tmp_path: Path) -> None:
     recipe = {"bits": 4, "method": "gptq", "calibration_texts": TEXTS}
     mlx_model = MLXAutoModel.from_pretrained(tmp_path, quantization_config=recipe)
     assert np.isfinite(np.array(mlx_model(np.array([[5, 6, 7]])).last_hidden_state)).all()
-    plain = MLXAutoModel.from_pretrained(tmp_path, quantization_config="q4")
+    plain = MLXAutoModel.from_pretrained(tmp_path, quantization_config="q4-rtn")
     names = [set(mx.load(str(model.folder / "model.safetensors"))) for model in (mlx_model, plain)]
     assert names[0] == names[1]
 
@@ -214,7 +219,7 @@ def test_the_texts_and_the_method_belong_to_the_identity(tmp_path: Path) -> None
 
 
 def test_a_recipe_comes_back_from_its_dict_where_its_texts_are_at_hand() -> None:
-    for name in ("q4-best", "q4-free", "mixed-4-8", "q3"):
+    for name in ("q4", "q4-rtn", "q4-best", "q4-free", "mixed-4-8", "q3"):
         recipe = recipe_from(name)
         assert recipe is not None
         assert recipe_from(recipe.to_dict()) == recipe
@@ -231,10 +236,39 @@ def test_a_checkpoint_without_a_tokenizer_cannot_be_calibrated(tmp_path: Path) -
     with pytest.raises(QuantizationError, match=r"has no tokenizer, so it cannot read calibration.*least_squares"):
         MLXAutoModel.from_pretrained(tmp_path, quantization_config="q4-best")
     MLXAutoModel.from_pretrained(tmp_path, quantization_config="q4-fit")
+    folder = MLXAutoModel.from_pretrained(tmp_path, quantization_config="q4").folder
+    assert metadata_of(folder)["method"] == "least_squares"
+
+
+def test_q4_is_nearer_to_the_float_model_than_plain_rounding_in_a_folder_of_its_own(tmp_path: Path) -> None:
+    make_bert(tmp_path)
+    models = [MLXAutoModel.from_pretrained(tmp_path, quantization_config=recipe) for recipe in (None, "q4-rtn", "q4")]
+    ids = np.array([[2, 9, 12, 3], [2, 14, 7, 3]])
+    expected, plain, calibrated = (np.array(model(ids).last_hidden_state) for model in models)
+    assert np.square(calibrated - expected).mean() < 0.7 * np.square(plain - expected).mean()
+    folders = [model.folder for model in models]
+    assert len(set(folders)) == 3
+    assert metadata_of(folders[2])["recipe"]["method"] == "auto"
+    assert metadata_of(folders[2])["method"] == "gptq"
+    # A dict and a config mean their fields, as for mlx-lm: plain rounding.
+    assert MLXAutoModel.from_pretrained(tmp_path, quantization_config={"bits": 4}).folder == folders[1]
+
+
+@pytest.mark.parametrize(("limit", "method"), [(10**9, "gptq"), (0, "least_squares")])
+def test_q4_reads_no_texts_for_very_large_models(
+    limit: int, method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_bert(tmp_path)
+    monkeypatch.setattr(method_choice, "_CALIBRATED", limit)
+    plan = plan_conversion(read_checkpoint(locate(tmp_path, HubOptions())), BASE_TASK, recipe_from("q4"), None)
+    assert method_choice.choose_rounding(plan) == method_choice.Rounding(method, 0)
 
 
 IMPOSSIBLE = [
-    ({"method": "awq"}, r"method='awq' is not known; use one of minmax, least_squares, data_free, gptq, distill\."),
+    (
+        {"method": "awq"},
+        r"method='awq' is not known; use one of auto, minmax, least_squares, data_free, gptq, ",
+    ),
     ({"method": "gptq", "mode": "mxfp4"}, r"method='gptq' finds affine scales and biases, and mode='mxfp4' has none\."),
     ({"method": "gptq", "calibration_texts": "text"}, r"calibration_texts is 'text', expected a list of texts\."),
     ({"method": "gptq", "calibration_texts": ["a"]}, r"calibration_texts has 1 texts that are not blank, expected 16"),

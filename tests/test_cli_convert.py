@@ -84,15 +84,15 @@ def test_the_result_holds_weights_config_tokenizer_modules_and_metadata_and_load
 
 
 def test_metadata_tells_source_recipe_libraries_sizes_and_bits(bert: Path) -> None:
-    main(["convert", "--model", "bert", "--bits", "4"])
-    metadata = metadata_of(converted("q4"))
+    main(["convert", "--model", "bert", "--recipe", "q4-rtn"])
+    metadata = metadata_of(converted("q4-rtn"))
     assert metadata["source"] == "bert"
     assert metadata["revision"] is None
     assert metadata["task"] == "feature-extraction"
     assert (metadata["recipe"]["bits"], metadata["recipe"]["group_size"], metadata["dtype"]) == (4, 64, "float16")
     assert metadata["libraries"]["mlx"] == version("mlx")
     assert metadata["source_bytes"] == (bert / "model.safetensors").stat().st_size
-    assert metadata["weight_bytes"] == (converted("q4") / "model.safetensors").stat().st_size
+    assert metadata["weight_bytes"] == (converted("q4-rtn") / "model.safetensors").stat().st_size
     assert metadata["bits"]["encoder.layer.1.attention.self.query.weight"] == 4
     assert metadata["bits"]["encoder.layer.1.attention.output.LayerNorm.weight"] == "float16"
 
@@ -118,7 +118,9 @@ def test_the_folder_is_on_one_line_at_80_columns(bert: Path, monkeypatch: pytest
     assert main(["convert", "--model", "bert", "--bits", "4", "--output-dir", out_dir, "--dry-run"]) == 0
     out = capsys.readouterr().out
     assert f"{out_dir}bert-mlx-q4\n" in out
-    assert "--recipe q4-free or q4-best or mixed-4 gives smaller errors" in out
+    assert "--recipe q4-best or mixed-4 gives smaller errors" in out
+    assert main(["convert", "--model", "bert", "--recipe", "q4-rtn", "--dry-run"]) == 0
+    assert "--recipe q4 or q4-best or mixed-4 gives smaller errors" in capsys.readouterr().out
     assert main(["convert", "--model", "bert", "--bits", "8", "--dry-run"]) == 0
     assert "smaller errors" not in capsys.readouterr().out
 

@@ -133,13 +133,14 @@ def test_each_recipe_and_dtype_has_a_place_of_its_own(tmp_path: Path) -> None:
         None,
         "q8",
         "q4",
+        "q4-rtn",
         {"bits": 4, "group_size": 32},
         "mxfp4",
         {"bits": 4, "modules_to_not_convert": ["value"]},
     ]
     places = {key(tmp_path, recipe, dtype) for recipe in recipes for dtype in (None, mx.float16, mx.bfloat16)}
     assert len(places) == 3 * len(recipes)
-    assert key(tmp_path, "q4") == key(tmp_path, {"bits": 4}) == key(tmp_path, {"bits": 4, "group_size": 64})
+    assert key(tmp_path, "q4-rtn") == key(tmp_path, {"bits": 4}) == key(tmp_path, {"bits": 4, "group_size": 64})
 
 
 def test_another_version_of_transformers_converts_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

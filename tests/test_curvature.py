@@ -65,7 +65,10 @@ def sums_over_answers(folder: Path) -> dict[str, np.ndarray]:
 def test_the_factors_are_those_of_torchs_gradients(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_bert(tmp_path)
     monkeypatch.setattr(curvature, "GRADIENT_SAMPLES", GRADIENT_SAMPLES)
-    mlx_model, torch_model = curvature.estimate_curvatures(job_on(tmp_path), 0), sums_over_answers(tmp_path)
+    mlx_model, torch_model = (
+        curvature.estimate_curvatures(job_on(tmp_path), 0, curvature.GRADIENT_SAMPLES),
+        sums_over_answers(tmp_path),
+    )
     assert mlx_model.keys() == torch_model.keys()
     for path, factor in torch_model.items():
         assert np.linalg.norm(mlx_model[path] - factor) < SPREAD * np.linalg.norm(factor), path
@@ -76,7 +79,7 @@ def test_gradient_samples_that_were_interrupted_are_resumed(tmp_path: Path, monk
     monkeypatch.setattr(curvature, "GRADIENT_SAMPLES", 8)
     monkeypatch.setattr(curvature, "_SAVE_EVERY", 4)
     job, count_steps = job_on(tmp_path / "bert"), []
-    whole = curvature.estimate_curvatures(job, 3)
+    whole = curvature.estimate_curvatures(job, 3, curvature.GRADIENT_SAMPLES)
 
     def stopping(what: str) -> None:
         count_steps.append(what)
@@ -85,10 +88,10 @@ def test_gradient_samples_that_were_interrupted_are_resumed(tmp_path: Path, monk
 
     broken = CalibrationJob(**{**vars(job), "resume": ResumeStore(tmp_path / "resume"), "on_step": stopping})
     with pytest.raises(KeyboardInterrupt):
-        curvature.estimate_curvatures(broken, 3)
+        curvature.estimate_curvatures(broken, 3, curvature.GRADIENT_SAMPLES)
     sample, samples = curvature._gradient_sample, []
     monkeypatch.setattr(curvature, "_gradient_sample", lambda *args: samples.append(args) or sample(*args))
-    resumed = curvature.estimate_curvatures(broken, 3)
+    resumed = curvature.estimate_curvatures(broken, 3, curvature.GRADIENT_SAMPLES)
     assert len(samples) == 4
     for path, factor in whole.items():
         np.testing.assert_array_equal(resumed[path], factor)
@@ -99,7 +102,7 @@ def test_the_float_model_is_left_as_it_was(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(curvature, "GRADIENT_SAMPLES", 2)
     job = job_on(tmp_path)
     before = np.array(job.float_model(job.calibration_batches[0]).hidden)
-    curvature.estimate_curvatures(job, 0)
+    curvature.estimate_curvatures(job, 0, curvature.GRADIENT_SAMPLES)
     np.testing.assert_array_equal(np.array(job.float_model(job.calibration_batches[0]).hidden), before)
 
 

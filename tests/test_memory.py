@@ -28,7 +28,7 @@ LARGEST = 30_522 * 384 * 4
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("recipe", ["q8", "q4"])
+@pytest.mark.parametrize("recipe", ["q8", "q4-rtn"])
 def test_conversion_and_loading_hold_the_result_and_two_tensors_at_most(recipe: str, tmp_path: Path) -> None:
     for _ in ("converted", "loaded"):
         told = run_python(MEASURED, str(minilm_folder()), recipe, MLX_HF_BRIDGE_CACHE=str(tmp_path))

@@ -61,7 +61,7 @@ def test_an_occupied_folder_is_left_alone(tmp_path: Path) -> None:
 
 def test_the_command_writes_the_same_folder_and_says_where(tmp_path: Path, capsys: Capture) -> None:
     make_checkpoint(tmp_path / "source", SMALL)
-    convert(tmp_path / "source", tmp_path / "packed", quantization_config="q4", show_progress=False)
+    convert(tmp_path / "source", tmp_path / "packed", quantization_config="q4-rtn", show_progress=False)
     export_metal(tmp_path / "packed", tmp_path / "expected")
     assert main(["export-metal", str(tmp_path / "packed"), str(tmp_path / "metal")]) == 0
     assert capsys.readouterr().out.startswith(f"{tmp_path / 'metal'}\n  weights  0.")

@@ -15,6 +15,9 @@ from benchmarks.agreement import mixed_texts
 from benchmarks.sorted_batches import Inputs, encoder, mean
 from benchmarks.threads import CODE
 from mlx_hf_bridge import MLXSentenceTransformer
+from mlx_hf_bridge.conversion import calibrated
+from mlx_hf_bridge.quantization import recipes
+from mlx_hf_bridge.quantization.methods import bundled_texts
 
 # Tolerance for float32 sentence embeddings of real models; largest difference seen 4e-7.
 ABSOLUTE = 1e-5
@@ -42,7 +45,9 @@ def test_mixed_texts_agree_in_any_order_and_batch_size(minilm: Path) -> None:
 
 
 # Lowest accepted mean cosine to the float32 embeddings; plain min-max rounding gave 0.99987, 0.9970 and 0.967.
-@pytest.mark.parametrize(("recipe", "cosine", "ratio"), [("q8", 0.9998, 0.29), ("q6", 0.996, 0.23), ("q4", 0.95, 0.17)])
+@pytest.mark.parametrize(
+    ("recipe", "cosine", "ratio"), [("q8", 0.9998, 0.29), ("q6", 0.996, 0.23), ("q4-rtn", 0.95, 0.17)]
+)
 def test_packed_models_keep_their_vectors_and_shrink(minilm: Path, recipe: str, cosine: float, ratio: float) -> None:
     expected = MLXSentenceTransformer(minilm).encode(SENTENCES)
     model = MLXSentenceTransformer(minilm, quantization_config=recipe)
@@ -50,6 +55,14 @@ def test_packed_models_keep_their_vectors_and_shrink(minilm: Path, recipe: str, 
     assert float((expected * actual).sum(axis=1).mean()) >= cosine
     folder = sum(path.stat().st_size for path in model.folder.rglob("*") if path.is_file())
     assert folder <= ratio * (minilm / "model.safetensors").stat().st_size
+
+
+@pytest.mark.slow
+def test_the_recipe_of_4_bits_keeps_its_accuracy(minilm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # All texts, of which conftest.py takes few.
+    monkeypatch.setattr(calibrated, "_RANDOM_TEXTS", 300)
+    monkeypatch.setattr(recipes, "bundled_texts", bundled_texts)
+    test_packed_models_keep_their_vectors_and_shrink(minilm, "q4", 0.985, 0.17)
 
 
 @pytest.mark.slow

@@ -61,7 +61,7 @@ def test_a_target_is_met_in_bytes_and_beats_plain_rounding_of_that_size(
     recipe = MLXQuantizationConfig(method="gptq", **target)  # type: ignore[arg-type]
     result = convert(bert, tmp_path / "mixed", quantization_config=recipe, show_progress=False)
     assert result.modules is not None
-    plain = convert(bert, tmp_path / "q4", quantization_config="q4", show_progress=False)
+    plain = convert(bert, tmp_path / "rtn", quantization_config="q4-rtn", show_progress=False)
     written = (tmp_path / "mixed" / "model.safetensors").stat().st_size
     assert plain.weight_bytes is not None
     assert written <= (target["target_size_mb"] * MB if "target_size_mb" in target else 1.01 * plain.weight_bytes)
@@ -71,7 +71,7 @@ def test_a_target_is_met_in_bytes_and_beats_plain_rounding_of_that_size(
     texts = ["the cat sat", "a dog ran on the mat", "on a mat"]
     floats, mixed, four = (
         MLXSentenceTransformer(str(path)).encode(texts, normalize_embeddings=True)
-        for path in (bert, tmp_path / "mixed", tmp_path / "q4")
+        for path in (bert, tmp_path / "mixed", tmp_path / "rtn")
     )
     assert (floats * mixed).sum() > (floats * four).sum()
 

@@ -229,7 +229,7 @@ def test_v2_moe_answers_through_a_folder_the_hub_and_a_saved_copy(tmp_path: Path
         np.testing.assert_allclose(one.encode(TEXTS, prompt_name="passage"), expected, rtol=0, atol=ABSOLUTE)
 
 
-@pytest.mark.parametrize("recipe", ["q8", "q4", pytest.param("q4-best", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("recipe", ["q8", "q4-rtn", pytest.param("q4-best", marks=pytest.mark.slow)])
 def test_experts_are_quantized_with_the_rest(recipe: str, tmp_path: Path) -> None:
     expected = v2_moe(tmp_path / "repo", 64)
     options: dict[str, Any] = {"model_kwargs": {"quantization_config": recipe}}

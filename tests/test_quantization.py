@@ -78,7 +78,7 @@ PLAIN = [name for name, recipe in RECIPES.items() if recipe.method == "minmax" a
 # How a recipe quantizes a matrix does not depend on the model, and which matrices of a family are quantized does not
 # depend on the recipe. So every family runs with one of the two common recipes, in turn, and every other recipe on T5,
 # whose unscaled attention scores leave the least room for errors.
-COMMON = ("q8", "q4")
+COMMON = ("q8", "q4-rtn")
 FIRST = [ROWS[FAMILIES.index(row)] for row in FIRST_ROWS]
 T5 = next(row for row in ROWS if row.model_type == "t5")
 EVERY_PACKING = [
@@ -190,7 +190,7 @@ def test_products_and_the_word_table_are_packed_and_nothing_else(row: Row, tmp_p
     """Token type and position embeddings, poolers and heads are small, and quantizing them costs accuracy."""
     head, _ = plainest_head(row)
     save_model(tmp_path, row, head)
-    mlx_model = mlx_class(head).from_pretrained(tmp_path, quantization_config="q4")
+    mlx_model = mlx_class(head).from_pretrained(tmp_path, quantization_config="q4-rtn")
     entries = header(mlx_model.folder / "model.safetensors")
     packed = {name.removesuffix(".scales") for name in entries if name.endswith(".scales")}
     kept = (
@@ -251,7 +251,7 @@ def test_packed_and_unpacking_products_agree(recipe: str, tmp_path: Path, monkey
         np.testing.assert_array_equal(output_array(mlx_model, inputs, "last_hidden_state"), answers[1])
 
 
-@pytest.mark.parametrize("recipe", ["q8", "q4", "mxfp4"])
+@pytest.mark.parametrize("recipe", ["q8", "q4-rtn", "mxfp4"])
 def test_a_text_alone_answers_as_in_a_batch_when_packed(recipe: str, tmp_path: Path) -> None:
     """On a CPU, small batches use the quantized matmul and large batches dequantize first."""
     save_model(tmp_path, BERT)
@@ -353,9 +353,9 @@ def test_an_impossible_recipe_is_refused(given: Any, message: str, tmp_path: Pat
 
 
 def test_names_dicts_and_configs_say_the_same(tmp_path: Path) -> None:
-    forms = ["q4", {"bits": 4}, {"bits": 4, "group_size": 64, "mode": "affine"}, MLXQuantizationConfig(bits=4)]
+    forms = ["q4-rtn", {"bits": 4}, {"bits": 4, "group_size": 64, "mode": "affine"}, MLXQuantizationConfig(bits=4)]
     forms += [MLXQuantizationConfig(), {"bits": None, "modules_to_not_convert": None}]
-    assert {recipe_from(form) for form in forms} == {RECIPES["q4"]}
+    assert {recipe_from(form) for form in forms} == {RECIPES["q4-rtn"]}
     assert recipe_from(None) is None
     assert recipe_from({"mode": "nvfp4"}) == RECIPES["nvfp4"] == MLXQuantizationConfig(4, 16, "nvfp4")
     assert recipe_from(RECIPES["q3"].to_dict()) == RECIPES["q3"]
@@ -389,7 +389,7 @@ def test_dtype_is_what_is_stored(dtype: Any, stored: str, tmp_path: Path) -> Non
 @pytest.mark.parametrize(("dtype", "stored"), [("auto", "F16"), ("bfloat16", "BF16"), ("float32", "F32")])
 def test_dtype_beside_packed_weights(dtype: str, stored: str, tmp_path: Path) -> None:
     save_model(tmp_path, BERT)
-    mlx_model = MLXAutoModel.from_pretrained(tmp_path, dtype=dtype, quantization_config="q4")
+    mlx_model = MLXAutoModel.from_pretrained(tmp_path, dtype=dtype, quantization_config="q4-rtn")
     assert {entry["dtype"] for entry in header(mlx_model.folder / "model.safetensors").values()} == {stored, "U32"}
     inputs = ragged_inputs(BERT)
     packed = reference(BERT, "Model", mlx_model)
@@ -412,7 +412,7 @@ NAMES = ["embeddings.LayerNorm.weight", "embeddings.word_embeddings.weight", "en
 @pytest.mark.parametrize("value", [1e9, float("inf"), float("nan")])
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(
-    "options", [{"dtype": "float16"}, {"quantization_config": "q4"}, {"quantization_config": "q8"}]
+    "options", [{"dtype": "float16"}, {"quantization_config": "q4-rtn"}, {"quantization_config": "q8"}]
 )
 def test_values_that_float16_cannot_hold_are_an_error_that_names_the_tensor(
     options: dict[str, str], name: str, value: float, tmp_path: Path
@@ -431,7 +431,7 @@ def test_values_that_float16_cannot_hold_are_an_error_that_names_the_tensor(
         MLXAutoModel.from_pretrained(tmp_path, **options)
 
 
-@pytest.mark.parametrize("recipe", ["q4", "mxfp4"])
+@pytest.mark.parametrize("recipe", ["q4-rtn", "mxfp4"])
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 def test_a_packed_weight_that_is_not_finite_is_an_error(recipe: str, dtype: str, tmp_path: Path) -> None:
     save_model(tmp_path, BERT)
@@ -444,7 +444,7 @@ def test_a_packed_weight_that_is_not_finite_is_an_error(recipe: str, dtype: str,
 @pytest.mark.parametrize("asked", ["q8", "mxfp4", {"bits": 4, "group_size": 32}, {"modules_to_not_convert": ["query"]}])
 def test_a_packed_folder_asked_for_another_recipe_is_an_error(asked: Any, tmp_path: Path) -> None:
     save_model(tmp_path / "source", BERT)
-    mlx_model = MLXAutoModel.from_pretrained(tmp_path / "source", quantization_config="q4")
+    mlx_model = MLXAutoModel.from_pretrained(tmp_path / "source", quantization_config="q4-rtn")
     with pytest.raises(
         QuantizationError, match=r"is already converted with .*'bits': 4.* was asked\. Leave quantization_c"
     ):
@@ -453,7 +453,7 @@ def test_a_packed_folder_asked_for_another_recipe_is_an_error(asked: Any, tmp_pa
         ConfigError, match=r"is already converted to float16, and .*bfloat16 was requested\. Omit dtype"
     ):
         MLXAutoModel.from_pretrained(mlx_model.folder, dtype="bfloat16")
-    MLXAutoModel.from_pretrained(mlx_model.folder, dtype="float16", quantization_config="q4")
+    MLXAutoModel.from_pretrained(mlx_model.folder, dtype="float16", quantization_config="q4-rtn")
 
 
 FOREIGN = {"group_size": 64, "bits": 4}
@@ -500,8 +500,8 @@ def test_a_folder_of_mlx_embeddings_loads_in_place(prefix: str, tmp_path: Path, 
             max_difference(*(output_array(model, inputs, name) for model in (mlx_model, torch_model)), inputs)
             < ABSOLUTE
         )
-    assert mlx_model.quantization_config == RECIPES["q4"]
-    assert MLXAutoModel.from_pretrained(tmp_path, quantization_config="q4").folder == tmp_path
+    assert mlx_model.quantization_config == RECIPES["q4-rtn"]
+    assert MLXAutoModel.from_pretrained(tmp_path, quantization_config="q4-rtn").folder == tmp_path
     with pytest.raises(QuantizationError, match="is already converted with"):
         MLXAutoModel.from_pretrained(tmp_path, quantization_config="q8")
 
@@ -564,7 +564,7 @@ OTHER_TOOLS = [
     {"quant_method": "gptq", "bits": 4, "group_size": 64},
     {"quant_method": "awq", "bits": 4, "group_size": 64},
     {"quant_method": "fp8"},
-    ["q4"],
+    ["q4-rtn"],
 ]
 
 
@@ -659,7 +659,7 @@ def test_float_weights_have_no_packing_in_config_json(tmp_path: Path) -> None:
     assert not {"quantization", "quantization_config"} & set(config)
     assert mlx_model.quantization_config is None
     assert "not quantized" in repr(mlx_model)
-    assert "4 bits, groups of 64, affine" in repr(MLXAutoModel.from_pretrained(tmp_path, quantization_config="q4"))
+    assert "4 bits, groups of 64, affine" in repr(MLXAutoModel.from_pretrained(tmp_path, quantization_config="q4-rtn"))
 
 
 def test_packed_tensors_without_a_word_in_config_json_are_an_error(tmp_path: Path) -> None:

@@ -126,7 +126,7 @@ def test_packed_weights_count_as_what_they_stand_for_and_take_less(tmp_path: Pat
     config = type(BERT.config).from_dict({**BERT.config.to_dict(), **BERT.wide})
     model = transformers.BertModel(config)
     model.save_pretrained(tmp_path)
-    packed = MLXAutoModel.from_pretrained(tmp_path, quantization_config="q4")
+    packed = MLXAutoModel.from_pretrained(tmp_path, quantization_config="q4-rtn")
     assert packed.num_parameters() == model.num_parameters()
     assert packed.get_memory_footprint() < 0.5 * MLXAutoModel.from_pretrained(tmp_path).get_memory_footprint()
 
@@ -365,7 +365,7 @@ def test_the_card_says_what_it_was_made_from_and_how(
 def test_a_quantised_card_says_so_and_its_example_runs(hub: FakeHub, tmp_path: Path) -> None:
     config = type(BERT.config).from_dict({**BERT.config.to_dict(), "hidden_size": 64})
     transformers.BertForMaskedLM(config).save_pretrained(tmp_path / "source")
-    model = MLXAutoModelForMaskedLM.from_pretrained(tmp_path / "source", quantization_config="q4")
+    model = MLXAutoModelForMaskedLM.from_pretrained(tmp_path / "source", quantization_config="q4-rtn")
     model.save_pretrained(tmp_path / "mine", push_to_hub=True, repo_id="me/mine", private=False)
     card = ModelCard.load(hub.folder / "README.md")
     assert card.data.pipeline_tag == "fill-mask"

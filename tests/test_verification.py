@@ -147,7 +147,7 @@ def test_a_classifier_is_compared_by_its_labels(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_is_verified_in_a_recipe(source: Path) -> None:
-    report = mlx_hf_bridge.verify(source, quantization_config="q4", texts=TEXTS, thresholds={"cosine_mean": 0.5})
+    report = mlx_hf_bridge.verify(source, quantization_config="q4-rtn", texts=TEXTS, thresholds={"cosine_mean": 0.5})
     assert report.packing == "q4: 4 bits in groups of 64, affine"
     with pytest.raises(InputError, match=r"has no conversion_metadata.json that names its source, and no recipe"):
         mlx_hf_bridge.verify(source, texts=TEXTS)
@@ -202,17 +202,17 @@ def test_shards_are_measured(packed: Path) -> None:
 
 def test_a_model_that_fails_names_its_recipe_and_better_ones(source: Path, tmp_path: Path) -> None:
     named = {}
-    for recipe in ("q4", "q4-fit"):
+    for recipe in ("q4-rtn", "q4-fit"):
         mlx_hf_bridge.convert(source, tmp_path / recipe, quantization_config=recipe)
         named[recipe] = mlx_hf_bridge.verify(tmp_path / recipe, texts=TEXTS, thresholds={"cosine_mean": 1.0})
-    assert named["q4"].packing == "q4: 4 bits in groups of 64, affine"
+    assert named["q4-rtn"].packing == "q4: 4 bits in groups of 64, affine"
     assert named["q4-fit"].packing == "q4-fit: 4 bits in groups of 64, affine; least_squares"
-    assert "q4-free, q4-best, mixed-4" in named["q4"].advice
+    assert "q4, q4-best, mixed-4" in named["q4-rtn"].advice
     assert not named["q4-fit"].advice
     page = render_html(list(named.values()))
     assert "2 of 2 failed" in page
     assert page.count("<svg") == 5
-    assert "Recipes of the same size with smaller errors: q4-free" in page
+    assert "Recipes of the same size with smaller errors: q4, q4-best" in page
     own = replace(RECIPES["q4-best"], calibration_texts=[f"text {number}" for number in range(16)])
     for recipe, texts in ((RECIPES["q4-best"], "the bundled texts"), (own, "custom texts")):
         assert describe_recipe(recipe.to_dict(), "4 bits") == f"q4-best: 4 bits; gptq with {texts}"
@@ -256,7 +256,7 @@ def test_bounds_are_refused_before_the_work(packed: Path, tmp_path: Path, capsys
         mlx_hf_bridge.verify(packed, texts=TEXTS, thresholds={"f1_loss": 1.0})
     assert main(["verify", str(packed), "--html", str(tmp_path / "gone" / "r.html")]) == 1
     assert "is in a folder that does not exist" in capsys.readouterr().err
-    assert main(["verify", str(tmp_path / "gone"), "--recipe", "q4", "--store"]) == 1
+    assert main(["verify", str(tmp_path / "gone"), "--recipe", "q4-rtn", "--store"]) == 1
     assert "--store needs a converted folder" in capsys.readouterr().err
 
 

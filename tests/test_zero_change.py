@@ -498,7 +498,7 @@ def test_a_recipe_packs_every_model(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     config = type(row.config).from_dict({**row.config.to_dict(), **row.wide})
     BertModel(config).save_pretrained(tmp_path)
     make_wordpiece(tmp_path)
-    monkeypatch.setenv("MLX_HF_BRIDGE_QUANTIZATION", "q4")
+    monkeypatch.setenv("MLX_HF_BRIDGE_QUANTIZATION", "q4-rtn")
     try:
         for given, bits in (("q8", 8), (None, 4)):
             mlx_hf_bridge.install(given)

@@ -7,7 +7,7 @@ from typing import Any
 from mlx_hf_bridge.cli.options.shared import FLOAT_BITS, STORAGE_DTYPES
 from mlx_hf_bridge.cli.texts import read_lines
 from mlx_hf_bridge.errors import QuantizationError
-from mlx_hf_bridge.quantization.recipes import BITS, BY_MODE, MLXQuantizationConfig, recipe_from
+from mlx_hf_bridge.quantization.recipes import BITS, BY_MODE, RECIPES, MLXQuantizationConfig, recipe_from
 
 _DEFAULT_BITS = 8
 _BITS_OF_DTYPE = {f"{sign}int{bits}": bits for sign in ("", "u") for bits in sorted(BITS["affine"])} | {"float32": 32}
@@ -60,6 +60,9 @@ class QuantizationOptions:
             self._check_float()
             return None, "float32"
         recipe = MLXQuantizationConfig(bits or BY_MODE, self.group_size or BY_MODE, self.mode or "affine")
+        # The recipe of that name, which for 4 bits is not plain rounding, and its method for other groups.
+        if recipe.mode == "affine":
+            recipe = replace(recipe, method=RECIPES[f"q{recipe.bits}"].method)
         if (stated := _BITS_OF_DTYPE.get(self.dtype or "", recipe.bits)) != recipe.bits:
             raise QuantizationError(
                 f"dtype={self.dtype!r} means {stated} bits and the quantization has {recipe.bits}"

@@ -18,6 +18,7 @@ import numpy as np
 from mlx_hf_bridge.architecture.family import BASE_TASK, HF_SUFFIXES, independent_length_of
 from mlx_hf_bridge.checkpoints.checkpoint import Checkpoint
 from mlx_hf_bridge.checkpoints.pooling_modes import read_pooling_modes
+from mlx_hf_bridge.conversion.method_choice import Rounding, choose_rounding
 from mlx_hf_bridge.conversion.plan import Plan
 from mlx_hf_bridge.conversion.tokenizer_files import has_tokenizer, load_tokenizer, write_tokenizer
 from mlx_hf_bridge.errors import QuantizationError
@@ -28,6 +29,7 @@ from mlx_hf_bridge.inference.tokenizer import Tokenizer, Tokens
 from mlx_hf_bridge.layers.token_batch import TokenBatch
 from mlx_hf_bridge.quantization.calibration import calibrate, count_steps
 from mlx_hf_bridge.quantization.calibration_job import CalibrationJob
+from mlx_hf_bridge.quantization.methods import AUTO
 from mlx_hf_bridge.quantization.recipes import MLXQuantizationConfig
 from mlx_hf_bridge.quantization.resume_store import ResumeStore
 from mlx_hf_bridge.quantization.widths import BitWidth
@@ -65,9 +67,10 @@ def calibrated_tensors(plan: Plan, folder: Path, show_progress: bool) -> Tensors
     recipe = plan.recipe
     assert recipe is not None
     resume = ResumeStore(bridge_cache() / "calibration" / _digest(plan, recipe))
-    with _progress_bar(plan, recipe.method, show_progress) as on_step:
+    rounding = choose_rounding(plan)
+    with _progress_bar(plan, rounding, show_progress) as on_step:
         job = create_calibration_job(plan, folder, resume, on_step)
-        quantized, tuned = calibrate(job, recipe.method, recipe.seed)
+        quantized, tuned = calibrate(job, rounding.method, recipe.seed, rounding.samples)
     targets = tensor_targets(plan, calibration_task(plan))
     found: Tensors = {}
     for path, weights in quantized.items():
@@ -179,7 +182,11 @@ def _tokenize(plan: Plan, folder: Path) -> tuple[list[Tokens], int]:
     tokenizer = load_tokenizer(folder, plan.family, plan.checkpoint.config)
     limit = min(_MAX_TOKENS, plan.config.max_length, tokenizer.model_max_length or _MAX_TOKENS)
     if plan.recipe.method == "data_free":
-        return tokenizer.encode(random_texts(tokenizer, plan.recipe.seed), limit), tokenizer.pad_token_id
+        return tokenizer.encode(random_texts(tokenizer, plan.recipe.seed, _RANDOM_TEXTS), limit), tokenizer.pad_token_id
+    if plan.recipe.method == AUTO:
+        # Random words for the languages that the bundled texts are not in.
+        texts = [*plan.recipe.texts, *random_texts(tokenizer, plan.recipe.seed, _RANDOM_TEXTS // 2)]
+        return tokenizer.encode(texts, limit), tokenizer.pad_token_id
     tokens = tokenizer.encode(list(plan.recipe.texts), limit)
     if plan.recipe.calibration_texts is None:
         tokens += augment_tokens(tokens, tokenizer, plan.recipe.seed)
@@ -215,12 +222,12 @@ def augment_tokens(tokens: Sequence[Tokens], tokenizer: Tokenizer, seed: int) ->
     return found
 
 
-def random_texts(tokenizer: Tokenizer, seed: int) -> list[str]:
+def random_texts(tokenizer: Tokenizer, seed: int, count: int) -> list[str]:
     """Return texts of random length, of words sampled from the whole vocabulary."""
     random = np.random.default_rng(seed)
     # Without the marks of word pieces (WordPiece's ##) and of word starts (SentencePiece's, byte-level BPE's).
     words = [word.removeprefix("##").strip("\u2581\u0120") for word in sorted(tokenizer.backend.get_vocab())]
-    lengths = random.integers(_RANDOM_WORDS[0], _RANDOM_WORDS[1] + 1, _RANDOM_TEXTS)
+    lengths = random.integers(_RANDOM_WORDS[0], _RANDOM_WORDS[1] + 1, count)
     return [" ".join(words[index] for index in random.integers(0, len(words), length)) for length in lengths]
 
 
@@ -255,10 +262,10 @@ def _digest(plan: Plan, recipe: MLXQuantizationConfig) -> str:
 
 
 @contextmanager
-def _progress_bar(plan: Plan, method: str, show_progress: bool) -> Iterator[Callable[[str], None]]:
+def _progress_bar(plan: Plan, rounding: Rounding, show_progress: bool) -> Iterator[Callable[[str], None]]:
     targets = tensor_targets(plan, calibration_task(plan))
     modules = {target.path for name, target in targets.items() if plan.tensors[name].recipe and target.leaf == "weight"}
-    total = count_steps(len(modules), method)
+    total = count_steps(len(modules), rounding.method, rounding.samples)
     with ProgressBar(total=total, desc="Calibrating", unit="step", disable=None if show_progress else True) as bar:
 
         def on_step(label: str) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from mlx_hf_bridge.checkpoints.safetensors_file import MB
 from mlx_hf_bridge.conversion.calibrated import calibration_task, create_calibration_job, tensor_targets
+from mlx_hf_bridge.conversion.method_choice import choose_rounding
 from mlx_hf_bridge.conversion.plan import Plan, TensorPlan
 from mlx_hf_bridge.errors import SizeTargetError
 from mlx_hf_bridge.quantization.methods import RUNS_MODEL
@@ -56,7 +57,7 @@ def resolve_bits(plan: Plan, show_progress: bool = True) -> Plan:
     ):
         job = create_calibration_job(plan, Path(scratch), ResumeStore(None), lambda label: _advance(bar))
         # Methods that run the model leave less error in linear layers than the measured plain rounding.
-        errors = predict_errors(job, widths, recipe.method in RUNS_MODEL)
+        errors = predict_errors(job, widths, choose_rounding(plan).method in RUNS_MODEL)
     choices = {
         path: [Choice(width, _bytes(tensors, width), error) for width, error in errors[path].items()]
         + ([Choice(None, _bytes(tensors, None), 0.0)] if FLOAT_BITS in recipe.bits_choices else [])

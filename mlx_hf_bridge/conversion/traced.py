@@ -20,6 +20,7 @@ from mlx_hf_bridge.conversion.tokenizer_class import AS_IT_STANDS
 from mlx_hf_bridge.errors import BackendError, ConfigError, QuantizationError, UnsupportedModelError, WeightsError
 from mlx_hf_bridge.layers.linear import QuantizedEmbedding
 from mlx_hf_bridge.models import is_native
+from mlx_hf_bridge.quantization.methods import AUTO
 from mlx_hf_bridge.quantization.recipes import MLXQuantizationConfig
 from mlx_hf_bridge.tracing.family import TracedConfig, family_of
 from mlx_hf_bridge.tracing.fused_linear import fuse_linear_layers
@@ -181,7 +182,8 @@ def _check_plain_recipe(recipe: MLXQuantizationConfig | None) -> None:
     if recipe is None:
         return
     plain = MLXQuantizationConfig(recipe.bits, recipe.group_size, recipe.mode, recipe.modules_to_not_convert)
-    if recipe != plain:
+    # "auto" rounds each weight of a traced model by itself.
+    if recipe not in (plain, replace(plain, method=AUTO)):
         raise QuantizationError(
             f"quantization_config={recipe!r} is calibrated or differs by module, and a traced model is quantized by "
             "mx.quantize with the same bits for all modules. Give bits, group_size, mode and "

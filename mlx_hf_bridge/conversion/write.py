@@ -14,12 +14,13 @@ from mlx_hf_bridge.checkpoints.repo_files import copy_modules, write_config, wri
 from mlx_hf_bridge.checkpoints.safetensors_file import SINGLE_FILE, dtype_name
 from mlx_hf_bridge.conversion.calibrated import Tensors, calibrated_tensors
 from mlx_hf_bridge.conversion.integrity import write_metadata
+from mlx_hf_bridge.conversion.method_choice import choose_rounding
 from mlx_hf_bridge.conversion.mixed import module_widths, resolve_bits
 from mlx_hf_bridge.conversion.plan import Plan, TensorPlan
 from mlx_hf_bridge.conversion.tokenizer_files import has_tokenizer, write_tokenizer
 from mlx_hf_bridge.errors import CheckpointError, WeightsError
 from mlx_hf_bridge.quantization.grid import quantize_least_squares
-from mlx_hf_bridge.quantization.methods import RUNS_MODEL
+from mlx_hf_bridge.quantization.methods import AUTO, RUNS_MODEL
 from mlx_hf_bridge.quantization.recipes import MLXQuantizationConfig, names_module
 from mlx_hf_bridge.runtime.progress import ProgressBar
 from mlx_hf_bridge.version import installed_version
@@ -104,7 +105,7 @@ def _log_exclusions(plan: Plan) -> None:
 
 
 def _is_calibrated(plan: Plan) -> bool:
-    return plan.recipe is not None and plan.recipe.method in RUNS_MODEL and bool(_quantized_modules(plan))
+    return plan.recipe is not None and bool(_quantized_modules(plan)) and choose_rounding(plan).method in RUNS_MODEL
 
 
 def _convert(plan: Plan, calibrated: Tensors, show_progress: bool) -> Iterator[tuple[str, mx.array]]:
@@ -184,6 +185,7 @@ def _metadata(plan: Plan, folder: Path) -> dict[str, Any]:
         "identity": source.identity,
         "task": plan.task,
         "recipe": plan.recipe.to_dict() if plan.recipe else None,
+        **({"method": choose_rounding(plan).method} if plan.recipe and plan.recipe.method == AUTO else {}),
         **({"plan": module_widths(plan)} if plan.recipe and plan.recipe.has_target else {}),
         "dtype": dtype_name(plan.dtype),
         "libraries": {name: installed_version(name) or "unknown" for name in _LIBRARIES},

@@ -16,13 +16,17 @@ from mlx_hf_bridge.quantization.quantized_weights import QuantizedWeights
 STEPS = 200
 
 
-def calibrate(job: CalibrationJob, method: str, seed: int) -> tuple[dict[str, QuantizedWeights], dict[str, mx.array]]:
+def calibrate(
+    job: CalibrationJob, method: str, seed: int, samples: int
+) -> tuple[dict[str, QuantizedWeights], dict[str, mx.array]]:
     """Round the weights of every module of the job.
 
     Args:
         job: The models and calibration batches.
         method: "data_free", "gptq" or "distill".
         seed: Seed of the random gradients and of the order of batches.
+        samples: Random gradients that the curvature of the outputs is estimated from; 0 rounds each linear layer for
+            its own outputs.
 
     Returns:
         Quantized weights by module path, and tuned parameters (biases, with "distill" norms too) by parameter name.
@@ -31,16 +35,16 @@ def calibrate(job: CalibrationJob, method: str, seed: int) -> tuple[dict[str, Qu
         QuantizationError: If the model's hidden states are not finite on the calibration texts.
     """
     # Curvature comes first: it is measured once, on the float model.
-    quantized, tuned = quantize_layers(job, curvature.estimate_curvatures(job, seed))
+    quantized, tuned = quantize_layers(job, curvature.estimate_curvatures(job, seed, samples))
     _check_finite(quantized)
     if method != "distill":
         return quantized, tuned
     return distill(job, quantized, seed, STEPS)
 
 
-def count_steps(modules: int, method: str) -> int:
+def count_steps(modules: int, method: str, samples: int) -> int:
     """Return how often `calibrate` calls the job's `on_step`, for a progress bar."""
-    return curvature.GRADIENT_SAMPLES + modules + (STEPS if method == "distill" else 0)
+    return samples + modules + (STEPS if method == "distill" else 0)
 
 
 def _check_finite(quantized: Mapping[str, QuantizedWeights]) -> None:

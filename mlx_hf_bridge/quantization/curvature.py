@@ -43,12 +43,13 @@ class _OffsetEmbedding(Embedding):
         return moved
 
 
-def estimate_curvatures(job: CalibrationJob, seed: int) -> dict[str, Floats]:
+def estimate_curvatures(job: CalibrationJob, seed: int, samples: int) -> dict[str, Floats]:
     """Estimate the output factor G of every module on the float model.
 
     Args:
         job: The models and calibration batches.
         seed: Seed of the random projections.
+        samples: Gradients to average; GRADIENT_SAMPLES is a good number.
 
     Returns:
         Module path -> G of shape (O, O) for a linear layer, (D, D) for the rows of the token embedding table.
@@ -59,23 +60,23 @@ def estimate_curvatures(job: CalibrationJob, seed: int) -> dict[str, Floats]:
     for _ in range(done):
         job.on_step(_NAME)
     batches = job.calibration_batches
-    pending = ((number, batches[_batch_index(number, len(batches))]) for number in range(done, GRADIENT_SAMPLES))
-    while samples := list(islice(pending, len(streams()))):
-        for sample in _sample_in_parallel(job, samples, seed):
+    pending = ((number, batches[_batch_index(number, len(batches), samples)]) for number in range(done, samples))
+    while current := list(islice(pending, len(streams()))):
+        for sample in _sample_in_parallel(job, current, seed):
             sums = {path: sums[path] + array if path in sums else array for path, array in sample.items()}
         # Now, or the graphs of all samples would stay in memory until the end.
         mx.eval(sums)
-        done += len(samples)
-        for _ in samples:
+        done += len(current)
+        for _ in current:
             job.on_step(_NAME)
-        if done // _SAVE_EVERY > (done - len(samples)) // _SAVE_EVERY:
+        if done // _SAVE_EVERY > (done - len(current)) // _SAVE_EVERY:
             job.resume.save(_NAME, {**sums, "looks": mx.array(done)})
-    return {path: np.array(array / GRADIENT_SAMPLES) for path, array in sums.items()}
+    return {path: np.array(array / samples) for path, array in sums.items()}
 
 
-def _batch_index(sample: int, batches: int) -> int:
+def _batch_index(sample: int, batches: int, samples: int) -> int:
     """Return which batch a sample reads: each in turn, or evenly spread ones where there are more than samples."""
-    return sample * batches // GRADIENT_SAMPLES if batches > GRADIENT_SAMPLES else sample % batches
+    return sample * batches // samples if batches > samples else sample % batches
 
 
 def _sample_in_parallel(

@@ -11,7 +11,7 @@ from mlx_hf_bridge.quantization.calibration_job import CalibrationJob, float_wei
 from mlx_hf_bridge.quantization.grid import quantize_least_squares
 from mlx_hf_bridge.quantization.quantized_weights import Floats, QuantizedWeights
 from mlx_hf_bridge.quantization.replay import Replay
-from mlx_hf_bridge.quantization.rounding import match_float_outputs
+from mlx_hf_bridge.quantization.rounding import REFINEMENT_ROUNDS, match_float_outputs
 from mlx_hf_bridge.quantization.statistics import InputMoments, LinearGroup, collect_inputs, group_by_input
 from mlx_hf_bridge.quantization.two_sided_rounding import round_rows, round_weights
 
@@ -23,6 +23,10 @@ _MATCHING = 0.5
 # cosine of STS-B dev from 0.9613 to 0.9673 and the mean from 0.99463 to 0.99467.
 _MAX_TEXT_WEIGHT = 8.0
 
+# Rounds of refinement for a layer that is rounded for its own outputs: on all-MiniLM-L6-v2 in 4 bits, one leaves a mean
+# cosine of 0.9928 over STS-B dev.
+_ROUNDS_BY_ITSELF = 1
+
 Arrays = dict[str, mx.array]
 
 
@@ -33,7 +37,8 @@ def quantize_layers(
 
     Args:
         job: The models and calibration batches; its quantized model has the rounded weights afterwards.
-        curvatures: The output factor of each module (`estimate_curvatures`).
+        curvatures: The output factor of each module (`estimate_curvatures`); a module without one is rounded for its
+            own outputs.
 
     Returns:
         Quantized weights by module path, and biases that compensate for mean errors, by parameter name.
@@ -125,7 +130,9 @@ def _round_group(
         # With a bias the mean error is compensated exactly, so only the inputs' variation counts.
         second, cross = moments().second_moments(centered="bias" in linears[0][path])
         target = match_float_outputs(weights, second, cross, _MATCHING)
-        return round_weights(target, second, width.bits, width.group_size, job.dtype, curvatures[path])
+        outputs = curvatures.get(path)
+        rounds = REFINEMENT_ROUNDS if outputs is not None else _ROUNDS_BY_ITSELF
+        return round_weights(target, second, width.bits, width.group_size, job.dtype, outputs, rounds)
 
     for path in group.paths:
         module = linears[0][path]

@@ -8,10 +8,12 @@ from typing import Any
 
 from mlx_hf_bridge.errors import QuantizationError
 
+# auto: the best that the model's size allows without texts of the user (conversion/method_choice.py).
 # minmax: mx.quantize's own. least_squares: least squared error of the weights. gptq: least error of the linear layers'
 # outputs for the inputs that texts give; data_free: for those of random words of the vocabulary. distill: gptq, then
 # scales, biases and norms trained on the float model's outputs.
-METHODS = ("minmax", "least_squares", "data_free", "gptq", "distill")
+AUTO = "auto"
+METHODS = (AUTO, "minmax", "least_squares", "data_free", "gptq", "distill")
 READS_TEXTS = ("gptq", "distill")
 RUNS_MODEL = ("data_free", *READS_TEXTS)
 MIN_TEXTS = 16

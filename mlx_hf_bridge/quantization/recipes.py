@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from mlx_hf_bridge.errors import QuantizationError
-from mlx_hf_bridge.quantization.methods import READS_TEXTS, bundled_texts, check_method, check_texts, text_digest
+from mlx_hf_bridge.quantization.methods import AUTO, READS_TEXTS, bundled_texts, check_method, check_texts, text_digest
 from mlx_hf_bridge.quantization.widths import (
     BITS,
     GROUP_SIZES,
@@ -56,8 +56,10 @@ class MLXQuantizationConfig:
             float. Default: none.
         method: How the quantized values are found: "minmax" (mx.quantize's own rounding; the default),
             "least_squares" (scales and biases of least squared error, no data), "data_free" (as "gptq", on random
-            words of the vocabulary), "gptq" (second-order rounding on calibration texts) or "distill" ("gptq", then
-            scales, biases and norms trained on the float model's outputs). All but "minmax" need mode "affine".
+            words of the vocabulary), "gptq" (second-order rounding on calibration texts), "distill" ("gptq", then
+            scales, biases and norms trained on the float model's outputs) or "auto" (the method of the recipe "q4":
+            "gptq" on the bundled texts in less time, and "least_squares" for very large models). All but "minmax" need
+            mode "affine".
         calibration_texts: 16 or more texts, better some hundreds, like those that the model will see; for "gptq" and
             "distill". None (the default) reads the texts that come with the package.
         seed: Seed of everything random in calibration, from 0 (the default) to 2^32 - 1.
@@ -120,7 +122,7 @@ class MLXQuantizationConfig:
     @property
     def is_calibrated(self) -> bool:
         """Whether calibration texts are read, to round weights or to choose bits."""
-        return self.method in READS_TEXTS or (self.has_target and self.method != "data_free")
+        return self.method in (AUTO, *READS_TEXTS) or (self.has_target and self.method != "data_free")
 
     @property
     def texts(self) -> tuple[str, ...]:
@@ -197,6 +199,10 @@ RECIPES: dict[str, MLXQuantizationConfig] = {
     "mxfp8": MLXQuantizationConfig(mode="mxfp8"),
     "mxfp4": MLXQuantizationConfig(mode="mxfp4"),
     "nvfp4": MLXQuantizationConfig(mode="nvfp4"),
+    # "q4-rtn" rounds to nearest, as mlx-lm does, which in 4 bits moves embeddings too far for many uses. So "q4" is not
+    # plain rounding, as the names of more bits are.
+    "q4": MLXQuantizationConfig(bits=4, method=AUTO),
+    "q4-rtn": MLXQuantizationConfig(bits=4),
     "q4-fit": MLXQuantizationConfig(bits=4, method="least_squares"),
     "q4-free": MLXQuantizationConfig(bits=4, method="data_free"),
     "q8-best": MLXQuantizationConfig(bits=8, method="gptq"),
@@ -323,8 +329,8 @@ def describe_recipe(noted: Mapping[str, Any], bits: str) -> str:
         QuantizationError: If a field is impossible.
     """
     recipe = noted_recipe(noted)
-    method = f"; {recipe.method}" if recipe.method != "minmax" else ""
-    if recipe.is_calibrated:
+    method = f"; {recipe.method}" if recipe.method not in ("minmax", AUTO) else ""
+    if recipe.is_calibrated and recipe.method != AUTO:
         # The texts themselves are not stored; `to_dict` of a recipe without texts has the hash of the bundled ones.
         is_bundled = noted.get("calibration") == recipe.to_dict()["calibration"]
         method += f" with {'the bundled texts' if is_bundled else 'custom texts'}"
@@ -332,18 +338,18 @@ def describe_recipe(noted: Mapping[str, Any], bits: str) -> str:
 
 
 def better_recipes(recipe: MLXQuantizationConfig) -> tuple[str, ...]:
-    """Return the recipes that give weights of the same size with smaller errors than plain rounding.
+    """Return the recipes that give weights of the same size with smaller errors.
 
     Args:
         recipe: The recipe of a converted model.
 
     Returns:
-        Names of recipes, the most accurate last; empty if `recipe` does not simply round, or there is no better one.
+        Names of recipes, the most accurate last; empty if `recipe` is calibrated, or there is no better one.
     """
-    if recipe.method != "minmax" or recipe.mode != "affine" or recipe.modules or recipe.has_target:
+    if recipe.method not in ("minmax", AUTO) or recipe.mode != "affine" or recipe.modules or recipe.has_target:
         return ()
-    names = (f"q{recipe.bits}-free", f"q{recipe.bits}-best", f"mixed-{recipe.bits}")
-    return tuple(name for name in names if name in RECIPES)
+    names = (f"q{recipe.bits}", f"q{recipe.bits}-best", f"mixed-{recipe.bits}")
+    return tuple(name for name in names if name in RECIPES and RECIPES[name].method != recipe.method)
 
 
 @guarded
@@ -367,5 +373,7 @@ def recipe_name(recipe: MLXQuantizationConfig | None) -> str:
         return f"mixed-{recipe.bits_per_weight:g}bpw"
     suffix = "" if recipe.group_size == GROUP_SIZES["affine"][0] else f"-g{recipe.group_size}"
     suffix += "-plan" if recipe.modules else ""
-    suffix += "" if recipe.method == "minmax" else f"-{recipe.method.replace('_', '-')}"
+    # A number of bits by itself means the method of the recipe of that name.
+    method = "rtn" if recipe.method == "minmax" else recipe.method.replace("_", "-")
+    suffix += "" if recipe.method == RECIPES[f"q{recipe.bits}"].method else f"-{method}"
     return f"q{recipe.bits}{suffix}"

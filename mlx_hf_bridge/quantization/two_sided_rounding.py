@@ -42,6 +42,7 @@ def round_weights(
     group_size: int,
     dtype: mx.Dtype = mx.float16,
     outputs: Floats | None = None,
+    rounds: int = REFINEMENT_ROUNDS,
 ) -> QuantizedWeights:
     """Round weights for a small cost trace(outputs (W - Q) inputs (W - Q)').
 
@@ -52,6 +53,7 @@ def round_weights(
         group_size: How many weights of a row share a scale; divides I.
         dtype: What scales and biases are stored in.
         outputs: Curvature of the outputs, of shape (O, O); None is the identity, which rounds rows independently.
+        rounds: Rounds of refinement of independent rows.
 
     Returns:
         The quantized weights.
@@ -59,7 +61,7 @@ def round_weights(
     metric = add_damping(inputs)
     factors = factorize(metric, group_size)
     if outputs is None:
-        return refine(weights, metric, gptq(weights, factors, bits, dtype), dtype, REFINEMENT_ROUNDS)
+        return refine(weights, metric, gptq(weights, factors, bits, dtype), dtype, rounds)
     across = add_damping(outputs, _OUTPUT_DAMPING)
     # Stable, so that equal rows have one order on every machine.
     order = np.argsort(-np.diag(across), kind="stable")

@@ -36,7 +36,7 @@ _VARIANTS: Mapping[str, tuple[str | None, str, float]] = {
     "float32": (None, "float32", 0.999999),
     "float16": (None, "float16", 0.9999),
     "8 bits": ("q8", "auto", 0.999),
-    "4 bits": ("q4", "auto", 0.85),
+    "4 bits": ("q4-rtn", "auto", 0.85),
 }
 # Primitives that only describe memory, and launch no kernel.
 _VIEWS = {

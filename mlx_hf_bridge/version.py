@@ -4,10 +4,12 @@ from functools import cache
 
 try:
     # Written by the build from the last tag; a checkout that was never installed does not have it.
-    from mlx_hf_bridge._version import __version__ as __version__
+    from mlx_hf_bridge._version import __version__ as _built
 except ImportError:
     # The next version, the same as the fallback in pyproject.toml.
-    __version__ = "0.2.0.dev0"
+    _built = "0.2.0.dev0"
+
+__version__: str = _built
 
 
 # Cached, since a conversion records several versions and each look-up reads files.

@@ -1,7 +1,7 @@
 """Benchmark this machine: python -m benchmarks [--quick] [--only mixed,latency] [--texts 2000] [--file ag-news.csv]
 
 Needs pip install -e '.[cpu,bench]'. Every system is timed alternately with its reference, so that ratios stay valid
-when other programs slow the machine down; close them all the same. Writes results.json, results.md and ratios.svg.
+when other programs slow the machine down; close them all the same. Writes results.json, results.md and results.svg.
 """
 
 import argparse

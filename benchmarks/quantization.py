@@ -4,7 +4,7 @@ python -m benchmarks.quantization --sts stsb-dev.csv [--news news.csv] [--calibr
 The STS files have the columns text, text, score, as the STS benchmark is published; --news has the label, title and
 text of AG News. With --calibration, only calibrated recipes are measured, calibrated with texts of that file ("q4-best,
 own texts").
-Figures go to docs/quantization.json, recipe by recipe, and from there into the table and docs/quantization.svg;
+Figures go to docs/quantization.json, recipe by recipe, and from there into the table and docs/images/quantization.svg;
 --draw draws without measuring.
 """
 
@@ -24,21 +24,28 @@ from mlx_hf_bridge.quantization.methods import READS_TEXTS
 from mlx_hf_bridge.quantization.recipes import RECIPES, MLXQuantizationConfig
 
 DOCS = Path(__file__).parent.parent / "docs"
-FIGURES, PICTURE = DOCS / "quantization.json", DOCS / "quantization.svg"
+FIGURES, PICTURE = DOCS / "quantization.json", DOCS / "images" / "quantization.svg"
 PAGE, MARKERS = DOCS / "quantization.md", ("<!-- table -->", "<!-- end of table -->")
 OWN_TEXTS = ", own texts"
 CALIBRATION_TEXTS = 2500
 NEWS_TEXTS = 500
 # The worst of more texts is lower; other published measurements take this many.
 FIRST_PAIRS = 256
-COLORS = {"plain": "#7b8794", "data-free": "#e0962f", "calibrated": "#2f6fde", "mixed": "#0b7a4b"}
+COLORS = {"plain": "#7b8794", "no texts": "#d9822b", "calibrated": "#1f5fbf", "mixed": "#0b7a4b"}
+LEGEND = {
+    "plain": "rounded (q4-rtn: plain rounding in 4 bits)",
+    "no texts": "no texts read",
+    "calibrated": "calibrated on the bundled texts",
+    "mixed": "mixed precision, calibrated",
+}
 
 
 def kind(name: str) -> str:
     recipe = RECIPES[name.removesuffix(OWN_TEXTS)]
     if recipe.has_target:
         return "mixed"
-    return {"minmax": "plain", "gptq": "calibrated", "distill": "calibrated"}.get(recipe.method, "data-free")
+    calibrated = ("auto", "gptq", "distill")
+    return "calibrated" if recipe.method in calibrated else "plain" if recipe.method == "minmax" else "no texts"
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:
@@ -106,40 +113,55 @@ def table(figures: dict[str, Any]) -> str:
 
 
 def draw(figures: dict[str, Any]) -> None:
+    """Draw size against cosine; a filled point for the bundled texts, a hollow one for texts of the task."""
+    from matplotlib import rc_context
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MultipleLocator
 
-    figure = Figure(figsize=(9, 5.2), layout="constrained")
-    axes = figure.add_subplot()
-    for group, color in COLORS.items():
-        points = sorted(
-            (one["ratio"], 1 - one["mean"], name)
-            for name, one in figures.items()
-            if kind(name) == group and not name.endswith(OWN_TEXTS)
-        )
-        if not points:
-            continue
-        joined = [point for point in points if not point[2].startswith(("mx", "nv"))]
-        axes.plot(
-            [size for size, _, _ in joined], [loss for _, loss, _ in joined], color=color, linewidth=1.4, alpha=0.6
-        )
-        axes.scatter([size for size, _, _ in points], [loss for _, loss, _ in points], color=color, s=38, label=group)
-        for size, loss, name in points:
-            side, place = ("right", (-6, 5)) if group in ("plain", "mixed") else ("left", (6, -3))
-            axes.annotate(name, (size, loss), place, textcoords="offset points", fontsize=8.5, ha=side, color=color)
-    axes.set_yscale("log")
-    axes.invert_yaxis()
-    ticks = [0.3, 0.1, 0.03, 0.01, 0.003, 0.001, 0.0003, 0.0001]
-    shown = [tick for tick in ticks if any(one["mean"] < 1 - tick / 3 for one in figures.values())]
-    axes.set_yticks(shown, [f"{1 - tick:g}" for tick in shown])
-    axes.minorticks_off()
-    axes.set_xlabel("model.safetensors, share of the float32 file")
-    axes.set_ylabel("mean cosine to float32, STS-B dev")
-    axes.set_title("all-MiniLM-L6-v2: size and accuracy", loc="left", fontsize=12)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(color="#edf0f3")
-    axes.set_axisbelow(True)
-    axes.legend(frameon=False, loc="lower right")
-    figure.savefig(PICTURE, metadata={"Date": None})
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": PICTURE.stem}):
+        figure = Figure(figsize=(9, 5.6), layout="constrained")
+        figure.patch.set_facecolor("white")
+        axes = figure.add_subplot()
+        for group, color in COLORS.items():
+            names = [name for name in figures if kind(name) == group]
+            joined = sorted((100 * figures[name]["ratio"], 1 - figures[name]["mean"]) for name in names if in_row(name))
+            axes.plot(*zip(*joined, strict=True), color=color, linewidth=1.2, alpha=0.5)
+            for name in names:
+                _draw_point(axes, name, figures[name], color)
+            axes.scatter([], [], color=color, s=38, label=LEGEND[group])
+        axes.scatter([], [], facecolor="white", edgecolor="#4a5562", s=38, label="hollow: texts of the task")
+        axes.set_yscale("log")
+        axes.invert_yaxis()
+        ticks = [0.3, 0.1, 0.03, 0.01, 0.003, 0.001, 0.0003, 0.0001]
+        shown = [tick for tick in ticks if any(one["mean"] < 1 - tick / 3 for one in figures.values())]
+        axes.set_yticks(shown, [f"{1 - tick:g}" for tick in shown])
+        axes.minorticks_off()
+        axes.xaxis.set_major_locator(MultipleLocator(5))
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g} %")
+        axes.set_xlabel("size of model.safetensors, percent of the float32 file (less is better)")
+        axes.set_ylabel("mean cosine to float32, STS-B dev\n(logarithmic in 1 - cosine; higher is better)")
+        axes.set_title("all-MiniLM-L6-v2: size and accuracy of each recipe", loc="left", fontsize=12)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(color="#edf0f3")
+        axes.set_axisbelow(True)
+        axes.legend(frameon=False, loc="lower right")
+        figure.savefig(PICTURE, metadata={"Date": None})
+
+
+def in_row(name: str) -> bool:
+    """Whether a recipe is one of a row of more and more bits, whose points are joined."""
+    return kind(name) in ("plain", "calibrated") and not name.startswith(("mx", "nv")) and not name.endswith(OWN_TEXTS)
+
+
+def _draw_point(axes: Any, name: str, one: dict[str, Any], color: str) -> None:
+    size, loss, is_own = 100 * one["ratio"], 1 - one["mean"], name.endswith(OWN_TEXTS)
+    axes.scatter(size, loss, facecolor="white" if is_own else color, edgecolor=color, s=38, zorder=3)
+    # Points of the same size stand above one another: plain and mixed ones have their labels on the left.
+    side, offset = ("right", (-7, -4)) if kind(name) in ("plain", "mixed") else ("left", (7, -4))
+    # A little higher, where the point of the bundled texts is just below.
+    offset = (offset[0], offset[1] + 4 * is_own)
+    label, style = name.removesuffix(OWN_TEXTS), {"fontsize": 8.5, "ha": side, "color": color}
+    axes.annotate(label, (size, loss), offset, textcoords="offset points", **style)
 
 
 def calibration_sample(path: str) -> tuple[str, ...]:

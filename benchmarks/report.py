@@ -6,11 +6,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.rivals import BRIDGE, REFERENCE
+from benchmarks.charts import Panel, draw_panels
+from benchmarks.rivals import BRIDGE
 from benchmarks.tasks import Result
 
-_OUR_COLOR, _OTHER_COLOR, _SPREAD_COLOR, _REFERENCE_COLOR = "#3b6fb6", "#b9bec7", "#20242c", "#c0392b"
 _NOT_PICTURED = ("p95", "time per token")
+_COLUMNS = 2
 
 
 def as_markdown(results: Sequence[Result], machine: dict[str, Any], missing: dict[str, str]) -> str:
@@ -70,54 +71,20 @@ def _goal(text: str, figure: str, met: bool) -> str:
 
 
 def write(folder: Path, results: Sequence[Result], machine: dict[str, Any], missing: dict[str, str]) -> None:
-    """Write results.json, results.md and ratios.svg into `folder`."""
+    """Write results.json, results.md and results.svg into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     document = {"machine": machine, "results": [asdict(one) for one in results], "missing": missing}
     (folder / "results.json").write_text(json.dumps(document, indent=1))
     (folder / "results.md").write_text(as_markdown(results, machine, missing))
-    draw(folder / "ratios.svg", results)
+    draw(folder / "results.svg", results)
 
 
 def draw(path: Path, results: Sequence[Result]) -> None:
-    """Draw a bar for every ratio to a reference except 95th percentiles; the reference is the line at 1."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    chosen = [one for one in results if one.ratio not in (None, 1.0) and not one.task.endswith(_NOT_PICTURED)]
-    tasks = list(dict.fromkeys(one.task for one in chosen))
-    if not chosen:
-        return
-    figure, axes = pyplot.subplots(figsize=(9, 0.8 + 0.24 * (len(chosen) + 1.6 * len(tasks))))
-    ticks: list[tuple[float, str]] = []
-    position = 0.0
-    for task in tasks:
-        axes.text(0.42, position, task, fontsize=8.5, fontweight="bold", va="center")
-        for one in (one for one in chosen if one.task == task):
-            position += 1
-            _bar(axes, position, one)
-            ticks.append((position, one.system))
-        position += 1.6
-    axes.axvline(1, color=_REFERENCE_COLOR, linewidth=1)
-    axes.set_xscale("log", base=2)
-    axes.set_xlim(0.4, 1.5 * max(one.ratio or 1 for one in chosen))
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    axes.set_yticks([position for position, _ in ticks], [name for _, name in ticks], fontsize=8)
-    axes.set_ylim(position - 0.6, -0.8)
-    axes.set_xlabel(f"times as good as the reference ({REFERENCE}, or transformers' pipeline)", fontsize=8.5)
-    for side in ("top", "right", "left"):
-        axes.spines[side].set_visible(False)
-    axes.tick_params(axis="y", length=0)
-    figure.tight_layout()
-    figure.savefig(path)
-    pyplot.close(figure)
-
-
-def _bar(axes: Any, position: float, one: Result) -> None:
-    ratio = one.ratio or 0.0
-    color = _OUR_COLOR if one.system.startswith("mlx_hf_bridge") else _OTHER_COLOR
-    axes.barh(position, ratio - 1, left=1, height=0.72, color=color)
-    if one.spread is not None:
-        axes.plot(one.spread, (position, position), color=_SPREAD_COLOR, linewidth=1)
-    axes.text(max(1, ratio, *(one.spread or (0, 0))) * 1.03, position, f"{ratio:.2f}", fontsize=7.5, va="center")
+    """Draw a panel for each task that several systems were timed with, in its own unit."""
+    panels: list[Panel] = []
+    for task in dict.fromkeys(one.task for one in results):
+        systems = {one.system: one.value for one in results if one.task == task}
+        if len(systems) > 1 and not task.endswith(_NOT_PICTURED):
+            panels.append((task, next(one.unit for one in results if one.task == task), systems))
+    if panels:
+        draw_panels(path, panels, _COLUMNS)

@@ -148,7 +148,7 @@ def test_a_classifier_is_compared_by_its_labels(tmp_path: Path) -> None:
 
 def test_a_checkpoint_is_verified_in_a_recipe(source: Path) -> None:
     report = mlx_hf_bridge.verify(source, quantization_config="q4-rtn", texts=TEXTS, thresholds={"cosine_mean": 0.5})
-    assert report.packing == "q4: 4 bits in groups of 64, affine"
+    assert report.packing == "q4-rtn: 4 bits in groups of 64, affine"
     with pytest.raises(InputError, match=r"has no conversion_metadata.json that names its source, and no recipe"):
         mlx_hf_bridge.verify(source, texts=TEXTS)
 
@@ -205,7 +205,7 @@ def test_a_model_that_fails_names_its_recipe_and_better_ones(source: Path, tmp_p
     for recipe in ("q4-rtn", "q4-fit"):
         mlx_hf_bridge.convert(source, tmp_path / recipe, quantization_config=recipe)
         named[recipe] = mlx_hf_bridge.verify(tmp_path / recipe, texts=TEXTS, thresholds={"cosine_mean": 1.0})
-    assert named["q4-rtn"].packing == "q4: 4 bits in groups of 64, affine"
+    assert named["q4-rtn"].packing == "q4-rtn: 4 bits in groups of 64, affine"
     assert named["q4-fit"].packing == "q4-fit: 4 bits in groups of 64, affine; least_squares"
     assert "q4, q4-best, mixed-4" in named["q4-rtn"].advice
     assert not named["q4-fit"].advice

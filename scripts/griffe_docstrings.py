@@ -60,4 +60,5 @@ def _parameters(function: Any) -> griffe.Parameters:
 def _annotation(parameter: inspect.Parameter) -> str | None:
     if parameter.annotation is parameter.empty:
         return None
-    return inspect.formatannotation(parameter.annotation).replace("typing.", "").replace("pathlib.", "")
+    # Names without their modules, as the source has them.
+    return re.sub(r"\b(?:\w+\.)+(\w+)", r"\1", inspect.formatannotation(parameter.annotation))

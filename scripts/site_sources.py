@@ -29,7 +29,7 @@ def main(folder: str) -> None:
     """Write all pages, and those of the files that they link to."""
     target = Path(folder)
     shutil.rmtree(target, ignore_errors=True)
-    shutil.copytree(ROOT / "docs", target)
+    shutil.copytree(ROOT / "docs", target, ignore=shutil.ignore_patterns("*.toml"))
     pages = {path: path.relative_to(ROOT / "docs") for path in (ROOT / "docs").rglob("*.md")}
     pages |= {ROOT / name: Path(page) for name, page in PAGES.items() if name != "README.md"}
     files: set[Path] = set()

@@ -42,8 +42,8 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("google-bert/bert-base-uncased", "naver/splade-v3"):
         make_for(made / name, ROWS["bert"], "ForMaskedLM")
     minilm = made / "sentence-transformers/all-MiniLM-L6-v2"
-    config = transformers.BertConfig(  # as wide as the real one, which some pages print
-        vocab_size=256, hidden_size=384, num_hidden_layers=1, num_attention_heads=12, intermediate_size=64
+    config = transformers.BertConfig(  # as wide as the page about search truncates embeddings
+        vocab_size=256, hidden_size=128, num_hidden_layers=1, num_attention_heads=4, intermediate_size=64
     )
     transformers.BertModel(config).save_pretrained(minilm)
     make_wordpiece(minilm)

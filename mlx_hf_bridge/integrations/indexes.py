@@ -58,12 +58,11 @@ def write_lancedb(folder: Folder, database: Any, table: str, id_column: str = "i
     Raises:
         InputError: If the folder is not complete.
     """
-    # list_tables gives pages of names; opening says at once whether a table is there.
     opened: Any = None
     for batch in read_embeddings(folder):
         rows = pyarrow().Table.from_batches([batch])
         if opened is None:
-            opened = database.create_table(table, schema=rows.schema, exist_ok=True)
+            opened = _opened(database, table, rows.schema)
         opened.merge_insert(id_column).when_matched_update_all().when_not_matched_insert_all().execute(rows)
     return opened
 
@@ -254,6 +253,14 @@ def as_matrix(batch: Any) -> np.ndarray:
     """
     column = batch.column("embedding")
     return np.asarray(column.flatten()).reshape(len(column), -1)
+
+
+def _opened(database: Any, table: str, schema: Any) -> Any:
+    try:
+        return database.open_table(table)
+    # Which of them depends on the version of lancedb.
+    except (ValueError, FileNotFoundError):
+        return database.create_table(table, schema=schema)
 
 
 def _batches(storage: Storage, parts: list[str], batch_size: int) -> Iterator[Any]:

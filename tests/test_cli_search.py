@@ -113,11 +113,11 @@ def test_an_index_of_another_model_or_recipe_or_a_damaged_one_is_built_again(
     options = (str(notes), "film", "--model", bert, "--index", str(index))
     search(capsys, *options)
     assert search(capsys, *options)["update"]["added"] == []
-    assert len(search(capsys, *options, "--recipe", "q4")["update"]["added"]) == 2
+    assert len(search(capsys, *options, "--recipe", "q4-rtn")["update"]["added"]) == 2
     content = bytearray(index.read_bytes())
     content[-30] ^= 1
     index.write_bytes(content)
-    assert len(search(capsys, *options, "--recipe", "q4")["update"]["added"]) == 2
+    assert len(search(capsys, *options, "--recipe", "q4-rtn")["update"]["added"]) == 2
     index.write_bytes(b"my own file")
     with pytest.raises(RepositoryError, match=r"my\.index is not an index of `search`"):
         FolderIndex(notes, bert, path=index)

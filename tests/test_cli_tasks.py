@@ -78,11 +78,11 @@ def test_fill_mask_fills_every_mask(models: Path, capsys: Capture) -> None:
 
 def test_compare_shows_every_recipe_and_the_best_for_a_size(models: Path, tmp_path: Path, capsys: Capture) -> None:
     model, picture = str(models / "bert"), tmp_path / "sizes.svg"
-    assert main(["compare", model, "q8", "q4", "q2", "--json", "--picture", str(picture), "--size-mb", "0.1"]) == 0
+    assert main(["compare", model, "q8", "q4-rtn", "q2", "--json", "--picture", str(picture), "--size-mb", "0.1"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert list(found["recipes"]) == ["q8", "q4", "q2"]
+    assert list(found["recipes"]) == ["q8", "q4-rtn", "q2"]
     figures = {name: report["figures"] for name, report in found["recipes"].items()}
-    assert figures["q8"]["cosine_mean"] > figures["q4"]["cosine_mean"] > figures["q2"]["cosine_mean"]
+    assert figures["q8"]["cosine_mean"] > figures["q4-rtn"]["cosine_mean"] > figures["q2"]["cosine_mean"]
     assert found["best"] == "q8"
     small = [name for name in figures if figures[name]["weights_mb"] <= 0.1]
     assert found["best_for_size"] == small[0]
@@ -97,7 +97,7 @@ def test_compare_ends_with_1_if_nothing_is_small_enough(
     models: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    assert main(["compare", str(models / "ner").replace("ner", "bert"), "q8", "q4", "--size-mb", "0.001"]) == 1
+    assert main(["compare", str(models / "ner").replace("ner", "bert"), "q8", "q4-rtn", "--size-mb", "0.001"]) == 1
     captured = capsys.readouterr()
     assert "best of at most 0.001 MB: none is small enough" in captured.out
     assert max(map(len, captured.out.splitlines()[3:])) <= 80
@@ -105,8 +105,8 @@ def test_compare_ends_with_1_if_nothing_is_small_enough(
 
 
 def test_bench_measures_each_recipe_and_the_reference(models: Path, capsys: Capture) -> None:
-    found = answer(capsys, "bench", str(models / "bert"), "q8", "q4")["measurements"]
-    assert [one["name"] for one in found[:2]] == ["q8", "q4"]
+    found = answer(capsys, "bench", str(models / "bert"), "q8", "q4-rtn")["measurements"]
+    assert [one["name"] for one in found[:2]] == ["q8", "q4-rtn"]
     assert found[2]["name"].startswith("sentence-transformers ")
     assert all(one["texts_per_second"] > 0 and one["latency_ms"] > 0 for one in found)
     assert main(["bench", str(models / "bert"), "--no-reference", "--quiet"]) == 0

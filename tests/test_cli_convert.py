@@ -21,11 +21,16 @@ from mlx_hf_bridge.errors import RepositoryError
 
 PACKINGS: list[tuple[list[str], str, dict[str, Any] | None]] = [
     ([], "q8", {"bits": 8, "group_size": 64, "mode": "affine"}),
-    *(
-        ([f"--bits={bits}"], f"q{bits}", {"bits": bits, "group_size": 64, "mode": "affine"})
-        for bits in (2, 3, 4, 5, 6, 8)
+    *(([f"--bits={bits}"], f"q{bits}", {"bits": bits, "group_size": 64, "mode": "affine"}) for bits in (2, 3, 5, 6, 8)),
+    (["--recipe=q4-rtn"], "q4-rtn", {"bits": 4, "group_size": 64, "mode": "affine"}),
+    # These are calibrated, which takes seconds.
+    pytest.param(["--bits=4"], "q4", {"bits": 4, "group_size": 64, "mode": "affine"}, marks=pytest.mark.slow),
+    pytest.param(
+        ["--bits=4", "--group-size=32"],
+        "q4-g32",
+        {"bits": 4, "group_size": 32, "mode": "affine"},
+        marks=pytest.mark.slow,
     ),
-    (["--bits=4", "--group-size=32"], "q4-g32", {"bits": 4, "group_size": 32, "mode": "affine"}),
     (["--group-size=32"], "q8-g32", {"bits": 8, "group_size": 32, "mode": "affine"}),
     (["--mode=affine"], "q8", {"bits": 8, "group_size": 64, "mode": "affine"}),
     (["--mode=mxfp4"], "mxfp4", {"bits": 4, "group_size": 32, "mode": "mxfp4"}),

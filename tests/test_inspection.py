@@ -38,7 +38,7 @@ def test_an_embedder_is_described_as_it_loads(tmp_path: Path) -> None:
     assert found.works == ("MLXAutoModel", "MLXSentenceTransformer", 'pipeline("feature-extraction")')
     assert found.refused == {}
     assert found.parameters == sum(array.size for array in _arrays(tmp_path / "repo"))
-    for recipe in ("q8", "q4-rtn", "mxfp4"):
+    for recipe in ("q8", "q4", "mxfp4"):
         planned = convert(tmp_path / "repo", tmp_path / recipe, quantization_config=recipe, dry_run=True)
         assert found.sizes[recipe] == planned.predicted_bytes
 

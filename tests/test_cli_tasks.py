@@ -101,7 +101,7 @@ def test_compare_ends_with_1_if_nothing_is_small_enough(
     captured = capsys.readouterr()
     assert "best of at most 0.001 MB: none is small enough" in captured.out
     assert max(map(len, captured.out.splitlines()[3:])) <= 80
-    assert "comparing q4 ..." in captured.err
+    assert "comparing q4-rtn ..." in captured.err
 
 
 def test_bench_measures_each_recipe_and_the_reference(models: Path, capsys: Capture) -> None:

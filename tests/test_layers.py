@@ -271,7 +271,7 @@ def test_an_overflow_at_padding_stays_there_in_a_decoder(norm_first: bool) -> No
 
     def twice(x: mx.array, tokens: int) -> mx.array:
         for _ in range(2):
-            x = layer(x, mx.tri(tokens, dtype=mx.bool_)[None, None], encoded, mask, OutputRecorder())
+            x = layer(x, mx.tri(tokens, dtype=mx.bool_)[None, None], None, encoded, mask, OutputRecorder())
         return x
 
     assert mx.isfinite(twice(x, 6)).all()

@@ -76,6 +76,7 @@ UNREGISTERED = frozenset(
         "clipseg_text_model",
         "eurobert",
         "flava_text_model",
+        "longt5",
         "metaclip_2_text_model",
         "siglip2_text_model",
         "siglip_text_model",

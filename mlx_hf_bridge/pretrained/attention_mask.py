@@ -20,7 +20,7 @@ from mlx_hf_bridge.tracing.model import TracedModel
 
 # Model types whose code in transformers computes with the mask's numbers: it takes only 0 and 1, of shape (B, L).
 COMPUTES_WITH_MASK = frozenset(
-    ("canine", "deberta", "deberta-v2", "esm", "flaubert", "funnel", "layoutlm", "led", "longformer", "xlm")
+    ("canine", "deberta", "deberta-v2", "esm", "flaubert", "funnel", "layoutlm", "led", "longformer", "longt5", "xlm")
 )
 # Model types that transformers computes without torch's fused attention, so that every mask is added to the scores: a
 # boolean one would add 1, and a row without tokens sees all keys alike. Fused attention returns zeros for such rows.

@@ -296,9 +296,18 @@ def test_a_part_of_another_job_is_found_at_the_end(corpus: Path, folder: Path, t
     assert embed_files(corpus, tmp_path / "out", folder, "body", **SMALL).rows == 40
 
 
+# Paths that no file system has: too long, with NUL, and not UTF-8.
+IMPOSSIBLE = [(name, "cannot be a file") for name in ("x" * 5000, "a\0b", "a\ud800", ["a\udcff.csv"])]
+
+
 @pytest.mark.parametrize(
     ("inputs", "told"),
-    [("none", "has no files to read. Give a file"), ("a.txt", "is in no known format"), ([], "got no files")],
+    [
+        ("none", "has no files to read. Give a file"),
+        ("a.txt", "is in no known format"),
+        ([], "got no files"),
+        *IMPOSSIBLE,
+    ],
 )
 def test_inputs_without_files_are_refused(inputs: Any, told: str, folder: Path, tmp_path: Path) -> None:
     (tmp_path / "a.txt").touch()

@@ -106,7 +106,7 @@ def find_files(inputs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
     if not isinstance(inputs, (str, os.PathLike)):
         return _listed([os.fspath(path) for path in inputs])
     storage = Storage.at(inputs)
-    if storage.filesystem.get_file_info(storage.folder).type == pyarrow().fs.FileType.File:
+    if _info(storage).type == pyarrow().fs.FileType.File:
         return _listed([os.fspath(inputs)])
     every = [InputFile(*found) for found in storage.files(recursive=True)]
     files = [file for file in every if format_of(file.name)]
@@ -156,7 +156,7 @@ def _listed(paths: list[str]) -> tuple[Storage, list[InputFile]]:
     folder = os.path.commonpath([str(PurePosixPath(one.folder).parent) for one in storages])
     fs, files = pyarrow().fs, []
     for path, storage in zip(paths, storages, strict=True):
-        info = storage.filesystem.get_file_info(storage.folder)
+        info = _info(storage)
         if info.type != fs.FileType.File:
             raise InputError(f"there is no file {path}. Check the path.")
         if format_of(storage.folder) is None:
@@ -165,6 +165,15 @@ def _listed(paths: list[str]) -> tuple[Storage, list[InputFile]]:
     if len({file.name for file in files}) < len(files):
         raise InputError("the list of files has a file twice. Give each of them once.")
     return Storage(storages[0].filesystem, folder, storages[0].local), files
+
+
+def _info(storage: Storage) -> Any:
+    """Return what kind of thing is at a path, and its size and time."""
+    try:
+        return storage.filesystem.get_file_info(storage.folder)
+    # ValueError: pyarrow's for NUL, and that of encoding a lone surrogate.
+    except (OSError, ValueError) as error:
+        raise InputError(f"{storage.folder!a:.300} cannot be a file ({error!s:.200}). Check the path.") from error
 
 
 def _suffix(name: str) -> str:

@@ -51,7 +51,7 @@ def test_a_folder_that_is_not_complete_is_refused(tmp_path: Path) -> None:
 
 
 def test_lancedb_has_each_row_once(folder: Path, embeddings: np.ndarray, tmp_path: Path) -> None:
-    import lancedb
+    lancedb = pytest.importorskip("lancedb")
 
     from mlx_hf_bridge.integrations.indexes import write_lancedb
 
@@ -64,6 +64,7 @@ def test_lancedb_has_each_row_once(folder: Path, embeddings: np.ndarray, tmp_pat
 
 @pytest.mark.parametrize("dtype", ["f32", "i8"])
 def test_usearch_finds_each_row(dtype: str, folder: Path, embeddings: np.ndarray) -> None:
+    pytest.importorskip("usearch")
     from mlx_hf_bridge.integrations.indexes import usearch_index
 
     index, ids = usearch_index(folder, dtype)
@@ -73,6 +74,7 @@ def test_usearch_finds_each_row(dtype: str, folder: Path, embeddings: np.ndarray
 
 @pytest.mark.parametrize("factory", ["Flat", "HNSW32", "HNSW32,SQ8", "SQ8"])
 def test_faiss_finds_each_row(factory: str, folder: Path, embeddings: np.ndarray) -> None:
+    pytest.importorskip("faiss")
     from mlx_hf_bridge.integrations.indexes import faiss_index
 
     index, ids = faiss_index(folder, factory)
@@ -90,11 +92,10 @@ def test_binary_search_is_exact_after_rescoring_all(embeddings: np.ndarray) -> N
 
 
 def test_qdrant_has_each_row_once(folder: Path, embeddings: np.ndarray) -> None:
-    from qdrant_client import QdrantClient
-
+    qdrant_client = pytest.importorskip("qdrant_client")
     from mlx_hf_bridge.integrations.indexes import write_qdrant
 
-    client = QdrantClient(":memory:")
+    client = qdrant_client.QdrantClient(":memory:")
     for _ in range(2):
         assert write_qdrant(folder, client, "rows") == 500
         assert client.count("rows").count == 500
@@ -153,5 +154,6 @@ def importable() -> Iterator[None]:
 @pytest.mark.usefixtures("importable")
 @pytest.mark.parametrize("example", ["lancedb", "usearch", "faiss", "qdrant"])
 def test_examples_answer(example: str, minilm: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip({"qdrant": "qdrant_client"}.get(example, example))
     runpy.run_path(str(EXAMPLES / f"{example}_search.py"))["main"](str(minilm))
     assert capsys.readouterr().out.strip().endswith("The bakery on the corner opens at six in the morning.")

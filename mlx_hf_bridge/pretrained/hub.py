@@ -233,7 +233,7 @@ def files_of_folder(folder: str | Path) -> dict[str, int]:
         folder: The folder.
 
     Returns:
-        The size of each file in bytes, by its path; the model card, which is written anew, among them.
+        The size of each file in bytes, by its path, including the model card that is generated.
 
     Raises:
         RepositoryError: If it is not a converted folder.

@@ -57,7 +57,7 @@ def filling(target: Path, is_obsolete: Callable[[str], bool] = lambda name: Fals
 
     Args:
         target: The folder; created if needed, and removed again if nothing comes of it. Other files in it stay.
-        is_obsolete: Says of the name of a file in the folder that is not written anew whether to delete it.
+        is_obsolete: Called with the name of each file in the folder that is not replaced; returns whether to delete it.
 
     Yields:
         An empty folder, whose files and folders are moved into the target.

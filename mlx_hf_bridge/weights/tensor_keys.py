@@ -9,7 +9,7 @@ from mlx_hf_bridge.weights.name_mapping import spellings
 
 
 def complete_config(files: Sequence[WeightFile], family: Family, raw: Mapping[str, Any]) -> dict[str, Any]:
-    """Return config.json with the keys that the tensors tell.
+    """Return config.json with the keys that follow from the tensors.
 
     Args:
         files: The weight files of a checkpoint.
@@ -17,14 +17,14 @@ def complete_config(files: Sequence[WeightFile], family: Family, raw: Mapping[st
         raw: The content of config.json.
 
     Returns:
-        A new dict; what the tensors tell wins over a key of the same name.
+        A new dict; what follows from the tensors wins over a key of the same name.
     """
-    told: dict[str, Any] = {}
+    found: dict[str, Any] = {}
     if family.resizes_vocabulary and (rows := _token_table_rows(files, family)):
-        told["vocab_size"] = rows
+        found["vocab_size"] = rows
     if family.keys_of_tensors is not None:
-        told |= family.keys_of_tensors({name.rpartition(".")[0] for file in files for name in file.tensor_infos})
-    return {**raw, **told}
+        found |= family.keys_of_tensors({name.rpartition(".")[0] for file in files for name in file.tensor_infos})
+    return {**raw, **found}
 
 
 def _token_table_rows(files: Sequence[WeightFile], family: Family) -> int | None:
